@@ -1,0 +1,180 @@
+"""The configuration: closed, typed structures, assembled from the settings of the steps and composed by Hydra from `conf/`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
+from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from pipeline.order import BY_NAME, STEPS, seed_step
+from steps.context import require
+from steps.datasets import KINDS
+from steps.networks import ModelSettings
+from wsss.data.dataset import check_id
+from wsss.errors import ConfigError, WsssError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+class Device(Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(Enum):
+    float32 = "float32"
+    bf16 = "bf16"
+
+
+class SeedMaps(Enum):
+    cam = "cam"
+    lpcam = "lpcam"
+
+
+@dataclass
+class RunSettings:
+    """What a run has besides the settings of its steps. The values stand in `conf/config.yaml`."""
+
+    name: str | None             # of the run folder below `outputs`; null: the experiment's, else data-recipe
+    outputs: str
+    experiment_name: str | None
+    recipe_name: str
+    seed: int
+    device: Device
+    precision: Precision
+    threads: int | None          # null: all cores this process may use
+    workers: int                 # loader processes of the training steps
+    force: bool                  # run also what is up to date
+    replace: bool                # allow a finished training to be replaced
+    steps: list[str]             # of the experiment, in order
+    seed_maps: SeedMaps          # the maps that go on to cam_to_ir_label and make_sem_seg_labels
+    data: Any                    # a class of steps.datasets
+    model: ModelSettings
+
+    def __post_init__(self) -> None:
+        require(self.threads is None or self.threads >= 1, "threads", self.threads, "null or at least 1")
+        require(self.workers >= 0, "workers", self.workers, "0 or more")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
+        for name in self.steps:
+            if name not in BY_NAME:
+                raise ConfigError(f"steps: there is no step {name!r}.{suggest(name, BY_NAME)} Allowed: {', '.join(BY_NAME)}")
+        in_order = [name for name in BY_NAME if name in self.steps]
+        require(self.steps == in_order and len(self.steps) > 0, "steps", self.steps, f"each step once and in order: {in_order}")
+        require(seed_step(self) in self.steps, "seed_maps", self.seed_maps.value,
+                f"maps that the steps make ({seed_step(self)} is not among them)")
+        try:
+            for part in self.run_name.split("/"):   # a member of a sweep is NAME/KEY=VALUE
+                check_id(part)
+        except WsssError as error:
+            raise ConfigError(f"name={self.run_name!r} is not possible: {error}") from error
+
+    @property
+    def run_name(self) -> str:
+        return self.name or self.experiment_name or f"{self.data.name}-{self.recipe_name}"
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.outputs).expanduser() / self.run_name
+
+
+Config = make_dataclass(
+    "Config",
+    [(step.name, step.module.Settings) for step in STEPS] + [(step.flag, bool | None, field(default=None)) for step in STEPS],
+    bases=(RunSettings,))
+
+
+def register() -> None:
+    """Make the schema known to Hydra: `run_schema` for the root, `schema/data` for each kind of data set."""
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=Config)
+    for kind, (settings, _) in KINDS.items():
+        store.store(group="schema/data", name=kind, node=settings)
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose the configuration from `conf/` and command-line overrides.
+
+    Raises
+    ------
+    ConfigError
+        for an unknown key or group, or a value of the wrong type: the key, the value and what is allowed.
+    """
+    register()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def typed(config: DictConfig) -> Any:
+    """The checked `Config` of a composed configuration.
+
+    Raises
+    ------
+    ConfigError
+        for a value that is missing or impossible.
+    """
+    try:
+        return OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} has no value: set {error.full_key}=... on the command line") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def selected(config: Any) -> tuple[str, ...]:
+    """The names of the steps to run, by the flags: any true: only those; false: removed; none: all."""
+    flags = {step.name: getattr(config, step.flag) for step in STEPS}
+    for name, flag in flags.items():
+        if flag and name not in config.steps:
+            raise ConfigError(f"{BY_NAME[name].flag}=true, but this experiment has no {name}: its steps are "
+                              f"{', '.join(config.steps)}")
+    chosen = [name for name in config.steps if flags[name]] or [name for name in config.steps if flags[name] is not False]
+    if not chosen:
+        raise ConfigError("every step is switched off: leave at least one flag null or true")
+    return tuple(chosen)
+
+
+def suggest(word: str, words: Any) -> str:
+    """" Did you mean 'x'?" for the nearest of `words`, or nothing."""
+    near = get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _explain(error: Exception) -> str:
+    """One line for an error of Hydra or OmegaConf: what was wrong, where, and what is allowed there."""
+    cause = error
+    while cause.__cause__ is not None and isinstance(cause.__cause__, (HydraException, OmegaConfBaseException)):
+        cause = cause.__cause__
+    full_key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
+    text = " ".join(str(cause).split(" full_key:")[0].split())
+    if not full_key:
+        return " ".join(str(error).split())
+    if text.startswith("Key ") and parent is not None:
+        keys = [str(key) for key in parent]
+        wrong = full_key.rsplit(".", 1)[-1]
+        return f"{full_key}: there is no such key.{suggest(wrong, keys)} Allowed here: {', '.join(keys)}"
+    return f"{full_key}: {text}"
+
+
+def settings_of(value: Any) -> Any:
+    """A settings dataclass as plain JSON-able values (enums by their name)."""
+    if isinstance(value, Enum):
+        return value.name
+    if hasattr(value, "__dataclass_fields__"):
+        return {item.name: settings_of(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [settings_of(item) for item in value]
+    return value

@@ -1,0 +1,101 @@
+"""The identity of a step's result: everything that its bytes depend on, and nothing else.
+
+An identity is a plain dictionary, kept in the manifest so that a difference can be told by its key; its hash is the
+fingerprint. Workers, device, threads and logging do not count; precision does. The list of an "images" step does not
+count either: its artifacts are made one by one, so a longer list only means more of them.
+"""
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from pipeline.config import settings_of
+from pipeline.lists import Lists, chooses_pair
+from pipeline.order import BY_NAME, irn_backbone
+from steps.networks import weights_digest
+from wsss.data.dataset import Dataset
+
+DIGEST = re.compile("[0-9a-f]{32,}")
+NOT_RESULTS = {"split", "prototype_split", "checkpoint_steps"}   # lists count by their content; saving changes nothing
+
+
+def identities(config: Any, dataset: Dataset, lists: dict[str, Lists]) -> dict[str, dict]:
+    """The identity of every step of the experiment."""
+    data = {"classes": list(dataset.classes), "max_side": dataset.max_side,
+            "images": dataset.digest_of_images(dataset.lists["all"]),
+            "labels": dataset.digest_of_labels(dataset.lists["all"])}
+    result: dict[str, dict] = {}
+    for name in config.steps:
+        step = BY_NAME[name]
+        own = settings_of(getattr(config, name))
+        identity: dict[str, Any] = {
+            "version": step.module.VERSION,
+            name: {key: value for key, value in own.items() if key not in NOT_RESULTS},
+            "reads": {source: _fingerprint_read(config, dataset, lists, result, name, source)
+                      for source in step.reads(config) if source in result and is_read(config, dataset, name, source)}}
+        if "seed" in step.depends:
+            identity["seed"] = config.seed
+        if "precision" in step.depends:
+            identity["precision"] = config.precision.value
+        if "model" in step.depends:
+            identity["model"] = _model(config, name)
+        if step.kind != "score":
+            identity["data"] = data
+        identity["lists"] = {purpose: digest_of(ids) for purpose, ids in lists[name].items()
+                             if ids and not (step.kind == "images" and purpose == "ids")}
+        identity["masks"] = {purpose: dataset.digest_of_masks(ids) for purpose, ids in lists[name].items()
+                             if ids and purpose in ("scored", "val") and name != "train_cam"}
+        result[name] = identity
+    return result
+
+
+def is_read(config: Any, dataset: Dataset, name: str, source: str) -> bool:
+    """Whether step `name` really reads `source` with this data set: no threshold is chosen where there are no masks."""
+    return not (name == "cam_to_ir_label" and source == "eval_cam") or chooses_pair(config, dataset)
+
+
+def fingerprint(identity: dict) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of(ids: tuple[str, ...]) -> str:
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """What changed from one identity to another, as "key: old -> new"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = dict.fromkeys([*old, *new])
+        return [line for name in names
+                for line in differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)]
+    if old == new:
+        return []
+    if key.startswith("reads."):
+        return [f"{key.removeprefix('reads.')} changed"]
+    if all(isinstance(value, str) and DIGEST.fullmatch(value) for value in (old, new)):   # the digits tell nothing
+        return [f"{key} changed"]
+    return [f"{key}: {old} -> {new}"]
+
+
+def _fingerprint_read(config: Any, dataset: Dataset, lists: dict, known: dict, reader: str, source: str) -> str:
+    """The fingerprint of what `reader` takes from `source`: of eval_cam only the threshold chosen on val, so that a
+    changed training mask or score changes no label."""
+    if reader == "cam_to_ir_label" and source == "eval_cam":
+        val = lists["eval_cam"]["val"]
+        threshold = settings_of(config.eval_cam.threshold)[config.seed_maps.value]
+        return fingerprint({"version": known[source]["version"], "reads": known[source]["reads"], "threshold": threshold,
+                            "val": digest_of(val), "masks": dataset.digest_of_masks(val)})
+    return fingerprint(known[source])
+
+
+def _model(config: Any, name: str) -> dict[str, Any]:
+    model = config.model
+    identity = {"backbone": model.backbone.value}
+    if name == "train_irn":
+        identity["irn_backbone"] = irn_backbone(config)
+        if identity["irn_backbone"] == "classifier":
+            return identity
+    if name == "train_irn" or model.starts_from_weights:
+        identity["weights"] = weights_digest(model)
+    return identity

@@ -1,0 +1,32 @@
+"""The door: `python run_pipeline.py [key=value ...]` composes the configuration and hands it to the pipeline."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from pipeline.config import compose, register
+from pipeline.runner import Pipeline
+from wsss.errors import WsssError
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def _run(config: DictConfig) -> None:
+    exit_code = Pipeline(config).run_and_report()
+    if exit_code:
+        sys.exit(exit_code)
+
+
+def main() -> None:
+    register()
+    overrides = sys.argv[1:]
+    if not any(word.startswith("-") for word in overrides):   # our own words for a mistyped key, before Hydra's
+        try:
+            compose(overrides)
+        except WsssError as error:
+            sys.exit(f"error: {error}")
+    _run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Turn the seed maps into labels for IRN: confident foreground and background through a dense CRF, 255 where unsure.
+
+Official file: `step/cam_to_ir_label.py` (IRN, LPCAM). Reads the maps that go on and, where the confident pair is not
+configured, the threshold that eval_cam chose on val; writes `ID.png`: 0 background, 1..C class, 255 unsure, in the frame
+in which the networks see the photograph.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from steps.artifacts import Maps, read_json, write_label
+from steps.context import StepContext, require
+from steps.eval_cam import SCORES
+from steps.inference import for_each_image
+from steps.thresholds import PUBLISHED, confident_pair
+from wsss.ir_label import ir_label
+
+VERSION = 1
+
+
+class CRFBackend(Enum):
+    torch = "torch"
+    pydensecrf = "pydensecrf"
+
+
+@dataclass
+class Settings:
+    """`cam_to_ir_label.`: the values and their sources stand in `conf/recipe/`."""
+
+    split: str | None                # null: what train_irn reads
+    conf_fg: float | None            # null, both: from the threshold chosen on val masks, else the published pair
+    conf_bg: float | None
+    crf_iterations: int
+    gt_prob: float                   # the CRF's trust in the seed
+    crf_backend: CRFBackend
+
+    def __post_init__(self) -> None:
+        pair = (self.conf_fg, self.conf_bg)
+        require((self.conf_fg is None) == (self.conf_bg is None), "cam_to_ir_label.conf_fg, conf_bg", pair,
+                "both null or both set")
+        require(self.conf_fg is None or 0 <= self.conf_bg <= self.conf_fg <= 1, "cam_to_ir_label.conf_fg, conf_bg", pair,
+                "0 <= conf_bg <= conf_fg <= 1")
+        require(self.crf_iterations >= 1, "cam_to_ir_label.crf_iterations", self.crf_iterations, "at least 1")
+        require(0 < self.gt_prob < 1, "cam_to_ir_label.gt_prob", self.gt_prob, "a probability above 0 and below 1")
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    settings, maps = context.settings, Maps(context.seed_folder)
+    (conf_fg, conf_bg), source = confident_thresholds(context)
+
+    def make(image_id: str):
+        image = context.dataset.image(image_id)
+        label = ir_label(image, maps.map(image_id, "full", context.device), maps.classes(image_id), conf_fg=conf_fg,
+                         conf_bg=conf_bg, iterations=settings.crf_iterations, gt_prob=settings.gt_prob,
+                         backend=settings.crf_backend.value)
+        return [write_label(context.folder / f"{image_id}.png", label.cpu().numpy())], {"height": image.shape[0], "width": image.shape[1]}
+
+    for_each_image(context, make)
+    return {"conf_fg": conf_fg, "conf_bg": conf_bg, "threshold_source": source}
+
+
+def confident_thresholds(context: StepContext) -> tuple[tuple[float, float], str]:
+    """(conf_fg, conf_bg) and where they come from."""
+    settings = context.settings
+    if settings.conf_fg is not None:
+        return (settings.conf_fg, settings.conf_bg), "cam_to_ir_label.conf_fg, conf_bg in the configuration"
+    if "eval_cam" in context.inputs:
+        choice = read_json(context.inputs["eval_cam"] / SCORES)["chosen"][context.seed_maps]
+        return confident_pair(choice["threshold"]), f"+0.15 / -0.10 of the threshold with the {choice['source']}"
+    published = PUBLISHED[context.seed_maps]
+    return (published.conf_fg, published.conf_bg), "published constants (no val masks to choose by)"

@@ -1,0 +1,73 @@
+"""The kinds of data sets: the settings of each under `data.`, and how it is opened. A new kind is a row in `KINDS`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steps.context import require
+from wsss.data.dataset import Dataset
+from wsss.data.folder import open_folder
+from wsss.data.shapes import make_shapes
+
+
+@dataclass
+class DataSettings:
+    """What every kind of data set has. The values stand in `conf/data/`."""
+
+    kind: str
+    name: str                 # goes into the default name of the run
+    root: str                 # the folder of the data set
+    image_size: int           # side of the training crops in pixels
+    max_side: int | None      # photographs with a longer side are shrunk to it when read; results keep their size
+
+    def __post_init__(self) -> None:
+        require(self.image_size >= 32 and self.image_size % 16 == 0, "data.image_size", self.image_size,
+                "a multiple of 16, at least 32")
+        require(self.max_side is None or self.max_side >= 16, "data.max_side", self.max_side, "null or at least 16 pixels")
+
+
+@dataclass
+class FolderData(DataSettings):
+    """A folder of the user's own images."""
+
+    val_fraction: float       # share of the ids held out as val when there is neither train.txt nor val.txt
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "a share in [0, 1)")
+
+
+@dataclass
+class ShapesData(DataSettings):
+    """The embedded data set, generated on first use below `root`."""
+
+    seed: int
+    n_train: int
+    n_val: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.n_train >= 1, "data.n_train", self.n_train, "at least 1 image")
+        require(self.n_val >= 1, "data.n_val", self.n_val, "at least 1 image: thresholds are chosen on val")
+
+
+def _open_folder(data: FolderData) -> Dataset:
+    return open_folder(Path(data.root).expanduser(), name=data.name, max_side=data.max_side, val_fraction=data.val_fraction)
+
+
+def _open_shapes(data: ShapesData) -> Dataset:
+    folder = Path(data.root).expanduser() / f"shapes-seed{data.seed}-train{data.n_train}-val{data.n_val}"
+    make_shapes(folder, seed=data.seed, n_train=data.n_train, n_val=data.n_val)
+    return open_folder(folder, name=data.name, max_side=data.max_side)
+
+
+KINDS: dict[str, tuple[type[DataSettings], Callable[[Any], Dataset]]] = {
+    "folder": (FolderData, _open_folder),
+    "shapes": (ShapesData, _open_shapes),
+}
+
+
+def open_dataset(data: DataSettings) -> Dataset:
+    """Open, and for the embedded kind generate, the data set that `data` describes."""
+    return KINDS[data.kind][1](data)

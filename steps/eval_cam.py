@@ -1,0 +1,100 @@
+"""Score CAM, LPCAM-F and LPCAM against the masks at every threshold, and choose the thresholds on val masks.
+
+Official files: `step/eval_cam.py`. Reads the maps and the masks; writes `scores.json` and `counts.npz` (the confusion
+counts of each kind of map at all 101 thresholds).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.nn.functional import interpolate
+
+from steps.artifacts import FG_ONLY, Maps, write_arrays, write_json
+from steps.context import StepContext, require
+from steps.thresholds import PUBLISHED, Chosen, choose
+from wsss.metrics import THRESHOLDS, ThresholdCounts
+
+VERSION = 1
+SCORES = "scores.json"
+
+
+@dataclass
+class Thresholds:
+    """The background threshold of each kind of map; null: chosen on val masks, or published when there are none."""
+
+    cam: float | None
+    lpcam_fg: float | None
+    lpcam: float | None
+
+    def __post_init__(self) -> None:
+        for kind in ("cam", "lpcam_fg", "lpcam"):
+            value = getattr(self, kind)
+            require(value is None or 0 <= value <= 1, f"eval_cam.threshold.{kind}", value, "null or a number in [0, 1]")
+
+
+@dataclass
+class Settings:
+    """`eval_cam.`: the values and their sources stand in `conf/recipe/`."""
+
+    split: str | None            # the list that is scored; null: train
+    threshold: Thresholds
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    kinds = _kinds(context)
+    scored, val = context.lists["scored"], context.lists["val"]
+    total, chosen, scores, counts = len(kinds) * (len(scored) + len(val)), {}, {}, {}
+    for number, (kind, maps) in enumerate(kinds.items()):
+        before = number * total // len(kinds)
+        setting = getattr(context.settings.threshold, kind)
+        grid = tuple(sorted({*THRESHOLDS, THRESHOLDS[0] if setting is None else round(setting, 4)}))
+        val_counts = count(context, maps, val, grid, before, total) if val else None
+        chosen[kind] = choose(setting, f"eval_cam.threshold.{kind}", val_counts, len(val), PUBLISHED[kind].evaluation)
+        if val_counts:
+            counts[f"{kind}_val"] = val_counts.counts
+        if scored:
+            scored_counts = count(context, maps, scored, grid, before + len(val), total)
+            scores[kind] = score(scored_counts, chosen[kind], len(scored))
+            counts[kind] = scored_counts.counts
+    write_arrays(context.folder / "counts.npz", **counts)
+    write_json(context.folder / SCORES, {"chosen": {kind: choice.as_dict() for kind, choice in chosen.items()},
+                                         "scores": scores})
+    return {}
+
+
+def count(context: StepContext, maps: Maps, ids: tuple[str, ...], thresholds: tuple[float, ...], before: int,
+          total: int) -> ThresholdCounts:
+    """The confusion counts of `ids` at every threshold, over all processes."""
+    counts, (index, shards) = ThresholdCounts(len(context.dataset.classes), thresholds), context.shard
+    for number, image_id in enumerate(ids[index::shards], start=1):
+        context.check_stop()
+        truth = context.dataset.mask(image_id)
+        soft = maps.map(image_id, "full", context.device)
+        if soft.shape[1:] != truth.shape:   # the photograph was shrunk when read (data.max_side)
+            soft = interpolate(soft[None], size=truth.shape, mode="bilinear", align_corners=False)[0]
+        counts.update(soft, maps.classes(image_id), truth)
+        context.progress(before + number, total, "maps")
+    counts.counts = context.reduce(counts.counts)
+    return counts
+
+
+def score(counts: ThresholdCounts, chosen: Chosen, n_images: int) -> dict[str, Any]:
+    """The scores at the chosen threshold; beside them the best on this very list, an oracle."""
+    at = int(np.abs(np.array(counts.thresholds) - chosen.threshold).argmin())
+    best, best_scores = counts.best()
+    curve = [counts.scores(i).miou for i in range(len(counts.thresholds))]
+    confusion = counts.confusion(at)
+    return {**confusion.scores().as_dict(), "among_predfg_bg": confusion.among_predfg_bg(), "threshold": chosen.threshold, "threshold_source": chosen.source,
+            "images": n_images, "oracle": {"threshold": best, "miou": best_scores.miou},
+            "curve": {"threshold": [round(float(t), 4) for t in counts.thresholds], "miou": curve}}
+
+
+def _kinds(context: StepContext) -> dict[str, Maps]:
+    kinds = {"cam": Maps(context.inputs["make_cam"])}
+    if "make_lpcam" in context.inputs:
+        folder = context.inputs["make_lpcam"]
+        if any((folder / FG_ONLY).glob("*.npy")):
+            kinds["lpcam_fg"] = Maps(folder, FG_ONLY)
+        kinds["lpcam"] = Maps(folder)
+    return kinds

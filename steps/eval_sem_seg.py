@@ -1,0 +1,48 @@
+"""Score the pseudo masks.
+
+Official file: `step/eval_sem_seg.py` (IRN, LPCAM). Reads the pseudo masks and the ground truth; writes `scores.json`.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from steps.artifacts import read_json, read_label, write_json
+from steps.context import StepContext
+from steps.make_sem_seg_labels import THRESHOLD
+from wsss.metrics import Confusion
+
+VERSION = 1
+SCORES = "scores.json"
+
+
+class Unsure(Enum):
+    error = "error"              # a predicted 255 is refused
+    background = "background"    # it counts as background (official, VOC)
+    ignore = "ignore"            # it is left out
+
+
+@dataclass
+class Settings:
+    """`eval_sem_seg.`: the values and their sources stand in `conf/recipe/`."""
+
+    split: str | None            # the list that is scored; null: train
+    unsure: Unsure               # what a 255 in a pseudo mask counts as
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    dataset, folder = context.dataset, context.inputs["make_sem_seg_labels"]
+    confusion, (index, shards) = Confusion(len(dataset.classes)), context.shard
+    scored = context.lists["scored"]
+    for number, image_id in enumerate(scored[index::shards], start=1):
+        context.check_stop()
+        truth = dataset.mask(image_id)
+        prediction = read_label(folder / f"{image_id}.png", truth.shape, len(dataset.classes))
+        confusion.update(prediction, truth, prediction_ignore=context.settings.unsure.value)
+        context.progress(number, len(scored), "pseudo masks")
+    confusion.counts = context.reduce(confusion.counts)
+    chosen = read_json(folder / THRESHOLD)
+    write_json(context.folder / SCORES, {**confusion.scores().as_dict(), "threshold": chosen["threshold"],
+                                         "threshold_source": chosen["source"], "images": len(scored),
+                                         "confusion": confusion.counts.tolist()})
+    return {}

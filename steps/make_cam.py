@@ -1,0 +1,51 @@
+"""Make the multi-scale class activation maps of the classes present in each image.
+
+Official files: `step/make_cam.py` (IRN, LPCAM). Reads the classifier; writes `ID.npy`, float16 (K, P): the map of each
+of the K present classes at every scale on its own feature grid (`wsss.maps`). Both official maps, `cam` and `high_res`,
+are rebuilt from it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from steps.artifacts import write_array
+from steps.context import StepContext, require
+from steps.inference import for_each_image
+from steps.networks import feature_function, load_classifier
+from wsss.cam import multi_scale_cam
+from wsss.maps import pack
+
+VERSION = 1
+
+
+@dataclass
+class Settings:
+    """`make_cam.`: the values and their sources stand in `conf/recipe/`."""
+
+    split: str | None            # null: what the later steps read
+    scales: list[float]
+
+    def __post_init__(self) -> None:
+        require(len(self.scales) > 0 and all(0 < scale <= 8 for scale in self.scales), "make_cam.scales", self.scales,
+                "at least one scale, each above 0 and at most 8")
+        require(len(set(self.scales)) == len(self.scales), "make_cam.scales", self.scales, "no scale twice")
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    classifier = load_classifier(context)
+    features_of = feature_function(context, classifier)
+    scales = list(context.settings.scales)
+
+    def make(image_id: str):
+        image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
+        weight = classifier.weight[classes].flatten(1)   # (K, D)
+        with torch.inference_mode():
+            packed, maxima = pack(multi_scale_cam(features_of, image, weight, scales, context.device))
+        file = write_array(context.folder / f"{image_id}.npy", packed.cpu().numpy())
+        return [file], {"height": image.shape[0], "width": image.shape[1], "classes": classes, "scales": scales,
+                        "maxima": maxima.tolist()}
+
+    for_each_image(context, make)
+    return {}

@@ -1,0 +1,91 @@
+"""Make LPCAM maps: how alike each position is to the local prototypes of a class, less how alike to its context.
+
+Paper: Chen & Sun, "Extracting Class Activation Maps from Non-Discriminative Features as well", CVPR 2023, section 3;
+official file: `step/make_lpcam.py`. Reads the classifier and the CAMs. First it clusters the features of each class
+(`steps.prototypes`), then it writes for each image `ID.npy` in the form of make_cam and, with `save_fg_maps`,
+`fg_only/ID.npy`: the maps without the context term (LPCAM-F).
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+
+from steps.artifacts import FG_ONLY, Maps, write_array
+from steps.context import StepContext, require
+from steps.inference import for_each_image
+from steps.networks import feature_function, load_classifier
+from steps.prototypes import make_prototypes
+from wsss.cam import multi_scale_features
+from wsss.lpcam import lpcam_maps
+from wsss.maps import pack
+
+VERSION = 1
+
+
+class KMeansBackend(Enum):
+    torch = "torch"
+    kmeans_pytorch = "kmeans_pytorch"
+
+
+@dataclass
+class Settings:
+    """`make_lpcam.`: the values and their sources stand in `conf/recipe/`."""
+
+    split: str | None                # null: what the later steps read
+    prototype_split: str | None      # the list whose features are clustered; null: train
+    n_clusters: int                  # of the foreground and of the context features of a class, each
+    cam_threshold: float             # features above it are foreground, below it context
+    fg_threshold: float              # a foreground centre is kept when its class probability is above
+    context_low: float               # a context centre is kept when its class probability is between these two
+    context_high: float
+    max_features_per_class: int      # of foreground and of context features, each; more are sampled by seed
+    kmeans_iterations: int
+    kmeans_tolerance: float          # stop when the centres move less, relative to their length
+    kmeans_backend: KMeansBackend
+    save_fg_maps: bool
+
+    def __post_init__(self) -> None:
+        for name in ("n_clusters", "kmeans_iterations"):
+            require(getattr(self, name) >= 1, f"make_lpcam.{name}", getattr(self, name), "at least 1")
+        for name in ("cam_threshold", "fg_threshold", "context_low", "context_high"):
+            require(0 <= getattr(self, name) <= 1, f"make_lpcam.{name}", getattr(self, name), "a number in [0, 1]")
+        require(self.context_low <= self.context_high, "make_lpcam.context_low", self.context_low,
+                f"at most make_lpcam.context_high={self.context_high}")
+        require(self.max_features_per_class >= self.n_clusters, "make_lpcam.max_features_per_class",
+                self.max_features_per_class, f"at least make_lpcam.n_clusters={self.n_clusters}")
+        require(self.kmeans_tolerance >= 0, "make_lpcam.kmeans_tolerance", self.kmeans_tolerance, "at least 0")
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    classifier, cams = load_classifier(context), Maps(context.inputs["make_cam"])
+    features_of = feature_function(context, classifier)
+    prototypes = make_prototypes(context, features_of, classifier.weight.flatten(1), cams)
+    (context.folder / FG_ONLY).mkdir(exist_ok=True)
+
+    def make(image_id: str):
+        image, facts = context.dataset.image(image_id), cams.facts(image_id)
+        vectors = prototypes.of(facts["classes"])
+        with torch.inference_mode():
+            pairs = [lpcam_maps(features, vectors.foreground, vectors.context)
+                     for features in multi_scale_features(features_of, image, facts["scales"], context.device)]
+        kinds = {FG_ONLY: [fg for fg, _ in pairs], "": [full for _, full in pairs]}
+        if not context.settings.save_fg_maps:
+            del kinds[FG_ONLY]
+        files = [write_array(context.folder / kind / f"{image_id}.npy", _pack(maps, vectors.has_foreground, cams, image_id))
+                 for kind, maps in kinds.items()]
+        return files, {name: facts[name] for name in ("height", "width", "classes", "scales")}
+
+    for_each_image(context, make)
+    return {"prototypes": prototypes.summary()}
+
+
+def _pack(maps: list[torch.Tensor], has_foreground: torch.Tensor, cams: Maps, image_id: str) -> np.ndarray:
+    """Pack the maps of an image; a class without any foreground prototype keeps its CAM."""
+    packed = pack(maps)[0].cpu().numpy()
+    missing = ~has_foreground.cpu().numpy()
+    if missing.any():
+        packed[missing] = cams.packed(image_id)[missing]
+    return packed

@@ -1,0 +1,115 @@
+"""Spread the seed maps by IRN's random walk and write the pseudo masks.
+
+Official file: `step/make_sem_seg_labels.py` (IRN, LPCAM). Reads the maps that go on and IRN; writes `ID.png`, palette PNGs
+in the size of the photograph, ready to be used as `SegmentationClass`, and with `save_soft` the edge map `edge/ID.npy`
+(h, w) and the walked maps `walk/ID.npy` (K, h, w), float16 at stride 4.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from steps.artifacts import Maps, read_json, write_array, write_json, write_label
+from steps.context import StepContext, require
+from steps.inference import for_each_image
+from steps.networks import load_irn, network_input
+from steps.thresholds import PUBLISHED, choose
+from wsss.metrics import ThresholdCounts
+from wsss.random_walk import random_walk
+
+VERSION = 1
+THRESHOLD = "threshold.json"
+
+
+@dataclass
+class Settings:
+    """`make_sem_seg_labels.`: the values and their sources stand in `conf/recipe/`."""
+
+    split: str | None                # null: what eval_sem_seg scores
+    beta: float                      # exponent of the affinity
+    exp_times: int                   # the walk has 2^exp_times steps
+    radius: int                      # of a step, in cells of stride 4
+    bg_threshold: float | None       # null: chosen on val masks, else the published constant
+    save_soft: bool
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, "make_sem_seg_labels.beta", self.beta, "above 0")
+        require(0 <= self.exp_times <= 16, "make_sem_seg_labels.exp_times", self.exp_times, "from 0 to 16")
+        require(self.radius >= 2, "make_sem_seg_labels.radius", self.radius, "at least 2")
+        require(self.bg_threshold is None or 0 <= self.bg_threshold <= 1, "make_sem_seg_labels.bg_threshold",
+                self.bg_threshold, "null or a number in [0, 1]")
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    walk = Walk(context)
+    chosen = background_threshold(context, walk)
+
+    def make(image_id: str):
+        walked, edge = walk(image_id)
+        soft, size = walk.soft(walked, image_id)
+        classes = torch.tensor([0] + [c + 1 for c in walk.maps.classes(image_id)], device=soft.device)
+        background = soft.new_full((1, *soft.shape[1:]), chosen["threshold"])
+        label = classes[torch.cat([background, soft]).argmax(dim=0)].byte().cpu().numpy()
+        files = [write_label(context.folder / f"{image_id}.png", label)]
+        if context.settings.save_soft:
+            for kind, array in (("walk", walked), ("edge", edge)):
+                (context.folder / kind).mkdir(exist_ok=True)
+                files.append(write_array(context.folder / kind / f"{image_id}.npy", array.cpu().numpy().astype(np.float16)))
+        return files, {"height": size[0], "width": size[1]}
+
+    for_each_image(context, make)
+    return chosen
+
+
+class Walk:
+    """The random walk of one image after the other."""
+
+    def __init__(self, context: StepContext):
+        self.context, self.maps, self.irn = context, Maps(context.seed_folder), load_irn(context)
+
+    def __call__(self, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The walked maps (K, h, w), divided by their common maximum, and the edge map (h, w), at stride 4."""
+        context, settings = self.context, self.context.settings
+        with torch.inference_mode():
+            batch = network_input(context, image_id, flip=True)   # (2, 3, H, W)
+            with context.autocast():
+                edge, _ = self.irn.edge_and_displacement(batch)   # (1, h, w)
+            seeds = self.maps.map(image_id, "strided", context.device)   # (K, h, w)
+            walked = random_walk(seeds, edge.float(), beta=settings.beta, exp_times=settings.exp_times,
+                                 radius=settings.radius)
+        highest = walked.max() if walked.numel() else walked.new_zeros(())
+        return (walked / highest if highest > 0 else walked), edge[0]
+
+    def soft(self, walked: torch.Tensor, image_id: str) -> tuple[torch.Tensor, tuple[int, int]]:
+        """The walked maps at the size of the photograph: official x4, crop; then divided by their common maximum."""
+        facts, size = self.maps.facts(image_id), self.context.dataset.size(image_id)
+        if not len(walked):
+            return walked.new_zeros(0, *size), size
+        soft = interpolate(walked[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
+        soft = soft[:, :facts["height"], :facts["width"]]
+        if tuple(soft.shape[1:]) != tuple(size):   # the photograph was shrunk when read (data.max_side)
+            soft = interpolate(soft[None], size=size, mode="bilinear", align_corners=False)[0]
+        highest = soft.max()
+        return (soft / highest if highest > 0 else soft), size
+
+
+def background_threshold(context: StepContext, walk: Walk) -> dict[str, Any]:
+    """The background threshold and its source; the sweep over val is recorded in `threshold.json`."""
+    path, val = context.folder / THRESHOLD, context.lists["val"]
+    if path.exists():
+        return read_json(path)
+    counts = ThresholdCounts(len(context.dataset.classes)) if val else None
+    for number, image_id in enumerate(val, start=1):
+        context.check_stop()
+        soft, _ = walk.soft(walk(image_id)[0], image_id)
+        counts.update(soft, walk.maps.classes(image_id), context.dataset.mask(image_id))
+        context.progress(number, len(val), "val images, to choose the background threshold")
+    chosen = choose(context.settings.bg_threshold, "make_sem_seg_labels.bg_threshold", counts, len(val),
+                    PUBLISHED[context.seed_maps].walk_bg).as_dict()
+    if counts is not None:
+        chosen["val_miou"] = [counts.scores(i).miou for i in range(len(counts.thresholds))]
+    write_json(path, chosen)
+    return chosen

@@ -1,0 +1,123 @@
+"""The networks of the steps: built from `model.` when training, from the finished step's own file when reading.
+
+A weights file says in its header which network it belongs to, so that no later step needs the `model.` settings.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steps.context import StepContext
+from wsss.data.images import normalise
+from wsss.errors import ArtifactError
+from wsss.networks.classifier import Classifier
+from wsss.networks.irn import IRN
+from wsss.networks.resnet import resnet
+from wsss.networks.weights import file_sha256, load_pretrained, load_weights, pretrained_file, read_metadata, save_weights
+from wsss.seeding import derived_seed
+
+WEIGHTS = "weights.safetensors"
+
+
+class Backbone(Enum):
+    resnet18 = "resnet18"
+    resnet34 = "resnet34"
+    resnet50 = "resnet50"
+    resnet101 = "resnet101"
+
+
+@dataclass
+class ModelSettings:
+    """`model.`: the network of the classifier. The values stand in `conf/config.yaml`."""
+
+    backbone: Backbone
+    pretrained: bool                  # start from torchvision's ImageNet weights (V1)
+    weights: str | None               # those weights as a local file: nothing is downloaded
+
+    @property
+    def starts_from_weights(self) -> bool:
+        return self.pretrained or self.weights is not None
+
+    @property
+    def norm(self) -> str:
+        """Frozen batch norm belongs to ImageNet weights; from scratch group norm, so that ranks do not change the model."""
+        return "frozen_batch" if self.starts_from_weights else "group"
+
+
+def new_classifier(context: StepContext) -> Classifier:
+    """An untrained classifier on the step's device, its backbone from ImageNet weights where `model.` says so."""
+    model = context.model
+    backbone = resnet(model.backbone.value, model.norm, seed=derived_seed(context.seed, "train_cam", "backbone"))
+    if model.starts_from_weights:
+        load_pretrained(backbone, model.backbone.value, model.weights)
+    classifier = Classifier(backbone, len(context.dataset.classes), context.settings.detach_after_layer2,
+                            seed=derived_seed(context.seed, "train_cam", "classifier"))
+    return classifier.to(context.device)
+
+
+def load_classifier(context: StepContext) -> Classifier:
+    """The classifier of train_cam, in evaluation mode on the step's device."""
+    path = context.inputs["train_cam"] / WEIGHTS
+    facts = _facts(path, len(context.dataset.classes))
+    classifier = Classifier(resnet(facts["backbone"], facts["norm"]), int(facts["n_classes"]))
+    load_weights(path, classifier)
+    return classifier.eval().requires_grad_(False).to(context.device)
+
+
+def new_irn(context: StepContext) -> IRN:
+    """IRN with untrained branches on a frozen backbone: the classifier's where the step reads it, else ImageNet's."""
+    if "train_cam" in context.inputs:
+        backbone = load_classifier(context).backbone
+    else:
+        backbone = resnet(context.model.backbone.value, "frozen_batch")
+        load_pretrained(backbone, context.model.backbone.value, context.model.weights)
+    return IRN(backbone, seed=derived_seed(context.seed, "train_irn", "branches")).to(context.device)
+
+
+def load_irn(context: StepContext) -> IRN:
+    """The network of train_irn, in evaluation mode on the step's device."""
+    path = context.inputs["train_irn"] / WEIGHTS
+    facts = _facts(path)
+    irn = IRN(resnet(facts["backbone"], facts["norm"]))
+    load_weights(path, irn)
+    return irn.eval().requires_grad_(False).to(context.device)
+
+
+def save_network(context: StepContext, network: Classifier | IRN) -> None:
+    """Write the network with what is needed to build it again."""
+    save_weights(context.folder / WEIGHTS, network, {
+        "backbone": network.backbone.name, "norm": network.backbone.norm, "n_classes": str(len(context.dataset.classes))})
+
+
+def feature_function(context: StepContext, classifier: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:
+    """(B, 3, H, W) -> features (B, D, h, w) in float32, computed in the run's precision."""
+    def features(images: torch.Tensor) -> torch.Tensor:
+        with context.autocast():
+            return classifier.features(images).float()
+    return features
+
+
+def network_input(context: StepContext, image_id: str, flip: bool = False) -> torch.Tensor:
+    """An image as (1, 3, H, W), with `flip` and its mirror image as (2, 3, H, W), normalised, on the step's device."""
+    image = normalise(context.dataset.image(image_id))
+    return torch.stack([image, image.flip(-1)] if flip else [image]).to(context.device)
+
+
+def weights_digest(model: ModelSettings) -> str:
+    """SHA-256 of the ImageNet weights that a run starts from: other bytes under the same name are other weights."""
+    return file_sha256(pretrained_file(model.backbone.value, model.weights))
+
+
+def _facts(path: Path, n_classes: int | None = None) -> dict[str, Any]:
+    facts = read_metadata(path)
+    if not {"backbone", "norm", "n_classes"} <= facts.keys():
+        raise ArtifactError(f"{path} does not say which network it belongs to. Move its folder away and run "
+                            f"{path.parent.name} again")
+    if n_classes is not None and int(facts["n_classes"]) != n_classes:
+        raise ArtifactError(f"{path} was trained for {facts['n_classes']} classes, the data set has {n_classes}. Choose "
+                            "another run with name=NAME, or train again with replace=true")
+    return facts

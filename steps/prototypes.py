@@ -1,0 +1,190 @@
+"""The first half of make_lpcam: the local prototypes of each class, and where they came from.
+
+`prototypes.npz` holds every centre that was found, kept or not:
+
+    class_index (n,) int64     0-based class
+    is_context (n,) bool       centre of context (True) or of foreground features
+    center (n, D) float32      arithmetic mean of raw features
+    probability (n,) float32   softmax over the classes of centre . classifier weight, at the class
+    kept (n,) bool             whether it is a prototype
+    near_id (n, m) str, near_cell (n, m, 2) int32
+                               image id and (row, column) on the feature grid of its m nearest features ("" where fewer)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from steps.artifacts import Maps, write_arrays
+from steps.context import StepContext
+from steps.networks import network_input
+from wsss.errors import ArtifactError
+from wsss.kmeans import KMeans, kmeans, kmeans_pytorch
+from wsss.lpcam import class_probability, mean_direction, select_prototypes, split_cells
+from wsss.seeding import generator
+
+FILE = "prototypes.npz"
+NEAREST = 9
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What the maps of one image need: a row for each of its K classes."""
+
+    foreground: torch.Tensor       # (K, D)
+    context: torch.Tensor          # (K, D), zero without context
+    has_foreground: torch.Tensor   # (K,) bool
+
+
+class Prototypes:
+    """The kept centres of all classes, folded into one foreground and one context vector a class."""
+
+    def __init__(self, path: Path, n_classes: int, device: torch.device):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                self.arrays = dict(file)
+        except (OSError, ValueError, EOFError) as error:
+            raise ArtifactError(f"{path} cannot be read ({error}). Delete it and run make_lpcam again") from error
+        dimension = self.arrays["center"].shape[1]
+        self.vectors = torch.zeros(2, n_classes, dimension)
+        for context in (0, 1):
+            for index in range(n_classes):
+                self.vectors[context, index] = mean_direction(torch.from_numpy(self._kept(index, bool(context))))
+        self.vectors = self.vectors.to(device)
+
+    def _kept(self, index: int, context: bool) -> np.ndarray:
+        arrays = self.arrays
+        return arrays["center"][(arrays["class_index"] == index) & (arrays["is_context"] == context) & arrays["kept"]]
+
+    def of(self, classes: list[int]) -> Vectors:
+        foreground, context = self.vectors[:, classes]
+        return Vectors(foreground, context, foreground.any(dim=1))
+
+    def summary(self) -> dict[str, Any]:
+        kept, context = self.arrays["kept"], self.arrays["is_context"]
+        return {"foreground": int((kept & ~context).sum()), "context": int((kept & context).sum()), "centers": len(kept)}
+
+
+class _Sample:
+    """At most `limit` features, chosen by the smallest of random keys, so by seed and not by order."""
+
+    def __init__(self, dimension: int, limit: int, most: int):
+        self.limit, self.size = limit, 0
+        rows = min(most, limit + max(limit // 4, 1024))
+        self.features = torch.empty(rows, dimension)
+        self.keys, self.cells = np.empty(rows), np.empty((rows, 3), np.int32)   # cell: image number, row, column
+
+    def add(self, features: torch.Tensor, keys: np.ndarray, cells: np.ndarray) -> None:
+        while len(keys):
+            if self.size == len(self.keys):
+                self._keep_smallest()
+            n = min(len(keys), len(self.keys) - self.size)
+            rows = slice(self.size, self.size + n)
+            self.features[rows], self.keys[rows], self.cells[rows] = features[:n].cpu(), keys[:n], cells[:n]
+            features, keys, cells, self.size = features[n:], keys[n:], cells[n:], self.size + n
+
+    def result(self) -> tuple[torch.Tensor, np.ndarray]:
+        if self.size > self.limit:
+            self._keep_smallest()
+        return self.features[:self.size], self.cells[:self.size]
+
+    def _keep_smallest(self) -> None:
+        keep = np.sort(np.argpartition(self.keys[:self.size], self.limit - 1)[:self.limit])
+        for array in (self.features, self.keys, self.cells):
+            array[:self.limit] = array[keep]
+        self.size = self.limit
+
+
+def make_prototypes(context: StepContext, features_of: Callable, weight: torch.Tensor, cams: Maps) -> Prototypes:
+    """Cluster the features of every class, select its prototypes and write `prototypes.npz`.
+
+    A class is a unit of work: its result is kept in `prototypes/INDEX.npz` until all are done. Memory holds the
+    features of one class (`max_features_per_class` of foreground and of context).
+    """
+    path, n_classes = context.folder / FILE, len(context.dataset.classes)
+    if not path.exists():
+        parts = context.folder / "prototypes"
+        parts.mkdir(parents=True, exist_ok=True)
+        for index in range(n_classes):
+            context.check_stop()
+            if not (parts / f"{index}.npz").exists():
+                write_arrays(parts / f"{index}.npz", **_class_prototypes(context, index, features_of, weight, cams))
+            context.progress(index + 1, n_classes, f"prototypes of {context.dataset.classes[index]}")
+        _merge(parts, path, n_classes)
+    return Prototypes(path, n_classes, context.device)
+
+
+def _merge(parts: Path, path: Path, n_classes: int) -> None:
+    files = [parts / f"{index}.npz" for index in range(n_classes)]
+    loaded = [dict(np.load(file, allow_pickle=False)) for file in files]
+    write_arrays(path, **{name: np.concatenate([arrays[name] for arrays in loaded]) for name in loaded[0]})
+    for file in files:
+        file.unlink()
+    parts.rmdir()
+
+
+def _class_prototypes(context: StepContext, index: int, features_of: Callable, weight: torch.Tensor,
+                      cams: Maps) -> dict[str, np.ndarray]:
+    settings, name = context.settings, context.dataset.classes[index]
+    ids = [image_id for image_id in context.lists["prototypes"] if index in context.dataset.labels[image_id]]
+    samples = _gather(context, index, ids, features_of, weight.shape[1], cams)
+    found = {}
+    for kind, sample in zip(("foreground", "context"), samples, strict=True):
+        features, cells = sample.result()
+        result = _cluster(features.to(context.device), settings, generator(context.seed, "make_lpcam", kind, name))
+        found[kind] = result.centers, *_nearest(result, cells, ids)
+    if not len(found["foreground"][0]):
+        where = f"in {len(ids)} images of it" if ids else "because no image of the list shows it"
+        context.warn(f"class {name!r}: no feature lies above make_lpcam.cam_threshold={settings.cam_threshold} {where}; "
+                     "its CAM goes on unchanged")
+    centers = [found[kind][0] for kind in ("foreground", "context")]
+    kept = select_prototypes(*centers, weight, index, fg_threshold=settings.fg_threshold,
+                             bg_low=settings.context_low, bg_high=settings.context_high)
+    center = torch.cat(centers)
+    return {"class_index": np.full(len(center), index), "is_context": np.repeat([False, True], [len(c) for c in centers]),
+            "center": center.cpu().numpy(), "probability": class_probability(center, weight)[:, index].cpu().numpy(),
+            "kept": torch.cat(kept).cpu().numpy(),
+            "near_id": np.concatenate([found[kind][1] for kind in found]),
+            "near_cell": np.concatenate([found[kind][2] for kind in found])}
+
+
+def _cluster(features: torch.Tensor, settings: Any, draws: np.random.Generator) -> KMeans:
+    if settings.kmeans_backend.value == "kmeans_pytorch" and len(features) > 1:
+        return kmeans_pytorch(features, settings.n_clusters, generator=draws)
+    return kmeans(features, settings.n_clusters, generator=draws, max_iterations=settings.kmeans_iterations,
+                  tolerance=settings.kmeans_tolerance)
+
+
+def _gather(context: StepContext, index: int, ids: list[str], features_of: Callable, dimension: int,
+            cams: Maps) -> tuple[_Sample, _Sample]:
+    """The foreground and the context features of a class, at scale 1.0, not flipped (official)."""
+    limit = context.settings.max_features_per_class
+    most = sum(-(-cams.facts(i)["height"] // 16) * -(-cams.facts(i)["width"] // 16) for i in ids)
+    samples = _Sample(dimension, limit, most), _Sample(dimension, limit, most)
+    for number, image_id in enumerate(ids):
+        context.check_stop()
+        cam = cams.map(image_id, "full", context.device)[cams.classes(image_id).index(index)]   # (H, W)
+        with torch.inference_mode():
+            features = features_of(network_input(context, image_id))[0]   # (D, h, w)
+        masks = split_cells(cam, features.shape[1:], context.settings.cam_threshold)
+        keys = generator(context.seed, "make_lpcam", "sample", index, image_id).random(features[0].numel())
+        for sample, mask in zip(samples, masks, strict=True):
+            flat = mask.flatten().cpu().numpy()
+            cells = np.stack([np.full(flat.sum(), number), *np.nonzero(mask.cpu().numpy())], axis=1)
+            sample.add(features.flatten(1).T[mask.flatten()], keys[flat], cells)
+    return samples
+
+
+def _nearest(result: KMeans, cells: np.ndarray, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Image ids (K, NEAREST) and cells (K, NEAREST, 2) of the members most similar to each centre."""
+    near_id = np.full((len(result.centers), NEAREST), "", dtype=f"<U{max(map(len, ids), default=1)}")
+    near_cell = np.zeros((len(result.centers), NEAREST, 2), np.int32)
+    for cluster in range(len(result.centers)):
+        best = cells[result.nearest(cluster, NEAREST).cpu().numpy()]
+        near_id[cluster, :len(best)] = [ids[number] for number in best[:, 0]]
+        near_cell[cluster, :len(best)] = best[:, 1:]
+    return near_id, near_cell

@@ -1,0 +1,54 @@
+"""Where a threshold comes from: a number in the configuration, a sweep over val masks, or the published constant.
+
+Never from the list that is scored. The source stands beside every threshold in the results.
+"""
+
+from dataclasses import asdict, dataclass
+
+from wsss.metrics import ThresholdCounts
+
+
+@dataclass(frozen=True)
+class Published:
+    """The published thresholds for one kind of seed, equal for VOC and COCO."""
+
+    evaluation: float
+    conf_fg: float
+    conf_bg: float
+    walk_bg: float
+
+
+PUBLISHED = {
+    "cam": Published(0.15, 0.30, 0.05, 0.25),      # IRN, run_sample.py
+    "lpcam": Published(0.30, 0.45, 0.25, 0.35),    # LPCAM, run_sample.py
+    "lpcam_fg": Published(0.30, 0.45, 0.25, 0.35),
+}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A threshold and the labels that chose it."""
+
+    threshold: float
+    source: str
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, published: float) -> Chosen:
+    """The configured threshold, else the best on val, else (no val masks) the published one."""
+    if setting is not None:
+        return Chosen(setting, f"{key} in the configuration")
+    if val_counts is not None:
+        return Chosen(val_counts.best()[0], f"best mIoU on the masks of {n_val} val images")
+    return Chosen(published, "published constant (no val masks to choose by)")
+
+
+def confident_pair(threshold: float) -> tuple[float, float]:
+    """(conf_fg, conf_bg) from an evaluation threshold, by the rule of thumb of LPCAM's author (ReCAM issue 15).
+
+    The rule is threshold + 0.15 and threshold - 0.10; near 0 and 1 the steps shrink so that 0 < conf_bg < threshold <
+    conf_fg < 1. It gives IRN's published pair (0.30, 0.05) at IRN's threshold 0.15.
+    """
+    return round(min(threshold + 0.15, (1 + threshold) / 2), 4), round(max(threshold - 0.10, threshold / 3), 4)

@@ -1,0 +1,90 @@
+"""Train the image classifier whose class activation maps everything after it refines.
+
+Official files: `step/train_cam.py`, `net/resnet50_cam.py` (IRN, LPCAM). Reads images and image labels; writes
+`weights.safetensors`, `log.jsonl` (loss of every step, validation mAP of every epoch) and the resumable `state.pt`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import multilabel_soft_margin_loss
+
+from steps.context import StepContext, require
+from steps.networks import new_classifier, save_network
+from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
+from wsss.data.augment import classifier_sample, top_left_crop
+from wsss.metrics import average_precision
+from wsss.networks.classifier import Classifier
+from wsss.seeding import generator
+
+VERSION = 1
+
+
+@dataclass
+class Settings:
+    """`train_cam.`: the values and their sources stand in `conf/recipe/`."""
+
+    split: str | None            # the list to train on; null: train
+    epochs: int
+    batch_size: int
+    crop_size: int               # pixels
+    resize_long: list[float]     # the long side is drawn between these two, in crop sizes
+    color_jitter: float          # strength of random brightness, contrast and saturation; 0: none
+    optimizer: OptimizerName
+    learning_rate: float         # of the backbone
+    classifier_rate: float       # rate of the classifier, in backbone rates
+    momentum: float              # of sgd
+    weight_decay: float
+    power: float                 # of the poly rate
+    warmup: float                # share of the steps in which the rate rises from 0
+    detach_after_layer2: bool    # IRN trains no layer below layer3, LPCAM does
+    checkpoint_steps: int        # the state is saved after this many steps and after each epoch
+
+    def __post_init__(self) -> None:
+        require_schedule("train_cam", self)
+        low_high = self.resize_long
+        require(len(low_high) == 2 and 0 < low_high[0] <= low_high[1], "train_cam.resize_long", low_high,
+                "two factors [lowest, highest] with 0 < lowest <= highest")
+        require(0 <= self.color_jitter < 1, "train_cam.color_jitter", self.color_jitter, "a strength in [0, 1)")
+        require(self.classifier_rate > 0, "train_cam.classifier_rate", self.classifier_rate, "above 0")
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    settings, dataset = context.settings, context.dataset
+    classifier = new_classifier(context)
+    resize_long = tuple(round(factor * settings.crop_size) for factor in settings.resize_long)
+
+    def sample(epoch: int, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
+        draws = generator(context.seed, "train_cam", epoch, image_id)
+        image = classifier_sample(dataset.image(image_id), draws, settings.crop_size, resize_long,
+                                  color_jitter=settings.color_jitter)
+        return image, torch.from_numpy(dataset.label_vector(image_id))
+
+    def loss(images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": multilabel_soft_margin_loss(classifier(images).float(), labels)}
+
+    backbone, head = classifier.parameter_groups()
+    optimizer = make_optimizer(settings, (backbone, 1.0), (head, settings.classifier_rate))
+    plan = Plan("train_cam", settings.epochs, settings.batch_size,
+                poly_rate(settings.power, settings.warmup), settings.checkpoint_steps)
+    log = fit(context, plan, classifier, optimizer, sample, loss, lambda: validate(context, classifier))
+    save_network(context, classifier)
+    return {"steps": log[-1]["step"], "val_map": log[-1].get("val_map")}
+
+
+def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
+    """Mean average precision on the list "val" (top-left crops, as official); nothing when there is no such list."""
+    ids = context.lists["val"]
+    if not ids:
+        return {}
+    classifier.eval()
+    scores = []
+    with torch.inference_mode(), context.autocast():
+        for image_id in ids:
+            image = top_left_crop(context.dataset.image(image_id), context.settings.crop_size)
+            scores.append(classifier(image[None].to(context.device)).float().cpu().numpy()[0])
+    labels = np.stack([context.dataset.label_vector(image_id) for image_id in ids])
+    return {"val_map": average_precision(np.stack(scores), labels)[1]}
+

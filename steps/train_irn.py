@@ -1,0 +1,98 @@
+"""Train IRN's boundary (edge) and displacement branches on the confident labels.
+
+Paper: Ahn, Cho & Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations", CVPR 2019;
+official files: `step/train_irn.py`, `net/resnet50_irn.py`. Reads the labels of cam_to_ir_label (and the classifier, when
+its backbone is the frozen one); writes `weights.safetensors`, `log.jsonl` and the resumable `state.pt`.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+
+from steps.artifacts import read_label
+from steps.context import StepContext, require
+from steps.networks import new_irn, save_network
+from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
+from wsss.affinity import affinity_losses
+from wsss.data.augment import irn_sample, top_left_crop
+from wsss.networks.irn import IRN
+from wsss.seeding import generator
+
+VERSION = 1
+
+
+class IRNBackbone(Enum):
+    imagenet = "imagenet"        # official: torchvision's weights, not the trained classifier's
+    classifier = "classifier"    # the classifier's, frozen
+
+
+@dataclass
+class Settings:
+    """`train_irn.`: the values and their sources stand in `conf/recipe/`."""
+
+    split: str | None                # the list to train on; null: train
+    backbone: IRNBackbone | None     # null: imagenet where the classifier started from ImageNet weights, else classifier
+    epochs: int
+    batch_size: int
+    crop_size: int                   # pixels
+    scale: list[float]               # the photograph is scaled by a factor between these two
+    optimizer: OptimizerName
+    learning_rate: float             # of the edge branch
+    displacement_rate: float         # rate of the displacement branch, in edge rates
+    momentum: float
+    weight_decay: float
+    power: float                     # of the poly rate
+    radius: int                      # of the pixel pairs, in cells of stride 4
+    checkpoint_steps: int
+
+    def __post_init__(self) -> None:
+        require_schedule("train_irn", self)
+        require(len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1], "train_irn.scale", self.scale,
+                "two factors [lowest, highest] with 0 < lowest <= highest")
+        require(self.displacement_rate > 0, "train_irn.displacement_rate", self.displacement_rate, "above 0")
+        require(2 <= self.radius < self.crop_size // 8, "train_irn.radius", self.radius,
+                f"at least 2 and below an eighth of train_irn.crop_size={self.crop_size}")
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    settings, dataset = context.settings, context.dataset
+    irn = new_irn(context)
+
+    def sample(epoch: int, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
+        image = dataset.image(image_id)
+        label = read_label(context.inputs["cam_to_ir_label"] / f"{image_id}.png", image.shape[:2], len(dataset.classes))
+        return irn_sample(image, label, generator(context.seed, "train_irn", epoch, image_id), settings.crop_size,
+                          tuple(settings.scale))
+
+    def loss(images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        edge, displacement = irn(images)
+        losses = affinity_losses(edge.float(), displacement.float(), labels, radius=settings.radius)
+        return {"loss": losses.total, "pos_aff": losses.pos_aff, "neg_aff": losses.neg_aff,
+                "dp_fg": losses.dp_fg, "dp_bg": losses.dp_bg}
+
+    edge, displacement = irn.parameter_groups()
+    optimizer = make_optimizer(settings, (edge, 1.0), (displacement, settings.displacement_rate))
+    plan = Plan("train_irn", settings.epochs, settings.batch_size, poly_rate(settings.power), settings.checkpoint_steps)
+    log = fit(context, plan, irn, optimizer, sample, loss)
+    irn.set_displacement_mean(displacement_mean(context, irn))
+    save_network(context, irn)
+    return {"steps": log[-1]["step"], "displacement_mean": irn.displacement_mean.tolist()}
+
+
+def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
+    """Mean displacement (2,) over the top-left crops of all images.
+
+    Differs from the official code because that drops the last incomplete batch: with fewer images than a batch it fails.
+    """
+    irn.eval()
+    irn.set_displacement_mean(torch.zeros(2))
+    total = torch.zeros(2, dtype=torch.float64)
+    with torch.inference_mode(), context.autocast():
+        for image_id in context.ids:
+            context.check_stop()
+            image = top_left_crop(context.dataset.image(image_id), context.settings.crop_size)
+            _, displacement = irn(image[None].to(context.device))
+            total += displacement.double().mean(dim=(0, 2, 3)).cpu()
+    return (total / len(context.ids)).float()

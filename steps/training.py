@@ -1,0 +1,171 @@
+"""The training loop of every training step: resumable at any saved step, with the same bytes as an undisturbed run.
+
+Order and augmentation of the samples derive from (seed, step name, epoch, image id), so the state of a training is
+only its weights, its optimiser and the number of the next step: `state.pt`, replaced whole at each save.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from steps.context import StepContext, Stopped, require
+from wsss.errors import ArtifactError, WsssError
+from wsss.files import replacing, write_text
+from wsss.networks.classifier import poly_factor
+from wsss.seeding import generator
+
+STATE, LOG = "state.pt", "log.jsonl"
+
+
+class OptimizerName(Enum):
+    sgd = "sgd"
+    adamw = "adamw"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a training is and how its rate falls. `rate(step, total)` is a factor on the rates of the optimiser."""
+
+    purpose: str            # the step's name: part of every random draw
+    epochs: int
+    batch_size: int
+    rate: Callable[[int, int], float]
+    checkpoint_steps: int
+
+    def steps_per_epoch(self, n_ids: int) -> int:
+        # official: drop_last. Fewer images than a batch are one smaller batch here (official: no step at all)
+        return max(1, n_ids // self.batch_size)
+
+
+def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.optim.Optimizer,
+        sample: Callable[[int, str], tuple], loss: Callable[..., dict[str, torch.Tensor]],
+        validate: Callable[[], dict[str, Any]] = dict) -> list[dict[str, Any]]:
+    """Train `module` on the step's ids and return the log, one dict a step and one an epoch.
+
+    `sample(epoch, id)` gives the tensors of one training sample; `loss(*batch)` gives named scalars, among them
+    "loss"; `validate()` is called after each epoch and its values go into the log.
+
+    Raises
+    ------
+    Stopped
+        when asked to stop; the state is saved.
+    WsssError
+        when the loss is no longer finite.
+    """
+    ids, epoch_steps = context.ids, plan.steps_per_epoch(len(context.ids))
+    total = plan.epochs * epoch_steps
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    step, log = _load_state(context, module, optimizer, total)
+    module.train()
+    for epoch in range(step // epoch_steps, plan.epochs):
+        for batch in _batches(context, plan, sample, ids, epoch, first=step - epoch * epoch_steps):
+            factor = plan.rate(step, total)
+            for group, base in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = base * factor
+            with context.autocast():
+                losses = loss(*(tensor.to(context.device, non_blocking=True) for tensor in batch))
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            optimizer.step()
+            log.append({"step": step, "epoch": epoch, "rate": base_rates[0] * factor,
+                        **{name: _finite(name, value, step, plan) for name, value in losses.items()}})
+            step += 1
+            context.progress(step, total, f"loss {log[-1]['loss']:.4f}")
+            if context.stop():
+                _save_state(context, module, optimizer, step, log)
+                raise Stopped
+            if step % epoch_steps == 0:
+                log.append({"step": step, "epoch": epoch, **validate()})
+                module.train()
+            if step % epoch_steps == 0 or step % plan.checkpoint_steps == 0:
+                _save_state(context, module, optimizer, step, log)
+    return log
+
+
+class _Samples(Dataset):
+    """Samples addressed by (epoch, id), so that a loader's workers need no state."""
+
+    def __init__(self, sample: Callable[[int, str], tuple]):
+        self.sample = sample
+
+    def __getitem__(self, key: tuple[int, str]) -> tuple:
+        return self.sample(*key)
+
+
+def _batches(context: StepContext, plan: Plan, sample: Callable, ids: tuple[str, ...], epoch: int, first: int) -> Iterator[tuple]:
+    """The batches of an epoch from number `first` on."""
+    order = generator(context.seed, plan.purpose, "order", epoch).permutation(len(ids))
+    keys = [[(epoch, ids[i]) for i in order[b * plan.batch_size:(b + 1) * plan.batch_size]]
+            for b in range(first, plan.steps_per_epoch(len(ids)))]
+    return iter(DataLoader(_Samples(sample), batch_sampler=keys, num_workers=context.workers,
+                           pin_memory=context.device.type == "cuda"))
+
+
+def _finite(name: str, value: torch.Tensor, step: int, plan: Plan) -> float:
+    number = float(value.detach())
+    if not number - number == 0:
+        raise WsssError(f"{plan.purpose}: {name} is {number} at step {step}. Lower {plan.purpose}.learning_rate; "
+                        "the last saved state is untouched")
+    return number
+
+
+def _save_state(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, log: list) -> None:
+    state = {"step": step, "module": module.state_dict(), "optimizer": optimizer.state_dict(), "log": log}
+    with replacing(context.folder / STATE) as temporary, open(temporary, "wb") as file:   # a path would go into its bytes
+        torch.save(state, file)
+    write_log(context, log)
+
+
+def _load_state(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, total: int) -> tuple[int, list]:
+    path = context.folder / STATE
+    if not path.exists():
+        return 0, []
+    try:
+        state = torch.load(path, map_location=context.device, weights_only=True)
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+    except Exception as error:   # a zip, unpickling, key or shape error, as torch happens to raise it
+        raise ArtifactError(f"{path} cannot be continued ({type(error).__name__}: {error}). Delete it to train again "
+                            "from the start") from error
+    if state["step"] > 0:
+        context.progress(state["step"], total, "continued")
+    return state["step"], state["log"]
+
+
+def write_log(context: StepContext, log: list[dict[str, Any]]) -> None:
+    """Write the training log as JSON lines: the losses of every step, the validation of every epoch, no times."""
+    write_text(context.folder / LOG, "".join(json.dumps(line) + "\n" for line in log))
+
+
+def poly_rate(power: float, warmup: float = 0.0) -> Callable[[int, int], float]:
+    """The official poly rate (1 - step / total)^power, after a linear rise over the share `warmup` of the steps."""
+    def rate(step: int, total: int) -> float:
+        rise = min(1.0, (step + 1) / (warmup * total)) if warmup else 1.0
+        return rise * poly_factor(step, total, power)
+    return rate
+
+
+def make_optimizer(settings: Any, *groups: tuple[list[nn.Parameter], float]) -> torch.optim.Optimizer:
+    """The optimiser of `settings`; each group is (parameters, factor on the learning rate)."""
+    parts = [{"params": parameters, "lr": settings.learning_rate * factor} for parameters, factor in groups]
+    if settings.optimizer is OptimizerName.adamw:
+        return torch.optim.AdamW(parts, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(parts, momentum=settings.momentum, weight_decay=settings.weight_decay)
+
+
+def require_schedule(step: str, settings: Any) -> None:
+    """Check the settings that both training steps have."""
+    for name in ("epochs", "batch_size", "checkpoint_steps"):
+        require(getattr(settings, name) >= 1, f"{step}.{name}", getattr(settings, name), "at least 1")
+    require(settings.crop_size >= 32 and settings.crop_size % 16 == 0, f"{step}.crop_size", settings.crop_size,
+            "a multiple of 16, at least 32")
+    require(settings.learning_rate > 0, f"{step}.learning_rate", settings.learning_rate, "above 0")
+    for name, upper in (("momentum", 1), ("weight_decay", 1), ("warmup", 1)):
+        require(0 <= getattr(settings, name, 0) < upper, f"{step}.{name}", getattr(settings, name, 0), "in [0, 1)")
+    require(settings.power >= 0, f"{step}.power", settings.power, "at least 0")

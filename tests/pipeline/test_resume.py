@@ -1,0 +1,93 @@
+"""A step that was interrupted, by an exception or by SIGKILL of the real process, continues to identical bytes."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.console import Console
+from pipeline.order import STEPS
+from tests.conftest import SMOKE
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = {step.name: step.flag for step in STEPS}
+# After this many reports of progress the step is interrupted: in the middle of its work.
+AFTER = {"train_cam": 3, "make_cam": 9, "make_lpcam": 15, "eval_cam": 9, "cam_to_ir_label": 9, "train_irn": 3,
+         "make_sem_seg_labels": 12, "eval_sem_seg": 9}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a step but the manifest, which holds times."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != "manifest.json"}
+
+
+def remove(outputs: Path, step: str) -> dict[str, bytes]:
+    """Remove the result of a step and return what it held."""
+    before = contents(outputs / "smoke" / step)
+    shutil.rmtree(outputs / "smoke" / step)
+    return before
+
+
+def actions(pipeline) -> dict[str, str]:
+    return {planned.name: planned.action for planned in pipeline.plan()}
+
+
+@pytest.mark.parametrize("step", list(FLAGS))
+def test_an_exception_in_the_middle(step, smoke, outputs, monkeypatch):
+    before, calls = remove(outputs, step), []
+
+    def fail(*args):
+        calls.append(args)
+        if len(calls) == AFTER[step]:
+            raise RuntimeError("pulled the plug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Console, "progress", fail)
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            smoke().run()
+    assert not (outputs / "smoke" / step).exists()
+    assert actions(smoke())[step] == "continue"
+    smoke().run()
+    assert contents(outputs / "smoke" / step) == before
+    assert set(actions(smoke()).values()) == {"up to date"}
+
+
+KILLED = """
+import os, signal, sys
+from pipeline import Pipeline
+from pipeline.console import Console
+
+calls = []
+def die(*args):
+    calls.append(args)
+    if len(calls) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Console.progress = die
+Pipeline.compose(*sys.argv[2:]).run()
+"""
+
+
+@pytest.mark.parametrize("step", list(FLAGS))
+def test_sigkill_in_the_middle(step, smoke, outputs):
+    before = remove(outputs, step)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(AFTER[step]), *SMOKE, f"outputs={outputs}"], cwd=ROOT,
+                            capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (outputs / "smoke" / step).exists()
+    smoke().run()
+    assert contents(outputs / "smoke" / step) == before
+
+
+def test_sigterm_saves_and_says_how_to_go_on(smoke, outputs):
+    before = remove(outputs, "make_cam")
+    code = KILLED.replace("SIGKILL", "SIGTERM").replace(".run()", ".run_and_report())").replace("Pipeline.compose", "sys.exit(Pipeline.compose")
+    stopped = subprocess.run([sys.executable, "-c", code, "5", *SMOKE, f"outputs={outputs}"], cwd=ROOT, capture_output=True, text=True)
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert "the same command continues" in stopped.stderr
+    smoke().run()
+    assert contents(outputs / "smoke" / "make_cam") == before

@@ -1,0 +1,62 @@
+"""The laws of the house that can be read off the source: arrows point down, nothing unsafe is loaded, one list of packages."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("wsss", "steps", "pipeline", "run_pipeline")   # from the bottom up
+SOURCES = sorted(path for room in ROOMS for path in ([ROOT / f"{room}.py"] if room == "run_pipeline" else (ROOT / room).rglob("*.py")))
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level names that a file imports."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.split(".")[0] for name in names}
+
+
+def calls(path: Path) -> list[ast.Call]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_point_down(path):
+    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    above = set(ROOMS[ROOMS.index(room) + 1:]) | {"tests", "benchmarks"}
+    assert not imports(path) & above
+
+
+def test_the_science_knows_no_configuration():
+    for path in (ROOT / "wsss").rglob("*.py"):
+        assert not imports(path) & {"hydra", "omegaconf"}, path
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_unsafe_is_loaded(path):
+    for call in calls(path):
+        name = ast.unparse(call.func)
+        options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert options.get("allow_pickle") != "True", f"{path}:{call.lineno}"
+        if name == "torch.load" or name.endswith("load_state_dict_from_url"):
+            assert options.get("weights_only") == "True", f"{path}:{call.lineno}"
+        assert not name.startswith("pickle."), f"{path}:{call.lineno}"
+
+
+def test_no_step_names_a_data_set():
+    for path in (ROOT / "steps").glob("*.py"):
+        if path.name != "datasets.py":
+            words = {node.value.lower() for node in ast.walk(ast.parse(path.read_text()))
+                     if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 20}
+            assert not words & {"shapes", "folder", "voc", "voc12", "coco", "coco14"}, path
+
+
+def test_environment_yml_says_the_same_as_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    *conda, last = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert last["pip"] == project["dependencies"] + project["optional-dependencies"]["test"]
+    assert f"python{project['requires-python']}" in conda
