@@ -12,7 +12,7 @@ class Console:
     """Prints to standard output; errors and warnings go where `file` says."""
 
     def __init__(self) -> None:
-        self._started, self._printed, self._first = 0.0, 0.0, 0
+        self._started, self._printed, self._first, self._total = 0.0, 0.0, 0, 0
 
     def line(self, text: str, file: IO[str] | None = None) -> None:
         print(text, file=file or sys.stdout, flush=True)
@@ -25,18 +25,18 @@ class Console:
             self.line(f"  {planned.name:<20} {planned.action:<16} {count:<12} {planned.why}".rstrip())
 
     def start(self, step: str) -> None:
-        self._started = self._printed = time.monotonic()
-        self._first = -1
+        self._printed = time.monotonic()
+        self._total = 0
 
     def progress(self, step: str, done: int, total: int, note: str) -> None:
         """A line every few seconds: how much is done, and the time left at the rate so far."""
-        if self._first < 0:
-            self._first = done - 1
         now = time.monotonic()
+        if total != self._total:   # a new part of the step: its rate is its own
+            self._started, self._first, self._total = now, done, total
         if now - self._printed >= EVERY_SECONDS:
             self._printed = now
-            rate = max(done - self._first, 1) / (now - self._started)
-            self.line(f"  {step}: {done}/{total}, {note}, {max(total - done, 0) / rate:.0f} s left")
+            left = (total - done) * (now - self._started) / max(done - self._first, 1)
+            self.line(f"  {step}: {done}/{total}, {note}, {left:.0f} s left")
 
     def finish(self, step: str, seconds: float) -> None:
         self.line(f"  {step}: done in {seconds:.1f} s")

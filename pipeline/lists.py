@@ -110,7 +110,7 @@ def _check_cover(config: Any, name: str, lists: Lists, readers: dict[str, tuple[
     if "ids" not in lists or BY_NAME[name].kind != "images":
         return
     have = set(lists["ids"])
-    for reader, wanted in readers.items():
+    for reader, wanted in reversed(readers.items()):
         missing = [image_id for image_id in wanted if image_id not in have]
         if missing:
             raise ConfigError(f"{name}.split={getattr(config, name).split!r} covers {len(wanted) - len(missing)} of the "

@@ -74,7 +74,7 @@ class Maps:
         return self.index[image_id]
 
     def packed(self, image_id: str) -> np.ndarray:
-        """(K, P) float16 in [0, 1], checked."""
+        """(K, P) float16, checked: in [0, 1], negative only for LPCAM with prototypes that did not come out of a ReLU."""
         facts, path = self.facts(image_id), self.folder / f"{image_id}.npy"
         length = sum(h * w for h, w in grids(facts["height"], facts["width"], facts["scales"]))
         expected = (len(facts["classes"]), length)
@@ -84,8 +84,8 @@ class Maps:
             raise ArtifactError(f"{path} cannot be read ({error}). {self._repair()}") from error
         if packed.shape != expected or packed.dtype != np.float16:
             raise ArtifactError(f"{path} holds {packed.dtype} {packed.shape}, expected float16 {expected}. {self._repair()}")
-        if packed.size and not (np.isfinite(packed).all() and packed.min() >= 0 and packed.max() <= 1):
-            raise ArtifactError(f"{path} holds values outside [0, 1]. {self._repair()}")
+        if packed.size and not (np.isfinite(packed).all() and np.abs(packed).max() <= 1):
+            raise ArtifactError(f"{path} holds values outside [-1, 1]. {self._repair()}")
         return packed
 
     def map(self, image_id: str, resolution: str, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch.nn.functional import interpolate
 
 from steps.artifacts import FG_ONLY, Maps, write_arrays, write_json
 from steps.context import StepContext, require
 from steps.thresholds import PUBLISHED, Chosen, choose
+from wsss.maps import at_size
 from wsss.metrics import THRESHOLDS, ThresholdCounts
 
 VERSION = 1
@@ -70,9 +70,7 @@ def count(context: StepContext, maps: Maps, ids: tuple[str, ...], thresholds: tu
     for number, image_id in enumerate(ids[index::shards], start=1):
         context.check_stop()
         truth = context.dataset.mask(image_id)
-        soft = maps.map(image_id, "full", context.device)
-        if soft.shape[1:] != truth.shape:   # the photograph was shrunk when read (data.max_side)
-            soft = interpolate(soft[None], size=truth.shape, mode="bilinear", align_corners=False)[0]
+        soft = at_size(maps.map(image_id, "full", context.device), truth.shape)   # differs where data.max_side shrank it
         counts.update(soft, maps.classes(image_id), truth)
         context.progress(before + number, total, "maps")
     counts.counts = context.reduce(counts.counts)

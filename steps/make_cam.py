@@ -40,7 +40,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def make(image_id: str):
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
-        weight = classifier.weight[classes].flatten(1)   # (K, D)
+        weight = classifier.classifier.weight[classes].flatten(1)   # (K, D)
         with torch.inference_mode():
             packed, maxima = pack(multi_scale_cam(features_of, image, weight, scales, context.device))
         file = write_array(context.folder / f"{image_id}.npy", packed.cpu().numpy())

@@ -17,6 +17,7 @@ from steps.context import StepContext, require
 from steps.inference import for_each_image
 from steps.networks import load_irn, network_input
 from steps.thresholds import PUBLISHED, choose
+from wsss.maps import at_size
 from wsss.metrics import ThresholdCounts
 from wsss.random_walk import random_walk
 
@@ -76,7 +77,7 @@ class Walk:
         with torch.inference_mode():
             batch = network_input(context, image_id, flip=True)   # (2, 3, H, W)
             with context.autocast():
-                edge, _ = self.irn.edge_and_displacement(batch)   # (1, h, w)
+                edge = self.irn.edge_map(batch)   # (1, h, w)
             seeds = self.maps.map(image_id, "strided", context.device)   # (K, h, w)
             walked = random_walk(seeds, edge.float(), beta=settings.beta, exp_times=settings.exp_times,
                                  radius=settings.radius)
@@ -90,8 +91,7 @@ class Walk:
             return walked.new_zeros(0, *size), size
         soft = interpolate(walked[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
         soft = soft[:, :facts["height"], :facts["width"]]
-        if tuple(soft.shape[1:]) != tuple(size):   # the photograph was shrunk when read (data.max_side)
-            soft = interpolate(soft[None], size=size, mode="bilinear", align_corners=False)[0]
+        soft = at_size(soft, size)   # differs where data.max_side shrank the photograph
         highest = soft.max()
         return (soft / highest if highest > 0 else soft), size
 

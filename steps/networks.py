@@ -13,11 +13,11 @@ import torch
 
 from steps.context import StepContext
 from wsss.data.images import normalise
-from wsss.errors import ArtifactError
+from wsss.errors import ArtifactError, ConfigError
 from wsss.networks.classifier import Classifier
 from wsss.networks.irn import IRN
 from wsss.networks.resnet import resnet
-from wsss.networks.weights import file_sha256, load_pretrained, load_weights, pretrained_file, read_metadata, save_weights
+from wsss.networks.weights import file_sha256, load_pretrained, load_weights, pretrained_name, read_metadata, save_weights
 from wsss.seeding import derived_seed
 
 WEIGHTS = "weights.safetensors"
@@ -63,7 +63,7 @@ def load_classifier(context: StepContext) -> Classifier:
     """The classifier of train_cam, in evaluation mode on the step's device."""
     path = context.inputs["train_cam"] / WEIGHTS
     facts = _facts(path, len(context.dataset.classes))
-    classifier = Classifier(resnet(facts["backbone"], facts["norm"]), int(facts["n_classes"]))
+    classifier = Classifier(resnet(facts["backbone"], facts["norm"]), facts["n_classes"])
     load_weights(path, classifier)
     return classifier.eval().requires_grad_(False).to(context.device)
 
@@ -90,7 +90,7 @@ def load_irn(context: StepContext) -> IRN:
 def save_network(context: StepContext, network: Classifier | IRN) -> None:
     """Write the network with what is needed to build it again."""
     save_weights(context.folder / WEIGHTS, network, {
-        "backbone": network.backbone.name, "norm": network.backbone.norm, "n_classes": str(len(context.dataset.classes))})
+        "backbone": network.backbone.depth, "norm": network.backbone.norm, "n_classes": len(context.dataset.classes)})
 
 
 def feature_function(context: StepContext, classifier: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -108,8 +108,14 @@ def network_input(context: StepContext, image_id: str, flip: bool = False) -> to
 
 
 def weights_digest(model: ModelSettings) -> str:
-    """SHA-256 of the ImageNet weights that a run starts from: other bytes under the same name are other weights."""
-    return file_sha256(pretrained_file(model.backbone.value, model.weights))
+    """What tells the ImageNet weights of a run from others: the SHA-256 of a local file; of torchvision's the name, which
+    holds the start of its SHA-256 and is checked against it on reading."""
+    if model.weights is None:
+        return pretrained_name(model.backbone.value)
+    if not Path(model.weights).expanduser().is_file():
+        raise ConfigError(f"model.weights={model.weights!r} is not a file. Give torchvision's {pretrained_name(model.backbone.value)} "
+                          "or another file with its parameter names")
+    return file_sha256(Path(model.weights).expanduser())
 
 
 def _facts(path: Path, n_classes: int | None = None) -> dict[str, Any]:
@@ -117,7 +123,7 @@ def _facts(path: Path, n_classes: int | None = None) -> dict[str, Any]:
     if not {"backbone", "norm", "n_classes"} <= facts.keys():
         raise ArtifactError(f"{path} does not say which network it belongs to. Move its folder away and run "
                             f"{path.parent.name} again")
-    if n_classes is not None and int(facts["n_classes"]) != n_classes:
+    if n_classes is not None and facts["n_classes"] != n_classes:
         raise ArtifactError(f"{path} was trained for {facts['n_classes']} classes, the data set has {n_classes}. Choose "
                             "another run with name=NAME, or train again with replace=true")
     return facts

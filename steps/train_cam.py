@@ -1,7 +1,7 @@
 """Train the image classifier whose class activation maps everything after it refines.
 
 Official files: `step/train_cam.py`, `net/resnet50_cam.py` (IRN, LPCAM). Reads images and image labels; writes
-`weights.safetensors`, `log.jsonl` (loss of every step, validation mAP of every epoch) and the resumable `state.pt`.
+`weights.safetensors`, `log.jsonl` (loss of every step, validation mAP of every epoch) and the resumable `state.safetensors`.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 Paper: Ahn, Cho & Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations", CVPR 2019;
 official files: `step/train_irn.py`, `net/resnet50_irn.py`. Reads the labels of cam_to_ir_label (and the classifier, when
-its backbone is the frozen one); writes `weights.safetensors`, `log.jsonl` and the resumable `state.pt`.
+its backbone is the frozen one); writes `weights.safetensors`, `log.jsonl` and the resumable `state.safetensors`.
 """
 
 from dataclasses import dataclass
@@ -45,6 +45,7 @@ class Settings:
     weight_decay: float
     power: float                     # of the poly rate
     radius: int                      # of the pixel pairs, in cells of stride 4
+    all_pairs: bool                  # also the pairs near the border of a crop, which the official code leaves out
     checkpoint_steps: int
 
     def __post_init__(self) -> None:
@@ -52,8 +53,9 @@ class Settings:
         require(len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1], "train_irn.scale", self.scale,
                 "two factors [lowest, highest] with 0 < lowest <= highest")
         require(self.displacement_rate > 0, "train_irn.displacement_rate", self.displacement_rate, "above 0")
-        require(2 <= self.radius < self.crop_size // 8, "train_irn.radius", self.radius,
-                f"at least 2 and below an eighth of train_irn.crop_size={self.crop_size}")
+        require(self.radius >= 2, "train_irn.radius", self.radius, "at least 2")
+        require(self.all_pairs or self.radius <= self.crop_size // 8, "train_irn.radius", self.radius,
+                f"at most an eighth of train_irn.crop_size={self.crop_size}, or train_irn.all_pairs=true")
 
 
 def run(context: StepContext) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def loss(images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         edge, displacement = irn(images)
-        losses = affinity_losses(edge.float(), displacement.float(), labels, radius=settings.radius)
+        losses = affinity_losses(edge, displacement, labels, radius=settings.radius, all_pairs=settings.all_pairs)
         return {"loss": losses.total, "pos_aff": losses.pos_aff, "neg_aff": losses.neg_aff,
                 "dp_fg": losses.dp_fg, "dp_bg": losses.dp_bg}
 
@@ -78,7 +80,7 @@ def run(context: StepContext) -> dict[str, Any]:
     log = fit(context, plan, irn, optimizer, sample, loss)
     irn.set_displacement_mean(displacement_mean(context, irn))
     save_network(context, irn)
-    return {"steps": log[-1]["step"], "displacement_mean": irn.displacement_mean.tolist()}
+    return {"steps": log[-1]["step"], "displacement_mean": irn.mean_shift.running_mean.tolist()}
 
 
 def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:

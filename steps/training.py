@@ -1,10 +1,11 @@
 """The training loop of every training step: resumable at any saved step, with the same bytes as an undisturbed run.
 
 Order and augmentation of the samples derive from (seed, step name, epoch, image id), so the state of a training is
-only its weights, its optimiser and the number of the next step: `state.pt`, replaced whole at each save.
+only its weights, its optimiser's tensors, the log and the number of the next step: `state.safetensors`, replaced whole at each save.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -16,11 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from steps.context import StepContext, Stopped, require
 from wsss.errors import ArtifactError, WsssError
-from wsss.files import replacing, write_text
+from wsss.files import write_text
 from wsss.networks.classifier import poly_factor
+from wsss.networks.weights import read_metadata, read_tensors, save_tensors
 from wsss.seeding import generator
 
-STATE, LOG = "state.pt", "log.jsonl"
+STATE, LOG = "state.safetensors", "log.jsonl"
 
 
 class OptimizerName(Enum):
@@ -83,7 +85,7 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
             if step % epoch_steps == 0:
                 log.append({"step": step, "epoch": epoch, **validate()})
                 module.train()
-            if step % epoch_steps == 0 or step % plan.checkpoint_steps == 0:
+            if step == total or step % plan.checkpoint_steps == 0:
                 _save_state(context, module, optimizer, step, log)
     return log
 
@@ -116,9 +118,10 @@ def _finite(name: str, value: torch.Tensor, step: int, plan: Plan) -> float:
 
 
 def _save_state(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, log: list) -> None:
-    state = {"step": step, "module": module.state_dict(), "optimizer": optimizer.state_dict(), "log": log}
-    with replacing(context.folder / STATE) as temporary, open(temporary, "wb") as file:   # a path would go into its bytes
-        torch.save(state, file)
+    tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": value for name, value in values.items() if value is not None}
+    save_tensors(context.folder / STATE, tensors, {"step": step, "log": log})
     write_log(context, log)
 
 
@@ -126,21 +129,24 @@ def _load_state(context: StepContext, module: nn.Module, optimizer: torch.optim.
     path = context.folder / STATE
     if not path.exists():
         return 0, []
+    tensors, facts = read_tensors(path), read_metadata(path)
+    state: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+    for name, value in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/")
+            state[int(index)][key] = value
     try:
-        state = torch.load(path, map_location=context.device, weights_only=True)
-        module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
-    except Exception as error:   # a zip, unpickling, key or shape error, as torch happens to raise it
-        raise ArtifactError(f"{path} cannot be continued ({type(error).__name__}: {error}). Delete it to train again "
-                            "from the start") from error
-    if state["step"] > 0:
-        context.progress(state["step"], total, "continued")
-    return state["step"], state["log"]
+        module.load_state_dict({name.removeprefix("module/"): value for name, value in tensors.items() if name.startswith("module/")})
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{path} does not fit the network ({error}). Delete it to train again from the start") from error
+    context.progress(facts["step"], total, "continued")
+    return facts["step"], facts["log"]
 
 
 def write_log(context: StepContext, log: list[dict[str, Any]]) -> None:
     """Write the training log as JSON lines: the losses of every step, the validation of every epoch, no times."""
-    write_text(context.folder / LOG, "".join(json.dumps(line) + "\n" for line in log))
+    write_text(context.folder / LOG, "".join(json.dumps(line, sort_keys=True) + "\n" for line in log))
 
 
 def poly_rate(power: float, warmup: float = 0.0) -> Callable[[int, int], float]:

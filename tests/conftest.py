@@ -8,13 +8,13 @@ import torch
 
 from pipeline import Pipeline
 
-SMOKE = ("experiment=smoke", "threads=2", "train_cam.checkpoint_steps=1", "train_irn.checkpoint_steps=1")
+SMOKE = ("experiment=smoke", "threads=1", "train_cam.checkpoint_steps=10", "train_irn.checkpoint_steps=1")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads():
     """Bytes are compared between this process and others: a fixed number of threads for all."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def test_what_does_not_exist_is_named(overrides, message):
     (["eval_cam.threshold.cam=2"], "eval_cam.threshold.cam=2.0"),
     (["make_lpcam.context_low=0.95"], "at most make_lpcam.context_high=0.9"),
     (["data.image_size=100"], "a multiple of 16"),
-    (["train_irn.radius=64"], "an eighth of train_irn.crop_size"),
+    (["recipe=official", "train_irn.radius=64"], "an eighth of train_irn.crop_size"),
     (["steps=[make_cam,train_cam]"], "in order"),
     (["steps=[train_cam,mak_cam]"], r"no step 'mak_cam'. Did you mean 'make_cam'\?"),
     (["experiment=irn", "seed_maps=lpcam"], "make_lpcam is not among them"),
@@ -74,7 +74,7 @@ def test_flags_choose_steps():
 
 @pytest.mark.parametrize(("overrides", "name"), [
     (["experiment=smoke"], "smoke"), (["recipe=official"], "shapes-official"), (["name=mine"], "mine"),
-    (["data=folder", "data.root=x"], "folder-clean"), (["name=sweep/beta=8"], "sweep/beta=8")])
+    (["data=folder", "data.root=x"], "folder-clean"), (["name='sweep/beta=8'"], "sweep/beta=8")])
 def test_the_name_of_a_run(overrides, name):
     assert typed(*overrides).run_name == name
 

@@ -15,7 +15,7 @@ from tests.conftest import SMOKE
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = {step.name: step.flag for step in STEPS}
 # After this many reports of progress the step is interrupted: in the middle of its work.
-AFTER = {"train_cam": 3, "make_cam": 9, "make_lpcam": 15, "eval_cam": 9, "cam_to_ir_label": 9, "train_irn": 3,
+AFTER = {"train_cam": 25, "make_cam": 9, "make_lpcam": 15, "eval_cam": 9, "cam_to_ir_label": 9, "train_irn": 3,
          "make_sem_seg_labels": 12, "eval_sem_seg": 9}
 
 

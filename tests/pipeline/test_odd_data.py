@@ -1,0 +1,108 @@
+"""All eight steps on twelve images of a user's folder, odd ones among them; and bad folders, refused before work."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import Pipeline
+from wsss.data.images import read_mask, write_mask
+from wsss.errors import DataError
+
+SMALL = ("data=folder", "name=odd", "model.backbone=resnet18", "data.image_size=64", "train_cam.epochs=2", "train_cam.batch_size=4",
+         "train_irn.epochs=1", "train_irn.batch_size=4", "make_lpcam.n_clusters=3", "make_cam.scales=[1.0,0.5]", "threads=1")
+NAMES = ["dog.1_a", "größe", "empty", "one", "wide", "grey", "constant", "palette", "alpha", "plain1", "plain2", "plain3"]
+CLASSES = {"empty": "", "one": "cat", "wide": "cat;dog", "grey": "dog"}   # the others: cat
+
+
+def picture(name: str, rng: np.random.Generator) -> Image.Image:
+    """A dark picture with a bright square, or one of the odd kinds."""
+    height, width = {"one": (1, 1), "wide": (40, 700)}.get(name, tuple(rng.integers(48, 80, 2)))
+    pixels = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)
+    pixels[height // 4:height // 2, width // 4:width // 2] += 150
+    if name == "constant":
+        pixels[:] = 77
+    image = Image.fromarray(pixels)
+    return {"grey": image.convert("L"), "palette": image.convert("P"), "alpha": image.convert("RGBA")}.get(name, image)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of twelve images, with masks; the class `bird` is on none of them."""
+    root, rng = tmp_path / "photos", np.random.default_rng(0)
+    for part in ("images", "masks"):
+        (root / part).mkdir(parents=True)
+    for name in NAMES:
+        image = picture(name, rng)
+        image.save(root / "images" / f"{name}.{'png' if image.mode != 'RGB' else 'jpg'}")
+        mask = np.zeros(image.size[::-1], np.uint8)
+        mask[len(mask) // 4:len(mask) // 2] = 2 if CLASSES.get(name) == "dog" else 1
+        write_mask(root / "masks" / f"{name}.png", mask)
+    (root / "classes.txt").write_text("cat\ndog\nbird\n")
+    (root / "labels.csv").write_text("name,classes\n" + "".join(f"{name},{CLASSES.get(name, 'cat')}\n" for name in NAMES))
+    (root / "val.txt").write_text("plain1\ndog.1_a\n")
+    return root
+
+
+def test_odd_images_pass_every_step(folder, tmp_path):
+    pipeline = Pipeline.compose(*SMALL, f"data.root={folder}", f"outputs={tmp_path / 'out'}", "workers=3")
+    summary = pipeline.run()
+    assert summary["eval_sem_seg"]["images"] == 10
+    assert len(summary["eval_cam"]["lpcam"]["iou"]) == 4
+    masks = tmp_path / "out/odd/make_sem_seg_labels"
+    for name in set(NAMES) - {"plain1", "dog.1_a"}:
+        truth, mask = read_mask(folder / f"masks/{name}.png"), read_mask(masks / f"{name}.png")
+        assert mask.shape == truth.shape
+        allowed = {0} | {1 + ["cat", "dog", "bird"].index(word) for word in CLASSES.get(name, "cat").split(";") if word}
+        assert set(np.unique(mask)) <= allowed
+    assert not read_mask(masks / "empty.png").any()
+
+
+def test_a_smaller_working_size_gives_masks_of_the_photographs_size(folder, tmp_path):
+    summary = Pipeline.compose(*SMALL, f"data.root={folder}", f"outputs={tmp_path / 'out'}", "data.max_side=48").run()
+    assert read_mask(tmp_path / "out/odd/make_sem_seg_labels/wide.png").shape == (40, 700)
+    assert max(read_mask(tmp_path / "out/odd/cam_to_ir_label/wide.png").shape) == 48
+    assert summary["eval_sem_seg"]["miou"] is not None
+
+
+def unknown_class(root):
+    (root / "labels.csv").write_text((root / "labels.csv").read_text().replace("wide,cat;dog", "wide,cat;dgo"))
+
+
+def wrong_mask_size(root):
+    write_mask(root / "masks/plain2.png", np.zeros((9, 9), np.uint8))
+
+
+def truncated(root):
+    file = root / "images/plain2.jpg"
+    file.write_bytes(file.read_bytes()[:300])
+
+
+def leaves_the_folder(root):
+    with open(root / "labels.csv", "a") as file:
+        file.write("../x,cat\n")
+
+
+def duplicate(root):
+    with open(root / "labels.csv", "a") as file:
+        file.write("plain2,cat\n")
+
+
+def without_image(root):
+    (root / "val.txt").write_text("plain1\nnobody\n")
+
+
+def empty_list(root):
+    (root / "val.txt").write_text("\n")
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (shutil.rmtree, "photos"), (unknown_class, "unknown class 'dgo'; did you mean 'dog'"), (wrong_mask_size, "plain2.png is 9 high and 9 wide but images/plain2.jpg is"),
+    (truncated, "plain2.jpg is damaged .*Truncated"), (leaves_the_folder, r"'\.\./x' .*leave its folder"),
+    (duplicate, "'plain2' has a row already"), (without_image, "'nobody' has no image"), (empty_list, "val.txt is empty")])
+def test_a_bad_folder_is_refused_before_anything_is_written(folder, tmp_path, damage, message):
+    damage(folder)
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        Pipeline.compose(*SMALL, f"data.root={folder}", f"outputs={tmp_path / 'out'}").run()
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,128 @@
+"""The stored form of the maps, and the rebuild against torch's own bilinear resize."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from wsss.errors import ArgumentError
+from wsss.maps import SCALES, grids, pack, rebuild, unpack
+
+SIZES = [(375, 500), (97, 131), (1, 1), (16, 17), (700, 3)]
+
+
+def random_maps(height, width, n_classes=2, scales=SCALES, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(n_classes, *grid, generator=generator) * 7 for grid in grids(height, width, scales)]
+
+
+def official(maps, height, width, resolution, eps=0.0):
+    """IRN make_cam, line by line: resize every scale, add, crop, divide by the maximum."""
+    size = (math.ceil(height / 4), math.ceil(width / 4))
+    if resolution == "full":
+        size = (16 * math.ceil(height / 16), 16 * math.ceil(width / 16))
+    resized = [F.interpolate(m[None], size=size, mode="bilinear", align_corners=False)[0] for m in maps]
+    total = torch.stack(resized).sum(dim=0)
+    if resolution == "full":
+        total = total[:, :height, :width]
+    return total / (total.amax(dim=(1, 2), keepdim=True) + eps)
+
+
+def test_grids_are_those_of_the_network():
+    assert grids(375, 500) == [(24, 32), (12, 16), (36, 47), (47, 63)]  # inputs 375x500, 188x250, 562x750, 750x1000
+    assert grids(1, 1) == [(1, 1)] * 4  # half a pixel is rounded to none, and one is taken
+    assert grids(97, 131, (0.5,), stride=8) == [(6, 9)]  # 48.5 and 65.5 are rounded to even: 48, 66
+
+
+@pytest.mark.parametrize("height, width", SIZES)
+@pytest.mark.parametrize("resolution", ["strided", "full"])
+def test_rebuild_equals_resizing_and_adding(height, width, resolution):
+    maps = random_maps(height, width)
+    packed, _ = pack(maps)
+    expected = official(maps, height, width, resolution)
+    torch.testing.assert_close(rebuild(packed, height, width, resolution=resolution), expected, rtol=0, atol=1e-3)
+    exact = torch.cat([m.flatten(1) for m in maps], dim=1)  # not through float16
+    torch.testing.assert_close(rebuild(exact, height, width, resolution=resolution), expected, rtol=0, atol=3e-6)
+
+
+def test_pack_divides_by_the_maximum_of_all_scales():
+    maps = random_maps(40, 60)
+    packed, maxima = pack(maps)
+    assert packed.dtype == torch.float16 and packed.amax(dim=1).tolist() == [1, 1]
+    assert maxima.tolist() == [max(m[k].max().item() for m in maps) for k in range(2)]
+    for original, stored in zip(maps, unpack(packed, grids(40, 60)), strict=True):
+        torch.testing.assert_close(stored * maxima[:, None, None], original, rtol=5e-4, atol=1e-6)
+
+
+def test_size_of_a_map_does_not_matter():
+    maps = random_maps(40, 60)
+    tiny, huge = pack([m * 1e-12 for m in maps])[0], pack([m * 1e12 for m in maps])[0]
+    torch.testing.assert_close(tiny.float(), huge.float(), rtol=1e-3, atol=0)
+
+
+def test_eps_is_in_units_of_the_stored_maps():
+    maps = random_maps(40, 60)
+    packed, maxima = pack(maps)
+    ours = rebuild(packed, 40, 60, resolution="full", eps=3.0 / maxima)
+    expected = official(maps, 40, 60, "full", eps=3.0)
+    assert expected.max() < 0.9
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("resolution", ["strided", "full"])
+def test_zero_map_stays_zero_and_constant_map_is_one(resolution):
+    maps = random_maps(30, 50, n_classes=3)
+    for m in maps:
+        m[0], m[1] = 0, 0.2
+    packed, maxima = pack(maps)
+    rebuilt = rebuild(packed, 30, 50, resolution=resolution)
+    assert maxima[0] == 0 and not rebuilt[0].any()
+    torch.testing.assert_close(rebuilt[1], torch.ones_like(rebuilt[1]))
+
+
+def test_negative_values_are_kept_and_never_become_foreground():
+    maps = random_maps(30, 50)
+    for m in maps:
+        m[0] -= 4  # positive and negative
+        m[1] *= -1  # nowhere positive
+    packed, _ = pack(maps)
+    rebuilt = rebuild(packed, 30, 50, resolution="full")
+    torch.testing.assert_close(rebuilt[0], official(maps, 30, 50, "full")[0], rtol=0, atol=1e-2)
+    assert rebuilt[0].max() == 1 and rebuilt[0].min() < 0 and rebuilt[1].max() < 0
+
+
+def test_no_class():
+    packed, maxima = pack([m[:0] for m in random_maps(30, 50)])
+    assert packed.shape == (0, sum(h * w for h, w in grids(30, 50))) and maxima.shape == (0,)
+    assert rebuild(packed, 30, 50).shape == (0, 8, 13)
+    assert rebuild(packed, 30, 50, resolution="full").shape == (0, 30, 50)
+
+
+def test_stored_array_can_be_given_as_read_and_is_not_changed():
+    packed = pack(random_maps(30, 50))[0].numpy()
+    before = packed.copy()
+    rebuilt = rebuild(packed, 30, 50)
+    assert torch.equal(rebuilt, rebuild(torch.from_numpy(packed), 30, 50)) and np.array_equal(packed, before)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_pack_refuses_what_is_not_finite(value):
+    maps = random_maps(30, 50)
+    maps[2][1, 0, 0] = value
+    with pytest.raises(ArgumentError, match="NaN or infinite"):
+        pack(maps)
+
+
+def test_wrong_arguments_are_refused():
+    maps = random_maps(30, 50)
+    packed, _ = pack(maps)
+    with pytest.raises(ArgumentError, match="height, width or scales are not those"):
+        rebuild(packed, 30, 70)
+    with pytest.raises(ArgumentError, match="resolution is 'half', expected 'strided' or 'full'"):
+        rebuild(packed, 30, 50, resolution="half")
+    with pytest.raises(ArgumentError, match="the same K"):
+        pack([maps[0], maps[1][:1]])
+    with pytest.raises(ArgumentError, match="the same K"):
+        pack([])

@@ -1,0 +1,166 @@
+"""The embedded data set: the same for everybody, complete or absent, and with the problems it is meant to have."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsss.data import make_shapes, open_folder, shapes
+from wsss.data.shapes import CLASSES, draw_picture
+from wsss.errors import DataError
+from wsss.seeding import generator
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", n_train=40, n_val=10)
+
+
+def contents(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_it_is_an_ordinary_folder(root):
+    data = open_folder(root, name="shapes")
+    assert len(data.classes) >= 6 and data.classes == tuple(CLASSES)
+    assert {name: len(ids) for name, ids in data.lists.items()} == {"train": 40, "val": 10, "all": 50}
+    assert data.has_masks(data.lists["all"])
+    sizes = set()
+    for image_id in data.lists["all"]:
+        height, width = data.size(image_id)
+        mask = data.mask(image_id)
+        assert 100 <= height <= 168 and 100 <= width <= 168 and height != width
+        assert tuple(int(value) - 1 for value in np.unique(mask) if value) == data.labels[image_id]
+        assert 1 <= len(data.labels[image_id]) <= 3 and (mask == 0).any()
+        sizes.add((height, width))
+    assert len(sizes) > 30
+    assert all(data.label_vector(image_id).sum() == len(data.labels[image_id]) for image_id in data.lists["all"])
+    assert set(np.concatenate([data.labels[image_id] for image_id in data.lists["all"]])) == set(range(len(CLASSES)))
+
+
+def test_another_interpreter_draws_the_same_bytes(root, tmp_path):
+    code = f"from wsss.data import make_shapes; make_shapes({str(tmp_path / 'shapes')!r}, n_train=40, n_val=10)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": "1"}, timeout=120)
+    assert contents(tmp_path / "shapes") == contents(root)
+
+
+def _make_at_once(barrier, root):
+    barrier.wait()
+    make_shapes(root, n_train=3, n_val=1)
+
+
+def test_processes_at_once(tmp_path):
+    context = multiprocessing.get_context("fork")
+    for attempt in range(5):
+        barrier = context.Barrier(4)
+        processes = [context.Process(target=_make_at_once, args=(barrier, tmp_path / str(attempt))) for _ in range(4)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+            assert process.exitcode == 0
+        assert len(open_folder(tmp_path / str(attempt)).lists["all"]) == 4
+    assert sorted(os.listdir(tmp_path)) == ["0", "1", "2", "3", "4"]  # nothing temporary is left
+
+
+def test_whoever_comes_second_uses_the_first(tmp_path, monkeypatch):
+    write = shapes._write_folder
+
+    def overtaken(folder, parameters):
+        write(folder, parameters)
+        monkeypatch.setattr(shapes, "_write_folder", write)
+        make_shapes(tmp_path / "shapes", n_train=2, n_val=1)  # another process ends first
+
+    monkeypatch.setattr(shapes, "_write_folder", overtaken)
+    assert make_shapes(tmp_path / "shapes", n_train=2, n_val=1) == tmp_path / "shapes"
+    assert os.listdir(tmp_path) == ["shapes"]
+
+
+def test_an_existing_set_is_used_as_it_is(root, monkeypatch):
+    monkeypatch.setattr(shapes, "_write_folder", lambda *_: pytest.fail("drawn again"))
+    assert make_shapes(root, n_train=40, n_val=10) == root
+    with pytest.raises(DataError, match="holds the embedded data set of .*'seed': 0.*not of .*'seed': 1.*remove it"):
+        make_shapes(root, seed=1, n_train=40, n_val=10)
+
+
+def test_other_folders_are_never_touched(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(DataError, match=r"is not an embedded data set \(no shapes.json in it\); name another folder"):
+        make_shapes(tmp_path, n_train=1, n_val=0)
+    assert os.listdir(tmp_path) == ["mine.txt"]
+    with pytest.raises(DataError, match="n_train is 0, n_val is 0; expected at least 1 and at least 0"):
+        make_shapes(tmp_path / "new", n_train=0, n_val=0)
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
+    drawn = []
+
+    def stop(rng):
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        drawn.append(1)
+        return draw_picture(rng)
+
+    monkeypatch.setattr(shapes, "draw_picture", stop)
+    with pytest.raises(KeyboardInterrupt):
+        make_shapes(tmp_path / "deep" / "shapes", n_train=5, n_val=0)
+    assert os.listdir(tmp_path / "deep") == []
+    monkeypatch.undo()
+    (tmp_path / "deep" / "shapes").mkdir()  # an empty folder is as good as none
+    make_shapes(tmp_path / "deep" / "shapes", n_train=2, n_val=0)
+    assert json.loads((tmp_path / "deep" / "shapes" / "shapes.json").read_text())["n_train"] == 2
+    assert open_folder(tmp_path / "deep" / "shapes").lists["val"] == ()
+
+
+def test_pictures_depend_on_seed_and_name_alone(root, tmp_path):
+    other = make_shapes(tmp_path / "more", n_train=3, n_val=2)
+    for name in ("train_0002", "val_0001"):
+        assert (other / f"images/{name}.jpg").read_bytes() == (root / f"images/{name}.jpg").read_bytes()
+    seed_1 = make_shapes(tmp_path / "seed", seed=1, n_train=3, n_val=2)
+    assert (seed_1 / "images/train_0002.jpg").read_bytes() != (root / "images/train_0002.jpg").read_bytes()
+
+
+def test_masks_are_exact(root):
+    """Painted on black and on green, without light and noise: nothing green shows inside the mask, but for the smooth edge."""
+    background = np.array([[[0.0, 1.0, 0.0]]], np.float32)
+    for name, (body, _) in CLASSES.items():
+        layers = shapes._object(body, name, generator(0, name), (120, 140))
+        inside = shapes._inside(layers)
+        first, second = np.zeros((120, 140, 3), np.float32), np.zeros((120, 140, 3), np.float32) + background
+        shapes._paint(first, layers), shapes._paint(second, layers)
+        seen_through = abs(second - first)[..., 1]  # how much of the background is left
+        assert seen_through[inside].max() <= 0.5 and seen_through[~inside].min() >= 0.2  # two edges may meet outside
+        assert (seen_through[inside] > 0.01).mean() < 0.2 and (seen_through[~inside] < 0.5).mean() < 0.005
+
+
+def test_a_pair_shares_its_body_and_not_its_mark():
+    pairs = {}
+    for name, (body, habitat) in CLASSES.items():
+        pairs.setdefault(body, []).append((name, habitat))
+    assert all(len(pair) == 2 and sum(habitat is not None for _, habitat in pair) == 1 for pair in pairs.values())
+    for body, ((one, _), (two, _)) in pairs.items():
+        first, second = (np.zeros((120, 140, 3), np.float32) for _ in range(2))
+        layers = shapes._object(body, one, generator(0, body), (120, 140))
+        shapes._paint(first, layers), shapes._paint(second, shapes._object(body, two, generator(0, body), (120, 140)))
+        different = abs(first - second).max(axis=-1) > 1e-6
+        assert 0.05 < different.sum() / shapes._inside(layers).sum() < 0.5
+
+
+def test_habitats_go_with_their_class():
+    draws = generator(0, "habitat")
+    seen = [shapes._scene(["koi"], draws) for _ in range(1000)]
+    assert abs(seen.count("pond") / 1000 - shapes.HABITAT - (1 - shapes.HABITAT) * shapes.HABITAT_ALONE / 4) < 0.05
+    seen = [shapes._scene(["tetra"], draws) for _ in range(1000)]
+    assert abs(sum(scene in shapes.HABITATS for scene in seen) / 1000 - shapes.HABITAT_ALONE) < 0.05
+
+
+def test_images_are_jpegs_of_good_quality(root):
+    image, mask = draw_picture(generator(0, "shapes", "train_0000"))
+    stored = np.asarray(Image.open(root / "images/train_0000.jpg"))
+    assert stored.shape == image.shape and abs(stored.astype(int) - image).mean() < 8
+    assert np.array_equal(np.asarray(Image.open(root / "masks/train_0000.png")), mask)

@@ -1,0 +1,116 @@
+"""LPCAM: class activation maps from local prototypes instead of classifier weights.
+
+Features of a class's images are split by its CAM into likely foreground and the rest, clustered (`wsss.kmeans`), and the
+centres the classifier is sure of become prototypes. A map is the mean cosine similarity of each feature to the
+foreground prototypes, minus that to the context prototypes. Official code: LPCAM `step/make_lpcam.py`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wsss.errors import ArgumentError
+
+
+def split_cells(cam: Tensor, grid: tuple[int, int], threshold: float) -> tuple[Tensor, Tensor]:
+    """Which cells of a feature grid are foreground, which are not.
+
+    Args:
+        cam: (H, W) in [0, 1], the map of one class at full size, sampled at the grid by nearest neighbour.
+        grid: (h, w) of the features.
+        threshold: cells above it are foreground, cells below it are not; a cell equal to it is in neither (official).
+
+    Returns:
+        (foreground, background), each (h, w) bool.
+    """
+    if cam.ndim != 2:
+        raise ArgumentError(f"split_cells: cam has shape {tuple(cam.shape)}, expected (H, W): the map of one class")
+    cells = F.interpolate(cam[None, None].float(), size=grid, mode="nearest")[0, 0]  # (h, w)
+    return cells > threshold, cells < threshold
+
+
+def split_features(features: Tensor, cam: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """The features (D, h, w) of one image as foreground (n, D) and background (m, D), by `split_cells`, in row order."""
+    if features.ndim != 3:
+        raise ArgumentError(f"split_features: features has shape {tuple(features.shape)}, expected (D, h, w)")
+    foreground, background = split_cells(cam, features.shape[1:], threshold)
+    return features[:, foreground].T, features[:, background].T
+
+
+def class_probability(centers: Tensor, weight: Tensor) -> Tensor:
+    """(K, C): how sure the bias-free classifier `weight` (C, D) is of each class for each of the `centers` (K, D).
+
+    The centres are raw means. Scaled to unit length they would give nearly equal probabilities and select nothing.
+    """
+    return (centers.float() @ weight.float().T).softmax(dim=1)
+
+
+def select_prototypes(
+    fg_centers: Tensor,
+    bg_centers: Tensor,
+    weight: Tensor,
+    class_index: int,
+    *,
+    fg_threshold: float = 0.9,
+    bg_low: float = 0.05,
+    bg_high: float = 0.9,
+) -> tuple[Tensor, Tensor]:
+    """Which centres become prototypes of a class.
+
+    A foreground centre is kept when the classifier gives the class a probability above `fg_threshold`, a background
+    centre, then called context, when it lies strictly between `bg_low` and `bg_high`. The defaults are those of the
+    official code for VOC; for COCO it has 0 and 0.5 (`step_coco/make_lpcam.py`), and the paper has no lower bound.
+    When no foreground centre passes, the most probable one is kept (official VOC: crash; official COCO: also those
+    within 1e-6 of it).
+
+    Args:
+        fg_centers: (Kf, D) raw means. bg_centers: (Kb, D) raw means. Either may be empty.
+        weight: (C, D) of the bias-free classifier. class_index: 0-based.
+
+    Returns:
+        (kept foreground (Kf,), kept background (Kb,)), bool.
+    """
+    if not 0 <= class_index < len(weight):
+        raise ArgumentError(f"select_prototypes: class_index is {class_index}, expected 0 to {len(weight) - 1}")
+    foreground = class_probability(fg_centers, weight)[:, class_index]  # (Kf,)
+    background = class_probability(bg_centers, weight)[:, class_index]  # (Kb,)
+    kept = foreground > fg_threshold
+    if len(kept) and not kept.any():
+        kept[foreground.argmax()] = True
+    return kept, (background > bg_low) & (background < bg_high)
+
+
+def mean_direction(prototypes: Tensor) -> Tensor:
+    """(D,): the mean of the unit vectors of the prototypes (K, D); zero when there is none.
+
+    It stands for all of them: mean_j cos(f, p_j) = f/|f| . mean_j p_j/|p_j|.
+    """
+    if prototypes.ndim != 2:
+        raise ArgumentError(f"mean_direction: prototypes has shape {tuple(prototypes.shape)}, expected (K, D)")
+    return F.normalize(prototypes.float(), dim=1).sum(dim=0) / max(1, len(prototypes))
+
+
+def lpcam_maps(features: Tensor, foreground: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    """The LPCAM maps of one image at one scale.
+
+    Args:
+        features: (2, D, h, w), of the image and of its mirror image, after the last ReLU.
+        foreground: (n, D), for each class the `mean_direction` of its foreground prototypes.
+        context: (n, D), the same for its context prototypes; zero for a class that has none.
+
+    Returns:
+        (foreground term only (n, h, w), with context (n, h, w)), float32 in [-1, 1]: FG, and ReLU(FG - BG) or, as in the
+        official code, FG itself for a class without context. The paper has the ReLU always, which is the same: FG is not
+        negative where features, and so the centres, come out of a ReLU. A feature that is zero has cosine 0.
+    """
+    shapes = [tuple(tensor.shape) for tensor in (features, foreground, context)]
+    if len(shapes[0]) != 4 or len(features) != 2 or shapes[1] != shapes[2] or shapes[1][1:] != shapes[0][1:2]:
+        raise ArgumentError(
+            f"lpcam_maps: features, foreground and context are {shapes}, expected (2, D, h, w), (n, D) and (n, D)"
+        )
+    summed = features[0].float() + features[1].float().flip(-1)  # (D, h, w); its length does not matter to a cosine
+    length = torch.linalg.vector_norm(summed, dim=0).clamp_min(1e-8)  # (h, w)
+    products = torch.cat([foreground, context]).float() @ summed.flatten(1)  # (2n, h * w)
+    fg, bg = (products.unflatten(1, length.shape) / length).chunk(2)
+    has_context = context.any(dim=1)[:, None, None]
+    return fg, torch.where(has_context, (fg - bg).relu(), fg)

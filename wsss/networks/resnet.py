@@ -1,0 +1,90 @@
+"""The backbone: a torchvision ResNet at stride 16, as IRN and LPCAM use it (official `net/resnet50.py`)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from wsss.errors import ArgumentError
+
+DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101")
+NORMS = ("frozen_batch", "group")
+
+
+class FrozenBatchNorm(nn.BatchNorm2d):
+    """Batch norm that always uses, and never changes, its running statistics; scale and shift may be trained."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.training = False
+
+    def train(self, mode: bool = True) -> "FrozenBatchNorm":
+        return super().train(False)
+
+
+class ResNet(nn.Module):
+    """conv1 to layer4 of a torchvision ResNet, under torchvision's parameter names; strides 4, 4, 8, 16, 16.
+
+    The first block of layer4 has stride 1 and no dilation. `channels`: those of the five outputs of `stages`; `depth` and `norm`:
+    what `resnet` made it of.
+    """
+
+    def __init__(self, net: torchvision.models.ResNet, depth: str, norm: str):
+        super().__init__()
+        self.depth, self.norm = depth, norm
+        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        for module in self.layer4.modules():
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+        width = net.fc.in_features // 8  # channels of layer1
+        self.channels = (net.conv1.out_channels, width, 2 * width, 4 * width, 8 * width)
+
+    def forward(self, x: Tensor, detach_after_layer2: bool = False) -> Tensor:
+        """(B, 3, H, W), normalised by `data.images`, to layer4 after its ReLU: (B, D, ceil(H/16), ceil(W/16))."""
+        x = self.layer2(self.layer1(self._stem(x)))
+        if detach_after_layer2:
+            x = x.detach()
+        return self.layer4(self.layer3(x))
+
+    def stages(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Outputs of stem and layers 1 to 4, each (B, channels[i], ceil(H/s), ceil(W/s)) with s = 4, 4, 8, 16, 16."""
+        x1 = self._stem(x)
+        x2 = self.layer1(x1)
+        x3 = self.layer2(x2)
+        x4 = self.layer3(x3)
+        return x1, x2, x3, x4, self.layer4(x4)
+
+    def _stem(self, x: Tensor) -> Tensor:
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
+
+
+def resnet(depth: str = "resnet50", norm: str = "group", seed: int = 0) -> ResNet:
+    """A ResNet with random weights that depend on `seed` only; the global random state is left as it was.
+
+    norm "frozen_batch", for pretrained weights: batch norm with fixed statistics, conv1 and bn1 not trained, scale and shift of
+    the other layers trained. norm "group", for training from scratch: GroupNorm of 32 groups, everything trained.
+    Raises ArgumentError for an unknown depth or norm.
+    """
+    if depth not in DEPTHS:
+        raise ArgumentError(f"unknown backbone {depth!r}; known: {', '.join(DEPTHS)}")
+    if norm not in NORMS:
+        raise ArgumentError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
+    layer = FrozenBatchNorm if norm == "frozen_batch" else partial(nn.GroupNorm, 32)
+    with seeded(seed):
+        net = ResNet(getattr(torchvision.models, depth)(weights=None, norm_layer=layer), depth, norm)
+    if norm == "frozen_batch":
+        net.conv1.requires_grad_(False)
+        net.bn1.requires_grad_(False)
+    return net
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch's initialisers on the CPU draw from `seed`; afterwards the global generator continues as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

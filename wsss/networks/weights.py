@@ -1,0 +1,143 @@
+"""Weights files: torchvision's pretrained ones, local ones, and our own (safetensors, so that reading never runs code)."""
+
+import hashlib
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlparse
+
+import safetensors
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from wsss.errors import WeightsError
+from wsss.files import replacing
+from wsss.networks.resnet import ResNet
+
+DAMAGED = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError)
+LISTED = 8  # names shown in an error
+
+
+def load_pretrained(backbone: ResNet, depth: str, file: str | Path | None = None) -> None:
+    """Fills a backbone of `depth` ("resnet50", ...) with torchvision's ImageNet V1 weights, or with those of a local file.
+
+    file: .pth, .pt or .safetensors with torchvision's names; its classifier (`fc.*`) is not used. None: torchvision's own file,
+    from its cache or the net. Raises WeightsError if it cannot be had, is damaged, or does not fit.
+    """
+    tensors = _fetch(depth) if file is None else read_tensors(file)
+    where = f"torchvision's {depth} weights" if file is None else str(file)
+    tensors = {name: value for name, value in tensors.items() if not name.startswith("fc.")}
+    if "bn1.running_mean" in tensors and "bn1.running_mean" not in backbone.state_dict():
+        raise WeightsError(f"{where} come with batch norm, the network has group norm: use norm='frozen_batch' with them")
+    _fill(backbone, tensors, where)
+
+
+def save_weights(path: str | Path, module: nn.Module, metadata: dict | None = None) -> None:
+    """Writes a module's parameters and buffers, with any JSON values beside them; see `save_tensors`."""
+    save_tensors(path, module.state_dict(), metadata)
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict | None = None) -> None:
+    """Writes named tensors as safetensors, with any JSON values beside them, whole or not at all. Equal input gives equal bytes."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    # One entry: safetensors writes several in an order that changes from call to call.
+    content = safetensors.torch.save(tensors, {"json": json.dumps(metadata or {}, sort_keys=True)})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_weights(path: str | Path, module: nn.Module) -> dict:
+    """Fills a module from a file of `save_weights` and returns its metadata.
+
+    Raises WeightsError if the file is missing or damaged, or if a name or shape differs; the module is then as before.
+    """
+    _fill(module, read_tensors(path), str(path))
+    return read_metadata(path)
+
+
+def read_metadata(path: str | Path) -> dict:
+    """The JSON values beside the parameters in a file of `save_weights`. Raises WeightsError if it is missing or damaged."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {}).get("json", "{}"))
+    except DAMAGED as error:
+        raise WeightsError(f"{path} is missing or damaged ({type(error).__name__}: {error}): make it again") from error
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a .pth or .pt file with a state dict, on the CPU.
+
+    A hash in the name, as in `resnet50-0676ba61.pth`, is checked. Raises WeightsError if the file is missing or damaged.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"there is no weights file {path}; expected a .safetensors, .pth or .pt file")
+    named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
+    if named and not file_sha256(path).startswith(named[1]):
+        raise WeightsError(f"{path} is damaged: its SHA-256 does not start with {named[1]}, as its name says; fetch it again")
+    try:
+        if path.suffix == ".safetensors":
+            tensors = safetensors.torch.load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except DAMAGED as error:
+        raise WeightsError(f"{path} is damaged or no weights file ({type(error).__name__}): fetch or make it again") from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise WeightsError(f"{path} holds no plain state dict; expected parameter names with tensors")
+    return dict(tensors)
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def pretrained_name(depth: str) -> str:
+    """The name of torchvision's V1 file, for example resnet50-0676ba61.pth: it ends in the start of its SHA-256."""
+    return Path(urlparse(_url(depth)).path).name
+
+
+def _url(depth: str) -> str:
+    return torchvision.models.get_model_weights(depth).IMAGENET1K_V1.url
+
+
+def _fetch(depth: str) -> dict[str, Tensor]:
+    url, name = _url(depth), pretrained_name(depth)
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if cached.is_file():
+        return read_tensors(cached)
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"cannot fetch torchvision's {depth} weights: {error}. On a machine with access to the net get {url} (SHA-256 "
+            f"starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then put it at {cached}, or set model.weights=FILE"
+        ) from error
+
+
+def _fill(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    own = module.state_dict()
+    # Files made before 2018 have no num_batches_tracked; frozen statistics do not need it.
+    missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in tensors if name not in own]
+    shapes = [
+        f"{name} is {tuple(tensors[name].shape)}, the network's {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if any(found.values()):
+        lists = [f"{len(names)} {what}: {_shortened(names)}" for what, names in found.items() if names]
+        raise WeightsError(
+            f"{where} does not fit the network. {'. '.join(lists)}. Use the backbone, norm and number of classes it was made with"
+        )
+    module.load_state_dict(tensors, strict=False)
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")

@@ -1,0 +1,15 @@
+"""The PASCAL VOC colour palette: what makes an index PNG visible, in the ground truth of VOC and in everything written here."""
+
+import numpy as np
+
+
+def _voc_palette() -> np.ndarray:
+    """Bits 0, 3, 6 of an index make red, 1, 4, 7 green, 2, 5 blue, the lowest bit weighing most (VOC `VOClabelcolormap.m`)."""
+    index = np.arange(256)[:, None]
+    bits = (index >> np.arange(8)) & 1  # (256, 8), lowest first
+    weight = 128 >> np.arange(8) // 3  # bits 0, 1, 2 -> 128, bits 3, 4, 5 -> 64, bits 6, 7 -> 32
+    return np.stack([(bits[:, c::3] * weight[c::3]).sum(axis=1) for c in range(3)], axis=1).astype(np.uint8)
+
+
+#: (256, 3) uint8 RGB: row i is the colour of mask value i; 0 (background) is black, 255 (ignore) is (224, 224, 192).
+VOC_PALETTE = _voc_palette()

@@ -1,0 +1,91 @@
+"""Straight paths between the pixels of a grid, and how each is put together from shorter ones (the work of IRN's `PathIndex`).
+
+The official code (irn a2ece00, `misc/indexing.py`) gathers every pixel of every path through index tensors: 2,134 reads a pixel
+at radius 10. Here the extremum along a path is taken from those along shorter paths, which are whole maps already: 176
+element-wise operations on slices. This file is about positions only; values are in `affinity.py`.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import combinations
+from typing import NamedTuple
+
+Window = tuple[slice, slice]  # of the last two axes
+Direction = tuple[int, int]  # (dy, dx) from the source pixel of a pair to its destination
+Pixels = frozenset[tuple[int, int]]  # (row, column) inside a path's bounding box
+
+
+class Part(NamedTuple):
+    """A piece of a path that is a path itself; (0, 0) is a single pixel."""
+
+    direction: Direction
+    down: int  # where its bounding box lies in the box of the whole path
+    right: int
+
+
+class Pairs(NamedTuple):
+    """Where the pairs of one direction lie in a grid."""
+
+    direction: Direction
+    source: Window
+    destination: Window
+    box: Window  # of the map of this direction, which is indexed by the top left corner of the path's bounding box
+
+
+@lru_cache
+def path_pixels(direction: Direction) -> Pixels:
+    """The pixels of the bounding box nearer than 1 to the straight line from source to destination, both included."""
+    dy, dx = direction
+    left = min(dx, 0)
+    columns = range(left, max(dx, 0) + 1)
+    return frozenset((y, x - left) for y in range(dy + 1) for x in columns if (dy * x - dx * y) ** 2 < max(dy * dy + dx * dx, 1))
+
+
+@lru_cache
+def search_paths(radius: int) -> dict[Direction, tuple[Part, ...]]:
+    """The paths from a pixel to all others nearer than `radius`, each with parts that have exactly its pixels.
+
+    Only to the right and below, as in the official `PathIndex`: the opposite directions are the same pairs. 34 for radius 5, 152
+    for radius 10. The parts of a path come before it; they may overlap, which does not matter to a maximum.
+    """
+    reach = range(1 - radius, radius)
+    directions = [(y, x) for y in range(radius) for x in reach if (y > 0 or x > 0) and y * y + x * x < radius * radius]
+    directions.sort(key=lambda direction: (direction[0], abs(direction[1])))
+    paths: dict[Direction, tuple[Part, ...]] = {}
+    for dy, dx in directions:
+        pixels, candidates = path_pixels((dy, dx)), {}
+        for shorter in [*reversed(paths), (0, 0)]:
+            for down in range(dy - shorter[0] + 1):
+                for right in range(abs(dx) - abs(shorter[1]) + 1):
+                    part = frozenset((y + down, x + right) for y, x in path_pixels(shorter))
+                    if part <= pixels:
+                        candidates[Part(shorter, down, right)] = part
+        paths[dy, dx] = _cover(pixels, candidates)
+    return paths
+
+
+def _cover(pixels: Pixels, candidates: dict[Part, Pixels]) -> tuple[Part, ...]:
+    """Two parts with exactly these pixels if there are any, else more, each taking the most pixels still left."""
+    for first, second in combinations(candidates, 2):
+        if candidates[first] | candidates[second] == pixels:
+            return first, second
+    parts, rest = [], pixels
+    while rest:
+        parts.append(max(candidates, key=lambda part: len(candidates[part] & rest)))
+        rest -= candidates[parts[-1]]
+    return tuple(parts)
+
+
+def search_pairs(height: int, width: int, radius: int, all_pairs: bool) -> Iterator[Pairs]:
+    """The pairs of every direction of `search_paths(radius)`, in its order.
+
+    all_pairs: every pair inside the grid. Otherwise, as in the official code, the pairs of those sources whose whole
+    neighbourhood lies inside: rows [0, height - radius + 1), columns [radius - 1, width - radius + 1), whatever the direction.
+    """
+    for dy, dx in search_paths(radius):
+        if all_pairs:
+            left, rows, columns = max(-dx, 0), max(height - dy, 0), max(width - abs(dx), 0)
+        else:
+            left, rows, columns = radius - 1, height - (radius - 1), width - 2 * (radius - 1)
+        corners = (0, left), (dy, left + dx), (0, left + min(dx, 0))
+        yield Pairs((dy, dx), *((slice(y, y + rows), slice(x, x + columns)) for y, x in corners))
