@@ -40,7 +40,7 @@ class Settings:
     power: float                 # of the poly rate
     warmup: float                # share of the steps in which the rate rises from 0
     detach_after_layer2: bool    # IRN trains no layer below layer3, LPCAM does
-    checkpoint_steps: int        # the state is saved after this many steps and after each epoch
+    checkpoint_steps: int        # the state is saved after so many steps
 
     def __post_init__(self) -> None:
         require_schedule("train_cam", self)

@@ -1,0 +1,18 @@
+"""The science of weakly supervised semantic segmentation on plain arrays and tensors; knows no configuration and no run folder."""
+
+from wsss.affinity import affinity_losses, edge_to_affinity
+from wsss.cam import class_activation_maps, multi_scale_cam, multi_scale_features
+from wsss.crf import DenseCRF, crf_labels, unary_from_labels
+from wsss.ir_label import ir_label
+from wsss.kmeans import kmeans
+from wsss.lpcam import class_probability, lpcam_maps, mean_direction, select_prototypes, split_cells
+from wsss.maps import pack, rebuild
+from wsss.metrics import Confusion, ThresholdCounts, average_precision
+from wsss.random_walk import random_walk
+
+__all__ = [
+    "Confusion", "DenseCRF", "ThresholdCounts", "affinity_losses", "average_precision", "class_activation_maps",
+    "class_probability", "crf_labels", "edge_to_affinity", "ir_label", "kmeans", "lpcam_maps", "mean_direction",
+    "multi_scale_cam", "multi_scale_features", "pack", "random_walk", "rebuild", "select_prototypes", "split_cells",
+    "unary_from_labels",
+]

@@ -1,0 +1,108 @@
+"""The steps themselves, from the classifier's weights to scored pseudo masks, against the official code's files.
+
+Everything goes through our stored form: float16 maps on their feature grids, prototypes and weights read from files.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config import compose, typed
+from steps import cam_to_ir_label, eval_cam, eval_sem_seg, make_cam, make_lpcam, make_sem_seg_labels
+from steps.artifacts import Maps, read_json, write_arrays
+from steps.context import StepContext
+from steps.journal import merge_journals
+from steps.networks import WEIGHTS
+from tests.reference import EXPECTED, IDS, REFERENCE, load
+from tests.wsss.reference_networks import reference_classifier, reference_irn
+from wsss.data.dataset import Dataset
+from wsss.data.images import read_mask
+from wsss.networks.weights import save_weights
+
+N_CLASSES = 20
+FACTS = {"backbone": "resnet50", "norm": "frozen_batch", "n_classes": N_CLASSES}
+
+
+def reference_dataset() -> Dataset:
+    labels = np.load(REFERENCE / "labels.npy")
+    return Dataset(name="reference", root=REFERENCE, classes=tuple(f"class{i}" for i in range(N_CLASSES)),
+                   lists={"train": IDS, "val": (), "all": IDS},
+                   labels={image_id: tuple(np.flatnonzero(row).tolist()) for image_id, row in zip(IDS, labels, strict=True)},
+                   image_files={image_id: f"JPEGImages/{image_id}.jpg" for image_id in IDS},
+                   mask_files={image_id: f"SegmentationClass/{image_id}.png" for image_id in IDS})
+
+
+def write_prototypes(path: Path) -> None:
+    """The prototypes of the reference case in the form of `prototypes.npz`."""
+    with np.load(REFERENCE / "prototypes.npz") as file:
+        rows = [(index, kind == "bg", center) for index in range(N_CLASSES) for kind in ("fg", "bg") for center in file[f"{kind}_{index}"]]
+    index, context, center = zip(*rows, strict=True)
+    write_arrays(path, class_index=np.array(index), is_context=np.array(context), center=np.stack(center),
+                 kept=np.ones(len(rows), bool))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Iterator[Path]:
+    """The six steps after the classifier, with the official recipe."""
+    folder = tmp_path_factory.mktemp("reference")
+    config = typed(compose(["recipe=official"]))
+    for name, network in (("train_cam", reference_classifier()), ("train_irn", reference_irn())):
+        (folder / name).mkdir()
+        save_weights(folder / name / WEIGHTS, network, FACTS)
+    (folder / "make_lpcam").mkdir()
+    write_prototypes(folder / "make_lpcam/prototypes.npz")
+    for step in (make_cam, make_lpcam, eval_cam, cam_to_ir_label, make_sem_seg_labels, eval_sem_seg):
+        name = step.__name__.split(".")[-1]
+        (folder / name).mkdir(exist_ok=True)
+        inputs = {path.name: path for path in folder.iterdir() if path.name != name}
+        step.run(StepContext(settings=getattr(config, name), dataset=reference_dataset(), folder=folder / name, inputs=inputs,
+                             lists={"ids": IDS, "prototypes": IDS, "scored": IDS, "val": ()}))
+        if not name.startswith("eval"):
+            merge_journals(folder / name, IDS)
+    yield folder
+
+
+@pytest.mark.parametrize(("step", "official"), [("make_cam", "cam"), ("make_lpcam", "lpcam")])
+@pytest.mark.parametrize("image_id", IDS)
+def test_both_official_maps_come_back_from_the_stored_ones(run, step, official, image_id):
+    maps, expected = Maps(run / step), load(official, image_id)
+    assert maps.classes(image_id) == expected["keys"].tolist()
+    for resolution, name in (("strided", "cam"), ("full", "high_res")):
+        # 1e-3 of a map whose maximum is 1
+        np.testing.assert_allclose(maps.map(image_id, resolution).numpy(), expected[name], atol=1e-3, rtol=0)
+
+
+def agreement(label: np.ndarray, expected: np.ndarray) -> float:
+    return float((label == expected).mean())
+
+
+@pytest.mark.parametrize(("step", "official"), [("cam_to_ir_label", "ir_label"), ("make_sem_seg_labels", "sem_seg")])
+def test_labels_and_pseudo_masks(run, step, official):
+    shares = {image_id: agreement(read_mask(run / step / f"{image_id}.png"), read_mask(REFERENCE / official / f"{image_id}.png"))
+              for image_id in IDS}
+    assert min(shares.values()) >= 0.999, shares
+
+
+def test_scores_of_the_pseudo_masks(run):
+    scores, expected = read_json(run / "eval_sem_seg/scores.json"), EXPECTED["eval"]["sem_seg"]
+    assert [iou is None for iou in scores["iou"]] == [iou is None for iou in expected["iou"]]
+    assert scores["miou"] == pytest.approx(expected["miou"], abs=1e-3)   # a pixel in a thousand may differ
+    assert (scores["threshold"], scores["images"]) == (0.35, 4)
+
+
+@pytest.mark.parametrize(("kind", "threshold", "official"), [("cam", 0.15, "cam@0.15"), ("lpcam", 0.30, "lpcam@0.3")])
+def test_scores_of_the_maps_at_the_published_thresholds(run, kind, threshold, official):
+    scores = read_json(run / "eval_cam/scores.json")["scores"][kind]
+    assert scores["threshold"] == threshold and "configuration" in scores["threshold_source"]
+    assert scores["miou"] == pytest.approx(EXPECTED["eval"][official]["miou"], abs=2e-4)   # through float16 maps
+    assert scores["oracle"]["miou"] >= scores["miou"] == scores["curve"]["miou"][round(100 * threshold)]
+
+
+def test_settings_are_those_of_the_official_code():
+    config = typed(compose(["recipe=official"]))
+    assert (config.make_cam.scales, config.cam_to_ir_label.conf_fg, config.cam_to_ir_label.conf_bg) == ([1.0, 0.5, 1.5, 2.0], 0.45, 0.25)
+    walk = config.make_sem_seg_labels
+    assert (walk.beta, walk.exp_times, walk.radius, walk.bg_threshold) == (10.0, 8, 5, 0.35)
+    assert (config.train_cam.momentum, config.train_cam.power, config.train_cam.classifier_rate) == (1e-4, 0.9, 10.0)
