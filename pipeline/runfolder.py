@@ -71,6 +71,7 @@ class RunFolder:
         complete = [folder for folder in self.path.glob(f"{step}.partial-*") if (folder / MANIFEST).exists()]
         if complete and not self.result(step).exists():
             os.rename(complete[0], self.result(step))
+        if self.result(step).exists():
             shutil.rmtree(self.path / f"{step}.replaced", ignore_errors=True)
 
     @contextmanager
