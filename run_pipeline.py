@@ -12,7 +12,10 @@ from wsss.errors import WsssError
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def _run(config: DictConfig) -> None:
-    exit_code = Pipeline(config).run_and_report()
+    try:
+        exit_code = Pipeline(config).run_and_report()
+    except WsssError as error:
+        sys.exit(f"error: {error}")
     if exit_code:
         sys.exit(exit_code)
 

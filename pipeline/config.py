@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
-from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pipeline.order import BY_NAME, STEPS, seed_step
 from steps.context import require
 from steps.datasets import KINDS
 from steps.networks import ModelSettings
-from wsss.data.dataset import check_id
+from wsss.data.dataset import check_id, did_you_mean
 from wsss.errors import ConfigError, WsssError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -67,10 +66,11 @@ class RunSettings:
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         for name in self.steps:
             if name not in BY_NAME:
-                raise ConfigError(f"steps: there is no step {name!r}.{suggest(name, BY_NAME)} Allowed: {', '.join(BY_NAME)}")
+                raise ConfigError(f"steps: there is no step {name!r}{did_you_mean(name, BY_NAME)} (allowed: {', '.join(BY_NAME)})")
         in_order = [name for name in BY_NAME if name in self.steps]
         require(self.steps == in_order and len(self.steps) > 0, "steps", self.steps, f"each step once and in order: {in_order}")
-        require(seed_step(self) in self.steps, "seed_maps", self.seed_maps.value,
+        reads_seeds = {"cam_to_ir_label", "make_sem_seg_labels"} & set(self.steps)
+        require(not reads_seeds or seed_step(self) in self.steps, "seed_maps", self.seed_maps.value,
                 f"maps that the steps make ({seed_step(self)} is not among them)")
         try:
             for part in self.run_name.split("/"):   # a member of a sweep is NAME/KEY=VALUE
@@ -147,12 +147,6 @@ def selected(config: Any) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def suggest(word: str, words: Any) -> str:
-    """" Did you mean 'x'?" for the nearest of `words`, or nothing."""
-    near = get_close_matches(word, list(words), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
-
-
 def _explain(error: Exception) -> str:
     """One line for an error of Hydra or OmegaConf: what was wrong, where, and what is allowed there."""
     cause = error
@@ -165,7 +159,7 @@ def _explain(error: Exception) -> str:
     if text.startswith("Key ") and parent is not None:
         keys = [str(key) for key in parent]
         wrong = full_key.rsplit(".", 1)[-1]
-        return f"{full_key}: there is no such key.{suggest(wrong, keys)} Allowed here: {', '.join(keys)}"
+        return f"{full_key}: there is no such key{did_you_mean(wrong, keys)} (allowed here: {', '.join(keys)})"
     return f"{full_key}: {text}"
 
 

@@ -2,7 +2,8 @@
 
 An identity is a plain dictionary, kept in the manifest so that a difference can be told by its key; its hash is the
 fingerprint. Workers, device, threads and logging do not count; precision does. The list of an "images" step does not
-count either: its artifacts are made one by one, so a longer list only means more of them.
+count either: its artifacts are made one by one, each with a digest of its image and label in the journal, so a longer
+list only means more of them.
 """
 
 import hashlib
@@ -22,9 +23,6 @@ NOT_RESULTS = {"split", "prototype_split", "checkpoint_steps"}   # lists count b
 
 def identities(config: Any, dataset: Dataset, lists: dict[str, Lists]) -> dict[str, dict]:
     """The identity of every step of the experiment."""
-    data = {"classes": list(dataset.classes), "max_side": dataset.max_side,
-            "images": dataset.digest_of_images(dataset.lists["all"]),
-            "labels": dataset.digest_of_labels(dataset.lists["all"])}
     result: dict[str, dict] = {}
     for name in config.steps:
         step = BY_NAME[name]
@@ -40,12 +38,12 @@ def identities(config: Any, dataset: Dataset, lists: dict[str, Lists]) -> dict[s
             identity["precision"] = config.precision.value
         if "model" in step.depends:
             identity["model"] = _model(config, name)
-        if step.kind != "score":
-            identity["data"] = data
-        identity["lists"] = {purpose: digest_of(ids) for purpose, ids in lists[name].items()
-                             if ids and not (step.kind == "images" and purpose == "ids")}
-        identity["masks"] = {purpose: dataset.digest_of_masks(ids) for purpose, ids in lists[name].items()
-                             if ids and purpose in ("scored", "val") and name != "train_cam"}
+        identity["data"] = {"classes": list(dataset.classes), "max_side": dataset.max_side}
+        for purpose, ids in lists[name].items():
+            if ids and (name, purpose) != ("train_cam", "val") and (step.kind, purpose) != ("images", "ids"):
+                identity["data"][f"images and labels of {purpose}"] = dataset.digest_of_images(ids)
+                if purpose in ("scored", "val"):
+                    identity["data"][f"masks of {purpose}"] = dataset.digest_of_masks(ids)
         result[name] = identity
     return result
 
@@ -57,10 +55,6 @@ def is_read(config: Any, dataset: Dataset, name: str, source: str) -> bool:
 
 def fingerprint(identity: dict) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def digest_of(ids: tuple[str, ...]) -> str:
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
@@ -85,7 +79,7 @@ def _fingerprint_read(config: Any, dataset: Dataset, lists: dict, known: dict, r
         val = lists["eval_cam"]["val"]
         threshold = settings_of(config.eval_cam.threshold)[config.seed_maps.value]
         return fingerprint({"version": known[source]["version"], "reads": known[source]["reads"], "threshold": threshold,
-                            "val": digest_of(val), "masks": dataset.digest_of_masks(val)})
+                            "val": dataset.digest_of_images(val), "masks": dataset.digest_of_masks(val)})
     return fingerprint(known[source])
 
 

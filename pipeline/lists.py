@@ -39,8 +39,8 @@ def masks_to_choose_by(dataset: Dataset) -> tuple[str, ...]:
 
 
 def chooses_pair(config: Any, dataset: Dataset) -> bool:
-    """Whether cam_to_ir_label's confident pair comes from the threshold that eval_cam chooses on val masks."""
-    return config.cam_to_ir_label.conf_fg is None and bool(masks_to_choose_by(dataset))
+    """Whether cam_to_ir_label's confident pair comes from the threshold of eval_cam, which then has something to do."""
+    return config.cam_to_ir_label.conf_fg is None and any(_eval_cam(config, dataset, {}).values())
 
 
 def _split(dataset: Dataset, split: str | None, default: Iterable[str]) -> tuple[str, ...]:
@@ -66,9 +66,12 @@ def _make_lpcam(config: Any, dataset: Dataset, needed: dict) -> Lists:
 
 def _eval_cam(config: Any, dataset: Dataset, needed: dict) -> Lists:
     threshold = config.eval_cam.threshold
-    open_ones = None in (threshold.cam, threshold.lpcam_fg, threshold.lpcam)
-    return {"scored": _with_masks(dataset, config.eval_cam.split),
-            "val": masks_to_choose_by(dataset) if open_ones else ()}
+    scored = _with_masks(dataset, config.eval_cam.split)
+    if None not in (threshold.cam, threshold.lpcam_fg, threshold.lpcam):
+        return {"scored": scored, "val": ()}
+    val = masks_to_choose_by(dataset)
+    _refuse_choosing_on_scored("eval_cam", scored, val, "eval_cam.threshold")
+    return {"scored": scored, "val": val}
 
 
 def _cam_to_ir_label(config: Any, dataset: Dataset, needed: dict) -> Lists:
@@ -80,9 +83,11 @@ def _train_irn(config: Any, dataset: Dataset, needed: dict) -> Lists:
 
 
 def _make_sem_seg_labels(config: Any, dataset: Dataset, needed: dict) -> Lists:
-    chosen = config.make_sem_seg_labels.bg_threshold is None
-    return {"ids": _split(dataset, config.make_sem_seg_labels.split, _union(needed.values()) or dataset.lists["train"]),
-            "val": masks_to_choose_by(dataset) if chosen else ()}
+    ids = _split(dataset, config.make_sem_seg_labels.split, _union([dataset.lists["train"], *needed.values()]))
+    val = masks_to_choose_by(dataset) if config.make_sem_seg_labels.bg_threshold is None else ()
+    scored = _union(needed.values())
+    _refuse_choosing_on_scored("eval_sem_seg", scored, val, "make_sem_seg_labels.bg_threshold")
+    return {"ids": ids, "val": val}
 
 
 def _eval_sem_seg(config: Any, dataset: Dataset, needed: dict) -> Lists:
@@ -103,6 +108,14 @@ def _with_masks(dataset: Dataset, split: str | None) -> tuple[str, ...]:
         raise ConfigError(f"split={split!r} is to be scored, but not all of its {len(ids)} images have masks in "
                           f"{dataset.root}. Add the masks or choose another list")
     return ()
+
+
+def _refuse_choosing_on_scored(step: str, scored: tuple[str, ...], val: tuple[str, ...], key: str) -> None:
+    """A threshold must not be chosen on images that are scored with it."""
+    both = set(scored) & set(val)
+    if both:
+        raise ConfigError(f"{step}.split holds {len(both)} images of the list val, on whose masks {key} is chosen. Set {key} to "
+                          "numbers, or score a list without them")
 
 
 def _check_cover(config: Any, name: str, lists: Lists, readers: dict[str, tuple[str, ...]]) -> None:

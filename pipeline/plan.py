@@ -8,6 +8,7 @@ from pipeline.fingerprint import differences, fingerprint, identities, is_read
 from pipeline.lists import Lists, derive_lists
 from pipeline.order import BY_NAME, Step
 from pipeline.runfolder import MANIFEST, RunFolder
+from steps.networks import check_weights
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
 
@@ -56,37 +57,45 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder) -> list[PlannedS
         step = BY_NAME[name]
         reads = tuple(source for source in step.reads(config) if is_read(config, dataset, name, source))
         planned = PlannedStep(step, lists[name], known[name], RUN, reads=reads)
-        _decide(config, folder, planned)
+        _decide(config, dataset, folder, planned)
         if name not in chosen and planned.works:
             planned.usable = False
             planned.action = LEFT_OUT
         if planned.works:
             _check_reads(config, planned, plan)
             _check_replacing(config, folder, planned)
+            if hasattr(step.module, "check"):
+                step.module.check(getattr(config, name))
         plan[name] = planned
+    if any(planned.works and "weights" in planned.identity.get("model", {}) for planned in plan.values()):
+        check_weights(config.model)
     return list(plan.values())
 
 
-def _decide(config: Any, folder: RunFolder, planned: PlannedStep) -> None:
+def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep) -> None:
     """Set what is to be done with a step and why."""
     if planned.step.kind == "score" and not any(planned.lists.values()):
-        planned.action, planned.why = NOTHING, "the data set has no masks for its list"
+        planned.action, planned.why = NOTHING, "not all images of its list have masks"
         return
     manifest, partial = folder.manifest(planned.name), folder.partial(planned.name, planned.fingerprint)
     ids = planned.lists.get("ids", ())
     images = planned.step.kind == "images"
     if manifest is None or manifest["fingerprint"] != planned.fingerprint:
-        done = folder.finished_ids(partial) if images else set()
-        planned.to_do = len(set(ids) - done) if images else 0
+        planned.to_do = len(folder.unfinished(partial, ids, dataset)) if images else 0
         planned.action = CONTINUE if partial.exists() else RUN
         planned.why = "; ".join(differences(manifest["identity"], planned.identity)[:4]) if manifest else ""
         return
-    missing = set(ids) - folder.finished_ids(folder.result(planned.name)) if images else set()
+    missing = folder.unfinished(folder.result(planned.name), ids, dataset) if images else []
+    damaged = folder.damaged_files(planned.name)
     planned.to_do = len(missing)
     if config.force and planned.name in selected(config):
         planned.action, planned.why, planned.to_do, planned.fresh = RUN, "force=true", len(ids), True
     elif missing:
-        planned.action, planned.why = CONTINUE, f"{len(missing)} of {len(ids)} images are missing"
+        planned.action, planned.why = CONTINUE, f"{len(missing)} of {len(ids)} images are missing or changed"
+    elif damaged:
+        planned.action, planned.why, planned.fresh = RUN, f"{', '.join(damaged[:3])} missing or damaged", not images
+    elif folder.has_open_journal(planned.name):
+        planned.action, planned.why = CONTINUE, "its journal is not merged yet"
     else:
         planned.action = DONE
 
@@ -97,7 +106,7 @@ def _check_reads(config: Any, planned: PlannedStep, plan: dict[str, PlannedStep]
             raise ConfigError(f"{planned.name} reads {source}, which is not among the steps of this experiment "
                               f"({', '.join(config.steps)}). {_without(planned.name, source)}")
         if not plan[source].usable:
-            state = f"was made with other settings ({plan[source].why})" if plan[source].why else "has not been made"
+            state = f"is not up to date ({plan[source].why})" if plan[source].why else "has not been made"
             raise ConfigError(f"{planned.name} reads {source}, which {state}. Run it too: {BY_NAME[source].flag}=true, or "
                               "set no flag at all")
 

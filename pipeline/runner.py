@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -24,7 +25,7 @@ from steps.context import StepContext, Stopped
 from steps.datasets import open_dataset
 from steps.journal import merge_journals
 from wsss.errors import ConfigError, WsssError
-from wsss.files import write_text
+from wsss.files import sweep, write_text
 
 
 class Pipeline:
@@ -62,11 +63,12 @@ class Pipeline:
         Stopped
             after SIGINT or SIGTERM; what was finished is saved.
         """
-        self.plan()
+        if self.folder.path.exists():
+            with self.folder.locked():
+                self.folder.recover(self.config.steps)
+        self.plan()   # refuses what cannot be before the folder is made
         with self.folder.locked(), self._signals():
             _pin_threads(self.config.threads, self.device)
-            for step in self.config.steps:
-                self.folder.recover(step)
             plan = make_plan(self.config, self.dataset, self.folder)
             write_text(self.folder.path / "config.yaml", OmegaConf.to_yaml(self.composed, resolve=True))
             self.console.plan(self.folder.path, self.dataset, self.device, plan)
@@ -94,7 +96,10 @@ class Pipeline:
     def _work(self, planned: PlannedStep) -> None:
         """Do one step and make its result final."""
         folder = self._work_folder(planned)
+        if planned.fresh:
+            shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         context = self._context(planned, folder)
         start, started = time.perf_counter(), time.strftime("%Y-%m-%dT%H:%M:%S")
         _reset_peak_memory(self.device)
@@ -131,6 +136,8 @@ class Pipeline:
     @contextmanager
     def _signals(self):
         """SIGINT and SIGTERM ask the step to save and stop; a second one ends the process at once."""
+        self._stop_signal = None
+
         def ask(number: int, frame: Any) -> None:
             self._stop_signal = number
             signal.signal(number, signal.SIG_DFL)
@@ -155,8 +162,10 @@ def _device(name: str) -> torch.device:
 
 def _pin_threads(threads: int | None, device: torch.device) -> None:
     """A fixed thread count: sums depend on it, so results are bit-identical at the same count only."""
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(threads or available)
     if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False   # float32 is float32
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")   # asked for by torch's deterministic algorithms
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from steps.artifacts import Maps, read_json, write_label
-from steps.context import StepContext, require
+from steps.context import StepContext, require, require_package
 from steps.eval_cam import SCORES
 from steps.inference import for_each_image
 from steps.thresholds import PUBLISHED, confident_pair
@@ -43,6 +43,11 @@ class Settings:
                 "0 <= conf_bg <= conf_fg <= 1")
         require(self.crf_iterations >= 1, "cam_to_ir_label.crf_iterations", self.crf_iterations, "at least 1")
         require(0 < self.gt_prob < 1, "cam_to_ir_label.gt_prob", self.gt_prob, "a probability above 0 and below 1")
+
+
+def check(settings: Settings) -> None:
+    """Refuse a back end that is not installed."""
+    require_package("pydensecrf", settings.crf_backend is CRFBackend.pydensecrf, "cam_to_ir_label.crf_backend")
 
 
 def run(context: StepContext) -> dict[str, Any]:

@@ -4,12 +4,14 @@ A step is a module of this package with
 
     Settings        a dataclass: its keys under `conf/`, with the source of each number beside it
     VERSION         raised by its author whenever its results change for the same settings
+    check(settings) where it has one: refuses, before any work, what needs more than a look at the settings
     run(context)    does the work; returns a JSON-able dict that goes into the step's manifest
 
 It reads artifacts from `context.inputs`, writes into `context.folder` and nowhere else, and knows neither the run
 folder nor the Hydra config.
 """
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 
 from wsss.data.dataset import Dataset
-from wsss.errors import ConfigError
+from wsss.errors import BackendError, ConfigError
 
 
 class Stopped(Exception):
@@ -86,3 +88,15 @@ def require(condition: bool, key: str, value: Any, expected: str) -> None:
     """
     if not condition:
         raise ConfigError(f"{key}={value!r} is not possible: expected {expected}")
+
+
+def require_package(package: str, wanted: bool, key: str) -> None:
+    """Refuse an optional back end whose package is not installed.
+
+    Raises
+    ------
+    BackendError
+        when it is `wanted` and cannot be found.
+    """
+    if wanted and importlib.util.find_spec(package) is None:
+        raise BackendError(f"{key}={package}: the package is not installed. The README, \"Packages\", says how; {key}=torch needs nothing")

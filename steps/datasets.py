@@ -22,6 +22,8 @@ class DataSettings:
     max_side: int | None      # photographs with a longer side are shrunk to it when read; results keep their size
 
     def __post_init__(self) -> None:
+        require(KINDS.get(self.kind, (None,))[0] is type(self), "data.kind", self.kind,
+                "what the file of the group sets; choose the kind by data=NAME")
         require(self.image_size >= 32 and self.image_size % 16 == 0, "data.image_size", self.image_size,
                 "a multiple of 16, at least 32")
         require(self.max_side is None or self.max_side >= 16, "data.max_side", self.max_side, "null or at least 16 pixels")

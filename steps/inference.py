@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from steps.context import StepContext, Stopped
+from steps.context import StepContext
 from steps.journal import Journal, is_whole, read_journals
 from wsss.errors import WsssError
 
@@ -23,7 +23,7 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Iterable[Pa
     """
     done = read_journals(context.folder)
     pending = [image_id for image_id in context.my_ids
-               if image_id not in done or not is_whole(context.folder, done[image_id])]
+               if not is_whole(context.folder, done.get(image_id), context.dataset.digest_of_image(image_id))]
     total = len(context.my_ids)
     journal = Journal(context.folder, context.shard)
     try:
@@ -32,11 +32,9 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Iterable[Pa
             start = time.perf_counter()
             try:
                 files, facts = make(image_id)
-                journal.add(image_id, files, time.perf_counter() - start, **facts)
-            except (WsssError, Stopped):
-                raise
-            except Exception as error:
-                raise WsssError(f"{image_id}: {type(error).__name__}: {error}") from error
+                journal.add(image_id, files, time.perf_counter() - start, source=context.dataset.digest_of_image(image_id), **facts)
+            except WsssError as error:
+                raise type(error)(f"{image_id}: {error}") from error
             context.progress(number, total, "images")
     finally:
         journal.close()

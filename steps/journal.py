@@ -39,10 +39,10 @@ class Journal:
         self._file.close()
 
 
-def is_whole(folder: Path, line: dict) -> bool:
-    """Whether the files of a finished image are there with the sizes that were recorded."""
+def is_whole(folder: Path, line: dict | None, source: str) -> bool:
+    """Whether an image is finished: its files are there with the recorded sizes, made from the image and label `source`."""
     try:
-        return all((folder / name).stat().st_size == size for name, (size, _) in line["files"].items())
+        return line is not None and line["source"] == source and all((folder / name).stat().st_size == size for name, (size, _) in line["files"].items())
     except OSError:
         return False
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from steps.artifacts import FG_ONLY, Maps, write_array
-from steps.context import StepContext, require
+from steps.context import StepContext, require, require_package
 from steps.inference import for_each_image
 from steps.networks import feature_function, load_classifier
 from steps.prototypes import make_prototypes
@@ -57,6 +57,11 @@ class Settings:
         require(self.max_features_per_class >= self.n_clusters, "make_lpcam.max_features_per_class",
                 self.max_features_per_class, f"at least make_lpcam.n_clusters={self.n_clusters}")
         require(self.kmeans_tolerance >= 0, "make_lpcam.kmeans_tolerance", self.kmeans_tolerance, "at least 0")
+
+
+def check(settings: Settings) -> None:
+    """Refuse a back end that is not installed."""
+    require_package("kmeans_pytorch", settings.kmeans_backend is KMeansBackend.kmeans_pytorch, "make_lpcam.kmeans_backend")
 
 
 def run(context: StepContext) -> dict[str, Any]:

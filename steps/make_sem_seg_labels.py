@@ -77,9 +77,9 @@ class Walk:
         with torch.inference_mode():
             batch = network_input(context, image_id, flip=True)   # (2, 3, H, W)
             with context.autocast():
-                edge = self.irn.edge_map(batch)   # (1, h, w)
+                edge = self.irn.edge_map(batch).float()   # (1, h, w)
             seeds = self.maps.map(image_id, "strided", context.device)   # (K, h, w)
-            walked = random_walk(seeds, edge.float(), beta=settings.beta, exp_times=settings.exp_times,
+            walked = random_walk(seeds, edge, beta=settings.beta, exp_times=settings.exp_times,
                                  radius=settings.radius)
         highest = walked.max() if walked.numel() else walked.new_zeros(())
         return (walked / highest if highest > 0 else walked), edge[0]

@@ -127,3 +127,14 @@ def _facts(path: Path, n_classes: int | None = None) -> dict[str, Any]:
         raise ArtifactError(f"{path} was trained for {facts['n_classes']} classes, the data set has {n_classes}. Choose "
                             "another run with name=NAME, or train again with replace=true")
     return facts
+
+
+def check_weights(model: ModelSettings) -> None:
+    """Make sure before any work that the ImageNet weights are there, are whole and fit; torchvision's are fetched now.
+
+    Raises
+    ------
+    WeightsError
+        with what to put where.
+    """
+    load_pretrained(resnet(model.backbone.value, "frozen_batch"), model.backbone.value, model.weights)

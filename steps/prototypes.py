@@ -11,6 +11,7 @@
                                image id and (row, column) on the feature grid of its m nearest features ("" where fewer)
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,25 +107,18 @@ def make_prototypes(context: StepContext, features_of: Callable, weight: torch.T
     features of one class (`max_features_per_class` of foreground and of context).
     """
     path, n_classes = context.folder / FILE, len(context.dataset.classes)
+    parts = context.folder / "prototypes"
     if not path.exists():
-        parts = context.folder / "prototypes"
         parts.mkdir(parents=True, exist_ok=True)
         for index in range(n_classes):
             context.check_stop()
             if not (parts / f"{index}.npz").exists():
                 write_arrays(parts / f"{index}.npz", **_class_prototypes(context, index, features_of, weight, cams))
             context.progress(index + 1, n_classes, f"prototypes of {context.dataset.classes[index]}")
-        _merge(parts, path, n_classes)
+        loaded = [dict(np.load(parts / f"{index}.npz", allow_pickle=False)) for index in range(n_classes)]
+        write_arrays(path, **{name: np.concatenate([arrays[name] for arrays in loaded]) for name in loaded[0]})
+    shutil.rmtree(parts, ignore_errors=True)
     return Prototypes(path, n_classes, context.device)
-
-
-def _merge(parts: Path, path: Path, n_classes: int) -> None:
-    files = [parts / f"{index}.npz" for index in range(n_classes)]
-    loaded = [dict(np.load(file, allow_pickle=False)) for file in files]
-    write_arrays(path, **{name: np.concatenate([arrays[name] for arrays in loaded]) for name in loaded[0]})
-    for file in files:
-        file.unlink()
-    parts.rmdir()
 
 
 def _class_prototypes(context: StepContext, index: int, features_of: Callable, weight: torch.Tensor,

@@ -5,6 +5,7 @@ only its weights, its optimiser's tensors, the log and the number of the next st
 """
 
 import json
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from steps.context import StepContext, Stopped, require
 from wsss.errors import ArtifactError, WsssError
@@ -79,14 +80,14 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
                         **{name: _finite(name, value, step, plan) for name, value in losses.items()}})
             step += 1
             context.progress(step, total, f"loss {log[-1]['loss']:.4f}")
-            if context.stop():
-                _save_state(context, module, optimizer, step, log)
-                raise Stopped
             if step % epoch_steps == 0:
                 log.append({"step": step, "epoch": epoch, **validate()})
                 module.train()
-            if step == total or step % plan.checkpoint_steps == 0:
+            stop = context.stop()
+            if stop or step == total or step % plan.checkpoint_steps == 0:
                 _save_state(context, module, optimizer, step, log)
+            if stop:
+                raise Stopped
     return log
 
 
@@ -96,8 +97,21 @@ class _Samples(Dataset):
     def __init__(self, sample: Callable[[int, str], tuple]):
         self.sample = sample
 
-    def __getitem__(self, key: tuple[int, str]) -> tuple:
-        return self.sample(*key)
+    def __getitem__(self, key: tuple[int, str]) -> tuple | WsssError:
+        try:
+            return self.sample(*key)
+        except WsssError as error:   # handed over as a value: a loader would wrap it into its worker's traceback
+            return type(error)(f"{key[1]}: {error}")
+
+
+def _collate(samples: list[tuple | WsssError]) -> list[torch.Tensor] | WsssError:
+    return next((sample for sample in samples if isinstance(sample, WsssError)), None) or default_collate(samples)
+
+
+def _worker_ignores_signals(worker: int) -> None:
+    """A signal to the process group is for the main process, which saves and then ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _batches(context: StepContext, plan: Plan, sample: Callable, ids: tuple[str, ...], epoch: int, first: int) -> Iterator[tuple]:
@@ -105,8 +119,13 @@ def _batches(context: StepContext, plan: Plan, sample: Callable, ids: tuple[str,
     order = generator(context.seed, plan.purpose, "order", epoch).permutation(len(ids))
     keys = [[(epoch, ids[i]) for i in order[b * plan.batch_size:(b + 1) * plan.batch_size]]
             for b in range(first, plan.steps_per_epoch(len(ids)))]
-    return iter(DataLoader(_Samples(sample), batch_sampler=keys, num_workers=context.workers,
-                           pin_memory=context.device.type == "cuda"))
+    loader = DataLoader(_Samples(sample), batch_sampler=keys, collate_fn=_collate, num_workers=context.workers,
+                        worker_init_fn=_worker_ignores_signals, pin_memory=context.device.type == "cuda",
+                        multiprocessing_context="fork" if context.workers else None)   # closures cannot be pickled
+    for batch in loader:
+        if isinstance(batch, WsssError):
+            raise batch
+        yield batch
 
 
 def _finite(name: str, value: torch.Tensor, step: int, plan: Plan) -> float:

@@ -7,7 +7,6 @@ It therefore does not depend on the number of workers or ranks, on the order of 
 import hashlib
 
 import numpy as np
-import torch
 
 
 def derived_seed(seed: int, *what: str | int) -> int:
@@ -20,7 +19,3 @@ def generator(seed: int, *what: str | int) -> np.random.Generator:
     """A NumPy generator for the purpose `what`."""
     return np.random.default_rng(derived_seed(seed, *what))
 
-
-def torch_generator(seed: int, *what: str | int) -> torch.Generator:
-    """A CPU torch generator for the purpose `what` (weight initialisation, sampling of features)."""
-    return torch.Generator().manual_seed(derived_seed(seed, *what))

@@ -83,11 +83,32 @@ def test_sigkill_in_the_middle(step, smoke, outputs):
     assert contents(outputs / "smoke" / step) == before
 
 
-def test_sigterm_saves_and_says_how_to_go_on(smoke, outputs):
-    before = remove(outputs, "make_cam")
+@pytest.mark.parametrize("step", ["train_cam", "make_cam"])
+def test_sigterm_saves_and_says_how_to_go_on(step, smoke, outputs):
+    before = remove(outputs, step)
     code = KILLED.replace("SIGKILL", "SIGTERM").replace(".run()", ".run_and_report())").replace("Pipeline.compose", "sys.exit(Pipeline.compose")
-    stopped = subprocess.run([sys.executable, "-c", code, "5", *SMOKE, f"outputs={outputs}"], cwd=ROOT, capture_output=True, text=True)
+    stopped = subprocess.run([sys.executable, "-c", code, "6", *SMOKE, f"outputs={outputs}"], cwd=ROOT, capture_output=True, text=True)
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
     assert "the same command continues" in stopped.stderr
     smoke().run()
-    assert contents(outputs / "smoke" / "make_cam") == before
+    assert contents(outputs / "smoke" / step) == before
+
+
+@pytest.mark.parametrize(("step", "after"), [("make_lpcam", 3), ("make_lpcam", 12), ("cam_to_ir_label", 5)])
+def test_sigkill_in_the_middle_of_a_write(step, after, smoke, outputs):
+    """The file is there under its temporary name when the process dies: after 3 writes make_lpcam still clusters."""
+    before = remove(outputs, step)
+    code = KILLED.replace("Console.progress = die", "os.fsync = die")
+    killed = subprocess.run([sys.executable, "-c", code, str(after), *SMOKE, f"outputs={outputs}"], cwd=ROOT, capture_output=True,
+                            text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list((outputs / "smoke").rglob("*.tmp"))
+    smoke().run()
+    assert contents(outputs / "smoke" / step) == before
+
+
+def test_a_kill_between_the_two_renames_of_a_finished_step(smoke, outputs):
+    run = outputs / "smoke"
+    (run / "make_cam").rename(run / f"make_cam.partial-{smoke().plan()[1].fingerprint[:12]}")
+    smoke("eval_cam_pass=true", "force=true").run()
+    assert set(actions(smoke()).values()) == {"up to date"} and not list(run.glob("*.partial-*"))

@@ -10,7 +10,7 @@ from pipeline import Pipeline
 from steps.artifacts import Maps
 from tests.check_summary import check
 from wsss.data.images import read_mask, write_mask
-from wsss.errors import ArtifactError, ConfigError, WsssError
+from wsss.errors import ArtifactError, ConfigError, DataError, WsssError
 
 
 def actions(pipeline) -> dict[str, str]:
@@ -59,7 +59,9 @@ def test_stored_maps_are_small_and_checked(outputs):
 
 def test_a_second_call_has_nothing_to_do(smoke):
     assert set(actions(smoke()).values()) == {"up to date"}
-    assert smoke().run()["eval_sem_seg"]["miou"] == smoke().run()["eval_sem_seg"]["miou"]
+    before = {path: path.stat().st_mtime_ns for path in smoke().folder.path.glob("*/**/*")}
+    smoke().run()
+    assert {path: path.stat().st_mtime_ns for path in smoke().folder.path.glob("*/**/*")} == before
 
 
 def test_workers_threads_and_device_change_nothing(smoke):
@@ -103,7 +105,7 @@ def test_missing_artifacts_are_made_again_alone(smoke, outputs):
     files[1].write_bytes(b"")
     files[2].write_bytes(before[2][:-10])
     untouched = sorted(folder.glob("*.npy"))[-1].stat().st_mtime_ns
-    assert works(smoke()) == {"make_cam": "3 of 32 images are missing"}
+    assert works(smoke()) == {"make_cam": "3 of 32 images are missing or changed"}
     smoke().run()
     assert [file.read_bytes() for file in files] == before
     assert sorted(folder.glob("*.npy"))[-1].stat().st_mtime_ns == untouched
@@ -119,7 +121,7 @@ def test_what_a_step_reads_must_exist(smoke, outputs):
     shutil.rmtree(outputs / "smoke/make_cam")
     with pytest.raises(ConfigError, match="make_lpcam reads make_cam, which has not been made. Run it too: make_cam_pass=true"):
         smoke("make_lpcam_pass=true", "force=true").plan()
-    with pytest.raises(ConfigError, match=r"eval_sem_seg reads make_sem_seg_labels, which was made with other settings .*beta: 10.0 -> 7.0"):
+    with pytest.raises(ConfigError, match=r"eval_sem_seg reads make_sem_seg_labels, which is not up to date .*beta: 10.0 -> 7.0"):
         smoke("make_sem_seg_labels.beta=7", "eval_sem_seg_pass=true").plan()
 
 
@@ -152,11 +154,74 @@ def test_a_damaged_manifest_is_named_and_kept(smoke, outputs):
     assert manifest.read_text() == "{" and list(manifest.parent.glob("*.npy"))
 
 
-def test_the_irn_baseline_has_no_make_lpcam(outputs):
-    pipeline = Pipeline.compose("experiment=irn", "data.n_train=24", "data.n_val=8", f"outputs={outputs}")
+QUICK = ("data.n_train=24", "data.n_val=8", "data.image_size=96", "train_cam.epochs=1", "train_irn.epochs=1", "threads=1")
+
+
+def test_the_irn_baseline_in_bf16_with_soft_maps(outputs):
+    pipeline = Pipeline.compose("experiment=irn", "precision=bf16", "make_sem_seg_labels.save_soft=true", *QUICK, f"outputs={outputs}")
     plan = {planned.name: planned for planned in pipeline.plan()}
     assert "make_lpcam" not in plan
     assert plan["cam_to_ir_label"].reads == ("make_cam", "eval_cam")
+    summary = pipeline.run()
+    assert list(summary["eval_cam"]) == ["cam"] and summary["eval_sem_seg"]["images"] == 24
+    edge = np.load(next((outputs / "irn/make_sem_seg_labels/edge").glob("*.npy")))
+    assert edge.dtype == np.float16 and 0 <= edge.min() <= edge.max() <= 1
+
+
+def test_the_numbers_of_irn_and_of_lpcam():
+    lpcam, irn = (Pipeline.compose(f"recipe={name}").config for name in ("official", "irn"))
+    pairs = [(config.eval_cam.threshold.cam, config.cam_to_ir_label.conf_fg, config.cam_to_ir_label.conf_bg,
+              config.make_sem_seg_labels.bg_threshold, config.train_cam.detach_after_layer2) for config in (lpcam, irn)]
+    assert pairs == [(0.15, 0.45, 0.25, 0.35, False), (0.15, 0.30, 0.05, 0.25, True)]
+
+
+def test_loader_processes_change_no_byte(outputs):
+    quick = ("experiment=smoke", *QUICK, "train_cam_pass=true", f"outputs={outputs}")
+    weights = []
+    for workers in (0, 2):
+        Pipeline.compose(*quick, f"name=workers{workers}", f"workers={workers}").run()
+        weights.append((outputs / f"workers{workers}/train_cam/weights.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_a_damaged_training_sample_is_named_also_by_a_loader_process(outputs):
+    root = next((outputs / ".data").iterdir())
+    image = root / "images" / f"{(root / 'train.txt').read_text().split()[0]}.jpg"
+    content = bytearray(image.read_bytes())
+    content[2:300] = bytes(298)   # damage that only decoding finds
+    image.write_bytes(content)
+    pipeline = Pipeline.compose("experiment=smoke", *QUICK, "name=damaged", "train_cam_pass=true", "workers=1", f"outputs={outputs}")
+    with pytest.raises(DataError, match=f"{image.stem}.jpg is (truncated or )?damaged"):
+        pipeline.run()
+
+
+def test_a_changed_label_or_image_makes_what_reads_it_stale(smoke, outputs):
+    root = next((outputs / ".data").iterdir())
+    labels = (root / "labels.csv").read_text().splitlines()
+    val = (root / "val.txt").read_text().split()[0]
+    labels = [f"{val},fox" if line.startswith(f"{val},") else line for line in labels]
+    (root / "labels.csv").write_text("\n".join(labels) + "\n")
+    stale = works(smoke("replace=true"))
+    assert stale["make_cam"] == stale["make_lpcam"] == "1 of 32 images are missing or changed"   # a val image is not trained on
+    assert "train_cam" not in stale and "images and labels of val changed" in stale["eval_cam"]
+
+
+def test_missing_results_of_training_and_scoring_are_found(smoke, outputs):
+    (outputs / "smoke/eval_cam/scores.json").unlink()
+    assert works(smoke()) == {"eval_cam": "scores.json missing or damaged"}
+    smoke().run()
+    (outputs / "smoke/train_cam/weights.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match="train_cam is finished .* would be replaced .weights.safetensors missing or damaged"):
+        smoke().plan()
+
+
+def test_thresholds_are_never_chosen_on_what_is_scored(smoke):
+    with pytest.raises(ConfigError, match="eval_cam.split holds 8 images of the list val, on whose masks eval_cam.threshold is chosen"):
+        smoke("eval_cam.split=val").plan()
+    with pytest.raises(ConfigError, match="eval_sem_seg.split holds 8 images of the list val, on whose masks make_sem_seg_labels.bg"):
+        smoke("eval_sem_seg.split=all").plan()
+    plan = smoke("eval_sem_seg.split=val", "make_sem_seg_labels.bg_threshold=0.3", "replace=true").plan()
+    assert len(plan[6].lists["ids"]) == 24 + 8   # the pseudo masks of train are made all the same
 
 
 def test_without_masks_the_rest_runs(outputs, tmp_path):

@@ -9,7 +9,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from tests.reference import IDS, REFERENCE
 from wsss.data.images import (
-    check_image, image_size, normalise, read_image, read_mask, resize_image, resize_mask, scaled_size, write_file, write_mask,
+    check_image, image_size, normalise, read_image, read_mask, resize_image, resize_mask, scaled_size, write_mask,
 )
 from wsss.errors import ArgumentError, DataError
 from wsss.palette import VOC_PALETTE
@@ -175,21 +175,6 @@ def test_write_mask_is_deterministic_and_leaves_no_temporary(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]
     shown = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
     assert np.array_equal(shown, VOC_PALETTE[mask])
-
-
-def test_a_failed_write_keeps_the_old_file_and_no_temporary(tmp_path, monkeypatch):
-    write_file(tmp_path / "a.png", b"old")
-    names = []
-
-    def fail(descriptor):
-        names.extend(os.listdir(tmp_path))
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_file(tmp_path / "a.png", b"new")
-    assert [name for name in names if name.endswith(".png")] == ["a.png"] and len(names) == 2
-    assert os.listdir(tmp_path) == ["a.png"] and (tmp_path / "a.png").read_bytes() == b"old"
 
 
 def test_write_mask_refuses_what_is_no_mask(tmp_path):

@@ -1,0 +1,255 @@
+"""The one description of a data set. VOC, COCO, a user's folder and the embedded set are all a `Dataset`; no step knows which.
+
+Mask values: 0 background, i + 1 for class i (0-based), 255 ignore. Two frames: the *original* one of the files, in which
+ground-truth masks live, and the *working* one, the image shrunk to at most `max_side`, in which networks and stored maps live.
+"""
+
+import difflib
+import hashlib
+import os
+import unicodedata
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from wsss.data.images import image_size, read_image, read_mask, resize_image, scaled_size
+from wsss.errors import DataError
+
+MAX_CLASSES = 254  # 0 is background and 255 is ignore
+MAX_REPORTED = 10
+_END_BYTES = 4096  # of an image file, at each end, for its digest: header with orientation, and the last of its pixels
+_MAX_ID_BYTES = 200  # file systems allow 255 for a name; artifacts add a suffix
+
+
+def check_id(image_id: str) -> str:
+    """`image_id` in Unicode normal form C, after making sure that it is safe as the stem of a file name inside a folder.
+
+    Raises DataError for: empty, '/' or '\\', a leading '.', blanks at the ends, control characters, more than 200 bytes of UTF-8.
+    """
+    image_id = unicodedata.normalize("NFC", image_id)
+    reason = None
+    if not image_id:
+        reason = "is empty"
+    elif "/" in image_id or "\\" in image_id:
+        reason = "holds a path separator and would leave its folder"
+    elif image_id.startswith("."):
+        reason = "starts with a dot"
+    elif any(unicodedata.category(character) in ("Cc", "Cs") for character in image_id):
+        reason = "holds a control character or undecodable byte"
+    elif image_id != image_id.strip():
+        reason = "starts or ends with a blank"
+    elif len(image_id.encode()) > _MAX_ID_BYTES:
+        reason = f"is longer than {_MAX_ID_BYTES} bytes"
+    if reason:
+        raise DataError(f"id {image_id[:80]!r} {reason}; an id is a plain file name without its suffix: rename it")
+    return image_id
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` with the nearest of `known`, or an empty string."""
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def format_size(size: tuple[int, int]) -> str:
+    """(H, W) for a message, in words, because people write sizes in both orders."""
+    return f"{size[0]} high and {size[1]} wide"
+
+
+def refuse(where: str, problems: Sequence[str]) -> None:
+    """Raises one DataError for all `problems` (the first 10 in full), or does nothing if there is none."""
+    if not problems:
+        return
+    shown = list(problems[:MAX_REPORTED])
+    if len(problems) > MAX_REPORTED:
+        shown.append(f"... and {len(problems) - MAX_REPORTED} more")
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    raise DataError("\n  - ".join([f"{where}: {count}", *shown]))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file in Unicode normal form C; byte order mark, CRLF and blanks at the ends are dropped."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
+    return [unicodedata.normalize("NFC", line).strip() for line in text.split("\n")]
+
+
+def read_list(path: Path, known: Mapping[str, str]) -> tuple[str, ...]:
+    """The ids of a text file, one a line, in the file's order; empty lines are skipped.
+
+    Raises DataError for an empty list, duplicates, and ids that are not in `known` (id -> image file).
+    """
+    ids = [line for line in read_lines(path) if line]
+    if not ids:
+        raise DataError(f"list {path} is empty; expected an id a line")
+    problems, seen = [], set()
+    for image_id in ids:
+        if image_id in seen:
+            problems.append(f"{image_id!r} is listed twice")
+        elif image_id not in known:
+            problems.append(without_image(image_id, known))
+        seen.add(image_id)
+    refuse(f"list {path}", problems)
+    return tuple(ids)
+
+
+def without_image(image_id: str, known: Container[str]) -> str:
+    """What is wrong with an id that has no image: it cannot be an id, it has a suffix, or there is no such image."""
+    try:
+        check_id(image_id)
+    except DataError as error:
+        return str(error)
+    stem = image_id.rpartition(".")[0]
+    return f"{image_id!r} has no image" + (f"; write {stem!r}, without the suffix" if stem in known else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Ids, classes, image-level labels, files and lists. Paths are relative to `root`; nothing is read before it is asked for."""
+
+    name: str
+    root: Path
+    classes: tuple[str, ...]  # foreground; class i is mask value i + 1
+    lists: Mapping[str, tuple[str, ...]] = field(repr=False)  # at least "train", "val" (may be empty) and "all"
+    labels: Mapping[str, tuple[int, ...]] = field(repr=False)  # id -> classes present, 0-based, ascending
+    image_files: Mapping[str, str] = field(repr=False)  # id -> file
+    mask_files: Mapping[str, str] = field(repr=False, default_factory=dict)  # id -> file, for the ids that have one
+    max_side: int | None = None  # longest side of the working frame in pixels; None keeps the original
+    _digests: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self):
+        if not 1 <= len(self.classes) <= MAX_CLASSES:
+            raise DataError(f"data set {self.name}: {len(self.classes)} classes; expected 1 to {MAX_CLASSES} (a mask is 8-bit)")
+        if self.max_side is not None and self.max_side < 1:
+            raise DataError(f"data set {self.name}: max_side is {self.max_side}; expected at least 1, or none")
+        if missing := {"train", "val", "all"} - set(self.lists):
+            raise DataError(f"data set {self.name}: no list {sorted(missing)}; expected train, val and all")
+        for name, ids in self.lists.items():
+            if strangers := [i for i in ids if i not in self.image_files or i not in self.labels]:
+                raise DataError(f"data set {self.name}: {len(strangers)} ids of list {name} have no image or no label, "
+                                f"for example {strangers[0]!r}")
+
+    def image_path(self, image_id: str) -> Path:
+        """The image file. Raises DataError for an unknown id."""
+        if image_id not in self.image_files:
+            raise DataError(f"data set {self.name} has no image with id {image_id!r} (root {self.root})")
+        return Path(self.root, self.image_files[image_id])
+
+    def mask_path(self, image_id: str) -> Path | None:
+        """The ground-truth mask file, or None where there is none."""
+        return Path(self.root, self.mask_files[image_id]) if image_id in self.mask_files else None
+
+    def has_masks(self, ids: Sequence[str]) -> bool:
+        """Whether there is something to score against: `ids` is not empty and each has a mask."""
+        return len(ids) > 0 and all(image_id in self.mask_files for image_id in ids)
+
+    def full_image(self, image_id: str) -> np.ndarray:
+        """(H, W, 3) uint8 RGB in the original frame."""
+        return read_image(self.image_path(image_id))
+
+    def image(self, image_id: str) -> np.ndarray:
+        """(h, w, 3) uint8 RGB in the working frame: shrunk by Pillow's bicubic so that the long side is at most `max_side`."""
+        image = self.full_image(image_id)
+        return resize_image(image, self._working(image.shape[:2]))
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        """(H, W) of the original frame, from the file's header."""
+        return image_size(self.image_path(image_id))
+
+    def working_size(self, image_id: str) -> tuple[int, int]:
+        """(h, w) of the working frame."""
+        return self._working(self.size(image_id))
+
+    def _working(self, size: tuple[int, int]) -> tuple[int, int]:
+        long_side = max(size)
+        if self.max_side is None or long_side <= self.max_side:
+            return size
+        return scaled_size(size, self.max_side / long_side)
+
+    def mask(self, image_id: str) -> np.ndarray:
+        """Ground truth (H, W) uint8 in the original frame: 0 background, 1..C class, 255 ignore.
+
+        Raises DataError if there is none, if its size is not the image's, or if it holds other values.
+        """
+        path = self.mask_path(image_id)
+        if path is None:
+            raise DataError(f"data set {self.name} has no mask for id {image_id!r}; add one, or leave out the evaluation steps")
+        mask = read_mask(path)
+        if mask.shape != (expected := self.size(image_id)):
+            raise DataError(f"mask {path} is {format_size(mask.shape)} but its image is {format_size(expected)}")
+        values = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256))
+        if wrong := [int(v) for v in values if len(self.classes) < v < 255]:
+            raise DataError(f"mask {path} holds the values {wrong[:MAX_REPORTED]}; expected 0 (background), "
+                            f"1..{len(self.classes)} (class) or 255 (ignore)")
+        return mask
+
+    def list_ids(self, name_or_path: str | Path) -> tuple[str, ...]:
+        """The ids of a named list, or of a text file with an id a line. Raises DataError if it is neither, or as `read_list`."""
+        if str(name_or_path) in self.lists:
+            ids = self.lists[str(name_or_path)]
+            if not ids:
+                raise DataError(f"list {name_or_path!r} of data set {self.name} is empty; name another: {self._list_names}")
+            return ids
+        if not Path(name_or_path).is_file():
+            raise DataError(f"data set {self.name} has no list {str(name_or_path)!r} and there is no such file; expected one of "
+                            f"{self._list_names} or a text file with an id a line" + did_you_mean(str(name_or_path), self.lists))
+        return read_list(Path(name_or_path), self.image_files)
+
+    @property
+    def _list_names(self) -> str:
+        return ", ".join(name for name, ids in self.lists.items() if ids)
+
+    def label_vector(self, image_id: str) -> np.ndarray:
+        """(C,) float32, 1 for each class present: the image-level label."""
+        vector = np.zeros(len(self.classes), np.float32)
+        vector[list(self.labels[image_id])] = 1
+        return vector
+
+    def digest_of_image(self, image_id: str) -> str:
+        """Hex digest of what a step makes an image's artifact from: the file (its size, beginning and end, without reading it
+        all) and the classes present."""
+        return self._cached("image", image_id, lambda: _digest_ends(self.image_path(image_id), self.labels[image_id]))
+
+    def digest_of_images(self, ids: Sequence[str]) -> str:
+        """Hex digest of the ids, in their order, with `digest_of_image` of each."""
+        return _digest(f"{image_id}\t{self.digest_of_image(image_id)}" for image_id in ids)
+
+    def digest_of_masks(self, ids: Sequence[str]) -> str:
+        """Hex digest of the bytes of every mask file, with its id; an id without mask counts as such."""
+        return _digest(f"{image_id}\t{self._mask_digest(image_id)}" for image_id in ids)
+
+    def _mask_digest(self, image_id: str) -> str:
+        path = self.mask_path(image_id)
+        return self._cached("mask", image_id, lambda: _digest_bytes(path.read_bytes()) if path else "none")
+
+    def _cached(self, kind: str, image_id: str, digest: Callable[[], str]) -> str:
+        """A digest is taken once in the life of the data set, which is one call of the pipeline."""
+        if (kind, image_id) not in self._digests:
+            self._digests[kind, image_id] = digest()
+        return self._digests[kind, image_id]
+
+
+def _digest_ends(path: Path, labels: tuple[int, ...]) -> str:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        head = file.read(_END_BYTES)
+        file.seek(max(0, size - _END_BYTES))
+        return _digest_bytes(head + file.read(_END_BYTES) + f"{size} {labels}".encode())
+
+
+def _digest_bytes(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _digest(lines: Iterable[str]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for line in lines:
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,205 @@
+"""Images and masks as files and as arrays: the one place where pixels are read, written, resized and normalised.
+
+Images are `(H, W, 3)` uint8 RGB, masks `(H, W)` uint8 with 0 background, 1..C class and 255 ignore. Both are in the orientation
+in which a viewer shows them: an EXIF orientation is applied when reading, so a mask must be drawn on the shown image.
+"""
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+from PIL import ExifTags, Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from wsss.errors import ArgumentError, DataError
+from wsss.files import write_bytes
+from wsss.palette import VOC_PALETTE
+
+#: Mean and standard deviation of ImageNet's RGB values in 0..1, with which the torchvision weights were trained.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# What Pillow raises on damaged files of the two formats.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_PIXEL_END = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_TAIL = 64  # bytes: room for the few that some cameras and editors append
+
+
+class _Header(NamedTuple):
+    """What the first bytes of an image file say."""
+
+    format: str  # JPEG or PNG
+    mode: str  # Pillow's name for the channels
+    size: tuple[int, int]  # (H, W) as shown
+    bits: int  # per channel or palette index
+    orientation: int  # EXIF, 1..8
+
+
+def _read_header(source: Path | io.BytesIO, path: Path) -> _Header:
+    """The header of an open file or of `path` itself; pixels are not decoded."""
+    try:
+        with Image.open(source) as image:
+            kind = "JPEG" if image.format == "MPO" else image.format  # a phone's JPEG with further pictures behind it
+            mode, (width, height) = image.mode, image.size
+            orientation = _orientation(image)
+            bits = _png_bits(image) if kind == "PNG" else 8
+    except FileNotFoundError as error:
+        raise DataError(f"no image at {path}") from error
+    except _DAMAGE as error:
+        raise DataError(f"{path} is damaged or not a JPEG or PNG image ({error}); restore or remove it") from error
+    if kind not in _PIXEL_END:
+        raise DataError(f"{path} is a {kind} file; expected JPEG or PNG: convert it")
+    if bits > 8:
+        raise DataError(f"{path} has {bits} bits a channel; expected 8: convert it, so that it is you who chooses the range")
+    return _Header(kind, mode, (width, height) if orientation >= 5 else (height, width), bits, orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 where the block is unreadable, which is no reason to refuse the pixels."""
+    if "exif" not in image.info:  # asking a PNG nevertheless would decode it
+        return 1
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DAMAGE:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _png_bits(image: Image.Image) -> int:
+    """Bit depth, byte 24 of a PNG: Pillow cuts 16-bit colour to 8 bits and stretches grey of 1, 2 or 4 bits, silently."""
+    image.fp.seek(24)
+    return image.fp.read(1)[0]
+
+
+def _decode(path: Path, mode_of) -> np.ndarray:
+    """Pixels in the mode `mode_of(header)`, turned as EXIF says (imageio's own `rotate` is wrong for grey read as RGB)."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the image {path}: {error.strerror or error}") from error
+    header = _read_header(io.BytesIO(content), path)
+    try:
+        array = iio.imread(content, plugin="pillow", index=0, mode=mode_of(header))
+    except _DAMAGE as error:
+        raise DataError(f"{path} is truncated or damaged ({error}); restore or remove it") from error
+    return np.ascontiguousarray(_turn(array, header.orientation))
+
+
+def _turn(array: np.ndarray, orientation: int) -> np.ndarray:
+    """The stored array as it is shown: orientations 5..8 are the first four of the transposed array (EXIF 2.3, tag 0x0112)."""
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+    flip_rows, flip_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return array[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """A JPEG or PNG as `(H, W, 3)` uint8 RGB, EXIF orientation applied; grey is repeated, alpha is dropped, a palette looked up.
+
+    Raises DataError, naming the file, if it is missing, truncated, damaged, of another format or of more than 8 bits a channel.
+    """
+    # A palette with transparency must pass through RGBA.
+    return np.ascontiguousarray(_decode(Path(path), lambda header: "RGBA" if header.mode == "P" else "RGB")[..., :3])
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """A palette or 8-bit grey PNG as `(H, W)` uint8: the stored numbers, not the colours; EXIF orientation applied.
+
+    Raises DataError, naming the file, if it is missing, damaged, lossy (JPEG), in colour, or grey of another depth.
+    """
+    return _decode(Path(path), lambda header: _mask_mode(header, path))
+
+
+def _mask_mode(header: _Header, path: str | Path) -> str:
+    if header.format != "PNG":
+        raise DataError(f"mask {path} is a {header.format} file, whose compression changes class numbers; expected a PNG")
+    if header.mode == "P" or (header.mode == "L" and header.bits == 8):
+        return header.mode
+    if header.mode in ("1", "L"):
+        raise DataError(f"mask {path} is grey with {header.bits} bits; expected 8-bit grey or a palette PNG: "
+                        "save it again with wsss.data.images.write_mask")
+    raise DataError(f"mask {path} holds colours ({header.mode}), expected class numbers in a palette or 8-bit grey PNG: "
+                    "look each colour up in your colour table and save the numbers with wsss.data.images.write_mask")
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(H, W) as shown, from the header alone. Raises DataError as `read_image` does, as far as the header tells."""
+    return _read_header(Path(path), Path(path)).size
+
+
+def check_image(path: str | Path) -> tuple[int, int]:
+    """A cheap check before work: header and end marker; the size (H, W). Damage in between shows only when the file is read.
+
+    Without the marker at its end the file is decoded to make sure. Raises DataError as `read_image` does.
+    """
+    path = Path(path)
+    header = _read_header(path, path)
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+        complete = _PIXEL_END[header.format] in file.read()
+    if not complete:
+        read_image(path)
+    return header.size
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """`mask` (H, W) uint8 as a palette PNG with the VOC palette: equal masks give equal bytes. Raises ArgumentError for anything else."""
+    _check_array("mask", mask, 2)
+    image = Image.fromarray(np.ascontiguousarray(mask))
+    image.putpalette(VOC_PALETTE.tobytes())  # turns grey into palette indices of the same numbers
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    return content.getvalue()
+
+
+def write_mask(path: str | Path, mask: np.ndarray) -> None:
+    """`encode_mask` into a file, whole or not at all. Raises ArgumentError for anything but (H, W) uint8."""
+    write_bytes(path, encode_mask(mask))
+
+
+def _check_array(name: str, array: np.ndarray, dimensions: int) -> None:
+    shape = "(H, W)" if dimensions == 2 else "(H, W, 3)"
+    good = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.ndim == dimensions and array.size > 0
+    if not good or (dimensions == 3 and array.shape[2] != 3):
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ArgumentError(f"{name}: expected a uint8 array {shape}, got {found}")
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """(H, W) times `scale`, rounded half to even as official `imutils.pil_rescale` does, but at least 1."""
+    return max(1, int(np.round(size[0] * scale))), max(1, int(np.round(size[1] * scale)))
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`image` (H, W, 3) uint8 at `size` (H, W) by Pillow's bicubic, smoothing as it shrinks (official `imutils.pil_resize`)."""
+    _check_array("image", image, 3)
+    return _resize(image, size, InterpolationMode.BICUBIC)
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`mask` (H, W) uint8 at `size` (H, W) by Pillow's nearest neighbour (official `imutils.pil_resize`)."""
+    _check_array("mask", mask, 2)
+    return _resize(mask, size, InterpolationMode.NEAREST)
+
+
+def _resize(array: np.ndarray, size: tuple[int, int], interpolation: InterpolationMode) -> np.ndarray:
+    if array.shape[:2] == tuple(size):
+        return array
+    return np.array(F.resize(Image.fromarray(array), list(size), interpolation=interpolation))
+
+
+# Per channel the normalised value of every byte, computed in float64 and then rounded, as official `TorchvisionNormalize` does.
+_NORMALISED = ((np.arange(256)[:, None] / 255.0 - IMAGENET_MEAN) / IMAGENET_STD).astype(np.float32).T.copy()  # (3, 256)
+
+
+def normalise(image: np.ndarray) -> torch.Tensor:
+    """`image` (H, W, 3) uint8 -> (3, H, W) float32: each channel / 255, less its ImageNet mean, over its standard deviation."""
+    _check_array("image", image, 3)
+    return torch.from_numpy(np.stack([values[plane] for values, plane in zip(_NORMALISED, image.transpose(2, 0, 1))]))
