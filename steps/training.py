@@ -180,7 +180,7 @@ def make_optimizer(settings: Any, *groups: tuple[list[nn.Parameter], float]) -> 
     """The optimiser of `settings`; each group is (parameters, factor on the learning rate)."""
     parts = [{"params": parameters, "lr": settings.learning_rate * factor} for parameters, factor in groups]
     if settings.optimizer is OptimizerName.adamw:
-        return torch.optim.AdamW(parts, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(parts, weight_decay=settings.weight_decay, fused=True)
     return torch.optim.SGD(parts, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
