@@ -66,7 +66,8 @@ class RunSettings:
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         for name in self.steps:
             if name not in BY_NAME:
-                raise ConfigError(f"steps: there is no step {name!r}{did_you_mean(name, BY_NAME)} (allowed: {', '.join(BY_NAME)})")
+                raise ConfigError(f"steps: there is no step {name!r}{did_you_mean(name, BY_NAME)} "
+                                  f"(allowed: {', '.join(BY_NAME)})")
         in_order = [name for name in BY_NAME if name in self.steps]
         require(self.steps == in_order and len(self.steps) > 0, "steps", self.steps, f"each step once and in order: {in_order}")
         reads_seeds = {"cam_to_ir_label", "make_sem_seg_labels"} & set(self.steps)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from steps import (cam_to_ir_label, eval_cam, eval_sem_seg, make_cam, make_lpcam, make_sem_seg_labels, train_cam,
-                   train_irn)
+from steps import cam_to_ir_label, eval_cam, eval_sem_seg, make_cam, make_lpcam, make_sem_seg_labels, train_cam, train_irn
 
 
 @dataclass(frozen=True)

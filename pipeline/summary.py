@@ -56,7 +56,8 @@ def _scores_of(summary: dict[str, Any]) -> list[dict]:
 
 
 def _row(title: str, score: dict[str, Any]) -> tuple[str, ...]:
-    percents = tuple("-" if score[key] is None else f"{100 * score[key]:.1f}" for key in ("miou", "fp", "fn", "precision", "recall"))
+    percents = tuple("-" if score[key] is None else f"{100 * score[key]:.1f}"
+                     for key in ("miou", "fp", "fn", "precision", "recall"))
     oracle = score.get("oracle")
     best = f"{100 * oracle['miou']:.1f} at {oracle['threshold']:.2f}" if oracle else ""
     return (title, *percents, f"{score['threshold']:.2f}", best, str(score["images"]))

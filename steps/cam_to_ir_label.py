@@ -59,7 +59,8 @@ def run(context: StepContext) -> dict[str, Any]:
         label = ir_label(image, maps.map(image_id, "full", context.device), maps.classes(image_id), conf_fg=conf_fg,
                          conf_bg=conf_bg, iterations=settings.crf_iterations, gt_prob=settings.gt_prob,
                          backend=settings.crf_backend.value)
-        return [write_label(context.folder / f"{image_id}.png", label.cpu().numpy())], {"height": image.shape[0], "width": image.shape[1]}
+        file = write_label(context.folder / f"{image_id}.png", label.cpu().numpy())
+        return [file], {"height": image.shape[0], "width": image.shape[1]}
 
     for_each_image(context, make)
     return {"conf_fg": conf_fg, "conf_bg": conf_bg, "threshold_source": source}

@@ -99,4 +99,5 @@ def require_package(package: str, wanted: bool, key: str) -> None:
         when it is `wanted` and cannot be found.
     """
     if wanted and importlib.util.find_spec(package) is None:
-        raise BackendError(f"{key}={package}: the package is not installed. The README, \"Packages\", says how; {key}=torch needs nothing")
+        raise BackendError(f"{key}={package}: the package is not installed. The README, under Packages, says how; {key}=torch "
+                           "needs nothing")

@@ -83,7 +83,8 @@ def score(counts: ThresholdCounts, chosen: Chosen, n_images: int) -> dict[str, A
     best, best_scores = counts.best()
     curve = [counts.scores(i).miou for i in range(len(counts.thresholds))]
     confusion = counts.confusion(at)
-    return {**confusion.scores().as_dict(), "among_predfg_bg": confusion.among_predfg_bg(), "threshold": chosen.threshold, "threshold_source": chosen.source,
+    return {**confusion.scores().as_dict(), "among_predfg_bg": confusion.among_predfg_bg(),
+            "threshold": chosen.threshold, "threshold_source": chosen.source,
             "images": n_images, "oracle": {"threshold": best, "miou": best_scores.miou},
             "curve": {"threshold": [round(float(t), 4) for t in counts.thresholds], "miou": curve}}
 

@@ -29,10 +29,10 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Iterable[Pa
     try:
         for number, image_id in enumerate(pending, start=total - len(pending) + 1):
             context.check_stop()
-            start = time.perf_counter()
+            start, source = time.perf_counter(), context.dataset.digest_of_image(image_id)
             try:
                 files, facts = make(image_id)
-                journal.add(image_id, files, time.perf_counter() - start, source=context.dataset.digest_of_image(image_id), **facts)
+                journal.add(image_id, files, time.perf_counter() - start, source=source, **facts)
             except WsssError as error:
                 raise type(error)(f"{image_id}: {error}") from error
             context.progress(number, total, "images")

@@ -41,8 +41,10 @@ class Journal:
 
 def is_whole(folder: Path, line: dict | None, source: str) -> bool:
     """Whether an image is finished: its files are there with the recorded sizes, made from the image and label `source`."""
+    if line is None or line["source"] != source:
+        return False
     try:
-        return line is not None and line["source"] == source and all((folder / name).stat().st_size == size for name, (size, _) in line["files"].items())
+        return all((folder / name).stat().st_size == size for name, (size, _) in line["files"].items())
     except OSError:
         return False
 

@@ -113,8 +113,8 @@ def weights_digest(model: ModelSettings) -> str:
     if model.weights is None:
         return pretrained_name(model.backbone.value)
     if not Path(model.weights).expanduser().is_file():
-        raise ConfigError(f"model.weights={model.weights!r} is not a file. Give torchvision's {pretrained_name(model.backbone.value)} "
-                          "or another file with its parameter names")
+        raise ConfigError(f"model.weights={model.weights!r} is not a file. Give torchvision's "
+                          f"{pretrained_name(model.backbone.value)} or another file with its parameter names")
     return file_sha256(Path(model.weights).expanduser())
 
 

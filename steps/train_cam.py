@@ -77,7 +77,7 @@ def run(context: StepContext) -> dict[str, Any]:
 def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
     """Mean average precision on the list "val"; nothing when there is no such list.
 
-    Whole images. Differs from the official top-left crops of 512 because those show no VOC image less, but others would lose much.
+    Whole images. Differs from the official top-left crops of 512 because only VOC's images always fit into such a crop.
     """
     ids = context.lists["val"]
     if not ids:

@@ -1,7 +1,8 @@
 """The training loop of every training step: resumable at any saved step, with the same bytes as an undisturbed run.
 
 Order and augmentation of the samples derive from (seed, step name, epoch, image id), so the state of a training is
-only its weights, its optimiser's tensors, the log and the number of the next step: `state.safetensors`, replaced whole at each save.
+only its weights, its optimiser's tensors, the log and the number of the next step: `state.safetensors`, replaced whole at
+each save.
 """
 
 import json
@@ -155,7 +156,8 @@ def _load_state(context: StepContext, module: nn.Module, optimizer: torch.optim.
             _, index, key = name.split("/")
             state[int(index)][key] = value
     try:
-        module.load_state_dict({name.removeprefix("module/"): value for name, value in tensors.items() if name.startswith("module/")})
+        module.load_state_dict({name.removeprefix("module/"): value for name, value in tensors.items()
+                                if name.startswith("module/")})
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     except (RuntimeError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path} does not fit the network ({error}). Delete it to train again from the start") from error

@@ -1,4 +1,4 @@
-"""The science of weakly supervised semantic segmentation on plain arrays and tensors; knows no configuration and no run folder."""
+"""The science of weakly supervised semantic segmentation on plain arrays and tensors, without configuration."""
 
 from wsss.affinity import affinity_losses, edge_to_affinity
 from wsss.cam import class_activation_maps, multi_scale_cam, multi_scale_features

@@ -9,7 +9,15 @@ from PIL import ExifTags, Image, ImageOps
 
 from tests.reference import IDS, REFERENCE
 from wsss.data.images import (
-    check_image, image_size, normalise, read_image, read_mask, resize_image, resize_mask, scaled_size, write_mask,
+    check_image,
+    image_size,
+    normalise,
+    read_image,
+    read_mask,
+    resize_image,
+    resize_mask,
+    scaled_size,
+    write_mask,
 )
 from wsss.errors import ArgumentError, DataError
 from wsss.palette import VOC_PALETTE

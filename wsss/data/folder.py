@@ -7,8 +7,17 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from wsss.data.dataset import (MAX_CLASSES, Dataset, check_id, did_you_mean, format_size, read_lines, read_list, refuse,
-                                without_image)
+from wsss.data.dataset import (
+    MAX_CLASSES,
+    Dataset,
+    check_id,
+    did_you_mean,
+    format_size,
+    read_lines,
+    read_list,
+    refuse,
+    without_image,
+)
 from wsss.data.images import check_image, image_size
 from wsss.errors import DataError
 

@@ -150,7 +150,7 @@ def check_image(path: str | Path) -> tuple[int, int]:
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
-    """`mask` (H, W) uint8 as a palette PNG with the VOC palette: equal masks give equal bytes. Raises ArgumentError for anything else."""
+    """`mask` (H, W) uint8 as a palette PNG with the VOC palette: equal masks, equal bytes. ArgumentError for anything else."""
     _check_array("mask", mask, 2)
     image = Image.fromarray(np.ascontiguousarray(mask))
     image.putpalette(VOC_PALETTE.tobytes())  # turns grey into palette indices of the same numbers

@@ -42,7 +42,7 @@ def save_weights(path: str | Path, module: nn.Module, metadata: dict | None = No
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict | None = None) -> None:
-    """Writes named tensors as safetensors, with any JSON values beside them, whole or not at all. Equal input gives equal bytes."""
+    """Writes named tensors as safetensors, with any JSON values beside them, whole or not at all; equal input, equal bytes."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     # One entry: safetensors writes several in an order that changes from call to call.
     content = safetensors.torch.save(tensors, {"json": json.dumps(metadata or {}, sort_keys=True)})
