@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import config as configuration
 from steps.artifacts import FG_ONLY, Maps
@@ -18,7 +18,7 @@ from wsss.data.images import read_mask
 from wsss.palette import VOC_PALETTE
 
 TITLES = ("photograph", "CAM", "LPCAM-F", "LPCAM", "confident label", "edge map", "random walk", "pseudo mask", "ground truth")
-CELL, GAP, TITLE = 168, 6, 18
+CELL, GAP, TITLE = 150, 6, 22
 
 
 def heat(values: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -55,7 +55,7 @@ def draw(rows: list[list[np.ndarray]]) -> Image.Image:
     sheet = Image.new("RGB", (width, TITLE + GAP + sum(heights) + GAP * len(rows)), "white")
     pen = ImageDraw.Draw(sheet)
     for column, title in enumerate(TITLES):
-        pen.text((GAP + column * (CELL + GAP), 4), f"{title}", fill="black")
+        pen.text((GAP + column * (CELL + GAP), 3), title, fill="black", font=ImageFont.load_default(size=15))
     top = TITLE + GAP
     for row, height in zip(rows, heights, strict=True):
         for column, picture in enumerate(row):

@@ -5,12 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 
 from pipeline import Pipeline
 from steps.artifacts import Maps
 from tests.check_summary import check
 from wsss.data.images import read_mask, write_mask
-from wsss.errors import ArtifactError, ConfigError, DataError, WsssError
+from wsss.errors import ArtifactError, ConfigError, DataError, WeightsError, WsssError
+from wsss.networks.weights import read_tensors
 
 
 def actions(pipeline) -> dict[str, str]:
@@ -193,6 +196,27 @@ def test_a_damaged_training_sample_is_named_also_by_a_loader_process(outputs):
     pipeline = Pipeline.compose("experiment=smoke", *QUICK, "name=damaged", "train_cam_pass=true", "workers=1", f"outputs={outputs}")
     with pytest.raises(DataError, match=f"{image.stem}.jpg is (truncated or )?damaged"):
         pipeline.run()
+
+
+def test_a_local_weights_file_freezes_batch_norm_and_counts_by_its_bytes(outputs, tmp_path):
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(state, tmp_path / "weights.pth")
+    call = ("experiment=smoke", *QUICK, "name=weights", f"model.weights={tmp_path / 'weights.pth'}", "replace=true", f"outputs={outputs}")
+    Pipeline.compose(*call, "train_cam_pass=true").run()
+    trained = read_tensors(outputs / "weights/train_cam/weights.safetensors")
+    for name in ("conv1.weight", "bn1.weight", "layer4.1.bn2.running_mean"):
+        assert torch.equal(trained[f"backbone.{name}"], state[name])
+    assert not torch.equal(trained["backbone.layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
+    plan = {planned.name: planned for planned in Pipeline.compose(*call).plan()}
+    assert plan["train_cam"].action == "up to date" and plan["train_irn"].reads == ("cam_to_ir_label",)   # ImageNet's, as official
+    state["layer1.0.conv1.weight"][0] += 1
+    torch.save(state, tmp_path / "weights.pth")
+    assert works(Pipeline.compose(*call))["train_cam"] == "model.weights changed"
+    (tmp_path / "weights.pth").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match="weights.pth is damaged"):
+        Pipeline.compose(*call).plan()
+    with pytest.raises(ConfigError, match="is not a file. Give torchvision's resnet18-f37072fd.pth"):
+        Pipeline.compose("experiment=smoke", "model.weights=nowhere.pth", f"outputs={outputs}").plan()
 
 
 def test_a_changed_label_or_image_makes_what_reads_it_stale(smoke, outputs):
