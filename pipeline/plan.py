@@ -26,6 +26,7 @@ class PlannedStep:
     why: str = ""
     to_do: int = 0                   # images still to make, for an "images" step
     fresh: bool = False              # work from an empty folder, not where an earlier run stopped
+    damaged: list[str] = field(default_factory=list)   # files besides those of single images that must be made again
     usable: bool = True              # its result can be read by later steps, now or once it has run
     reads: tuple[str, ...] = field(default=())
 
@@ -86,14 +87,13 @@ def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSt
         planned.why = "; ".join(differences(manifest["identity"], planned.identity)[:4]) if manifest else ""
         return
     missing = folder.unfinished(folder.result(planned.name), ids, dataset) if images else []
-    damaged = folder.damaged_files(planned.name)
-    planned.to_do = len(missing)
+    planned.to_do, planned.damaged = len(missing), folder.damaged_files(planned.name)
     if config.force and planned.name in selected(config):
         planned.action, planned.why, planned.to_do, planned.fresh = RUN, "force=true", len(ids), True
     elif missing:
         planned.action, planned.why = CONTINUE, f"{len(missing)} of {len(ids)} images are missing or changed"
-    elif damaged:
-        planned.action, planned.why, planned.fresh = RUN, f"{', '.join(damaged[:3])} missing or damaged", not images
+    elif planned.damaged:
+        planned.action, planned.why, planned.fresh = RUN, f"{', '.join(planned.damaged[:3])} missing or damaged", not images
     elif folder.has_open_journal(planned.name):
         planned.action, planned.why = CONTINUE, "its journal is not merged yet"
     else:

@@ -15,6 +15,7 @@ from typing import IO
 
 from steps.artifacts import read_json, write_json
 from steps.journal import is_whole, read_journals
+from steps.training import STATE
 from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError, WsssError
 
@@ -60,7 +61,10 @@ class RunFolder:
         return any(self.result(step).glob("journal-*-of-*.jsonl"))
 
     def damaged_files(self, step: str) -> list[str]:
-        """The files of a finished step, besides those of single images, that are not there with their recorded sizes."""
+        """The files of a finished step, besides those of single images, that are not there with their recorded sizes.
+
+        The state of a training does not count: it may be deleted once the training is finished.
+        """
         folder, files = self.result(step), (self.manifest(step) or {"files": {}})["files"]
         return [name for name, size in files.items() if not (folder / name).exists() or (folder / name).stat().st_size != size]
 
@@ -133,7 +137,7 @@ def _other_files(folder: Path) -> dict[str, int]:
     """Name and size of every file that no journal line stands for."""
     journaled = {name for line in read_journals(folder).values() for name in line["files"]}
     return {name: path.stat().st_size for path in sorted(folder.rglob("*"))
-            if path.is_file() and (name := path.relative_to(folder).as_posix()) not in journaled and name != MANIFEST}
+            if path.is_file() and (name := path.relative_to(folder).as_posix()) not in {*journaled, MANIFEST, STATE}}
 
 
 def directory_size(folder: Path) -> int:

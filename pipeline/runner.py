@@ -100,6 +100,8 @@ class Pipeline:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
+        for name in planned.damaged:
+            (folder / name).unlink(missing_ok=True)
         context = self._context(planned, folder)
         start, started = time.perf_counter(), time.strftime("%Y-%m-%dT%H:%M:%S")
         _reset_peak_memory(self.device)

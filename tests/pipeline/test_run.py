@@ -234,6 +234,14 @@ def test_missing_results_of_training_and_scoring_are_found(smoke, outputs):
     (outputs / "smoke/eval_cam/scores.json").unlink()
     assert works(smoke()) == {"eval_cam": "scores.json missing or damaged"}
     smoke().run()
+    prototypes = outputs / "smoke/make_lpcam/prototypes.npz"
+    before = prototypes.read_bytes()
+    prototypes.write_bytes(before[:100])
+    assert works(smoke()) == {"make_lpcam": "prototypes.npz missing or damaged"}
+    smoke().run()
+    assert prototypes.read_bytes() == before
+    (outputs / "smoke/train_cam/state.safetensors").unlink()   # may be deleted once the training is finished
+    assert works(smoke()) == {}
     (outputs / "smoke/train_cam/weights.safetensors").write_bytes(b"")
     with pytest.raises(ConfigError, match="train_cam is finished .* would be replaced .weights.safetensors missing or damaged"):
         smoke().plan()
