@@ -72,6 +72,7 @@ Pipeline.compose(*sys.argv[2:]).run()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", list(FLAGS))
 def test_sigkill_in_the_middle(step, smoke, outputs):
     before = remove(outputs, step)
@@ -83,7 +84,7 @@ def test_sigkill_in_the_middle(step, smoke, outputs):
     assert contents(outputs / "smoke" / step) == before
 
 
-@pytest.mark.parametrize("step", ["train_cam", "make_cam"])
+@pytest.mark.parametrize("step", [pytest.param("train_cam", marks=pytest.mark.slow), "make_cam"])
 def test_sigterm_saves_and_says_how_to_go_on(step, smoke, outputs):
     before = remove(outputs, step)
     code = KILLED.replace("SIGKILL", "SIGTERM").replace(".run()", ".run_and_report())").replace("Pipeline.compose", "sys.exit(Pipeline.compose")
@@ -94,7 +95,8 @@ def test_sigterm_saves_and_says_how_to_go_on(step, smoke, outputs):
     assert contents(outputs / "smoke" / step) == before
 
 
-@pytest.mark.parametrize(("step", "after"), [("make_lpcam", 3), ("make_lpcam", 12), ("cam_to_ir_label", 5)])
+@pytest.mark.parametrize(("step", "after"), [
+    pytest.param("make_lpcam", 3, marks=pytest.mark.slow), pytest.param("make_lpcam", 12, marks=pytest.mark.slow), ("cam_to_ir_label", 5)])
 def test_sigkill_in_the_middle_of_a_write(step, after, smoke, outputs):
     """The file is there under its temporary name when the process dies: after 3 writes make_lpcam still clusters."""
     before = remove(outputs, step)
