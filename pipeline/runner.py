@@ -63,12 +63,12 @@ class Pipeline:
         Stopped
             after SIGINT or SIGTERM; what was finished is saved.
         """
-        if self.folder.path.exists():
-            with self.folder.locked():
-                self.folder.recover(self.config.steps)
-        self.plan()   # refuses what cannot be before the folder is made
+        self.dataset = open_dataset(self.config.data)
+        if not self.folder.path.exists():
+            make_plan(self.config, self.dataset, self.folder)   # refuses what cannot be before the folder is made
         with self.folder.locked(), self._signals():
             _pin_threads(self.config.threads, self.device)
+            self.folder.recover(self.config.steps)
             plan = make_plan(self.config, self.dataset, self.folder)
             write_text(self.folder.path / "config.yaml", OmegaConf.to_yaml(self.composed, resolve=True))
             self.console.plan(self.folder.path, self.dataset, self.device, plan)

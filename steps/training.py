@@ -6,6 +6,7 @@ each save.
 """
 
 import json
+import math
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -131,7 +132,7 @@ def _batches(context: StepContext, plan: Plan, sample: Callable, ids: tuple[str,
 
 def _finite(name: str, value: torch.Tensor, step: int, plan: Plan) -> float:
     number = float(value.detach())
-    if not number - number == 0:
+    if not math.isfinite(number):
         raise WsssError(f"{plan.purpose}: {name} is {number} at step {step}. Lower {plan.purpose}.learning_rate; "
                         "the last saved state is untouched")
     return number
