@@ -3,8 +3,10 @@
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from pipeline.commandline import act
 from pipeline.config import compose, register
 from pipeline.runner import Pipeline
 from wsss.errors import WsssError
@@ -13,10 +15,10 @@ from wsss.errors import WsssError
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def _run(config: DictConfig) -> None:
     try:
-        exit_code = Pipeline(config).run_and_report()
+        pipeline = Pipeline(config, tuple(HydraConfig.get().overrides.task))
     except WsssError as error:
         sys.exit(f"error: {error}")
-    if exit_code:
+    if exit_code := act(pipeline):
         sys.exit(exit_code)
 
 

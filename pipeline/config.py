@@ -1,6 +1,7 @@
 """The configuration: closed, typed structures, assembled from the settings of the steps and composed by Hydra from `conf/`."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from enum import Enum
 from pathlib import Path
@@ -10,7 +11,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -35,6 +36,20 @@ class Precision(Enum):
     bf16 = "bf16"
 
 
+class Action(Enum):
+    run = "run"          # do what the plan says
+    plan = "plan"        # say what a run would do
+    status = "status"    # say how far the run is
+    verify = "verify"    # read and check every artifact
+
+
+class LogLevel(Enum):
+    debug = "debug"      # progress of every image and step; tracebacks of errors
+    info = "info"
+    warning = "warning"  # warnings, errors and the result
+    error = "error"      # errors and the result
+
+
 class SeedMaps(Enum):
     cam = "cam"
     lpcam = "lpcam"
@@ -44,6 +59,9 @@ class SeedMaps(Enum):
 class RunSettings:
     """What a run has besides the settings of its steps. The values stand in `conf/config.yaml`."""
 
+    action: Action
+    from_step: str | None        # the first step to do; null: the experiment's first
+    to_step: str | None          # the last one; null: the experiment's last
     name: str | None             # of the run folder below `outputs`; null: the experiment's, else data-recipe
     outputs: str
     experiment_name: str | None
@@ -55,6 +73,8 @@ class RunSettings:
     workers: int                 # loader processes of the training steps
     force: bool                  # run also what is up to date
     replace: bool                # allow a finished training to be replaced
+    reuse_from: list[str]        # runs whose results are taken over where the fingerprints are equal
+    log_level: LogLevel
     steps: list[str]             # of the experiment, in order
     seed_maps: SeedMaps          # the maps that go on to cam_to_ir_label and make_sem_seg_labels
     data: Any                    # a class of steps.datasets
@@ -64,12 +84,14 @@ class RunSettings:
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "null or at least 1")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
-        for name in self.steps:
-            if name not in BY_NAME:
-                raise ConfigError(f"steps: there is no step {name!r}{did_you_mean(name, BY_NAME)} "
-                                  f"(allowed: {', '.join(BY_NAME)})")
+        _check_steps("steps", self.steps, BY_NAME)
         in_order = [name for name in BY_NAME if name in self.steps]
         require(self.steps == in_order and len(self.steps) > 0, "steps", self.steps, f"each step once and in order: {in_order}")
+        for key in ("from_step", "to_step"):
+            _check_steps(key, [getattr(self, key)] if getattr(self, key) else [], self.steps)
+        first, last = self._ends()
+        require(first <= last, "from_step", self.from_step, f"a step not after to_step={self.to_step} (in order: "
+                f"{', '.join(self.steps)})")
         reads_seeds = {"cam_to_ir_label", "make_sem_seg_labels"} & set(self.steps)
         require(not reads_seeds or seed_step(self) in self.steps, "seed_maps", self.seed_maps.value,
                 f"maps that the steps make ({seed_step(self)} is not among them)")
@@ -78,6 +100,17 @@ class RunSettings:
                 check_id(part)
         except WsssError as error:
             raise ConfigError(f"name={self.run_name!r} is not possible: {error}") from error
+
+    def _ends(self) -> tuple[int, int]:
+        """Positions of the first and the last step to do among `steps`."""
+        return (self.steps.index(self.from_step) if self.from_step else 0,
+                self.steps.index(self.to_step) if self.to_step else len(self.steps) - 1)
+
+    @property
+    def in_range(self) -> list[str]:
+        """The steps from `from_step` to `to_step`."""
+        first, last = self._ends()
+        return self.steps[first:last + 1]
 
     @property
     def run_name(self) -> str:
@@ -115,7 +148,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra_compose("config", overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error)) from error
 
 
@@ -136,16 +169,34 @@ def typed(config: DictConfig) -> Any:
 
 
 def selected(config: Any) -> tuple[str, ...]:
-    """The names of the steps to run, by the flags: any true: only those; false: removed; none: all."""
+    """The names of the steps to run, by from_step and to_step, or by the flags: any true: only those; false: removed.
+
+    Raises
+    ------
+    ConfigError
+        for a flag of a step that the experiment lacks, flags together with from_step or to_step, or nothing left to do.
+    """
     flags = {step.name: getattr(config, step.flag) for step in STEPS}
     for name, flag in flags.items():
         if flag and name not in config.steps:
             raise ConfigError(f"{BY_NAME[name].flag}=true, but this experiment has no {name}: its steps are "
                               f"{', '.join(config.steps)}")
+    ends = [f"{key}={getattr(config, key)}" for key in ("from_step", "to_step") if getattr(config, key)]
+    if ends and (given := [name for name, flag in flags.items() if flag is not None]):
+        flag = f"{BY_NAME[given[0]].flag}={str(flags[given[0]]).lower()}"
+        raise ConfigError(f"{' and '.join(ends)} together with {flag}: choose the steps by the one or by the other")
+    if ends:
+        return tuple(config.in_range)
     chosen = [name for name in config.steps if flags[name]] or [name for name in config.steps if flags[name] is not False]
     if not chosen:
         raise ConfigError("every step is switched off: leave at least one flag null or true")
     return tuple(chosen)
+
+
+def _check_steps(key: str, names: Iterable[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{key}: there is no step {name!r}{did_you_mean(name, known)} (allowed: {', '.join(known)})")
 
 
 def _explain(error: Exception) -> str:
@@ -153,6 +204,10 @@ def _explain(error: Exception) -> str:
     cause = error
     while cause.__cause__ is not None and isinstance(cause.__cause__, (HydraException, OmegaConfBaseException)):
         cause = cause.__cause__
+    if isinstance(cause, MissingConfigException) and cause.options:   # a group's option: data=shape
+        group, _, wrong = str(cause.missing_cfg_file).rpartition("/")
+        return (f"{group}={wrong}: there is no such option{did_you_mean(wrong, cause.options)} "
+                f"(allowed: {', '.join(cause.options)})")
     full_key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
     text = " ".join(str(cause).split(" full_key:")[0].split())
     if not full_key:
@@ -161,6 +216,10 @@ def _explain(error: Exception) -> str:
         keys = [str(key) for key in parent]
         wrong = full_key.rsplit(".", 1)[-1]
         return f"{full_key}: there is no such key{did_you_mean(wrong, keys)} (allowed here: {', '.join(keys)})"
+    if choice := re.fullmatch(r"Invalid value '(.*)', expected one of \[(.*)\]", text):   # of an enumeration
+        allowed = choice[2].split(", ")
+        return (f"{full_key}={choice[1]}: there is no such choice{did_you_mean(choice[1], allowed)} "
+                f"(allowed: {', '.join(allowed)})")
     return f"{full_key}: {text}"
 
 

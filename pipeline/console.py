@@ -1,28 +1,40 @@
 """What a run prints: the plan, a line now and then while a step works, the time it took. Plain lines, flushed."""
 
+import shutil
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 EVERY_SECONDS = 5.0
+LEVELS = ("debug", "info", "warning", "error")
+HEADS = ("step", "action", "to do", "time", "disk", "memory", "why")
 
 
 class Console:
-    """Prints to standard output; errors and warnings go where `file` says."""
+    """Prints results and progress to standard output, warnings and errors to standard error, from `level` on."""
 
-    def __init__(self) -> None:
+    def __init__(self, level: str = "info") -> None:
+        self.level = LEVELS.index(level)
         self._started, self._printed, self._first, self._total = 0.0, 0.0, 0, 0
 
-    def line(self, text: str, file: IO[str] | None = None) -> None:
-        print(text, file=file or sys.stdout, flush=True)
+    @property
+    def is_debug(self) -> bool:
+        return self.level == 0
 
-    def plan(self, folder: Path, dataset: Any, device: Any, plan: list[Any]) -> None:
-        lists = ", ".join(f"{len(ids)} {name}" for name, ids in dataset.lists.items() if name != "all")
-        self.line(f"{folder}  |  {dataset.name}: {lists}, {len(dataset.classes)} classes  |  {device}")
-        for planned in plan:
-            count = f"{planned.to_do} images" if planned.to_do else ""
-            self.line(f"  {planned.name:<20} {planned.action:<16} {count:<12} {planned.why}".rstrip())
+    def result(self, text: str) -> None:
+        print(text, flush=True)
+
+    def info(self, text: str) -> None:
+        if self.level <= LEVELS.index("info"):
+            print(text, flush=True)
+
+    def warning(self, text: str) -> None:
+        if self.level <= LEVELS.index("warning"):
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def error(self, text: str) -> None:
+        print(f"error: {text}", file=sys.stderr, flush=True)
 
     def start(self, step: str) -> None:
         self._printed = time.monotonic()
@@ -33,10 +45,47 @@ class Console:
         now = time.monotonic()
         if total != self._total:   # a new part of the step: its rate is its own
             self._started, self._first, self._total = now, done, total
-        if now - self._printed >= EVERY_SECONDS:
+        if now - self._printed >= EVERY_SECONDS or self.is_debug:
             self._printed = now
             left = (total - done) * (now - self._started) / max(done - self._first, 1)
-            self.line(f"  {step}: {done}/{total}, {note}, {left:.0f} s left")
+            self.info(f"  {step}: {done}/{total}, {note}, {left:.0f} s left")
 
     def finish(self, step: str, seconds: float) -> None:
-        self.line(f"  {step}: done in {seconds:.1f} s")
+        self.info(f"  {step}: done in {seconds:.1f} s")
+
+
+def head_line(folder: Path, dataset: Any, device: Any) -> str:
+    lists = ", ".join(f"{len(ids)} {name}" for name, ids in dataset.lists.items() if name != "all")
+    return f"{folder}  |  {dataset.name}: {lists}, {len(dataset.classes)} classes  |  {device}"
+
+
+def plan_table(folder: Path, plan: list[Any]) -> str:
+    """The plan as lines: what is done with each step, images or training steps to do, expected needs, and why."""
+    rows = [HEADS]
+    for planned in plan:
+        expected = planned.expected
+        action = f"{planned.action} {planned.done} of {planned.total}" if planned.action == "continue" else planned.action
+        needs = (_time(expected.seconds), _size(expected.disk_mb), _size(expected.memory_mb)) if expected else ("", "", "")
+        rows.append((planned.name, action, f"{planned.to_do} {planned.unit}" if planned.to_do else "", *needs, planned.why))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADS) - 1)]
+    lines = ["  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]).rstrip() for row in rows]
+    needs = [planned.expected for planned in plan if planned.expected]
+    if needs:
+        place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+        known = [expected.seconds for expected in needs if expected.seconds is not None]
+        some = "" if len(known) == len(needs) else " for the steps that were timed before"
+        timed = [_time(sum(known)) + some] if known else []
+        free = shutil.disk_usage(place).free / 2**20
+        lines.append("  expected: " + ", ".join([*timed, f"{_size(sum(e.disk_mb for e in needs))} on disk ({_size(free)} free)",
+                                                 f"{_size(max(e.memory_mb for e in needs))} of memory at the peak"]))
+    return "\n".join(lines)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _size(mb: float) -> str:
+    return f"{mb:.1f} MB" if mb < 100 else f"{mb:.0f} MB" if mb < 4096 else f"{mb / 1024:.1f} GB"

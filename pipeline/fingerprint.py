@@ -2,13 +2,14 @@
 
 An identity is a plain dictionary, kept in the manifest so that a difference can be told by its key; its hash is the
 fingerprint. Workers, device, threads and logging do not count; precision does. The list of an "images" step does not
-count either: its artifacts are made one by one, each with a digest of its image and label in the journal, so a longer
-list only means more of them.
+count either: its artifacts are made one by one, each with a digest of its image and its labels in the journal, so a
+longer list only means more of them.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.config import settings_of
@@ -21,31 +22,48 @@ DIGEST = re.compile("[0-9a-f]{32,}")
 NOT_RESULTS = {"split", "prototype_split", "checkpoint_steps"}   # lists count by their content; saving changes nothing
 
 
-def identities(config: Any, dataset: Dataset, lists: dict[str, Lists]) -> dict[str, dict]:
-    """The identity of every step of the experiment."""
+def identities(config: Any, dataset: Dataset, lists: dict[str, Lists],
+               recorded: Callable[[str], list[dict]] | None = None) -> dict[str, dict]:
+    """The identity of every step of the experiment.
+
+    `recorded` gives the identities that stand in the run folder for a step. With it no photograph and no mask is read:
+    their digests are taken from the recorded identity that fits, "unknown" where there is none. Labels always count.
+    """
     result: dict[str, dict] = {}
     for name in config.steps:
-        step = BY_NAME[name]
-        own = settings_of(getattr(config, name))
-        identity: dict[str, Any] = {
-            "version": step.module.VERSION,
-            name: {key: value for key, value in own.items() if key not in NOT_RESULTS},
-            "reads": {source: _fingerprint_read(config, dataset, lists, result, name, source)
-                      for source in step.reads(config) if source in result and is_read(config, dataset, name, source)}}
-        if "seed" in step.depends:
-            identity["seed"] = config.seed
-        if "precision" in step.depends:
-            identity["precision"] = config.precision.value
-        if "model" in step.depends:
-            identity["model"] = _model(config, name)
-        identity["data"] = {"classes": list(dataset.classes), "max_side": dataset.max_side}
-        for purpose, ids in lists[name].items():
-            if ids and (name, purpose) != ("train_cam", "val") and (step.kind, purpose) != ("images", "ids"):
-                identity["data"][f"images and labels of {purpose}"] = dataset.digest_of_images(ids)
-                if purpose in ("scored", "val"):
-                    identity["data"][f"masks of {purpose}"] = dataset.digest_of_masks(ids)
-        result[name] = identity
+        olds = [None] if recorded is None else recorded(name) or [{}]
+        found = [_identity(config, dataset, lists, result, name, old) for old in olds]
+        result[name] = next((identity for identity, old in zip(found, olds) if identity == old), found[0])
     return result
+
+
+def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dict[str, dict], name: str,
+              recorded: dict | None) -> dict[str, Any]:
+    """The identity of one step; the digests of files from the identity `recorded`, or (None) from the files."""
+    step, own = BY_NAME[name], settings_of(getattr(config, name))
+    identity: dict[str, Any] = {
+        "version": step.module.VERSION,
+        name: {key: value for key, value in own.items() if key not in NOT_RESULTS},
+        "reads": {source: _fingerprint_read(config, known, name, source)
+                  for source in step.reads(config) if source in known and is_read(config, dataset, name, source)}}
+    if "seed" in step.depends:
+        identity["seed"] = config.seed
+    if "precision" in step.depends:
+        identity["precision"] = config.precision.value
+    if "model" in step.depends:
+        identity["model"] = _model(config, name)
+    identity["data"] = {"classes": list(dataset.classes), "max_side": dataset.max_side}
+    for purpose, ids in lists[name].items():
+        if not ids or (name, purpose) == ("train_cam", "val") or (step.kind, purpose) == ("images", "ids"):
+            continue
+        identity["data"][f"labels of {purpose}"] = dataset.digest_of_labels(ids)
+        of_files = {"images": dataset.digest_of_images}
+        if purpose in ("scored", "val"):
+            of_files["masks"] = dataset.digest_of_masks
+        for kind, digest in of_files.items():
+            key = f"{kind} of {purpose}"
+            identity["data"][key] = digest(ids) if recorded is None else recorded.get("data", {}).get(key, "unknown")
+    return identity
 
 
 def is_read(config: Any, dataset: Dataset, name: str, source: str) -> bool:
@@ -72,14 +90,14 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
     return [f"{key}: {old} -> {new}"]
 
 
-def _fingerprint_read(config: Any, dataset: Dataset, lists: dict, known: dict, reader: str, source: str) -> str:
+def _fingerprint_read(config: Any, known: dict, reader: str, source: str) -> str:
     """The fingerprint of what `reader` takes from `source`: of eval_cam only the threshold chosen on val, so that a
     changed training mask or score changes no label."""
     if reader == "cam_to_ir_label" and source == "eval_cam":
-        val = lists["eval_cam"]["val"]
         threshold = settings_of(config.eval_cam.threshold)[config.seed_maps.value]
+        of_val = {key: value for key, value in known[source]["data"].items() if key.endswith(" of val")}
         return fingerprint({"version": known[source]["version"], "reads": known[source]["reads"], "threshold": threshold,
-                            "val": dataset.digest_of_images(val), "masks": dataset.digest_of_masks(val)})
+                            **of_val})
     return fingerprint(known[source])
 
 

@@ -1,34 +1,50 @@
-"""The plan: for each step what will be done and why, and everything that can be refused before work starts."""
+"""The plan: the state of every step, what will be done with it and why, and all that can be refused before work starts."""
 
+from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import selected
 from pipeline.fingerprint import differences, fingerprint, identities, is_read
 from pipeline.lists import Lists, derive_lists
 from pipeline.order import BY_NAME, Step
+from pipeline.reuse import Donor, find_donor, refuse_strangers
 from pipeline.runfolder import MANIFEST, RunFolder
+from steps.inference import failures
+from steps.journal import BROKEN, CHANGED, MISSING, unfinished
 from steps.networks import check_weights
+from steps.training import STATE, saved_step, steps_per_epoch
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
 
-DONE, CONTINUE, RUN, NOTHING, LEFT_OUT = "up to date", "continue", "run", "nothing to score", "left out"
+# states
+DONE, STALE, PARTIAL, ABSENT, NOTHING = "done", "stale", "partial", "missing", "nothing to score"
+# actions
+SKIP, CONTINUE, RUN, RERUN, REUSE, LEFT_OUT = "skip", "continue", "run", "re-run", "reuse", "left out"
+REASONS = {BROKEN: "{n} artifacts broken", CHANGED: "{n} images or labels changed", MISSING: "{n} images new"}
+SHOWN = 4   # differences
 
 
 @dataclass
 class PlannedStep:
-    """One step of the plan."""
+    """One step: what state its result is in, and what a run does with it."""
 
     step: Step
     lists: Lists
     identity: dict
-    action: str                      # one of the words above
-    why: str = ""
-    to_do: int = 0                   # images still to make, for an "images" step
+    reads: tuple[str, ...]
+    state: str                       # one of the states above
+    why: str = ""                    # of the state: what changed, what is broken
+    done: int = 0                    # images, or training steps, that need not be made again
+    total: int = 0
     fresh: bool = False              # work from an empty folder, not where an earlier run stopped
     damaged: list[str] = field(default_factory=list)   # files besides those of single images that must be made again
+    failed: dict[str, str] = field(default_factory=dict)   # images that failed the last time: id -> reason
+    action: str = SKIP               # one of the actions above
+    donor: Donor | None = None       # the run whose result is taken over
+    expected: Any = None             # pipeline.expect.Expected, of a step that works
     usable: bool = True              # its result can be read by later steps, now or once it has run
-    reads: tuple[str, ...] = field(default=())
 
     @property
     def name(self) -> str:
@@ -40,64 +56,126 @@ class PlannedStep:
 
     @property
     def works(self) -> bool:
-        return self.action in (RUN, CONTINUE)
+        return self.action in (RUN, RERUN, CONTINUE, REUSE)
+
+    @property
+    def to_do(self) -> int:
+        return self.total - self.done if self.works else 0
+
+    @property
+    def unit(self) -> str:
+        return "steps" if self.step.kind == "training" else "images"
+
+    def __str__(self) -> str:
+        count = f" {self.done} of {self.total} {self.unit}" if self.action == CONTINUE else ""
+        return f"{self.name}: {self.action}{count}" + (f" ({self.why})" if self.why else "")
 
 
-def make_plan(config: Any, dataset: Dataset, folder: RunFolder) -> list[PlannedStep]:
+def survey(config: Any, dataset: Dataset, folder: RunFolder, photographs: bool = True) -> list[PlannedStep]:
+    """The state of every step of the experiment. Writes nothing and refuses no state.
+
+    Without `photographs` no image and no mask is read (see `pipeline.fingerprint.identities`).
+    """
+    lists = derive_lists(config, dataset)
+    known = identities(config, dataset, lists, recorded=None if photographs else folder.recorded)
+    result = []
+    for name in config.steps:
+        reads = tuple(source for source in BY_NAME[name].reads(config) if is_read(config, dataset, name, source))
+        planned = PlannedStep(BY_NAME[name], lists[name], known[name], reads, ABSENT)
+        _find_state(config, dataset, folder, planned, photographs)
+        result.append(planned)
+    return result
+
+
+def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Donor] | None = None) -> list[PlannedStep]:
     """Plan every step of the experiment. Writes nothing.
 
     Raises
     ------
     ConfigError
-        when a selected step reads what neither exists nor is made in this call, or a finished training would be replaced.
+        when a selected step reads what neither exists nor is made in this call, a finished training would be replaced,
+        or a run to reuse has nothing in common with this one.
     """
-    chosen, lists = selected(config), derive_lists(config, dataset)
-    known = identities(config, dataset, lists)
-    plan: dict[str, PlannedStep] = {}
-    for name in config.steps:
-        step = BY_NAME[name]
-        reads = tuple(source for source in step.reads(config) if is_read(config, dataset, name, source))
-        planned = PlannedStep(step, lists[name], known[name], RUN, reads=reads)
-        _decide(config, dataset, folder, planned)
-        if name not in chosen and planned.works:
-            planned.usable = False
-            planned.action = LEFT_OUT
+    chosen = selected(config)
+    plan = {planned.name: planned for planned in survey(config, dataset, folder)}
+    refuse_strangers(donors or [], {name: planned.identity for name, planned in plan.items()})
+    for name, planned in plan.items():
+        _decide(config, dataset, planned, name in chosen, donors or [])
         if planned.works:
-            _check_reads(config, planned, plan)
             _check_replacing(config, folder, planned)
-            if hasattr(step.module, "check"):
-                step.module.check(getattr(config, name))
-        plan[name] = planned
-    if any(planned.works and "weights" in planned.identity.get("model", {}) for planned in plan.values()):
+        if planned.works and planned.action != REUSE:
+            _check_reads(config, planned, plan)
+            if hasattr(planned.step.module, "check"):
+                planned.step.module.check(getattr(config, name))
+    made = [planned for planned in plan.values() if planned.works and planned.action != REUSE]
+    if any("weights" in planned.identity.get("model", {}) for planned in made):
         check_weights(config.model)
     return list(plan.values())
 
 
-def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep) -> None:
-    """Set what is to be done with a step and why."""
-    if planned.step.kind == "score" and not any(planned.lists.values()):
-        planned.action, planned.why = NOTHING, "not all images of its list have masks"
+def work_folder(folder: RunFolder, planned: PlannedStep) -> Path:
+    """Where a step is worked on: in its result when only parts of that are missing."""
+    manifest = folder.manifest(planned.name)
+    if manifest is not None and manifest["fingerprint"] == planned.fingerprint and not planned.fresh:
+        return folder.result(planned.name)
+    return folder.partial(planned.name, planned.fingerprint)
+
+
+def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep, photographs: bool) -> None:
+    """Set the state of a step, and why it is not done."""
+    kind, ids = planned.step.kind, planned.lists.get("ids", ())
+    if kind == "score" and not any(planned.lists.values()):
+        planned.state, planned.why = NOTHING, "not all images of its list have masks"
         return
+    planned.total = len(ids)
+    if kind == "training":
+        settings = getattr(config, planned.name)
+        planned.total = settings.epochs * steps_per_epoch(settings.batch_size, len(ids))
+    elif kind == "score":
+        planned.total = len(set().union(*planned.lists.values()))
     manifest, partial = folder.manifest(planned.name), folder.partial(planned.name, planned.fingerprint)
-    ids = planned.lists.get("ids", ())
-    images = planned.step.kind == "images"
-    if manifest is None or manifest["fingerprint"] != planned.fingerprint:
-        planned.to_do = len(folder.unfinished(partial, ids, dataset)) if images else 0
-        planned.action = CONTINUE if partial.exists() else RUN
-        planned.why = "; ".join(differences(manifest["identity"], planned.identity)[:4]) if manifest else ""
+    current = manifest is not None and manifest["fingerprint"] == planned.fingerprint
+    place = folder.result(planned.name) if current else partial
+    lacking = unfinished(place, ids, dataset, photographs) if kind == "images" else {}
+    planned.failed = failures(place)
+    if not current:
+        planned.done = planned.total - len(lacking) if kind == "images" else saved_step(place) if kind == "training" else 0
+        planned.state = STALE if manifest else PARTIAL if partial.exists() else ABSENT
+        planned.why = "; ".join(_shortened(differences(manifest["identity"], planned.identity))) if manifest else ""
         return
-    missing = folder.unfinished(folder.result(planned.name), ids, dataset) if images else []
-    planned.to_do, planned.damaged = len(missing), folder.damaged_files(planned.name)
-    if config.force and planned.name in selected(config):
-        planned.action, planned.why, planned.to_do, planned.fresh = RUN, "force=true", len(ids), True
-    elif missing:
-        planned.action, planned.why = CONTINUE, f"{len(missing)} of {len(ids)} images are missing or changed"
-    elif planned.damaged:
-        planned.action, planned.why, planned.fresh = RUN, f"{', '.join(planned.damaged[:3])} missing or damaged", not images
+    planned.done, planned.damaged = planned.total - len(lacking), folder.damaged_files(planned.name)
+    reasons = [REASONS[reason].format(n=n) for reason, n in sorted(Counter(lacking.values()).items())]
+    if planned.damaged:
+        reasons.append(f"{', '.join(planned.damaged[:SHOWN])} missing or damaged")
     elif folder.has_open_journal(planned.name):
-        planned.action, planned.why = CONTINUE, "its journal is not merged yet"
+        reasons.append("its journal is not merged yet")
+    planned.state, planned.why = PARTIAL if reasons else DONE, "; ".join(reasons)
+    if planned.damaged and kind != "images":
+        planned.fresh = kind == "score" or not (place / STATE).exists()   # a training is taken from its last state
+        planned.done = 0 if planned.fresh else saved_step(place)
+
+
+def _decide(config: Any, dataset: Dataset, planned: PlannedStep, chosen: bool, donors: list[Donor]) -> None:
+    """Set what is to be done with a step, by its state."""
+    if planned.state == NOTHING:
+        return
+    if planned.state == DONE:
+        planned.why = "up to date"
+        if config.force and chosen:
+            planned.action, planned.why, planned.done, planned.fresh = RERUN, "force=true", 0, True
+        return
+    if donor := find_donor(donors, planned.name, planned.fingerprint, planned.lists.get("ids"), dataset):
+        planned.action, planned.donor = REUSE, donor
+        planned.done = max(planned.done, donor.covers)
+        planned.why = "; ".join(filter(None, [f"from {donor.folder.path}", planned.why]))
+    elif not chosen:
+        planned.action, planned.usable = LEFT_OUT, False
+    elif config.force and planned.state == PARTIAL and not planned.fresh and planned.why:
+        planned.action, planned.why, planned.done, planned.fresh = RERUN, "force=true", 0, True
+    elif planned.done or (planned.state == PARTIAL and not planned.fresh):
+        planned.action = CONTINUE
     else:
-        planned.action = DONE
+        planned.action = RERUN if planned.state in (STALE, PARTIAL) else RUN
 
 
 def _check_reads(config: Any, planned: PlannedStep, plan: dict[str, PlannedStep]) -> None:
@@ -107,8 +185,8 @@ def _check_reads(config: Any, planned: PlannedStep, plan: dict[str, PlannedStep]
                               f"({', '.join(config.steps)}). {_without(planned.name, source)}")
         if not plan[source].usable:
             state = f"is not up to date ({plan[source].why})" if plan[source].why else "has not been made"
-            raise ConfigError(f"{planned.name} reads {source}, which {state}. Run it too: {BY_NAME[source].flag}=true, or "
-                              "set no flag at all")
+            remedy = f"from_step={source}" if config.from_step else f"{BY_NAME[source].flag}=true, or set no flag at all"
+            raise ConfigError(f"{planned.name} reads {source}, which {state}. Run it too: {remedy}")
 
 
 def _without(name: str, source: str) -> str:
@@ -118,6 +196,12 @@ def _without(name: str, source: str) -> str:
 
 
 def _check_replacing(config: Any, folder: RunFolder, planned: PlannedStep) -> None:
-    if planned.step.kind == "training" and folder.result(planned.name).joinpath(MANIFEST).exists() and not config.replace:
+    if planned.step.kind != "training" or config.replace or not (folder.result(planned.name) / MANIFEST).exists():
+        return
+    if work_folder(folder, planned) != folder.result(planned.name):
         raise ConfigError(f"{planned.name} is finished in {folder.result(planned.name)} and would be replaced ({planned.why}). "
                           "Set replace=true to allow it, name=NAME for another run, or undo the change")
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    return lines[:SHOWN] + [f"and {len(lines) - SHOWN} more"] * (len(lines) > SHOWN)

@@ -4,22 +4,23 @@ A step that is made for the first time, or anew, works in `STEP.partial-FINGERPR
 it is complete: what was finished stays until its replacement is. A step that only lacks some images works in `STEP`.
 """
 
-import fcntl
 import os
 import shutil
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import Any
 
+from pipeline.claims import LOCKS, Claims
 from steps.artifacts import read_json, write_json
-from steps.journal import is_whole, read_journals
+from steps.inference import FAILED
+from steps.journal import file_sum, journal_lines
 from steps.training import STATE
-from wsss.data.dataset import Dataset
-from wsss.errors import ArtifactError, WsssError
+from wsss.errors import ArtifactError, ConfigError
+from wsss.files import file_sizes, storage, sweep
 
 MANIFEST = "manifest.json"
+WORK = "work.json"      # in a partial folder: the identity of what is made there
+RUN = "run.json"        # marks a run folder and says which data set it is of
 
 
 class RunFolder:
@@ -27,12 +28,17 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self.claims = Claims(path)
 
     def result(self, step: str) -> Path:
         return self.path / step
 
     def partial(self, step: str, fingerprint: str) -> Path:
         return self.path / f"{step}.partial-{fingerprint[:12]}"
+
+    def partials(self, step: str) -> list[Path]:
+        """The folders in which work on a step was begun, with any settings."""
+        return sorted(self.path.glob(f"{step}.partial-*"))
 
     def manifest(self, step: str) -> dict | None:
         """The manifest of a finished step; None where there is none.
@@ -45,16 +51,22 @@ class RunFolder:
         path = self.result(step) / MANIFEST
         if not path.exists():
             return None
-        manifest = read_json(path)
+        try:
+            manifest = read_json(path)
+        except ArtifactError as error:
+            manifest, reason = None, str(error.__cause__)
+        else:
+            reason = "something is missing in it"
         if not isinstance(manifest, dict) or not {"fingerprint", "identity", "files"} <= manifest.keys():
-            raise ArtifactError(f"{path} is not a manifest of this project. Move the folder {path.parent} away; the next "
-                                "run makes the step anew")
+            raise ArtifactError(f"{path} is no manifest of this project ({reason}). Nothing was changed. Restore it, or put the "
+                                f"folder away (mv {path.parent} {path.parent}.kept): the same command then makes the step anew")
         return manifest
 
-    def unfinished(self, folder: Path, ids: tuple[str, ...], dataset: Dataset) -> list[str]:
-        """The ids that have no complete artifact in the folder of an "images" step."""
-        lines = read_journals(folder) if folder.exists() else {}
-        return [image_id for image_id in ids if not is_whole(folder, lines.get(image_id), dataset.digest_of_image(image_id))]
+    def recorded(self, step: str) -> list[dict]:
+        """The identities that stand in the folder for a step: of its result and of what was begun."""
+        manifest = self.manifest(step)
+        works = [read_json(path / WORK)["identity"] for path in self.partials(step) if (path / WORK).exists()]
+        return ([manifest["identity"]] if manifest else []) + works
 
     def has_open_journal(self, step: str) -> bool:
         """Whether a finished step was completed in place and killed before its journal was merged into the index."""
@@ -65,81 +77,81 @@ class RunFolder:
 
         The state of a training does not count: it may be deleted once the training is finished.
         """
-        folder, files = self.result(step), (self.manifest(step) or {"files": {}})["files"]
-        return [name for name, size in files.items() if not (folder / name).exists() or (folder / name).stat().st_size != size]
+        sizes, files = file_sizes(self.result(step)), (self.manifest(step) or {"files": {}})["files"]
+        return [name for name, (size, _) in files.items() if sizes.get(name) != size]
+
+    def is_started(self) -> bool:
+        """Whether anything but locks lies in it."""
+        return any(entry.name != LOCKS for entry in self.path.iterdir())
+
+    def check_data(self, data: dict[str, Any]) -> None:
+        """Refuse a folder that is no run folder, or one of another data set.
+
+        Raises
+        ------
+        ConfigError
+            naming both data sets.
+        """
+        path = self.path / RUN
+        if not path.exists():
+            others = [entry.name for entry in self.path.iterdir() if entry.name != LOCKS] if self.path.is_dir() else []
+            if others:
+                raise ConfigError(f"{self.path} is no run folder: it has no {RUN}, but {', '.join(sorted(others)[:3])}. Choose "
+                                  "another run with name=NAME, or another place with outputs=DIR")
+            return
+        known = read_json(path).get("data", {})
+        different = [f"{key} {known.get(key)!r} there, {data[key]!r} here" for key in ("kind", "name", "classes")
+                     if known.get(key) != data[key]]
+        if different:
+            raise ConfigError(f"{self.path} was made from another data set, {known.get('name')} in {known.get('root')}: "
+                              f"{'; '.join(different)}. Choose another run with name=NAME, or give the data set it was made from")
+
+    def open(self, data: dict[str, Any]) -> None:
+        """Make the folder a run folder of this data set."""
+        if not (self.path / RUN).exists():
+            write_json(self.path / RUN, {"data": data})
+
+    def begin(self, step: str, folder: Path, identity: dict, fresh: bool, damaged: Iterable[str]) -> None:
+        """Make `folder` ready for work: new or as far as it is, without temporary and damaged files."""
+        with storage(folder):
+            if fresh:
+                shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            sweep(folder)
+            for name in damaged:
+                (folder / name).unlink(missing_ok=True)
+        if folder != self.result(step):
+            write_json(folder / WORK, {"step": step, "identity": identity})
 
     def finish(self, step: str, folder: Path, manifest: dict) -> None:
         """Make the work in `folder` the result of `step`; an older result goes only now."""
+        for path in [folder / WORK, *folder.glob(FAILED), *folder.rglob("*.damaged")]:
+            path.unlink(missing_ok=True)
         write_json(folder / MANIFEST, {**manifest, "files": _other_files(folder)})
         result = self.result(step)
         if folder == result:
             return
         replaced = self.path / f"{step}.replaced"
-        shutil.rmtree(replaced, ignore_errors=True)
-        if result.exists():
-            os.rename(result, replaced)
-        os.rename(folder, result)
+        with storage(result):
+            shutil.rmtree(replaced, ignore_errors=True)
+            if result.exists():
+                os.rename(result, replaced)
+            os.rename(folder, result)
         shutil.rmtree(replaced, ignore_errors=True)
 
     def recover(self, steps: Iterable[str]) -> None:
         """Complete every `finish` that was interrupted between its two renamings."""
         for step in steps:
-            self._recover(step)
-
-    def _recover(self, step: str) -> None:
-        complete = [folder for folder in self.path.glob(f"{step}.partial-*") if (folder / MANIFEST).exists()]
-        if complete and not self.result(step).exists():
-            os.rename(complete[0], self.result(step))
-        if self.result(step).exists():
-            shutil.rmtree(self.path / f"{step}.replaced", ignore_errors=True)
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run: a second process on the same folder is refused, a dead one leaves no lock behind.
-
-        Raises
-        ------
-        WsssError
-            when another process works in the folder.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / ".lock", "a+", encoding="utf-8")
-        except OSError as error:
-            raise WsssError(f"{self.path} cannot be written ({error.strerror}). Choose another place with outputs=DIR") from error
-        with file:
-            if not _lock(file):
-                file.seek(0)
-                raise WsssError(f"{self.path} is in use by process {file.read().strip() or '?'}. Wait for it, or choose "
-                                "another run with name=NAME")
-            file.truncate(0)
-            file.write(f"{os.getpid()} on {os.uname().nodename}")
-            file.flush()
-            yield
+            complete = [folder for folder in self.partials(step) if (folder / MANIFEST).exists()]
+            if complete and not self.result(step).exists():
+                os.rename(complete[0], self.result(step))
+            if self.result(step).exists():
+                shutil.rmtree(self.path / f"{step}.replaced", ignore_errors=True)
 
 
-def _lock(file: IO[str]) -> bool:
-    """Take the lock, waiting a little for one whose owner is dead: its loader processes end some seconds after it."""
-    for _ in range(80):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            file.seek(0)
-            pid, _, node = file.read().strip().partition(" on ")
-            if node != os.uname().nodename or Path("/proc", pid).exists():
-                return False
-            time.sleep(0.1)
-    return False
-
-
-def _other_files(folder: Path) -> dict[str, int]:
-    """Name and size of every file that no journal line stands for."""
-    journaled = {name for line in read_journals(folder).values() for name in line["files"]}
-    return {name: path.stat().st_size for path in sorted(folder.rglob("*"))
-            if path.is_file() and (name := path.relative_to(folder).as_posix()) not in {*journaled, MANIFEST, STATE}}
-
-
-def directory_size(folder: Path) -> int:
-    """Bytes of all files below `folder`."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _other_files(folder: Path) -> dict[str, list[int]]:
+    """[size, checksum] of every file that no journal line stands for, by name."""
+    names = set(file_sizes(folder)) - {MANIFEST, STATE}
+    for line in journal_lines(folder):
+        names -= line["files"].keys()
+    return {name: file_sum(folder / name) for name in sorted(names)}

@@ -1,31 +1,37 @@
 """Run a pipeline: compose, plan, work, report. The same from the command line and from Python."""
 
-import os
-import platform
-import shutil
+import shlex
 import signal
-import sys
+import tempfile
 import time
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config as configuration
-from pipeline.console import Console
-from pipeline.plan import CONTINUE, PlannedStep, make_plan
-from pipeline.runfolder import RunFolder, directory_size
-from pipeline.summary import build_summary, score_table
-from steps.artifacts import write_json
-from steps.context import StepContext, Stopped
+from pipeline.console import Console, head_line, plan_table
+from pipeline.expect import expect
+from pipeline.machine import choose_device, peak_memory, pin_threads, reset_peak_memory, versions
+from pipeline.order import BY_NAME
+from pipeline.plan import CONTINUE, REUSE, PlannedStep, make_plan, work_folder
+from pipeline.reuse import open_donors, take_over
+from pipeline.runfolder import RunFolder
+from pipeline.status import StepStatus, run_status
+from pipeline.summary import build_summary
+from pipeline.verify import Verified, verify_step
+from steps.artifacts import read_json, set_aside, write_json
+from steps.context import StepContext
 from steps.datasets import open_dataset
-from steps.journal import merge_journals
-from wsss.errors import ConfigError, WsssError
-from wsss.files import sweep, write_text
+from steps.journal import merge_journals, unfinished
+from wsss.data.dataset import did_you_mean
+from wsss.errors import ConfigError, StorageError, WsssError, prefixed
+from wsss.files import file_sizes, write_text
+
+SUMMARY = "summary.json"
 
 
 class Pipeline:
@@ -36,22 +42,66 @@ class Pipeline:
     >>> summary["eval_sem_seg"]["miou"]
     """
 
-    def __init__(self, config: DictConfig):
-        self.composed, self.config = config, configuration.typed(config)
+    def __init__(self, config: DictConfig, overrides: tuple[str, ...] = ()):
+        self.composed, self.config, self.overrides = config, configuration.typed(config), overrides
         self.folder = RunFolder(self.config.folder)
-        self.device = _device(self.config.device.value)
-        self.console = Console()
-        self._stop_signal: int | None = None
+        self.device = choose_device(self.config.device.value)
+        self.console = Console(self.config.log_level.value)
+        self.stop_signal: int | None = None   # the signal that asked for a stop
 
     @classmethod
     def compose(cls, *overrides: str) -> "Pipeline":
         """From overrides as on the command line, for example `Pipeline.compose("data=folder", "data.root=photos")`."""
-        return cls(configuration.compose(overrides))
+        return cls(configuration.compose(overrides), overrides)
 
     def plan(self) -> list[PlannedStep]:
-        """What a run would do now, step by step; writes nothing but the embedded data set on its first use."""
+        """What a run would do now, step by step. Starts nothing and writes nothing.
+
+        Raises
+        ------
+        WsssError
+            for everything that `run` refuses before it works.
+        """
+        with tempfile.TemporaryDirectory() as scratch:   # for an embedded data set that is not drawn yet
+            self.dataset = open_dataset(self.config.data, scratch=Path(scratch))
+            try:
+                return self._plan()
+            except FileNotFoundError:   # a run has just finished a step, which renames its folder
+                return self._plan()
+
+    def status(self) -> list[StepStatus]:
+        """How far each step is, from names and sizes alone: no artifact, photograph or mask is read.
+
+        Raises
+        ------
+        ConfigError
+            when there is no such run.
+        """
+        self._require_run()
+        with tempfile.TemporaryDirectory() as scratch:
+            self.dataset = open_dataset(self.config.data, scratch=Path(scratch), check=False)
+            self.folder.check_data(self._data)
+            return run_status(self.config, self.dataset, self.folder)
+
+    def verify(self) -> list[Verified]:
+        """Read and check every artifact of the finished steps; broken ones are put away, so that a run makes them again.
+
+        Raises
+        ------
+        ConfigError, BusyError
+            when there is no such run, or another process works on it.
+        """
+        self._require_run()
         self.dataset = open_dataset(self.config.data)
-        return make_plan(self.config, self.dataset, self.folder)
+        self.folder.check_data(self._data)
+        found = []
+        with ExitStack() as held:
+            self._claim(held, [], list(self.config.steps))
+            for name in self.config.steps:
+                self.console.start(name)
+                found.append(verify_step(self.folder, name, self.dataset, lambda done, total, name=name: self.console.progress(
+                    name, done, total, "artifacts")))
+        return found
 
     def run(self) -> dict[str, Any]:
         """Do what the plan says and return the summary, which is also in `summary.json`.
@@ -63,67 +113,109 @@ class Pipeline:
         Stopped
             after SIGINT or SIGTERM; what was finished is saved.
         """
-        self.dataset = open_dataset(self.config.data)
-        if not self.folder.path.exists():
-            make_plan(self.config, self.dataset, self.folder)   # refuses what cannot be before the folder is made
-        with self.folder.locked(), self._signals():
-            _pin_threads(self.config.threads, self.device)
-            self.folder.recover(self.config.steps)
-            plan = make_plan(self.config, self.dataset, self.folder)
+        config = self.config
+        self.dataset = open_dataset(config.data)
+        plan = None if self.folder.path.exists() else self._plan()   # refuses what cannot be before the folder is made
+        chosen = configuration.selected(config)
+        with ExitStack() as held:
+            held.enter_context(self._signals())
+            claim = self._claim(held, chosen, [source for name in chosen for source in BY_NAME[name].reads(config)])
+            pin_threads(config.threads, self.device)
+            self.folder.recover(chosen)
+            if plan is None or self.folder.is_started():
+                plan = self._plan()
+            self.folder.open(self._data)
             write_text(self.folder.path / "config.yaml", OmegaConf.to_yaml(self.composed, resolve=True))
-            self.console.plan(self.folder.path, self.dataset, self.device, plan)
-            for planned in plan:
-                if planned.works:
-                    self._work(planned)
+            self.console.info(head_line(self.folder.path, self.dataset, self.device))
+            self.console.info(plan_table(self.folder.path, plan))
+            to_do = [planned for planned in plan if planned.works]
+            for number, planned in enumerate(to_do):
+                rest = to_do[number:]
+                claim([(step.name, 0, 1) for step in rest], [source for step in rest for source in step.reads])
+                self._work(planned)
             summary = build_summary(self.folder, plan, self.dataset.classes)
-            write_json(self.folder.path / "summary.json", summary)
+            write_json(self.folder.path / SUMMARY, summary)
         return summary
 
-    def run_and_report(self) -> int:
-        """Run, print the table of scores and where everything lies; return the exit code of the process."""
-        try:
-            summary = self.run()
-        except WsssError as error:
-            self.console.line(f"error: {error}", file=sys.stderr)
-            return 1
-        except Stopped:
-            self.console.line("stopped; what was finished is saved, the same command continues", file=sys.stderr)
-            return 128 + (self._stop_signal or signal.SIGTERM)
-        self.console.line("\n" + score_table(summary))
-        self.console.line(f"Everything lies in {self.folder.path}{os.sep}, the scores in {self.folder.path / 'summary.json'}")
-        return 0
+    def results(self) -> dict[str, Any]:
+        """The summary of the last finished call of `run`. Raises ArtifactError where there is none."""
+        return read_json(self.folder.path / SUMMARY)
+
+    @property
+    def command(self) -> str:
+        """The command line that runs this pipeline."""
+        return shlex.join(["python", "run_pipeline.py", *(word for word in self.overrides if not word.startswith("action="))])
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        data = self.config.data
+        return {"kind": data.kind, "name": data.name, "root": str(Path(data.root).expanduser().resolve()),
+                "classes": list(self.dataset.classes)}
+
+    def _plan(self) -> list[PlannedStep]:
+        config, dataset = self.config, self.dataset
+        self.folder.check_data(self._data)
+        plan = make_plan(config, dataset, self.folder, open_donors(config))
+        for planned in plan:
+            if planned.works:
+                planned.expected = expect(config, dataset, self.folder, planned, self.device.type)
+        return plan
+
+    def _claim(self, held: ExitStack, makes: Any, reads: list[str]) -> Any:
+        """Claim steps of this run for as long as `held` is open."""
+        with self.folder.claims.planning(self.console.warning):
+            return held.enter_context(self.folder.claims.hold([(name, 0, 1) for name in makes], reads))
+
+    def _require_run(self) -> None:
+        if self.folder.path.is_dir():
+            return
+        outputs = Path(self.config.outputs).expanduser()
+        runs = sorted(path.name for path in outputs.glob("*") if path.is_dir() and not path.name.startswith("."))
+        raise ConfigError(f"there is no run {self.folder.path}{did_you_mean(self.config.run_name, runs)} (in {outputs}: "
+                          f"{', '.join(runs) or 'none'}). Choose one with name=NAME, or start it: {self.command}")
 
     def _work(self, planned: PlannedStep) -> None:
         """Do one step and make its result final."""
-        folder = self._work_folder(planned)
-        if planned.fresh:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-        for name in planned.damaged:
-            (folder / name).unlink(missing_ok=True)
+        folder, step = work_folder(self.folder, planned), planned.step
+        self.folder.begin(planned.name, folder, planned.identity, planned.fresh, planned.damaged)
         context = self._context(planned, folder)
-        start, started = time.perf_counter(), time.strftime("%Y-%m-%dT%H:%M:%S")
-        _reset_peak_memory(self.device)
+        start, started = time.perf_counter(), time.strftime("%Y-%m-%d %H:%M:%S")
+        reset_peak_memory(self.device)
         self.console.start(planned.name)
-        result = planned.step.module.run(context)
-        images = merge_journals(folder, context.ids) if planned.step.kind == "images" else None
+        taken = self._take(planned, folder) if planned.action == REUSE else None
+        if taken is None:
+            try:
+                result = step.module.run(context)
+            except WsssError as error:
+                put_away = set_aside(error)
+                note = f" (put away as {put_away.name}: the same command makes it again)" if put_away else ""
+                raise prefixed(error, f"{planned.name}{note}") from error
+        images = merge_journals(folder, context.ids) if step.kind == "images" else None
         seconds = time.perf_counter() - start
-        self.folder.finish(planned.name, folder, {
+        facts = taken or {
             "step": planned.name, "fingerprint": planned.fingerprint, "identity": planned.identity,
             "settings": configuration.settings_of(context.settings), "seed": self.config.seed,
-            "lists": {purpose: len(ids) for purpose, ids in planned.lists.items()}, "images": images, "result": result,
+            "lists": {purpose: len(ids) for purpose, ids in planned.lists.items()}, "result": result,
             "device": str(self.device), "precision": self.config.precision.value, "threads": torch.get_num_threads(),
-            "started": started, "seconds": round(seconds, 2), "images_made": planned.to_do,
-            "continued": planned.action == CONTINUE, "peak_memory_mb": _peak_memory(self.device),
-            "disk_mb": round(directory_size(folder) / 2**20, 2), "versions": _versions()})
+            "started": started, "seconds": round(seconds, 2), "continued": planned.action == CONTINUE,
+            "peak_memory_mb": peak_memory(self.device), "versions": versions()}
+        facts |= {"images": images, "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+                  "made": {"units": planned.to_do, "seconds": round(seconds, 2), "total": planned.total},
+                  "disk_mb": round(sum(file_sizes(folder).values()) / 2**20, 2)}
+        self.folder.finish(planned.name, folder, facts)
         self.console.finish(planned.name, seconds)
 
-    def _work_folder(self, planned: PlannedStep) -> Path:
-        manifest = self.folder.manifest(planned.name)
-        if manifest is not None and manifest["fingerprint"] == planned.fingerprint and not planned.fresh:
-            return self.folder.result(planned.name)   # only some images are missing
-        return self.folder.partial(planned.name, planned.fingerprint)
+    def _take(self, planned: PlannedStep, folder: Path) -> dict | None:
+        """Take the result over from another run; return its manifest, or None when images are still to be made."""
+        donor, ids = planned.donor.folder, planned.lists.get("ids", ())
+        with ExitStack() as held:
+            with suppress(StorageError):   # somebody else's run, which only can be read
+                with donor.claims.planning(self.console.warning):
+                    held.enter_context(donor.claims.hold([], [planned.name]))
+            manifest = take_over(donor, planned.name, folder, ids, self.dataset)
+        if planned.step.kind == "images" and unfinished(folder, ids, self.dataset):
+            return None
+        return {**manifest, "taken_from": str(donor.path)}
 
     def _context(self, planned: PlannedStep, folder: Path) -> StepContext:
         config = self.config
@@ -131,19 +223,19 @@ class Pipeline:
             settings=getattr(config, planned.name), dataset=self.dataset, lists=planned.lists, folder=folder,
             inputs={source: self.folder.result(source) for source in planned.reads}, model=config.model,
             seed_maps=config.seed_maps.value, seed=config.seed, device=self.device, precision=config.precision.value,
-            workers=config.workers, stop=lambda: self._stop_signal is not None,
+            workers=config.workers, stop=lambda: self.stop_signal is not None,
             progress=lambda done, total, note: self.console.progress(planned.name, done, total, note),
-            warn=lambda message: self.console.line(f"warning: {planned.name}: {message}", file=sys.stderr))
+            warn=lambda message: self.console.warning(f"{planned.name}: {message}"))
 
     @contextmanager
-    def _signals(self):
+    def _signals(self) -> Iterator[None]:
         """SIGINT and SIGTERM ask the step to save and stop; a second one ends the process at once."""
-        self._stop_signal = None
+        self.stop_signal = None
 
         def ask(number: int, frame: Any) -> None:
-            self._stop_signal = number
+            self.stop_signal = number
             signal.signal(number, signal.SIG_DFL)
-            self.console.line(f"{signal.Signals(number).name}: saving, then stopping", file=sys.stderr)
+            self.console.warning(f"{signal.Signals(number).name}: saving, then stopping")
         try:
             before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         except ValueError:   # not the main thread: signals stay as they are
@@ -153,48 +245,3 @@ class Pipeline:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: torch sees no CUDA device here. Set device=cpu or device=auto, or install a torch "
-                          "build that fits the driver")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _pin_threads(threads: int | None, device: torch.device) -> None:
-    """A fixed thread count: sums depend on it, so results are bit-identical at the same count only."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(threads or available)
-    if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False   # float32 is float32
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")   # asked for by torch's deterministic algorithms
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")   # Linux: starts the process's memory high-water mark anew
-    except OSError:
-        pass
-
-
-def _peak_memory(device: torch.device) -> dict[str, float]:
-    """Peak memory in MiB of the process, and of the CUDA device where one is used."""
-    peak = {}
-    try:
-        status = Path("/proc/self/status").read_text()
-        peak["host"] = round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
-    except (OSError, IndexError):
-        pass
-    if device.type == "cuda":
-        peak["cuda"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    return peak
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision"),
-            "numpy": np.__version__, "hydra-core": version("hydra-core")}

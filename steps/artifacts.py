@@ -4,7 +4,10 @@ Every reader checks shape, dtype, range and finiteness, and names the file and t
 """
 
 import json
-from collections.abc import Sequence
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,27 @@ def write_array(path: Path, array: np.ndarray) -> Path:
     return path
 
 
+def read_array(path: Path, step: str) -> np.ndarray:
+    """Read a plain `.npy` of finite numbers, made by `step`.
+
+    Raises
+    ------
+    ArtifactError
+        when it is missing, damaged or not finite.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}). {_repair(step)}", damaged=path) from error
+    if not np.isfinite(array).all():
+        raise ArtifactError(f"{path} holds numbers that are not finite. {_repair(step)}", damaged=path)
+    return array
+
+
+def _repair(step: str) -> str:
+    return f"Delete it and run {step} again: only missing files are made"
+
+
 def write_arrays(path: Path, **arrays: np.ndarray) -> Path:
     """Write a plain `.npz`, whole or not at all."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -47,12 +71,55 @@ def read_json(path: Path) -> Any:
     ArtifactError
         when it is missing or damaged.
     """
+    step = path.parent.name.split(".")[0]
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ArtifactError(f"{path} does not exist. Run the step {path.parent.name} first") from error
-    except ValueError as error:
-        raise ArtifactError(f"{path} is damaged ({error}). Move it away and run {path.parent.name} again") from error
+        raise ArtifactError(f"{path} does not exist. Run the step {step} first") from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}). Move it away and run {step} again", damaged=path) from error
+
+
+def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Read an `.npz` of ours, which has at least the arrays `names`.
+
+    Raises
+    ------
+    ArtifactError
+        when it is missing or damaged, lacks an array, or a real array is not finite.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        wrong = [f"no array {name!r}" for name in names if name not in arrays]
+        wrong += [f"{name} is not finite" for name, array in arrays.items()
+                  if array.dtype.kind == "f" and not np.isfinite(array).all()]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        wrong = [str(error)]
+    if wrong:
+        raise ArtifactError(f"{path} cannot be read ({'; '.join(wrong)}). Delete it; the same command makes it again",
+                            damaged=path)
+    return arrays
+
+
+def damaged_name(path: Path) -> Path:
+    """Where a damaged file is put."""
+    return path.with_name(path.name + ".damaged")
+
+
+def set_aside(error: BaseException) -> Path | None:
+    """Put the damaged artifact that an error names out of the way, so that the next run makes it again, alone.
+
+    Returns its new path; None when the error names none, it is gone, or the system refused to read it: then the file
+    may be whole.
+    """
+    path, cause = getattr(error, "damaged", None), error.__cause__
+    while cause is not None and getattr(cause, "errno", None) is None:
+        cause = cause.__cause__
+    if path is None or cause is not None or not path.exists():
+        return None
+    os.replace(path, damaged_name(path))
+    return damaged_name(path)
 
 
 class Maps:
@@ -78,14 +145,12 @@ class Maps:
         facts, path = self.facts(image_id), self.folder / f"{image_id}.npy"
         length = sum(h * w for h, w in grids(facts["height"], facts["width"], facts["scales"]))
         expected = (len(facts["classes"]), length)
-        try:
-            packed = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ArtifactError(f"{path} cannot be read ({error}). {self._repair()}") from error
+        packed = read_array(path, self.step)
         if packed.shape != expected or packed.dtype != np.float16:
-            raise ArtifactError(f"{path} holds {packed.dtype} {packed.shape}, expected float16 {expected}. {self._repair()}")
-        if packed.size and not (np.isfinite(packed).all() and np.abs(packed).max() <= 1):
-            raise ArtifactError(f"{path} holds values outside [-1, 1]. {self._repair()}")
+            raise ArtifactError(f"{path} holds {packed.dtype} {packed.shape}, expected float16 {expected}. {_repair(self.step)}",
+                                damaged=path)
+        if packed.size and np.abs(packed).max() > 1:
+            raise ArtifactError(f"{path} holds values outside [-1, 1]. {_repair(self.step)}", damaged=path)
         return packed
 
     def map(self, image_id: str, resolution: str, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -97,8 +162,11 @@ class Maps:
     def classes(self, image_id: str) -> list[int]:
         return self.facts(image_id)["classes"]
 
-    def _repair(self) -> str:
-        return f"Delete it and run {self.step} again: only missing files are made"
+def label_reader(folder: Path, n_classes: int) -> Callable[[str], np.ndarray]:
+    """A function that reads and checks the label of an image of a finished step."""
+    index = read_journals(folder)
+    return lambda image_id: read_label(folder / f"{image_id}.png", [index[image_id][side] for side in ("height", "width")],
+                                       n_classes)
 
 
 def write_label(path: Path, label: np.ndarray) -> Path:
@@ -115,13 +183,13 @@ def read_label(path: Path, size: Sequence[int], n_classes: int) -> np.ndarray:
     ArtifactError
         when it is missing, damaged, of another size, or holds another value.
     """
-    repair = f"Delete it and run {path.parent.name.split('.')[0]} again: only missing files are made"
+    repair = _repair(path.parent.name.split(".")[0])
     try:
         label = read_mask(path)
     except (WsssError, OSError) as error:
-        raise ArtifactError(f"{path} cannot be read ({error}). {repair}") from error
+        raise ArtifactError(f"{path} cannot be read ({error}). {repair}", damaged=path) from error
     if label.shape != tuple(size):
-        raise ArtifactError(f"{path} is {label.shape}, expected {tuple(size)}. {repair}")
+        raise ArtifactError(f"{path} is {label.shape}, expected {tuple(size)}. {repair}", damaged=path)
     if ((label > n_classes) & (label != 255)).any():
-        raise ArtifactError(f"{path} holds values beyond the {n_classes} classes. {repair}")
+        raise ArtifactError(f"{path} holds values beyond the {n_classes} classes. {repair}", damaged=path)
     return label

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from steps.artifacts import Maps, read_json, write_label
+from steps.artifacts import Maps, label_reader, write_label
 from steps.context import StepContext, require, require_package
 from steps.eval_cam import SCORES
 from steps.inference import for_each_image
-from steps.thresholds import PUBLISHED, confident_pair
+from steps.thresholds import PUBLISHED, confident_pair, read_chosen
 from wsss.ir_label import ir_label
 
 VERSION = 1
+reader = label_reader
 
 
 class CRFBackend(Enum):
@@ -72,7 +73,7 @@ def confident_thresholds(context: StepContext) -> tuple[tuple[float, float], str
     if settings.conf_fg is not None:
         return (settings.conf_fg, settings.conf_bg), "cam_to_ir_label.conf_fg, conf_bg in the configuration"
     if "eval_cam" in context.inputs:
-        choice = read_json(context.inputs["eval_cam"] / SCORES)["chosen"][context.seed_maps]
+        choice = read_chosen(context.inputs["eval_cam"] / SCORES, context.seed_maps)
         return confident_pair(choice["threshold"]), f"+0.15 / -0.10 of the threshold with the {choice['source']}"
     published = PUBLISHED[context.seed_maps]
     return (published.conf_fg, published.conf_bg), "published constants (no val masks to choose by)"

@@ -6,6 +6,9 @@ A step is a module of this package with
     VERSION         raised by its author whenever its results change for the same settings
     check(settings) where it has one: refuses, before any work, what needs more than a look at the settings
     run(context)    does the work; returns a JSON-able dict that goes into the step's manifest
+    reader(folder, n_classes)
+                    reads and checks what a finished step left behind; of a step that makes an artifact an image it
+                    returns the function that does so for one image id. Raises ArtifactError, naming the file
 
 It reads artifacts from `context.inputs`, writes into `context.folder` and nowhere else, and knows neither the run
 folder nor the Hydra config.

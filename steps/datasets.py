@@ -54,22 +54,28 @@ class ShapesData(DataSettings):
         require(self.n_val >= 1, "data.n_val", self.n_val, "at least 1 image: thresholds are chosen on val")
 
 
-def _open_folder(data: FolderData) -> Dataset:
-    return open_folder(Path(data.root).expanduser(), name=data.name, max_side=data.max_side, val_fraction=data.val_fraction)
+def _open_folder(data: FolderData, scratch: Path | None, check: bool) -> Dataset:
+    return open_folder(Path(data.root).expanduser(), name=data.name, max_side=data.max_side, val_fraction=data.val_fraction,
+                       check=check)
 
 
-def _open_shapes(data: ShapesData) -> Dataset:
+def _open_shapes(data: ShapesData, scratch: Path | None, check: bool) -> Dataset:
     folder = Path(data.root).expanduser() / f"shapes-seed{data.seed}-train{data.n_train}-val{data.n_val}"
+    if scratch and not folder.exists():
+        folder = scratch / folder.name
     make_shapes(folder, seed=data.seed, n_train=data.n_train, n_val=data.n_val)
-    return open_folder(folder, name=data.name, max_side=data.max_side)
+    return open_folder(folder, name=data.name, max_side=data.max_side, check=check)
 
 
-KINDS: dict[str, tuple[type[DataSettings], Callable[[Any], Dataset]]] = {
+KINDS: dict[str, tuple[type[DataSettings], Callable[[Any, Path | None, bool], Dataset]]] = {
     "folder": (FolderData, _open_folder),
     "shapes": (ShapesData, _open_shapes),
 }
 
 
-def open_dataset(data: DataSettings) -> Dataset:
-    """Open, and for the embedded kind generate, the data set that `data` describes."""
-    return KINDS[data.kind][1](data)
+def open_dataset(data: DataSettings, *, scratch: Path | None = None, check: bool = True) -> Dataset:
+    """Open the data set that `data` describes; the embedded kind is drawn where it is not there yet.
+
+    With `scratch`, a folder of the caller, it is drawn there and the root stays as it is. Without `check` no image is read.
+    """
+    return KINDS[data.kind][1](data, scratch, check)

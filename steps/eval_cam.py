@@ -5,18 +5,19 @@ counts of each kind of map at all 101 thresholds).
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from steps.artifacts import FG_ONLY, Maps, write_arrays, write_json
+from steps.artifacts import FG_ONLY, Maps, read_arrays, read_json, write_arrays, write_json
 from steps.context import StepContext, require
 from steps.thresholds import PUBLISHED, Chosen, choose
 from wsss.maps import at_size
 from wsss.metrics import THRESHOLDS, ThresholdCounts
 
 VERSION = 1
-SCORES = "scores.json"
+SCORES, COUNTS = "scores.json", "counts.npz"
 
 
 @dataclass
@@ -57,10 +58,15 @@ def run(context: StepContext) -> dict[str, Any]:
             scored_counts = count(context, maps, scored, grid, before + len(val), total)
             scores[kind] = score(scored_counts, chosen[kind], len(scored))
             counts[kind] = scored_counts.counts
-    write_arrays(context.folder / "counts.npz", **counts)
+    write_arrays(context.folder / COUNTS, **counts)
     write_json(context.folder / SCORES, {"chosen": {kind: choice.as_dict() for kind, choice in chosen.items()},
                                          "scores": scores})
     return {}
+
+
+def reader(folder: Path, n_classes: int) -> None:
+    read_arrays(folder / COUNTS)
+    read_json(folder / SCORES)
 
 
 def count(context: StepContext, maps: Maps, ids: tuple[str, ...], thresholds: tuple[float, ...], before: int,

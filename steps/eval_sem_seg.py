@@ -5,11 +5,13 @@ Official file: `step/eval_sem_seg.py` (IRN, LPCAM). Reads the pseudo masks and t
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from steps.artifacts import read_json, read_label, write_json
 from steps.context import StepContext
 from steps.make_sem_seg_labels import THRESHOLD
+from steps.thresholds import read_chosen
 from wsss.metrics import Confusion
 
 VERSION = 1
@@ -41,8 +43,12 @@ def run(context: StepContext) -> dict[str, Any]:
         confusion.update(prediction, truth, prediction_ignore=context.settings.unsure.value)
         context.progress(number, len(scored), "pseudo masks")
     confusion.counts = context.reduce(confusion.counts)
-    chosen = read_json(folder / THRESHOLD)
+    chosen = read_chosen(folder / THRESHOLD)
     write_json(context.folder / SCORES, {**confusion.scores().as_dict(), "threshold": chosen["threshold"],
                                          "threshold_source": chosen["source"], "images": len(scored),
                                          "confusion": confusion.counts.tolist()})
     return {}
+
+
+def reader(folder: Path, n_classes: int) -> None:
+    read_json(folder / SCORES)

@@ -5,9 +5,19 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from steps.context import StepContext
-from steps.journal import Journal, is_whole, read_journals
-from wsss.errors import WsssError
+import torch
+
+from steps.artifacts import damaged_name, read_json, set_aside, write_json
+from steps.context import StepContext, Stopped
+from steps.journal import Journal, unfinished
+from wsss.errors import StorageError, WsssError
+
+FAILED = "failed*.json"
+SHOWN = 3
+
+
+class ImagesFailed(WsssError):
+    """Some images of a step failed; all others are done."""
 
 
 def for_each_image(context: StepContext, make: Callable[[str], tuple[Iterable[Path], dict[str, Any]]]) -> None:
@@ -18,24 +28,62 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Iterable[Pa
 
     Raises
     ------
-    WsssError
-        when an image fails: the message starts with its id. What was finished before stays.
+    ImagesFailed
+        at the end, when images failed: their ids and reasons stand in `failed.json`; the others are done.
+    StorageError
+        when nothing can be written. What was finished before stays.
     """
-    done = read_journals(context.folder)
-    pending = [image_id for image_id in context.my_ids
-               if not is_whole(context.folder, done.get(image_id), context.dataset.digest_of_image(image_id))]
-    total = len(context.my_ids)
+    ids, dataset = context.my_ids, context.dataset
+    pending = list(unfinished(context.folder, ids, dataset))
+    failed: dict[str, str] = {}
     journal = Journal(context.folder, context.shard)
     try:
-        for number, image_id in enumerate(pending, start=total - len(pending) + 1):
+        for number, image_id in enumerate(pending, start=len(ids) - len(pending) + 1):
             context.check_stop()
-            start, source = time.perf_counter(), context.dataset.digest_of_image(image_id)
+            start = time.perf_counter()
             try:
+                source = dataset.digest_of_image(image_id)
                 files, facts = make(image_id)
-                journal.add(image_id, files, time.perf_counter() - start, source=source, **facts)
-            except WsssError as error:
-                raise type(error)(f"{image_id}: {error}") from error
-            context.progress(number, total, "images")
+            except StorageError:
+                raise
+            except (WsssError, MemoryError, torch.OutOfMemoryError) as error:
+                failed[image_id] = _reason(error)
+                context.warn(f"{image_id}: {failed[image_id]}")
+                set_aside(error)
+            else:
+                journal.add(image_id, files, time.perf_counter() - start, source=source,
+                            **{**facts, "classes": list(dataset.labels[image_id])})
+                for path in files:
+                    damaged_name(path).unlink(missing_ok=True)
+            context.progress(number, len(ids), "images")
+    except Stopped:
+        _record(context, failed)
+        raise
     finally:
         journal.close()
+    path = _record(context, failed)
+    if failed:
+        some = "; ".join(f"{image_id}: {reason}" for image_id, reason in list(failed.items())[:SHOWN])
+        raise ImagesFailed(f"{len(failed)} of {len(ids)} images failed, the others are done. {some}"
+                           f"{'; ...' if len(failed) > SHOWN else ''}. All reasons stand in {path}. Mend or remove these images, "
+                           "then the same command tries only them")
 
+
+def failures(folder: Path) -> dict[str, str]:
+    """The images that failed when the step last worked in `folder`: id -> reason."""
+    return {image_id: reason for path in sorted(folder.glob(FAILED)) for image_id, reason in read_json(path).items()}
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, WsssError) else f"not enough memory ({type(error).__name__}: {error})"
+
+
+def _record(context: StepContext, failed: dict[str, str]) -> Path:
+    """Write the failures of this shard, or remove the file of an earlier call."""
+    index, count = context.shard
+    path = context.folder / (FAILED.replace("*", "") if count == 1 else FAILED.replace("*", f"-{index}-of-{count}"))
+    if failed:
+        write_json(path, failed)
+    else:
+        path.unlink(missing_ok=True)
+    return path

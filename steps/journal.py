@@ -7,14 +7,16 @@ and an undisturbed run leave identical bytes.
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError
-from wsss.files import write_text
+from wsss.files import file_sizes, storage, write_text
 
 INDEX = "index.jsonl"
+WHOLE, MISSING, BROKEN, CHANGED = "whole", "missing", "broken", "changed"
 
 
 class Journal:
@@ -23,40 +25,69 @@ class Journal:
     def __init__(self, folder: Path, shard: tuple[int, int] = (0, 1)):
         self.folder = folder
         self.path = folder / f"journal-{shard[0]}-of-{shard[1]}.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(self.path)
-        self._file = open(self.path, "a", encoding="utf-8")
+        with storage(self.path):
+            folder.mkdir(parents=True, exist_ok=True)
+            _drop_torn_line(self.path)
+            self._file = open(self.path, "a", encoding="utf-8")
 
     def add(self, image_id: str, files: Iterable[Path], seconds: float, **facts: Any) -> None:
         """Record that the artifacts `files` of `image_id` are complete."""
-        contents = {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in files}
-        line = {"id": image_id, **facts, "seconds": round(seconds, 4),
-                "files": {name: [len(content), zlib.crc32(content)] for name, content in contents.items()}}
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
+        self.append({"id": image_id, **facts, "seconds": round(seconds, 4),
+                     "files": {path.relative_to(self.folder).as_posix(): file_sum(path) for path in files}})
+
+    def append(self, line: dict) -> None:
+        """Add a whole line. Raises StorageError when the disk is full; a torn line does not count."""
+        with storage(self.path):
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:   # what a full disk did not take; `append` has said so
+            pass
 
 
-def is_whole(folder: Path, line: dict | None, source: str) -> bool:
-    """Whether an image is finished: its files are there with the recorded sizes, made from the image and label `source`."""
-    if line is None or line["source"] != source:
-        return False
-    try:
-        return all((folder / name).stat().st_size == size for name, (size, _) in line["files"].items())
-    except OSError:
-        return False
+def file_sum(path: Path) -> list[int]:
+    """[size in bytes, CRC-32] of a file."""
+    content = path.read_bytes()
+    return [len(content), zlib.crc32(content)]
+
+
+def unfinished(folder: Path, ids: Iterable[str], dataset: Dataset, photographs: bool = True) -> dict[str, str]:
+    """The ids that have no complete artifact in the folder of an "images" step, in their order, with the reason.
+
+    "missing": not made yet; "broken": a file is gone or has another size than recorded; "changed": the photograph or
+    its labels are no longer those it was made from. Without `photographs` these are not read, only labels compared.
+    One pass over names and sizes and one over the journals; nothing is kept of a journal line.
+    """
+    sizes = file_sizes(folder)
+    state = {line["id"]: _state(line, sizes, dataset, photographs) for line in journal_lines(folder)}
+    return {image_id: why for image_id in ids if (why := state.get(image_id, MISSING)) is not WHOLE}
+
+
+def _state(line: dict, sizes: dict[str, int], dataset: Dataset, photographs: bool) -> str:
+    image_id = line["id"]
+    for name, (size, _) in line["files"].items():
+        if sizes.get(name) != size:
+            return BROKEN
+    if line["classes"] != list(dataset.labels.get(image_id, ())):
+        return CHANGED
+    if photographs and image_id in dataset.image_files and line["source"] != dataset.digest_of_image(image_id):
+        return CHANGED
+    return WHOLE
+
+
+def journal_lines(folder: Path) -> Iterator[dict]:
+    """The lines of the index and of all journals of a folder; for an id with several lines the last one counts."""
+    for path in [folder / INDEX, *sorted(folder.glob("journal-*-of-*.jsonl"))]:
+        if path.exists():
+            yield from _complete_lines(path)
 
 
 def read_journals(folder: Path) -> dict[str, dict]:
-    """All finished images of a step's folder: id -> line, the index first and later lines winning."""
-    lines: dict[str, dict] = {}
-    for path in [folder / INDEX, *sorted(folder.glob("journal-*-of-*.jsonl"))]:
-        if path.exists():
-            for line in _complete_lines(path):
-                lines[line["id"]] = line
-    return lines
+    """All finished images of a step's folder: id -> line."""
+    return {line["id"]: line for line in journal_lines(folder)}
 
 
 def merge_journals(folder: Path, ids: Iterable[str]) -> int:
@@ -71,14 +102,19 @@ def merge_journals(folder: Path, ids: Iterable[str]) -> int:
     return len(ordered)
 
 
-def _complete_lines(path: Path) -> list[dict]:
+def _complete_lines(path: Path) -> Iterator[dict]:
     """The lines of a journal; a torn last line (the process was killed while writing it) does not count."""
-    *whole, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    try:
-        return [json.loads(line) for line in whole]
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not a journal ({error}). Its artifacts are untouched; move the file away and run "
-                            "the step again with force=true to make them anew") from error
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+        for number, text in enumerate(file, start=1):
+            if not text.endswith("\n"):
+                return
+            try:
+                line = json.loads(text)
+                line["id"], line["files"], line["classes"]   # noqa: B018
+            except (ValueError, KeyError, TypeError) as error:
+                raise ArtifactError(f"{path}, line {number}, is no journal line ({error!r}). The artifacts beside it are "
+                                    "untouched. Move the file away; the same command makes them anew", damaged=path) from error
+            yield line
 
 
 def _drop_torn_line(path: Path) -> None:

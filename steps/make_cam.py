@@ -5,12 +5,15 @@ of the K present classes at every scale on its own feature grid (`wsss.maps`). B
 are rebuilt from it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from steps.artifacts import write_array
+from steps.artifacts import Maps, write_array
 from steps.context import StepContext, require
 from steps.inference import for_each_image
 from steps.networks import feature_function, load_classifier
@@ -49,3 +52,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
     for_each_image(context, make)
     return {}
+
+
+def reader(folder: Path, n_classes: int) -> Callable[[str], np.ndarray]:
+    return Maps(folder).packed

@@ -6,8 +6,10 @@ official file: `step/make_lpcam.py`. Reads the classifier and the CAMs. First it
 `fg_only/ID.npy`: the maps without the context term (LPCAM-F).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from steps.artifacts import FG_ONLY, Maps, write_array
 from steps.context import StepContext, require, require_package
 from steps.inference import for_each_image
 from steps.networks import feature_function, load_classifier
-from steps.prototypes import make_prototypes
+from steps.prototypes import FILE, Prototypes, make_prototypes
 from wsss.cam import multi_scale_features
 from wsss.lpcam import lpcam_maps
 from wsss.maps import pack
@@ -85,6 +87,17 @@ def run(context: StepContext) -> dict[str, Any]:
 
     for_each_image(context, make)
     return {"prototypes": prototypes.summary()}
+
+
+def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
+    Prototypes(folder / FILE, n_classes, torch.device("cpu"))
+    maps, fg_maps = Maps(folder), Maps(folder, FG_ONLY)
+
+    def read(image_id: str) -> None:
+        maps.packed(image_id)
+        if f"{FG_ONLY}/{image_id}.npy" in maps.facts(image_id)["files"]:
+            fg_maps.packed(image_id)
+    return read
 
 
 def _pack(maps: list[torch.Tensor], has_foreground: torch.Tensor, cams: Maps, image_id: str) -> np.ndarray:

@@ -5,18 +5,21 @@ in the size of the photograph, ready to be used as `SegmentationClass`, and with
 (h, w) and the walked maps `walk/ID.npy` (K, h, w), float16 at stride 4.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from steps.artifacts import Maps, read_json, write_array, write_json, write_label
+from steps.artifacts import Maps, label_reader, read_array, write_array, write_json, write_label
 from steps.context import StepContext, require
 from steps.inference import for_each_image
+from steps.journal import read_journals
 from steps.networks import load_irn, network_input
-from steps.thresholds import PUBLISHED, choose
+from steps.thresholds import PUBLISHED, choose, read_chosen
 from wsss.maps import at_size
 from wsss.metrics import ThresholdCounts
 from wsss.random_walk import random_walk
@@ -65,6 +68,18 @@ def run(context: StepContext) -> dict[str, Any]:
     return chosen
 
 
+def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
+    index, read_mask = read_journals(folder), label_reader(folder, n_classes)
+    read_chosen(folder / THRESHOLD)
+
+    def read(image_id: str) -> None:
+        read_mask(image_id)
+        for name in index[image_id]["files"]:
+            if name.endswith(".npy"):
+                read_array(folder / name, "make_sem_seg_labels")
+    return read
+
+
 class Walk:
     """The random walk of one image after the other."""
 
@@ -100,7 +115,7 @@ def background_threshold(context: StepContext, walk: Walk) -> dict[str, Any]:
     """The background threshold and its source; the sweep over val is recorded in `threshold.json`."""
     path, val = context.folder / THRESHOLD, context.lists["val"]
     if path.exists():
-        return read_json(path)
+        return read_chosen(path)
     counts = ThresholdCounts(len(context.dataset.classes)) if val else None
     for number, image_id in enumerate(val, start=1):
         context.check_stop()

@@ -10,14 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import Module
 
 from steps.context import StepContext
 from wsss.data.images import normalise
-from wsss.errors import ArtifactError, ConfigError
+from wsss.errors import ArtifactError, ConfigError, WeightsError
 from wsss.networks.classifier import Classifier
 from wsss.networks.irn import IRN
 from wsss.networks.resnet import resnet
-from wsss.networks.weights import file_sha256, load_pretrained, load_weights, pretrained_name, read_metadata, save_weights
+from wsss.networks.weights import (
+    file_sha256,
+    load_pretrained,
+    load_weights,
+    pretrained_name,
+    read_metadata,
+    read_tensors,
+    save_weights,
+)
 from wsss.seeding import derived_seed
 
 WEIGHTS = "weights.safetensors"
@@ -61,10 +70,8 @@ def new_classifier(context: StepContext) -> Classifier:
 
 def load_classifier(context: StepContext) -> Classifier:
     """The classifier of train_cam, in evaluation mode on the step's device."""
-    path = context.inputs["train_cam"] / WEIGHTS
-    facts = _facts(path, len(context.dataset.classes))
-    classifier = Classifier(resnet(facts["backbone"], facts["norm"]), facts["n_classes"])
-    load_weights(path, classifier)
+    classifier = _load(context.inputs["train_cam"] / WEIGHTS, lambda facts: Classifier(
+        resnet(facts["backbone"], facts["norm"]), facts["n_classes"]), len(context.dataset.classes))
     return classifier.eval().requires_grad_(False).to(context.device)
 
 
@@ -80,10 +87,7 @@ def new_irn(context: StepContext) -> IRN:
 
 def load_irn(context: StepContext) -> IRN:
     """The network of train_irn, in evaluation mode on the step's device."""
-    path = context.inputs["train_irn"] / WEIGHTS
-    facts = _facts(path)
-    irn = IRN(resnet(facts["backbone"], facts["norm"]))
-    load_weights(path, irn)
+    irn = _load(context.inputs["train_irn"] / WEIGHTS, lambda facts: IRN(resnet(facts["backbone"], facts["norm"])))
     return irn.eval().requires_grad_(False).to(context.device)
 
 
@@ -118,15 +122,41 @@ def weights_digest(model: ModelSettings) -> str:
     return file_sha256(Path(model.weights).expanduser())
 
 
+def network_reader(folder: Path, n_classes: int) -> None:
+    """Read and check the network of a finished training: its facts, and that every number is finite."""
+    path = folder / WEIGHTS
+    _facts(path, n_classes)
+    tensors = _whole(path, lambda: read_tensors(path))
+    if wrong := [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise ArtifactError(f"{path} holds numbers that are not finite, in {wrong[0]}. {_repair(path)}", damaged=path)
+
+
+def _load(path: Path, build: Callable[[dict[str, Any]], Module], n_classes: int | None = None) -> Module:
+    network = build(_facts(path, n_classes))
+    _whole(path, lambda: load_weights(path, network))
+    return network
+
+
 def _facts(path: Path, n_classes: int | None = None) -> dict[str, Any]:
-    facts = read_metadata(path)
+    facts = _whole(path, lambda: read_metadata(path))
     if not {"backbone", "norm", "n_classes"} <= facts.keys():
-        raise ArtifactError(f"{path} does not say which network it belongs to. Move its folder away and run "
-                            f"{path.parent.name} again")
+        raise ArtifactError(f"{path} does not say which network it belongs to. {_repair(path)}", damaged=path)
     if n_classes is not None and facts["n_classes"] != n_classes:
         raise ArtifactError(f"{path} was trained for {facts['n_classes']} classes, the data set has {n_classes}. Choose "
                             "another run with name=NAME, or train again with replace=true")
     return facts
+
+
+def _whole(path: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except WeightsError as error:
+        raise ArtifactError(f"{path} cannot be read ({error}). {_repair(path)}", damaged=path) from error
+
+
+def _repair(path: Path) -> str:
+    return (f"Delete it; the same command then makes it from {path.parent.name}'s last saved state, or, where there is none, "
+            "trains again with replace=true")
 
 
 def check_weights(model: ModelSettings) -> None:

@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from steps.artifacts import Maps, write_arrays
+from steps.artifacts import Maps, read_arrays, write_arrays
 from steps.context import StepContext
 from steps.networks import network_input
-from wsss.errors import ArtifactError
 from wsss.kmeans import KMeans, kmeans, kmeans_pytorch
 from wsss.lpcam import class_probability, mean_direction, select_prototypes, split_cells
 from wsss.seeding import generator
@@ -45,11 +44,7 @@ class Prototypes:
     """The kept centres of all classes, folded into one foreground and one context vector a class."""
 
     def __init__(self, path: Path, n_classes: int, device: torch.device):
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                self.arrays = dict(file)
-        except (OSError, ValueError, EOFError) as error:
-            raise ArtifactError(f"{path} cannot be read ({error}). Delete it and run make_lpcam again") from error
+        self.arrays = read_arrays(path, ("center", "class_index", "is_context", "kept"))
         dimension = self.arrays["center"].shape[1]
         self.vectors = torch.zeros(2, n_classes, dimension)
         for context in (0, 1):
@@ -115,7 +110,7 @@ def make_prototypes(context: StepContext, features_of: Callable, weight: torch.T
             if not (parts / f"{index}.npz").exists():
                 write_arrays(parts / f"{index}.npz", **_class_prototypes(context, index, features_of, weight, cams))
             context.progress(index + 1, n_classes, f"prototypes of {context.dataset.classes[index]}")
-        loaded = [dict(np.load(parts / f"{index}.npz", allow_pickle=False)) for index in range(n_classes)]
+        loaded = [read_arrays(parts / f"{index}.npz") for index in range(n_classes)]
         write_arrays(path, **{name: np.concatenate([arrays[name] for arrays in loaded]) for name in loaded[0]})
     shutil.rmtree(parts, ignore_errors=True)
     return Prototypes(path, n_classes, context.device)
@@ -132,7 +127,7 @@ def _class_prototypes(context: StepContext, index: int, features_of: Callable, w
         result = _cluster(features.to(context.device), settings, generator(context.seed, "make_lpcam", kind, name))
         found[kind] = result.centers, *_nearest(result, cells, ids)
     if not len(found["foreground"][0]):
-        where = f"in {len(ids)} images of it" if ids else "because no image of the list shows it"
+        where = f"in {len(ids)} images of it (train longer or lower it)" if ids else "because no image of the list shows it"
         context.warn(f"class {name!r}: no feature lies above make_lpcam.cam_threshold={settings.cam_threshold} {where}; "
                      "its CAM goes on unchanged")
     centers = [found[kind][0] for kind in ("foreground", "context")]

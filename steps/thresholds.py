@@ -4,7 +4,11 @@ Never from the list that is scored. The source stands beside every threshold in 
 """
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+from steps.artifacts import read_json
+from wsss.errors import ArtifactError
 from wsss.metrics import ThresholdCounts
 
 
@@ -43,6 +47,26 @@ def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, 
     if val_counts is not None:
         return Chosen(val_counts.best()[0], f"best mIoU on the masks of {n_val} val images")
     return Chosen(published, "published constant (no val masks to choose by)")
+
+
+def read_chosen(path: Path, kind: str | None = None) -> dict[str, Any]:
+    """A chosen threshold and its source, from the `threshold.json` of a step or, for the maps `kind`, from a `scores.json`.
+
+    Raises
+    ------
+    ArtifactError
+        when the file is missing or damaged or holds no such threshold.
+    """
+    content = read_json(path)
+    try:
+        chosen = content["chosen"][kind] if kind else content
+        good = 0 <= chosen["threshold"] <= 1 and isinstance(chosen["source"], str)
+    except (KeyError, TypeError):
+        good = False
+    if not good:
+        raise ArtifactError(f"{path} holds no threshold{f' of the {kind} maps' if kind else ''}, expected one in [0, 1] with its "
+                            "source. Delete it; the same command makes it again", damaged=path)
+    return chosen
 
 
 def confident_pair(threshold: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import multilabel_soft_margin_loss
 
 from steps.context import StepContext, require
-from steps.networks import network_input, new_classifier, save_network
+from steps.networks import network_input, network_reader, new_classifier, save_network
 from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
 from wsss.data.augment import classifier_sample
 from wsss.metrics import average_precision
@@ -20,6 +20,7 @@ from wsss.networks.classifier import Classifier
 from wsss.seeding import generator
 
 VERSION = 1
+reader = network_reader
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 
 from steps.artifacts import read_label
 from steps.context import StepContext, require
-from steps.networks import new_irn, save_network
+from steps.networks import network_reader, new_irn, save_network
 from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
 from wsss.affinity import affinity_losses
 from wsss.data.augment import irn_sample, top_left_crop
@@ -21,6 +21,7 @@ from wsss.networks.irn import IRN
 from wsss.seeding import generator
 
 VERSION = 1
+reader = network_reader
 
 
 class IRNBackbone(Enum):

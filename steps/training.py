@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from steps.context import StepContext, Stopped, require
-from wsss.errors import ArtifactError, WsssError
+from wsss.errors import ArtifactError, WeightsError, WsssError, prefixed
 from wsss.files import write_text
 from wsss.networks.classifier import poly_factor
 from wsss.networks.weights import read_metadata, read_tensors, save_tensors
@@ -44,8 +45,20 @@ class Plan:
     checkpoint_steps: int
 
     def steps_per_epoch(self, n_ids: int) -> int:
-        # official: drop_last. Fewer images than a batch are one smaller batch here (official: no step at all)
-        return max(1, n_ids // self.batch_size)
+        return steps_per_epoch(self.batch_size, n_ids)
+
+
+def steps_per_epoch(batch_size: int, n_ids: int) -> int:
+    """Official: drop_last. Fewer images than a batch are one smaller batch here (official: no step at all)."""
+    return max(1, n_ids // batch_size)
+
+
+def saved_step(folder: Path) -> int:
+    """The number of steps after which a training in `folder` was last saved; 0 where there is no readable state."""
+    try:
+        return read_metadata(folder / STATE)["step"]
+    except (WeightsError, KeyError):
+        return 0
 
 
 def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.optim.Optimizer,
@@ -103,7 +116,7 @@ class _Samples(Dataset):
         try:
             return self.sample(*key)
         except WsssError as error:   # handed over as a value: a loader would wrap it into its worker's traceback
-            return type(error)(f"{key[1]}: {error}")
+            return prefixed(error, key[1])
 
 
 def _collate(samples: list[tuple | WsssError]) -> list[torch.Tensor] | WsssError:
@@ -133,7 +146,8 @@ def _batches(context: StepContext, plan: Plan, sample: Callable, ids: tuple[str,
 def _finite(name: str, value: torch.Tensor, step: int, plan: Plan) -> float:
     number = float(value.detach())
     if not math.isfinite(number):
-        raise WsssError(f"{plan.purpose}: {name} is {number} at step {step}. Lower {plan.purpose}.learning_rate; "
+        raise WsssError(f"{plan.purpose}: {name} is {number} at step {step}, expected a finite number. Lower "
+                        f"{plan.purpose}.learning_rate; "
                         "the last saved state is untouched")
     return number
 
@@ -150,20 +164,27 @@ def _load_state(context: StepContext, module: nn.Module, optimizer: torch.optim.
     path = context.folder / STATE
     if not path.exists():
         return 0, []
-    tensors, facts = read_tensors(path), read_metadata(path)
-    state: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
-    for name, value in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, key = name.split("/")
-            state[int(index)][key] = value
     try:
+        tensors, facts = read_tensors(path), read_metadata(path)
+    except WeightsError as error:
+        raise ArtifactError(f"{path} is damaged ({error}). Without it the same command trains again from the start",
+                            damaged=path) from error
+    state: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+    try:
+        for name, value in tensors.items():
+            if name.startswith("optimizer/"):
+                _, index, key = name.split("/")
+                state[int(index)][key] = value
+        step, log = facts["step"], facts["log"]
         module.load_state_dict({name.removeprefix("module/"): value for name, value in tensors.items()
                                 if name.startswith("module/")})
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     except (RuntimeError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{path} does not fit the network ({error}). Delete it to train again from the start") from error
-    context.progress(facts["step"], total, "continued")
-    return facts["step"], facts["log"]
+        why = " ".join(str(error).split())
+        raise ArtifactError(f"{path} does not fit the network ({type(error).__name__}: {why}). Delete it to train again from the "
+                            "start") from error
+    context.progress(step, total, "continued")
+    return step, log
 
 
 def write_log(context: StepContext, log: list[dict[str, Any]]) -> None:

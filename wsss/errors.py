@@ -4,6 +4,9 @@
 function (`wsss.kmeans(...)`) can catch `ValueError` as anywhere else in Python.
 """
 
+import copy
+from pathlib import Path
+
 
 class WsssError(Exception):
     """Base of every error raised on purpose by this project."""
@@ -18,7 +21,14 @@ class ConfigError(WsssError, ValueError):
 
 
 class ArtifactError(WsssError, ValueError):
-    """A file written by an earlier step is missing, damaged or does not fit."""
+    """A file written by an earlier step is missing, damaged or does not fit.
+
+    `damaged`: that file, where it is only to be put away and made again by its step.
+    """
+
+    def __init__(self, message: str, damaged: Path | None = None):
+        super().__init__(message)
+        self.damaged = damaged
 
 
 class ArgumentError(WsssError, ValueError):
@@ -31,3 +41,18 @@ class WeightsError(WsssError, ValueError):
 
 class BackendError(WsssError, RuntimeError):
     """An optional back end (pydensecrf, kmeans-pytorch) or device was asked for and is not there."""
+
+
+class StorageError(WsssError, OSError):
+    """A file or folder cannot be written: the disk is full, read-only, or belongs to somebody else."""
+
+
+class BusyError(WsssError, RuntimeError):
+    """Another process works on what this one needs."""
+
+
+def prefixed(error: WsssError, where: str) -> WsssError:
+    """The same error, its message starting with where it happened: the id of an image, the name of a step."""
+    named = copy.copy(error)
+    named.args = (f"{where}: {error}",)
+    return named

@@ -1,12 +1,33 @@
 """Files that are either whole or absent."""
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from wsss.errors import StorageError
+
 TEMPORARY_PREFIX = ".writing-"
+
+
+@contextmanager
+def storage(path: Path | str) -> Iterator[None]:
+    """Turn every OSError of a block that writes `path` into a StorageError that says what to do."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror or error}; {_free(Path(path))}). Make room or make it "
+                           "writable, then the same command continues; or choose another place with outputs=DIR") from error
+
+
+def _free(path: Path) -> str:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return f"{shutil.disk_usage(path).free / 2**20:.1f} MiB free in {path}"
 
 
 @contextmanager
@@ -15,16 +36,22 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
     The temporary name starts with `.writing-` and ends in `.tmp`, so that nothing takes it for a result. When the block
     fails it is removed and whatever stood at `path` stays.
+
+    Raises
+    ------
+    StorageError
+        when the disk is full or the folder cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{threading.get_ident()}-{path.name}"[:240] + ".tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with storage(path):
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def sweep(folder: Path | str) -> None:
@@ -42,3 +69,18 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     write_bytes(path, text.encode())
+
+
+def file_sizes(folder: Path | str) -> dict[str, int]:
+    """Size in bytes of every file below `folder`, by its path relative to it with "/"; empty without the folder."""
+    sizes: dict[str, int] = {}
+    open_folders = [("", str(folder))] if os.path.isdir(folder) else []
+    while open_folders:
+        prefix, path = open_folders.pop()
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    open_folders.append((f"{prefix}{entry.name}/", entry.path))
+                else:
+                    sizes[prefix + entry.name] = entry.stat().st_size
+    return sizes

@@ -149,7 +149,7 @@ def test_list_ids(tmp_path):
     with pytest.raises(DataError, match="mine.txt is empty"):
         data.list_ids(tmp_path / "mine.txt")
     (tmp_path / "mine.txt").write_text("\n".join(f"x{i}" for i in range(13)))
-    with pytest.raises(DataError, match="13 problems\n  - 'x0' has no image(.|\n)*'x9' has no image\n  - ... and 3 more"):
+    with pytest.raises(DataError, match="13 problems\n  - 'x0' has no image(.|\n)*'x9' has no image; .*\n  - ... and 3 more"):
         data.list_ids(tmp_path / "mine.txt")
     (tmp_path / "mine.txt").write_bytes(b"img\xff")
     with pytest.raises(DataError, match="mine.txt is not UTF-8 text .*save it as UTF-8"):
@@ -180,6 +180,22 @@ def test_missing_parts_say_what_is_expected(tmp_path):
         open_folder(root)
     with pytest.raises(DataError, match="val_fraction is 1; expected 0 <= val_fraction < 1"):
         open_folder(root, val_fraction=1)
+
+
+def test_files_and_folders_that_cannot_be_read_are_named(tmp_path):
+    root = build(tmp_path, {"a": "cat"}, masks="a")
+    data = open_folder(root)
+    (root / "masks" / "a.png").unlink()
+    with pytest.raises(DataError, match=r"cannot read the mask .*a\.png: No such file"):
+        data.digest_of_masks(["a"])
+    (root / "labels.csv").unlink()
+    (root / "labels.csv").mkdir()
+    with pytest.raises(DataError, match="cannot read .*labels.csv: Is a directory; expected a text file"):
+        open_folder(root)
+    (root / "images").rename(root / "pictures")
+    (root / "images").touch()
+    with pytest.raises(DataError, match="cannot read the folder .*images: Not a directory; expected a folder of files .jpg, .jpeg, .png"):
+        open_folder(root)
 
 
 @pytest.mark.parametrize("text, message", [
@@ -339,7 +355,7 @@ def test_the_working_frame(tmp_path):
 def test_digests_see_what_they_should(tmp_path):
     def digests():
         data = open_folder(tmp_path)
-        return data.digest_of_masks(data.lists["all"]), data.digest_of_images(data.lists["all"])
+        return tuple(digest(data.lists["all"]) for digest in (data.digest_of_masks, data.digest_of_images, data.digest_of_labels))
 
     build(tmp_path, {"a": "cat", "b": "dog"}, masks="ab")
     before = digests()
@@ -347,10 +363,10 @@ def test_digests_see_what_they_should(tmp_path):
         os.utime(path, (1, 1))
     assert digests() == before  # times are never compared
     write_mask(tmp_path / "masks" / "a.png", np.zeros((20, 30), np.uint8))
-    assert [a == b for a, b in zip(digests(), before)] == [False, True]
+    assert [a == b for a, b in zip(digests(), before)] == [False, True, True]
     (tmp_path / "labels.csv").write_text("name,classes\na,dog\nb,dog\n")
     relabelled = digests()
-    assert relabelled[1] != before[1]
+    assert relabelled[1] == before[1] and relabelled[2] != before[2]
     content = (tmp_path / "images" / "a.jpg").read_bytes()
     (tmp_path / "images" / "a.jpg").write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])  # the same size
     assert digests()[1] != relabelled[1]

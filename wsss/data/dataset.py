@@ -74,7 +74,8 @@ def read_lines(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read {path}: {error.strerror or error}; expected a text file: check its name and "
+                        "permissions") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
     return [unicodedata.normalize("NFC", line).strip() for line in text.split("\n")]
@@ -87,11 +88,11 @@ def read_list(path: Path, known: Mapping[str, str]) -> tuple[str, ...]:
     """
     ids = [line for line in read_lines(path) if line]
     if not ids:
-        raise DataError(f"list {path} is empty; expected an id a line")
+        raise DataError(f"list {path} is empty; expected an id a line: write them, or do without the file")
     problems, seen = [], set()
     for image_id in ids:
         if image_id in seen:
-            problems.append(f"{image_id!r} is listed twice")
+            problems.append(f"{image_id!r} is listed twice; keep one line")
         elif image_id not in known:
             problems.append(without_image(image_id, known))
         seen.add(image_id)
@@ -106,7 +107,9 @@ def without_image(image_id: str, known: Container[str]) -> str:
     except DataError as error:
         return str(error)
     stem = image_id.rpartition(".")[0]
-    return f"{image_id!r} has no image" + (f"; write {stem!r}, without the suffix" if stem in known else "")
+    if stem in known:
+        return f"{image_id!r} has no image; write {stem!r}, without the suffix"
+    return f"{image_id!r} has no image; add the image or remove the line"
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,12 +136,13 @@ class Dataset:
         for name, ids in self.lists.items():
             if strangers := [i for i in ids if i not in self.image_files or i not in self.labels]:
                 raise DataError(f"data set {self.name}: {len(strangers)} ids of list {name} have no image or no label, "
-                                f"for example {strangers[0]!r}")
+                                f"for example {strangers[0]!r}; expected both: add them, or take these ids off the list")
 
     def image_path(self, image_id: str) -> Path:
         """The image file. Raises DataError for an unknown id."""
         if image_id not in self.image_files:
-            raise DataError(f"data set {self.name} has no image with id {image_id!r} (root {self.root})")
+            raise DataError(f"data set {self.name} has no image with id {image_id!r} (root {self.root}); expected one of its "
+                            f"{len(self.image_files)} ids: they are in its list 'all'")
         return Path(self.root, self.image_files[image_id])
 
     def mask_path(self, image_id: str) -> Path | None:
@@ -182,11 +186,12 @@ class Dataset:
             raise DataError(f"data set {self.name} has no mask for id {image_id!r}; add one, or leave out the evaluation steps")
         mask = read_mask(path)
         if mask.shape != (expected := self.size(image_id)):
-            raise DataError(f"mask {path} is {format_size(mask.shape)} but its image is {format_size(expected)}")
+            raise DataError(f"mask {path} is {format_size(mask.shape)} but its image is {format_size(expected)} as shown; "
+                            "save the mask in that size")
         values = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256))
         if wrong := [int(v) for v in values if len(self.classes) < v < 255]:
             raise DataError(f"mask {path} holds the values {wrong[:MAX_REPORTED]}; expected 0 (background), "
-                            f"1..{len(self.classes)} (class) or 255 (ignore)")
+                            f"1..{len(self.classes)} (class) or 255 (ignore): correct the mask, or complete the classes")
         return mask
 
     def list_ids(self, name_or_path: str | Path) -> tuple[str, ...]:
@@ -212,13 +217,16 @@ class Dataset:
         return vector
 
     def digest_of_image(self, image_id: str) -> str:
-        """Hex digest of what a step makes an image's artifact from: the file (its size, beginning and end, without reading it
-        all) and the classes present."""
-        return self._cached("image", image_id, lambda: _digest_ends(self.image_path(image_id), self.labels[image_id]))
+        """Hex digest of an image file: of its size, beginning and end, without reading it all."""
+        return self._cached("image", image_id, lambda: _digest_ends(self.image_path(image_id)))
 
     def digest_of_images(self, ids: Sequence[str]) -> str:
-        """Hex digest of the ids, in their order, with `digest_of_image` of each."""
-        return _digest(f"{image_id}\t{self.digest_of_image(image_id)}" for image_id in ids)
+        """Hex digest of the `digest_of_image` of each, in their order."""
+        return _digest(map(self.digest_of_image, ids))
+
+    def digest_of_labels(self, ids: Sequence[str]) -> str:
+        """Hex digest of the ids, in their order, with the classes present on each. Reads no file."""
+        return _digest(f"{image_id}\t{self.labels[image_id]}" for image_id in ids)
 
     def digest_of_masks(self, ids: Sequence[str]) -> str:
         """Hex digest of the bytes of every mask file, with its id; an id without mask counts as such."""
@@ -226,7 +234,7 @@ class Dataset:
 
     def _mask_digest(self, image_id: str) -> str:
         path = self.mask_path(image_id)
-        return self._cached("mask", image_id, lambda: _digest_bytes(path.read_bytes()) if path else "none")
+        return self._cached("mask", image_id, lambda: _digest_file(path) if path else "none")
 
     def _cached(self, kind: str, image_id: str, digest: Callable[[], str]) -> str:
         """A digest is taken once in the life of the data set, which is one call of the pipeline."""
@@ -235,13 +243,23 @@ class Dataset:
         return self._digests[kind, image_id]
 
 
-def _digest_ends(path: Path, labels: tuple[int, ...]) -> str:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        head = file.read(_END_BYTES)
-        file.seek(max(0, size - _END_BYTES))
-        return _digest_bytes(head + file.read(_END_BYTES) + f"{size} {labels}".encode())
+def _digest_ends(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            head = file.read(_END_BYTES)
+            file.seek(max(0, size - _END_BYTES))
+            return _digest_bytes(head + file.read(_END_BYTES) + f"{size}".encode())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; restore the image, or remove its id") from error
+
+
+def _digest_file(path: Path) -> str:
+    try:
+        return _digest_bytes(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read the mask {path}: {error.strerror or error}; restore it, or do without masks") from error
 
 
 def _digest_bytes(content: bytes) -> str:

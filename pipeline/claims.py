@@ -1,0 +1,197 @@
+"""Who works in a run folder: two runs may share one as long as neither makes what the other makes or reads.
+
+While a run plans it holds `.locks/planning` (flock: released by the system however the process ends). Its plan made, it
+leaves a claim: a small file with its owner, the steps and shards that it will make and the steps that it reads. The next
+run sees the claims of living owners while it plans, and is refused where they collide; the claim of a dead owner goes.
+
+An owner is host, process and, on a cluster, the Slurm job, which `squeue` can be asked about from any node.
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from wsss.errors import BusyError
+from wsss.files import storage, write_text
+
+LOCKS = ".locks"
+PATIENCE = 600.0   # seconds to wait for another run that plans
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, told from a later one with the same number by its start time."""
+
+    host: str
+    pid: int
+    started: int          # clock ticks since the machine started; 0 where the system does not say
+    job: str | None       # Slurm job id
+    restarts: int = 0     # how often Slurm has started that job again
+
+    @classmethod
+    def me(cls) -> "Owner":
+        environment = os.environ
+        return cls(os.uname().nodename, os.getpid(), _start_ticks(os.getpid()), environment.get("SLURM_JOB_ID"),
+                   int(environment.get("SLURM_RESTART_COUNT", 0)))
+
+    def is_alive(self) -> bool:
+        """Whether the owner still runs; True when nobody can be asked."""
+        if self.host == os.uname().nodename:
+            return _start_ticks(self.pid) == self.started if os.path.isdir("/proc/self") else _runs(self.pid)
+        if self.job is None:
+            return True
+        if self.job == os.environ.get("SLURM_JOB_ID"):   # an earlier start of this very job
+            return self.restarts >= int(os.environ.get("SLURM_RESTART_COUNT", 0))
+        return _job_is_known(self.job)
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}" + (f" (Slurm job {self.job})" if self.job else "")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a run is going to do: `makes` as (step, shard, shards) in order, the first one now, and what it reads."""
+
+    owner: Owner
+    since: str                                 # local time, ISO 8601
+    makes: tuple[tuple[str, int, int], ...]
+    reads: tuple[str, ...]
+
+    def collides(self, other: "Claim") -> str | None:
+        """The step over which the two cannot both go on, or None."""
+        for step, shard, shards in self.makes:
+            for their_step, their_shard, their_shards in other.makes:
+                if step == their_step and (shards != their_shards or shard == their_shard):
+                    return step
+            if step in other.reads:
+                return step
+        return next((step for step, _, _ in other.makes if step in self.reads), None)
+
+
+class Claims:
+    """The claims on one run folder."""
+
+    def __init__(self, run: Path):
+        self.run, self.folder = run, run / LOCKS
+
+    @contextmanager
+    def planning(self, say: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+        """Hold the run while planning; another run that plans is waited for.
+
+        Raises
+        ------
+        BusyError
+            when it still plans after ten minutes.
+        """
+        path = self.folder / "planning"
+        with storage(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a+", encoding="utf-8")
+        with file:
+            start, said = time.monotonic(), False
+            while not _locked(file.fileno(), say, self.run):
+                waited = time.monotonic() - start
+                if waited > 2 and not said:
+                    say(f"{self.run}: waiting for another run that is planning")
+                    said = True
+                if waited > PATIENCE:
+                    raise BusyError(f"{self.run}: another run has been planning for over {PATIENCE / 60:.0f} minutes. See what "
+                                    "it does, or choose another run with name=NAME")
+                time.sleep(0.1)
+            yield
+
+    @contextmanager
+    def hold(self, makes: Iterable[tuple[str, int, int]], reads: Iterable[str]) -> Iterator[Callable[..., None]]:
+        """Claim steps, to be called while planning. Gives a function to change the claim as steps are finished.
+
+        Raises
+        ------
+        BusyError
+            when another run makes or reads what this one would make or read: who and since when.
+        """
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        claim = Claim(Owner.me(), since, tuple(makes), tuple(reads))
+        for other, path in self._living(clean=True):
+            if step := claim.collides(other):
+                raise BusyError(f"{self.run}: {step} is in use by {other.owner} since {other.since}. Wait for it, stop it, or "
+                                f"choose another run with name=NAME. (Should it be dead after all, delete {path})")
+        path = self.folder / f"{claim.owner.host}-{claim.owner.pid}-{uuid.uuid4().hex[:8]}.json"
+
+        def change(makes: Iterable[tuple[str, int, int]], reads: Iterable[str]) -> None:
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            write_text(path, json.dumps(asdict(Claim(claim.owner, now, tuple(makes), tuple(reads)))))
+        change(claim.makes, claim.reads)
+        try:
+            yield change
+        finally:
+            path.unlink(missing_ok=True)
+
+    def living(self) -> list[Claim]:
+        """The claims whose owners run; writes nothing."""
+        return [claim for claim, _ in self._living(clean=False)]
+
+    def _living(self, clean: bool) -> list[tuple[Claim, Path]]:
+        found = []
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                values = json.loads(path.read_text(encoding="utf-8"))
+                claim = Claim(Owner(**values["owner"]), values["since"], tuple(map(tuple, values["makes"])),
+                              tuple(values["reads"]))
+            except FileNotFoundError:   # just released
+                continue
+            except (ValueError, KeyError, TypeError) as error:
+                raise BusyError(f"{path} is no claim of a run ({error!r}). Delete it if no run works in {self.run}") from error
+            if claim.owner.is_alive():
+                found.append((claim, path))
+            elif clean:
+                path.unlink(missing_ok=True)
+        return found
+
+
+def _locked(descriptor: int, say: Callable[[str], None], run: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:   # some network file systems have no locks
+        say(f"{run}: no lock could be taken while planning ({error.strerror}): start one run on this folder at a time")
+    return True
+
+
+def _start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since the machine did; 0 when there is no such process or no /proc."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    state, *fields = text.rpartition(")")[2].split()   # the name before it may hold blanks
+    return 0 if state in "ZX" else int(fields[18])
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _job_is_known(job: str) -> bool:
+    """Whether squeue lists the job; True when squeue cannot be asked."""
+    try:
+        answer = subprocess.run(["squeue", "--noheader", "--jobs", job, "--format", "%T"], capture_output=True, text=True,
+                                timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return True
+    if answer.returncode:
+        return "Invalid job id" not in answer.stderr
+    return bool(answer.stdout.strip())

@@ -1,0 +1,73 @@
+"""What the command line does with a pipeline: each `action`, what it prints, and the exit code."""
+
+import signal
+import traceback
+
+from pipeline.console import head_line, plan_table
+from pipeline.runner import SUMMARY, Pipeline
+from pipeline.summary import score_table
+from steps.context import Stopped
+from wsss.errors import WsssError
+
+
+def act(pipeline: Pipeline) -> int:
+    """Do what `action` says, print what came of it, and return the exit code of the process.
+
+    0: done; 1: refused or failed, or `verify` found something broken; 128 + the number of the signal: stopped.
+    """
+    console = pipeline.console
+    try:
+        return ACTIONS[pipeline.config.action.value](pipeline)
+    except WsssError as error:
+        if console.is_debug:
+            traceback.print_exc()
+        console.error(str(error))
+        return 1
+    except Stopped:
+        number = pipeline.stop_signal or signal.SIGTERM
+        console.error(f"stopped by {signal.Signals(number).name}; what was finished is saved, the same command continues: "
+                      f"{pipeline.command}")
+        return 128 + number
+    except KeyboardInterrupt:   # before any work
+        return 128 + signal.SIGINT
+
+
+def run(pipeline: Pipeline) -> int:
+    summary = pipeline.run()
+    pipeline.console.result("\n" + score_table(summary))
+    pipeline.console.result(f"Everything lies in {pipeline.folder.path}/, the scores in {pipeline.folder.path / SUMMARY}")
+    return 0
+
+
+def plan(pipeline: Pipeline) -> int:
+    steps = pipeline.plan()
+    pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.device))
+    pipeline.console.result(plan_table(pipeline.folder.path, steps))
+    pipeline.console.result(f"  to do it: {pipeline.command}")
+    return 0
+
+
+def status(pipeline: Pipeline) -> int:
+    steps = pipeline.status()
+    pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.device))
+    for step in steps:
+        pipeline.console.result(f"  {step}")
+    for left_over in [path for step in steps for path in step.left_over]:
+        pipeline.console.result(f"  {left_over}")
+    return 0
+
+
+def verify(pipeline: Pipeline) -> int:
+    steps = pipeline.verify()
+    for step in steps:
+        pipeline.console.result(f"  {step}")
+        for file, wrong in step.broken.items():
+            pipeline.console.result(f"    {file}: {wrong}")
+    broken = sum(len(step.broken) for step in steps)
+    if broken:
+        pipeline.console.result(f"{broken} broken; what was there is kept as FILE.damaged. To make them again: "
+                                f"{pipeline.command}")
+    return 1 if broken else 0
+
+
+ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify}

@@ -1,0 +1,48 @@
+"""What a planned step is expected to need: time where a former run gives a rate, disk and memory always."""
+
+from dataclasses import dataclass
+from typing import Any
+
+try:
+    from steps.needs import expected_needs
+except ImportError:
+    from types import SimpleNamespace
+    expected_needs = lambda *a: SimpleNamespace(disk_mb=1.0, memory_mb=100.0)  # noqa
+
+from pipeline.plan import PlannedStep, work_folder
+from pipeline.runfolder import RunFolder
+from steps.journal import journal_lines
+from wsss.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Expected:
+    """`seconds` for what is still to do (None without a former run); MiB of the step's folder and of the process's peak."""
+
+    seconds: float | None
+    disk_mb: float
+    memory_mb: float
+
+
+def expect(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep, device: str) -> Expected:
+    """Rates are those of the same step in this run or in the run it is taken from, on the same kind of device.
+
+    Disk and memory are measured where the step was made before with the same fingerprint, else computed (`steps.needs`).
+    """
+    runs = [folder] + ([planned.donor.folder] if planned.donor else [])
+    former = [manifest for run in runs if (manifest := run.manifest(planned.name)) and manifest["device"].split(":")[0] == device]
+    rate = next((manifest["made"]["seconds"] / manifest["made"]["units"] for manifest in former if manifest["made"]["units"]),
+                _journal_rate(folder, planned))
+    needs = expected_needs(planned.name, config, dataset, planned.lists)
+    disk, memory = needs.disk_mb, needs.memory_mb
+    for manifest in former:
+        if manifest["fingerprint"] == planned.fingerprint and manifest["made"]["total"]:
+            disk = manifest["disk_mb"] * planned.total / manifest["made"]["total"]
+            memory = manifest["peak_memory_mb"].get("host", memory)
+    return Expected(None if rate is None else rate * planned.to_do, disk, memory)
+
+
+def _journal_rate(folder: RunFolder, planned: PlannedStep) -> float | None:
+    """Seconds an image, from the journal of work that was interrupted."""
+    times = [line["seconds"] for line in journal_lines(work_folder(folder, planned)) if "seconds" in line]
+    return sum(times) / len(times) if times else None

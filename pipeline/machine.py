@@ -1,0 +1,59 @@
+"""The machine a run works on: its device, its threads, what is measured of it."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wsss.errors import ConfigError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `device=`. Raises ConfigError where CUDA is asked for and not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: torch sees no CUDA device here. Set device=cpu or device=auto, or install a torch "
+                          "build that fits the driver")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def pin_threads(threads: int | None, device: torch.device) -> None:
+    """A fixed thread count: sums depend on it, so results are bit-identical at the same count only."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(threads or available)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False   # float32 is float32
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")   # asked for by torch's deterministic algorithms
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start the measurement of `peak_memory` anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")   # Linux: starts the process's memory high-water mark anew
+    except OSError:
+        pass
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Peak memory in MiB of the process ("host"), and of the CUDA device where one is used ("cuda")."""
+    peak = {}
+    try:
+        status = Path("/proc/self/status").read_text()
+        peak["host"] = round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
+    except (OSError, IndexError):
+        pass
+    if device.type == "cuda":
+        peak["cuda"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return peak
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computes."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision"),
+            "numpy": np.__version__, "hydra-core": version("hydra-core")}

@@ -1,0 +1,91 @@
+"""`action=verify`: read every artifact of a run, check sums and contents, put the broken ones out of the way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.order import BY_NAME
+from pipeline.runfolder import MANIFEST, RunFolder
+from steps.artifacts import set_aside
+from steps.journal import file_sum, journal_lines
+from wsss.data.dataset import Dataset
+from wsss.errors import ArtifactError, WsssError
+
+
+@dataclass
+class Verified:
+    """What the check of one step found."""
+
+    name: str
+    read: int                        # files
+    broken: dict[str, str]           # file -> what is wrong
+    note: str = ""                   # why there was nothing to check
+
+    def __str__(self) -> str:
+        return f"{self.name:<20} {self.note or f'{self.read} files read, {len(self.broken)} broken'}"
+
+    @property
+    def sound(self) -> bool:
+        return not self.broken
+
+
+def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[int, int], None]) -> Verified:
+    """Read and check every artifact of a finished step.
+
+    Sizes and checksums are compared with the index and the manifest, then the step's own reader checks shape, type,
+    range and finiteness. A broken file is renamed to `FILE.damaged`, so that the next run makes it again, alone.
+    """
+    result = Verified(name, 0, {})
+    try:
+        manifest = folder.manifest(name)
+        if manifest is None:
+            return Verified(name, 0, {}, "not finished")
+        place, module = folder.result(name), BY_NAME[name].module
+        lines = list(journal_lines(place)) if BY_NAME[name].kind == "images" else []
+        for file, recorded in manifest["files"].items():
+            _check(result, place / file, recorded)
+        read = _reader(result, module, place, len(dataset.classes))
+        for number, line in enumerate(lines, start=1):
+            sound = [_check(result, place / file, recorded) for file, recorded in line["files"].items()]
+            if read and all(sound):
+                _try(result, place, lambda image_id=line["id"]: read(image_id))
+            tick(number, len(lines))
+    except WsssError as error:
+        _note(result, folder.result(name) / MANIFEST, error)
+    return result
+
+
+def _reader(result: Verified, module: Any, place: Path, n_classes: int) -> Callable[[str], Any] | None:
+    """The step's reader of one image; None where it has none or cannot be made, because what it needs is broken."""
+    if result.broken:
+        return None
+    made: list[Callable] = []
+    _try(result, place, lambda: made.append(module.reader(place, n_classes)))
+    return made[0] if made else None
+
+
+def _check(result: Verified, path: Path, recorded: list[int]) -> bool:
+    """Compare size and checksum of a file; put it out of the way when they differ."""
+    result.read += 1
+    if not path.exists():
+        result.broken[str(path)] = "is missing"
+    elif (found := file_sum(path)) != list(recorded):
+        wrong = f"{found[0]} bytes instead of {recorded[0]}" if found[0] != recorded[0] else "other bytes than were written"
+        _note(result, path, ArtifactError(wrong, damaged=path))
+    else:
+        return True
+    return False
+
+
+def _try(result: Verified, place: Path, read: Callable[[], Any]) -> None:
+    try:
+        read()
+    except WsssError as error:
+        _note(result, place, error)
+
+
+def _note(result: Verified, path: Path, error: WsssError) -> None:
+    named = getattr(error, "damaged", None) or path
+    set_aside(error)
+    result.broken[str(named)] = str(error).removeprefix(f"{named} ")
