@@ -3,15 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-try:
-    from steps.needs import expected_needs
-except ImportError:
-    from types import SimpleNamespace
-    expected_needs = lambda *a: SimpleNamespace(disk_mb=1.0, memory_mb=100.0)  # noqa
-
 from pipeline.plan import PlannedStep, work_folder
 from pipeline.runfolder import RunFolder
 from steps.journal import journal_lines
+from steps.needs import expected_needs
 from wsss.data.dataset import Dataset
 
 

@@ -86,7 +86,7 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
     if key.startswith("reads."):
         return [f"{key.removeprefix('reads.')} changed"]
     if all(isinstance(value, str) and DIGEST.fullmatch(value) for value in (old, new)):   # the digits tell nothing
-        return [f"{key} changed"]
+        return [f"{key.removeprefix('data.')} changed"]
     return [f"{key}: {old} -> {new}"]
 
 

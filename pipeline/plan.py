@@ -22,7 +22,7 @@ from wsss.errors import ConfigError
 DONE, STALE, PARTIAL, ABSENT, NOTHING = "done", "stale", "partial", "missing", "nothing to score"
 # actions
 SKIP, CONTINUE, RUN, RERUN, REUSE, LEFT_OUT = "skip", "continue", "run", "re-run", "reuse", "left out"
-REASONS = {BROKEN: "{n} artifacts broken", CHANGED: "{n} images or labels changed", MISSING: "{n} images new"}
+REASONS = {BROKEN: "{n} artifact{s} broken", CHANGED: "{n} image{s} or their labels changed", MISSING: "{n} image{s} new"}
 SHOWN = 4   # differences
 
 
@@ -144,7 +144,7 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
         planned.why = "; ".join(_shortened(differences(manifest["identity"], planned.identity))) if manifest else ""
         return
     planned.done, planned.damaged = planned.total - len(lacking), folder.damaged_files(planned.name)
-    reasons = [REASONS[reason].format(n=n) for reason, n in sorted(Counter(lacking.values()).items())]
+    reasons = [REASONS[reason].format(n=n, s="s" * (n != 1)) for reason, n in sorted(Counter(lacking.values()).items())]
     if planned.damaged:
         reasons.append(f"{', '.join(planned.damaged[:SHOWN])} missing or damaged")
     elif folder.has_open_journal(planned.name):

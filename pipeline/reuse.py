@@ -83,12 +83,12 @@ def find_donor(donors: list[Donor], step: str, wanted: str, ids: tuple[str, ...]
     return None
 
 
-def take_over(donor: Donor, step: str, into: Path, ids: tuple[str, ...], dataset: Dataset) -> dict:
+def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dataset: Dataset) -> dict:
     """Bring the finished files of a step from `donor` into the folder `into`; return the donor's manifest.
 
     Files are hard links where the file system allows it, else copies: no artifact is ever changed in place.
     """
-    source, manifest = donor.folder.result(step), donor.folder.manifest(step)
+    source, manifest = donor.result(step), donor.manifest(step)
     names = [name for name in manifest["files"] if name != INDEX] + [STATE] * (source / STATE).exists()
     with storage(into):
         for name in names:

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.claims import LOCKS, Claims
-from steps.artifacts import read_json, write_json
+from pipeline.claims import LOCKS, Claims, Owner
+from steps.artifacts import DAMAGED, read_json, write_json
 from steps.inference import FAILED
-from steps.journal import file_sum, journal_lines
+from steps.journal import JOURNALS, file_sum, journal_lines
 from steps.training import STATE
 from wsss.errors import ArtifactError, ConfigError
 from wsss.files import file_sizes, storage, sweep
@@ -70,7 +70,7 @@ class RunFolder:
 
     def has_open_journal(self, step: str) -> bool:
         """Whether a finished step was completed in place and killed before its journal was merged into the index."""
-        return any(self.result(step).glob("journal-*-of-*.jsonl"))
+        return (self.result(step) / JOURNALS).exists()
 
     def damaged_files(self, step: str) -> list[str]:
         """The files of a finished step, besides those of single images, that are not there with their recorded sizes.
@@ -125,8 +125,8 @@ class RunFolder:
 
     def finish(self, step: str, folder: Path, manifest: dict) -> None:
         """Make the work in `folder` the result of `step`; an older result goes only now."""
-        for path in [folder / WORK, *folder.glob(FAILED), *folder.rglob("*.damaged")]:
-            path.unlink(missing_ok=True)
+        for name in [WORK, FAILED, *(name for name in file_sizes(folder) if name.endswith(DAMAGED))]:
+            (folder / name).unlink(missing_ok=True)
         write_json(folder / MANIFEST, {**manifest, "files": _other_files(folder)})
         result = self.result(step)
         if folder == result:
@@ -140,8 +140,11 @@ class RunFolder:
         shutil.rmtree(replaced, ignore_errors=True)
 
     def recover(self, steps: Iterable[str]) -> None:
-        """Complete every `finish` that was interrupted between its two renamings."""
+        """Complete every `finish` that was interrupted between its two renamings, but of steps that others make now."""
+        busy = {step for claim in self.claims.living() if claim.owner != Owner.me() for step, _, _ in claim.makes}
         for step in steps:
+            if step in busy:
+                continue
             complete = [folder for folder in self.partials(step) if (folder / MANIFEST).exists()]
             if complete and not self.result(step).exists():
                 os.rename(complete[0], self.result(step))

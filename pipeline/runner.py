@@ -115,13 +115,14 @@ class Pipeline:
         """
         config = self.config
         self.dataset = open_dataset(config.data)
+        self.folder.check_data(self._data)
         plan = None if self.folder.path.exists() else self._plan()   # refuses what cannot be before the folder is made
         chosen = configuration.selected(config)
         with ExitStack() as held:
             held.enter_context(self._signals())
             claim = self._claim(held, chosen, [source for name in chosen for source in BY_NAME[name].reads(config)])
             pin_threads(config.threads, self.device)
-            self.folder.recover(chosen)
+            self.folder.recover(config.steps)
             if plan is None or self.folder.is_started():
                 plan = self._plan()
             self.folder.open(self._data)

@@ -80,7 +80,8 @@ def _left_overs(folder: RunFolder, planned: PlannedStep) -> Iterator[LeftOver]:
 def _status(folder: RunFolder, planned: PlannedStep, claims: list[Claim]) -> StepStatus:
     state, why = planned.state, planned.why
     if planned.failed and state != DONE:
-        state, why = FAILED, f"{len(planned.failed)} images failed: {', '.join(list(planned.failed)[:3])}"
+        state, why = FAILED, (f"{len(planned.failed)} image{'s' * (len(planned.failed) != 1)} failed: "
+                             f"{', '.join(list(planned.failed)[:3])}")
     for claim in claims:
         made = [step for step, _, _ in claim.makes]
         if planned.name in made[:1]:

@@ -14,7 +14,7 @@ TITLES = {"cam": "CAM", "lpcam_fg": "LPCAM-F", "lpcam": "LPCAM"}
 def build_summary(folder: RunFolder, plan: list[PlannedStep], classes: tuple[str, ...]) -> dict[str, Any]:
     """The summary of all results that are up to date. Scores are None where there is nothing to score against."""
     summary: dict[str, Any] = {"name": str(folder.path.name), "classes": ["background", *classes], "steps": {}}
-    current = [planned for planned in plan if planned.action == DONE or planned.works]
+    current = [planned for planned in plan if planned.state == DONE or planned.works]
     for planned in current:
         manifest = folder.manifest(planned.name)
         summary["steps"][planned.name] = {key: manifest[key] for key in
@@ -25,7 +25,7 @@ def build_summary(folder: RunFolder, plan: list[PlannedStep], classes: tuple[str
         if planned.name == "eval_sem_seg":
             summary["eval_sem_seg"] = _short(read_json(folder.result(planned.name) / eval_sem_seg.SCORES))
     for planned in plan:
-        if planned.action == NOTHING:
+        if planned.state == NOTHING:
             summary[planned.name] = None
     return summary
 

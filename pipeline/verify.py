@@ -71,8 +71,8 @@ def _check(result: Verified, path: Path, recorded: list[int]) -> bool:
     if not path.exists():
         result.broken[str(path)] = "is missing"
     elif (found := file_sum(path)) != list(recorded):
-        wrong = f"{found[0]} bytes instead of {recorded[0]}" if found[0] != recorded[0] else "other bytes than were written"
-        _note(result, path, ArtifactError(wrong, damaged=path))
+        _note(result, path, ArtifactError(f"{path} is not what was written: size and checksum are {found}, not {list(recorded)}",
+                                          damaged=path))
     else:
         return True
     return False

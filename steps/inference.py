@@ -9,10 +9,10 @@ import torch
 
 from steps.artifacts import damaged_name, read_json, set_aside, write_json
 from steps.context import StepContext, Stopped
-from steps.journal import Journal, unfinished
+from steps.journal import JOURNALS, Journal, unfinished
 from wsss.errors import StorageError, WsssError
 
-FAILED = "failed*.json"
+FAILED = "failed.json"
 SHOWN = 3
 
 
@@ -71,7 +71,8 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Iterable[Pa
 
 def failures(folder: Path) -> dict[str, str]:
     """The images that failed when the step last worked in `folder`: id -> reason."""
-    return {image_id: reason for path in sorted(folder.glob(FAILED)) for image_id, reason in read_json(path).items()}
+    paths = [folder / FAILED, *sorted(folder.glob(f"{JOURNALS}/*-{FAILED}"))]
+    return {image_id: reason for path in paths if path.exists() for image_id, reason in read_json(path).items()}
 
 
 def _reason(error: BaseException) -> str:
@@ -81,7 +82,7 @@ def _reason(error: BaseException) -> str:
 def _record(context: StepContext, failed: dict[str, str]) -> Path:
     """Write the failures of this shard, or remove the file of an earlier call."""
     index, count = context.shard
-    path = context.folder / (FAILED.replace("*", "") if count == 1 else FAILED.replace("*", f"-{index}-of-{count}"))
+    path = context.folder / (FAILED if count == 1 else f"{JOURNALS}/{index}-of-{count}-{FAILED}")
     if failed:
         write_json(path, failed)
     else:

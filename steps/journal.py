@@ -6,27 +6,29 @@ and an undisturbed run leave identical bytes.
 """
 
 import json
+import os
+import shutil
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError
-from wsss.files import file_sizes, storage, write_text
+from wsss.files import storage, write_text
 
-INDEX = "index.jsonl"
+INDEX, JOURNALS = "index.jsonl", "journals"
 WHOLE, MISSING, BROKEN, CHANGED = "whole", "missing", "broken", "changed"
 
 
 class Journal:
-    """The journal of one shard in a step's folder: `journal-I-of-N.jsonl`."""
+    """The journal of one shard in a step's folder: `journals/I-of-N.jsonl`."""
 
     def __init__(self, folder: Path, shard: tuple[int, int] = (0, 1)):
         self.folder = folder
-        self.path = folder / f"journal-{shard[0]}-of-{shard[1]}.jsonl"
+        self.path = folder / JOURNALS / f"{shard[0]}-of-{shard[1]}.jsonl"
         with storage(self.path):
-            folder.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             _drop_torn_line(self.path)
             self._file = open(self.path, "a", encoding="utf-8")
 
@@ -54,23 +56,31 @@ def file_sum(path: Path) -> list[int]:
     return [len(content), zlib.crc32(content)]
 
 
-def unfinished(folder: Path, ids: Iterable[str], dataset: Dataset, photographs: bool = True) -> dict[str, str]:
+def unfinished(folder: Path, ids: Sequence[str], dataset: Dataset, photographs: bool = True) -> dict[str, str]:
     """The ids that have no complete artifact in the folder of an "images" step, in their order, with the reason.
 
     "missing": not made yet; "broken": a file is gone or has another size than recorded; "changed": the photograph or
     its labels are no longer those it was made from. Without `photographs` these are not read, only labels compared.
-    One pass over names and sizes and one over the journals; nothing is kept of a journal line.
+    Nothing is kept of what is finished: a million images take seconds and little memory.
     """
-    sizes = file_sizes(folder)
-    state = {line["id"]: _state(line, sizes, dataset, photographs) for line in journal_lines(folder)}
-    return {image_id: why for image_id in ids if (why := state.get(image_id, MISSING)) is not WHOLE}
+    found = dict.fromkeys(ids, MISSING)
+    for line in journal_lines(folder):
+        state = _state(line, folder, dataset, photographs)
+        if state is WHOLE:
+            found.pop(line["id"], None)
+        else:
+            found[line["id"]] = state
+    return {image_id: found[image_id] for image_id in ids if image_id in found} if found else found
 
 
-def _state(line: dict, sizes: dict[str, int], dataset: Dataset, photographs: bool) -> str:
+def _state(line: dict, folder: Path, dataset: Dataset, photographs: bool) -> str:
     image_id = line["id"]
-    for name, (size, _) in line["files"].items():
-        if sizes.get(name) != size:
-            return BROKEN
+    try:
+        for name, (size, _) in line["files"].items():
+            if os.stat(f"{folder}/{name}").st_size != size:
+                return BROKEN
+    except OSError:
+        return BROKEN
     if line["classes"] != list(dataset.labels.get(image_id, ())):
         return CHANGED
     if photographs and image_id in dataset.image_files and line["source"] != dataset.digest_of_image(image_id):
@@ -80,7 +90,7 @@ def _state(line: dict, sizes: dict[str, int], dataset: Dataset, photographs: boo
 
 def journal_lines(folder: Path) -> Iterator[dict]:
     """The lines of the index and of all journals of a folder; for an id with several lines the last one counts."""
-    for path in [folder / INDEX, *sorted(folder.glob("journal-*-of-*.jsonl"))]:
+    for path in [folder / INDEX, *sorted(folder.glob(f"{JOURNALS}/*.jsonl"))]:
         if path.exists():
             yield from _complete_lines(path)
 
@@ -97,8 +107,7 @@ def merge_journals(folder: Path, ids: Iterable[str]) -> int:
     for line in ordered:
         line.pop("seconds", None)
     write_text(folder / INDEX, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in ordered))
-    for path in folder.glob("journal-*-of-*.jsonl"):
-        path.unlink()
+    shutil.rmtree(folder / JOURNALS, ignore_errors=True)
     return len(ordered)
 
 

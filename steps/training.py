@@ -103,6 +103,7 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
                 _save_state(context, module, optimizer, step, log)
             if stop:
                 raise Stopped
+    write_log(context, log)   # also where a finished training lost it
     return log
 
 

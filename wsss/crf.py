@@ -165,7 +165,8 @@ def crf_labels(
     image = _image(image)
     labels = as_tensor(labels, image.device if crf is None else crf.device)
     if labels.shape[-2:] != image.shape[:2]:
-        raise ArgumentError(f"crf_labels: labels has shape {tuple(labels.shape)}, image {tuple(image.shape)}; H and W differ")
+        raise ArgumentError(f"crf_labels: labels has shape {tuple(labels.shape)}, image {tuple(image.shape)}; expected the same "
+                            "H and W: resize the labels to the image")
     unary = unary_from_labels(labels, n_labels, gt_prob)
     if backend == "pydensecrf":
         return _pydensecrf_labels(image, unary, iterations)

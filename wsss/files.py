@@ -56,8 +56,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 def sweep(folder: Path | str) -> None:
     """Remove the temporary files of writes that were killed, below a folder that nobody else writes to."""
-    for path in Path(folder).rglob(f"{TEMPORARY_PREFIX}*.tmp"):
-        path.unlink(missing_ok=True)
+    for name in file_sizes(folder):
+        if name.rpartition("/")[2].startswith(TEMPORARY_PREFIX) and name.endswith(".tmp"):
+            Path(folder, name).unlink(missing_ok=True)
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:

@@ -166,7 +166,8 @@ class ThresholdCounts:
 
     def __add__(self, other: "ThresholdCounts") -> "ThresholdCounts":
         if self.thresholds != other.thresholds:
-            raise ArgumentError("the counts to add were made at different thresholds")
+            raise ArgumentError(f"the counts to add were made at different thresholds: {len(self.thresholds)} and "
+                                f"{len(other.thresholds)} of them; expected the same ones on both sides")
         return ThresholdCounts(self.n_classes, self.thresholds, self.counts + _checked_counts(other.counts, self.counts.shape))
 
     def confusion(self, i: int) -> Confusion:
@@ -183,7 +184,8 @@ class ThresholdCounts:
     def best(self) -> tuple[float, Scores]:
         """(threshold, scores) of the greatest mIoU, the lowest such threshold. Raises DataError when no pixel was counted."""
         if not self.counts.any():
-            raise DataError("no pixel was counted, so there is no best threshold; are all masks 255, or was no image given?")
+            raise DataError("no pixel was counted, so there is no best threshold; expected masks that are not 255 everywhere: "
+                            "check the masks of the list")
         scores = [self.scores(i) for i in range(len(self.thresholds))]
         best = max(range(len(scores)), key=lambda i: scores[i].miou)
         return self.thresholds[best], scores[best]

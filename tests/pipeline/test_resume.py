@@ -53,7 +53,7 @@ def test_an_exception_in_the_middle(step, smoke, outputs, monkeypatch):
     assert actions(smoke())[step] == "continue"
     smoke().run()
     assert contents(outputs / "smoke" / step) == before
-    assert set(actions(smoke()).values()) == {"up to date"}
+    assert set(actions(smoke()).values()) == {"skip"}
 
 
 KILLED = """
@@ -87,7 +87,7 @@ def test_sigkill_in_the_middle(step, smoke, outputs):
 @pytest.mark.parametrize("step", [pytest.param("train_cam", marks=pytest.mark.slow), "make_cam"])
 def test_sigterm_saves_and_says_how_to_go_on(step, smoke, outputs):
     before = remove(outputs, step)
-    code = KILLED.replace("SIGKILL", "SIGTERM").replace(".run()", ".run_and_report())").replace("Pipeline.compose", "sys.exit(Pipeline.compose")
+    code = KILLED.replace("SIGKILL", "SIGTERM").replace("Pipeline.compose(*sys.argv[2:]).run()", "from pipeline.commandline import act\nsys.exit(act(Pipeline.compose(*sys.argv[2:])))")
     stopped = subprocess.run([sys.executable, "-c", code, "6", *SMOKE, f"outputs={outputs}"], cwd=ROOT, capture_output=True, text=True)
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
     assert "the same command continues" in stopped.stderr
@@ -113,4 +113,4 @@ def test_a_kill_between_the_two_renames_of_a_finished_step(smoke, outputs):
     run = outputs / "smoke"
     (run / "make_cam").rename(run / f"make_cam.partial-{smoke().plan()[1].fingerprint[:12]}")
     smoke("eval_cam_pass=true", "force=true").run()
-    assert set(actions(smoke()).values()) == {"up to date"} and not list(run.glob("*.partial-*"))
+    assert set(actions(smoke()).values()) == {"skip"} and not list(run.glob("*.partial-*"))

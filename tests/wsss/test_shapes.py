@@ -12,7 +12,7 @@ from PIL import Image
 
 from wsss.data import make_shapes, open_folder, shapes
 from wsss.data.shapes import CLASSES, draw_picture
-from wsss.errors import DataError
+from wsss.errors import DataError, StorageError
 from wsss.seeding import generator
 
 
@@ -95,6 +95,13 @@ def test_other_folders_are_never_touched(tmp_path):
     assert os.listdir(tmp_path) == ["mine.txt"]
     with pytest.raises(DataError, match="n_train is 0, n_val is 0; expected at least 1 and at least 0"):
         make_shapes(tmp_path / "new", n_train=0, n_val=0)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file" / "shapes"):
+        with pytest.raises(StorageError, match="cannot write the embedded data set to .*file.*: .*; make room .*data.root=DIR"):
+            make_shapes(root, n_train=1, n_val=0)
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):

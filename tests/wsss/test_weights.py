@@ -1,9 +1,11 @@
 """Weights files: fetched, local, our own; missing, damaged, or of another network."""
 
 import hashlib
+from http.client import IncompleteRead
 from urllib.error import URLError
 
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 
@@ -52,6 +54,15 @@ def test_offline_error_says_what_to_get_and_where_to_put_it(offline):
     url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
     for part in (url, NAME, "f37072fd", str(offline / NAME), "model.weights=FILE", "no route to host"):
         assert part in str(error.value)
+
+
+def test_a_download_that_breaks_off_is_no_traceback(offline, monkeypatch):
+    def broken(*_, **__):
+        raise IncompleteRead(b"half")
+
+    monkeypatch.setattr(torch.hub, "urlopen", broken)
+    with pytest.raises(WeightsError, match="cannot fetch torchvision's resnet18 weights: IncompleteRead"):
+        load_pretrained(resnet("resnet18", "frozen_batch"), "resnet18")
 
 
 def test_the_name_of_every_depth_is_torchvisions():
@@ -149,6 +160,21 @@ def test_missing_file_and_file_without_tensors(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "state.pth")
     with pytest.raises(WeightsError, match="no plain state dict"):
         read_tensors(tmp_path / "state.pth")
+
+
+@pytest.mark.parametrize("content", [b"0", b"h\xff", b"J\0", b".", b"]r"])   # a damaged pickle raises IndexError, KeyError, struct.error
+def test_no_damaged_pickle_gives_a_traceback(tmp_path, content):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match="w.pth is damaged or no weights file"):
+        read_tensors(tmp_path / "w.pth")
+
+
+def test_metadata_of_others_and_files_that_cannot_be_read(tmp_path):
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", {"json": "[1]"})
+    with pytest.raises(WeightsError, match=r"w.safetensors is not a weights file of ours: its metadata is \[1\]"):
+        read_metadata(tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match="cannot read the weights .*: Is a directory; check its name and permissions"):
+        file_sha256(tmp_path)
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):

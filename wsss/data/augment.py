@@ -6,8 +6,8 @@ Padding is 0 *after* normalisation, that is ImageNet's mean colour, and 255 in l
 
 import numpy as np
 import torch
-from PIL import Image
-from torchvision.transforms.v2 import functional as F
+from PIL import Image, ImageEnhance
+from torch.nn.functional import pad
 
 from wsss.data.images import normalise, resize_image, resize_mask, scaled_size
 from wsss.errors import ArgumentError
@@ -35,7 +35,7 @@ def classifier_sample(image: np.ndarray, generator: np.random.Generator, crop_si
         image = _jitter(image, generator.uniform(1 - color_jitter, 1 + color_jitter, size=3))
     pixels = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w)
     if generator.random() < 0.5:
-        pixels = F.horizontal_flip(pixels)
+        pixels = pixels.flip(-1)
     top, left = random_window(image.shape[:2], crop_size, generator)
     return _crop_image(pixels, top, left, crop_size)
 
@@ -58,7 +58,7 @@ def irn_sample(image: np.ndarray, label: np.ndarray, generator: np.random.Genera
     pixels = torch.from_numpy(resize_image(image, size)).permute(2, 0, 1)  # (3, h, w)
     classes = torch.from_numpy(resize_mask(label, size))[None]  # (1, h, w)
     if generator.random() < 0.5:
-        pixels, classes = F.horizontal_flip(pixels), F.horizontal_flip(classes)
+        pixels, classes = pixels.flip(-1), classes.flip(-1)
     top, left = random_window(size, crop_size, generator)
     classes = _pad(_cut(classes, top, left, crop_size), top, left, crop_size, fill=_IGNORE)
     reduced = resize_mask(classes[0].numpy(), (crop_size // _LABEL_STRIDE,) * 2)
@@ -98,12 +98,12 @@ def _pad(tensor: torch.Tensor, top: int, left: int, crop_size: int, fill: int) -
     """What `_cut` left, put in its place in a full window."""
     height, width = tensor.shape[-2:]
     above, before = max(-top, 0), max(-left, 0)
-    return F.pad(tensor, [before, above, crop_size - width - before, crop_size - height - above], fill=fill)
+    return pad(tensor, (before, crop_size - width - before, above, crop_size - height - above), value=fill)
 
 
 def _jitter(image: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Brightness, contrast and saturation, in this order, each times its factor (torchvision's `ColorJitter` without hue)."""
     picture = Image.fromarray(image)
-    for adjust, factor in zip((F.adjust_brightness, F.adjust_contrast, F.adjust_saturation), factors):
-        picture = adjust(picture, float(factor))
+    for enhance, factor in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors):
+        picture = enhance(picture).enhance(float(factor))
     return np.array(picture)

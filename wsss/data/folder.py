@@ -23,8 +23,7 @@ from wsss.errors import DataError
 
 log = logging.getLogger(__name__)
 
-LAYOUT = """expected this layout:
-  {root}/
+LAYOUT = """  {root}/
     images/       NAME.jpg, .jpeg or .png
     labels.csv    first line: name,classes   then a line an image: NAME,cat;dog   (no class: NAME,)
     classes.txt   one class name a line, without background; line i is mask value i
@@ -52,12 +51,12 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
     if not 0 <= val_fraction < 1:
         raise DataError(f"val_fraction is {val_fraction}; expected 0 <= val_fraction < 1")
     for part in (root, root / "images", root / "labels.csv", root / "classes.txt"):
-        if not part.exists():
-            raise DataError(f"{part} does not exist; " + LAYOUT.format(root=root))
+        if not os.path.exists(part):
+            raise DataError(f"{part} does not exist; expected this layout:\n" + LAYOUT.format(root=root))
     classes = _read_classes(root / "classes.txt")
     images = _scan(root, "images", _IMAGE_SUFFIXES)
     if not images:
-        raise DataError(f"no image in {root / 'images'}; " + LAYOUT.format(root=root))
+        raise DataError(f"no image in {root / 'images'}; expected this layout:\n" + LAYOUT.format(root=root))
     labels = _read_labels(root / "labels.csv", classes, images)
     lists = _make_lists(root, images, val_fraction)
     masks = _find_masks(root, images, lists) if (root / "masks").is_dir() else {}
@@ -65,7 +64,8 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
         _check_files(root, images, masks)
     seen = {index for present in labels.values() for index in present}
     if absent := [class_name for index, class_name in enumerate(classes) if index not in seen]:
-        log.warning("data set %s: no image of class %s", name, ", ".join(absent))
+        log.warning("data set %s: no image of class %s; nothing can be learned about it: check labels.csv", name,
+                    ", ".join(absent))
     return Dataset(name=name, root=root, classes=classes, lists=lists, labels=labels, image_files=images, mask_files=masks,
                    max_side=max_side)
 
@@ -77,24 +77,27 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     problems = []
     for i, name in enumerate(names, start=1):
         if not name:
-            problems.append(f"line {i} is empty; it would shift the mask values of the classes below it")
+            problems.append(f"line {i} is empty; it would shift the mask values of the classes below it: remove or fill it")
         elif name.lower() == "background":
-            problems.append(f"line {i} is {name!r}; background is mask value 0 and is not listed")
+            problems.append(f"line {i} is {name!r}; background is mask value 0 and is not listed: remove the line")
         elif ";" in name:
-            problems.append(f"line {i}, {name!r}, holds ';', which separates classes in labels.csv")
+            problems.append(f"line {i}, {name!r}, holds ';', which separates classes in labels.csv: rename the class")
         elif names.index(name) < i - 1:
-            problems.append(f"line {i} repeats {name!r} of line {names.index(name) + 1}")
+            problems.append(f"line {i} repeats {name!r} of line {names.index(name) + 1}; rename one class")
     if not 1 <= len(names) <= MAX_CLASSES:
         problems.append(f"{len(names)} classes; expected 1 to {MAX_CLASSES}, one a line")
-    refuse(str(path), problems)
+    refuse(f"classes {path}", problems)
     return tuple(names)
 
 
 def _scan(root: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
     """id -> file, relative to `root`, for the files of a folder that have one of `suffixes`; sorted by id."""
     files, problems, others = {}, [], []
-    with os.scandir(root / folder) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    try:
+        names = sorted(name for name in os.listdir(root / folder) if not name.startswith("."))
+    except OSError as error:
+        raise DataError(f"cannot read the folder {root / folder}: {error.strerror or error}; expected a folder of files "
+                        f"{', '.join(suffixes)}: check its name and permissions") from error
     for name in names:
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in suffixes:
@@ -108,9 +111,9 @@ def _scan(root: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
         if image_id in files:
             problems.append(f"{Path(files[image_id]).name} and {name} share the id {image_id!r}; rename one")
         files[image_id] = f"{folder}/{name}"
-    refuse(str(root / folder), problems)
+    refuse(f"folder {root / folder}", problems)
     if others:
-        log.warning("%s: ignored %d entries that are not %s, for example %s",
+        log.warning("%s: ignored %d entries that are not %s, for example %s; convert what is an image",
                     root / folder, len(others), ", ".join(suffixes), others[0])
     return dict(sorted(files.items()))
 
@@ -125,7 +128,7 @@ def _read_labels(path: Path, classes: tuple[str, ...], images: Mapping[str, str]
             continue
         image_id, names = row[0].strip(), [name.strip() for name in row[1].split(";") if name.strip()]
         if image_id in found:
-            problems.append(f"line {line}: {image_id!r} has a row already")
+            problems.append(f"line {line}: {image_id!r} has a row already; keep one")
         elif image_id not in images:
             problems.append(f"line {line}: {without_image(image_id, images)}")
         problems += [f"line {line}: unknown class {name!r}{did_you_mean(name, classes) or '; expected one of classes.txt'}"
@@ -134,7 +137,7 @@ def _read_labels(path: Path, classes: tuple[str, ...], images: Mapping[str, str]
         found[image_id] = shared.setdefault(present, present)
     problems += [f"{file} has no row; write '{image_id},' if it shows no class"
                  for image_id, file in images.items() if image_id not in found]
-    refuse(str(path), problems)
+    refuse(f"labels {path}", problems)
     return {image_id: found[image_id] for image_id in images}
 
 
@@ -144,7 +147,8 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     try:
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}; is a quotation mark not closed?") from error
+        raise DataError(f"{path}, line {reader.line_num}: {error}; is a quotation mark not closed? Close it, or do "
+                        "without") from error
     header = [cell.strip() for cell in rows[0][1]] if rows else []
     if header != ["name", "classes"]:
         hint = ": separate the columns by commas and the classes by ';'" if ";" in "".join(header) else ""
@@ -180,7 +184,8 @@ def _find_masks(root: Path, images: Mapping[str, str], lists: Mapping[str, tuple
     """id -> mask file, complete for train and val or for val alone: half a list must not be scored as if it were whole."""
     masks = _scan(root, "masks", (".png",))
     if strangers := [image_id for image_id in masks if image_id not in images]:
-        log.warning("%s: %d masks have no image and are ignored, for example %s", root / "masks", len(strangers), strangers[0])
+        log.warning("%s: %d masks have no image and are ignored, for example %s; name a mask as its image", root / "masks",
+                    len(strangers), strangers[0])
     missing = {name: [image_id for image_id in lists[name] if image_id not in masks] for name in ("train", "val")}
     only_val = bool(lists["val"]) and len(missing["train"]) == len(lists["train"])
     if missing["val"] or (missing["train"] and not only_val):
@@ -201,5 +206,6 @@ def _check_files(root: Path, images: Mapping[str, str], masks: Mapping[str, str]
             problems.append(str(error))
             continue
         if mask_size != size:
-            problems.append(f"{masks[image_id]} is {format_size(mask_size)} but {file} is {format_size(size)} as shown")
+            problems.append(f"{masks[image_id]} is {format_size(mask_size)} but {file} is {format_size(size)} as shown; "
+                            "save the mask in that size")
     refuse(f"files of {root}", problems)

@@ -15,8 +15,6 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 from PIL import ExifTags, Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from wsss.errors import ArgumentError, DataError
 from wsss.files import write_bytes
@@ -51,7 +49,7 @@ def _read_header(source: Path | io.BytesIO, path: Path) -> _Header:
             orientation = _orientation(image)
             bits = _png_bits(image) if kind == "PNG" else 8
     except FileNotFoundError as error:
-        raise DataError(f"no image at {path}") from error
+        raise DataError(f"no image at {path}; expected a JPEG or PNG: restore it, or remove its id") from error
     except _DAMAGE as error:
         raise DataError(f"{path} is damaged or not a JPEG or PNG image ({error}); restore or remove it") from error
     if kind not in _PIXEL_END:
@@ -83,7 +81,7 @@ def _decode(path: Path, mode_of) -> np.ndarray:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read the image {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read the image {path}: {error.strerror or error}; restore it, or remove its id") from error
     header = _read_header(io.BytesIO(content), path)
     try:
         array = iio.imread(content, plugin="pillow", index=0, mode=mode_of(header))
@@ -119,7 +117,8 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 def _mask_mode(header: _Header, path: str | Path) -> str:
     if header.format != "PNG":
-        raise DataError(f"mask {path} is a {header.format} file, whose compression changes class numbers; expected a PNG")
+        raise DataError(f"mask {path} is a {header.format} file, whose compression changes class numbers; expected a PNG: "
+                        "save the class numbers with wsss.data.images.write_mask")
     if header.mode == "P" or (header.mode == "L" and header.bits == 8):
         return header.mode
     if header.mode in ("1", "L"):
@@ -180,19 +179,19 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """`image` (H, W, 3) uint8 at `size` (H, W) by Pillow's bicubic, smoothing as it shrinks (official `imutils.pil_resize`)."""
     _check_array("image", image, 3)
-    return _resize(image, size, InterpolationMode.BICUBIC)
+    return _resize(image, size, Image.Resampling.BICUBIC)
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """`mask` (H, W) uint8 at `size` (H, W) by Pillow's nearest neighbour (official `imutils.pil_resize`)."""
     _check_array("mask", mask, 2)
-    return _resize(mask, size, InterpolationMode.NEAREST)
+    return _resize(mask, size, Image.Resampling.NEAREST)
 
 
-def _resize(array: np.ndarray, size: tuple[int, int], interpolation: InterpolationMode) -> np.ndarray:
+def _resize(array: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:
     if array.shape[:2] == tuple(size):
         return array
-    return np.array(F.resize(Image.fromarray(array), list(size), interpolation=interpolation))
+    return np.array(Image.fromarray(array).resize((size[1], size[0]), method))
 
 
 # Per channel the normalised value of every byte, computed in float64 and then rounded, as official `TorchvisionNormalize` does.

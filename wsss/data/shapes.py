@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from wsss.data.images import encode_mask
-from wsss.errors import DataError
+from wsss.errors import DataError, StorageError
 from wsss.seeding import generator
 
 VERSION = 1  # raised when the pictures change
@@ -305,27 +305,34 @@ def make_shapes(root: str | Path, *, seed: int = 0, n_train: int = 300, n_val: i
     """The folder `root` with the embedded data set, laid out for `open_folder`; drawn now if it is not there yet.
 
     A picture depends on `seed` and its name alone. Any number of processes may call this at once: each draws into a folder of its
-    own beside `root`, and the first to rename it wins. Raises DataError if `root` holds something else or other parameters.
+    own beside `root`, and the first to rename it wins. Raises DataError if `root` holds something else or other parameters,
+    StorageError if it cannot be written.
     """
     root = Path(root)
     if n_train < 1 or n_val < 0:
         raise DataError(f"shapes: n_train is {n_train}, n_val is {n_val}; expected at least 1 and at least 0")
     wanted = {"version": VERSION, "seed": seed, "n_train": n_train, "n_val": n_val}
-    if not root.exists() or not any(root.iterdir()):
-        root.parent.mkdir(parents=True, exist_ok=True)
-        temporary = root.with_name(f".{root.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            _write_folder(temporary, wanted)
-            os.rename(temporary, root)
-        except FileExistsError:
-            pass  # another process was first
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        if not root.exists() or not any(root.iterdir()):
+            _draw_folder(root, wanted)
+    except OSError as error:
+        raise StorageError(f"cannot write the embedded data set to {root}: {error.strerror or error}; make room or make it "
+                           "writable, or choose another folder with data.root=DIR") from error
     _check_marker(root, wanted)
     return root
+
+
+def _draw_folder(root, wanted):
+    root.parent.mkdir(parents=True, exist_ok=True)
+    temporary = root.with_name(f".{root.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        _write_folder(temporary, wanted)
+        os.rename(temporary, root)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # these two: another process was first
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_marker(root, wanted):

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from wsss.errors import ArgumentError
@@ -32,7 +31,7 @@ class ResNet(nn.Module):
     what `resnet` made it of.
     """
 
-    def __init__(self, net: torchvision.models.ResNet, depth: str, norm: str):
+    def __init__(self, net: nn.Module, depth: str, norm: str):
         super().__init__()
         self.depth, self.norm = depth, norm
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
@@ -73,9 +72,11 @@ def resnet(depth: str = "resnet50", norm: str = "group", seed: int = 0) -> ResNe
         raise ArgumentError(f"unknown backbone {depth!r}; known: {', '.join(DEPTHS)}")
     if norm not in NORMS:
         raise ArgumentError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
+    from torchvision import models  # takes a second and 160 MB, which plan and status need not spend
+
     layer = FrozenBatchNorm if norm == "frozen_batch" else partial(nn.GroupNorm, 32)
     with seeded(seed):
-        net = ResNet(getattr(torchvision.models, depth)(weights=None, norm_layer=layer), depth, norm)
+        net = ResNet(getattr(models, depth)(weights=None, norm_layer=layer), depth, norm)
     if norm == "frozen_batch":
         net.conv1.requires_grad_(False)
         net.bn1.requires_grad_(False)

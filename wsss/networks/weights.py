@@ -1,6 +1,7 @@
 """Weights files: torchvision's pretrained ones, local ones, and our own (safetensors, so that reading never runs code)."""
 
 import hashlib
+import http.client
 import json
 import pickle
 import re
@@ -11,7 +12,6 @@ from urllib.parse import urlparse
 import safetensors
 import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from wsss.errors import WeightsError
@@ -63,9 +63,13 @@ def read_metadata(path: str | Path) -> dict:
     """The JSON values beside the parameters in a file of `save_weights`. Raises WeightsError if it is missing or damaged."""
     try:
         with safetensors.safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {}).get("json", "{}"))
+            metadata = json.loads((file.metadata() or {}).get("json", "{}"))
     except DAMAGED as error:
         raise WeightsError(f"{path} is missing or damaged ({type(error).__name__}: {error}): make it again") from error
+    if not isinstance(metadata, dict):
+        raise WeightsError(f"{path} is not a weights file of ours: its metadata is {metadata!r}, expected names with values: "
+                           "make it again")
+    return metadata
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -75,7 +79,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}; expected a .safetensors, .pth or .pt file")
+        raise WeightsError(f"there is no weights file {path}; expected a .safetensors, .pth or .pt file: check its name")
     named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
     if named and not file_sha256(path).startswith(named[1]):
         raise WeightsError(f"{path} is damaged: its SHA-256 does not start with {named[1]}, as its name says; fetch it again")
@@ -84,17 +88,21 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             tensors = safetensors.torch.load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGED as error:
+    except Exception as error:  # a damaged pickle can raise anything
         raise WeightsError(f"{path} is damaged or no weights file ({type(error).__name__}): fetch or make it again") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise WeightsError(f"{path} holds no plain state dict; expected parameter names with tensors")
+        raise WeightsError(f"{path} holds no plain state dict; expected parameter names with tensors: save model.state_dict()")
     return dict(tensors)
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file's bytes, in hexadecimal. Raises WeightsError if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"cannot read the weights {path}: {error.strerror or error}; check its name and "
+                           "permissions") from error
 
 
 def pretrained_name(depth: str) -> str:
@@ -103,7 +111,9 @@ def pretrained_name(depth: str) -> str:
 
 
 def _url(depth: str) -> str:
-    return torchvision.models.get_model_weights(depth).IMAGENET1K_V1.url
+    from torchvision.models import get_model_weights  # late, as in `wsss.networks.resnet`
+
+    return get_model_weights(depth).IMAGENET1K_V1.url
 
 
 def _fetch(depth: str) -> dict[str, Tensor]:
@@ -113,7 +123,7 @@ def _fetch(depth: str) -> dict[str, Tensor]:
         return read_tensors(cached)
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
+    except (*DAMAGED, http.client.HTTPException) as error:
         raise WeightsError(
             f"cannot fetch torchvision's {depth} weights: {error}. On a machine with access to the net get {url} (SHA-256 "
             f"starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then put it at {cached}, or set model.weights=FILE"

@@ -1,0 +1,224 @@
+"""`action=plan`, `status` and `verify`: what they say, that they start nothing, and that what they say is so."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import Pipeline
+from pipeline.commandline import act
+from pipeline.console import plan_table
+from steps.journal import INDEX, file_sum
+from tests.conftest import SMOKE
+from wsss.data.dataset import Dataset
+from wsss.errors import BusyError, ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def states(pipeline) -> dict[str, str]:
+    return {step.name: step.state for step in pipeline.status()}
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_plan_of_a_new_run_writes_nothing_and_draws_nothing(tmp_path, capsys):
+    pipeline = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'out'}", "action=plan")
+    plan = pipeline.plan()
+    assert [planned.action for planned in plan] == ["run"] * 8
+    assert [planned.to_do for planned in plan] == [60, 32, 32, 32, 24, 6, 24, 24]
+    assert all(planned.expected.disk_mb > 0 and planned.expected.memory_mb > 100 and planned.expected.seconds is None for planned in plan)
+    assert act(pipeline) == 0 and list(tmp_path.iterdir()) == []
+    assert "to do it: python run_pipeline.py experiment=smoke" in capsys.readouterr().out
+
+
+def test_a_plan_says_what_why_how_much_and_how_long(smoke, outputs):
+    for file in sorted((outputs / "smoke/make_cam").glob("*.npy"))[:3]:
+        file.unlink()
+    before = snapshot(outputs)
+    pipeline = smoke("make_sem_seg_labels.beta=8")
+    plan = {planned.name: planned for planned in pipeline.plan()}
+    assert {name: planned.action for name, planned in plan.items()} == {
+        "train_cam": "skip", "make_cam": "continue", "make_lpcam": "skip", "eval_cam": "skip", "cam_to_ir_label": "skip", "train_irn": "skip",
+        "make_sem_seg_labels": "re-run", "eval_sem_seg": "re-run"}
+    assert (plan["make_cam"].done, plan["make_cam"].total, plan["make_cam"].to_do) == (29, 32, 3)
+    assert plan["make_cam"].why == "3 artifacts broken"
+    assert plan["make_sem_seg_labels"].why == "make_sem_seg_labels.beta: 10.0 -> 8.0"
+    assert plan["eval_sem_seg"].why == "make_sem_seg_labels changed"
+    made = json.loads((outputs / "smoke/make_cam/manifest.json").read_text())["made"]
+    assert plan["make_cam"].expected.seconds == pytest.approx(3 * made["seconds"] / 32)
+    table = plan_table(pipeline.folder.path, list(plan.values()))
+    assert re.search(r"make_cam +continue 29 of 32 +3 images +\d+ s +\S+ MB +\S+ MB +3 artifacts broken", table)
+    assert re.search(r"expected: \d+ s, \S+ MB on disk \(\S+ GB free\), \d+ MB of memory at the peak", table)
+    assert str(plan["make_cam"]) == "make_cam: continue 29 of 32 images (3 artifacts broken)"
+    assert snapshot(outputs) == before
+
+
+def test_an_interrupted_step_gives_a_rate_and_its_counts(smoke, outputs):
+    folder = outputs / "smoke/make_cam"
+    lines = [json.loads(line) for line in (folder / INDEX).read_text().splitlines()]
+    partial = outputs / f"smoke/make_cam.partial-{smoke().plan()[1].fingerprint[:12]}"
+    folder.rename(partial)
+    (partial / "manifest.json").unlink()
+    (partial / INDEX).unlink()
+    (partial / "journals").mkdir()
+    (partial / "journals/0-of-1.jsonl").write_text("".join(json.dumps({**line, "seconds": 0.5}) + "\n" for line in lines[:20]))
+    plan = {planned.name: planned for planned in smoke().plan()}
+    assert (plan["make_cam"].action, plan["make_cam"].done, plan["make_cam"].to_do) == ("continue", 20, 12)
+    assert plan["make_cam"].expected.seconds == pytest.approx(6)
+    status = {step.name: step for step in smoke().status()}
+    assert (status["make_cam"].state, status["make_cam"].done, status["make_cam"].total) == ("partial", 20, 32)
+
+
+def test_status_of_every_kind(smoke, outputs):
+    run = outputs / "smoke"
+    assert set(states(smoke()).values()) == {"done"}
+    shutil.rmtree(run / "eval_sem_seg")
+    (run / "make_sem_seg_labels" / "train_0003.png").unlink()
+    (run / "make_sem_seg_labels" / "failed.json").write_text(json.dumps({"train_0003": "too odd"}))
+    (run / "cam_to_ir_label" / "train_0004.png").write_bytes(b"")
+    before = snapshot(outputs)
+    found = {step.name: step for step in smoke("train_irn.radius=6").status()}
+    assert {name: step.state for name, step in found.items()} == {
+        "train_cam": "done", "make_cam": "done", "make_lpcam": "done", "eval_cam": "done", "cam_to_ir_label": "partial", "train_irn": "stale",
+        "make_sem_seg_labels": "stale", "eval_sem_seg": "missing"}
+    assert found["train_irn"].why == "train_irn.radius: 10 -> 6"
+    assert found["cam_to_ir_label"].why == "1 artifact broken" and found["cam_to_ir_label"].done == 23
+    assert found["make_sem_seg_labels"].why == "train_irn changed"
+    failed = {step.name: step for step in smoke().status()}["make_sem_seg_labels"]
+    assert (failed.state, failed.failed) == ("failed", {"train_0003": "too odd"}) and "1 image failed: train_0003" in failed.why
+    assert snapshot(outputs) == before
+
+
+def test_status_reads_no_photograph_and_still_sees_a_changed_label(smoke, outputs, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("a photograph or mask was read")
+    for name in ("digest_of_image", "_mask_digest", "full_image", "mask", "size"):
+        monkeypatch.setattr(Dataset, name, refuse)
+    assert set(states(smoke()).values()) == {"done"}
+    root = next((outputs / ".data").iterdir())
+    labels = (root / "labels.csv").read_text()
+    (root / "labels.csv").write_text(re.sub("train_0000,.*", "train_0000,fox;rose", labels))
+    why = {step.name: step.why for step in smoke().status() if step.state == "stale"}
+    assert why["train_cam"] == "labels of ids changed" and len(why) == 8
+    partial = {step.name: step for step in smoke().status()}["make_cam"]
+    assert partial.state == "stale" and "train_cam changed" in partial.why
+
+
+def test_status_names_work_of_other_settings_that_was_left(smoke, outputs):
+    left = outputs / "smoke/make_cam.partial-0123456789ab"
+    left.mkdir()
+    identity = json.loads((outputs / "smoke/make_cam/manifest.json").read_text())["identity"]
+    (left / "work.json").write_text(json.dumps({"identity": {**identity, "make_cam": {"scales": [1.0]}}}))
+    found = [left_over for step in smoke().status() for left_over in step.left_over]
+    assert [over.path for over in found] == [left] and "make_cam.scales" in str(found[0]) and "delete it when" in str(found[0])
+
+
+def test_status_of_a_damaged_manifest_names_it_and_keeps_everything(smoke, outputs):
+    manifest = outputs / "smoke/make_cam/manifest.json"
+    manifest.write_text("{")
+    found = {step.name: step for step in smoke().status()}
+    assert found["make_cam"].state == "damaged" and "make_cam.kept" in found["make_cam"].why
+    assert found["train_cam"].state == "unknown"
+    with pytest.raises(Exception, match="make_cam/manifest.json is no manifest of this project .*mv .*make_cam.kept"):
+        smoke().run()
+    assert manifest.read_text() == "{" and len(list(manifest.parent.glob("*.npy"))) == 32
+    (outputs / "smoke/make_cam").rename(outputs / "smoke/make_cam.kept")   # as the message says
+    smoke("to_step=make_cam").run()
+    assert states(smoke())["make_cam"] == "done"
+
+
+@pytest.mark.parametrize("action", ["status", "verify"])
+def test_a_run_that_does_not_exist_is_refused(smoke, outputs, action):
+    with pytest.raises(ConfigError, match=r"there is no run .*outputs/smoek; did you mean 'smoke'\?"):
+        getattr(smoke("name=smoek"), action)()
+    assert not (outputs / "smoek").exists()
+
+
+@pytest.mark.slow
+def test_status_says_who_works_and_verify_waits_for_nobody(smoke, outputs):
+    shutil.rmtree(outputs / "smoke/train_cam")
+    run = subprocess.Popen([sys.executable, "run_pipeline.py", *SMOKE, f"outputs={outputs}", "train_cam_pass=true"], cwd=ROOT,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        found = {step.name: step for step in smoke().status()}
+        if found["train_cam"].state == "running" and found["train_cam"].done:
+            break
+        time.sleep(0.1)
+    assert re.fullmatch(rf"by process {run.pid} on \S+ since 20\d\d-\S+ \S+", found["train_cam"].why)
+    with pytest.raises(BusyError, match="train_cam is in use by process"):
+        smoke().verify()
+    run.send_signal(signal.SIGINT)
+    out, errors = run.communicate()
+    assert run.returncode == 128 + signal.SIGINT
+    assert re.search(r"stopped by SIGINT; .* the same command continues: python run_pipeline.py experiment=smoke .*train_cam_pass=true", errors)
+    found = {step.name: step for step in smoke().status()}
+    assert found["train_cam"].state == "partial" and 0 < found["train_cam"].done < found["train_cam"].total
+
+
+def other_bytes(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def nan_that_was_written(path: Path) -> None:
+    """As a step with a defect would leave it: the checksum fits, the content does not."""
+    np.save(path, np.load(path) * np.float16(np.nan))
+    folder, name = path.parent, path.name
+    lines = [json.loads(line) for line in (folder / INDEX).read_text().splitlines()]
+    for line in lines:
+        if name in line["files"]:
+            line["files"][name] = file_sum(path)
+    (folder / INDEX).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][INDEX] = file_sum(folder / INDEX)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(("file", "damage"), [
+    ("make_cam/train_0001.npy", other_bytes), ("make_cam/train_0001.npy", half), ("make_cam/train_0001.npy", Path.unlink),
+    ("make_cam/train_0001.npy", nan_that_was_written), ("make_lpcam/fg_only/val_0002.npy", other_bytes),
+    ("make_lpcam/prototypes.npz", other_bytes), ("cam_to_ir_label/train_0002.png", other_bytes),
+    ("make_sem_seg_labels/train_0002.png", half), ("eval_cam/counts.npz", other_bytes), ("eval_sem_seg/scores.json", half),
+    ("train_irn/weights.safetensors", other_bytes), ("train_irn/log.jsonl", Path.unlink)])
+def test_verify_names_what_is_broken_and_the_next_run_makes_only_that_again(smoke, outputs, capsys, file, damage):
+    path = outputs / "smoke" / file
+    before = path.read_bytes()
+    untouched = {name: value for name, value in snapshot(outputs / "smoke").items() if name != str(path)}
+    damage(path)
+    assert act(smoke("action=verify")) == 1
+    out = capsys.readouterr().out
+    assert str(path) in out and "To make them again: python run_pipeline.py experiment=smoke" in out and "1 broken" in out
+    step = file.split("/")[0]
+    assert [planned.name for planned in smoke().plan() if planned.works] == [step]
+    smoke().run()
+    assert path.read_bytes() == before and not list((outputs / "smoke").rglob("*.damaged"))
+    after = snapshot(outputs / "smoke")
+    if step.startswith(("make", "cam_to")):   # nothing else was made again
+        same = [name for name in untouched if name.endswith((".npy", ".png")) and not name.endswith(f"{step}/{path.name}")]
+        assert {name: after[name] for name in same} == {name: untouched[name] for name in same}
+    assert act(smoke("action=verify")) == 0
+    assert "0 broken" in capsys.readouterr().out
+
+
+def test_the_example_of_the_readme(tmp_path, monkeypatch):
+    code = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "Pipeline.compose" in block)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code.replace('"experiment=smoke"', ", ".join(map(repr, SMOKE))), names)
+    assert (tmp_path / "outputs/first/summary.json").exists()
+    assert names["pipeline"].results()["eval_sem_seg"]["miou"] == names["summary"]["eval_sem_seg"]["miou"]

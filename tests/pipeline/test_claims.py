@@ -1,0 +1,149 @@
+"""Two runs on one folder: who works, who waits, and when the dead are succeeded."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.claims import Claim, Claims, Owner
+from tests.conftest import SMOKE
+from wsss.errors import BusyError
+
+ROOT = Path(__file__).resolve().parents[2]
+HOLDS = """
+import sys, time
+from pathlib import Path
+from pipeline.claims import Claims
+claims = Claims(Path(sys.argv[1]))
+with claims.planning(), claims.hold([("make_cam", 0, 1), ("eval_cam", 0, 1)], ["train_cam"]):
+    print("held", flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that makes make_cam, then eval_cam, in `tmp_path`, and reads train_cam."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def claim(*makes, reads=()) -> Claim:
+    return Claim(Owner.me(), "now", makes, reads)
+
+
+@pytest.mark.parametrize(("one", "two", "expected"), [
+    (claim(("make_cam", 0, 1)), claim(("make_cam", 0, 1)), "make_cam"),
+    (claim(("make_cam", 0, 4)), claim(("make_cam", 1, 4)), None),             # two shards of one division
+    (claim(("make_cam", 0, 4)), claim(("make_cam", 0, 4)), "make_cam"),
+    (claim(("make_cam", 1, 2)), claim(("make_cam", 0, 4)), "make_cam"),       # two divisions
+    (claim(("make_cam", 0, 1)), claim(("eval_cam", 0, 1), reads=("make_cam",)), "make_cam"),
+    (claim(("eval_cam", 0, 1), reads=("make_cam",)), claim(("make_cam", 0, 1)), "make_cam"),
+    (claim(("eval_cam", 0, 1), reads=("make_cam",)), claim(("make_lpcam", 0, 1), reads=("make_cam",)), None),
+])
+def test_what_collides(one, two, expected):
+    assert one.collides(two) == expected
+
+
+def test_a_claim_of_a_living_process_is_respected(tmp_path, holder):
+    claims = Claims(tmp_path)
+    with pytest.raises(BusyError, match=rf"make_cam is in use by process {holder.pid} on \S+ since 20\d\d-.*Wait for it, stop it, or"):
+        with claims.hold([("make_cam", 0, 1)], []):
+            pass
+    with pytest.raises(BusyError, match="eval_cam is in use"), claims.hold([], ["eval_cam"]):
+        pass
+    with claims.hold([("train_irn", 0, 1)], ["train_cam"]):   # neither makes what the other makes or reads
+        assert len(claims.living()) == 2
+    assert [other.owner.pid for other in claims.living()] == [holder.pid]
+
+
+def test_a_dead_owner_is_succeeded(tmp_path, holder):
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    claims = Claims(tmp_path)
+    assert claims.living() == []
+    with claims.hold([("make_cam", 0, 1)], []):
+        assert [path.name for path in tmp_path.glob(".locks/*.json")] == [next(tmp_path.glob(f".locks/*-{os.getpid()}-*")).name]
+    assert not list(tmp_path.glob(".locks/*.json"))
+
+
+def test_a_later_process_with_the_same_number_is_another_owner():
+    me = Owner.me()
+    assert me.is_alive() and not Owner(me.host, me.pid, me.started - 1, None).is_alive()
+
+
+@pytest.mark.parametrize(("squeue", "alive"), [
+    ("echo RUNNING", True), ("true", False), ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", False),
+    ("echo 'Unable to contact slurm controller' >&2; exit 1", True), (None, True)])
+def test_an_owner_on_another_node_is_asked_for_by_its_job(tmp_path, monkeypatch, squeue, alive):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if squeue:
+        script = tmp_path / "squeue"
+        script.write_text(f"#!/bin/sh\n{squeue}\n")
+        script.chmod(0o755)
+    assert Owner("elsewhere", 1, 1, "4711").is_alive() is alive
+    assert Owner("elsewhere", 1, 1, None).is_alive()   # nobody can be asked
+
+
+def test_a_restarted_job_succeeds_itself(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert not Owner("elsewhere", 1, 1, "4711", restarts=0).is_alive()
+    assert Owner("elsewhere", 1, 1, "4711", restarts=1).is_alive()
+
+
+def test_a_damaged_claim_is_named(tmp_path):
+    (tmp_path / ".locks").mkdir()
+    (tmp_path / ".locks/x.json").write_text("{")
+    with pytest.raises(BusyError, match=r"x.json is no claim of a run .*Delete it if no run works"), Claims(tmp_path).hold([], []):
+        pass
+
+
+def test_planning_waits_for_planning(tmp_path):
+    code = HOLDS.replace('with claims.planning(), claims.hold([("make_cam", 0, 1), ("eval_cam", 0, 1)], ["train_cam"])', "with claims.planning()")
+    other = subprocess.Popen([sys.executable, "-c", code.replace("sleep(100)", "sleep(3)"), str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE,
+                             text=True)
+    other.stdout.readline()
+    said, start = [], time.monotonic()
+    with Claims(tmp_path).planning(said.append):
+        assert time.monotonic() - start > 1
+    assert len(said) == 1 and "waiting for another run" in said[0]
+    other.wait()
+
+
+def call(outputs, *overrides, **options):
+    return subprocess.Popen([sys.executable, "run_pipeline.py", *SMOKE, f"outputs={outputs}", *overrides], cwd=ROOT, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.slow
+def test_of_two_runs_started_at_once_one_works(outputs):
+    for step in ("make_cam", "eval_sem_seg"):
+        (outputs / f"smoke/{step}").rename(outputs / f"{step}-before")
+    runs = [call(outputs), call(outputs)]
+    texts = [run.communicate() for run in runs]
+    winner, loser = sorted(range(2), key=lambda i: runs[i].returncode)
+    assert runs[winner].returncode == 0, texts[winner]
+    assert runs[loser].returncode == 1
+    assert f"is in use by process {runs[winner].pid} on " in texts[loser][1] and " since 20" in texts[loser][1]
+    for file in (outputs / "make_cam-before").glob("*.npy"):
+        assert file.read_bytes() == (outputs / "smoke/make_cam" / file.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_eight_runs_at_once_draw_the_embedded_data_together(tmp_path):
+    runs = [call(tmp_path, f"name=run{i}", "to_step=train_cam", "train_cam.epochs=1") for i in range(8)]
+    texts = [run.communicate() for run in runs]
+    assert [run.returncode for run in runs] == [0] * 8, texts
+    weights = {(tmp_path / f"run{i}/train_cam/weights.safetensors").read_bytes() for i in range(8)}
+    assert len(weights) == 1
+    assert [path.name for path in (tmp_path / ".data").iterdir()] == ["shapes-seed0-train24-val8"]
+    assert json.loads((tmp_path / "run0/run.json").read_text())["data"]["name"] == "shapes"

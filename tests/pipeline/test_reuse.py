@@ -1,0 +1,81 @@
+"""Results of other runs are taken over where everything they depend on is equal."""
+
+import json
+import os
+
+import pytest
+
+from pipeline import Pipeline
+from tests.conftest import SMOKE
+from wsss.errors import ConfigError
+
+
+@pytest.fixture
+def other(outputs):
+    """`other(*overrides)` composes a run `other` beside the finished run `smoke`."""
+    return lambda *overrides: Pipeline.compose(*SMOKE, f"outputs={outputs}", "name=other", *overrides)
+
+
+def actions(pipeline) -> dict[str, str]:
+    return {planned.name: planned.action for planned in pipeline.plan()}
+
+
+def test_only_what_differs_is_made(other, outputs):
+    call = ("reuse_from=[smoke]", "make_sem_seg_labels.beta=8")
+    assert list(actions(other(*call)).values()) == ["reuse"] * 6 + ["run"] * 2
+    assert not (outputs / "other").exists()
+    other(*call).run()
+    for file in ("train_cam/weights.safetensors", "make_lpcam/fg_only/val_0001.npy", "make_cam/index.jsonl", "eval_cam/scores.json"):
+        assert (outputs / "other" / file).read_bytes() == (outputs / "smoke" / file).read_bytes()
+    assert os.path.samefile(outputs / "other/make_cam/val_0001.npy", outputs / "smoke/make_cam/val_0001.npy")
+    manifest = json.loads((outputs / "other/make_cam/manifest.json").read_text())
+    assert manifest["taken_from"] == str(outputs / "smoke") and manifest["made"]["units"] == 0
+    assert set(actions(other(*call)).values()) == {"skip"}
+    assert all(step.sound for step in other(*call).verify())
+    assert set(actions(Pipeline.compose(*SMOKE, f"outputs={outputs}")).values()) == {"skip"}
+
+
+def test_a_run_by_its_folder_and_images_that_it_lacks(other, outputs, tmp_path):
+    for file in sorted((outputs / "smoke/make_cam").glob("*.npy"))[:5]:
+        file.unlink()
+    whole = {file.name: file.read_bytes() for file in (outputs / "smoke/make_cam").glob("*.npy")}
+    (outputs / "smoke").rename(tmp_path / "elsewhere")
+    call = (f"reuse_from=[{tmp_path / 'elsewhere'}]", "to_step=make_cam")
+    planned = other(*call).plan()[1]
+    assert (planned.action, planned.to_do) == ("reuse", 5)
+    other(*call).run()
+    made = {file.name: file.read_bytes() for file in (outputs / "other/make_cam").glob("*.npy")}
+    assert len(made) == 32 and made.items() >= whole.items()
+    assert "taken_from" not in json.loads((outputs / "other/make_cam/manifest.json").read_text())
+
+
+def test_earlier_steps_are_taken_over_for_later_ones(other):
+    plan = actions(other("reuse_from=[smoke]", "from_step=make_sem_seg_labels", "make_sem_seg_labels.beta=8"))
+    assert list(plan.values()) == ["reuse"] * 6 + ["run"] * 2
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("reuse_from=[smoek]", r"reuse_from: there is no run 'smoek' with a finished step; did you mean 'smoke'\?"),
+    ("reuse_from=[other]", "reuse_from: there is no run 'other'"),
+    ("seed=1", "reuse_from: no step can be taken from .*smoke. Train_cam differs first: .*seed: 0 -> 1.* Undo the difference"),
+    ("train_cam.epochs=3", "no step can be taken from .*: train_cam.epochs: 20 -> 3"),
+])
+def test_a_run_that_does_not_exist_or_match_is_refused(other, outputs, override, message):
+    overrides = (override,) if "reuse" in override else ("reuse_from=[smoke]", override)
+    with pytest.raises(ConfigError, match=message):
+        other(*overrides).plan()
+    assert not (outputs / "other").exists()
+
+
+def test_a_run_is_not_taken_from_itself(smoke):
+    with pytest.raises(ConfigError, match="reuse_from: 'smoke' is this run itself"):
+        smoke("reuse_from=[smoke]").plan()
+
+
+def test_a_finished_training_is_not_replaced_by_another_unasked(other, outputs):
+    other("train_cam.epochs=1", "to_step=train_cam").run()
+    with pytest.raises(ConfigError, match="train_cam is finished in .*other/train_cam and would be replaced"):
+        other("reuse_from=[smoke]", "to_step=train_cam").plan()
+    other("reuse_from=[smoke]", "to_step=train_cam", "replace=true").run()
+    weights = [(outputs / run / "train_cam/weights.safetensors").read_bytes() for run in ("smoke", "other")]
+    assert weights[0] == weights[1]

@@ -1,0 +1,68 @@
+"""Damaged files of a finished or interrupted step: an error that names the file and what to do, never a traceback."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from steps.prototypes import Prototypes
+from steps.thresholds import read_chosen
+from steps.training import STATE, _load_state
+from wsss.errors import ArtifactError
+from wsss.networks.weights import save_tensors
+
+CENTRES = {"class_index": np.array([0, 0]), "is_context": np.array([False, True]), "center": np.ones((2, 4), np.float32),
+           "kept": np.array([True, True])}
+
+
+@pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
+def test_half_an_npz(tmp_path, kept):
+    path = tmp_path / "make_lpcam" / "prototypes.npz"
+    path.parent.mkdir()
+    np.savez(path, **CENTRES)
+    assert Prototypes(path, 1, torch.device("cpu")).summary()["foreground"] == 1
+    content = path.read_bytes()
+    path.write_bytes(content[:int(kept * len(content)) if kept < 1 else kept])
+    with pytest.raises(ArtifactError, match="make_lpcam/prototypes.npz cannot be read .*Delete it"):
+        Prototypes(path, 1, torch.device("cpu"))
+
+
+def test_an_npz_without_an_array(tmp_path):
+    path = tmp_path / "prototypes.npz"
+    np.savez(path, **{name: array for name, array in CENTRES.items() if name != "kept"})
+    with pytest.raises(ArtifactError, match="prototypes.npz cannot be read .*'kept'"):
+        Prototypes(path, 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("content", [{}, [], None, 3, {"chosen": {}}, {"chosen": {"cam": {"threshold": 0.5}}},
+                                     {"chosen": {"cam": {"threshold": "high", "source": "me"}}},
+                                     {"chosen": {"cam": {"threshold": 7, "source": "me"}}}])
+def test_a_file_without_the_threshold(tmp_path, content):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match="scores.json holds no threshold of the cam maps, expected one in .* Delete it"):
+        read_chosen(path, "cam")
+    with pytest.raises(ArtifactError, match="scores.json holds no threshold, expected"):
+        read_chosen(path)
+
+
+def test_chosen_thresholds_are_read(tmp_path):
+    chosen = {"threshold": 0.3, "source": "best on val", "val_miou": [0.1]}
+    (tmp_path / "threshold.json").write_text(json.dumps(chosen))
+    (tmp_path / "scores.json").write_text(json.dumps({"chosen": {"lpcam": chosen}}))
+    assert read_chosen(tmp_path / "threshold.json") == read_chosen(tmp_path / "scores.json", "lpcam") == chosen
+
+
+@pytest.mark.parametrize(("tensors", "facts"), [
+    ({}, {"step": 1, "log": []}), ({"module/weight": torch.zeros(9, 9)}, {"step": 1, "log": []}), (None, {}), (None, {"step": 1}),
+    ({"optimizer/a/b/c": torch.zeros(1)}, {"step": 1, "log": []}), ({"optimizer/x/step": torch.zeros(1)}, {"step": 1, "log": []})])
+def test_a_state_of_something_else(tmp_path, tensors, facts):
+    module = torch.nn.Linear(2, 3)
+    if tensors is None:
+        tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
+    save_tensors(tmp_path / STATE, tensors, facts)
+    context = SimpleNamespace(folder=tmp_path, progress=lambda *_: None)
+    with pytest.raises(ArtifactError, match="state.safetensors does not fit the network .*Delete it to train again from the start"):
+        _load_state(context, module, torch.optim.SGD(module.parameters(), lr=1.0), total=2)

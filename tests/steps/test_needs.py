@@ -1,0 +1,154 @@
+"""What the plan says a step will need, against what steps took, and how it grows."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import compose, typed
+from pipeline.lists import derive_lists
+from steps import needs
+from steps.datasets import open_dataset
+from steps.needs import MIB, Needs, expected_needs
+from tests.conftest import SMOKE
+from wsss.data.dataset import Dataset
+
+MEASURED_PROCESS = needs._process.__wrapped__   # without its cache: Pipeline keeps the value of the first plan
+PHOTOGRAPHS = ((375, 500), (500, 375), (333, 500), (500, 333), (400, 500), (500, 442), (281, 500))
+
+
+@pytest.fixture(autouse=True)
+def process(monkeypatch):
+    """A process of 700 MiB, whatever pytest has grown to."""
+    monkeypatch.setattr(needs, "_process", lambda: 700 * MIB)
+
+
+@pytest.fixture
+def sized(monkeypatch):
+    """Ids of whose size was asked; sizes are those of PHOTOGRAPHS in turn, and there are no files."""
+    asked: list[str] = []
+
+    def size(self: Dataset, image_id: str) -> tuple[int, int]:
+        asked.append(image_id)
+        return PHOTOGRAPHS[int(image_id) % len(PHOTOGRAPHS)]
+    monkeypatch.setattr(Dataset, "size", size)
+    return asked
+
+
+def dataset(n_images: int, n_classes: int = 20) -> Dataset:
+    """`n_images` images of one or two classes, all with masks; every seventh of the ids has the same size."""
+    ids = tuple(f"{i:05}" for i in range(n_images))
+    return Dataset(name="fake", root=Path("nowhere"), classes=tuple(f"class{i}" for i in range(n_classes)),
+                   lists={"train": ids, "val": (), "all": ids},
+                   labels={image_id: (i % 3, 3 + i % 5)[:1 + i % 2] for i, image_id in enumerate(ids)},
+                   image_files=dict.fromkeys(ids, "image"), mask_files=dict.fromkeys(ids, "mask"))
+
+
+def expected(data: Dataset, step: str, *overrides: str) -> Needs:
+    config = typed(compose(["data=folder", "data.root=nowhere", "data.image_size=512", *overrides]))
+    return expected_needs(step, config, data, derive_lists(config, data)[step])
+
+
+@pytest.fixture(scope="module")
+def smoke_needs(smoke_outputs) -> dict[str, tuple[Needs, dict]]:
+    """For each step of the finished run the expected needs, of the process as it was when it planned, and the manifest."""
+    config = typed(compose([*SMOKE, f"outputs={smoke_outputs}"]))
+    data = open_dataset(config.data)
+    return {name: (expected_needs(name, config, data, lists), json.loads((config.folder / name / "manifest.json").read_text()))
+            for name, lists in derive_lists(config, data).items()}
+
+
+def within(factor: float, value: float, truth: float) -> bool:
+    return truth / factor < value < truth * factor
+
+
+def test_a_finished_run_took_what_was_expected(smoke_needs):
+    assert len(smoke_needs) == 8
+    for name, (need, manifest) in smoke_needs.items():
+        assert within(2, need.memory_mb, manifest["peak_memory_mb"]["host"]), name
+        if manifest["disk_mb"] > 0.1:
+            assert within(2, need.disk_mb, manifest["disk_mb"]), name
+
+
+@pytest.mark.parametrize("name", ["train_cam", "train_irn"])
+def test_weights_and_training_state_are_exact(smoke_needs, name):
+    need, manifest = smoke_needs[name]
+    assert within(1.01, need.disk_mb, manifest["disk_mb"])
+
+
+# VmHWM of single steps on 6 photographs of these sizes (8 with val), classifier from scratch, one thread, two cores
+@pytest.mark.parametrize("step, measured, overrides", [
+    ("train_cam", 2851, ["train_cam.batch_size=2"]),
+    ("train_cam", 3378, ["train_cam.batch_size=4"]),
+    ("train_cam", 1967, ["train_cam.batch_size=4", "train_cam.detach_after_layer2=true", "recipe=official"]),
+    ("train_irn", 1482, ["train_irn.batch_size=2"]),
+    ("train_irn", 1921, ["train_irn.batch_size=4"]),
+    ("make_cam", 1683, []),
+    ("make_cam", 1154, ["make_cam.scales=[1.0]"]),
+    ("make_cam", 1022, ["model.backbone=resnet18", "precision=bf16"]),
+    ("make_lpcam", 1933, []),
+    ("cam_to_ir_label", 854, []),
+    ("make_sem_seg_labels", 1124, []),
+    ("eval_cam", 734, [])])
+def test_photographs_and_resnet50(sized, step, measured, overrides):
+    assert within(1.5, expected(dataset(6), step, *overrides).memory_mb, measured)
+
+
+@pytest.mark.parametrize("step", ["make_cam", "make_lpcam", "cam_to_ir_label", "make_sem_seg_labels"])
+def test_twice_the_images_are_twice_the_disk_and_the_same_memory(sized, step):
+    few, many = (expected(dataset(n), step, "make_lpcam.max_features_per_class=1000") for n in (700, 1400))
+    assert many.disk_mb == pytest.approx(2 * few.disk_mb, rel=0.1)
+    assert many.memory_mb == pytest.approx(few.memory_mb, rel=0.1)
+
+
+@pytest.mark.parametrize("step", ["train_cam", "train_irn"])
+def test_twice_the_crop_is_four_times_the_activations(sized, step):
+    memory = [expected(dataset(100), step, f"{step}.crop_size={crop}").memory_mb for crop in (512, 1024, 2048)]
+    assert memory[2] - memory[1] == pytest.approx(4 * (memory[1] - memory[0]), rel=0.05)
+
+
+def test_the_moments_of_the_optimizer_are_on_disk(sized):
+    adamw, momentum, plain = (expected(dataset(100), "train_cam", *overrides).disk_mb for overrides in (
+        ["train_cam.optimizer=adamw"], ["train_cam.optimizer=sgd", "train_cam.momentum=0.9"],
+        ["train_cam.optimizer=sgd", "train_cam.momentum=0.0"]))
+    assert adamw - momentum == pytest.approx(momentum - plain)
+    assert momentum - plain == pytest.approx(89.9, rel=0.01)   # ResNet-50 without its last layer: 23.5 million numbers
+
+
+def test_max_features_per_class_bounds_the_memory_of_the_prototypes(sized):
+    def memory(n_images: int, limit: int) -> float:
+        return expected(dataset(n_images), "make_lpcam", f"make_lpcam.max_features_per_class={limit}", "make_cam.scales=[1.0]").memory_mb
+    assert memory(2_000, 10_000) == pytest.approx(memory(20_000, 10_000), rel=0.01)
+    assert memory(20_000, 1_000_000) > 10 * memory(20_000, 10_000)
+    one_more = memory(20_000, 110_000) - memory(20_000, 100_000)
+    assert one_more == pytest.approx(3.5 * 10_000 * 2048 * 4 / MIB, rel=0.01)   # two samples with a quarter to spare, one copy
+
+
+def test_a_sample_of_many_images_is_looked_at(sized):
+    data = dataset(10_000)
+    for step in ("train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels",
+                 "eval_sem_seg"):
+        sized.clear()
+        need = expected(data, step)
+        assert len(sized) <= 2 * needs.SAMPLE, step
+        assert need.disk_mb > 0 and need.memory_mb > 700, step
+
+
+def test_a_larger_photograph_takes_more(sized, monkeypatch):
+    small = expected(dataset(7), "cam_to_ir_label").memory_mb
+    monkeypatch.setattr(Dataset, "size", lambda self, image_id: (3000, 4000))
+    large, shrunk = (expected(replace(dataset(7), max_side=side), "cam_to_ir_label") for side in (None, 500))
+    assert large.memory_mb - small == pytest.approx(12e6 * 800 / MIB, rel=0.2)   # two classes and background: 800 bytes a pixel
+    assert shrunk.memory_mb == small   # below what earlier steps leave
+
+
+def test_nothing_to_score_needs_nothing_of_its_own(sized):
+    data = dataset(10)
+    config = typed(compose(["data=folder", "data.root=nowhere"]))
+    need = expected_needs("eval_cam", config, data, {"scored": (), "val": ()})
+    assert need.disk_mb < 0.1 and need.memory_mb < 1000
+
+
+def test_the_process_is_measured():
+    assert 300 * MIB < MEASURED_PROCESS() < 64 * 1024 * MIB
