@@ -28,7 +28,8 @@ def act(pipeline: Pipeline) -> int:
         console.error(f"stopped by {signal.Signals(number).name}; what was finished is saved, the same command continues: "
                       f"{pipeline.command}")
         return 128 + number
-    except KeyboardInterrupt:   # before any work
+    except KeyboardInterrupt:
+        console.error("interrupted; the same command starts again")
         return 128 + signal.SIGINT
 
 

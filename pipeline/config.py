@@ -21,6 +21,7 @@ from steps.datasets import KINDS
 from steps.networks import ModelSettings
 from wsss.data.dataset import check_id, did_you_mean
 from wsss.errors import ConfigError, WsssError
+from wsss.files import user_path
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -118,7 +119,7 @@ class RunSettings:
 
     @property
     def folder(self) -> Path:
-        return Path(self.outputs).expanduser() / self.run_name
+        return user_path(self.outputs) / self.run_name
 
 
 Config = make_dataclass(

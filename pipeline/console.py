@@ -71,14 +71,21 @@ def plan_table(folder: Path, plan: list[Any]) -> str:
     lines = ["  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]).rstrip() for row in rows]
     needs = [planned.expected for planned in plan if planned.expected]
     if needs:
-        place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
         known = [expected.seconds for expected in needs if expected.seconds is not None]
         some = "" if len(known) == len(needs) else " for the steps that were timed before"
         timed = [_time(sum(known)) + some] if known else []
-        free = shutil.disk_usage(place).free / 2**20
+        free = free_mb(folder)
         lines.append("  expected: " + ", ".join([*timed, f"{_size(sum(e.disk_mb for e in needs))} on disk ({_size(free)} free)",
                                                  f"{_size(max(e.memory_mb for e in needs))} of memory at the peak"]))
+        if sum(e.disk_mb for e in needs) > free:
+            lines.append("  there may not be room enough for it: make room, or choose another place with outputs=DIR")
     return "\n".join(lines)
+
+
+def free_mb(folder: Path) -> float:
+    """MiB free where `folder` lies or will lie."""
+    place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    return shutil.disk_usage(place).free / 2**20
 
 
 def _time(seconds: float | None) -> str:
@@ -88,4 +95,6 @@ def _time(seconds: float | None) -> str:
 
 
 def _size(mb: float) -> str:
+    if mb < 0.1:
+        return f"{mb * 1024:.0f} kB"
     return f"{mb:.1f} MB" if mb < 100 else f"{mb:.0f} MB" if mb < 4096 else f"{mb / 1024:.1f} GB"

@@ -14,7 +14,7 @@ from steps.journal import INDEX, Journal, journal_lines, unfinished
 from steps.training import STATE
 from wsss.data.dataset import Dataset, did_you_mean
 from wsss.errors import ConfigError
-from wsss.files import storage
+from wsss.files import storage, user_path
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ def open_donors(config: Any) -> list[Donor]:
     ConfigError
         for a run that does not exist, or is this one.
     """
-    donors, outputs = [], Path(config.outputs).expanduser()
+    donors, outputs = [], user_path(config.outputs)
     for run in config.reuse_from:
-        found = [path for path in (outputs / run, Path(run).expanduser()) if any(path.glob(f"*/{MANIFEST}"))]
+        found = [path for path in (outputs / run, user_path(run)) if any(path.glob(f"*/{MANIFEST}"))]
         if not found:
             there = sorted(str(path.parent.parent.relative_to(outputs)) for path in outputs.glob(f"**/train_cam/{MANIFEST}"))
             raise ConfigError(f"reuse_from: there is no run {run!r} with a finished step{did_you_mean(run, there)} "

@@ -19,6 +19,7 @@ from wsss.errors import ArtifactError, ConfigError
 from wsss.files import file_sizes, storage, sweep
 
 MANIFEST = "manifest.json"
+MANIFEST_KEYS = {"fingerprint", "identity", "files", "result", "images", "made", "device", "seconds", "disk_mb", "peak_memory_mb"}
 WORK = "work.json"      # in a partial folder: the identity of what is made there
 RUN = "run.json"        # marks a run folder and says which data set it is of
 
@@ -57,7 +58,7 @@ class RunFolder:
             manifest, reason = None, str(error.__cause__)
         else:
             reason = "something is missing in it"
-        if not isinstance(manifest, dict) or not {"fingerprint", "identity", "files"} <= manifest.keys():
+        if not isinstance(manifest, dict) or not MANIFEST_KEYS <= manifest.keys():
             raise ArtifactError(f"{path} is no manifest of this project ({reason}). Nothing was changed. Restore it, or put the "
                                 f"folder away (mv {path.parent} {path.parent}.kept): the same command then makes the step anew")
         return manifest

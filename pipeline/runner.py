@@ -29,7 +29,7 @@ from steps.datasets import open_dataset
 from steps.journal import merge_journals, unfinished
 from wsss.data.dataset import did_you_mean
 from wsss.errors import ConfigError, StorageError, WsssError, prefixed
-from wsss.files import file_sizes, write_text
+from wsss.files import file_sizes, user_path, write_text
 
 SUMMARY = "summary.json"
 
@@ -120,7 +120,8 @@ class Pipeline:
         chosen = configuration.selected(config)
         with ExitStack() as held:
             held.enter_context(self._signals())
-            claim = self._claim(held, chosen, [source for name in chosen for source in BY_NAME[name].reads(config)])
+            makes = config.steps if config.reuse_from else chosen   # also what is left out may be taken over
+            claim = self._claim(held, makes, [source for name in makes for source in BY_NAME[name].reads(config)])
             pin_threads(config.threads, self.device)
             self.folder.recover(config.steps)
             if plan is None or self.folder.is_started():
@@ -150,7 +151,7 @@ class Pipeline:
     @property
     def _data(self) -> dict[str, Any]:
         data = self.config.data
-        return {"kind": data.kind, "name": data.name, "root": str(Path(data.root).expanduser().resolve()),
+        return {"kind": data.kind, "name": data.name, "root": str(user_path(data.root).resolve()),
                 "classes": list(self.dataset.classes)}
 
     def _plan(self) -> list[PlannedStep]:
@@ -170,7 +171,7 @@ class Pipeline:
     def _require_run(self) -> None:
         if self.folder.path.is_dir():
             return
-        outputs = Path(self.config.outputs).expanduser()
+        outputs = user_path(self.config.outputs)
         runs = sorted(path.name for path in outputs.glob("*") if path.is_dir() and not path.name.startswith("."))
         raise ConfigError(f"there is no run {self.folder.path}{did_you_mean(self.config.run_name, runs)} (in {outputs}: "
                           f"{', '.join(runs) or 'none'}). Choose one with name=NAME, or start it: {self.command}")

@@ -9,6 +9,7 @@ from steps.context import require
 from wsss.data.dataset import Dataset
 from wsss.data.folder import open_folder
 from wsss.data.shapes import make_shapes
+from wsss.files import user_path
 
 
 @dataclass
@@ -55,12 +56,12 @@ class ShapesData(DataSettings):
 
 
 def _open_folder(data: FolderData, scratch: Path | None, check: bool) -> Dataset:
-    return open_folder(Path(data.root).expanduser(), name=data.name, max_side=data.max_side, val_fraction=data.val_fraction,
+    return open_folder(user_path(data.root), name=data.name, max_side=data.max_side, val_fraction=data.val_fraction,
                        check=check)
 
 
 def _open_shapes(data: ShapesData, scratch: Path | None, check: bool) -> Dataset:
-    folder = Path(data.root).expanduser() / f"shapes-seed{data.seed}-train{data.n_train}-val{data.n_val}"
+    folder = user_path(data.root) / f"shapes-seed{data.seed}-train{data.n_train}-val{data.n_val}"
     if scratch and not folder.exists():
         folder = scratch / folder.name
     make_shapes(folder, seed=data.seed, n_train=data.n_train, n_val=data.n_val)

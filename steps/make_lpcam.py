@@ -70,7 +70,6 @@ def run(context: StepContext) -> dict[str, Any]:
     classifier, cams = load_classifier(context), Maps(context.inputs["make_cam"])
     features_of = feature_function(context, classifier)
     prototypes = make_prototypes(context, features_of, classifier.classifier.weight.flatten(1), cams)
-    (context.folder / FG_ONLY).mkdir(exist_ok=True)
 
     def make(image_id: str):
         image, facts = context.dataset.image(image_id), cams.facts(image_id)

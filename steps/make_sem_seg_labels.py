@@ -60,7 +60,6 @@ def run(context: StepContext) -> dict[str, Any]:
         files = [write_label(context.folder / f"{image_id}.png", label)]
         if context.settings.save_soft:
             for kind, array in (("walk", walked), ("edge", edge)):
-                (context.folder / kind).mkdir(exist_ok=True)
                 files.append(write_array(context.folder / kind / f"{image_id}.npy", array.cpu().numpy().astype(np.float16)))
         return files, {"height": size[0], "width": size[1]}
 

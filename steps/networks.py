@@ -15,6 +15,7 @@ from torch.nn import Module
 from steps.context import StepContext
 from wsss.data.images import normalise
 from wsss.errors import ArtifactError, ConfigError, WeightsError
+from wsss.files import user_path
 from wsss.networks.classifier import Classifier
 from wsss.networks.irn import IRN
 from wsss.networks.resnet import resnet
@@ -116,10 +117,10 @@ def weights_digest(model: ModelSettings) -> str:
     holds the start of its SHA-256 and is checked against it on reading."""
     if model.weights is None:
         return pretrained_name(model.backbone.value)
-    if not Path(model.weights).expanduser().is_file():
+    if not user_path(model.weights).is_file():
         raise ConfigError(f"model.weights={model.weights!r} is not a file. Give torchvision's "
                           f"{pretrained_name(model.backbone.value)} or another file with its parameter names")
-    return file_sha256(Path(model.weights).expanduser())
+    return file_sha256(user_path(model.weights))
 
 
 def network_reader(folder: Path, n_classes: int) -> None:

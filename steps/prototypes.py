@@ -104,7 +104,6 @@ def make_prototypes(context: StepContext, features_of: Callable, weight: torch.T
     path, n_classes = context.folder / FILE, len(context.dataset.classes)
     parts = context.folder / "prototypes"
     if not path.exists():
-        parts.mkdir(parents=True, exist_ok=True)
         for index in range(n_classes):
             context.check_stop()
             if not (parts / f"{index}.npz").exists():

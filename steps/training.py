@@ -9,7 +9,7 @@ import json
 import math
 import signal
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -86,11 +86,7 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
             factor = plan.rate(step, total)
             for group, base in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = base * factor
-            with context.autocast():
-                losses = loss(*(tensor.to(context.device, non_blocking=True) for tensor in batch))
-            optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
-            optimizer.step()
+            losses = _learn(context, plan, optimizer, loss, batch)
             log.append({"step": step, "epoch": epoch, "rate": base_rates[0] * factor,
                         **{name: _finite(name, value, step, plan) for name, value in losses.items()}})
             step += 1
@@ -105,6 +101,21 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
                 raise Stopped
     write_log(context, log)   # also where a finished training lost it
     return log
+
+
+def _learn(context: StepContext, plan: Plan, optimizer: torch.optim.Optimizer, loss: Callable[..., dict[str, torch.Tensor]],
+           batch: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """One step of the optimiser; the losses before it."""
+    try:
+        with context.autocast():
+            losses = loss(*(tensor.to(context.device, non_blocking=True) for tensor in batch))
+        optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        optimizer.step()
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise WsssError(f"not enough memory for {plan.purpose}.batch_size={plan.batch_size} ({error}). Lower it, or "
+                        f"{plan.purpose}.crop_size; the last saved state is kept") from error
+    return losses
 
 
 class _Samples(Dataset):
@@ -138,17 +149,22 @@ def _batches(context: StepContext, plan: Plan, sample: Callable, ids: tuple[str,
     loader = DataLoader(_Samples(sample), batch_sampler=keys, collate_fn=_collate, num_workers=context.workers,
                         worker_init_fn=_worker_ignores_signals, pin_memory=context.device.type == "cuda",
                         multiprocessing_context="fork" if context.workers else None)   # closures cannot be pickled
-    for batch in loader:
-        if isinstance(batch, WsssError):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, WsssError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise WsssError(f"a loader process of workers={context.workers} died ({str(error).splitlines()[0]}), mostly for lack of "
+                        "memory. Lower workers; the same command continues at the last saved state") from error
 
 
 def _finite(name: str, value: torch.Tensor, step: int, plan: Plan) -> float:
     number = float(value.detach())
     if not math.isfinite(number):
-        raise WsssError(f"{plan.purpose}: {name} is {number} at step {step}, expected a finite number. Lower "
-                        f"{plan.purpose}.learning_rate; "
+        raise WsssError(f"{name} is {number} at step {step}, expected a finite number. Lower {plan.purpose}.learning_rate; "
                         "the last saved state is untouched")
     return number
 

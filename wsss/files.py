@@ -35,7 +35,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well it is flushed to the disk and renamed to `path`.
 
     The temporary name starts with `.writing-` and ends in `.tmp`, so that nothing takes it for a result. When the block
-    fails it is removed and whatever stood at `path` stays.
+    fails it is removed and whatever stood at `path` stays. The folder is made where there is none.
 
     Raises
     ------
@@ -45,6 +45,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{threading.get_ident()}-{path.name}"[:240] + ".tmp")
     with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
             with open(temporary, "rb+") as file:
@@ -52,6 +53,11 @@ def replacing(path: Path | str) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def user_path(path: Path | str) -> Path:
+    """`path` with a leading `~` or `~user` replaced; an unknown user stays as written, and so is named where it is missed."""
+    return Path(os.path.expanduser(path))
 
 
 def sweep(folder: Path | str) -> None:

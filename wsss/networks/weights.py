@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss.errors import WeightsError
-from wsss.files import replacing
+from wsss.files import replacing, user_path
 from wsss.networks.resnet import ResNet
 
 DAMAGED = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError)
@@ -77,7 +77,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
     A hash in the name, as in `resnet50-0676ba61.pth`, is checked. Raises WeightsError if the file is missing or damaged.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}; expected a .safetensors, .pth or .pt file: check its name")
     named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
