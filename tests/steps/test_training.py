@@ -1,0 +1,60 @@
+"""What ends a training early is told in our words."""
+
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from steps.context import StepContext
+from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate
+from wsss.errors import DataError, WsssError
+
+SETTINGS = SimpleNamespace(optimizer=OptimizerName.sgd, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
+
+
+def train(folder, sample, loss=None, workers=0):
+    module = torch.nn.Linear(2, 1)
+    context = StepContext(SETTINGS, None, {"ids": ("a", "b", "c", "d")}, folder, {}, workers=workers)
+    plan = Plan("train_cam", epochs=2, batch_size=2, rate=poly_rate(0.9), checkpoint_steps=1)
+    return fit(context, plan, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), sample,
+               loss or (lambda x: {"loss": module(x).mean()}))
+
+
+def good(epoch, image_id):
+    return (torch.ones(2),)
+
+
+def test_a_training_logs_every_step_and_keeps_its_state(tmp_path):
+    assert [line["step"] for line in train(tmp_path, good) if "loss" in line] == [0, 1, 2, 3]
+    (tmp_path / "log.jsonl").unlink()
+    assert len(train(tmp_path, good)) == 6 and (tmp_path / "log.jsonl").exists()   # nothing is trained again; the log is there
+
+
+@pytest.mark.parametrize("error", [MemoryError("12 GB"), torch.OutOfMemoryError("CUDA out of memory")])
+def test_too_little_memory(tmp_path, error):
+    def loss(x):
+        raise error
+    with pytest.raises(WsssError, match=r"not enough memory for train_cam.batch_size=2 \(.*\). Lower it, or train_cam.crop_size"):
+        train(tmp_path, good, loss)
+
+
+def test_a_loss_that_is_not_finite(tmp_path):
+    with pytest.raises(WsssError, match="loss is nan at step 0, expected a finite number. Lower train_cam.learning_rate"):
+        train(tmp_path, good, lambda x: {"loss": (x * torch.nan).mean().requires_grad_()})
+
+
+def test_a_loader_process_that_is_killed(tmp_path):
+    def killed(epoch, image_id):
+        os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.raises(WsssError, match=r"a loader process of workers=1 died \(DataLoader worker .*Lower workers; the same command continues"):
+        train(tmp_path, killed, workers=1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_sample_is_named_by_its_image(tmp_path, workers):
+    def bad(epoch, image_id):
+        raise DataError("it is damaged")
+    with pytest.raises(DataError, match="^[abcd]: it is damaged$"):
+        train(tmp_path, bad, workers=workers)
