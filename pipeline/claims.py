@@ -57,12 +57,13 @@ class Owner:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a run is going to do: `makes` as (step, shard, shards) in order, the first one now, and what it reads."""
+    """What a run is going to do: `makes` as (step, shard, shards) in order, and what it reads; `now`: the step it works on."""
 
     owner: Owner
     since: str                                 # local time, ISO 8601
     makes: tuple[tuple[str, int, int], ...]
     reads: tuple[str, ...]
+    now: str | None = None                     # None while it plans
 
     def collides(self, other: "Claim") -> str | None:
         """The step over which the two cannot both go on, or None."""
@@ -124,10 +125,10 @@ class Claims:
                                 f"choose another run with name=NAME. (Should it be dead after all, delete {path})")
         path = self.folder / f"{claim.owner.host}-{claim.owner.pid}-{uuid.uuid4().hex[:8]}.json"
 
-        def change(makes: Iterable[tuple[str, int, int]], reads: Iterable[str]) -> None:
-            now = time.strftime("%Y-%m-%d %H:%M:%S")
-            write_text(path, json.dumps(asdict(Claim(claim.owner, now, tuple(makes), tuple(reads)))))
-        change(claim.makes, claim.reads)
+        def change(makes: Iterable[tuple[str, int, int]], reads: Iterable[str], now: str | None) -> None:
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            write_text(path, json.dumps(asdict(Claim(claim.owner, since, tuple(makes), tuple(reads), now))))
+        change(claim.makes, claim.reads, None)
         try:
             yield change
         finally:
@@ -143,7 +144,7 @@ class Claims:
             try:
                 values = json.loads(path.read_text(encoding="utf-8"))
                 claim = Claim(Owner(**values["owner"]), values["since"], tuple(map(tuple, values["makes"])),
-                              tuple(values["reads"]))
+                              tuple(values["reads"]), values["now"])
             except FileNotFoundError:   # just released
                 continue
             except (ValueError, KeyError, TypeError) as error:

@@ -133,7 +133,7 @@ class Pipeline:
             to_do = [planned for planned in plan if planned.works]
             for number, planned in enumerate(to_do):
                 rest = to_do[number:]
-                claim([(step.name, 0, 1) for step in rest], [source for step in rest for source in step.reads])
+                claim([(step.name, 0, 1) for step in rest], [source for step in rest for source in step.reads], planned.name)
                 self._work(planned)
             summary = build_summary(self.folder, plan, self.dataset.classes)
             write_json(self.folder.path / SUMMARY, summary)

@@ -83,10 +83,9 @@ def _status(folder: RunFolder, planned: PlannedStep, claims: list[Claim]) -> Ste
         state, why = FAILED, (f"{len(planned.failed)} image{'s' * (len(planned.failed) != 1)} failed: "
                              f"{', '.join(list(planned.failed)[:3])}")
     for claim in claims:
-        made = [step for step, _, _ in claim.makes]
-        if planned.name in made[:1]:
+        if planned.name == claim.now:
             state, why = RUNNING, f"by {claim.owner} since {claim.since}"
-        elif planned.name in made:
+        elif state != DONE and planned.name in [step for step, _, _ in claim.makes]:
             why = "; ".join(filter(None, [why, f"will be made by {claim.owner}"]))
     if state == STALE and planned.done:
         why += "; its replacement is begun"

@@ -1,0 +1,29 @@
+"""What preparing a data set found and made: rows for a table, the same for every kind of data set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: `found` and `expected` counts (None: any number will do), and what was made or is missing."""
+
+    what: str
+    found: int
+    expected: int | None = None
+    note: str = ""
+
+    @property
+    def sound(self) -> bool:
+        return self.expected is None or self.found == self.expected
+
+
+def report_table(findings: Sequence[Finding]) -> str:
+    """The findings as aligned lines: what, found, expected, "ok" or "!", note."""
+    rows = [("", "found", "expected", "", "")]
+    rows += [(finding.what, f"{finding.found:,}", "" if finding.expected is None else f"{finding.expected:,}",
+              "ok" if finding.sound else "!", finding.note) for finding in findings]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [(row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2]), row[3].ljust(widths[3]), row[4])
+             for row in rows]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
