@@ -7,6 +7,8 @@ from pipeline.console import head_line, plan_table
 from pipeline.runner import SUMMARY, Pipeline
 from pipeline.summary import score_table
 from steps.context import Stopped
+from steps.datasets import list_findings, open_dataset, prepare_dataset
+from wsss.data.prepare import report_table
 from wsss.errors import WsssError
 
 
@@ -71,4 +73,13 @@ def verify(pipeline: Pipeline) -> int:
     return 1 if broken else 0
 
 
-ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify}
+def prepare(pipeline: Pipeline) -> int:
+    findings = prepare_dataset(pipeline.config.data)
+    if findings:
+        pipeline.console.result(report_table(findings))
+    dataset = open_dataset(pipeline.config.data)   # what is missing and cannot be done without ends it here
+    pipeline.console.result(report_table(list_findings(dataset)))
+    return 0
+
+
+ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify, "prepare": prepare}

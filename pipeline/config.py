@@ -42,6 +42,7 @@ class Action(Enum):
     plan = "plan"        # say what a run would do
     status = "status"    # say how far the run is
     verify = "verify"    # read and check every artifact
+    prepare = "prepare"  # check the data set and make once what is derived from its files
 
 
 class LogLevel(Enum):
@@ -132,8 +133,8 @@ def register() -> None:
     """Make the schema known to Hydra: `run_schema` for the root, `schema/data` for each kind of data set."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=Config)
-    for kind, (settings, _) in KINDS.items():
-        store.store(group="schema/data", name=kind, node=settings)
+    for name, kind in KINDS.items():
+        store.store(group="schema/data", name=name, node=kind.settings)
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:

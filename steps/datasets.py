@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from steps.context import require
+from wsss.data.coco import POLICIES, open_coco
+from wsss.data.coco_prepare import prepare_coco
 from wsss.data.dataset import Dataset
 from wsss.data.folder import open_folder
+from wsss.data.prepare import Finding
 from wsss.data.shapes import make_shapes
+from wsss.data.voc import open_voc
+from wsss.data.voc_prepare import prepare_voc
 from wsss.files import user_path
 
 
@@ -23,7 +28,7 @@ class DataSettings:
     max_side: int | None      # photographs with a longer side are shrunk to it when read; results keep their size
 
     def __post_init__(self) -> None:
-        require(KINDS.get(self.kind, (None,))[0] is type(self), "data.kind", self.kind,
+        require(self.kind in KINDS and KINDS[self.kind].settings is type(self), "data.kind", self.kind,
                 "what the file of the group sets; choose the kind by data=NAME")
         require(self.image_size >= 32 and self.image_size % 16 == 0, "data.image_size", self.image_size,
                 "a multiple of 16, at least 32")
@@ -55,9 +60,29 @@ class ShapesData(DataSettings):
         require(self.n_val >= 1, "data.n_val", self.n_val, "at least 1 image: thresholds are chosen on val")
 
 
+@dataclass
+class VocData(DataSettings):
+    """PASCAL VOC 2012: `root` is the folder VOC2012, or has VOCdevkit/VOC2012 in it."""
+
+
+@dataclass
+class Coco14Data(DataSettings):
+    """MS COCO 2014 in its official folder, prepared once."""
+
+    masks: str                # official | clean: how masks are made from the annotations
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.masks in POLICIES, "data.masks", self.masks, f"one of {', '.join(POLICIES)}")
+
+
 def _open_folder(data: FolderData, scratch: Path | None, check: bool) -> Dataset:
     return open_folder(user_path(data.root), name=data.name, max_side=data.max_side, val_fraction=data.val_fraction,
                        check=check)
+
+
+def _open_voc(data: VocData, scratch: Path | None, check: bool) -> Dataset:
+    return open_voc(user_path(data.root), name=data.name, max_side=data.max_side, check=check)
 
 
 def _open_shapes(data: ShapesData, scratch: Path | None, check: bool) -> Dataset:
@@ -68,9 +93,24 @@ def _open_shapes(data: ShapesData, scratch: Path | None, check: bool) -> Dataset
     return open_folder(folder, name=data.name, max_side=data.max_side, check=check)
 
 
-KINDS: dict[str, tuple[type[DataSettings], Callable[[Any, Path | None, bool], Dataset]]] = {
-    "folder": (FolderData, _open_folder),
-    "shapes": (ShapesData, _open_shapes),
+def _open_coco14(data: Coco14Data, scratch: Path | None, check: bool) -> Dataset:
+    return open_coco(user_path(data.root), name=data.name, masks=data.masks, max_side=data.max_side, check=check)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of data set: its settings, how it is opened (settings, scratch, check), and prepared (None: it need not be)."""
+
+    settings: type[DataSettings]
+    open: Callable[[Any, Path | None, bool], Dataset]
+    prepare: Callable[[Any], list[Finding]] | None = None
+
+
+KINDS = {
+    "folder": Kind(FolderData, _open_folder),
+    "shapes": Kind(ShapesData, _open_shapes),
+    "voc12": Kind(VocData, _open_voc, lambda data: prepare_voc(user_path(data.root))),
+    "coco14": Kind(Coco14Data, _open_coco14, lambda data: prepare_coco(user_path(data.root), data.masks)),
 }
 
 
@@ -79,4 +119,22 @@ def open_dataset(data: DataSettings, *, scratch: Path | None = None, check: bool
 
     With `scratch`, a folder of the caller, it is drawn there and the root stays as it is. Without `check` no image is read.
     """
-    return KINDS[data.kind][1](data, scratch, check)
+    return KINDS[data.kind].open(data, scratch, check)
+
+
+def prepare_dataset(data: DataSettings) -> list[Finding]:
+    """Check the files of a data set and make once what is derived from them; nothing for a kind that needs no preparing.
+
+    Raises
+    ------
+    DataError
+        when there is no such data set.
+    """
+    prepare = KINDS[data.kind].prepare
+    return prepare(data) if prepare else []
+
+
+def list_findings(dataset: Dataset) -> list[Finding]:
+    """What the lists of a data set hold."""
+    return [Finding(f"list {name}", len(ids), note=f"{sum(image_id in dataset.mask_files for image_id in ids):,} with masks")
+            for name, ids in dataset.lists.items()]

@@ -1,7 +1,11 @@
 """Data sets as descriptions: ids, classes, image labels, files and lists. Nothing here knows a step or a run."""
 
+from wsss.data.coco import open_coco
+from wsss.data.coco_prepare import prepare_coco
 from wsss.data.dataset import Dataset, check_id
 from wsss.data.folder import open_folder
 from wsss.data.shapes import make_shapes
+from wsss.data.voc import open_voc
+from wsss.data.voc_prepare import prepare_voc
 
-__all__ = ["Dataset", "check_id", "make_shapes", "open_folder"]
+__all__ = ["Dataset", "check_id", "make_shapes", "open_coco", "open_folder", "open_voc", "prepare_coco", "prepare_voc"]

@@ -112,6 +112,15 @@ def without_image(image_id: str, known: Container[str]) -> str:
     return f"{image_id!r} has no image; add the image or remove the line"
 
 
+def mask_classes(mask: np.ndarray, n_classes: int, path: Path) -> tuple[int, ...]:
+    """The classes (0-based, ascending) on a mask (H, W) uint8. Raises DataError, naming its file, for impossible values."""
+    values = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256)).tolist()
+    if wrong := [value for value in values if n_classes < value < 255]:
+        raise DataError(f"mask {path} holds the values {wrong[:MAX_REPORTED]}; expected 0 (background), "
+                        f"1..{n_classes} (class) or 255 (ignore): correct the mask, or complete the classes")
+    return tuple(value - 1 for value in values if 0 < value < 255)
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Ids, classes, image-level labels, files and lists. Paths are relative to `root`; nothing is read before it is asked for."""
@@ -188,10 +197,7 @@ class Dataset:
         if mask.shape != (expected := self.size(image_id)):
             raise DataError(f"mask {path} is {format_size(mask.shape)} but its image is {format_size(expected)} as shown; "
                             "save the mask in that size")
-        values = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256))
-        if wrong := [int(v) for v in values if len(self.classes) < v < 255]:
-            raise DataError(f"mask {path} holds the values {wrong[:MAX_REPORTED]}; expected 0 (background), "
-                            f"1..{len(self.classes)} (class) or 255 (ignore): correct the mask, or complete the classes")
+        mask_classes(mask, len(self.classes), path)
         return mask
 
     def list_ids(self, name_or_path: str | Path) -> tuple[str, ...]:

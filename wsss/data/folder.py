@@ -54,14 +54,14 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
         if not os.path.exists(part):
             raise DataError(f"{part} does not exist; expected this layout:\n" + LAYOUT.format(root=root))
     classes = _read_classes(root / "classes.txt")
-    images = _scan(root, "images", _IMAGE_SUFFIXES)
+    images = scan_folder(root, "images", _IMAGE_SUFFIXES)
     if not images:
         raise DataError(f"no image in {root / 'images'}; expected this layout:\n" + LAYOUT.format(root=root))
     labels = _read_labels(root / "labels.csv", classes, images)
     lists = _make_lists(root, images, val_fraction)
     masks = _find_masks(root, images, lists) if (root / "masks").is_dir() else {}
     if check:
-        _check_files(root, images, masks)
+        check_files(root, images, masks)
     seen = {index for present in labels.values() for index in present}
     if absent := [class_name for index, class_name in enumerate(classes) if index not in seen]:
         log.warning("data set %s: no image of class %s; nothing can be learned about it: check labels.csv", name,
@@ -90,7 +90,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _scan(root: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+def scan_folder(root: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
     """id -> file, relative to `root`, for the files of a folder that have one of `suffixes`; sorted by id."""
     files, problems, others = {}, [], []
     try:
@@ -122,7 +122,7 @@ def _read_labels(path: Path, classes: tuple[str, ...], images: Mapping[str, str]
     """id -> classes present, for exactly the ids of `images`."""
     index = {name: i for i, name in enumerate(classes)}
     found, problems, shared = {}, [], {}  # shared: one tuple for all images of equal labels
-    for line, row in _read_rows(path):
+    for line, row in read_rows(path):
         if len(row) != 2:
             problems.append(f"line {line}, {','.join(row)!r}, has {len(row)} fields; expected NAME,cat;dog (no class: NAME,)")
             continue
@@ -141,7 +141,7 @@ def _read_labels(path: Path, classes: tuple[str, ...], images: Mapping[str, str]
     return {image_id: found[image_id] for image_id in images}
 
 
-def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
+def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """(line number, fields) of every row below the header `name,classes`."""
     reader = csv.reader(read_lines(path), strict=True)
     try:
@@ -182,7 +182,7 @@ def _held_out(ids: tuple[str, ...], fraction: float) -> tuple[str, ...]:
 
 def _find_masks(root: Path, images: Mapping[str, str], lists: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     """id -> mask file, complete for train and val or for val alone: half a list must not be scored as if it were whole."""
-    masks = _scan(root, "masks", (".png",))
+    masks = scan_folder(root, "masks", (".png",))
     if strangers := [image_id for image_id in masks if image_id not in images]:
         log.warning("%s: %d masks have no image and are ignored, for example %s; name a mask as its image", root / "masks",
                     len(strangers), strangers[0])
@@ -196,7 +196,7 @@ def _find_masks(root: Path, images: Mapping[str, str], lists: Mapping[str, tuple
     return {image_id: masks[image_id] for image_id in images if image_id in masks}
 
 
-def _check_files(root: Path, images: Mapping[str, str], masks: Mapping[str, str]) -> None:
+def check_files(root: Path, images: Mapping[str, str], masks: Mapping[str, str]) -> None:
     problems = []
     for image_id, file in images.items():
         try:

@@ -1,0 +1,210 @@
+"""Reads COCO's instance annotations once: image labels into one text file, class masks into palette PNGs beside the data.
+
+Two policies for masks. `official`: annotations in the order of the file, a later one covers an earlier one, crowds are left out
+and so are background. `clean`: crowds are 255 (ignore), and over them every instance, the largest first, so that a small one
+stays on top.
+"""
+
+import json
+import logging
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsss.data.coco import (
+    CLASS_INDEX,
+    COCO_CLASSES,
+    LABELS,
+    LAYOUT,
+    MARKER,
+    PARTS,
+    VERSION,
+    annotations_of,
+    check_layout,
+    check_policy,
+    folder_of,
+    read_marker,
+)
+from wsss.data.coco_json import Part, classes_of, read_instances
+from wsss.data.dataset import format_size, refuse
+from wsss.data.images import check_image, write_mask
+from wsss.data.prepare import Finding
+from wsss.errors import BackendError, DataError, StorageError
+from wsss.files import write_text
+
+log = logging.getLogger(__name__)
+
+COUNTS = {"train2014": 82783, "val2014": 40504}  # images, as published
+_EVERY = 5000  # masks between two lines of the log
+_LIMIT = 1e5  # no coordinate of a polygon lies further out, in pixels
+
+
+def prepare_coco(root: str | Path, policy: str = "official") -> list[Finding]:
+    """Check COCO 2014 in `root` and write image_labels.csv and masks_POLICY/ there; what was found, as lines of a report.
+
+    Every file is written whole or not at all. An interrupted call goes on where it stopped; whole masks of the same annotations
+    are not made again; several calls at once share the work. Both JSON files are parsed: about 5 GB of memory for the whole set.
+
+    Raises DataError for another layout, JSON of another year or task, or files that do not fit it; BackendError without
+    pycocotools; StorageError if `root` cannot be written. A set of fewer images is no error: `Finding.sound` says that its
+    counts differ.
+    """
+    root = Path(root)
+    check_policy(policy)
+    check_layout(root)
+    rle = _pycocotools()
+    parts, findings = {}, []
+    for part in PARTS.values():
+        parts[part] = read_instances(annotations_of(root, part), part)
+        findings += _check_images(root, part, parts[part])
+    labels = {part.stems[i]: classes_of(part.annotations[i]) for part in parts.values() for i in sorted(part.stems)}
+    shown = Counter(index for classes in labels.values() for index in classes)
+    absent = [name for index, name in enumerate(COCO_CLASSES) if index not in shown]
+    note = f"no image of {', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}" if absent else ""
+    findings.append(Finding("classes on an image", len(shown), len(COCO_CLASSES), note))
+    sources = {annotations_of(root, name).name: part.source for name, part in parts.items()}
+    try:
+        _write_labels(root, sources, labels)
+        made = _write_masks(root, policy, sources, parts, rle)
+    except StorageError as error:
+        raise StorageError(f"COCO in {root} cannot be prepared ({error.__cause__ or error}). Make room or make it writable; or "
+                           "prepare a folder of your own that holds links to train2014, val2014 and annotations") from error
+    note = f"{made:,} made, {len(labels) - made:,} were there"
+    findings.append(Finding(f"masks in {folder_of(policy)}", len(labels), len(labels), note))
+    return findings
+
+
+def _pycocotools() -> Any:
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise BackendError(f"pycocotools cannot be imported ({error}); COCO's masks are drawn by it, once: run pip install "
+                           "pycocotools") from error
+    return mask
+
+
+def _check_images(root: Path, part: str, found: Part) -> list[Finding]:
+    """Every image is there, whole, and of the size that its annotations are for."""
+    try:
+        files = {name for name in os.listdir(root / part) if name.endswith(".jpg") and not name.startswith(".")}
+    except OSError as error:
+        raise DataError(f"cannot read the folder {root / part}: {error.strerror or error}; expected this layout:\n"
+                        + LAYOUT.format(root=root)) from error
+    missing = sorted(stem for stem in found.stems.values() if f"{stem}.jpg" not in files)
+    if missing:
+        raise DataError(f"{root / part} lacks {len(missing):,} of the {len(found.stems):,} images of instances_{part}.json, for "
+                        f"example {missing[0]}.jpg; unpack {part}.zip there, or take these images out of the JSON file")
+    problems = []
+    for number, stem in found.stems.items():
+        try:
+            size = check_image(root / part / f"{stem}.jpg")
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        if size != found.sizes[number]:
+            problems.append(f"{part}/{stem}.jpg is {format_size(size)}, but in its annotations "
+                            f"{format_size(found.sizes[number])}; restore the image")
+    refuse(f"files of {root}", problems)
+    return _counts(part, found, len(files))
+
+
+def _counts(part: str, found: Part, n_files: int) -> list[Finding]:
+    n_images, all_annotations = len(found.stems), list(found.annotations.values())
+    crowds = sum(bool(annotation.get("iscrowd")) for annotations in all_annotations for annotation in annotations)
+    return [Finding(f"images of {part}", n_images, COUNTS[part],
+                    "" if n_images == COUNTS[part] else "not the whole official set"),
+            Finding(f"files in {part} that are in no annotations", n_files - n_images, 0),
+            Finding(f"images of {part} without object", sum(not annotations for annotations in all_annotations)),
+            Finding(f"annotations of {part}", sum(map(len, all_annotations)), None, f"{crowds:,} of them crowds")]
+
+
+# Writing.
+
+def _write_labels(root: Path, sources: Mapping[str, Any], labels: Mapping[str, tuple[int, ...]]) -> None:
+    lines = ["# " + json.dumps({"version": VERSION, "sources": sources}), "name,classes"]
+    lines += [f"{image_id},{';'.join(COCO_CLASSES[index] for index in classes)}" for image_id, classes in labels.items()]
+    write_text(root / LABELS, "\n".join(lines) + "\n")
+
+
+def _write_masks(root: Path, policy: str, sources: Mapping[str, Any], parts: Mapping[str, Part], rle: Any) -> int:
+    """Make the masks that are not there yet; how many were made. The marker says "complete" only after all have been seen."""
+    folder, marker = root / folder_of(policy), {"policy": policy, "version": VERSION, "sources": sources}
+    if read_marker(root, policy).get("sources") != sources:
+        for path in folder.glob("COCO_*.png"):  # of other annotations
+            path.unlink(missing_ok=True)
+        write_text(folder / MARKER, json.dumps({**marker, "complete": False}) + "\n")
+    made, started = 0, time.monotonic()
+    while todo := [(folder / f"{stem}.png", part.sizes[number], part.annotations[number])
+                   for part in parts.values() for number, stem in part.stems.items()
+                   if not _is_whole(folder / f"{stem}.png", part.sizes[number])]:
+        random.Random(os.getpid()).shuffle(todo)  # several processes make different ones; a mask depends on its image alone
+        for i, (path, size, annotations) in enumerate(todo):
+            if i % _EVERY == 0:
+                log.info("%s: %d of %d masks to make, %.0f s", folder, len(todo) - i, len(todo), time.monotonic() - started)
+            if not _is_whole(path, size):
+                write_mask(path, render(annotations, size, policy, rle))
+                made += 1
+    write_text(folder / MARKER, json.dumps({**marker, "complete": True}) + "\n")
+    return made
+
+
+def _is_whole(path: Path, size: tuple[int, int]) -> bool:
+    try:
+        return path.exists() and check_image(path) == size
+    except DataError:
+        return False
+
+
+def render(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], policy: str, rle: Any) -> np.ndarray:
+    """The class mask (H, W) uint8 of one image; `rle` is `pycocotools.mask`. DataError for a shape that cannot be drawn."""
+    mask = np.zeros(size, np.uint8)
+    if policy == "official":
+        for annotation in annotations:
+            if not annotation.get("iscrowd"):
+                mask[_draw(annotation, size, rle)] = CLASS_INDEX[annotation["category_id"]] + 1
+        return mask
+    instances = []
+    for annotation in annotations:
+        inside = _draw(annotation, size, rle)
+        if annotation.get("iscrowd"):
+            mask[inside] = 255
+        else:
+            instances.append((inside, CLASS_INDEX[annotation["category_id"]] + 1))
+    for inside, value in sorted(instances, key=lambda instance: -int(instance[0].sum())):  # of equal size the later one is on top
+        mask[inside] = value
+    return mask
+
+
+def _draw(annotation: Mapping[str, Any], size: tuple[int, int], rle: Any) -> np.ndarray:
+    """(H, W) bool: the pixels of one annotation, polygons or run lengths."""
+    shape = annotation["segmentation"]
+    try:
+        if isinstance(shape, list):
+            _check_polygons(shape)
+            coded = rle.merge(rle.frPyObjects(shape, *size)) if shape else None
+        else:
+            _check_runs(shape, size)
+            coded = rle.frPyObjects(shape, *size) if isinstance(shape["counts"], list) else shape
+        return np.zeros(size, bool) if coded is None else rle.decode(coded).astype(bool)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise DataError(f"annotation {annotation['id']} of image {annotation['image_id']} cannot be drawn ({error}); expected "
+                        "polygons of three corners or more, or run lengths of the image's size") from error
+
+
+def _check_polygons(polygons: Sequence[Sequence[float]]) -> None:
+    for polygon in polygons:
+        numbers = np.asarray(polygon, np.float64)
+        if numbers.ndim != 1 or numbers.size < 6 or numbers.size % 2 or not (np.abs(numbers) < _LIMIT).all():
+            raise DataError(f"a polygon is {str(polygon)[:60]}, expected x, y, x, y, ... of its corners in pixels")
+
+
+def _check_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> None:
+    counts = shape["counts"]
+    if tuple(shape["size"]) != size or (isinstance(counts, list) and sum(counts) != size[0] * size[1]):
+        raise DataError(f"its run lengths are for {tuple(shape['size'])} pixels, the image is {size}")

@@ -1,0 +1,150 @@
+"""Preparing PASCAL VOC 2012: everything is counted and read once, and image labels are kept in one small file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wsss.data.dataset import format_size, mask_classes, read_lines, read_list
+from wsss.data.images import check_image, read_mask
+from wsss.data.prepare import Finding
+from wsss.data.voc import (
+    ANNOTATIONS,
+    IMAGES,
+    LABELS,
+    LISTS,
+    MASKS,
+    VOC_CLASSES,
+    VocFiles,
+    annotation_classes,
+    class_names,
+    encode_labels,
+    find_voc,
+    list_file,
+    scan_part,
+    union,
+    voc_files,
+)
+from wsss.errors import DataError, StorageError
+from wsss.files import write_text
+
+#: What the official archives hold: VOC2012 trainval, the lists of IRN and LPCAM, and SegmentationClassAug.
+OFFICIAL = {IMAGES: 17125, ANNOTATIONS: 17125, MASKS[0]: 12031, MASKS[1]: 2913, "train": 1464, "train_aug": 10582, "val": 1449}
+
+_SUFFIX = {IMAGES: ".jpg", ANNOTATIONS: ".xml", MASKS[0]: ".png", MASKS[1]: ".png"}
+_WHERE = {IMAGES: "put the photographs of VOCtrainval_11-May-2012.tar into {}",
+          ANNOTATIONS: "put the XML files of VOCtrainval_11-May-2012.tar into {}; without them image labels come from the masks",
+          MASKS[0]: "put the masks of train_aug and val (SegmentationClassAug) into {}; needed only to score train_aug",
+          MASKS[1]: "put the masks of VOCtrainval_11-May-2012.tar into {}"}
+_SHOWN = 3
+
+Labels = dict[str, tuple[int, ...]]
+
+
+def prepare_voc(root: str | Path) -> list[Finding]:
+    """Count and read what lies in `root` (as of `open_voc`), write `image_labels.csv`, and say what is missing and where it goes.
+
+    Every photograph of the lists is looked at (both ends), every annotation and mask of them is read whole. `image_labels.csv` is
+    written when every id of the lists has its classes: from the annotation, else from the mask. Where they differ, it is listed.
+
+    Raises DataError where `root` has nothing of PASCAL VOC 2012.
+    """
+    root = find_voc(root)
+    files = voc_files(root)
+    findings = [_count(root, folder) for folder in OFFICIAL if folder in _SUFFIX]
+    lists = {}
+    for name in LISTS:
+        lists[name], finding = _list(root, name)
+        findings.append(finding)
+    ids = union(lists.values())
+    findings.append(_photographs(files, ids))
+    from_masks, finding = _masks(files, ids)
+    findings.append(finding)
+    from_annotations, finding = _annotations(files, ids)
+    labels = {image_id: from_annotations.get(image_id, from_masks.get(image_id)) for image_id in ids
+              if image_id in (from_annotations if image_id in files.annotations else from_masks)}
+    return [*findings, finding, _kept(root, labels, ids, len(from_annotations)), _differences(from_annotations, from_masks)]
+
+
+def _count(root: Path, folder: str) -> Finding:
+    found, expected = len(scan_part(root, folder, _SUFFIX[folder])), OFFICIAL[folder]
+    if folder == MASKS[1] and not found and len(scan_part(root, MASKS[0], ".png")) >= OFFICIAL[MASKS[0]]:
+        return Finding(folder, 0, None, f"not needed beside {MASKS[0]}")
+    return Finding(folder, found, expected, "" if found >= expected else _WHERE[folder].format(root / folder))
+
+
+def _list(root: Path, name: str) -> tuple[tuple[str, ...], Finding]:
+    path = list_file(root, name)
+    note = str(path) if root in path.parents else "the official list"
+    try:
+        ids = read_list(path, dict.fromkeys(read_lines(path), ""))   # whether each has a photograph is another line of the report
+    except DataError as error:
+        ids, note = (), str(error)
+    return ids, Finding(f"list {name}", len(ids), OFFICIAL[name], note)
+
+
+def _photographs(files: VocFiles, ids: Sequence[str]) -> Finding:
+    wrong = []
+    for image_id in ids:
+        try:
+            if image_id in files.images:
+                check_image(files.root / files.images[image_id])
+            else:
+                wrong.append(f"{IMAGES}/{image_id}.jpg is missing")
+        except DataError as error:
+            wrong.append(str(error))
+    return Finding("photographs of the lists that can be read", len(ids) - len(wrong), len(ids), _first(wrong))
+
+
+def _masks(files: VocFiles, ids: Sequence[str]) -> tuple[Labels, Finding]:
+    """The classes on the masks of `ids` that are sound."""
+    labels, wrong, masks = {}, [], [image_id for image_id in ids if image_id in files.masks]
+    for image_id in masks:
+        path = files.root / files.masks[image_id]
+        try:
+            mask = read_mask(path)
+            present = mask_classes(mask, len(VOC_CLASSES), path)
+            size = check_image(files.root / files.images[image_id]) if image_id in files.images else mask.shape
+        except DataError as error:
+            wrong.append(str(error))
+            continue
+        if mask.shape != size:
+            wrong.append(f"{path} is {format_size(mask.shape)}, its photograph {format_size(size)}")
+        else:
+            labels[image_id] = present
+    return labels, Finding("masks of the lists that fit", len(labels), len(masks), _first(wrong))
+
+
+def _annotations(files: VocFiles, ids: Sequence[str]) -> tuple[Labels, Finding]:
+    labels, wrong, annotations = {}, [], [image_id for image_id in ids if image_id in files.annotations]
+    for image_id in annotations:
+        try:
+            labels[image_id] = annotation_classes(files.root / files.annotations[image_id])
+        except DataError as error:
+            wrong.append(str(error))
+    return labels, Finding("annotations of the lists that can be read", len(labels), len(annotations), _first(wrong))
+
+
+def _kept(root: Path, labels: Labels, ids: Sequence[str], annotated: int) -> Finding:
+    """Write `image_labels.csv` where it is complete."""
+    if not ids or len(labels) < len(ids):
+        missing = [image_id for image_id in ids if image_id not in labels]
+        note = _first([f"no sound annotation or mask of {image_id}" for image_id in missing]) or "nothing is listed"
+        note = f"{LABELS} is not written: {note}"
+    else:
+        note = f"written to {root / LABELS}: {annotated:,} from annotations, {len(ids) - annotated:,} from masks"
+        try:
+            write_text(root / LABELS, encode_labels(labels))
+        except StorageError as error:   # a shared folder may be read-only
+            note = f"not kept, so read anew at each start: {error}"
+    return Finding("image labels", len(labels), len(ids), note)
+
+
+def _differences(from_annotations: Labels, from_masks: Labels) -> Finding:
+    """An object may be annotated and not drawn, or drawn and not annotated; neither is a mistake of the files here."""
+    differing = [f"{image_id}: annotation {class_names(present)}, mask {class_names(from_masks[image_id])}"
+                 for image_id, present in from_annotations.items() if from_masks.get(image_id, present) != present]
+    return Finding("images whose annotation and mask name other classes", len(differing), None, _first(differing))
+
+
+def _first(texts: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    return "; ".join([*texts[:_SHOWN], *([f"and {len(texts) - _SHOWN:,} more"] if len(texts) > _SHOWN else [])])
