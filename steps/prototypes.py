@@ -29,6 +29,7 @@ from wsss.seeding import generator
 
 FILE = "prototypes.npz"
 NEAREST = 9
+SHOWN = 8   # classes in a warning
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,10 @@ def make_prototypes(context: StepContext, features_of: Callable, weight: torch.T
                 write_arrays(parts / f"{index}.npz", **_class_prototypes(context, index, features_of, weight, cams))
             context.progress(index + 1, n_classes, f"prototypes of {context.dataset.classes[index]}")
         loaded = [read_arrays(parts / f"{index}.npz") for index in range(n_classes)]
+        if without := [name for name, arrays in zip(context.dataset.classes, loaded) if arrays["is_context"].all()]:
+            context.warn(f"{len(without)} of {n_classes} classes have no feature above make_lpcam.cam_threshold="
+                         f"{context.settings.cam_threshold} ({', '.join(without[:SHOWN])}{', ...' if len(without) > SHOWN else ''}): "
+                         "their CAMs go on unchanged. Train longer or lower it, unless no image shows them")
         write_arrays(path, **{name: np.concatenate([arrays[name] for arrays in loaded]) for name in loaded[0]})
     shutil.rmtree(parts, ignore_errors=True)
     return Prototypes(path, n_classes, context.device)
@@ -125,10 +130,6 @@ def _class_prototypes(context: StepContext, index: int, features_of: Callable, w
         features, cells = sample.result()
         result = _cluster(features.to(context.device), settings, generator(context.seed, "make_lpcam", kind, name))
         found[kind] = result.centers, *_nearest(result, cells, ids)
-    if not len(found["foreground"][0]):
-        where = f"in {len(ids)} images of it (train longer or lower it)" if ids else "because no image of the list shows it"
-        context.warn(f"class {name!r}: no feature lies above make_lpcam.cam_threshold={settings.cam_threshold} {where}; "
-                     "its CAM goes on unchanged")
     centers = [found[kind][0] for kind in ("foreground", "context")]
     kept = select_prototypes(*centers, weight, index, fg_threshold=settings.fg_threshold,
                              bg_low=settings.context_low, bg_high=settings.context_high)
