@@ -14,7 +14,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -132,7 +132,8 @@ class Claims:
         try:
             yield change
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):   # a disk that became read-only: then it is the claim of a dead owner
+                path.unlink(missing_ok=True)
 
     def living(self) -> list[Claim]:
         """The claims whose owners run; writes nothing."""
@@ -143,16 +144,17 @@ class Claims:
         for path in sorted(self.folder.glob("*.json")):
             try:
                 values = json.loads(path.read_text(encoding="utf-8"))
-                claim = Claim(Owner(**values["owner"]), values["since"], tuple(map(tuple, values["makes"])),
-                              tuple(values["reads"]), values["now"])
+                makes = tuple((step, int(shard), int(shards)) for step, shard, shards in values["makes"])
+                claim = Claim(Owner(**values["owner"]), values["since"], makes, tuple(values["reads"]), values["now"])
             except FileNotFoundError:   # just released
                 continue
-            except (ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 raise BusyError(f"{path} is no claim of a run ({error!r}). Delete it if no run works in {self.run}") from error
             if claim.owner.is_alive():
                 found.append((claim, path))
             elif clean:
-                path.unlink(missing_ok=True)
+                with storage(path):
+                    path.unlink(missing_ok=True)
         return found
 
 

@@ -1,6 +1,8 @@
 """What the command line does with a pipeline: each `action`, what it prints, and the exit code."""
 
+import os
 import signal
+import sys
 import traceback
 
 from pipeline.console import head_line, plan_table
@@ -30,6 +32,9 @@ def act(pipeline: Pipeline) -> int:
         console.error(f"stopped by {signal.Signals(number).name}; what was finished is saved, the same command continues: "
                       f"{pipeline.command}")
         return 128 + number
+    except BrokenPipeError:   # the reader of the output has gone, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         console.error("interrupted; the same command starts again")
         return 128 + signal.SIGINT
@@ -68,9 +73,10 @@ def verify(pipeline: Pipeline) -> int:
             pipeline.console.result(f"    {file}: {wrong}")
     broken = sum(len(step.broken) for step in steps)
     if broken:
-        pipeline.console.result(f"{broken} broken; what was there is kept as FILE.damaged. To make them again: "
-                                f"{pipeline.command}")
-    return 1 if broken else 0
+        replace = " replace=true" * any(step.needs_replace for step in steps)
+        pipeline.console.result(f"{broken} broken; what could be read is kept as FILE.damaged. To make them again: "
+                                f"{pipeline.command}{replace}")
+    return 0 if all(step.sound for step in steps) else 1
 
 
 def prepare(pipeline: Pipeline) -> int:

@@ -86,6 +86,8 @@ class RunSettings:
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "null or at least 1")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
+        for key in ("name", "outputs", "from_step", "to_step"):
+            require(getattr(self, key) != "", key, "", "a value; leave the key out for the default")
         _check_steps("steps", self.steps, BY_NAME)
         in_order = [name for name in BY_NAME if name in self.steps]
         require(self.steps == in_order and len(self.steps) > 0, "steps", self.steps, f"each step once and in order: {in_order}")
@@ -212,6 +214,9 @@ def _explain(error: Exception) -> str:
                 f"(allowed: {', '.join(cause.options)})")
     full_key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
     text = " ".join(str(cause).split(" full_key:")[0].split())
+    if clash := re.search(r"In 'experiment/(\w+)'.*Key '(\w+)' not in '(\w+)'", " ".join(str(error).split())):
+        return (f"experiment={clash[1]} sets {clash[2]}, which this data set does not have: leave out the experiment or the "
+                "data set")
     if not full_key:
         return " ".join(str(error).split())
     if text.startswith("Key ") and parent is not None:
@@ -222,6 +227,8 @@ def _explain(error: Exception) -> str:
         allowed = choice[2].split(", ")
         return (f"{full_key}={choice[1]}: there is no such choice{did_you_mean(choice[1], allowed)} "
                 f"(allowed: {', '.join(allowed)})")
+    if "is not a ListConfig" in text:
+        return f"{full_key}: expected a list, as {full_key}=[A,B]"
     return f"{full_key}: {text}"
 
 

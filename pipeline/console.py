@@ -64,7 +64,8 @@ def plan_table(folder: Path, plan: list[Any]) -> str:
     rows = [HEADS]
     for planned in plan:
         expected = planned.expected
-        action = f"{planned.action} {planned.done} of {planned.total}" if planned.action == "continue" else planned.action
+        counted = planned.action in ("continue", "reuse")
+        action = f"{planned.action} {planned.done} of {planned.total}" if counted else planned.action
         needs = (_time(expected.seconds), _size(expected.disk_mb), _size(expected.memory_mb)) if expected else ("", "", "")
         rows.append((planned.name, action, f"{planned.to_do} {planned.unit}" if planned.to_do else "", *needs, planned.why))
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADS) - 1)]

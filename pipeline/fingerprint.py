@@ -44,7 +44,7 @@ def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dic
     identity: dict[str, Any] = {
         "version": step.module.VERSION,
         name: {key: value for key, value in own.items() if key not in NOT_RESULTS},
-        "reads": {source: _fingerprint_read(config, known, name, source)
+        "reads": {source: _recorded_read(known, source, recorded) or _fingerprint_read(config, known, name, source)
                   for source in step.reads(config) if source in known and is_read(config, dataset, name, source)}}
     if "seed" in step.depends:
         identity["seed"] = config.seed
@@ -99,6 +99,12 @@ def _fingerprint_read(config: Any, known: dict, reader: str, source: str) -> str
         return fingerprint({"version": known[source]["version"], "reads": known[source]["reads"], "threshold": threshold,
                             **of_val})
     return fingerprint(known[source])
+
+
+def _recorded_read(known: dict, source: str, recorded: dict | None) -> str | None:
+    """Of a step that is gone, and so has no recorded digests, what was read of it stands in its readers."""
+    unknown = "unknown" in known[source]["data"].values()
+    return (recorded or {}).get("reads", {}).get(source) if unknown else None
 
 
 def _model(config: Any, name: str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class PlannedStep:
         return "steps" if self.step.kind == "training" else "images"
 
     def __str__(self) -> str:
-        count = f" {self.done} of {self.total} {self.unit}" if self.action == CONTINUE else ""
+        count = f" {self.done} of {self.total} {self.unit}" if self.action in (CONTINUE, REUSE) else ""
         return f"{self.name}: {self.action}{count}" + (f" ({self.why})" if self.why else "")
 
 
@@ -100,7 +100,8 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
     plan = {planned.name: planned for planned in survey(config, dataset, folder)}
     refuse_strangers(donors or [], {name: planned.identity for name, planned in plan.items()})
     for name, planned in plan.items():
-        _decide(config, dataset, planned, name in chosen, donors or [])
+        wanted = config.steps.index(name) <= config.steps.index(chosen[-1])   # what comes later need not be taken over
+        _decide(config, dataset, folder, planned, name in chosen, donors or [] if wanted else [])
         if planned.works:
             _check_replacing(config, folder, planned)
         if planned.works and planned.action != REUSE:
@@ -136,13 +137,13 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
     manifest, partial = folder.manifest(planned.name), folder.partial(planned.name, planned.fingerprint)
     current = manifest is not None and manifest["fingerprint"] == planned.fingerprint
     place = folder.result(planned.name) if current else partial
-    lacking = unfinished(place, ids, dataset, photographs) if kind == "images" else {}
     planned.failed = failures(place)
     if not current:
-        planned.done = planned.total - len(lacking) if kind == "images" else saved_step(place) if kind == "training" else 0
+        planned.done = finished_in(dataset, planned, place, photographs)
         planned.state = STALE if manifest else PARTIAL if partial.exists() else ABSENT
         planned.why = "; ".join(_shortened(differences(manifest["identity"], planned.identity))) if manifest else ""
         return
+    lacking = unfinished(place, ids, dataset, photographs) if kind == "images" else {}
     planned.done, planned.damaged = planned.total - len(lacking), folder.damaged_files(planned.name)
     reasons = [REASONS[reason].format(n=n, s="s" * (n != 1)) for reason, n in sorted(Counter(lacking.values()).items())]
     if planned.damaged:
@@ -155,14 +156,14 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
         planned.done = 0 if planned.fresh else saved_step(place)
 
 
-def _decide(config: Any, dataset: Dataset, planned: PlannedStep, chosen: bool, donors: list[Donor]) -> None:
+def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep, chosen: bool, donors: list[Donor]) -> None:
     """Set what is to be done with a step, by its state."""
     if planned.state == NOTHING:
         return
     if planned.state == DONE:
         planned.why = "up to date"
         if config.force and chosen:
-            planned.action, planned.why, planned.done, planned.fresh = RERUN, "force=true", 0, True
+            _again(dataset, folder, planned, "force=true")
         return
     if donor := find_donor(donors, planned.name, planned.fingerprint, planned.lists.get("ids"), dataset):
         planned.action, planned.donor = REUSE, donor
@@ -170,12 +171,27 @@ def _decide(config: Any, dataset: Dataset, planned: PlannedStep, chosen: bool, d
         planned.why = "; ".join(filter(None, [f"from {donor.folder.path}", planned.why]))
     elif not chosen:
         planned.action, planned.usable = LEFT_OUT, False
-    elif config.force and planned.state == PARTIAL and not planned.fresh and planned.why:
-        planned.action, planned.why, planned.done, planned.fresh = RERUN, "force=true", 0, True
-    elif planned.done or (planned.state == PARTIAL and not planned.fresh):
+    elif planned.fresh or config.force and planned.state == PARTIAL and planned.why:
+        _again(dataset, folder, planned, planned.why if planned.fresh else "force=true")
+    elif planned.done or planned.state == PARTIAL:
         planned.action = CONTINUE
     else:
-        planned.action = RERUN if planned.state in (STALE, PARTIAL) else RUN
+        planned.action = RERUN if planned.state == STALE else RUN
+
+
+def _again(dataset: Dataset, folder: RunFolder, planned: PlannedStep, why: str) -> None:
+    """Make a step again beside its present result, or go on where that was interrupted."""
+    partial = folder.partial(planned.name, planned.fingerprint)
+    planned.fresh, planned.why, planned.damaged = True, why, []
+    planned.done = finished_in(dataset, planned, partial)
+    planned.action = CONTINUE if planned.done else RERUN
+
+
+def finished_in(dataset: Dataset, planned: PlannedStep, place: Path, photographs: bool = True) -> int:
+    """How many images, or training steps, are finished in a folder."""
+    if planned.step.kind == "images":
+        return planned.total - len(unfinished(place, planned.lists["ids"], dataset, photographs))
+    return saved_step(place) if planned.step.kind == "training" else 0
 
 
 def _check_reads(config: Any, planned: PlannedStep, plan: dict[str, PlannedStep]) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.claims import LOCKS, Claims, Owner
+from pipeline.order import BY_NAME
 from steps.artifacts import DAMAGED, read_json, write_json
 from steps.inference import FAILED
-from steps.journal import JOURNALS, file_sum, journal_lines
+from steps.journal import INDEX, JOURNALS, file_sum, journal_lines
 from steps.training import STATE
 from wsss.errors import ArtifactError, ConfigError
 from wsss.files import file_sizes, storage, sweep
@@ -50,14 +51,14 @@ class RunFolder:
             when it is damaged: it is named and nothing is overwritten.
         """
         path = self.result(step) / MANIFEST
-        if not path.exists():
+        if not path.parent.exists() or path.parent.is_dir() and not any(path.parent.iterdir()):
             return None
-        try:
-            manifest = read_json(path)
-        except ArtifactError as error:
-            manifest, reason = None, str(error.__cause__)
-        else:
-            reason = "something is missing in it"
+        manifest, reason = None, "it is not there, but its folder is not empty"
+        if path.exists():
+            try:
+                manifest, reason = read_json(path), "something is missing in it"
+            except ArtifactError as error:
+                reason = str(error.__cause__)
         if not isinstance(manifest, dict) or not MANIFEST_KEYS <= manifest.keys():
             raise ArtifactError(f"{path} is no manifest of this project ({reason}). Nothing was changed. Restore it, or put the "
                                 f"folder away (mv {path.parent} {path.parent}.kept): the same command then makes the step anew")
@@ -66,8 +67,16 @@ class RunFolder:
     def recorded(self, step: str) -> list[dict]:
         """The identities that stand in the folder for a step: of its result and of what was begun."""
         manifest = self.manifest(step)
-        works = [read_json(path / WORK)["identity"] for path in self.partials(step) if (path / WORK).exists()]
-        return ([manifest["identity"]] if manifest else []) + works
+        works = [self.begun(path) for path in self.partials(step)]
+        return ([manifest["identity"]] if manifest else []) + [identity for identity in works if identity]
+
+    def begun(self, partial: Path) -> dict | None:
+        """The identity of what is made in a partial folder; None where it does not say."""
+        try:
+            identity = read_json(partial / WORK)["identity"]
+        except (ArtifactError, KeyError, TypeError):
+            return None
+        return identity if isinstance(identity, dict) else None
 
     def has_open_journal(self, step: str) -> bool:
         """Whether a finished step was completed in place and killed before its journal was merged into the index."""
@@ -93,34 +102,48 @@ class RunFolder:
         ConfigError
             naming both data sets.
         """
-        path = self.path / RUN
-        if not path.exists():
-            others = [entry.name for entry in self.path.iterdir() if entry.name != LOCKS] if self.path.is_dir() else []
-            if others:
-                raise ConfigError(f"{self.path} is no run folder: it has no {RUN}, but {', '.join(sorted(others)[:3])}. Choose "
+        for path in (self.path, *self.path.parents):
+            if path.exists() and not path.is_dir():
+                raise ConfigError(f"{path} is a file, so {self.path} cannot be a run folder. Choose another run with name=NAME, "
+                                  "or another place with outputs=DIR")
+            if path != self.path and (path / RUN).exists():
+                raise ConfigError(f"{self.path} lies inside the run {path}, which would take it for a step. Choose another "
+                                  "name=NAME")
+        known = self._data()
+        if known is None:   # no run.json, or a damaged one: the manifests say whose run it is
+            classes = [manifest["identity"]["data"]["classes"] for name in BY_NAME if (manifest := self.manifest(name))]
+            others = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCKS) if self.path.is_dir() else []
+            if others and data["classes"] not in classes:
+                raise ConfigError(f"{self.path} is no run folder: it has no sound {RUN}, but {', '.join(others[:3])}. Choose "
                                   "another run with name=NAME, or another place with outputs=DIR")
             return
-        known = read_json(path).get("data", {})
         different = [f"{key} {known.get(key)!r} there, {data[key]!r} here" for key in ("kind", "name", "classes")
                      if known.get(key) != data[key]]
         if different:
             raise ConfigError(f"{self.path} was made from another data set, {known.get('name')} in {known.get('root')}: "
                               f"{'; '.join(different)}. Choose another run with name=NAME, or give the data set it was made from")
 
+    def _data(self) -> dict[str, Any] | None:
+        """What the folder says of its data set; None where it says nothing sensible."""
+        try:
+            data = read_json(self.path / RUN)["data"]
+        except (ArtifactError, KeyError, TypeError):
+            return None
+        return data if isinstance(data, dict) and {"kind", "name", "root", "classes"} <= data.keys() else None
+
     def open(self, data: dict[str, Any]) -> None:
         """Make the folder a run folder of this data set."""
-        if not (self.path / RUN).exists():
+        if self._data() is None:
             write_json(self.path / RUN, {"data": data})
 
-    def begin(self, step: str, folder: Path, identity: dict, fresh: bool, damaged: Iterable[str]) -> None:
-        """Make `folder` ready for work: new or as far as it is, without temporary and damaged files."""
+    def begin(self, step: str, folder: Path, identity: dict, damaged: Iterable[str]) -> None:
+        """Make `folder` ready for work: as far as it is, without temporary and damaged files."""
         with storage(folder):
-            if fresh:
-                shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             sweep(folder)
             for name in damaged:
-                (folder / name).unlink(missing_ok=True)
+                if name != INDEX:   # what can be read of it still counts
+                    (folder / name).unlink(missing_ok=True)
         if folder != self.result(step):
             write_json(folder / WORK, {"step": step, "identity": identity})
 
@@ -148,7 +171,8 @@ class RunFolder:
                 continue
             complete = [folder for folder in self.partials(step) if (folder / MANIFEST).exists()]
             if complete and not self.result(step).exists():
-                os.rename(complete[0], self.result(step))
+                with storage(self.path):
+                    os.rename(complete[0], self.result(step))
             if self.result(step).exists():
                 shutil.rmtree(self.path / f"{step}.replaced", ignore_errors=True)
 

@@ -13,11 +13,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config as configuration
+from pipeline.claims import Claim, Owner
 from pipeline.console import Console, head_line, plan_table
 from pipeline.expect import expect
 from pipeline.machine import choose_device, peak_memory, pin_threads, reset_peak_memory, versions
-from pipeline.order import BY_NAME
-from pipeline.plan import CONTINUE, REUSE, PlannedStep, make_plan, work_folder
+from pipeline.plan import CONTINUE, REUSE, PlannedStep, make_plan, survey, work_folder
 from pipeline.reuse import open_donors, take_over
 from pipeline.runfolder import RunFolder
 from pipeline.status import StepStatus, run_status
@@ -28,7 +28,7 @@ from steps.context import StepContext
 from steps.datasets import open_dataset
 from steps.journal import merge_journals, unfinished
 from wsss.data.dataset import did_you_mean
-from wsss.errors import ConfigError, StorageError, WsssError, prefixed
+from wsss.errors import ArtifactError, ConfigError, StorageError, WsssError, prefixed
 from wsss.files import file_sizes, user_path, write_text
 
 SUMMARY = "summary.json"
@@ -64,10 +64,12 @@ class Pipeline:
         """
         with tempfile.TemporaryDirectory() as scratch:   # for an embedded data set that is not drawn yet
             self.dataset = open_dataset(self.config.data, scratch=Path(scratch))
-            try:
-                return self._plan()
-            except FileNotFoundError:   # a run has just finished a step, which renames its folder
-                return self._plan()
+            plan = self._plan()
+        mine = Claim(Owner.me(), "", *map(tuple, _claimed([planned for planned in plan if planned.works])))
+        for other in self.folder.claims.living():
+            if step := mine.collides(other):
+                self.console.warning(f"{step} is in use by {other.owner} since {other.since}: now a run would be refused")
+        return plan
 
     def status(self) -> list[StepStatus]:
         """How far each step is, from names and sizes alone: no artifact, photograph or mask is read.
@@ -96,7 +98,8 @@ class Pipeline:
         self.folder.check_data(self._data)
         found = []
         with ExitStack() as held:
-            self._claim(held, [], list(self.config.steps))
+            with suppress(StorageError), self.folder.claims.planning(self.console.warning):   # a disk that can only be read
+                held.enter_context(self.folder.claims.hold([], self.config.steps))
             for name in self.config.steps:
                 self.console.start(name)
                 found.append(verify_step(self.folder, name, self.dataset, lambda done, total, name=name: self.console.progress(
@@ -117,25 +120,23 @@ class Pipeline:
         self.dataset = open_dataset(config.data)
         self.folder.check_data(self._data)
         plan = None if self.folder.path.exists() else self._plan()   # refuses what cannot be before the folder is made
-        chosen = configuration.selected(config)
         with ExitStack() as held:
-            held.enter_context(self._signals())
-            makes = config.steps if config.reuse_from else chosen   # also what is left out may be taken over
-            claim = self._claim(held, makes, [source for name in makes for source in BY_NAME[name].reads(config)])
-            pin_threads(config.threads, self.device)
-            self.folder.recover(config.steps)
-            if plan is None or self.folder.is_started():
-                plan = self._plan()
+            with self.folder.claims.planning(self.console.warning):
+                self.folder.recover(config.steps)
+                if plan is None or self.folder.is_started():
+                    plan = self._plan()
+                held.enter_context(self._signals())
+                to_do = [planned for planned in plan if planned.works]
+                claim = held.enter_context(self.folder.claims.hold(*_claimed(to_do)))
             self.folder.open(self._data)
             write_text(self.folder.path / "config.yaml", OmegaConf.to_yaml(self.composed, resolve=True))
             self.console.info(head_line(self.folder.path, self.dataset, self.device))
             self.console.info(plan_table(self.folder.path, plan))
-            to_do = [planned for planned in plan if planned.works]
+            pin_threads(config.threads, self.device)
             for number, planned in enumerate(to_do):
-                rest = to_do[number:]
-                claim([(step.name, 0, 1) for step in rest], [source for step in rest for source in step.reads], planned.name)
+                claim(*_claimed(to_do[number:]), planned.name)
                 self._work(planned)
-            summary = build_summary(self.folder, plan, self.dataset.classes)
+            summary = self._summary()
             write_json(self.folder.path / SUMMARY, summary)
         return summary
 
@@ -157,16 +158,22 @@ class Pipeline:
     def _plan(self) -> list[PlannedStep]:
         config, dataset = self.config, self.dataset
         self.folder.check_data(self._data)
-        plan = make_plan(config, dataset, self.folder, open_donors(config))
+        try:
+            plan = make_plan(config, dataset, self.folder, open_donors(config))
+        except FileNotFoundError:   # another run has just finished a step, which renames its folder
+            plan = make_plan(config, dataset, self.folder, open_donors(config))
         for planned in plan:
             if planned.works:
                 planned.expected = expect(config, dataset, self.folder, planned, self.device.type)
         return plan
 
-    def _claim(self, held: ExitStack, makes: Any, reads: list[str]) -> Any:
-        """Claim steps of this run for as long as `held` is open."""
-        with self.folder.claims.planning(self.console.warning):
-            return held.enter_context(self.folder.claims.hold([(name, 0, 1) for name in makes], reads))
+    def _summary(self) -> dict[str, Any]:
+        """The summary of what is up to date by now, also by other runs on this folder."""
+        plan = survey(self.config, self.dataset, self.folder, photographs=False)
+        try:
+            return build_summary(self.folder, plan, self.dataset.classes)
+        except ArtifactError as error:
+            raise _put_away(error, "summary") from error
 
     def _require_run(self) -> None:
         if self.folder.path.is_dir():
@@ -179,7 +186,7 @@ class Pipeline:
     def _work(self, planned: PlannedStep) -> None:
         """Do one step and make its result final."""
         folder, step = work_folder(self.folder, planned), planned.step
-        self.folder.begin(planned.name, folder, planned.identity, planned.fresh, planned.damaged)
+        self.folder.begin(planned.name, folder, planned.identity, planned.damaged)
         context = self._context(planned, folder)
         start, started = time.perf_counter(), time.strftime("%Y-%m-%d %H:%M:%S")
         reset_peak_memory(self.device)
@@ -189,9 +196,7 @@ class Pipeline:
             try:
                 result = step.module.run(context)
             except WsssError as error:
-                put_away = set_aside(error)
-                note = f" (put away as {put_away.name}: the same command makes it again)" if put_away else ""
-                raise prefixed(error, f"{planned.name}{note}") from error
+                raise _put_away(error, planned.name) from error
         images = merge_journals(folder, context.ids) if step.kind == "images" else None
         seconds = time.perf_counter() - start
         facts = taken or {
@@ -247,3 +252,14 @@ class Pipeline:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _claimed(steps: list[PlannedStep]) -> tuple[list[tuple[str, int, int]], list[str]]:
+    """What is claimed to work on `steps`: what is made, as (step, shard, shards), and what is read."""
+    return [(step.name, 0, 1) for step in steps], [source for step in steps for source in step.reads]
+
+
+def _put_away(error: WsssError, step: str) -> WsssError:
+    """The error with the step it happened in; the damaged artifact that it names is put away."""
+    path = set_aside(error)
+    return prefixed(error, step + (f" (put away as {path.name}: the same command makes it again)" if path else ""))

@@ -7,9 +7,8 @@ from typing import Any
 
 from pipeline.claims import Claim
 from pipeline.fingerprint import differences
-from pipeline.plan import ABSENT, DONE, NOTHING, STALE, PlannedStep, survey
-from pipeline.runfolder import WORK, RunFolder
-from steps.artifacts import read_json
+from pipeline.plan import ABSENT, DONE, NOTHING, STALE, PlannedStep, finished_in, survey
+from pipeline.runfolder import RunFolder
 from steps.journal import journal_lines
 from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError
@@ -66,18 +65,19 @@ def run_status(config: Any, dataset: Dataset, folder: RunFolder) -> list[StepSta
         return [StepStatus(name, DAMAGED if name in bad else UNKNOWN, 0, 0, "images", bad.get(name, ""), {}, None)
                 for name in config.steps]
     claims = folder.claims.living()
-    return [_status(folder, planned, claims) for planned in survey(config, dataset, folder, photographs=False)]
+    return [_status(dataset, folder, planned, claims) for planned in survey(config, dataset, folder, photographs=False)]
 
 
 def _left_overs(folder: RunFolder, planned: PlannedStep) -> Iterator[LeftOver]:
     for path in folder.partials(planned.name):
-        if path == folder.partial(planned.name, planned.fingerprint) or not (path / WORK).exists():
+        identity = folder.begun(path)
+        if path == folder.partial(planned.name, planned.fingerprint) or identity is None:
             continue
-        why = differences(planned.identity, read_json(path / WORK)["identity"])
+        why = differences(planned.identity, identity)
         yield LeftOver(path, sum(1 for _ in journal_lines(path)), sum(file_sizes(path).values()) / 2**20, "; ".join(why[:2]))
 
 
-def _status(folder: RunFolder, planned: PlannedStep, claims: list[Claim]) -> StepStatus:
+def _status(dataset: Dataset, folder: RunFolder, planned: PlannedStep, claims: list[Claim]) -> StepStatus:
     state, why = planned.state, planned.why
     if planned.failed and state != DONE:
         state, why = FAILED, (f"{len(planned.failed)} image{'s' * (len(planned.failed) != 1)} failed: "
@@ -89,6 +89,10 @@ def _status(folder: RunFolder, planned: PlannedStep, claims: list[Claim]) -> Ste
             why = "; ".join(filter(None, [why, f"will be made by {claim.owner}"]))
     if state == STALE and planned.done:
         why += "; its replacement is begun"
+    done = planned.total if state == DONE else planned.done
+    if state == RUNNING and (partial := folder.partial(planned.name, planned.fingerprint)).exists():   # beside the present result
+        done = finished_in(dataset, planned, partial, photographs=False)
     manifest = folder.manifest(planned.name)
-    return StepStatus(planned.name, state, planned.total if state == DONE else planned.done, planned.total, planned.unit, why,
-                      planned.failed, manifest.get("finished") if manifest else None, tuple(_left_overs(folder, planned)))
+    busy = any(planned.name == step for claim in claims for step, _, _ in claim.makes)
+    return StepStatus(planned.name, state, done, planned.total, planned.unit, why, planned.failed,
+                      manifest.get("finished") if manifest else None, () if busy else tuple(_left_overs(folder, planned)))

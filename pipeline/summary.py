@@ -14,11 +14,14 @@ TITLES = {"cam": "CAM", "lpcam_fg": "LPCAM-F", "lpcam": "LPCAM"}
 def build_summary(folder: RunFolder, plan: list[PlannedStep], classes: tuple[str, ...]) -> dict[str, Any]:
     """The summary of all results that are up to date. Scores are None where there is nothing to score against."""
     summary: dict[str, Any] = {"name": str(folder.path.name), "classes": ["background", *classes], "steps": {}}
-    current = [planned for planned in plan if planned.state == DONE or planned.works]
-    for planned in current:
+    for planned in plan:
+        if planned.state != DONE:
+            continue
         manifest = folder.manifest(planned.name)
         summary["steps"][planned.name] = {key: manifest[key] for key in
                                           ("fingerprint", "seconds", "images", "peak_memory_mb", "disk_mb", "result")}
+        if planned.step.kind == "score":
+            planned.step.module.reader(folder.result(planned.name), len(classes))
         if planned.name == "eval_cam":
             scores = read_json(folder.result(planned.name) / eval_cam.SCORES)["scores"]
             summary["eval_cam"] = {kind: _short(score) for kind, score in scores.items()} or None

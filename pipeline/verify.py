@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.order import BY_NAME
-from pipeline.runfolder import MANIFEST, RunFolder
+from pipeline.runfolder import RunFolder
 from steps.artifacts import set_aside
 from steps.journal import file_sum, journal_lines
+from steps.training import STATE
 from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError, WsssError
+
+NOT_FINISHED = "not finished"
 
 
 @dataclass
@@ -20,14 +23,15 @@ class Verified:
     name: str
     read: int                        # files
     broken: dict[str, str]           # file -> what is wrong
-    note: str = ""                   # why there was nothing to check
+    note: str = ""                   # why there was nothing to check, or it could not be gone on with
+    needs_replace: bool = False      # a training without its last state: it must be trained again
 
     def __str__(self) -> str:
         return f"{self.name:<20} {self.note or f'{self.read} files read, {len(self.broken)} broken'}"
 
     @property
     def sound(self) -> bool:
-        return not self.broken
+        return not self.broken and self.note in ("", NOT_FINISHED)
 
 
 def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[int, int], None]) -> Verified:
@@ -40,7 +44,7 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
     try:
         manifest = folder.manifest(name)
         if manifest is None:
-            return Verified(name, 0, {}, "not finished")
+            return Verified(name, 0, {}, NOT_FINISHED)
         place, module = folder.result(name), BY_NAME[name].module
         lines = list(journal_lines(place)) if BY_NAME[name].kind == "images" else []
         for file, recorded in manifest["files"].items():
@@ -51,8 +55,10 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
             if read and all(sound):
                 _try(result, place, lambda image_id=line["id"]: read(image_id))
             tick(number, len(lines))
-    except WsssError as error:
-        _note(result, folder.result(name) / MANIFEST, error)
+    except ArtifactError as error:
+        result.note = str(error)
+        set_aside(error)
+    result.needs_replace = BY_NAME[name].kind == "training" and bool(result.broken) and not (folder.result(name) / STATE).exists()
     return result
 
 
@@ -68,9 +74,12 @@ def _reader(result: Verified, module: Any, place: Path, n_classes: int) -> Calla
 def _check(result: Verified, path: Path, recorded: list[int]) -> bool:
     """Compare size and checksum of a file; put it out of the way when they differ."""
     result.read += 1
-    if not path.exists():
-        result.broken[str(path)] = "is missing"
-    elif (found := file_sum(path)) != list(recorded):
+    try:
+        found = file_sum(path)
+    except OSError as error:
+        result.broken[str(path)] = f"cannot be read ({error.strerror})"
+        return False
+    if found != list(recorded):
         _note(result, path, ArtifactError(f"{path} is not what was written: size and checksum are {found}, not {list(recorded)}",
                                           damaged=path))
     else:

@@ -81,6 +81,13 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} is damaged ({error}). Move it away and run {step} again", damaged=path) from error
 
 
+def check_keys(path: Path, keys: Sequence[str]) -> None:
+    """Make sure that a JSON file of ours is an object with `keys`. Raises ArtifactError."""
+    value = read_json(path)
+    if not isinstance(value, dict) or not set(keys) <= value.keys():
+        raise ArtifactError(f"{path} does not hold {', '.join(keys)}. Delete it; the same command makes it again", damaged=path)
+
+
 def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Read an `.npz` of ours, which has at least the arrays `names`.
 
@@ -121,7 +128,10 @@ def set_aside(error: BaseException) -> Path | None:
         cause = cause.__cause__
     if path is None or cause is not None or not path.exists():
         return None
-    os.replace(path, damaged_name(path))
+    try:
+        os.replace(path, damaged_name(path))
+    except OSError:   # a disk that can only be read
+        return None
     return damaged_name(path)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from steps.artifacts import FG_ONLY, Maps, read_arrays, read_json, write_arrays, write_json
+from steps.artifacts import FG_ONLY, Maps, check_keys, read_arrays, write_arrays, write_json
 from steps.context import StepContext, require
 from steps.thresholds import PUBLISHED, Chosen, choose
 from wsss.maps import at_size
@@ -66,7 +66,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
 def reader(folder: Path, n_classes: int) -> None:
     read_arrays(folder / COUNTS)
-    read_json(folder / SCORES)
+    check_keys(folder / SCORES, ("chosen", "scores"))
 
 
 def count(context: StepContext, maps: Maps, ids: tuple[str, ...], thresholds: tuple[float, ...], before: int,

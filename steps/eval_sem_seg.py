@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import read_json, read_label, write_json
+from steps.artifacts import check_keys, read_label, write_json
 from steps.context import StepContext
 from steps.make_sem_seg_labels import THRESHOLD
 from steps.thresholds import read_chosen
@@ -51,4 +51,4 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 def reader(folder: Path, n_classes: int) -> None:
-    read_json(folder / SCORES)
+    check_keys(folder / SCORES, ("miou", "threshold", "threshold_source", "images"))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from steps.artifacts import damaged_name, read_json, set_aside, write_json
 from steps.context import StepContext, Stopped
 from steps.journal import JOURNALS, Journal, unfinished
-from wsss.errors import StorageError, WsssError
+from wsss.errors import ArtifactError, StorageError, WsssError
 
 FAILED = "failed.json"
 SHOWN = 3
@@ -72,7 +73,11 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Iterable[Pa
 def failures(folder: Path) -> dict[str, str]:
     """The images that failed when the step last worked in `folder`: id -> reason."""
     paths = [folder / FAILED, *sorted(folder.glob(f"{JOURNALS}/*-{FAILED}"))]
-    return {image_id: reason for path in paths if path.exists() for image_id, reason in read_json(path).items()}
+    found: dict[str, str] = {}
+    for path in paths:
+        with suppress(ArtifactError, AttributeError, ValueError, TypeError):   # it only informs: a damaged one says nothing
+            found.update({str(image_id): str(reason) for image_id, reason in read_json(path).items()})
+    return found
 
 
 def _reason(error: BaseException) -> str:

@@ -119,8 +119,8 @@ def _complete_lines(path: Path) -> Iterator[dict]:
                 return
             try:
                 line = json.loads(text)
-                line["id"], line["files"], line["classes"]   # noqa: B018
-            except (ValueError, KeyError, TypeError) as error:
+                line["id"], line["source"], line["classes"], line["files"].items()   # noqa: B018
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ArtifactError(f"{path}, line {number}, is no journal line ({error!r}). The artifacts beside it are "
                                     "untouched. Move the file away; the same command makes them anew", damaged=path) from error
             yield line

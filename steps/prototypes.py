@@ -112,9 +112,10 @@ def make_prototypes(context: StepContext, features_of: Callable, weight: torch.T
             context.progress(index + 1, n_classes, f"prototypes of {context.dataset.classes[index]}")
         loaded = [read_arrays(parts / f"{index}.npz") for index in range(n_classes)]
         if without := [name for name, arrays in zip(context.dataset.classes, loaded) if arrays["is_context"].all()]:
+            some = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
             context.warn(f"{len(without)} of {n_classes} classes have no feature above make_lpcam.cam_threshold="
-                         f"{context.settings.cam_threshold} ({', '.join(without[:SHOWN])}{', ...' if len(without) > SHOWN else ''}): "
-                         "their CAMs go on unchanged. Train longer or lower it, unless no image shows them")
+                         f"{context.settings.cam_threshold} ({some}): their CAMs go on unchanged. Train longer or lower it, "
+                         "unless no image shows them")
         write_arrays(path, **{name: np.concatenate([arrays[name] for arrays in loaded]) for name in loaded[0]})
     shutil.rmtree(parts, ignore_errors=True)
     return Prototypes(path, n_classes, context.device)

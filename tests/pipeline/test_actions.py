@@ -57,8 +57,8 @@ def test_a_plan_says_what_why_how_much_and_how_long(smoke, outputs):
     made = json.loads((outputs / "smoke/make_cam/manifest.json").read_text())["made"]
     assert plan["make_cam"].expected.seconds == pytest.approx(3 * made["seconds"] / 32)
     table = plan_table(pipeline.folder.path, list(plan.values()))
-    assert re.search(r"make_cam +continue 29 of 32 +3 images +\d+ s +\S+ MB +\S+ MB +3 artifacts broken", table)
-    assert re.search(r"expected: \d+ s, \S+ MB on disk \(\S+ GB free\), \d+ MB of memory at the peak", table)
+    assert re.search(r"make_cam +continue 29 of 32 +3 images +\d+ s +\S+ [kM]B +\S+ MB +3 artifacts broken", table)
+    assert re.search(r"expected: \d+ s, \S+ [kM]B on disk \(\S+ GB free\), \d+ MB of memory at the peak", table)
     assert str(plan["make_cam"]) == "make_cam: continue 29 of 32 images (3 artifacts broken)"
     assert snapshot(outputs) == before
 
@@ -112,6 +112,43 @@ def test_status_reads_no_photograph_and_still_sees_a_changed_label(smoke, output
     assert why["train_cam"] == "labels of ids changed" and len(why) == 8
     partial = {step.name: step for step in smoke().status()}["make_cam"]
     assert partial.state == "stale" and "train_cam changed" in partial.why
+
+
+def test_status_of_a_missing_step_says_nothing_false_of_later_ones(smoke, outputs):
+    shutil.rmtree(outputs / "smoke/eval_cam")
+    assert {name for name, state in states(smoke()).items() if state != "done"} == {"eval_cam"}
+    shutil.rmtree(outputs / "smoke/train_cam")
+    assert {name for name, state in states(smoke()).items() if state != "done"} == {"train_cam", "eval_cam"}
+
+
+def test_files_that_only_inform_may_be_damaged(smoke, outputs):
+    (outputs / "smoke/make_cam/failed.json").write_text("[1]")
+    for name, text in (("a", ""), ("b", "{}"), ("c", "[]")):
+        (outputs / f"smoke/make_cam.partial-{name}").mkdir()
+        (outputs / f"smoke/make_cam.partial-{name}/work.json").write_text(text)
+    assert set(states(smoke()).values()) == {"done"}
+    assert not [planned for planned in smoke().plan() if planned.works]
+
+
+def test_output_may_be_cut_off(smoke_outputs):
+    shell = f"{sys.executable} run_pipeline.py {' '.join(SMOKE)} outputs={smoke_outputs} action=plan | head -1"
+    cut = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True)
+    assert len(cut.stdout.splitlines()) == 1 and cut.stderr == ""
+
+
+def test_a_plan_says_that_somebody_works(smoke, outputs, capsys):
+    shutil.rmtree(outputs / "smoke/eval_sem_seg")
+    with smoke().folder.claims.hold([("eval_sem_seg", 0, 1)], []):
+        assert [planned.name for planned in smoke().plan() if planned.works] == ["eval_sem_seg"]
+        assert "warning: eval_sem_seg is in use by process" in capsys.readouterr().err
+        with pytest.raises(BusyError, match="eval_sem_seg is in use by process"):
+            smoke().run()
+    smoke().run()
+
+
+def test_a_run_with_nothing_to_make_is_refused_by_nobody(smoke):
+    with smoke().folder.claims.hold([("make_cam", 0, 1)], ["train_cam"]):
+        smoke().run()
 
 
 def test_status_names_work_of_other_settings_that_was_left(smoke, outputs):
