@@ -87,8 +87,9 @@ def survey(config: Any, dataset: Dataset, folder: RunFolder, photographs: bool =
     return result
 
 
-def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Donor] | None = None) -> list[PlannedStep]:
-    """Plan every step of the experiment. Writes nothing.
+def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Donor] | None = None,
+              fetch: bool = True) -> list[PlannedStep]:
+    """Plan every step of the experiment. Writes nothing, but for ImageNet weights that are fetched with `fetch`.
 
     Raises
     ------
@@ -110,7 +111,7 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
                 planned.step.module.check(getattr(config, name))
     made = [planned for planned in plan.values() if planned.works and planned.action != REUSE]
     if any("weights" in planned.identity.get("model", {}) for planned in made):
-        check_weights(config.model)
+        check_weights(config.model, fetch)
     return list(plan.values())
 
 

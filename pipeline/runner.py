@@ -64,7 +64,7 @@ class Pipeline:
         """
         with tempfile.TemporaryDirectory() as scratch:   # for an embedded data set that is not drawn yet
             self.dataset = open_dataset(self.config.data, scratch=Path(scratch))
-            plan = self._plan()
+            plan = self._plan(fetch=False)
         mine = Claim(Owner.me(), "", *map(tuple, _claimed([planned for planned in plan if planned.works])))
         for other in self.folder.claims.living():
             if step := mine.collides(other):
@@ -155,13 +155,13 @@ class Pipeline:
         return {"kind": data.kind, "name": data.name, "root": str(user_path(data.root).resolve()),
                 "classes": list(self.dataset.classes)}
 
-    def _plan(self) -> list[PlannedStep]:
+    def _plan(self, fetch: bool = True) -> list[PlannedStep]:
         config, dataset = self.config, self.dataset
         self.folder.check_data(self._data)
         try:
-            plan = make_plan(config, dataset, self.folder, open_donors(config))
+            plan = make_plan(config, dataset, self.folder, open_donors(config), fetch)
         except FileNotFoundError:   # another run has just finished a step, which renames its folder
-            plan = make_plan(config, dataset, self.folder, open_donors(config))
+            plan = make_plan(config, dataset, self.folder, open_donors(config), fetch)
         for planned in plan:
             if planned.works:
                 planned.expected = expect(config, dataset, self.folder, planned, self.device.type)

@@ -23,6 +23,7 @@ from wsss.networks.weights import (
     file_sha256,
     load_pretrained,
     load_weights,
+    pretrained_cache,
     pretrained_name,
     read_metadata,
     read_tensors,
@@ -160,12 +161,15 @@ def _repair(path: Path) -> str:
             "trains again with replace=true")
 
 
-def check_weights(model: ModelSettings) -> None:
+def check_weights(model: ModelSettings, fetch: bool = True) -> None:
     """Make sure before any work that the ImageNet weights are there, are whole and fit; torchvision's are fetched now.
+
+    Without `fetch` torchvision's are looked at only where they have been fetched before.
 
     Raises
     ------
     WeightsError
         with what to put where.
     """
-    load_pretrained(resnet(model.backbone.value, "frozen_batch"), model.backbone.value, model.weights)
+    if fetch or model.weights is not None or pretrained_cache(model.backbone.value).is_file():
+        load_pretrained(resnet(model.backbone.value, "frozen_batch"), model.backbone.value, model.weights)

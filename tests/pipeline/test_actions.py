@@ -18,7 +18,7 @@ from pipeline.console import plan_table
 from steps.journal import INDEX, file_sum
 from tests.conftest import SMOKE
 from wsss.data.dataset import Dataset
-from wsss.errors import BusyError, ConfigError
+from wsss.errors import BusyError, ConfigError, WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +39,19 @@ def test_a_plan_of_a_new_run_writes_nothing_and_draws_nothing(tmp_path, capsys):
     assert all(planned.expected.disk_mb > 0 and planned.expected.memory_mb > 100 and planned.expected.seconds is None for planned in plan)
     assert act(pipeline) == 0 and list(tmp_path.iterdir()) == []
     assert "to do it: python run_pipeline.py experiment=smoke" in capsys.readouterr().out
+
+
+def test_a_plan_fetches_no_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+
+    def fetch(*args, **options):
+        raise OSError("no network")
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", fetch)
+    pipeline = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'out'}", "model.pretrained=true")
+    assert [planned.action for planned in pipeline.plan()] == ["run"] * 8
+    with pytest.raises(WeightsError, match="cannot fetch torchvision's resnet18 weights"):
+        pipeline.run()
+    assert not (tmp_path / "cache").exists() and not list(tmp_path.glob("out/smoke"))
 
 
 def test_a_plan_says_what_why_how_much_and_how_long(smoke, outputs):

@@ -110,6 +110,11 @@ def pretrained_name(depth: str) -> str:
     return Path(urlparse(_url(depth)).path).name
 
 
+def pretrained_cache(depth: str) -> Path:
+    """Where torchvision's V1 file lies once it has been fetched."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / pretrained_name(depth)
+
+
 def _url(depth: str) -> str:
     from torchvision.models import get_model_weights  # late, as in `wsss.networks.resnet`
 
@@ -118,7 +123,7 @@ def _url(depth: str) -> str:
 
 def _fetch(depth: str) -> dict[str, Tensor]:
     url, name = _url(depth), pretrained_name(depth)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+    cached = pretrained_cache(depth)
     if cached.is_file():
         return read_tensors(cached)
     try:
