@@ -6,12 +6,16 @@ import sys
 import traceback
 
 from pipeline.console import head_line, plan_table
+from pipeline.predict import empty_folder
 from pipeline.runner import SUMMARY, Pipeline
 from pipeline.summary import score_table
+from pipeline.sweep import place_of, sweep_lines, write_sweep
 from steps.context import Stopped
 from steps.datasets import list_findings, open_dataset, prepare_dataset
+from steps.prediction import RECORD, write_prediction
 from wsss.data.prepare import report_table
 from wsss.errors import WsssError
+from wsss.files import user_path
 
 
 def act(pipeline: Pipeline) -> int:
@@ -88,4 +92,33 @@ def prepare(pipeline: Pipeline) -> int:
     return 0
 
 
-ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify, "prepare": prepare}
+def predict(pipeline: Pipeline) -> int:
+    config, console, photograph = pipeline.config, pipeline.console, user_path(pipeline.config.image)
+    prediction = pipeline.predict(photograph, config.classes)
+    folder = empty_folder(pipeline.folder, photograph)
+    write_prediction(prediction, folder, {
+        "photograph": str(photograph.resolve()), "run": str(pipeline.folder.path.resolve()),
+        "classes_by": "the command line" if config.classes else f"the classifier, above {config.class_threshold:g}"})
+    likely = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:5]
+    console.result(f"classes: {', '.join(prediction.classes) or 'none'} (by the classifier: "
+                   f"{', '.join(f'{name} {p:.2f}' for name, p in likely)}; class_threshold {config.class_threshold:g})")
+    if prediction.mask is None:
+        console.result(f"no mask: {pipeline.folder.path} has no finished make_sem_seg_labels")
+    else:
+        threshold = prediction.threshold
+        console.result(f"background threshold of the mask: {threshold['threshold']:.2f} ({threshold['source']})")
+    console.result(f"Maps, mask, their pictures and {RECORD} lie in {folder}/")
+    return 0
+
+
+def sweep(pipeline: Pipeline) -> int:
+    result = pipeline.sweep()
+    folder = place_of(pipeline.folder, result["labels"])
+    write_sweep(result, folder)
+    for line in sweep_lines(result):
+        pipeline.console.result(line)
+    pipeline.console.result(f"The run is unchanged. Curves and plot lie in {folder}/")
+    return 0
+
+
+ACTIONS = {"predict": predict, "sweep": sweep, "run": run, "plan": plan, "status": status, "verify": verify, "prepare": prepare}

@@ -19,6 +19,7 @@ from pipeline.order import BY_NAME, STEPS, seed_step
 from steps.context import require
 from steps.datasets import KINDS
 from steps.networks import ModelSettings
+from steps.sweep import SweepSettings
 from wsss.data.dataset import check_id, did_you_mean
 from wsss.errors import ConfigError, WsssError
 from wsss.files import user_path
@@ -43,6 +44,8 @@ class Action(Enum):
     status = "status"    # say how far the run is
     verify = "verify"    # read and check every artifact
     prepare = "prepare"  # check the data set and make once what is derived from its files
+    predict = "predict"  # maps and mask of one photograph, by a finished run
+    sweep = "sweep"      # scores over thresholds and walks, from the stored maps of a finished run
 
 
 class LogLevel(Enum):
@@ -77,6 +80,11 @@ class RunSettings:
     replace: bool                # allow a finished training to be replaced
     reuse_from: list[str]        # runs whose results are taken over where the fingerprints are equal
     log_level: LogLevel
+    run: str | None              # the finished run that `action=predict` goes by; null: the one of `name`
+    image: str | None            # the photograph of `action=predict`
+    classes: list[str]           # on that photograph; empty: those that the classifier finds
+    class_threshold: float       # it finds a class where its probability is above
+    sweep: SweepSettings
     steps: list[str]             # of the experiment, in order
     seed_maps: SeedMaps          # the maps that go on to cam_to_ir_label and make_sem_seg_labels
     data: Any                    # a class of steps.datasets
@@ -86,6 +94,13 @@ class RunSettings:
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "null or at least 1")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
+        require(0 <= self.class_threshold < 1, "class_threshold", self.class_threshold, "a probability in [0, 1)")
+        require(self.run is None or self.action is Action.predict, "run", self.run,
+                "nothing, but for action=predict; elsewhere a run is chosen by name=NAME")
+        require(self.run is None or self.name is None, "run", self.run, f"nothing beside name={self.name}: both choose the run")
+        require((self.image is not None) == (self.action is Action.predict), "image", self.image,
+                "a photograph with action=predict, and only there")
+        require(not self.classes or self.action is Action.predict, "classes", self.classes, "nothing, but for action=predict")
         for key in ("name", "outputs", "from_step", "to_step"):
             require(getattr(self, key) != "", key, "", "a value; leave the key out for the default")
         _check_steps("steps", self.steps, BY_NAME)
@@ -118,7 +133,7 @@ class RunSettings:
 
     @property
     def run_name(self) -> str:
-        return self.name or self.experiment_name or f"{self.data.name}-{self.recipe_name}"
+        return self.run or self.name or self.experiment_name or f"{self.data.name}-{self.recipe_name}"
 
     @property
     def folder(self) -> Path:

@@ -4,7 +4,7 @@ import shlex
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,19 @@ from pipeline.console import Console, head_line, plan_table
 from pipeline.expect import expect
 from pipeline.machine import choose_device, peak_memory, pin_threads, reset_peak_memory, versions
 from pipeline.plan import CONTINUE, REUSE, PlannedStep, make_plan, survey, work_folder
+from pipeline.predict import class_indices, finished_run
+from pipeline.reading import reading
 from pipeline.reuse import open_donors, take_over
 from pipeline.runfolder import RunFolder
 from pipeline.status import StepStatus, run_status
 from pipeline.summary import build_summary
+from pipeline.sweep import finished_steps, run_sweep
 from pipeline.verify import Verified, verify_step
 from steps.artifacts import read_json, set_aside, write_json
 from steps.context import StepContext
 from steps.datasets import open_dataset
 from steps.journal import merge_journals, unfinished
+from steps.prediction import Prediction, predict
 from wsss.data.dataset import did_you_mean
 from wsss.errors import ArtifactError, ConfigError, StorageError, WsssError, prefixed
 from wsss.files import file_sizes, user_path, write_text
@@ -139,6 +143,45 @@ class Pipeline:
             summary = self._summary()
             write_json(self.folder.path / SUMMARY, summary)
         return summary
+
+    def predict(self, photograph: str | Path, classes: Sequence[str] = ()) -> Prediction:
+        """CAM, LPCAM, random walk and mask of any JPEG or PNG, by this finished run. Writes nothing.
+
+        `classes` are names; without any those whose probability by the classifier is above `class_threshold`. The data set
+        of the run is not needed.
+
+        Raises
+        ------
+        ConfigError, DataError
+            when there is no such run, class or photograph.
+        """
+        self._require_run()
+        run = finished_run(self.config, self.folder)
+        indices = class_indices(classes, run.classes) or None
+        pin_threads(self.config.threads, self.device)
+        with reading(self.folder, run.folders, self.console.warning):
+            return predict(run, user_path(photograph), indices, self.config.class_threshold, self.device, self.console.warning)
+
+    def sweep(self) -> dict[str, Any]:
+        """Scores over thresholds and walks on the stored maps of this finished run (`pipeline.sweep`). Writes nothing.
+
+        Raises
+        ------
+        ConfigError
+            when there is no such run, or its maps or the masks of `sweep.split` are missing, or that list is of test images.
+        Stopped
+            after SIGINT or SIGTERM.
+        """
+        self._require_run()
+        self.dataset = open_dataset(self.config.data)
+        self.folder.check_data(self._data)
+        steps = finished_steps(self.config, self.folder)
+        pin_threads(self.config.threads, self.device)
+        self.console.start("sweep")
+        with reading(self.folder, steps, self.console.warning), self._signals():
+            return run_sweep(self.config, self.dataset, self.folder, steps, device=self.device,
+                             stop=lambda: self.stop_signal is not None, warn=self.console.warning,
+                             progress=lambda done, total, note: self.console.progress("sweep", done, total, note))
 
     def results(self) -> dict[str, Any]:
         """The summary of the last finished call of `run`. Raises ArtifactError where there is none."""

@@ -43,7 +43,7 @@ class Settings:
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    kinds = _kinds(context)
+    kinds = kinds_of_maps(context)
     scored, val = context.lists["scored"], context.lists["val"]
     total, chosen, scores, counts = len(kinds) * (len(scored) + len(val)), {}, {}, {}
     for number, (kind, maps) in enumerate(kinds.items()):
@@ -95,7 +95,7 @@ def score(counts: ThresholdCounts, chosen: Chosen, n_images: int) -> dict[str, A
             "curve": {"threshold": [round(float(t), 4) for t in counts.thresholds], "miou": curve}}
 
 
-def _kinds(context: StepContext) -> dict[str, Maps]:
+def kinds_of_maps(context: StepContext) -> dict[str, Maps]:
     kinds = {"cam": Maps(context.inputs["make_cam"])}
     if "make_lpcam" in context.inputs:
         folder = context.inputs["make_lpcam"]

@@ -5,7 +5,7 @@ in the size of the photograph, ready to be used as `SegmentationClass`, and with
 (h, w) and the walked maps `walk/ID.npy` (K, h, w), float16 at stride 4.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,7 @@ def run(context: StepContext) -> dict[str, Any]:
     def make(image_id: str):
         walked, edge = walk(image_id)
         soft, size = walk.soft(walked, image_id)
-        classes = torch.tensor([0] + [c + 1 for c in walk.maps.classes(image_id)], device=soft.device)
-        background = soft.new_full((1, *soft.shape[1:]), chosen["threshold"])
-        label = classes[torch.cat([background, soft]).argmax(dim=0)].byte().cpu().numpy()
+        label = mask_of(soft, walk.maps.classes(image_id), chosen["threshold"])
         files = [write_label(context.folder / f"{image_id}.png", label)]
         if context.settings.save_soft:
             for kind, array in (("walk", walked), ("edge", edge)):
@@ -65,6 +63,13 @@ def run(context: StepContext) -> dict[str, Any]:
 
     for_each_image(context, make)
     return chosen
+
+
+def mask_of(soft: torch.Tensor, classes: Sequence[int], threshold: float) -> np.ndarray:
+    """(H, W) uint8 from maps (K, H, W): the greatest map's class + 1 where that map exceeds the threshold, else background 0."""
+    values = torch.tensor([0] + [c + 1 for c in classes], device=soft.device)
+    background = soft.new_full((1, *soft.shape[1:]), threshold)
+    return values[torch.cat([background, soft]).argmax(dim=0)].byte().cpu().numpy()
 
 
 def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
@@ -97,6 +102,12 @@ class Walk:
                                  radius=settings.radius)
         highest = walked.max() if walked.numel() else walked.new_zeros(())
         return (walked / highest if highest > 0 else walked), edge[0]
+
+    def again(self, edge: torch.Tensor, image_id: str, beta: float, exp_times: int) -> torch.Tensor:
+        """The walked maps of an image whose edge map (h, w) is known, for other exponents; not divided: `soft` does that."""
+        with torch.inference_mode():
+            seeds = self.maps.map(image_id, "strided", self.context.device)   # (K, h, w)
+            return random_walk(seeds, edge[None], beta=beta, exp_times=exp_times, radius=self.context.settings.radius)
 
     def soft(self, walked: torch.Tensor, image_id: str) -> tuple[torch.Tensor, tuple[int, int]]:
         """The walked maps at the size of the photograph: official x4, crop; then divided by their common maximum."""

@@ -159,7 +159,7 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
 def _make_lists(root: Path, images: Mapping[str, str], val_fraction: float) -> dict[str, tuple[str, ...]]:
     given = {name: read_list(root / f"{name}.txt", images) for name in ("train", "val") if (root / f"{name}.txt").exists()}
     if not given:
-        given["val"] = _held_out(tuple(images), val_fraction)
+        given["val"] = held_out(tuple(images), val_fraction)
     taken = {image_id for ids in given.values() for image_id in ids}
     rest = tuple(image_id for image_id in images if image_id not in taken)
     lists = {"train": given.get("train", rest), "val": given.get("val", rest), "all": tuple(images)}
@@ -171,7 +171,7 @@ def _make_lists(root: Path, images: Mapping[str, str], val_fraction: float) -> d
     return lists
 
 
-def _held_out(ids: tuple[str, ...], fraction: float) -> tuple[str, ...]:
+def held_out(ids: tuple[str, ...], fraction: float) -> tuple[str, ...]:
     """The `fraction` of `ids` whose hashes are smallest, in the order of `ids`."""
     if fraction == 0 or len(ids) < _MIN_TO_SPLIT:
         return ()

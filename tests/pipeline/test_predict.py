@@ -1,0 +1,113 @@
+"""action=predict: what a finished run makes of one photograph."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import Pipeline
+from pipeline.commandline import act
+from steps.artifacts import Maps
+from tests.test_house import ROOT
+from wsss.data.images import read_mask
+from wsss.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def image_id(outputs) -> str:
+    """Of an image whose mask is not empty."""
+    return next(path.stem for path in sorted((outputs / "smoke/make_sem_seg_labels").glob("*.png")) if read_mask(path).any())
+
+
+@pytest.fixture
+def photograph(outputs, image_id, tmp_path) -> Path:
+    """A photograph of the run's own list, elsewhere and with another name."""
+    source = next((outputs / ".data").glob(f"*/images/{image_id}.*"))
+    return Path(shutil.copy(source, tmp_path / f"my photo{source.suffix}"))
+
+
+def look(outputs: Path, *overrides: str) -> Pipeline:
+    return Pipeline.compose("name=smoke", "threads=1", f"outputs={outputs}", *overrides)
+
+
+def test_a_photograph_of_the_run_comes_out_as_it_lies_in_the_run(outputs, photograph, image_id):
+    run, maps = outputs / "smoke", Maps(outputs / "smoke/make_cam")
+    pipeline = look(outputs)   # neither experiment nor data set are said: the run knows
+    names = json.loads((run / "summary.json").read_text())["classes"][1:]
+    prediction = pipeline.predict(photograph, [names[i] for i in maps.classes(image_id)])
+    assert np.array_equal(prediction.cam, maps.map(image_id, "full").numpy())
+    assert np.array_equal(prediction.lpcam, Maps(run / "make_lpcam").map(image_id, "full").numpy())
+    assert np.array_equal(prediction.mask, read_mask(run / "make_sem_seg_labels" / f"{image_id}.png"))
+    assert prediction.mask.any() and prediction.walk.shape == prediction.cam.shape and prediction.walk.max() == pytest.approx(1)
+    assert prediction.threshold["threshold"] == json.loads((run / "make_sem_seg_labels/threshold.json").read_text())["threshold"]
+    assert list(prediction.probabilities) == names and not (run / "predictions").exists()
+
+
+def test_the_command_line_writes_pictures_and_arrays_and_says_where(outputs, photograph, capsys):
+    words = ("action=predict", f"image='{photograph}'", "run=smoke")
+    pipeline = Pipeline.compose("threads=1", f"outputs={outputs}", *words, "classes=[fox,rose]")
+    assert act(pipeline) == 0
+    folder, said = outputs / "smoke/predictions" / photograph.name, capsys.readouterr().out
+    assert f"lie in {folder}/" in said and "classes: fox, rose" in said and "background threshold of the mask: 0." in said
+    pictures = {f"{kind}_{name}.png" for kind in ("cam", "lpcam", "walk") for name in ("fox", "rose")}
+    assert {path.name for path in folder.iterdir()} == pictures | {
+        "cam.npy", "lpcam.npy", "walk.npy", "mask.npy", "mask.png", "mask_overlay.png", "prediction.json"}
+    assert np.load(folder / "cam.npy").shape == (2, *np.load(folder / "mask.npy").shape)
+    assert json.loads((folder / "prediction.json").read_text())["classes"] == ["fox", "rose"]
+    assert act(Pipeline.compose("threads=1", f"outputs={outputs}", *words, "classes=[koi]")) == 0   # replaces it
+    assert {path.name for path in folder.glob("cam*.png")} == {"cam_koi.png"}
+
+
+def test_the_classifier_finds_the_classes(outputs, photograph, capsys):
+    every = look(outputs, "class_threshold=0").predict(photograph)
+    assert len(every.classes) == 8 and all(0 < p < 1 for p in every.probabilities.values())
+    most, second = sorted(every.probabilities.values())[-1:-3:-1]
+    found = look(outputs, f"class_threshold={(most + second) / 2}").predict(photograph)
+    assert found.classes == (max(every.probabilities, key=every.probabilities.get),)
+    nothing = look(outputs, "class_threshold=0.999").predict(photograph)
+    assert nothing.classes == () and not nothing.mask.any() and nothing.cam.shape == (0, *nothing.mask.shape)
+    assert "no class has a probability above class_threshold=0.999 (the highest: " in capsys.readouterr().err
+
+
+def test_what_the_run_has_not_is_left_out(outputs, photograph, capsys):
+    shutil.rmtree(outputs / "smoke/train_irn")
+    prediction = look(outputs).predict(photograph, ["fox"])
+    assert prediction.mask is None and prediction.walk is None and prediction.lpcam is not None
+    shutil.rmtree(outputs / "smoke/make_lpcam")
+    assert look(outputs).predict(photograph, ["fox"]).lpcam is None
+    assert act(look(outputs, "action=predict", f"image='{photograph}'", "classes=[fox]")) == 0
+    assert "no mask: " in capsys.readouterr().out
+    shutil.rmtree(outputs / "smoke/make_cam")
+    with pytest.raises(ConfigError, match="action=predict needs train_cam, make_cam, and .*smoke has no finished make_cam"):
+        look(outputs).predict(photograph)
+
+
+def test_what_cannot_be_is_refused(outputs, photograph, tmp_path):
+    with pytest.raises(ConfigError, match=r"the run knows no class 'foxx'; did you mean 'fox'\? \(allowed: fox, "):
+        look(outputs).predict(photograph, ["foxx"])
+    with pytest.raises(DataError, match="cannot read the image .*missing.jpg"):
+        look(outputs).predict(tmp_path / "missing.jpg")
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(DataError, match="is damaged or not a JPEG or PNG"):
+        look(outputs).predict(tmp_path / "text.jpg")
+    with pytest.raises(ConfigError, match=r"there is no run .*smoek; did you mean 'smoke'\?"):
+        look(outputs, "name=smoek").predict(photograph)
+    for words, message in ((["action=predict"], "image=None is not possible: expected a photograph with action=predict"),
+                           (["image=x.jpg"], "image='x.jpg' is not possible"), (["run=smoke"], "run='smoke' is not possible"),
+                           (["classes=[fox]"], "classes=.*is not possible"), (["class_threshold=1"], "class_threshold=1.0"),
+                           (["action=predict", "image=x", "run=a", "name=b"], "nothing beside name=b")):
+        with pytest.raises(ConfigError, match=message):
+            Pipeline.compose(*words)
+
+
+def test_the_five_lines_of_the_readme(outputs, photograph, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    code = next(block for block in blocks if ".predict(" in block)
+    assert len(code.strip().splitlines()) == 5
+    monkeypatch.chdir(photograph.parent)   # where outputs/ is
+    names: dict = {}
+    exec(code.replace("photo.jpg", photograph.name).replace('"dog"', '"koi"'), names)
+    assert names["prediction"].classes == ("koi",)

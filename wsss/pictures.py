@@ -1,0 +1,60 @@
+"""Pictures for people: maps and masks laid over the photograph, as PNG. Nothing of the pipeline reads them back."""
+
+import io
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from wsss.errors import ArgumentError
+from wsss.files import write_bytes
+from wsss.palette import VOC_PALETTE
+
+
+def overlay_map(image: np.ndarray, values: np.ndarray, strength: float = 0.6) -> np.ndarray:
+    """A map as heat on its photograph, by matplotlib's "inferno", whose order is seen without seeing colours.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        values: (H, W) float; below 0 and above 1 are shown as 0 and 1.
+        strength: share of the heat in the picture, in [0, 1]; the rest is the photograph.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    _check("overlay_map", image, values)
+    heat = _heat()[(np.clip(np.nan_to_num(values), 0, 1) * 255).round().astype(np.uint8)]
+    return _blend(image, heat, np.full((*values.shape, 1), strength))
+
+
+def overlay_mask(image: np.ndarray, mask: np.ndarray, strength: float = 0.6) -> np.ndarray:
+    """A mask (H, W) uint8 in the colours of VOC on its photograph (H, W, 3) uint8; background stays as it is, 255 turns pale."""
+    _check("overlay_mask", image, mask)
+    return _blend(image, VOC_PALETTE[mask], np.where(mask == 0, 0.0, strength)[..., None])
+
+
+def write_picture(path: Path | str, picture: np.ndarray) -> Path:
+    """Write (H, W, 3) uint8 as a PNG, whole or not at all."""
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    write_bytes(path, content.getvalue())
+    return Path(path)
+
+
+@cache
+def _heat() -> np.ndarray:
+    """(256, 3) uint8."""
+    from matplotlib import colormaps  # not at the top: most of what imports this file draws nothing
+
+    return (colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+
+
+def _blend(image: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
+    return (image * (1 - share) + other * share).round().astype(np.uint8)
+
+
+def _check(name: str, image: np.ndarray, values: np.ndarray) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or values.shape != image.shape[:2]:
+        raise ArgumentError(f"{name}: image {image.dtype} {image.shape} and map or mask {values.shape}; expected uint8 (H, W, 3) "
+                            "and (H, W) of the same size")
