@@ -4,7 +4,9 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 
+from pipeline.changes import changes
 from pipeline.console import head_line, plan_table
 from pipeline.predict import empty_folder
 from pipeline.runner import SUMMARY, Pipeline
@@ -14,7 +16,7 @@ from steps.context import Stopped
 from steps.datasets import list_findings, open_dataset, prepare_dataset
 from steps.prediction import RECORD, write_prediction
 from wsss.data.prepare import report_table
-from wsss.errors import WsssError
+from wsss.errors import ArtifactError, WsssError
 from wsss.files import user_path
 
 
@@ -45,8 +47,13 @@ def act(pipeline: Pipeline) -> int:
 
 
 def run(pipeline: Pipeline) -> int:
+    before = None
+    with suppress(ArtifactError):   # the first run in this folder
+        before = pipeline.results()
     summary = pipeline.run()
     pipeline.console.result("\n" + score_table(summary))
+    for line in changes(before, summary):
+        pipeline.console.result(line)
     pipeline.console.result(f"Everything lies in {pipeline.folder.path}/, the scores in {pipeline.folder.path / SUMMARY}")
     return 0
 

@@ -1,57 +1,142 @@
-"""What a run prints: the plan, a line now and then while a step works, the time it took. Plain lines, flushed."""
+"""What a run prints: the plan, how far the step that works is, the time it took. All of it stands in the run's log too.
+
+On a terminal a step is one line that is drawn again and again, by rich; elsewhere a plain line every few seconds.
+"""
 
 import shutil
 import sys
 import time
+import traceback
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-EVERY_SECONDS = 5.0
+from steps.context import Stopped
+from wsss.files import storage
+
+EVERY_SECONDS = 5.0      # between plain lines
+REDRAW_SECONDS = 0.2     # between drawings on a terminal
 LEVELS = ("debug", "info", "warning", "error")
 HEADS = ("step", "action", "to do", "time", "disk", "memory", "why")
 
 
 class Console:
-    """Prints results and progress to standard output, warnings and errors to standard error, from `level` on."""
+    """Prints results and progress to standard output, warnings and errors to standard error, from `level` on.
+
+    Once it has a log (`log_to`), everything of level "info" and above is appended to that too, whatever is printed.
+    """
 
     def __init__(self, level: str = "info") -> None:
         self.level = LEVELS.index(level)
         self._started, self._printed, self._first, self._total = 0.0, 0.0, 0, 0
+        self._bar: Any = None            # rich's Progress, while it is drawn
+        self._log: Path | None = None
 
     @property
     def is_debug(self) -> bool:
         return self.level == 0
 
     def result(self, text: str) -> None:
-        print(text, flush=True)
+        self._print("info", text, wanted=True)
 
     def info(self, text: str) -> None:
-        if self.level <= LEVELS.index("info"):
-            print(text, flush=True)
+        self._print("info", text, wanted=self.level <= LEVELS.index("info"))
 
     def warning(self, text: str) -> None:
-        if self.level <= LEVELS.index("warning"):
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+        self._print("warning", text, wanted=self.level <= LEVELS.index("warning"))
 
     def error(self, text: str) -> None:
-        print(f"error: {text}", file=sys.stderr, flush=True)
+        self._print("error", text, wanted=True)
 
     def start(self, step: str) -> None:
         self._printed = time.monotonic()
         self._total = 0
 
     def progress(self, step: str, done: int, total: int, note: str) -> None:
-        """A line every few seconds: how much is done, and the time left at the rate so far."""
+        """How much is done, how fast, and the time left at the rate so far: drawn, or as a line every few seconds."""
         now = time.monotonic()
         if total != self._total:   # a new part of the step: its rate is its own
             self._started, self._first, self._total = now, done, total
+            self._erase()
+        tail = ", ".join([note, *_pace(done - self._first, total - done, now - self._started)])
+        if self._draws():
+            self._draw(step, done, total, tail)
         if now - self._printed >= EVERY_SECONDS or self.is_debug:
             self._printed = now
-            left = (total - done) * (now - self._started) / max(done - self._first, 1)
-            self.info(f"  {step}: {done}/{total}, {note}, {left:.0f} s left")
+            line = f"  {step}: {done}/{total}, {tail}"
+            if self._draws():
+                self._record("info", line)
+            else:
+                self.info(line)
 
     def finish(self, step: str, seconds: float) -> None:
+        self._erase()
         self.info(f"  {step}: done in {seconds:.1f} s")
+
+    def log_to(self, path: Path, command: str) -> None:
+        """Append everything to the file `path` from now on, beginning with the command. Raises StorageError."""
+        with storage(path), open(path, "a", encoding="utf-8"):
+            pass
+        self._log = path
+        self._record("info", f"--- {command}")
+
+    def leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """For an ExitStack: erases what is drawn; an error goes into the log with its traceback."""
+        self._erase()
+        if error is not None and not isinstance(error, Stopped):
+            self._record("error", "".join(traceback.format_exception(kind, error, trace)).rstrip())
+
+    def _print(self, level: str, text: str, wanted: bool) -> None:
+        self._record(level, text)
+        if wanted:
+            self._erase()   # the next `progress` draws it again below
+            prefix = "" if level == "info" else f"{level}: "
+            print(prefix + text, file=sys.stdout if level == "info" else sys.stderr, flush=True)
+
+    def _record(self, level: str, text: str) -> None:
+        if self._log is not None and text.strip():
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            lines = [f"{now} {level:<7} {line}\n" for line in text.splitlines() if line.strip()]
+            with suppress(OSError), open(self._log, "a", encoding="utf-8") as file:   # a full disk stops the step that needs it
+                file.write("".join(lines))
+
+    def _draws(self) -> bool:
+        return self.level == LEVELS.index("info") and sys.stdout.isatty()
+
+    def _draw(self, step: str, done: int, total: int, tail: str) -> None:
+        if self._bar is None:
+            from rich.console import Console as Terminal  # not at the top: only a terminal needs it
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = (TextColumn("  {task.description}"), BarColumn(20),
+                       TextColumn("{task.completed}/{task.total}, {task.fields[tail]}"))
+            # drawn from here and by no thread: processes are forked while it stands
+            self._bar = Progress(*columns, console=Terminal(highlight=False), auto_refresh=False, transient=True,
+                                 redirect_stdout=False, redirect_stderr=False)
+            self._bar.add_task(step, total=total, tail=tail)
+            self._bar.start()
+            self._bar.console.show_cursor(True)   # a process that is killed cannot bring it back
+            self._drawn = 0.0
+        self._bar.update(self._bar.task_ids[0], completed=done, tail=tail)
+        if time.monotonic() - self._drawn >= REDRAW_SECONDS:
+            self._drawn = time.monotonic()
+            self._bar.refresh()
+        if done >= total:
+            self._erase()
+
+    def _erase(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _pace(made: int, left: int, seconds: float) -> list[str]:
+    """The rate and the time left; nothing as long as nothing is known."""
+    if made < 1 or seconds <= 0:
+        return []
+    rate = made / seconds
+    return [f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each", f"{_time(left / rate)} left"]
 
 
 def head_line(folder: Path, dataset: Any, device: Any) -> str:

@@ -35,7 +35,7 @@ from wsss.data.dataset import did_you_mean
 from wsss.errors import ArtifactError, ConfigError, StorageError, WsssError, prefixed
 from wsss.files import file_sizes, user_path, write_text
 
-SUMMARY = "summary.json"
+SUMMARY, LOG = "summary.json", "run.log"
 
 
 class Pipeline:
@@ -134,6 +134,8 @@ class Pipeline:
                 claim = held.enter_context(self.folder.claims.hold(*_claimed(to_do)))
             self.folder.open(self._data)
             write_text(self.folder.path / "config.yaml", OmegaConf.to_yaml(self.composed, resolve=True))
+            self.console.log_to(self.folder.path / LOG, self.command)
+            held.push(self.console.leave)
             self.console.info(head_line(self.folder.path, self.dataset, self.device))
             self.console.info(plan_table(self.folder.path, plan))
             pin_threads(config.threads, self.device)
@@ -178,7 +180,8 @@ class Pipeline:
         steps = finished_steps(self.config, self.folder)
         pin_threads(self.config.threads, self.device)
         self.console.start("sweep")
-        with reading(self.folder, steps, self.console.warning), self._signals():
+        with reading(self.folder, steps, self.console.warning), self._signals(), ExitStack() as held:
+            held.push(self.console.leave)
             return run_sweep(self.config, self.dataset, self.folder, steps, device=self.device,
                              stop=lambda: self.stop_signal is not None, warn=self.console.warning,
                              progress=lambda done, total, note: self.console.progress("sweep", done, total, note))
