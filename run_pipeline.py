@@ -24,8 +24,10 @@ def _run(config: DictConfig) -> None:
 
 def main() -> None:
     register()
-    overrides = sys.argv[1:]
-    if not any(word.startswith("-") for word in overrides):   # our own words for a mistyped key, before Hydra's
+    words = sys.argv[1:]
+    flags = {word for word in words if word.startswith("-")}
+    overrides = [word for word in words if "=" in word] if flags else words
+    if flags <= {"--cfg", "-c", "--resolve"}:   # our own words for a mistyped key, before Hydra's
         try:
             compose(overrides)
         except WsssError as error:

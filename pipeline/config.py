@@ -1,8 +1,9 @@
 """The configuration: closed, typed structures, assembled from the settings of the steps and composed by Hydra from `conf/`."""
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.order import BY_NAME, STEPS, seed_step
+from pipeline.tracking import Logger
 from steps.context import require
 from steps.datasets import KINDS
 from steps.networks import ModelSettings
@@ -24,6 +26,7 @@ from wsss.data.dataset import check_id, did_you_mean
 from wsss.errors import ConfigError, WsssError
 from wsss.files import user_path
 
+SET_BY_FILES = ("experiment_name", "recipe_name")   # of conf/, by no user
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
@@ -80,6 +83,8 @@ class RunSettings:
     replace: bool                # allow a finished training to be replaced
     reuse_from: list[str]        # runs whose results are taken over where the fingerprints are equal
     log_level: LogLevel
+    logger: Logger | None        # where else the curves of the trainings go; null: log.jsonl and log.csv alone
+    pictures_every: int          # training steps between the pictures that a logger is given
     run: str | None              # the finished run that `action=predict` goes by; null: the one of `name`
     image: str | None            # the photograph of `action=predict`
     classes: list[str]           # on that photograph; empty: those that the classifier finds
@@ -94,6 +99,7 @@ class RunSettings:
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "null or at least 1")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
+        require(self.pictures_every >= 1, "pictures_every", self.pictures_every, "at least 1")
         require(0 <= self.class_threshold < 1, "class_threshold", self.class_threshold, "a probability in [0, 1)")
         require(self.run is None or self.action is Action.predict, "run", self.run,
                 "nothing, but for action=predict; elsewhere a run is chosen by name=NAME")
@@ -164,6 +170,9 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """
     register()
     GlobalHydra.instance().clear()
+    for word in overrides:
+        if not re.search("[=~]", word):
+            raise ConfigError(f"{word!r} is no setting of the form KEY=VALUE{_as_setting(word)} (--help shows what can be set)")
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra_compose("config", overrides=list(overrides))
@@ -179,6 +188,7 @@ def typed(config: DictConfig) -> Any:
     ConfigError
         for a value that is missing or impossible.
     """
+    _refuse_added(config)
     try:
         return OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
@@ -235,9 +245,8 @@ def _explain(error: Exception) -> str:
     if not full_key:
         return " ".join(str(error).split())
     if text.startswith("Key ") and parent is not None:
-        keys = [str(key) for key in parent]
         wrong = full_key.rsplit(".", 1)[-1]
-        return f"{full_key}: there is no such key{did_you_mean(wrong, keys)} (allowed here: {', '.join(keys)})"
+        return _no_such_key(full_key, [str(key) for key in parent] if "." in full_key else _at_the_root(wrong))
     if choice := re.fullmatch(r"Invalid value '(.*)', expected one of \[(.*)\]", text):   # of an enumeration
         allowed = choice[2].split(", ")
         return (f"{full_key}={choice[1]}: there is no such choice{did_you_mean(choice[1], allowed)} "
@@ -245,6 +254,38 @@ def _explain(error: Exception) -> str:
     if "is not a ListConfig" in text:
         return f"{full_key}: expected a list, as {full_key}=[A,B]"
     return f"{full_key}: {text}"
+
+
+def _no_such_key(full_key: str, keys: Sequence[str]) -> str:
+    nearest = did_you_mean(full_key.rsplit(".", 1)[-1], keys)
+    return f"{full_key}: there is no such key{nearest} (allowed here: {', '.join(keys)})"
+
+
+def _at_the_root(wrong: str) -> list[str]:
+    """What may stand at the beginning of a setting: the groups and keys, or the flags where one of these was meant."""
+    flags = [step.flag for step in STEPS]
+    if "pas" in wrong:
+        return flags
+    return ["experiment", "recipe", *(item.name for item in fields(Config) if item.name not in {*flags, *SET_BY_FILES})]
+
+
+def _as_setting(word: str) -> str:
+    """The setting that somebody may have meant by a bare word: an action, a step, help."""
+    known = {action.value: f"action={action.value}" for action in Action} | {step.name: f"{step.flag}=true" for step in STEPS}
+    nearest = difflib.get_close_matches(word, [*known, "help"], n=1)
+    return f"; did you mean {known.get(nearest[0], '--help')}?" if nearest else ""
+
+
+def _refuse_added(config: DictConfig, inside: str = "") -> None:
+    """Refuse a key that Hydra's "+" added: nothing would look at it."""
+    kind = OmegaConf.get_type(config)
+    for key in config:
+        if is_dataclass(kind) and key not in (known := [item.name for item in fields(kind)]):
+            raise ConfigError(_no_such_key(f"{inside}{key}", known if inside else _at_the_root(str(key))))
+        if OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, key):
+            continue
+        if OmegaConf.is_dict(child := config[key]):
+            _refuse_added(child, f"{inside}{key}.")
 
 
 def settings_of(value: Any) -> Any:

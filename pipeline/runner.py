@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipeline.runfolder import RunFolder
 from pipeline.status import StepStatus, run_status
 from pipeline.summary import build_summary
 from pipeline.sweep import finished_steps, run_sweep
+from pipeline.tracking import check_logger, tracked
 from pipeline.verify import Verified, verify_step
 from steps.artifacts import read_json, set_aside, write_json
 from steps.context import StepContext
@@ -203,6 +205,7 @@ class Pipeline:
 
     def _plan(self, fetch: bool = True) -> list[PlannedStep]:
         config, dataset = self.config, self.dataset
+        check_logger(config.logger)
         self.folder.check_data(self._data)
         try:
             plan = make_plan(config, dataset, self.folder, open_donors(config), fetch)
@@ -240,7 +243,7 @@ class Pipeline:
         taken = self._take(planned, folder) if planned.action == REUSE else None
         if taken is None:
             try:
-                result = step.module.run(context)
+                result = self._run(planned, context)
             except WsssError as error:
                 raise _put_away(error, planned.name) from error
         images = merge_journals(folder, context.ids) if step.kind == "images" else None
@@ -257,6 +260,14 @@ class Pipeline:
                   "disk_mb": round(sum(file_sizes(folder).values()) / 2**20, 2)}
         self.folder.finish(planned.name, folder, facts)
         self.console.finish(planned.name, seconds)
+
+    def _run(self, planned: PlannedStep, context: StepContext) -> Any:
+        """Run a step; a training with the logger that is wanted."""
+        if planned.step.kind != "training":
+            return planned.step.module.run(context)
+        settings = configuration.settings_of(context.settings)
+        with tracked(context, self.config, self.folder.path, planned.name, planned.fingerprint, settings) as watched:
+            return planned.step.module.run(replace(context, **watched))
 
     def _take(self, planned: PlannedStep, folder: Path) -> dict | None:
         """Take the result over from another run; return its manifest, or None when images are still to be made."""

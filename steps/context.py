@@ -56,6 +56,10 @@ class StepContext:
     stop: Callable[[], bool] = field(default=lambda: False)
     progress: Callable[[int, int, str], None] = field(default=lambda done, total, note: None)
     warn: Callable[[str], None] = field(default=lambda message: None)
+    # of trainings: a line of the log, for curves elsewhere; and pictures (name -> (H, W, 3) uint8), made where this step's are
+    # wanted, which is what `show` returns
+    track: Callable[[dict[str, Any]], None] = field(default=lambda line: None)
+    show: Callable[[int, Callable[[], dict[str, np.ndarray]]], bool] = field(default=lambda step, pictures: False)
 
     @property
     def ids(self) -> tuple[str, ...]:

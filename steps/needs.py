@@ -44,7 +44,7 @@ _CONFUSION = 20              # bytes a pixel of `Confusion.update`
 _PNG = 850                   # a label of one class: palette and chunks
 _IR_LABEL, _MASK = 5, 3      # more for each pixel of a side, for borders: 3.0 to 4.7 and 1.0 to 1.8; VOC's own masks 4.1
 _MAPS_LINE, _LABEL_LINE = 235, 145   # of the index, an image
-_CAM_STEP, _IRN_STEP = 87, 203       # of the log, a training step
+_CAM_STEP, _IRN_STEP = 150, 330      # of both logs, a training step
 _CURVE, _CELL = 4500, 12     # of scores.json: the curve of a kind of map; a number of the confusion matrix
 
 

@@ -1,7 +1,8 @@
 """Train the image classifier whose class activation maps everything after it refines.
 
 Official files: `step/train_cam.py`, `net/resnet50_cam.py` (IRN, LPCAM). Reads images and image labels; writes
-`weights.safetensors`, `log.jsonl` (loss of every step, validation mAP of every epoch) and the resumable `state.safetensors`.
+`weights.safetensors`, `log.jsonl` and `log.csv` (loss of every step, validation mAP of every epoch) and the resumable
+`state.safetensors`.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch.nn.functional import multilabel_soft_margin_loss
 
 from steps.context import StepContext, require
 from steps.networks import network_input, network_reader, new_classifier, save_network
+from steps.pictures import cam_pictures
 from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
 from wsss.data.augment import classifier_sample
 from wsss.metrics import average_precision
@@ -70,7 +72,8 @@ def run(context: StepContext) -> dict[str, Any]:
     optimizer = make_optimizer(settings, (backbone, 1.0), (head, settings.classifier_rate))
     plan = Plan("train_cam", settings.epochs, settings.batch_size,
                 poly_rate(settings.power, settings.warmup), settings.checkpoint_steps)
-    log = fit(context, plan, classifier, optimizer, sample, loss, lambda: validate(context, classifier))
+    log = fit(context, plan, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
+              lambda: cam_pictures(context, classifier))
     save_network(context, classifier)
     return {"steps": log[-1]["step"], "val_map": log[-1].get("val_map")}
 

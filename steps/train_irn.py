@@ -2,7 +2,7 @@
 
 Paper: Ahn, Cho & Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations", CVPR 2019;
 official files: `step/train_irn.py`, `net/resnet50_irn.py`. Reads the labels of cam_to_ir_label (and the classifier, when
-its backbone is the frozen one); writes `weights.safetensors`, `log.jsonl` and the resumable `state.safetensors`.
+its backbone is the frozen one); writes `weights.safetensors`, `log.jsonl`, `log.csv` and the resumable `state.safetensors`.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import torch
 from steps.artifacts import read_label
 from steps.context import StepContext, require
 from steps.networks import network_reader, new_irn, save_network
+from steps.pictures import edge_pictures
 from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
 from wsss.affinity import affinity_losses
 from wsss.data.augment import irn_sample, top_left_crop
@@ -78,7 +79,7 @@ def run(context: StepContext) -> dict[str, Any]:
     edge, displacement = irn.parameter_groups()
     optimizer = make_optimizer(settings, (edge, 1.0), (displacement, settings.displacement_rate))
     plan = Plan("train_irn", settings.epochs, settings.batch_size, poly_rate(settings.power), settings.checkpoint_steps)
-    log = fit(context, plan, irn, optimizer, sample, loss)
+    log = fit(context, plan, irn, optimizer, sample, loss, pictures=lambda: edge_pictures(context, irn))
     irn.set_displacement_mean(displacement_mean(context, irn))
     save_network(context, irn)
     return {"steps": log[-1]["step"], "displacement_mean": irn.mean_shift.running_mean.tolist()}

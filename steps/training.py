@@ -5,6 +5,8 @@ only its weights, its optimiser's tensors, the log and the number of the next st
 each save.
 """
 
+import csv
+import io
 import json
 import math
 import signal
@@ -15,6 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -26,7 +29,7 @@ from wsss.networks.classifier import poly_factor
 from wsss.networks.weights import read_metadata, read_tensors, save_tensors
 from wsss.seeding import generator
 
-STATE, LOG = "state.safetensors", "log.jsonl"
+STATE, LOG, LOG_CSV = "state.safetensors", "log.jsonl", "log.csv"
 
 
 class OptimizerName(Enum):
@@ -63,11 +66,13 @@ def saved_step(folder: Path) -> int:
 
 def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.optim.Optimizer,
         sample: Callable[[int, str], tuple], loss: Callable[..., dict[str, torch.Tensor]],
-        validate: Callable[[], dict[str, Any]] = dict) -> list[dict[str, Any]]:
+        validate: Callable[[], dict[str, Any]] = dict,
+        pictures: Callable[[], dict[str, np.ndarray]] = dict) -> list[dict[str, Any]]:
     """Train `module` on the step's ids and return the log, one dict a step and one an epoch.
 
     `sample(epoch, id)` gives the tensors of one training sample; `loss(*batch)` gives named scalars, among them
-    "loss"; `validate()` is called after each epoch and its values go into the log.
+    "loss"; `validate()` is called after each epoch and its values go into the log; `pictures()` where some are wanted
+    (`context.show`): name -> (H, W, 3) uint8. Neither may draw random numbers.
 
     Raises
     ------
@@ -81,6 +86,7 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
     base_rates = [group["lr"] for group in optimizer.param_groups]
     step, log = _load_state(context, module, optimizer, total)
     module.train()
+    measured: dict[str, Any] = {}
     for epoch in range(step // epoch_steps, plan.epochs):
         for batch in _batches(context, plan, sample, ids, epoch, first=step - epoch * epoch_steps):
             factor = plan.rate(step, total)
@@ -89,10 +95,15 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
             losses = _learn(context, plan, optimizer, loss, batch)
             log.append({"step": step, "epoch": epoch, "rate": base_rates[0] * factor,
                         **{name: _finite(name, value, step, plan) for name, value in losses.items()}})
+            context.track(log[-1])
             step += 1
-            context.progress(step, total, f"loss {log[-1]['loss']:.4f}")
+            context.progress(step, total, _note({"loss": log[-1]["loss"], **measured}))
             if step % epoch_steps == 0:
-                log.append({"step": step, "epoch": epoch, **validate()})
+                measured = validate()
+                log.append({"step": step, "epoch": epoch, **measured})
+                context.track(log[-1])
+                module.train()
+            if context.show(step, pictures):
                 module.train()
             stop = context.stop()
             if stop or step == total or step % plan.checkpoint_steps == 0:
@@ -101,6 +112,10 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
                 raise Stopped
     write_log(context, log)   # also where a finished training lost it
     return log
+
+
+def _note(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
 
 
 def _learn(context: StepContext, plan: Plan, optimizer: torch.optim.Optimizer, loss: Callable[..., dict[str, torch.Tensor]],
@@ -205,8 +220,13 @@ def _load_state(context: StepContext, module: nn.Module, optimizer: torch.optim.
 
 
 def write_log(context: StepContext, log: list[dict[str, Any]]) -> None:
-    """Write the training log as JSON lines: the losses of every step, the validation of every epoch, no times."""
+    """Write the training log as JSON lines and as CSV: the losses of every step, the validation of every epoch, no times."""
     write_text(context.folder / LOG, "".join(json.dumps(line, sort_keys=True) + "\n" for line in log))
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(dict.fromkeys(name for line in log for name in line)), lineterminator="\n")
+    table.writeheader()
+    table.writerows(log)
+    write_text(context.folder / LOG_CSV, text.getvalue())
 
 
 def poly_rate(power: float, warmup: float = 0.0) -> Callable[[int, int], float]:

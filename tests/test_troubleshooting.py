@@ -18,8 +18,8 @@ HYDRA = {
     "seed=${sed}": "...: Interpolation key ... not found",
     "make_cam.scales=[1.0": "no viable alternative at input ...",
     "seed=1=2": "mismatched input ...",
-    "a b": "LexerNoViableAltException: ...",
-    "seed": "Error parsing override ...",
+    "a b=1": "LexerNoViableAltException: ...",
+    "seed==1": "Error parsing override ...",
     "recipe=irn,clean": "Ambiguous value for argument ...",
 }
 

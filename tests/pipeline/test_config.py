@@ -1,5 +1,6 @@
 """Bad configuration fails at once, names the key and says what is allowed."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -35,11 +36,25 @@ def test_the_default_is_the_clean_recipe_on_the_embedded_data_without_pretrained
     (["train_cam.epochs=many"], "train_cam.epochs: .*'many'.*Integer"),
     (["precision=float16"], r"precision=float16: there is no such choice; did you mean 'float32'\? \(allowed: float32, bf16\)"),
     (["model.backbone=resnet19"], "model.backbone=resnet19: there is no such choice; did you mean 'resnet18'"),
-    (["action=pla"], r"action=pla: there is no such choice; did you mean 'plan'\? \(allowed: run, plan, status, verify, prepare\)"),
+    (["action=pla"], r"action=pla: there is no such choice; did you mean 'plan'\? \(allowed: run, plan, status, verify, prepare, predict, sweep\)"),
     (["recipe=clena"], "recipe=clena: there is no such option; did you mean 'clean'"),
     (["data=shape"], r"data=shape: there is no such option; did you mean 'shapes'\? \(allowed: .*folder, shapes"),
     (["experiment=smok"], "experiment=smok: there is no such option; did you mean 'smoke'"),
     (["=3"], "override"),
+    (["actoin=plan"], r"actoin: there is no such key; did you mean 'action'\?"),
+    (["expriment=smoke"], r"expriment: there is no such key; did you mean 'experiment'\? \(allowed here: experiment, recipe, action, (?!.*recipe_name)"),
+    (["recip=clean"], r"recip: there is no such key; did you mean 'recipe'\?"),
+    (["dta=folder"], r"dta: there is no such key; did you mean 'data'\?"),
+    (["mak_cam_pass=true"], r"did you mean 'make_cam_pass'\? \(allowed here: train_cam_pass, "),
+    (["make_sem_seg_labels_pass=true"], r"did you mean 'make_sem_seg_pass'\?"),
+    (["make_sem_seg.beta=8"], r"did you mean 'make_sem_seg_labels'\?"),
+    (["eval_cam.threshold.lpcm=0.1"], r"eval_cam.threshold.lpcm: there is no such key; did you mean 'lpcam'\?"),
+    (["logger=tensorbord"], r"did you mean 'tensorboard'\? \(allowed: tensorboard, wandb\)"),
+    (["sweep.spilt=val"], r"sweep.spilt: there is no such key; did you mean 'split'\?"),
+    (["+foo=1"], r"foo: there is no such key"), (["++sed=1"], r"sed: there is no such key; did you mean 'seed'\?"),
+    (["+train_cam.epoch=1"], r"train_cam.epoch: there is no such key; did you mean 'epochs'\?"),
+    (["plan"], r"'plan' is no setting of the form KEY=VALUE; did you mean action=plan\? \(--help"),
+    (["make_lpcm"], r"did you mean make_lpcam_pass=true\?"), (["hlep"], r"did you mean --help\?"),
 ])
 def test_what_does_not_exist_is_named(overrides, message):
     with pytest.raises(ConfigError, match=f"(?s){message}"):
@@ -113,6 +128,22 @@ def test_an_impossible_value_is_refused_in_one_line(tmp_path, override, message)
                             capture_output=True, text=True)
     assert result.returncode == 1 and message in result.stderr
     assert len(result.stderr.splitlines()) == 1 and "smoke" not in {path.name for path in tmp_path.glob("outputs/*")}
+
+
+def test_a_typo_is_named_beside_a_flag_of_hydra_too(tmp_path):
+    result = subprocess.run([sys.executable, str(ROOT / "run_pipeline.py"), "--cfg", "job", "sed=1"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.startswith("error: sed: there is no such key; did you mean 'seed'?")
+
+
+def test_the_shell_completes_keys_and_choices(tmp_path):
+    """As bash asks after `eval "$(python run_pipeline.py -sc install=bash)"`."""
+    def completed(line: str) -> list[str]:
+        result = subprocess.run([sys.executable, str(ROOT / "run_pipeline.py"), "-sc", "query=bash"], cwd=tmp_path, capture_output=True,
+                                text=True, env={**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": "1"})
+        assert result.returncode == 0, result.stderr
+        return result.stdout.split()
+    assert "data=voc12" in completed("python run_pipeline.py data=")
+    assert completed("python run_pipeline.py make_lpcam.n_cl") == ["make_lpcam.n_clusters="]
 
 
 def test_help_is_short(tmp_path):

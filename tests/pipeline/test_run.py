@@ -31,7 +31,7 @@ def test_eight_steps_end_in_a_sound_summary(smoke_outputs):
 def test_what_lies_in_the_run_folder(smoke_outputs):
     run = smoke_outputs / "smoke"
     steps = ["train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels", "eval_sem_seg"]
-    assert sorted(path.name for path in run.iterdir()) == sorted([".locks", "config.yaml", "run.json", "summary.json", *steps])
+    assert sorted(path.name for path in run.iterdir()) == sorted([".locks", "config.yaml", "run.json", "run.log", "summary.json", *steps])
     for step in steps:
         manifest = json.loads((run / step / "manifest.json").read_text())
         assert {"settings", "fingerprint", "seed", "versions", "seconds", "peak_memory_mb"} <= manifest.keys()

@@ -1,5 +1,6 @@
 """What ends a training early is told in our words."""
 
+import csv
 import os
 import signal
 from types import SimpleNamespace
@@ -30,6 +31,20 @@ def test_a_training_logs_every_step_and_keeps_its_state(tmp_path):
     assert [line["step"] for line in train(tmp_path, good) if "loss" in line] == [0, 1, 2, 3]
     (tmp_path / "log.jsonl").unlink()
     assert len(train(tmp_path, good)) == 6 and (tmp_path / "log.jsonl").exists()   # nothing is trained again; the log is there
+
+
+def test_the_log_is_a_table_too_and_is_shown_elsewhere(tmp_path):
+    module, seen, shown = torch.nn.Linear(2, 1), [], []
+    context = StepContext(SETTINGS, None, {"ids": ("a", "b", "c", "d")}, tmp_path, {}, track=seen.append,
+                          show=lambda step, pictures: shown.append((step, pictures())) or True)
+    plan = Plan("train_cam", epochs=2, batch_size=2, rate=poly_rate(0.9), checkpoint_steps=1)
+    log = fit(context, plan, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good,
+              lambda x: {"loss": module(x).mean()}, lambda: {"val_map": 0.5}, lambda: {"picture": module.training})
+    assert seen == log and [step for step, _ in shown] == [1, 2, 3, 4] and module.training
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert len(rows) == len(log) == 6 and [row["step"] for row in rows] == ["0", "1", "2", "2", "3", "4"]
+    assert [float(row["loss"]) for row in rows if row["loss"]] == [line["loss"] for line in log if "loss" in line]
+    assert [row["val_map"] for row in rows] == ["", "", "0.5", "", "", "0.5"]
 
 
 @pytest.mark.parametrize("error", [MemoryError("12 GB"), torch.OutOfMemoryError("CUDA out of memory")])

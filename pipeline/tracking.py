@@ -1,0 +1,124 @@
+"""Curves and pictures of the trainings elsewhere (`logger=`), beside log.jsonl and log.csv, which are always there.
+
+A new kind is a class with `scalars`, `pictures` and `close`, a row in `TRACKERS` and a choice in `Logger`. It only
+watches: no result depends on it.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from steps.context import StepContext
+from steps.training import saved_step
+from wsss.errors import BackendError
+
+
+class Logger(Enum):
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
+class Tracker(Protocol):
+    """Somewhere to send the curves of one training to."""
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def pictures(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
+        """`pictures`: name -> (H, W, 3) uint8 RGB."""
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Event files below `tensorboard/STEP-FINGERPRINT` of the run; `tensorboard --logdir outputs` shows all runs."""
+
+    def __init__(self, run: Path, step: str, fingerprint: str, settings: Mapping[str, Any], first: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        # what lies there from `first` on belongs to steps that are done again
+        self.writer = SummaryWriter(run / "tensorboard" / f"{step}-{fingerprint[:8]}", purge_step=first or None)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def pictures(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
+        for name, picture in pictures.items():
+            self.writer.add_image(name, picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandB:
+    """A Weights & Biases run named RUN/STEP in the project "wsss"; its own files lie in `wandb/` of the run.
+
+    Where it sends them is wandb's own business: `wandb login` before, or WANDB_MODE=offline and `wandb sync` later.
+    """
+
+    def __init__(self, run: Path, step: str, fingerprint: str, settings: Mapping[str, Any], first: int):
+        import wandb
+
+        self.wandb = wandb
+        run.mkdir(parents=True, exist_ok=True)
+        try:
+            self.run = wandb.init(project="wsss", group=run.name, name=f"{run.name}/{step}", id=f"{step}-{fingerprint[:16]}",
+                                  resume="allow", dir=str(run), config=dict(settings), settings=wandb.Settings(console="off"))
+        except wandb.Error as error:
+            raise BackendError(f"logger=wandb: Weights & Biases cannot be reached ({error}). Run `wandb login`, set "
+                               "WANDB_MODE=offline, or leave logger out") from error
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self.run.log(dict(values), step=step)
+
+    def pictures(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
+        self.run.log({name: self.wandb.Image(picture) for name, picture in pictures.items()}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+TRACKERS: dict[Logger, Callable[..., Tracker]] = {Logger.tensorboard: TensorBoard, Logger.wandb: WandB}
+
+
+def check_logger(logger: Logger | None) -> None:
+    """Refuse a logger whose package is not installed.
+
+    Raises
+    ------
+    BackendError
+        with the command that installs it.
+    """
+    if logger is not None:
+        found = importlib.util.find_spec(logger.value)
+        if found is None or found.origin is None:   # without origin it is a mere folder of that name
+            raise BackendError(f'logger={logger.value}: the package is not installed. pip install -e ".[{logger.value}]", or '
+                               "leave logger out: log.jsonl and log.csv are always written")
+
+
+@contextmanager
+def tracked(context: StepContext, config: Any, run: Path, step: str, fingerprint: str,
+            settings: Mapping[str, Any]) -> Iterator[dict[str, Callable]]:
+    """The `track` and `show` of the context of a training, while it works; nothing where no logger is wanted."""
+    if config.logger is None:
+        yield {}
+        return
+    tracker = TRACKERS[config.logger](run, step, fingerprint, settings, saved_step(context.folder))
+
+    def track(line: dict[str, Any]) -> None:
+        tracker.scalars({f"{step}/{name}": value for name, value in line.items() if isinstance(value, float)}, line["step"])
+
+    def show(number: int, pictures: Callable[[], dict[str, np.ndarray]]) -> bool:
+        wanted = number == 1 or number % config.pictures_every == 0
+        if wanted:
+            tracker.pictures({f"{step}/{name}": picture for name, picture in pictures().items()}, number)
+        return wanted
+    try:
+        yield {"track": track, "show": show}
+    finally:
+        tracker.close()
