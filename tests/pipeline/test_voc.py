@@ -35,14 +35,24 @@ def test_the_settings_are_the_official_ones(root):
     assert config.run_name == "voc12-clean" and config.data.max_side is None
 
 
-def test_every_step_has_the_official_lists(compose, root, tmp_path):
-    pipeline = compose("recipe=official")
+@pytest.mark.parametrize("chosen", ["recipe=official", "experiment=lpcam_voc12"])
+def test_every_step_has_the_official_lists(compose, root, tmp_path, chosen):
+    pipeline = compose(chosen)
     assert [planned.name for planned in pipeline.plan()] == pipeline.config.steps and not (tmp_path / "out").exists()
     train, aug, val = set(TRAIN), set(AUG), set(VAL)
     assert lists(pipeline) == {
         "train_cam": {"ids": aug, "val": val}, "make_cam": {"ids": aug}, "make_lpcam": {"ids": aug, "prototypes": train},
         "eval_cam": {"scored": train, "val": set()}, "cam_to_ir_label": {"ids": aug}, "train_irn": {"ids": aug},
         "make_sem_seg_labels": {"ids": train, "val": set()}, "eval_sem_seg": {"scored": train}}
+
+
+def test_the_baseline_makes_its_masks_from_the_cams_of_the_official_lists(compose):
+    (pipeline := compose("experiment=irn_voc12")).plan()
+    train, aug = set(TRAIN), set(AUG)
+    assert lists(pipeline) == {
+        "train_cam": {"ids": aug, "val": set(VAL)}, "make_cam": {"ids": aug}, "eval_cam": {"scored": train, "val": set()},
+        "cam_to_ir_label": {"ids": aug}, "train_irn": {"ids": aug}, "make_sem_seg_labels": {"ids": train, "val": set()},
+        "eval_sem_seg": {"scored": train}}
 
 
 def test_the_clean_recipe_chooses_on_val_and_other_lists_can_be_named(compose):
