@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.order import BY_NAME, STEPS, seed_step
+from pipeline.published import Published
 from pipeline.tracking import Logger
 from steps.context import require
 from steps.datasets import KINDS
@@ -47,6 +48,9 @@ class Action(Enum):
     status = "status"    # say how far the run is
     verify = "verify"    # read and check every artifact
     prepare = "prepare"  # check the data set and make once what is derived from its files
+    import_official = "import_official"   # convert results of the official code into finished steps
+    export_official = "export_official"   # write results as the official code writes them
+    export_voc = "export_voc"   # write photographs and pseudo masks as a folder in the layout of PASCAL VOC
     predict = "predict"  # maps and mask of one photograph, by a finished run
     sweep = "sweep"      # scores over thresholds and walks, from the stored maps of a finished run
 
@@ -85,13 +89,17 @@ class RunSettings:
     log_level: LogLevel
     logger: Logger | None        # where else the curves of the trainings go; null: log.jsonl and log.csv alone
     pictures_every: int          # training steps between the pictures that a logger is given
+    import_from: str | None      # folder of the official code's files that `action=import_official` reads
+    download: bool               # let `action=prepare` fetch what is missing of the official archives
+    export_to: str | None        # folder that the export actions write
     run: str | None              # the finished run that `action=predict` goes by; null: the one of `name`
     image: str | None            # the photograph of `action=predict`
     classes: list[str]           # on that photograph; empty: those that the classifier finds
     class_threshold: float       # it finds a class where its probability is above
     sweep: SweepSettings
     steps: list[str]             # of the experiment, in order
-    seed_maps: SeedMaps          # the maps that go on to cam_to_ir_label and make_sem_seg_labels
+    seed_maps: SeedMaps          # the maps that go on to cam_to_ir_label, make_sem_seg_labels and make_ins_seg_labels
+    published: Published | None  # the scores of the paper that the experiment re-does
     data: Any                    # a class of steps.datasets
     model: ModelSettings
 
@@ -99,6 +107,7 @@ class RunSettings:
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "null or at least 1")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
+        require(not self.download or self.action is Action.prepare, "download", True, "false, but for action=prepare")
         require(self.pictures_every >= 1, "pictures_every", self.pictures_every, "at least 1")
         require(0 <= self.class_threshold < 1, "class_threshold", self.class_threshold, "a probability in [0, 1)")
         require(self.run is None or self.action is Action.predict, "run", self.run,
@@ -107,7 +116,7 @@ class RunSettings:
         require((self.image is not None) == (self.action is Action.predict), "image", self.image,
                 "a photograph with action=predict, and only there")
         require(not self.classes or self.action is Action.predict, "classes", self.classes, "nothing, but for action=predict")
-        for key in ("name", "outputs", "from_step", "to_step"):
+        for key in ("name", "outputs", "from_step", "to_step", "export_to"):
             require(getattr(self, key) != "", key, "", "a value; leave the key out for the default")
         _check_steps("steps", self.steps, BY_NAME)
         in_order = [name for name in BY_NAME if name in self.steps]
@@ -117,7 +126,7 @@ class RunSettings:
         first, last = self._ends()
         require(first <= last, "from_step", self.from_step, f"a step not after to_step={self.to_step} (in order: "
                 f"{', '.join(self.steps)})")
-        reads_seeds = {"cam_to_ir_label", "make_sem_seg_labels"} & set(self.steps)
+        reads_seeds = {"cam_to_ir_label", "make_sem_seg_labels", "make_ins_seg_labels"} & set(self.steps)
         require(not reads_seeds or seed_step(self) in self.steps, "seed_maps", self.seed_maps.value,
                 f"maps that the steps make ({seed_step(self)} is not among them)")
         try:

@@ -29,7 +29,7 @@ class Console:
 
     def __init__(self, level: str = "info") -> None:
         self.level = LEVELS.index(level)
-        self._started, self._printed, self._first, self._total = 0.0, 0.0, 0, 0
+        self._started, self._printed, self._first, self._part = 0.0, 0.0, 0, ("", 0)
         self._bar: Any = None            # rich's Progress, while it is drawn
         self._log: Path | None = None
 
@@ -51,13 +51,13 @@ class Console:
 
     def start(self, step: str) -> None:
         self._printed = time.monotonic()
-        self._total = 0
+        self._part = ("", 0)
 
     def progress(self, step: str, done: int, total: int, note: str) -> None:
         """How much is done, how fast, and the time left at the rate so far: drawn, or as a line every few seconds."""
         now = time.monotonic()
-        if total != self._total:   # a new part of the step: its rate is its own
-            self._started, self._first, self._total = now, done, total
+        if (step, total) != self._part:   # a new part of the step: its rate is its own
+            self._started, self._first, self._part = now, done, (step, total)
             self._erase()
         tail = ", ".join([note, *_pace(done - self._first, total - done, now - self._started)])
         if self._draws():

@@ -32,18 +32,23 @@ def finished_run(config: Any, folder: RunFolder) -> FinishedRun:
     """
     require_finished(folder, NEEDED, "predict")
     manifests = {step: manifest for step in STEPS if (manifest := folder.manifest(step))}
-    if not {"train_irn", "make_sem_seg_labels"} <= manifests.keys():   # the walk needs both
+    for step in ("make_lpcam", "make_sem_seg_labels"):   # what was imported was not made by this run's networks
+        if "provided" in manifests.get(step, {"identity": {}})["identity"]:
+            del manifests[step]
+    seed_maps = seeds_of(manifests.get("make_sem_seg_labels"))
+    if not {"train_irn", "make_lpcam" if seed_maps == "lpcam" else "make_cam"} <= manifests.keys():   # the walk needs both
         manifests.pop("make_sem_seg_labels", None)
-    walk = manifests.get("make_sem_seg_labels", {"identity": {"reads": {}}})
-    seed_maps = "lpcam" if "make_lpcam" in walk["identity"]["reads"] else "cam"
-    if seed_maps == "lpcam" and "make_lpcam" not in manifests:
-        del manifests["make_sem_seg_labels"]
     data = manifests["make_cam"]["identity"]["data"]
     return FinishedRun(
         folders={step: folder.result(step) for step in manifests},
         settings={step: made_with(getattr(config, step), manifest["settings"]) for step, manifest in manifests.items()},
         precision={step: manifest["precision"] for step, manifest in manifests.items()},
         classes=tuple(data["classes"]), max_side=data["max_side"], seed_maps=seed_maps)
+
+
+def seeds_of(manifest: dict[str, Any] | None) -> str:
+    """The maps that make_sem_seg_labels spread, by its manifest: "lpcam" or "cam"."""
+    return "lpcam" if manifest and "make_lpcam" in manifest["identity"].get("reads", {}) else "cam"
 
 
 def made_with(settings: Any, recorded: dict[str, Any]) -> Any:

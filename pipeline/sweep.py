@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.lists import derive_lists
 from pipeline.order import BY_NAME
-from pipeline.predict import made_with
+from pipeline.predict import made_with, seeds_of
 from pipeline.reading import require_finished
 from pipeline.runfolder import RunFolder
 from pipeline.summary import TITLES
@@ -27,7 +27,8 @@ def finished_steps(config: Any, folder: RunFolder) -> list[str]:
     """The steps of a run that a sweep reads, as far as it has finished them. Raises ConfigError where there are no CAMs."""
     require_finished(folder, ("make_cam",), "sweep")
     wanted = ("make_cam", "make_lpcam", "eval_cam", "train_irn", "make_sem_seg_labels")
-    return [step for step in wanted if step in config.steps and folder.manifest(step) is not None]
+    found = {step: manifest for step in wanted if step in config.steps and (manifest := folder.manifest(step))}
+    return [step for step in found if not (step == "make_sem_seg_labels" and "provided" in found[step]["identity"])]
 
 
 def run_sweep(config: Any, dataset: Dataset, folder: RunFolder, steps: list[str], **world: Any) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def run_sweep(config: Any, dataset: Dataset, folder: RunFolder, steps: list[str]
     settings, precision = config.make_sem_seg_labels, config.precision.value
     if "make_sem_seg_labels" in steps:
         settings, precision = made_with(settings, manifest["settings"]), manifest["precision"]
-        seed_maps = "lpcam" if "make_lpcam" in manifest["identity"]["reads"] else "cam"
+        seed_maps = seeds_of(manifest)
     context = StepContext(settings=settings, dataset=dataset, lists={"ids": ids}, folder=folder.path, precision=precision,
                           inputs={step: folder.result(step) for step in steps}, seed_maps=seed_maps, **world)
     scored = set().union(*(lists.get("scored", ()) for name, lists in derive_lists(config, dataset).items()
