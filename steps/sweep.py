@@ -82,7 +82,8 @@ def sweep(context: StepContext, settings: SweepSettings) -> dict[str, Any]:
         when the run has no maps of some of the images.
     """
     ids, kinds = context.ids, kinds_of_maps(context)
-    walk = Walk(context) if "train_irn" in context.inputs else None
+    seeds = "make_lpcam" if context.seed_maps == "lpcam" else "make_cam"
+    walk = Walk(context) if {"train_irn", seeds} <= context.inputs.keys() else None
     for name, maps in {**kinds, **({"walk": walk.maps} if walk else {})}.items():
         if missing := [image_id for image_id in ids if image_id not in maps.index]:
             raise ConfigError(f"sweep.split={settings.split!r}: the run has no {name} maps of {len(missing)} of its {len(ids)} "
