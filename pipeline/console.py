@@ -31,6 +31,7 @@ class Console:
         self.level = LEVELS.index(level)
         self._started, self._printed, self._first, self._part = 0.0, 0.0, 0, ("", 0)
         self._bar: Any = None            # rich's Progress, while it is drawn
+        self._drawn = 0.0                # when, by the monotonic clock
         self._log: Path | None = None
 
     @property
@@ -105,30 +106,31 @@ class Console:
         return self.level == LEVELS.index("info") and sys.stdout.isatty()
 
     def _draw(self, step: str, done: int, total: int, tail: str) -> None:
-        if self._bar is None:
+        bar = self._bar   # a signal may come between these lines, and its warning erases what is drawn
+        if bar is None:
             from rich.console import Console as Terminal  # not at the top: only a terminal needs it
             from rich.progress import BarColumn, Progress, TextColumn
 
             columns = (TextColumn("  {task.description}"), BarColumn(20),
                        TextColumn("{task.completed}/{task.total}, {task.fields[tail]}"))
             # drawn from here and by no thread: processes are forked while it stands
-            self._bar = Progress(*columns, console=Terminal(highlight=False), auto_refresh=False, transient=True,
-                                 redirect_stdout=False, redirect_stderr=False)
-            self._bar.add_task(step, total=total, tail=tail)
-            self._bar.start()
-            self._bar.console.show_cursor(True)   # a process that is killed cannot bring it back
-            self._drawn = 0.0
-        self._bar.update(self._bar.task_ids[0], completed=done, tail=tail)
+            bar = Progress(*columns, console=Terminal(highlight=False), auto_refresh=False, transient=True, redirect_stdout=False,
+                           redirect_stderr=False)
+            bar.add_task(step, total=total, tail=tail)
+            bar.start()
+            bar.console.show_cursor(True)   # a process that is killed cannot bring it back
+            self._bar, self._drawn = bar, 0.0
+        bar.update(bar.task_ids[0], completed=done, tail=tail)
         if time.monotonic() - self._drawn >= REDRAW_SECONDS:
             self._drawn = time.monotonic()
-            self._bar.refresh()
+            bar.refresh()
         if done >= total:
             self._erase()
 
     def _erase(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+            bar, self._bar = self._bar, None
+            bar.stop()
 
 
 def _pace(made: int, left: int, seconds: float) -> list[str]:

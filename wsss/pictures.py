@@ -12,20 +12,23 @@ from wsss.files import write_bytes
 from wsss.palette import VOC_PALETTE
 
 
-def overlay_map(image: np.ndarray, values: np.ndarray, strength: float = 0.6) -> np.ndarray:
+def overlay_map(image: np.ndarray, values: np.ndarray, strength: float = 0.8) -> np.ndarray:
     """A map as heat on its photograph, by matplotlib's "inferno", whose order is seen without seeing colours.
+
+    The photograph stays as it is where the map is 0.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         values: (H, W) float; below 0 and above 1 are shown as 0 and 1.
-        strength: share of the heat in the picture, in [0, 1]; the rest is the photograph.
+        strength: share of the heat where the map is 1, in [0, 1]; the rest is the photograph.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
     _check("overlay_map", image, values)
-    heat = _heat()[(np.clip(np.nan_to_num(values), 0, 1) * 255).round().astype(np.uint8)]
-    return _blend(image, heat, np.full((*values.shape, 1), strength))
+    values = np.clip(np.nan_to_num(values), 0, 1)
+    heat = _heat()[(values * 255).round().astype(np.uint8)]
+    return _blend(image, heat, strength * np.sqrt(values)[..., None])
 
 
 def overlay_mask(image: np.ndarray, mask: np.ndarray, strength: float = 0.6) -> np.ndarray:

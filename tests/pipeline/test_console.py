@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from rich.progress import Progress
 
 from pipeline import console
 from pipeline.changes import changes
@@ -161,17 +162,36 @@ def test_changes_of_summaries_that_cannot_be_compared():
         "against the last run of this folder: made otherwise: train_cam; new: make_cam; the same scores"]
 
 
+class Screen:
+    """A terminal that swallows everything."""
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        return len(text)
+
+    def flush(self):
+        pass
+
+
+def test_a_signal_may_warn_while_a_line_is_drawn(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", Screen())
+    terminal, update = Console(), Progress.update
+
+    def interrupted(self, *args, **options):
+        terminal.warning("SIGINT: saving, then stopping")
+        update(self, *args, **options)
+    monkeypatch.setattr(Progress, "update", interrupted)
+    terminal.start("train_cam")
+    for done in (1, 2, 3):
+        terminal.progress("train_cam", done, 9, "loss 0.5")
+    terminal.finish("train_cam", 1)
+    assert capsys.readouterr().err.count("SIGINT") == 3
+
+
 def test_drawing_costs_little(monkeypatch):
     """A progress call a step must not slow a training: here 20,000 of them."""
-    class Screen:
-        def isatty(self):
-            return True
-
-        def write(self, text):
-            return len(text)
-
-        def flush(self):
-            pass
     monkeypatch.setattr(sys, "stdout", Screen())
     terminal, start = Console(), time.process_time()
     terminal.start("train_cam")
