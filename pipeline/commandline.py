@@ -44,6 +44,8 @@ def run(pipeline: Pipeline) -> int:
     summary = pipeline.run()
     pipeline.console.result("\n" + score_table(summary))
     pipeline.console.result(f"Everything lies in {pipeline.folder.path}/, the scores in {pipeline.folder.path / SUMMARY}")
+    if pipeline.report_path:
+        pipeline.console.result(f"Report: {pipeline.report_path}")
     return 0
 
 
@@ -88,4 +90,18 @@ def prepare(pipeline: Pipeline) -> int:
     return 0
 
 
-ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify, "prepare": prepare}
+def report(pipeline: Pipeline) -> int:
+    pipeline.console.start("report")
+    pipeline.console.result(f"Report: {pipeline.report()}")
+    return 0
+
+
+def compare(pipeline: Pipeline) -> int:
+    pipeline.console.start("compare")
+    table, path = pipeline.compare()
+    pipeline.console.result(f"{table}\nPage: {path}")
+    return 0
+
+
+ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify, "prepare": prepare,
+           "report": report, "compare": compare}

@@ -43,6 +43,8 @@ class Action(Enum):
     status = "status"    # say how far the run is
     verify = "verify"    # read and check every artifact
     prepare = "prepare"  # check the data set and make once what is derived from its files
+    report = "report"    # write the report of a run
+    compare = "compare"  # set runs side by side
 
 
 class LogLevel(Enum):
@@ -55,6 +57,20 @@ class LogLevel(Enum):
 class SeedMaps(Enum):
     cam = "cam"
     lpcam = "lpcam"
+
+
+@dataclass
+class ReportSettings:
+    """`report.`: what the report of a run shows. The values stand in `conf/config.yaml`."""
+
+    write: bool                  # at the end of every run
+    images: int                  # in each of the galleries best, worst and random
+    images_per_class: int        # of every class besides
+    strips: int                  # images whose way through the steps is shown
+
+    def __post_init__(self) -> None:
+        for key in ("images", "images_per_class", "strips"):
+            require(0 <= getattr(self, key) <= 200, f"report.{key}", getattr(self, key), "from 0 to 200: all are in one file")
 
 
 @dataclass
@@ -77,6 +93,8 @@ class RunSettings:
     replace: bool                # allow a finished training to be replaced
     reuse_from: list[str]        # runs whose results are taken over where the fingerprints are equal
     log_level: LogLevel
+    runs: list[str]              # runs that `action=compare` sets side by side
+    report: ReportSettings
     steps: list[str]             # of the experiment, in order
     seed_maps: SeedMaps          # the maps that go on to cam_to_ir_label and make_sem_seg_labels
     data: Any                    # a class of steps.datasets
@@ -86,6 +104,7 @@ class RunSettings:
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "null or at least 1")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
+        require(not self.runs or self.action is Action.compare, "runs", self.runs, "nothing, but for action=compare")
         for key in ("name", "outputs", "from_step", "to_step"):
             require(getattr(self, key) != "", key, "", "a value; leave the key out for the default")
         _check_steps("steps", self.steps, BY_NAME)

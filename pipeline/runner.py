@@ -4,7 +4,7 @@ import shlex
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.console import Console, head_line, plan_table
 from pipeline.expect import expect
 from pipeline.machine import choose_device, peak_memory, pin_threads, reset_peak_memory, versions
 from pipeline.plan import CONTINUE, REUSE, PlannedStep, make_plan, survey, work_folder
+from pipeline.recorded import RecordedRun, find_run, recorded_config
 from pipeline.reuse import open_donors, take_over
 from pipeline.runfolder import RunFolder
 from pipeline.status import StepStatus, run_status
@@ -48,6 +49,7 @@ class Pipeline:
         self.device = choose_device(self.config.device.value)
         self.console = Console(self.config.log_level.value)
         self.stop_signal: int | None = None   # the signal that asked for a stop
+        self.report_path: Path | None = None   # of the report that the last call of `run` left
 
     @classmethod
     def compose(cls, *overrides: str) -> "Pipeline":
@@ -138,7 +140,35 @@ class Pipeline:
                 self._work(planned)
             summary = self._summary()
             write_json(self.folder.path / SUMMARY, summary)
+        self._report_on(summary)
         return summary
+
+    def report(self) -> Path:
+        """Write `report/report.html` from what lies in the run folder, with the configuration of its last call; its path.
+
+        Raises
+        ------
+        WsssError
+            when there is no such run, or it cannot be read.
+        """
+        from pipeline.report.page import write_report
+
+        self._require_run()
+        return write_report(self._recorded(self.folder.path), progress=self._progress("report"))
+
+    def compare(self) -> tuple[str, Path]:
+        """Set the runs of `runs` side by side: a table for the screen, and the path of a page that is written.
+
+        Raises
+        ------
+        WsssError
+            when there are fewer than two runs, or they cannot be compared.
+        """
+        from pipeline.report.compare import check_runs, write_comparison
+
+        paths = check_runs([find_run(run, self.config.outputs) for run in self.config.runs])
+        runs = [self._recorded(path) for path in paths]
+        return write_comparison(runs, user_path(self.config.outputs), self._progress("compare"))
 
     def results(self) -> dict[str, Any]:
         """The summary of the last finished call of `run`. Raises ArtifactError where there is none."""
@@ -174,6 +204,34 @@ class Pipeline:
             return build_summary(self.folder, plan, self.dataset.classes)
         except ArtifactError as error:
             raise _put_away(error, "summary") from error
+
+    def _recorded(self, path: Path) -> RecordedRun:
+        """A run as its folder recorded it; `report` and `device` are of this call."""
+        last = Pipeline(recorded_config(path.resolve(), self.composed))
+        last.dataset = open_dataset(last.config.data, check=False)
+        last.folder.check_data(last._data)
+        return last._as_recorded(last._summary())
+
+    def _as_recorded(self, summary: dict[str, Any]) -> RecordedRun:
+        plan = survey(self.config, self.dataset, self.folder, photographs=False)
+        return RecordedRun(self.config, self.composed, self.dataset, self.folder, self.device, plan, summary)
+
+    def _report_on(self, summary: dict[str, Any]) -> None:
+        """Write the report of the run that has just ended. Its results are complete: nothing here makes it fail."""
+        self.report_path = None
+        if not self.config.report.write:
+            return
+        try:
+            from pipeline.report.page import write_report
+
+            self.console.start("report")
+            self.report_path = write_report(self._as_recorded(summary), again=False, progress=self._progress("report"))
+        except Exception as error:   # whatever it is: the report can be written again
+            self.console.warning(f"the report could not be written ({type(error).__name__}: {error}); the results are complete, "
+                                 "and action=report tries it again")
+
+    def _progress(self, what: str) -> Callable[[int, int, str], None]:
+        return lambda done, total, note: self.console.progress(what, done, total, note)
 
     def _require_run(self) -> None:
         if self.folder.path.is_dir():
