@@ -4,6 +4,7 @@ import shlex
 import signal
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -227,6 +228,8 @@ class Pipeline:
             self.console.start("report")
             self.report_path = write_report(self._as_recorded(summary), again=False, progress=self._progress("report"))
         except Exception as error:   # whatever it is: the report can be written again
+            if self.console.is_debug:
+                traceback.print_exc()
             self.console.warning(f"the report could not be written ({type(error).__name__}: {error}); the results are complete, "
                                  "and action=report tries it again")
 

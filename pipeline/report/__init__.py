@@ -4,7 +4,8 @@ Imported only where a page is written: matplotlib and Jinja2 take longer to load
 
     page        puts a page together and writes it
     scores      the tables: scores, classes, steps, configuration
-    images      the IoU of every scored image, and which images are shown
+    images      the IoU of every scored image
+    gallery     which images are shown, and their tiles
     pictures    arrays to embedded pictures: photographs, masks, maps, errors
     strips      the way of an image through the steps
     prototypes  the nearest patches of every prototype

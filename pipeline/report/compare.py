@@ -1,7 +1,6 @@
 """Several runs side by side: scores, what differs in the configuration, and the images whose pseudo masks changed most."""
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,23 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf
 
-from pipeline.order import STEPS
-from pipeline.recorded import OF_THE_CALL, RecordedRun
+from pipeline.order import BY_NAME
+from pipeline.recorded import RecordedRun
 from pipeline.report import figures, pictures
+from pipeline.report.gallery import SIDE, MaskReader
 from pipeline.report.images import MASKS, score_images
-from pipeline.report.page import TILE_SIDE, render
+from pipeline.report.page import render
 from pipeline.report.scores import SCORES, TITLES, measured, percent
-from steps.artifacts import label_reader
-from steps.journal import read_journals
+from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError, WsssError
 from wsss.files import write_text
 
 SHOWN = 48   # images that changed most
-# Keys in which runs differ though their results do not.
-NO_RESULT = {*OF_THE_CALL, "outputs", "name", "from_step", "to_step", "force", "replace", "reuse_from", "workers",
-             *(step.flag for step in STEPS)}
+# Where the keys stand that results depend on; the others say how and where a run works.
+OF_A_RESULT = {*BY_NAME, "data", "model", "seed", "precision", "seed_maps", "steps", "recipe_name", "experiment_name"}
 
 
 @dataclass(frozen=True)
@@ -60,18 +59,19 @@ def write_comparison(runs: Sequence[RecordedRun], outputs: Path,
         if run.dataset.classes != first.dataset.classes:
             raise ConfigError(f"action=compare: {first.folder.path} has the classes {', '.join(first.dataset.classes[:4])}, ..., "
                               f"{run.folder.path} has {', '.join(run.dataset.classes[:4])}, ...; expected runs on one data set")
-    names = titles(runs)
+    names, readers = titles(runs), [MaskReader(run) for run in runs]
     scores, differences = score_table(runs), config_differences(runs)
-    changes, stats = mask_changes(runs, progress)
+    changes, stats = mask_changes(runs, readers, progress)
     name = "-".join(names).replace("/", "-")
     if len(name.encode()) > 120:
         name = hashlib.sha256(name.encode()).hexdigest()[:16]
     path = outputs / f"compare-{name}.html"
     # The page is a snapshot; it carries no state by which it would be left as it is.
+    tiles = [_tile(first.dataset, names, readers, change) for change in changes[:SHOWN]]
     write_text(path, render(
-        "compare.html.j2", state="", title=" / ".join(names), names=names, scores=scores, score_names=SCORES,
+        "compare.html.j2", state="", title=" / ".join(names), names=names, scores=scores, score_names=SCORES, tiles=tiles,
         figure=_figure(runs, names), differences=differences, stats=stats,
-        tiles=[_tile(runs, change) for change in changes[:SHOWN]], classes=["background", *first.dataset.classes],
+        classes=["background", *first.dataset.classes],
         errors=pictures.ERRORS, runs=[(name, str(run.folder.path), run) for name, run in zip(names, runs)]))
     return _screen(names, scores, differences, stats), path
 
@@ -83,25 +83,24 @@ def titles(runs: Sequence[RecordedRun]) -> list[str]:
 
 
 def score_table(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
-    """A row for each kind of map and score: the value of each run, and the differences from the first."""
-    found = [measured(run) for run in runs]
-    rows = []
+    """A row for each kind of map and run: the scores of the run, and their differences from the first run in points."""
+    found, rows = [measured(run) for run in runs], []
     for kind, title in TITLES.items():
-        if not any(kind in scores for scores in found):
-            continue
-        for key, name in SCORES.items():
-            values = [scores[kind][key] if kind in scores else None for scores in found]
-            rows.append({"kind": kind, "title": title, "key": key, "score": name, "values": values,
-                         "differences": [None, *(None if value is None or values[0] is None else 100 * (value - values[0])
-                                                 for value in values[1:])]})
+        for number, scores in enumerate(found):
+            if any(kind in others for others in found):
+                pairs = [(found[0].get(kind, {}).get(key), scores.get(kind, {}).get(key)) for key in SCORES]
+                rows.append({"kind": kind, "title": title, "run": number, "values": [value for _, value in pairs],
+                             "differences": [None if number == 0 or None in pair or pair[0] == pair[1]
+                                             else 100 * (pair[1] - pair[0]) for pair in pairs]})
     return rows
 
 
 def config_differences(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
     """The keys that differ and can change a result, with the value of each run ("–" where a run has no such key)."""
     flat = [_flat(OmegaConf.to_container(run.composed, resolve=True)) for run in runs]
-    keys = [key for key in dict.fromkeys(key for values in flat for key in values) if key.split(".")[0] not in NO_RESULT]
-    rows = [(key, [str(values[key]) if key in values else "–" for values in flat]) for key in keys]
+    keys = [key for key in dict.fromkeys(key for values in flat for key in values) if key.split(".")[0] in OF_A_RESULT]
+    rows = [(key, ["–" if key not in values else "null" if values[key] is None else str(values[key]) for values in flat])
+            for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
@@ -112,21 +111,18 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {name: leaf for flat in inner for name, leaf in flat.items()}
 
 
-def mask_changes(runs: Sequence[RecordedRun],
+def mask_changes(runs: Sequence[RecordedRun], readers: Sequence[MaskReader],
                  progress: Callable[[int, int, str], None]) -> tuple[list[Change], list[dict[str, Any]]]:
     """What changed in the pseudo masks that all runs have, most first; and for each run from the second on how many did."""
-    places = [run.place(MASKS) for run in runs]
-    if not all(places):
+    if not all(run.place(MASKS) for run in runs):
         return [], []
-    made = [read_journals(place) for place in places]
-    ids = [image_id for image_id in made[0] if all(image_id in others for others in made[1:])]
-    read = [label_reader(place, len(run.dataset.classes)) for place, run in zip(places, runs)]
+    ids = sorted(set.intersection(*(read.made for read in readers)))
     scores = [score_images(run) for run in runs]
     where = [score.place() for score in scores]
 
     def one(image_id: str) -> Change | None:
         try:
-            masks = [reader(image_id) for reader in read]
+            masks = [read(image_id) for read in readers]
         except WsssError:   # damaged: the report of that run names it
             return None
         if any(mask.shape != masks[0].shape for mask in masks):
@@ -135,7 +131,7 @@ def mask_changes(runs: Sequence[RecordedRun],
                       tuple(float(score.miou[place[image_id]]) if image_id in place else None
                             for score, place in zip(scores, where)))
     changes = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for number, change in enumerate(pool.map(one, ids), start=1):
             progress(number, len(ids), "masks compared")
             if change:
@@ -147,19 +143,17 @@ def mask_changes(runs: Sequence[RecordedRun],
 def _stats(changes: Sequence[Change], number: int) -> dict[str, Any]:
     shares = [change.shares[number - 1] for change in changes]
     rises = [change.miou[number] - change.miou[0] for change in changes if None not in (change.miou[0], change.miou[number])]
-    return {"images": len(changes), "same": sum(share == 0 for share in shares), "pixels": float(np.mean(shares)) if shares else 0.0,
+    return {"images": len(changes), "same": shares.count(0), "pixels": float(np.mean(shares)) if shares else 0.0,
             "scored": len(rises), "better": sum(rise > 0 for rise in rises), "worse": sum(rise < 0 for rise in rises)}
 
 
-def _tile(runs: Sequence[RecordedRun], change: Change) -> dict[str, Any]:
+def _tile(dataset: Dataset, names: Sequence[str], readers: Sequence[MaskReader], change: Change) -> dict[str, Any]:
     """An image with the pseudo masks of all runs side by side."""
-    dataset, image_id = runs[0].dataset, change.image_id
-    shown = {"photograph": pictures.photograph(dataset.image(image_id), TILE_SIDE)}
+    image_id = change.image_id
+    shown = {"photograph": pictures.photograph(dataset.image(image_id), SIDE)}
     if image_id in dataset.mask_files:
-        shown["ground truth"] = pictures.label(dataset.mask(image_id), TILE_SIDE)
-    for name, run in zip(titles(runs), runs):
-        mask = label_reader(run.place(MASKS), len(dataset.classes))(image_id)
-        shown[name] = pictures.label(mask, TILE_SIDE)
+        shown["ground truth"] = pictures.label(dataset.mask(image_id), SIDE)
+    shown |= {name: pictures.label(read(image_id), SIDE) for name, read in zip(names, readers)}
     rises = [new - change.miou[0] for new in change.miou[1:] if None not in (new, change.miou[0])]
     tags = ["better"] * any(rise > 0 for rise in rises) + ["worse"] * any(rise < 0 for rise in rises)
     return {"id": image_id, "pictures": shown, "share": max(change.shares), "miou": change.miou, "tags": tags,
@@ -179,9 +173,10 @@ def _screen(names: Sequence[str], scores: list[dict[str, Any]], differences: lis
             stats: list[dict[str, Any]]) -> str:
     """The comparison for the screen: mIoU of the stages, keys that differ, masks that changed."""
     rows = [("mIoU, percent", *names)]
-    rows += [(row["title"], *(percent(value) + (f" ({difference:+.1f})" if difference is not None else "")
-                              for value, difference in zip(row["values"], row["differences"])))
-             for row in scores if row["key"] == "miou"]
+    for first in scores[::len(names)]:
+        of_kind = [row for row in scores if row["kind"] == first["kind"]]
+        rows.append((first["title"], *(percent(row["values"][-1]) + (f" ({row['differences'][-1]:+.1f})" if row["differences"][-1]
+                                                                    is not None else "") for row in of_kind)))
     parts = [rows] if len(rows) > 1 else []
     if differences:
         parts.append([("differs", *names), *((key, *values) for key, values in differences)])

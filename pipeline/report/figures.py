@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -21,7 +22,7 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 9, "axes
          "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.titlecolor": TONES["ink"], "axes.titleweight": "bold",
          "grid.color": TONES["line"], "grid.linewidth": 0.6, "xtick.color": TONES["muted"], "ytick.color": TONES["muted"],
          "xtick.major.size": 0, "ytick.major.size": 0, "text.color": TONES["ink"], "legend.frameon": False,
-         "legend.fontsize": 8.5, "lines.linewidth": 1.6, "axes.axisbelow": True}
+         "legend.fontsize": 8.5, "lines.linewidth": 1.6, "axes.axisbelow": True, "text.parse_math": False}
 MOST_POINTS = 400   # of a curve
 _numbers = count()
 
@@ -141,7 +142,9 @@ def _legend(figure: Figure, columns: int) -> None:
 def _svg(figure: Figure, title: str) -> str:
     """The figure as an `svg` element: no ids shared with other figures, no fonts and no ink of its own."""
     content = io.StringIO()
-    figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Title": title})
+    with warnings.catch_warnings():   # the browser has the letters that the font used for measuring lacks
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Title": title})
     text = content.getvalue()
     text = text[text.index("<svg"):]
     prefix = f"f{next(_numbers)}-"

@@ -1,7 +1,6 @@
-"""The IoU of every scored image, computed once from the masks and kept in `report/images.npz`, and the images that are shown."""
+"""The IoU of every scored image, computed once from the masks and kept in `report/images.npz`."""
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -9,16 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pipeline.recorded import RecordedRun
 from steps.artifacts import label_reader, read_arrays, write_arrays
 from steps.journal import INDEX, file_sum, read_journals
 from wsss.errors import ArtifactError, StorageError, WsssError
-from wsss.seeding import generator
 
 FILE, NEEDED = "images.npz", ("key", "ids", "miou", "first", "value", "iou")
 MASKS = "make_sem_seg_labels"
-MOST_BY_CLASS = 800   # tiles that only a class asked for: keeps a page of many classes small
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def score_images(run: RecordedRun, progress: Callable[[int, int], None] = lambda
         except WsssError as error:
             return str(error)
     found = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:   # decoding a PNG needs no interpreter lock
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:   # decoding a PNG needs no interpreter lock
         for result in pool.map(one, ids):
             found.append(result)
             progress(len(found), len(ids))
@@ -114,49 +112,3 @@ def _write(path: Path, key: str, scores: ImageScores) -> None:
     write_arrays(path, key=np.array(key), ids=np.array(scores.ids, dtype=str), miou=scores.miou,
                  first=np.cumsum([0, *map(len, scores.iou)]), value=np.array([value for value, _ in flat], np.uint8),
                  iou=np.array([iou for _, iou in flat], np.float32))
-
-
-def choose_shown(run: RecordedRun, scores: ImageScores, available: Sequence[str]) -> dict[str, set[str]]:
-    """The images of the galleries: id -> "best", "worst", "random", "class". Without scores only the last two.
-
-    A bounded sample, so that the page stays small whatever the size of the data set; drawn by the seed of the run.
-    """
-    settings, draws = run.config.report, generator(run.config.seed, "report", "gallery")
-    order = [scores.ids[place] for place in np.argsort(-scores.miou, kind="stable")]
-    everything = order or list(available)
-    chosen: dict[str, set[str]] = {}
-
-    def add(ids: Sequence[str], tag: str) -> None:
-        for image_id in ids:
-            chosen.setdefault(image_id, set()).add(tag)
-    n = settings.images
-    add(order[:n], "best")
-    add(order[::-1][:n], "worst")
-    add([everything[i] for i in draws.permutation(len(everything))[:n]], "random")
-    n_classes = len(run.dataset.classes)
-    each, places = min(settings.images_per_class, MOST_BY_CLASS // n_classes), scores.place()
-    for index in range(n_classes):
-        showing = [image_id for image_id in everything if index in run.dataset.labels[image_id]]
-        if scores.ids:
-            showing.sort(key=lambda image_id, value=index + 1: -scores.iou[places[image_id]].get(value, 0.0))
-        third = -(-each // 3)
-        drawn = [showing[i] for i in draws.permutation(len(showing))]
-        add(list(dict.fromkeys([*showing[:third], *showing[::-1][:third], *drawn]))[:each], "class")
-    return chosen
-
-
-def choose_strips(run: RecordedRun, scores: ImageScores, available: Sequence[str]) -> list[str]:
-    """The images whose way is shown: spread over the IoU from good to bad, with as many different classes as there are."""
-    wanted, usable = run.config.report.strips, set(available)
-    order = [image_id for place in np.argsort(-scores.miou, kind="stable") if (image_id := scores.ids[place]) in usable]
-    order = [image_id for image_id in order or available if run.dataset.labels[image_id]] or list(available)
-    chosen: list[str] = []
-    seen: set[int] = set()
-    for position in np.linspace(0.05, 0.95, wanted) * (len(order) - 1):
-        near = sorted(range(len(order)), key=lambda place, centre=position: abs(place - centre))
-        near = [order[place] for place in near[:max(1, len(order) // wanted)] if order[place] not in chosen]
-        if near:
-            best = max(near, key=lambda image_id: len(set(run.dataset.labels[image_id]) - seen))
-            chosen.append(best)
-            seen |= set(run.dataset.labels[best])
-    return chosen

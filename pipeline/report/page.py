@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from pipeline.config import settings_of
 from pipeline.recorded import RecordedRun
 from pipeline.report import pictures
-from pipeline.report.images import ImageScores, choose_shown, choose_strips, score_images
+from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_strips, gallery_tile
+from pipeline.report.images import ImageScores, score_images
 from pipeline.report.prototypes import sheets
 from pipeline.report.scores import (
     SCORES,
@@ -30,13 +31,12 @@ from pipeline.report.scores import (
     training_figures,
     versions,
 )
-from pipeline.report.strips import Strip, StripMaker, tiles
+from pipeline.report.strips import StripMaker
 from wsss.files import write_text
 
 FOLDER, FILE = "report", "report.html"
-VERSION = 1        # raised when the same run gives another page
-TILE_SIDE = 160    # pixels of the longer side of a picture in the galleries
-TAGS = ("best", "worst", "random")
+MOST_MISSING = 12   # lines about what is not there
+VERSION = 1   # raised when the same run gives another page
 
 
 def report_path(run_folder: Path) -> Path:
@@ -46,20 +46,26 @@ def report_path(run_folder: Path) -> Path:
 def write_report(run: RecordedRun, again: bool = True, progress: Callable[[int, int, str], None] | None = None) -> Path:
     """Write the report of a run from what lies in its folder; return its path.
 
-    With `again` false a report of the very same results stays as it is. Raises WsssError where an artifact that the whole page
-    stands on cannot be read, and StorageError where the page cannot be written.
+    With `again` false a report of the very same results stays as it is.
+
+    Raises
+    ------
+    WsssError
+        where an artifact on which the whole page stands cannot be read, or the page not be written. What only a part needs is
+        left out, and named in the page.
     """
     path, state = report_path(run.folder.path), _state(run)
     if not again and _state_of(path) == state:
         return path
     tell = progress or (lambda done, total, note: None)
-    scores = score_images(run, lambda done, total: tell(done, total, "masks compared"))
-    write_text(path, render("report.html.j2", state=state, **_content(run, scores)))
+    write_text(path, render("report.html.j2", state=state, **_content(run, tell)))
     return path
 
 
-def _content(run: RecordedRun, scores: ImageScores) -> dict[str, Any]:
-    missing = absent(run, scores)
+def _content(run: RecordedRun, tell: Callable[[int, int, str], None]) -> dict[str, Any]:
+    unread: list[str] = []
+    scores = safely(lambda: score_images(run, lambda done, total: tell(done, total, "masks compared")), unread, ImageScores())
+    missing = absent(run, scores) + unread
     maker = StripMaker(run)
     shown = choose_shown(run, scores, maker.available)
     figures = {"histogram": _histogram(scores)}
@@ -71,18 +77,21 @@ def _content(run: RecordedRun, scores: ImageScores) -> dict[str, Any]:
             place = places[strip.image_id]
             strip.iou, strip.iou_by_label = float(scores.miou[place]), scores.iou[place]
     missing += [f"{strip.image_id}, {column}: {why}" for strip in strips for column, why in strip.missing.items()]
-    classes = class_rows(run)
-    return {
+    tiles, classes = _tiles(run, scores, shown, missing), class_rows(run)
+    content = {
         "title": run.name, "run": run, "missing": missing, "figures": figures,
         "facts": _facts(run), "headline": [(TITLES[kind], kind, percent(score["miou"])) for kind, score in measured(run).items()],
         "scores": score_rows(run), "score_names": SCORES, "kinds": {kind: TITLES[kind] for kind in measured(run)},
         "published": run.summary.get("published"), "instances": run.summary.get("eval_ins_seg"),
         "classes": classes, "thresholds": safely(lambda: threshold_figures(run), missing, []),
         "training": safely(lambda: training_figures(run), missing, []),
-        "strips": strips, "columns": _columns(strips), "tiles": _tiles(run, scores, shown, missing), "tags": TAGS,
+        "strips": strips, "tiles": tiles, "tags": TAGS,
         "images_scored": len(scores.ids), "names": ["background", *run.dataset.classes], "errors": pictures.ERRORS,
         "sheets": safely(lambda: sheets(run), missing, []), "confusion": safely(lambda: confusion(run), missing, None),
         "steps": step_rows(run), "versions": versions(run), "yaml": OmegaConf.to_yaml(run.composed, resolve=True)}
+    if len(missing) > MOST_MISSING:
+        missing[MOST_MISSING:] = [f"and {len(missing) - MOST_MISSING} more"]
+    return content
 
 
 def _facts(run: RecordedRun) -> list[tuple[str, str]]:
@@ -102,24 +111,12 @@ def _histogram(scores: ImageScores) -> str | None:
     return histogram(scores.miou, f"{len(scores.ids):,} images") if len(scores.ids) > 1 else None
 
 
-def _columns(strips: list[Strip]) -> list[str]:
-    return [column for column in (strips[0].columns if strips else []) if column] and list(
-        dict.fromkeys(column for strip in strips for column in strip.columns))
-
-
 def _tiles(run: RecordedRun, scores: ImageScores, shown: dict[str, set[str]], missing: list[str]) -> list[dict[str, Any]]:
-    places, found = scores.place(), []
-
-    def tile(image_id: str) -> dict[str, Any]:
-        (_, shown_pictures), = tiles(run, [image_id], TILE_SIDE)
-        place = places.get(image_id)
-        iou = scores.iou[place] if place is not None else {index + 1: None for index in run.dataset.labels[image_id]}
-        return {"id": image_id, "tags": sorted(shown[image_id]), "pictures": shown_pictures,
-                "miou": float(scores.miou[place]) if place is not None else None,
-                "iou": {value: score for value, score in iou.items() if value}}
-    for image_id in shown:
-        if (made := safely(lambda image_id=image_id: tile(image_id), missing, None)) is not None:
-            found.append(made)
+    read, places, found = MaskReader(run), scores.place(), []
+    for image_id, tags in shown.items():
+        tile = safely(lambda image_id=image_id: gallery_tile(run, read, scores, places.get(image_id), image_id), missing, None)
+        if tile is not None:
+            found.append(tile | {"tags": sorted(tags)})
     return found
 
 

@@ -178,7 +178,7 @@ def versions(run: RecordedRun) -> list[tuple[str, str]]:
         manifest = run.folder.manifest(planned.name) if planned.state == DONE else None
         for package, version in ((manifest or {}).get("versions") or {}).items():
             found.setdefault(package, {}).setdefault(version, []).append(planned.name)
-    return [(package, next(iter(of)) if len(of) == 1 else "; ".join(f"{version} ({', '.join(names)})" for version, names in of.items()))
+    return [(package, "; ".join(f"{version} ({', '.join(steps)})" if len(of) > 1 else version for version, steps in of.items()))
             for package, of in found.items()]
 
 

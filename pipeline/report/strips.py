@@ -1,6 +1,6 @@
 """The way of an image through the steps: what each of them made of it, one column a step, one row a class."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,24 +118,3 @@ def _try(strip: Strip, title: str, make: Callable[[], Any]) -> Any:
     except WsssError as error:
         strip.missing[title] = str(error)
         return None
-
-
-def tiles(run: RecordedRun, ids: list[str], side: int) -> Iterator[tuple[str, dict[str, str]]]:
-    """For each image its photograph, pseudo mask, ground truth and errors, as far as they are there."""
-    place = run.place("make_sem_seg_labels")
-    made = read_journals(place) if place else {}
-    read = label_reader(place, len(run.dataset.classes)) if place else None
-    for image_id in ids:
-        shown = {"photograph": pictures.photograph(run.dataset.image(image_id), side)}
-        try:
-            mask = read(image_id) if image_id in made else None
-            truth = run.dataset.mask(image_id) if image_id in run.dataset.mask_files else None
-        except WsssError:
-            mask = truth = None
-        if truth is not None:
-            shown["ground truth"] = pictures.label(truth, side)
-        if mask is not None:
-            shown["pseudo mask"] = pictures.label(mask, side)
-        if mask is not None and truth is not None:
-            shown["errors"] = pictures.errors(mask, truth, side)
-        yield image_id, shown
