@@ -70,8 +70,10 @@ class RecordedRun:
                            seed=config.seed, device=self.device, precision=config.precision.value)
 
 
-def recorded_config(run: Path, current: DictConfig) -> DictConfig:
+def recorded_config(run: Path, current: DictConfig, moved: bool = False) -> DictConfig:
     """The configuration of the last call on a run folder; keys that it does not know yet are those of `current`.
+
+    `moved`: the data set lies where `current` says.
 
     Raises
     ------
@@ -85,7 +87,8 @@ def recorded_config(run: Path, current: DictConfig) -> DictConfig:
         schema.data = OmegaConf.structured(KINDS[stored.data.kind].settings)
         known = {key: value for key, value in current.items() if key != "data"}
         of_the_call = {key: current[key] for key in OF_THE_CALL}
-        return OmegaConf.merge(schema, known, stored, of_the_call, {"outputs": str(run.parent), "name": run.name})
+        place = {"data": {"root": current.data.root}} if moved else {}
+        return OmegaConf.merge(schema, known, stored, of_the_call, {"outputs": str(run.parent), "name": run.name}, place)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
         why = " ".join(str(error).split())
         raise ConfigError(f"{path} does not hold the configuration of a run ({type(error).__name__}: {why}). The command that "

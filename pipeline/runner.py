@@ -207,8 +207,9 @@ class Pipeline:
             raise _put_away(error, "summary") from error
 
     def _recorded(self, path: Path) -> RecordedRun:
-        """A run as its folder recorded it; `report` and `device` are of this call."""
-        last = Pipeline(recorded_config(path.resolve(), self.composed))
+        """A run as its folder recorded it; `report`, `device` and, where it is given, `data.root` are of this call."""
+        moved = any(word.startswith("data.root=") for word in self.overrides)
+        last = Pipeline(recorded_config(path.resolve(), self.composed, moved))
         last.dataset = open_dataset(last.config.data, check=False)
         last.folder.check_data(last._data)
         return last._as_recorded(last._summary())

@@ -1,6 +1,5 @@
 """A page in a real browser: what it says on its console, what it asks the network for, what its scripts make of it."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -39,10 +38,6 @@ def show(page: Path, tmp_path: Path, address: str = "", script: str = "", width:
                            "--virtual-time-budget=5000", "--dump-dom", f"file://{page}{address}"],
                           capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-2000:]
-    asked = re.findall(r'"url":"(https?://[^"]*)"', log.read_text()) if log.exists() else []
+    starts = re.findall(r'"initiator":"([^"]*)"[^\n]*?"url":"(https?://[^"]*)"', log.read_text())   # an event a line
+    asked = [url for initiator, url in starts if initiator != "not an origin"]   # the browser's own errands do not count
     return Shown(done.stdout, re.findall(r"^.*CONSOLE.*$", done.stderr, re.M), sorted(set(asked)))
-
-
-def json_of(html: str, element: str) -> object:
-    """What a script wrote as JSON into the element of this id."""
-    return json.loads(re.search(rf'id="{element}"[^>]*>(.*?)<', html, re.S)[1])

@@ -299,7 +299,9 @@ def test_runs_side_by_side(smoke, two, capsys):
 
 
 def test_only_what_can_change_a_result_differs(smoke, two):
-    runs = [smoke()._recorded(two / name) for name in ("smoke", "other")]
+    moved = smoke(f"data.root={two / '.data'}")   # of the copy
+    runs = [moved._recorded(two / name) for name in ("smoke", "other")]
+    assert runs[0].dataset.root.parent == two / ".data"
     assert [key for key, _ in config_differences(runs)] == ["make_sem_seg_labels.bg_threshold"]
 
 
@@ -316,6 +318,16 @@ def test_runs_that_cannot_be_compared_are_refused(smoke, two, capsys):
 
 
 # In a real browser.
+
+@pytest.mark.slow
+@needs_browser
+def test_the_browser_tells_what_a_page_asks_for_and_says(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text("<img src='http://localhost:50999/a.png'><script>console.error('one'); two();</script>")
+    shown = show(page, tmp_path)
+    assert shown.asked == ["http://localhost:50999/a.png"]
+    assert any("one" in line for line in shown.console) and any("two is not defined" in line for line in shown.console)
+
 
 @pytest.mark.slow
 @needs_browser
