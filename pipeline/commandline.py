@@ -56,6 +56,8 @@ def run(pipeline: Pipeline) -> int:
     for line in changes(before, summary):
         pipeline.console.result(line)
     pipeline.console.result(f"Everything lies in {pipeline.folder.path}/, the scores in {pipeline.folder.path / SUMMARY}")
+    if pipeline.report_path:
+        pipeline.console.result(f"Report: {pipeline.report_path}")
     return 0
 
 
@@ -150,6 +152,19 @@ def export_official(pipeline: Pipeline) -> int:
     return 0
 
 
-ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify, "prepare": prepare, "import_official": import_official,
-           "export_official": export_official, "export_voc": export_voc,
-            "predict": predict, "sweep": sweep}
+def report(pipeline: Pipeline) -> int:
+    pipeline.console.start("report")
+    pipeline.console.result(f"Report: {pipeline.report()}")
+    return 0
+
+
+def compare(pipeline: Pipeline) -> int:
+    pipeline.console.start("compare")
+    table, path = pipeline.compare()
+    pipeline.console.result(f"{table}\nPage: {path}")
+    return 0
+
+
+ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify, "report": report, "compare": compare,
+           "predict": predict, "sweep": sweep, "prepare": prepare, "export_voc": export_voc,
+           "import_official": import_official, "export_official": export_official}

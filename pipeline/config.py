@@ -53,6 +53,8 @@ class Action(Enum):
     export_voc = "export_voc"   # write photographs and pseudo masks as a folder in the layout of PASCAL VOC
     predict = "predict"  # maps and mask of one photograph, by a finished run
     sweep = "sweep"      # scores over thresholds and walks, from the stored maps of a finished run
+    report = "report"    # write the report of a run
+    compare = "compare"  # set runs side by side
 
 
 class LogLevel(Enum):
@@ -65,6 +67,20 @@ class LogLevel(Enum):
 class SeedMaps(Enum):
     cam = "cam"
     lpcam = "lpcam"
+
+
+@dataclass
+class ReportSettings:
+    """`report.`: what the report of a run shows. The values stand in `conf/config.yaml`."""
+
+    write: bool                  # at the end of every run
+    images: int                  # in each of the galleries best, worst and random
+    images_per_class: int        # of every class besides
+    strips: int                  # images whose way through the steps is shown
+
+    def __post_init__(self) -> None:
+        for key in ("images", "images_per_class", "strips"):
+            require(0 <= getattr(self, key) <= 200, f"report.{key}", getattr(self, key), "from 0 to 200: all are in one file")
 
 
 @dataclass
@@ -97,6 +113,8 @@ class RunSettings:
     classes: list[str]           # on that photograph; empty: those that the classifier finds
     class_threshold: float       # it finds a class where its probability is above
     sweep: SweepSettings
+    runs: list[str]              # runs that `action=compare` sets side by side
+    report: ReportSettings
     steps: list[str]             # of the experiment, in order
     seed_maps: SeedMaps          # the maps that go on to cam_to_ir_label, make_sem_seg_labels and make_ins_seg_labels
     published: Published | None  # the scores of the paper that the experiment re-does
@@ -116,6 +134,7 @@ class RunSettings:
         require((self.image is not None) == (self.action is Action.predict), "image", self.image,
                 "a photograph with action=predict, and only there")
         require(not self.classes or self.action is Action.predict, "classes", self.classes, "nothing, but for action=predict")
+        require(not self.runs or self.action is Action.compare, "runs", self.runs, "nothing, but for action=compare")
         for key in ("name", "outputs", "from_step", "to_step", "export_to"):
             require(getattr(self, key) != "", key, "", "a value; leave the key out for the default")
         _check_steps("steps", self.steps, BY_NAME)

@@ -4,6 +4,7 @@ import shlex
 import signal
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -25,6 +26,7 @@ from pipeline.official import export_official, import_plan
 from pipeline.plan import CONTINUE, REUSE, PlannedStep, make_plan, survey, work_folder
 from pipeline.predict import class_indices, finished_run
 from pipeline.reading import reading
+from pipeline.recorded import RecordedRun, find_run, recorded_config
 from pipeline.reuse import open_donors, take_over
 from pipeline.runfolder import RunFolder
 from pipeline.status import StepStatus, run_status
@@ -63,6 +65,7 @@ class Pipeline:
         self.device = choose_device(self.config.device.value)
         self.console = Console(self.config.log_level.value)
         self.stop_signal: int | None = None   # the signal that asked for a stop
+        self.report_path: Path | None = None   # of the report that the last call of `run` left
 
     @classmethod
     def compose(cls, *overrides: str) -> "Pipeline":
@@ -157,6 +160,7 @@ class Pipeline:
                 self._work(planned)
             summary = self._summary()
             write_json(self.folder.path / SUMMARY, summary)
+        self._report_on(summary)
         return summary
 
     def export_voc(self) -> list[Finding]:
@@ -209,6 +213,32 @@ class Pipeline:
             return run_sweep(self.config, self.dataset, self.folder, steps, device=self.device,
                              stop=lambda: self.stop_signal is not None, warn=self.console.warning,
                              progress=lambda done, total, note: self.console.progress("sweep", done, total, note))
+    def report(self) -> Path:
+        """Write `report/report.html` from what lies in the run folder, with the configuration of its last call; its path.
+
+        Raises
+        ------
+        WsssError
+            when there is no such run, or it cannot be read.
+        """
+        from pipeline.report.page import write_report
+
+        self._require_run()
+        return write_report(self._recorded(self.folder.path), progress=self._progress("report"))
+
+    def compare(self) -> tuple[str, Path]:
+        """Set the runs of `runs` side by side: a table for the screen, and the path of a page that is written.
+
+        Raises
+        ------
+        WsssError
+            when there are fewer than two runs, or they cannot be compared.
+        """
+        from pipeline.report.compare import check_runs, write_comparison
+
+        paths = check_runs([find_run(run, self.config.outputs) for run in self.config.runs])
+        runs = [self._recorded(path) for path in paths]
+        return write_comparison(runs, user_path(self.config.outputs), self._progress("compare"))
 
     def results(self) -> dict[str, Any]:
         """The summary of the last finished call of `run`. Raises ArtifactError where there is none."""
@@ -246,6 +276,37 @@ class Pipeline:
             return build_summary(self.folder, plan, self.dataset.classes, self.config.published)
         except ArtifactError as error:
             raise _put_away(error, "summary") from error
+
+    def _recorded(self, path: Path) -> RecordedRun:
+        """A run as its folder recorded it; `report`, `device` and, where it is given, `data.root` are of this call."""
+        moved = any(word.startswith("data.root=") for word in self.overrides)
+        last = Pipeline(recorded_config(path.resolve(), self.composed, moved))
+        last.dataset = open_dataset(last.config.data, check=False)
+        last.folder.check_data(last._data)
+        return last._as_recorded(last._summary())
+
+    def _as_recorded(self, summary: dict[str, Any]) -> RecordedRun:
+        plan = survey(self.config, self.dataset, self.folder, photographs=False)
+        return RecordedRun(self.config, self.composed, self.dataset, self.folder, self.device, plan, summary)
+
+    def _report_on(self, summary: dict[str, Any]) -> None:
+        """Write the report of the run that has just ended. Its results are complete: nothing here makes it fail."""
+        self.report_path = None
+        if not self.config.report.write:
+            return
+        try:
+            from pipeline.report.page import write_report
+
+            self.console.start("report")
+            self.report_path = write_report(self._as_recorded(summary), again=False, progress=self._progress("report"))
+        except Exception as error:   # whatever it is: the report can be written again
+            if self.console.is_debug:
+                traceback.print_exc()
+            self.console.warning(f"the report could not be written ({type(error).__name__}: {error}); the results are complete, "
+                                 "and action=report tries it again")
+
+    def _progress(self, what: str) -> Callable[[int, int, str], None]:
+        return lambda done, total, note: self.console.progress(what, done, total, note)
 
     def _require_run(self) -> None:
         if self.folder.path.is_dir():

@@ -9,7 +9,7 @@ import torch
 
 from pipeline import Pipeline
 
-SMOKE = ("experiment=smoke", "threads=1", "train_cam.checkpoint_steps=10", "train_irn.checkpoint_steps=1")
+SMOKE = ("experiment=smoke", "threads=1", "train_cam.checkpoint_steps=10", "train_irn.checkpoint_steps=1", "report.write=false")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,14 @@
+"""Pages to look at: the report of a run, and the comparison of runs. Each is one HTML file that needs nothing beside it.
+
+Imported only where a page is written: matplotlib and Jinja2 take longer to load than the command line takes to start.
+
+    page        puts a page together and writes it
+    scores      the tables: scores, classes, steps, configuration
+    images      the IoU of every scored image
+    gallery     which images are shown, and their tiles
+    pictures    arrays to embedded pictures: photographs, masks, maps, errors
+    strips      the way of an image through the steps
+    prototypes  the nearest patches of every prototype
+    figures     curves and the confusion matrix, as SVG in the colours of the page
+    compare     several runs side by side
+"""

@@ -1,0 +1,195 @@
+"""Several runs side by side: scores, what differs in the configuration, and the images whose pseudo masks changed most."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from pipeline.order import BY_NAME
+from pipeline.recorded import RecordedRun
+from pipeline.report import figures, pictures
+from pipeline.report.gallery import SIDE, MaskReader
+from pipeline.report.images import MASKS, score_images
+from pipeline.report.page import render
+from pipeline.report.scores import SCORES, TITLES, measured, percent
+from wsss.data.dataset import Dataset
+from wsss.errors import ConfigError, WsssError
+from wsss.files import write_text
+
+SHOWN = 48   # images that changed most
+# Where the keys stand that results depend on; the others say how and where a run works.
+OF_A_RESULT = {*BY_NAME, "data", "model", "seed", "precision", "seed_maps", "steps", "recipe_name", "experiment_name"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """How far the pseudo masks of an image differ from those of the first run: shares of its pixels, by run; mIoU by run."""
+
+    image_id: str
+    shares: tuple[float, ...]          # of the second run on
+    miou: tuple[float | None, ...]     # of all runs
+
+
+def check_runs(paths: Sequence[Path]) -> list[Path]:
+    """The runs, after making sure that there are two at least. Raises ConfigError."""
+    different = list(dict.fromkeys(paths))
+    if len(different) < 2:
+        given = ", ".join(path.name for path in different) or "none"
+        raise ConfigError(f"action=compare needs two different runs at least, given: {given}. Name them: runs=[A,B]")
+    return different
+
+
+def write_comparison(runs: Sequence[RecordedRun], outputs: Path,
+                     progress: Callable[[int, int, str], None]) -> tuple[str, Path]:
+    """Write `compare-A-B.html` into `outputs`; return the table for the screen and the path of the page.
+
+    Raises
+    ------
+    ConfigError
+        when the runs have different classes.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.dataset.classes != first.dataset.classes:
+            raise ConfigError(f"action=compare: {first.folder.path} has the classes {', '.join(first.dataset.classes[:4])}, ..., "
+                              f"{run.folder.path} has {', '.join(run.dataset.classes[:4])}, ...; expected runs on one data set")
+    names, readers = titles(runs), [MaskReader(run) for run in runs]
+    scores, differences = score_table(runs), config_differences(runs)
+    changes, stats = mask_changes(runs, readers, progress)
+    name = "-".join(names).replace("/", "-")
+    if len(name.encode()) > 120:
+        name = hashlib.sha256(name.encode()).hexdigest()[:16]
+    path = outputs / f"compare-{name}.html"
+    # The page is a snapshot; it carries no state by which it would be left as it is.
+    tiles = [_tile(first.dataset, names, readers, change) for change in changes[:SHOWN]]
+    write_text(path, render(
+        "compare.html.j2", state="", title=" / ".join(names), names=names, scores=scores, score_names=SCORES, tiles=tiles,
+        figure=_figure(runs, names), differences=differences, stats=stats,
+        classes=["background", *first.dataset.classes],
+        errors=pictures.ERRORS, runs=[(name, str(run.folder.path), run) for name, run in zip(names, runs)]))
+    return _screen(names, scores, differences, stats), path
+
+
+def titles(runs: Sequence[RecordedRun]) -> list[str]:
+    """The names of the runs, with the folder above where two are the same."""
+    names = [run.folder.path.name for run in runs]
+    return [f"{run.folder.path.parent.name}/{name}" if names.count(name) > 1 else name for run, name in zip(runs, names)]
+
+
+def score_table(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
+    """A row for each kind of map and run: the scores of the run, and their differences from the first run in points."""
+    found, rows = [measured(run) for run in runs], []
+    for kind, title in TITLES.items():
+        for number, scores in enumerate(found):
+            if any(kind in others for others in found):
+                pairs = [(found[0].get(kind, {}).get(key), scores.get(kind, {}).get(key)) for key in SCORES]
+                rows.append({"kind": kind, "title": title, "run": number, "values": [value for _, value in pairs],
+                             "differences": [None if number == 0 or None in pair or pair[0] == pair[1]
+                                             else 100 * (pair[1] - pair[0]) for pair in pairs]})
+    return rows
+
+
+def config_differences(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
+    """The keys that differ and can change a result, with the value of each run ("–" where a run has no such key)."""
+    flat = [_flat(OmegaConf.to_container(run.composed, resolve=True)) for run in runs]
+    keys = [key for key in dict.fromkeys(key for values in flat for key in values) if key.split(".")[0] in OF_A_RESULT]
+    rows = [(key, ["–" if key not in values else "null" if values[key] is None else str(values[key]) for values in flat])
+            for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: getattr(value, "name", value)}
+    inner = [_flat(content, f"{prefix}.{key}" if prefix else key) for key, content in value.items()]
+    return {name: leaf for flat in inner for name, leaf in flat.items()}
+
+
+def mask_changes(runs: Sequence[RecordedRun], readers: Sequence[MaskReader],
+                 progress: Callable[[int, int, str], None]) -> tuple[list[Change], list[dict[str, Any]]]:
+    """What changed in the pseudo masks that all runs have, most first; and for each run from the second on how many did."""
+    if not all(run.place(MASKS) for run in runs):
+        return [], []
+    ids = sorted(set.intersection(*(read.made for read in readers)))
+    scores = [score_images(run) for run in runs]
+    where = [score.place() for score in scores]
+
+    def one(image_id: str) -> Change | None:
+        try:
+            masks = [read(image_id) for read in readers]
+        except WsssError:   # damaged: the report of that run names it
+            return None
+        if any(mask.shape != masks[0].shape for mask in masks):
+            return None
+        return Change(image_id, tuple(float((mask != masks[0]).mean()) for mask in masks[1:]),
+                      tuple(float(score.miou[place[image_id]]) if image_id in place else None
+                            for score, place in zip(scores, where)))
+    changes = []
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for number, change in enumerate(pool.map(one, ids), start=1):
+            progress(number, len(ids), "masks compared")
+            if change:
+                changes.append(change)
+    changes.sort(key=lambda change: (-max(change.shares), change.image_id))
+    return changes, [_stats(changes, number) for number in range(1, len(runs))]
+
+
+def _stats(changes: Sequence[Change], number: int) -> dict[str, Any]:
+    shares = [change.shares[number - 1] for change in changes]
+    rises = [change.miou[number] - change.miou[0] for change in changes if None not in (change.miou[0], change.miou[number])]
+    return {"images": len(changes), "same": shares.count(0), "pixels": float(np.mean(shares)) if shares else 0.0,
+            "scored": len(rises), "better": sum(rise > 0 for rise in rises), "worse": sum(rise < 0 for rise in rises)}
+
+
+def _tile(dataset: Dataset, names: Sequence[str], readers: Sequence[MaskReader], change: Change) -> dict[str, Any]:
+    """An image with the pseudo masks of all runs side by side."""
+    image_id = change.image_id
+    shown = {"photograph": pictures.photograph(dataset.image(image_id), SIDE)}
+    if image_id in dataset.mask_files:
+        shown["ground truth"] = pictures.label(dataset.mask(image_id), SIDE)
+    shown |= {name: pictures.label(read(image_id), SIDE) for name, read in zip(names, readers)}
+    rises = [new - change.miou[0] for new in change.miou[1:] if None not in (new, change.miou[0])]
+    tags = ["better"] * any(rise > 0 for rise in rises) + ["worse"] * any(rise < 0 for rise in rises)
+    return {"id": image_id, "pictures": shown, "share": max(change.shares), "miou": change.miou, "tags": tags,
+            "labels": [index + 1 for index in dataset.labels[image_id]]}
+
+
+def _figure(runs: Sequence[RecordedRun], names: Sequence[str]) -> str | None:
+    found = [measured(run) for run in runs]
+    kinds = [kind for kind in TITLES if any(kind in scores for scores in found)]
+    if not kinds:
+        return None
+    values = np.array([[100 * scores[kind]["miou"] if kind in scores else np.nan for scores in found] for kind in kinds])
+    return figures.dots([TITLES[kind] for kind in kinds], names, values, "mIoU of the stages")
+
+
+def _screen(names: Sequence[str], scores: list[dict[str, Any]], differences: list[tuple[str, list[str]]],
+            stats: list[dict[str, Any]]) -> str:
+    """The comparison for the screen: mIoU of the stages, keys that differ, masks that changed."""
+    rows = [("mIoU, percent", *names)]
+    for first in scores[::len(names)]:
+        of_kind = [row for row in scores if row["kind"] == first["kind"]]
+        rows.append((first["title"], *(percent(row["values"][-1]) + (f" ({row['differences'][-1]:+.1f})" if row["differences"][-1]
+                                                                    is not None else "") for row in of_kind)))
+    parts = [rows] if len(rows) > 1 else []
+    if differences:
+        parts.append([("differs", *names), *((key, *values) for key, values in differences)])
+    if stats:
+        parts.append([("pseudo masks", *names), ("pixels changed", "", *(f"{100 * each['pixels']:.1f} %" for each in stats)),
+                      ("images the same", "", *(f"{each['same']} of {each['images']}" for each in stats))])
+        if any(each["scored"] for each in stats):
+            parts[-1] += [("images better", "", *(str(each["better"]) for each in stats)),
+                          ("images worse", "", *(str(each["worse"]) for each in stats))]
+    return "\n\n".join(_aligned(part) for part in parts) + "\n"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    first, *widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], widths))]) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,90 @@
+"""Which images a report shows, and the tiles of its galleries."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.recorded import RecordedRun
+from pipeline.report import pictures
+from pipeline.report.images import MASKS, ImageScores
+from steps.artifacts import label_reader
+from steps.journal import read_journals
+from wsss.seeding import generator
+
+TAGS = ("best", "worst", "random")
+SIDE = 160            # pixels of the longer side of a picture
+MOST_BY_CLASS = 800   # tiles that only a class asked for: keeps a page of many classes small
+
+
+class MaskReader:
+    """Reads the pseudo masks of a run, of those images that have one."""
+
+    def __init__(self, run: RecordedRun):
+        place = run.place(MASKS)
+        self.made = set(read_journals(place)) if place else set()
+        self._read = label_reader(place, len(run.dataset.classes)) if place else None
+
+    def __call__(self, image_id: str) -> np.ndarray | None:
+        return self._read(image_id) if image_id in self.made else None
+
+
+def gallery_tile(run: RecordedRun, read: MaskReader, scores: ImageScores, place: int | None, image_id: str) -> dict[str, Any]:
+    """An image: photograph, ground truth, pseudo mask and errors as far as they are there, its IoU and that of its classes."""
+    mask, shown = read(image_id), {"photograph": pictures.photograph(run.dataset.image(image_id), SIDE)}
+    truth = run.dataset.mask(image_id) if image_id in run.dataset.mask_files else None
+    if truth is not None:
+        shown["ground truth"] = pictures.label(truth, SIDE)
+    if mask is not None:
+        shown["pseudo mask"] = pictures.label(mask, SIDE)
+    if mask is not None and truth is not None:
+        shown["errors"] = pictures.errors(mask, truth, SIDE)
+    iou = scores.iou[place] if place is not None else {index + 1: None for index in run.dataset.labels[image_id]}
+    return {"id": image_id, "pictures": shown, "miou": float(scores.miou[place]) if place is not None else None,
+            "iou": {value: score for value, score in iou.items() if value}}
+
+
+def choose_shown(run: RecordedRun, scores: ImageScores, available: Sequence[str]) -> dict[str, set[str]]:
+    """The images of the galleries: id -> "best", "worst", "random", "class". Without scores only the last two.
+
+    A bounded sample, so that the page stays small whatever the size of the data set; drawn by the seed of the run.
+    """
+    settings, draws = run.config.report, generator(run.config.seed, "report", "gallery")
+    order = [scores.ids[place] for place in np.argsort(-scores.miou, kind="stable")]
+    everything = order or list(available)
+    chosen: dict[str, set[str]] = {}
+
+    def add(ids: Sequence[str], tag: str) -> None:
+        for image_id in ids:
+            chosen.setdefault(image_id, set()).add(tag)
+    n = settings.images
+    add(order[:n], "best")
+    add(order[::-1][:n], "worst")
+    add([everything[i] for i in draws.permutation(len(everything))[:n]], "random")
+    n_classes = len(run.dataset.classes)
+    each, places = min(settings.images_per_class, MOST_BY_CLASS // n_classes), scores.place()
+    for index in range(n_classes):
+        showing = [image_id for image_id in everything if index in run.dataset.labels[image_id]]
+        if scores.ids:
+            showing.sort(key=lambda image_id, value=index + 1: -scores.iou[places[image_id]].get(value, 0.0))
+        third = -(-each // 3)
+        drawn = [showing[i] for i in draws.permutation(len(showing))]
+        add(list(dict.fromkeys([*showing[:third], *showing[::-1][:third], *drawn]))[:each], "class")
+    return chosen
+
+
+def choose_strips(run: RecordedRun, scores: ImageScores, available: Sequence[str]) -> list[str]:
+    """The images whose way is shown: spread over the IoU from good to bad, with as many different classes as there are."""
+    wanted, usable = run.config.report.strips, set(available)
+    order = [image_id for place in np.argsort(-scores.miou, kind="stable") if (image_id := scores.ids[place]) in usable]
+    order = [image_id for image_id in order or available if run.dataset.labels[image_id]] or list(available)
+    chosen: list[str] = []
+    seen: set[int] = set()
+    for position in np.linspace(0.05, 0.95, wanted) * (len(order) - 1):
+        near = sorted(range(len(order)), key=lambda place, centre=position: abs(place - centre))
+        near = [order[place] for place in near[:max(1, len(order) // wanted)] if order[place] not in chosen]
+        if near:
+            best = max(near, key=lambda image_id: len(set(run.dataset.labels[image_id]) - seen))
+            chosen.append(best)
+            seen |= set(run.dataset.labels[best])
+    return chosen

@@ -1,0 +1,114 @@
+"""The IoU of every scored image, computed once from the masks and kept in `report/images.npz`."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.recorded import RecordedRun
+from steps.artifacts import label_reader, read_arrays, write_arrays
+from steps.journal import INDEX, file_sum, read_journals
+from wsss.errors import ArtifactError, StorageError, WsssError
+
+FILE, NEEDED = "images.npz", ("key", "ids", "miou", "first", "value", "iou")
+MASKS = "make_sem_seg_labels"
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """`miou` (N,) of the images `ids`, the mean over the labels in truth or pseudo mask, background too; `iou`: label -> IoU."""
+
+    ids: tuple[str, ...] = ()
+    miou: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    iou: tuple[dict[int, float], ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)   # id -> why it could not be scored
+
+    def place(self) -> dict[str, int]:
+        return {image_id: place for place, image_id in enumerate(self.ids)}
+
+
+def image_iou(prediction: np.ndarray, truth: np.ndarray, unsure: str = "error") -> dict[int, float]:
+    """The IoU of every label in the truth or the prediction, both (H, W) uint8; pixels whose truth is 255 do not count.
+
+    `unsure`: what a predicted 255 is, as in `eval_sem_seg.unsure`.
+    """
+    if unsure == "background":
+        prediction = np.where(prediction == 255, 0, prediction)
+    counted = (truth != 255) & (prediction != 255)
+    predicted, true = prediction[counted], truth[counted]
+    tp = np.bincount(true[predicted == true], minlength=256)
+    union = np.bincount(true, minlength=256) + np.bincount(predicted, minlength=256) - tp
+    return {int(value): float(tp[value] / union[value]) for value in np.flatnonzero(union)}
+
+
+def score_images(run: RecordedRun, progress: Callable[[int, int], None] = lambda done, total: None) -> ImageScores:
+    """The scores of all images that have a pseudo mask and a ground truth; read from the cache where nothing changed."""
+    place = run.place(MASKS)
+    if place is None:
+        return ImageScores()
+    ids = _scored(run, place)
+    if not ids:
+        return ImageScores()
+    unsure = run.config.eval_sem_seg.unsure.value
+    path, key = run.folder.path / "report" / FILE, _key(run, place, ids, unsure)
+    if (cached := _read(path, key)) is not None:
+        return cached
+    read = label_reader(place, len(run.dataset.classes))
+
+    def one(image_id: str) -> dict[int, float] | str:
+        try:
+            return image_iou(read(image_id), run.dataset.mask(image_id), unsure)
+        except WsssError as error:
+            return str(error)
+    found = []
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:   # decoding a PNG needs no interpreter lock
+        for result in pool.map(one, ids):
+            found.append(result)
+            progress(len(found), len(ids))
+    good = [(image_id, iou) for image_id, iou in zip(ids, found) if isinstance(iou, dict) and iou]
+    scores = ImageScores(tuple(image_id for image_id, _ in good),
+                         np.array([np.mean(list(iou.values())) for _, iou in good], np.float32), tuple(iou for _, iou in good),
+                         {image_id: why for image_id, why in zip(ids, found) if isinstance(why, str)})
+    if not scores.failed:
+        with suppress(StorageError):   # somebody else's run, which only can be read
+            _write(path, key, scores)
+    return scores
+
+
+def _scored(run: RecordedRun, place: Path) -> tuple[str, ...]:
+    made = read_journals(place)
+    planned = run.by_name.get("eval_sem_seg")
+    wanted = planned.lists["scored"] if planned and planned.lists["scored"] else made
+    return tuple(image_id for image_id in wanted if image_id in made and image_id in run.dataset.mask_files)
+
+
+def _key(run: RecordedRun, place: Path, ids: Sequence[str], unsure: str) -> str:
+    index = file_sum(place / INDEX) if (place / INDEX).exists() else len(ids)
+    facts = (run.by_name[MASKS].fingerprint, index, unsure, run.dataset.digest_of_masks(ids))
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _read(path: Path, key: str) -> ImageScores | None:
+    """The cached scores; None where there are none, or of something else."""
+    try:
+        arrays = read_arrays(path, NEEDED)
+    except ArtifactError:
+        return None
+    if str(arrays["key"]) != key:
+        return None
+    bounds = arrays["first"].tolist()
+    iou = [dict(zip(arrays["value"][start:stop].tolist(), arrays["iou"][start:stop].tolist()))
+           for start, stop in zip(bounds[:-1], bounds[1:])]
+    return ImageScores(tuple(arrays["ids"].tolist()), arrays["miou"], tuple(iou))
+
+
+def _write(path: Path, key: str, scores: ImageScores) -> None:
+    flat = [pair for iou in scores.iou for pair in iou.items()]
+    write_arrays(path, key=np.array(key), ids=np.array(scores.ids, dtype=str), miou=scores.miou,
+                 first=np.cumsum([0, *map(len, scores.iou)]), value=np.array([value for value, _ in flat], np.uint8),
+                 iou=np.array([iou for _, iou in flat], np.float32))

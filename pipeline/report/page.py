@@ -1,0 +1,151 @@
+"""Puts the report of a run together and writes `report/report.html`."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from omegaconf import OmegaConf
+
+from pipeline.config import settings_of
+from pipeline.recorded import RecordedRun
+from pipeline.report import pictures
+from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_strips, gallery_tile
+from pipeline.report.images import ImageScores, score_images
+from pipeline.report.prototypes import sheets
+from pipeline.report.scores import (
+    SCORES,
+    TITLES,
+    absent,
+    class_rows,
+    confusion,
+    measured,
+    percent,
+    safely,
+    score_rows,
+    step_rows,
+    threshold_figures,
+    training_figures,
+    versions,
+)
+from pipeline.report.strips import StripMaker
+from wsss.files import write_text
+
+FOLDER, FILE = "report", "report.html"
+MOST_MISSING = 12   # lines about what is not there
+VERSION = 1   # raised when the same run gives another page
+
+
+def report_path(run_folder: Path) -> Path:
+    return run_folder / FOLDER / FILE
+
+
+def write_report(run: RecordedRun, again: bool = True, progress: Callable[[int, int, str], None] | None = None) -> Path:
+    """Write the report of a run from what lies in its folder; return its path.
+
+    With `again` false a report of the very same results stays as it is.
+
+    Raises
+    ------
+    WsssError
+        where an artifact on which the whole page stands cannot be read, or the page not be written. What only a part needs is
+        left out, and named in the page.
+    """
+    path, state = report_path(run.folder.path), _state(run)
+    if not again and _state_of(path) == state:
+        return path
+    tell = progress or (lambda done, total, note: None)
+    write_text(path, render("report.html.j2", state=state, **_content(run, tell)))
+    return path
+
+
+def _content(run: RecordedRun, tell: Callable[[int, int, str], None]) -> dict[str, Any]:
+    unread: list[str] = []
+    scores = safely(lambda: score_images(run, lambda done, total: tell(done, total, "masks compared")), unread, ImageScores())
+    missing = absent(run, scores) + unread
+    maker = StripMaker(run)
+    shown = choose_shown(run, scores, maker.available)
+    figures = {"histogram": _histogram(scores)}
+    strips = [strip for image_id in choose_strips(run, scores, maker.available)
+              if (strip := safely(lambda image_id=image_id: maker(image_id), missing, None))]
+    places = scores.place()
+    for strip in strips:
+        if strip.image_id in places:
+            place = places[strip.image_id]
+            strip.iou, strip.iou_by_label = float(scores.miou[place]), scores.iou[place]
+    missing += [f"{strip.image_id}, {column}: {why}" for strip in strips for column, why in strip.missing.items()]
+    tiles, classes = _tiles(run, scores, shown, missing), class_rows(run)
+    content = {
+        "title": run.name, "run": run, "missing": missing, "figures": figures,
+        "facts": _facts(run), "headline": [(TITLES[kind], kind, percent(score["miou"])) for kind, score in measured(run).items()],
+        "scores": score_rows(run), "score_names": SCORES, "kinds": {kind: TITLES[kind] for kind in measured(run)},
+        "published": run.summary.get("published"), "instances": run.summary.get("eval_ins_seg"),
+        "classes": classes, "thresholds": safely(lambda: threshold_figures(run), missing, []),
+        "training": safely(lambda: training_figures(run), missing, []),
+        "strips": strips, "tiles": tiles, "tags": TAGS,
+        "images_scored": len(scores.ids), "names": ["background", *run.dataset.classes], "errors": pictures.ERRORS,
+        "sheets": safely(lambda: sheets(run), missing, []), "confusion": safely(lambda: confusion(run), missing, None),
+        "steps": step_rows(run), "versions": versions(run), "yaml": OmegaConf.to_yaml(run.composed, resolve=True)}
+    if len(missing) > MOST_MISSING:
+        missing[MOST_MISSING:] = [f"and {len(missing) - MOST_MISSING} more"]
+    return content
+
+
+def _facts(run: RecordedRun) -> list[tuple[str, str]]:
+    config, dataset = run.config, run.dataset
+    lists = ", ".join(f"{len(ids):,} {name}" for name, ids in dataset.lists.items() if name != "all" and ids)
+    finished = max((manifest.get("finished") or "" for planned in run.plan
+                    if (manifest := run.folder.manifest(planned.name))), default="")
+    return [("data set", f"{dataset.name}, {len(dataset.classes)} classes"), ("images", lists),
+            ("recipe", config.recipe_name + (f", experiment {config.experiment_name}" if config.experiment_name else "")),
+            ("network", settings_of(config.model.backbone)), ("maps that go on", config.seed_maps.value),
+            ("seed", str(config.seed)), ("finished", finished or "not yet")]
+
+
+def _histogram(scores: ImageScores) -> str | None:
+    from pipeline.report.figures import histogram
+
+    return histogram(scores.miou, f"{len(scores.ids):,} images") if len(scores.ids) > 1 else None
+
+
+def _tiles(run: RecordedRun, scores: ImageScores, shown: dict[str, set[str]], missing: list[str]) -> list[dict[str, Any]]:
+    read, places, found = MaskReader(run), scores.place(), []
+    for image_id, tags in shown.items():
+        tile = safely(lambda image_id=image_id: gallery_tile(run, read, scores, places.get(image_id), image_id), missing, None)
+        if tile is not None:
+            found.append(tile | {"tags": sorted(tags)})
+    return found
+
+
+def _state(run: RecordedRun) -> str:
+    """A digest of everything the page shows that can change while the run's name stays."""
+    facts = [VERSION, dict(run.summary), settings_of(run.config.report),
+             [(planned.name, planned.state, planned.fingerprint, planned.done) for planned in run.plan]]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _state_of(path: Path) -> str | None:
+    """The digest that a written report carries in its head; None where there is no report."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            head = file.read(1024)
+    except (OSError, ValueError):
+        return None
+    return head.partition('name="state" content="')[2].partition('"')[0] or None
+
+
+def render(template: str, **content: Any) -> str:
+    """A page with its style sheet and script inside."""
+    return _environment().get_template(template).render(**content)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(loader=PackageLoader("pipeline.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                              undefined=StrictUndefined)
+    environment.filters["percent"] = percent
+    environment.globals["colour"] = pictures.colour
+    return environment

@@ -1,0 +1,88 @@
+"""Arrays to pictures that stand in the page itself, small: photographs as WebP, labels as palette PNG."""
+
+import base64
+import io
+from functools import cache
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+
+from wsss.data.images import resize_mask, scaled_size
+from wsss.palette import VOC_PALETTE
+
+# What is wrong with a pseudo mask, pixel by pixel; told apart by people with any kind of colour vision (Okabe & Ito).
+ERRORS = {"correct class": (0, 158, 115), "missed": (86, 180, 233), "too much": (230, 159, 0), "wrong class": (204, 121, 167),
+          "correct background": (24, 26, 28), "not scored": (224, 224, 192)}
+CORRECT, MISSED, TOO_MUCH, WRONG, BACKGROUND, NOT_SCORED = range(6)
+_ERROR_PALETTE = np.zeros((256, 3), np.uint8)
+_ERROR_PALETTE[:len(ERRORS)] = list(ERRORS.values())
+_QUALITY = 62   # of WebP
+
+
+def photograph(image: np.ndarray, side: int) -> str:
+    """An (H, W, 3) uint8 image as a data URI, its longer side at most `side` pixels."""
+    return _uri(Image.fromarray(image).resize(_size(image, side)[::-1], Image.Resampling.LANCZOS), "WEBP", quality=_QUALITY)
+
+
+def label(mask: np.ndarray, side: int, palette: np.ndarray = VOC_PALETTE) -> str:
+    """An (H, W) uint8 label as a data URI in the VOC colours."""
+    picture = Image.fromarray(resize_mask(mask, _size(mask, side)))
+    picture.putpalette(palette.tobytes())
+    return _uri(picture, "PNG", optimize=True)
+
+
+def errors(prediction: np.ndarray, truth: np.ndarray, side: int) -> str:
+    """Where a prediction (H, W) differs from the ground truth, and how (`ERRORS`)."""
+    size = _size(truth, side)
+    return label(error_map(resize_mask(prediction, size), resize_mask(truth, size)), side, _ERROR_PALETTE)
+
+
+def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(H, W) uint8, the number of the kind of error in `ERRORS`; a predicted 255 counts as background."""
+    predicted = np.where(prediction == 255, 0, prediction)
+    kinds = np.full(truth.shape, WRONG, np.uint8)
+    kinds[predicted == truth] = CORRECT
+    kinds[(predicted == 0) & (truth > 0)] = MISSED
+    kinds[(predicted > 0) & (truth == 0)] = TOO_MUCH
+    kinds[(predicted == 0) & (truth == 0)] = BACKGROUND
+    kinds[truth == 255] = NOT_SCORED
+    return kinds
+
+
+def heat(values: np.ndarray, image: np.ndarray, side: int) -> str:
+    """A map (h, w) in [0, 1], of any size, over its grey photograph (H, W, 3): dark blue 0, yellow 1."""
+    size = _size(image, side)
+    grey = np.asarray(Image.fromarray(image).convert("L").resize(size[::-1], Image.Resampling.BILINEAR), np.float32)[..., None]
+    cells = Image.fromarray(np.ascontiguousarray(values, np.float32)).resize(size[::-1], Image.Resampling.BILINEAR)
+    level = (np.clip(np.asarray(cells), 0, 1) * 255).round().astype(np.uint8)
+    picture = 0.68 * _lookup()[level] + 0.32 * grey
+    return _uri(Image.fromarray(picture.astype(np.uint8)), "WEBP", quality=_QUALITY)
+
+
+def patches(crops: list[np.ndarray], side: int) -> str:
+    """Square crops side by side in one picture."""
+    row = [np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC)) for crop in crops]
+    return _uri(Image.fromarray(np.concatenate(row, axis=1)), "WEBP", quality=_QUALITY)
+
+
+def colour(index: int) -> str:
+    """The colour of a mask value, for CSS."""
+    return f"#{VOC_PALETTE[index].tobytes().hex()}"
+
+
+@cache
+def _lookup() -> np.ndarray:
+    return colormaps["viridis"](np.arange(256), bytes=True)[:, :3].astype(np.float32)
+
+
+def _size(array: np.ndarray, side: int) -> tuple[int, int]:
+    """The size of a thumbnail: shrunk to `side`, never enlarged."""
+    size = array.shape[:2]
+    return size if max(size) <= side else scaled_size(size, side / max(size))
+
+
+def _uri(picture: Image.Image, kind: str, **options: object) -> str:
+    content = io.BytesIO()
+    picture.save(content, format=kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,0 +1,120 @@
+"""The way of an image through the steps: what each of them made of it, one column a step, one row a class."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.recorded import RecordedRun
+from pipeline.report import pictures
+from steps.artifacts import FG_ONLY, Maps, label_reader, read_array
+from steps.journal import read_journals
+from steps.make_sem_seg_labels import Walk
+from steps.networks import WEIGHTS
+from wsss.errors import WsssError
+
+SIDE = 208          # pixels of the longer side of a picture
+MOST_CLASSES = 4    # rows of one image
+COLUMNS = ("photograph", "CAM", "LPCAM-F", "LPCAM", "confident label", "edge map", "random walk", "pseudo mask",
+           "ground truth", "errors")
+
+
+@dataclass
+class Strip:
+    """`rows`: for each class its index and its pictures by column; what is not of one class stands in the first row."""
+
+    image_id: str
+    rows: list[tuple[int | None, dict[str, str]]]
+    missing: dict[str, str] = field(default_factory=dict)   # column -> why it is empty
+    iou: float | None = None
+    iou_by_label: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> list[str]:
+        return [column for column in COLUMNS if any(column in pictures_of for _, pictures_of in self.rows)]
+
+
+class StripMaker:
+    """Makes strips from what a run has; the walk is read where `save_soft` kept it, else computed with the finished network."""
+
+    def __init__(self, run: RecordedRun):
+        self.run, n_classes = run, len(run.dataset.classes)
+        self.maps = {title: store for title, step, kind in (("CAM", "make_cam", ""), ("LPCAM-F", "make_lpcam", FG_ONLY),
+                                                            ("LPCAM", "make_lpcam", "")) if (store := _maps(run, step, kind))}
+        self.labels = {title: (set(read_journals(place)), label_reader(place, n_classes))
+                       for title, step in (("confident label", "cam_to_ir_label"), ("pseudo mask", "make_sem_seg_labels"))
+                       if (place := run.place(step))}
+        self._walk: Walk | None = None
+
+    @property
+    def available(self) -> list[str]:
+        """The images that went furthest: those with a pseudo mask, else with maps."""
+        for title in ("pseudo mask", "confident label"):
+            if title in self.labels and self.labels[title][0]:
+                return sorted(self.labels[title][0])
+        for title in ("LPCAM", "CAM"):
+            if title in self.maps and self.maps[title].index:
+                return sorted(self.maps[title].index)
+        return []
+
+    def __call__(self, image_id: str) -> Strip:
+        run, strip = self.run, Strip(image_id, [])
+        full, image = run.dataset.full_image(image_id), run.dataset.image(image_id)
+        found = {title: maps for title, store in self.maps.items()
+                 if (maps := _try(strip, title, lambda store=store: _of(store, image_id))) is not None}
+        if (walked := _try(strip, "random walk", lambda: self._walked(image_id))) is not None:
+            found["random walk"], edge = walked
+        classes = list(run.dataset.labels[image_id])
+        strip.rows = [(index, {}) for index in classes[:MOST_CLASSES]] or [(None, {})]
+        for title, maps in found.items():
+            for row, (_, shown) in enumerate(strip.rows[:len(maps)]):
+                shown[title] = pictures.heat(maps[row], image, SIDE)
+        first = strip.rows[0][1]
+        first["photograph"] = pictures.photograph(full, SIDE)
+        if walked is not None:
+            first["edge map"] = pictures.heat(edge, image, SIDE)
+        masks = {title: mask for title, (ids, read) in self.labels.items() if image_id in ids
+                 and (mask := _try(strip, title, lambda read=read: read(image_id))) is not None}
+        if image_id in run.dataset.mask_files:
+            masks["ground truth"] = run.dataset.mask(image_id)
+        for title, mask in masks.items():
+            first[title] = pictures.label(mask, SIDE)
+        if {"ground truth", "pseudo mask"} <= masks.keys():
+            first["errors"] = pictures.errors(masks["pseudo mask"], masks["ground truth"], SIDE)
+        return strip
+
+    def _walked(self, image_id: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """The walked maps (K, h, w) and the edge map (h, w); None where there is no network to compute them with."""
+        run, place = self.run, self.run.place("make_sem_seg_labels")
+        if place and (place / "walk" / f"{image_id}.npy").exists():
+            return tuple(read_array(place / kind / f"{image_id}.npy", place.name).astype(np.float32) for kind in ("walk", "edge"))
+        network, seeds = run.place("train_irn"), run.place(run.seed_step)
+        if "make_sem_seg_labels" not in run.by_name or not network or not (network / WEIGHTS).exists() or not seeds:
+            return None
+        self._walk = self._walk or Walk(run.context("make_sem_seg_labels"))
+        if image_id not in self._walk.maps.index:
+            return None
+        walked, edge = self._walk(image_id)
+        return walked.cpu().numpy(), edge.cpu().numpy()
+
+
+def _maps(run: RecordedRun, step: str, kind: str) -> Maps | None:
+    place: Path | None = run.place(step)
+    if place is None or kind and not (place / kind).is_dir():
+        return None
+    return Maps(place, kind)
+
+
+def _of(store: Maps, image_id: str) -> np.ndarray | None:
+    return store.map(image_id, "strided").numpy() if image_id in store.index else None
+
+
+def _try(strip: Strip, title: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives; None, with the reason in the strip, where an artifact cannot be read."""
+    try:
+        return make()
+    except WsssError as error:
+        strip.missing[title] = str(error)
+        return None

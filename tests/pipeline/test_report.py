@@ -1,0 +1,383 @@
+"""The report of a run and the comparison of runs: what they say, what they leave out and why, and that they stay small."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.report import measure
+from pipeline import Pipeline
+from pipeline.commandline import act
+from pipeline.recorded import find_run
+from pipeline.report import figures, images, page, pictures
+from pipeline.report.compare import config_differences
+from pipeline.report.gallery import choose_shown, choose_strips
+from pipeline.report.images import ImageScores, image_iou, score_images
+from pipeline.report.strips import StripMaker
+from steps.datasets import open_dataset
+from tests.browser import needs_browser, show
+from tests.conftest import SMOKE
+from tests.test_house import ROOT
+from wsss.data.dataset import Dataset
+from wsss.data.images import read_mask, write_mask
+from wsss.errors import ConfigError
+
+SECTIONS = ("scores", "classes", "thresholds", "training", "way", "images", "prototypes", "confusion", "steps", "configuration")
+
+
+class Page(HTMLParser):
+    """The sections of a page, the addresses it refers to, its text, and whether every element is closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.sections, self.addresses, self.words, self.open, self.tiles, self.ids = [], [], [], [], [], []
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.sections += [values["id"]] if tag == "section" and "id" in values else []
+        self.ids += [values["id"]] if "id" in values else []
+        self.addresses += [values[name] for name in ("src", "href", "xlink:href") if values.get(name)]
+        self.tiles += [values["data-id"]] if values.get("class") == "tile" else []
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+
+def read(path: Path) -> Page:
+    found = Page(path.read_text())
+    assert found.open == [], "elements that are not closed"
+    return found
+
+
+@pytest.fixture(scope="session")
+def report(smoke_outputs, tmp_path_factory) -> Path:
+    """The report of the finished run, which is never changed."""
+    outputs = Path(shutil.copytree(smoke_outputs, tmp_path_factory.mktemp("report") / "outputs"))
+    return Pipeline.compose(*SMOKE, f"outputs={outputs}").report()
+
+
+def test_a_report_shows_everything_and_needs_nothing_beside_it(report, smoke_outputs):
+    found, summary = read(report), json.loads((smoke_outputs / "smoke/summary.json").read_text())
+    assert tuple(found.sections) == SECTIONS and "Not in this report" not in found.text
+    assert report.stat().st_size < 2e6
+    for address in found.addresses:
+        assert address.startswith(("#", "data:")), address
+    for kind in ("cam", "lpcam_fg", "lpcam"):
+        assert f"{100 * summary['eval_cam'][kind]['miou']:.1f}" in found.text
+    assert f"{100 * summary['eval_sem_seg']['miou']:.1f}" in found.text and "best mIoU on the masks of 8 val images" in found.text
+    assert len(found.tiles) == len(set(found.tiles)) == 24
+    for name in ("make_lpcam:", "n_clusters: 4", "torch ", "hydra-core", "sunflower", "random walk", "edge map"):
+        assert name in found.text
+    assert len(found.ids) == len(set(found.ids)), "two elements have one id"
+    assert not re.search("#0101[0-9a-f]{2}", report.read_text()), "a figure with a colour that is not of the page"
+    assert len(list((report.parent).iterdir())) == 2
+
+
+def test_the_command_line_starts_without_what_only_reports_need():
+    code = "import sys, pipeline.commandline; assert not {'matplotlib', 'pipeline.report'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_run_ends_with_its_report_and_leaves_one_that_is_up_to_date(smoke, outputs, capsys):
+    assert act(smoke("report.write=true")) == 0
+    path = outputs / "smoke/report/report.html"
+    assert f"Report: {path}" in capsys.readouterr().out
+    before = path.stat().st_mtime_ns
+    smoke("report.write=true").run()
+    assert path.stat().st_mtime_ns == before
+    smoke("report.write=true", "make_sem_seg_labels.bg_threshold=0.5").run()
+    assert path.stat().st_mtime_ns > before
+
+
+def test_no_report_makes_a_run_fail(smoke, monkeypatch, capsys):
+    def fail(*args, **options):
+        raise RuntimeError("no ink")
+    monkeypatch.setattr(page, "write_report", fail)
+    pipeline = smoke("report.write=true")
+    assert pipeline.run() == pipeline.results() and pipeline.report_path is None
+    assert "the report could not be written (RuntimeError: no ink); the results are complete" in capsys.readouterr().err
+
+
+def test_a_report_is_made_with_the_configuration_of_the_run(smoke, outputs, capsys):
+    config = outputs / "smoke/config.yaml"
+    config.write_text(config.read_text().replace("report:", "unheard_of:").replace("  strips: 6\n", ""))
+    assert act(smoke("action=report")) == 1
+    assert "does not hold the configuration of a run" in capsys.readouterr().err
+    config.write_text(re.sub(r"unheard_of:\n(  .*\n)*", "", config.read_text()))   # of a version without reports
+    assert act(Pipeline.compose("name=smoke", f"outputs={outputs}", "action=report", "device=cpu", "report.strips=1")) == 0
+    found = read(outputs / "smoke/report/report.html")
+    assert "Not in this report" not in found.text and found.text.count("mIoU") > 3
+
+
+@pytest.mark.parametrize("action", ["report", "compare"])
+def test_a_run_that_is_not_there_is_refused(smoke, outputs, action, capsys):
+    wanted = ["name=smoek"] if action == "report" else ["runs=[smoke,smoek]"]
+    assert act(smoke(f"action={action}", *wanted)) == 1
+    assert re.search("there is no run .*smoek.*; did you mean 'smoke'", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("removed", "lacking"), [
+    (["eval_sem_seg"], {"confusion"}), (["eval_cam"], {"thresholds"}), (["train_cam", "train_irn"], {"training"}),
+    (["make_lpcam"], {"prototypes"}), (["eval_cam", "eval_sem_seg"], {"classes", "confusion"}),
+    (["make_sem_seg_labels", "eval_sem_seg", "train_irn", "cam_to_ir_label"], {"confusion"})])
+def test_a_report_says_what_is_missing(smoke, outputs, removed, lacking):
+    for step in removed:
+        shutil.rmtree(outputs / "smoke" / step)
+    found = read(smoke().report())
+    assert set(SECTIONS) - set(found.sections) <= lacking | {"thresholds"} and {"steps", "images", "way"} <= set(found.sections)
+    assert not lacking & set(found.sections) or lacking == {"thresholds"}
+    for step in removed:
+        assert f"{step}: missing" in found.text
+
+
+def test_a_report_without_masks_shows_the_pictures(smoke, outputs):
+    pipeline = smoke()
+    pipeline.dataset = replace(open_dataset(pipeline.config.data), mask_files={})
+    found = read(page.write_report(pipeline._as_recorded(pipeline._summary())))
+    assert "the data set has no masks to score against" in found.text and "there is nothing to score them against" in found.text
+    assert found.tiles and {"way", "images", "steps"} <= set(found.sections) and "classes" not in found.sections
+
+
+def test_a_report_of_the_baseline_says_that_there_are_no_lpcam_maps(smoke, outputs):
+    pipeline = smoke("experiment=irn", "name=irn", "data.n_train=24", "data.n_val=8", "data.image_size=96", "reuse_from=[smoke]",
+                     "steps=[train_cam,make_cam,eval_cam]", "train_cam.epochs=20", "train_cam.batch_size=8")
+    pipeline.run()
+    found = read(pipeline.report())
+    assert "this experiment makes no LPCAM maps; CAMs go on (seed_maps=cam)" in found.text
+    assert "prototypes" not in found.sections and {"scores", "thresholds", "way"} <= set(found.sections)
+
+
+def test_a_damaged_artifact_is_named_and_the_rest_is_shown(smoke, outputs):
+    (outputs / "smoke/make_lpcam/prototypes.npz").write_bytes(b"")
+    path = next((outputs / "smoke/make_lpcam").glob("train_*.npy"))
+    path.write_bytes(path.read_bytes()[:-20])
+    found = read(smoke().report())
+    assert {"scores", "way", "images"} <= set(found.sections)
+    assert "make_lpcam: partial" in found.text
+
+
+def test_photographs_that_are_gone_are_named_and_the_scores_are_shown(smoke, outputs):
+    run = smoke()._recorded(outputs / "smoke")
+    found = read(page.write_report(replace(run, dataset=replace(run.dataset, root=Path("gone")))))
+    assert "cannot read the mask gone/masks/train_0000.png" in found.text and re.search(r"and \d+ more", found.text)
+    assert {"scores", "classes", "thresholds", "training", "confusion"} <= set(found.sections) and not found.tiles
+
+
+def test_published_scores_stand_beside_the_measured_ones(smoke):
+    pipeline = smoke()
+    run = pipeline._recorded(pipeline.folder.path)
+    rows = [{"of": "cam", "score": "miou", "published": 48.8, "measured": 8.3, "difference": -40.5, "within": False, "step": "train_cam"}]
+    run.summary["published"] = {"rows": rows, "tolerance": 1.5, "source": "a paper, table 1", "first_outside": "train_cam"}
+    found = read(page.write_report(run))
+    assert "published 48.8 (-40.5, outside)" in found.text and "the first step outside is train_cam" in found.text
+    assert "Published: a paper, table 1" in found.text
+
+
+def test_the_iou_of_an_image_by_hand():
+    truth = np.array([[0, 0, 1, 1], [255, 2, 2, 2]], np.uint8)
+    prediction = np.array([[0, 1, 1, 0], [3, 2, 2, 255]], np.uint8)
+    found = image_iou(prediction, truth)
+    assert found == pytest.approx({0: 1 / 3, 1: 1 / 3, 2: 1.0})
+    assert image_iou(prediction, truth, "background") == pytest.approx({0: 1 / 4, 1: 1 / 3, 2: 2 / 3})
+    assert image_iou(truth, np.full_like(truth, 255)) == {}
+    kinds = pictures.error_map(prediction, truth)
+    assert kinds.tolist() == [[pictures.BACKGROUND, pictures.TOO_MUCH, pictures.CORRECT, pictures.MISSED],
+                              [pictures.NOT_SCORED, pictures.CORRECT, pictures.CORRECT, pictures.MISSED]]
+
+
+def test_the_scores_of_the_images_are_those_of_the_run_and_are_kept(smoke, outputs, monkeypatch):
+    pipeline = smoke()
+    run = pipeline._recorded(pipeline.folder.path)
+    scores, summary = score_images(run), pipeline.results()["eval_sem_seg"]
+    assert len(scores.ids) == summary["images"] == 24 and not scores.failed
+    for image_id, miou in zip(scores.ids, scores.miou):
+        truth, mask = run.dataset.mask(image_id), read_mask(outputs / f"smoke/make_sem_seg_labels/{image_id}.png")
+        labels = [value for value in np.union1d(mask, truth) if value != 255]
+        iou = [((mask == v) & (truth == v)).sum() / (((mask == v) | (truth == v)) & (truth != 255)).sum() for v in labels]
+        assert miou == pytest.approx(np.mean(iou), abs=1e-6)
+    with monkeypatch.context() as patch:
+        patch.setattr(Dataset, "mask", None)   # nothing is read again
+        again = score_images(pipeline._recorded(pipeline.folder.path))
+    assert again.ids == scores.ids and again.miou.tolist() == scores.miou.tolist()
+    assert [set(iou) for iou in again.iou] == [set(iou) for iou in scores.iou]
+    path = next(run.dataset.mask_path(image_id) for image_id in scores.ids)
+    write_mask(path, np.zeros_like(read_mask(path)))
+    changed = score_images(pipeline._recorded(pipeline.folder.path))
+    assert changed.miou.tolist() != scores.miou.tolist()
+
+
+def many(run, n: int):
+    """The run with `n` images, each with a class and a score."""
+    ids = tuple(f"{i:05d}" for i in range(n))
+    labels = {image_id: (i % 80,) for i, image_id in enumerate(ids)}
+    dataset = Dataset(name="many", root=Path("nowhere"), classes=tuple(f"c{i}" for i in range(80)), labels=labels,
+                      lists={"train": ids, "val": (), "all": ids}, image_files=dict(zip(ids, ids)))
+    scores = ImageScores(ids, np.linspace(0, 1, n, dtype=np.float32), tuple({0: 0.5, i % 80 + 1: i / n} for i in range(n)))
+    return type(run)(run.config, run.composed, dataset, run.folder, run.device, run.plan, run.summary), scores
+
+
+def test_the_images_shown_are_a_bounded_sample_of_all_kinds(smoke, outputs):
+    pipeline = smoke()
+    run, scores = many(pipeline._recorded(pipeline.folder.path), 10_000)
+    shown = choose_shown(run, scores, scores.ids)
+    tagged = {tag: [image_id for image_id, tags in shown.items() if tag in tags] for tag in ("best", "worst", "random", "class")}
+    assert {tag: len(ids) for tag, ids in tagged.items()} == {"best": 24, "worst": 24, "random": 24, "class": 480}
+    assert set(tagged["best"]) == set(scores.ids[-24:]) and set(tagged["worst"]) == set(scores.ids[:24])
+    assert {run.dataset.labels[image_id] for image_id in tagged["class"]} == {(i,) for i in range(80)}
+    assert shown == choose_shown(run, scores, scores.ids)
+    strips = choose_strips(run, scores, scores.ids)
+    ious = [scores.miou[scores.ids.index(image_id)] for image_id in strips]
+    assert len(strips) == 6 and ious == sorted(ious, reverse=True) and len({run.dataset.labels[image_id] for image_id in strips}) == 6
+    assert len(choose_shown(run, ImageScores(), scores.ids[:30])) == 30
+
+
+def test_a_strip_reads_what_save_soft_kept_and_computes_it_otherwise(smoke, outputs):
+    computed = StripMaker(run := smoke()._recorded(outputs / "smoke"))
+    image_id = computed.available[0]
+    walked, edge = computed._walked(image_id)
+    folder = outputs / "smoke/make_sem_seg_labels"
+    for kind, array in (("walk", walked), ("edge", edge)):
+        (folder / kind).mkdir()
+        np.save(folder / kind / f"{image_id}.npy", (array / 2).astype(np.float16))
+    kept, kept_edge = StripMaker(run)._walked(image_id)
+    assert np.allclose(2 * kept, walked, atol=2e-3) and np.allclose(2 * kept_edge, edge, atol=2e-3)
+    strip = computed(image_id)
+    assert strip.columns == ["photograph", "CAM", "LPCAM-F", "LPCAM", "confident label", "edge map", "random walk", "pseudo mask",
+                             "ground truth", "errors"]
+
+
+def test_figures_take_their_colours_from_the_page_and_share_no_ids():
+    names = ["background", "$sign$", "猫 & <dog>", *(f"class {i}" for i in range(2, 80))]
+    matrix = figures.confusion_matrix(np.random.default_rng(0).integers(0, 9, (81, 81)), names, "many classes")
+    curve = figures.threshold_curves([figures.Curve("cam", "CAM", [0, 0.5, 1], [0.1, 0.3, 0.2], 0.5, 0.5)], "curve")
+    both = Page(matrix + curve)
+    assert len(both.ids) == len(set(both.ids)) and "class 79" in both.text and "$sign$" in both.text and "猫 & <dog>" in both.text
+    assert "var(--cam)" in curve and "#0101" not in curve + matrix and "<style" not in curve
+    assert all(address.startswith(("#", "data:")) for address in both.addresses)
+
+
+# Comparing.
+
+@pytest.fixture
+def two(smoke, outputs) -> Path:
+    smoke("name=other", "make_sem_seg_labels.bg_threshold=0.3", "reuse_from=[smoke]").run()
+    return outputs
+
+
+def test_runs_side_by_side(smoke, two, capsys):
+    assert act(smoke("action=compare", "runs=[smoke,other]")) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"make_sem_seg_labels.bg_threshold +null +0.3", out) and "make_sem_seg_labels.beta" not in out
+    assert re.search(r"pseudo masks +\d+\.\d +\d+\.\d \([+-]\d+\.\d\)", out) and re.search(r"images the same +\d+ of 24", out)
+    path = two / "compare-smoke-other.html"
+    assert f"Page: {path}" in out
+    found = read(path)
+    assert found.tiles and "make_sem_seg_labels.bg_threshold" in found.text
+    share = float(re.search(r"pixels changed +(\d+\.\d) %", out)[1])
+    masks = [[read_mask(two / run / f"make_sem_seg_labels/train_{i:04d}.png") for i in range(24)] for run in ("smoke", "other")]
+    assert share == pytest.approx(100 * np.mean([(a != b).mean() for a, b in zip(*masks)]), abs=0.051)
+
+
+def test_only_what_can_change_a_result_differs(smoke, two):
+    moved = smoke(f"data.root={two / '.data'}")   # of the copy
+    runs = [moved._recorded(two / name) for name in ("smoke", "other")]
+    assert runs[0].dataset.root.parent == two / ".data"
+    assert [key for key, _ in config_differences(runs)] == ["make_sem_seg_labels.bg_threshold"]
+
+
+def test_runs_that_cannot_be_compared_are_refused(smoke, two, capsys):
+    with pytest.raises(ConfigError, match="needs two different runs at least, given: smoke"):
+        smoke("action=compare", "runs=[smoke,smoke]").compare()
+    with pytest.raises(ConfigError, match="runs=.* is not possible: expected nothing, but for action=compare"):
+        smoke("runs=[smoke]")
+    shutil.rmtree(two / "other/eval_sem_seg")
+    shutil.rmtree(two / "other/make_sem_seg_labels")
+    smoke("action=compare", "runs=[smoke,other]").compare()
+    assert "Not all of these runs have pseudo masks" in read(two / "compare-smoke-other.html").text
+    assert find_run(str(two / "other"), "elsewhere") == (two / "other").resolve()
+
+
+# In a real browser.
+
+@pytest.mark.slow
+@needs_browser
+def test_the_browser_tells_what_a_page_asks_for_and_says(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text("<img src='http://localhost:50999/a.png'><script>console.error('one'); two();</script>")
+    shown = show(page, tmp_path)
+    assert shown.asked == ["http://localhost:50999/a.png"]
+    assert any("one" in line for line in shown.console) and any("two is not defined" in line for line in shown.console)
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_report_in_a_browser(report, tmp_path, width):
+    shown = show(report, tmp_path, width=width, script="document.title = document.documentElement.scrollWidth <= innerWidth")
+    assert shown.console == [] and shown.asked == []
+    assert "<title>true</title>" in shown.html, "wider than the window"
+    assert len(shown.tiles()) == 24 and "24 of 24</output>" in shown.html
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_galleries_filter_and_sort(report, tmp_path):
+    everything = show(report, tmp_path).html
+    facts = {found[1]: (float(found[2]), dict(pair.split(":") for pair in found[3].split())) for found in re.finditer(
+        r'data-id="([^"]*)" data-tags="[^"]*" data-miou="([^"]*)" data-iou="([^"]*)"', everything)}
+    low = show(report, tmp_path, "#sort=low").tiles()
+    assert [facts[image_id][0] for image_id in low] == sorted(miou for miou, _ in facts.values())
+    flowers = show(report, tmp_path, "#class=7&sort=high").tiles()
+    wanted = {image_id: float(iou["7"]) for image_id, (_, iou) in facts.items() if "7" in iou}
+    assert set(flowers) == set(wanted) and [wanted[image_id] for image_id in flowers] == sorted(wanted.values(), reverse=True)
+    acted = show(report, tmp_path, script="""
+        const form = document.getElementById("filter");
+        form.class.value = "7"; form.sort.value = "id"; form.sort.dispatchEvent(new Event("change", {bubbles: true}));
+        document.title = location.hash;
+        document.querySelectorAll("#class-table th button")[2].click();""")
+    assert acted.tiles() == sorted(wanted) and acted.console == []
+    assert "class=7" in re.search("<title>(.*?)</title>", acted.html)[1]
+    column = re.findall(r'data-sort="([\d.-]+)"', re.search(r'id="class-table".*?</table>', acted.html, re.S)[0])[2::6]
+    assert [float(value) for value in column] == sorted(map(float, column), reverse=True)
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_comparison_in_a_browser(smoke, two, tmp_path):
+    _, path = smoke("action=compare", "runs=[smoke,other]").compare()
+    shown = show(path, tmp_path, "#show=worse")
+    assert shown.console == [] and shown.asked == [] and 0 < len(shown.tiles()) < 24
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_report_of_ten_thousand_images_is_small_and_opens_at_once(tmp_path):
+    found = measure(10_582, tmp_path / "many")
+    print(found)
+    assert found["mb"] < 20 and images.FILE in {path.name for path in Path(found["path"]).parent.iterdir()}
+    shown = show(Path(found["path"]), tmp_path, script="""
+        addEventListener("load", () => { const [entry] = performance.getEntriesByType("navigation");
+                                         document.title = `${Math.round(entry.loadEventStart)} ms`; });""")
+    opened = float(re.search(r"<title>(\d+) ms</title>", shown.html)[1])
+    print(opened)
+    assert opened < 2000 and shown.console == [] and len(shown.tiles()) > 100
