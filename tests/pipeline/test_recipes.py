@@ -92,7 +92,8 @@ def test_irn_is_official_but_for_what_the_documents_name():
     official, irn = (values("data=folder", "data.root=x", f"recipe={recipe}") for recipe in ("official", "irn"))
     assert {key: irn[key] for key in irn if irn[key] != official[key]} == {
         "train_cam.detach_after_layer2": True, "cam_to_ir_label.conf_fg": 0.3, "cam_to_ir_label.conf_bg": 0.05,
-        "make_sem_seg_labels.bg_threshold": 0.25, "make_sem_seg_labels.pad_to": 512}
+        "make_sem_seg_labels.bg_threshold": 0.25, "make_sem_seg_labels.pad_to": 512,
+        "make_ins_seg_labels.pad_to": 512}   # it follows make_sem_seg_labels
 
 
 def other(key: str, value: object) -> object:
