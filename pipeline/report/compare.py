@@ -15,9 +15,9 @@ from pipeline.order import BY_NAME
 from pipeline.recorded import RecordedRun
 from pipeline.report import figures, pictures
 from pipeline.report.gallery import SIDE, MaskReader
-from pipeline.report.images import MASKS, score_images
+from pipeline.report.images import MASKS, ImageScores, score_images
 from pipeline.report.page import render
-from pipeline.report.scores import SCORES, TITLES, measured, percent
+from pipeline.report.scores import SCORES, TITLES, measured, percent, safely
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError, WsssError
 from wsss.files import write_text
@@ -66,13 +66,12 @@ def write_comparison(runs: Sequence[RecordedRun], outputs: Path,
     if len(name.encode()) > 120:
         name = hashlib.sha256(name.encode()).hexdigest()[:16]
     path = outputs / f"compare-{name}.html"
-    # The page is a snapshot; it carries no state by which it would be left as it is.
-    tiles = [_tile(first.dataset, names, readers, change) for change in changes[:SHOWN]]
+    tiles = [tile for change in changes[:SHOWN]   # without those whose photograph is gone
+             if (tile := safely(lambda change=change: _tile(first.dataset, names, readers, change), [], None))]
     write_text(path, render(
         "compare.html.j2", state="", title=" / ".join(names), names=names, scores=scores, score_names=SCORES, tiles=tiles,
-        figure=_figure(runs, names), differences=differences, stats=stats,
-        classes=["background", *first.dataset.classes],
-        errors=pictures.ERRORS, runs=[(name, str(run.folder.path), run) for name, run in zip(names, runs)]))
+        figure=_figure(runs, names), differences=differences, stats=stats, classes=["background", *first.dataset.classes],
+        runs=[(name, str(run.folder.path), run) for name, run in zip(names, runs)]))
     return _screen(names, scores, differences, stats), path
 
 
@@ -117,7 +116,7 @@ def mask_changes(runs: Sequence[RecordedRun], readers: Sequence[MaskReader],
     if not all(run.place(MASKS) for run in runs):
         return [], []
     ids = sorted(set.intersection(*(read.made for read in readers)))
-    scores = [score_images(run) for run in runs]
+    scores = [safely(lambda run=run: score_images(run), [], ImageScores()) for run in runs]
     where = [score.place() for score in scores]
 
     def one(image_id: str) -> Change | None:
@@ -165,7 +164,7 @@ def _figure(runs: Sequence[RecordedRun], names: Sequence[str]) -> str | None:
     kinds = [kind for kind in TITLES if any(kind in scores for scores in found)]
     if not kinds:
         return None
-    values = np.array([[100 * scores[kind]["miou"] if kind in scores else np.nan for scores in found] for kind in kinds])
+    values = 100 * np.array([[scores.get(kind, {}).get("miou") for scores in found] for kind in kinds], float)   # None: NaN
     return figures.dots([TITLES[kind] for kind in kinds], names, values, "mIoU of the stages")
 
 

@@ -159,4 +159,4 @@ def _svg(figure: Figure, title: str) -> str:
         text = text.replace(tone, f"var(--{name})")
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()
     return re.sub(r"<svg[^>]*>", f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width} {height}" '
-                  f'style="max-width: {float(width) * 96 / 72:.0f}px" role="img">', text, count=1)
+                  f'style="width: {float(width) * 96 / 72:.0f}px" role="img">', text, count=1)

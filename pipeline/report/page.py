@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from pipeline.config import settings_of
 from pipeline.recorded import RecordedRun
-from pipeline.report import pictures
+from pipeline.report import figures, pictures
 from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_strips, gallery_tile
 from pipeline.report.images import ImageScores, score_images
 from pipeline.report.prototypes import sheets
@@ -31,7 +31,7 @@ from pipeline.report.scores import (
     training_figures,
     versions,
 )
-from pipeline.report.strips import StripMaker
+from pipeline.report.strips import Strip, StripMaker
 from wsss.files import write_text
 
 FOLDER, FILE = "report", "report.html"
@@ -68,22 +68,14 @@ def _content(run: RecordedRun, tell: Callable[[int, int, str], None]) -> dict[st
     missing = absent(run, scores) + unread
     maker = StripMaker(run)
     shown = choose_shown(run, scores, maker.available)
-    figures = {"histogram": _histogram(scores)}
-    strips = [strip for image_id in choose_strips(run, scores, maker.available)
-              if (strip := safely(lambda image_id=image_id: maker(image_id), missing, None))]
-    places = scores.place()
-    for strip in strips:
-        if strip.image_id in places:
-            place = places[strip.image_id]
-            strip.iou, strip.iou_by_label = float(scores.miou[place]), scores.iou[place]
-    missing += [f"{strip.image_id}, {column}: {why}" for strip in strips for column, why in strip.missing.items()]
-    tiles, classes = _tiles(run, scores, shown, missing), class_rows(run)
+    strips, tiles = _strips(run, maker, scores, missing), _tiles(run, scores, shown, missing)
     content = {
-        "title": run.name, "run": run, "missing": missing, "figures": figures,
+        "title": run.name, "run": run, "missing": missing,
+        "histogram": figures.histogram(scores.miou, f"{len(scores.ids):,} images") if len(scores.ids) > 1 else None,
         "facts": _facts(run), "headline": [(TITLES[kind], kind, percent(score["miou"])) for kind, score in measured(run).items()],
         "scores": score_rows(run), "score_names": SCORES, "kinds": {kind: TITLES[kind] for kind in measured(run)},
         "published": run.summary.get("published"), "instances": run.summary.get("eval_ins_seg"),
-        "classes": classes, "thresholds": safely(lambda: threshold_figures(run), missing, []),
+        "classes": class_rows(run), "thresholds": safely(lambda: threshold_figures(run), missing, []),
         "training": safely(lambda: training_figures(run), missing, []),
         "strips": strips, "tiles": tiles, "tags": TAGS,
         "images_scored": len(scores.ids), "names": ["background", *run.dataset.classes], "errors": pictures.ERRORS,
@@ -105,10 +97,18 @@ def _facts(run: RecordedRun) -> list[tuple[str, str]]:
             ("seed", str(config.seed)), ("finished", finished or "not yet")]
 
 
-def _histogram(scores: ImageScores) -> str | None:
-    from pipeline.report.figures import histogram
-
-    return histogram(scores.miou, f"{len(scores.ids):,} images") if len(scores.ids) > 1 else None
+def _strips(run: RecordedRun, maker: StripMaker, scores: ImageScores, missing: list[str]) -> list[Strip]:
+    places, found = scores.place(), []
+    for image_id in choose_strips(run, scores, maker.available):
+        strip = safely(lambda image_id=image_id: maker(image_id), missing, None)
+        if strip is None:
+            continue
+        missing += [f"{image_id}, {column}: {why}" for column, why in strip.missing.items()]
+        if image_id in places:
+            place = places[image_id]
+            strip.iou, strip.iou_by_label = float(scores.miou[place]), scores.iou[place]
+        found.append(strip)
+    return found
 
 
 def _tiles(run: RecordedRun, scores: ImageScores, shown: dict[str, set[str]], missing: list[str]) -> list[dict[str, Any]]:
