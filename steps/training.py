@@ -223,7 +223,8 @@ def write_log(context: StepContext, log: list[dict[str, Any]]) -> None:
     """Write the training log as JSON lines and as CSV: the losses of every step, the validation of every epoch, no times."""
     write_text(context.folder / LOG, "".join(json.dumps(line, sort_keys=True) + "\n" for line in log))
     text = io.StringIO()
-    table = csv.DictWriter(text, list(dict.fromkeys(name for line in log for name in line)), lineterminator="\n")
+    names = sorted({name for line in log for name in line} - {"step", "epoch"})   # a log that was read again has another order
+    table = csv.DictWriter(text, ["step", "epoch", *names], lineterminator="\n")
     table.writeheader()
     table.writerows(log)
     write_text(context.folder / LOG_CSV, text.getvalue())
