@@ -3,9 +3,12 @@
 import os
 import signal
 import sys
+import time
 import traceback
+from typing import NoReturn
 
 from pipeline.console import head_line, plan_table
+from pipeline.distributed import FAREWELL, Processes, QuietConsole, find_place
 from pipeline.runner import SUMMARY, Pipeline
 from pipeline.summary import score_table
 from steps.context import Stopped
@@ -18,7 +21,36 @@ def act(pipeline: Pipeline) -> int:
     """Do what `action` says, print what came of it, and return the exit code of the process.
 
     0: done; 1: refused or failed, or `verify` found something broken; 128 + the number of the signal: stopped.
+
+    Where torchrun or srun started several processes they do `run` together, and this function does not return.
     """
+    try:
+        place = find_place()
+        if place is None or pipeline.config.action.value != "run":
+            return _act(pipeline) if place is None or place.rank == 0 else 0
+        pipeline.group = Processes(place, pipeline.config.distributed)
+    except WsssError as error:
+        pipeline.console.error(str(error))
+        return 1
+    if place.rank:
+        pipeline.console = QuietConsole(place.rank, pipeline.config.log_level.value)
+    code = _act(pipeline)
+    pipeline.group.leave(code, getattr(pipeline.console, "error_text", ""))
+
+
+def end_with(error: WsssError) -> NoReturn:
+    """End the process before there is a pipeline. Of several processes the first says why, and has time to."""
+    try:
+        place = find_place()
+    except WsssError:
+        place = None
+    if place is not None and place.rank:
+        time.sleep(FAREWELL)   # a launcher ends all when the first one has ended
+        sys.exit(1)
+    sys.exit(f"error: {error}")
+
+
+def _act(pipeline: Pipeline) -> int:
     console = pipeline.console
     try:
         return ACTIONS[pipeline.config.action.value](pipeline)
@@ -28,7 +60,7 @@ def act(pipeline: Pipeline) -> int:
         console.error(str(error))
         return 1
     except Stopped:
-        number = pipeline.stop_signal or signal.SIGTERM
+        number = pipeline.group.asked or signal.SIGTERM
         console.error(f"stopped by {signal.Signals(number).name}; what was finished is saved, the same command continues: "
                       f"{pipeline.command}")
         return 128 + number
@@ -42,6 +74,8 @@ def act(pipeline: Pipeline) -> int:
 
 def run(pipeline: Pipeline) -> int:
     summary = pipeline.run()
+    if not pipeline.group.leads:
+        return 0
     pipeline.console.result("\n" + score_table(summary))
     pipeline.console.result(f"Everything lies in {pipeline.folder.path}/, the scores in {pipeline.folder.path / SUMMARY}")
     return 0

@@ -15,6 +15,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from pipeline.distributed import DistributedSettings
 from pipeline.order import BY_NAME, STEPS, seed_step
 from steps.context import require
 from steps.datasets import KINDS
@@ -81,6 +82,7 @@ class RunSettings:
     seed_maps: SeedMaps          # the maps that go on to cam_to_ir_label and make_sem_seg_labels
     data: Any                    # a class of steps.datasets
     model: ModelSettings
+    distributed: DistributedSettings
 
     def __post_init__(self) -> None:
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "null or at least 1")

@@ -16,22 +16,25 @@ from pipeline import config as configuration
 from pipeline.claims import Claim, Owner
 from pipeline.console import Console, head_line, plan_table
 from pipeline.expect import expect
+from pipeline.lists import derive_lists
 from pipeline.machine import choose_device, peak_memory, pin_threads, reset_peak_memory, versions
-from pipeline.plan import CONTINUE, REUSE, PlannedStep, make_plan, survey, work_folder
+from pipeline.order import BY_NAME
+from pipeline.plan import CONTINUE, REUSE, PlannedStep, check_share, make_plan, survey, work_folder
 from pipeline.reuse import open_donors, take_over
-from pipeline.runfolder import RunFolder
+from pipeline.runfolder import RUN, RunFolder
 from pipeline.status import StepStatus, run_status
 from pipeline.summary import build_summary
 from pipeline.verify import Verified, verify_step
 from steps.artifacts import read_json, set_aside, write_json
-from steps.context import StepContext
+from steps.context import Group, StepContext
 from steps.datasets import open_dataset
-from steps.journal import merge_journals, unfinished
+from steps.journal import join_divisions, merge_journals, unfinished
 from wsss.data.dataset import did_you_mean
 from wsss.errors import ArtifactError, ConfigError, StorageError, WsssError, prefixed
 from wsss.files import file_sizes, user_path, write_text
 
 SUMMARY = "summary.json"
+PATIENCE = 10.0   # seconds in which a new file must be seen by all machines
 
 
 class Pipeline:
@@ -47,7 +50,7 @@ class Pipeline:
         self.folder = RunFolder(self.config.folder)
         self.device = choose_device(self.config.device.value)
         self.console = Console(self.config.log_level.value)
-        self.stop_signal: int | None = None   # the signal that asked for a stop
+        self.group = Group()   # the processes of this run; `pipeline.distributed` makes it several
 
     @classmethod
     def compose(cls, *overrides: str) -> "Pipeline":
@@ -116,6 +119,8 @@ class Pipeline:
         Stopped
             after SIGINT or SIGTERM; what was finished is saved.
         """
+        if not self.group.leads:
+            return self._follow()
         config = self.config
         self.dataset = open_dataset(config.data)
         self.folder.check_data(self._data)
@@ -130,15 +135,45 @@ class Pipeline:
                 claim = held.enter_context(self.folder.claims.hold(*_claimed(to_do)))
             self.folder.open(self._data)
             write_text(self.folder.path / "config.yaml", OmegaConf.to_yaml(self.composed, resolve=True))
+            self._assemble()
             self.console.info(head_line(self.folder.path, self.dataset, self.device))
             self.console.info(plan_table(self.folder.path, plan))
-            pin_threads(config.threads, self.device)
             for number, planned in enumerate(to_do):
                 claim(*_claimed(to_do[number:]), planned.name)
                 self._work(planned)
+            self.group.first(lambda: None)   # the others may go
             summary = self._summary()
             write_json(self.folder.path / SUMMARY, summary)
         return summary
+
+    def _assemble(self) -> None:
+        """Make sure that all processes see the run folder, and give each its device and threads.
+
+        Raises
+        ------
+        ConfigError
+            in every process, when one of them does not see the folder.
+        """
+        mark = Path(self.group.first(lambda: str((self.folder.path / RUN).resolve())))
+        end = time.monotonic() + PATIENCE
+        while not (seen := mark.exists()) and time.monotonic() < end:   # a network file system may lag behind
+            time.sleep(0.1)
+        if blind := [rank for rank, sees in enumerate(self.group.gather(seen)) if not sees]:
+            raise ConfigError(f"{', '.join(map(self.group.name, blind))} does not see {mark}: the run folder must lie on a file "
+                              "system that all machines share. Choose such a place with outputs=DIR")
+        self.device = self.group.choose_device(self.device)
+        pin_threads(self.config.threads, self.device, self.group.here)
+
+    def _follow(self) -> dict[str, Any]:
+        """What a process beside the first does: its part of every step that the first one begins."""
+        with self._signals():
+            self._assemble()
+            self.dataset = open_dataset(self.config.data, check=False)
+            lists = derive_lists(self.config, self.dataset)
+            while order := self.group.first(dict):
+                name = order["step"]
+                self._do(PlannedStep(BY_NAME[name], lists[name], {}, tuple(order["reads"]), ""), Path(order["folder"]))
+        return {}
 
     def results(self) -> dict[str, Any]:
         """The summary of the last finished call of `run`. Raises ArtifactError where there is none."""
@@ -163,6 +198,8 @@ class Pipeline:
         except FileNotFoundError:   # another run has just finished a step, which renames its folder
             plan = make_plan(config, dataset, self.folder, open_donors(config), fetch)
         for planned in plan:
+            if planned.works and planned.action != REUSE:
+                check_share(config, planned, self.group.size)
             if planned.works:
                 planned.expected = expect(config, dataset, self.folder, planned, self.device.type)
         return plan
@@ -187,21 +224,20 @@ class Pipeline:
         """Do one step and make its result final."""
         folder, step = work_folder(self.folder, planned), planned.step
         self.folder.begin(planned.name, folder, planned.identity, planned.damaged)
-        context = self._context(planned, folder)
         start, started = time.perf_counter(), time.strftime("%Y-%m-%d %H:%M:%S")
         reset_peak_memory(self.device)
         self.console.start(planned.name)
         taken = self._take(planned, folder) if planned.action == REUSE else None
         if taken is None:
-            try:
-                result = step.module.run(context)
-            except WsssError as error:
-                raise _put_away(error, planned.name) from error
-        images = merge_journals(folder, context.ids) if step.kind == "images" else None
+            if step.kind == "images":
+                join_divisions(folder, planned.lists["ids"], self.group.size)
+            self.group.first(lambda: {"step": planned.name, "folder": str(folder), "reads": planned.reads})
+            result = self._do(planned, folder)
+        images = merge_journals(folder, planned.lists["ids"]) if step.kind == "images" else None
         seconds = time.perf_counter() - start
         facts = taken or {
             "step": planned.name, "fingerprint": planned.fingerprint, "identity": planned.identity,
-            "settings": configuration.settings_of(context.settings), "seed": self.config.seed,
+            "settings": configuration.settings_of(getattr(self.config, planned.name)), "seed": self.config.seed,
             "lists": {purpose: len(ids) for purpose, ids in planned.lists.items()}, "result": result,
             "device": str(self.device), "precision": self.config.precision.value, "threads": torch.get_num_threads(),
             "started": started, "seconds": round(seconds, 2), "continued": planned.action == CONTINUE,
@@ -211,6 +247,15 @@ class Pipeline:
                   "disk_mb": round(sum(file_sizes(folder).values()) / 2**20, 2)}
         self.folder.finish(planned.name, folder, facts)
         self.console.finish(planned.name, seconds)
+
+    def _do(self, planned: PlannedStep, folder: Path) -> dict[str, Any]:
+        """This process's part of a step; when it returns, all processes have done theirs."""
+        try:
+            result = planned.step.module.run(self._context(planned, folder))
+        except WsssError as error:
+            raise _put_away(error, planned.name) from error
+        self.group.gather(None)
+        return result
 
     def _take(self, planned: PlannedStep, folder: Path) -> dict | None:
         """Take the result over from another run; return its manifest, or None when images are still to be made."""
@@ -230,21 +275,21 @@ class Pipeline:
             settings=getattr(config, planned.name), dataset=self.dataset, lists=planned.lists, folder=folder,
             inputs={source: self.folder.result(source) for source in planned.reads}, model=config.model,
             seed_maps=config.seed_maps.value, seed=config.seed, device=self.device, precision=config.precision.value,
-            workers=config.workers, stop=lambda: self.stop_signal is not None,
+            workers=config.workers, group=self.group, stop=lambda: self.group.asked is not None,
             progress=lambda done, total, note: self.console.progress(planned.name, done, total, note),
             warn=lambda message: self.console.warning(f"{planned.name}: {message}"))
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM ask the step to save and stop; a second one ends the process at once."""
-        self.stop_signal = None
+        """SIGINT, SIGTERM and SIGUSR1 ask the step to save and stop; a second one ends the process at once."""
+        self.group.asked = None
 
         def ask(number: int, frame: Any) -> None:
-            self.stop_signal = number
+            self.group.asked = number
             signal.signal(number, signal.SIG_DFL)
             self.console.warning(f"{signal.Signals(number).name}: saving, then stopping")
         try:
-            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
         except ValueError:   # not the main thread: signals stay as they are
             before = {}
         try:
