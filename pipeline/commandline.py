@@ -9,6 +9,8 @@ from typing import NoReturn
 
 from pipeline.console import head_line, plan_table
 from pipeline.distributed import FAREWELL, Processes, QuietConsole, find_place
+from pipeline.jobs import FOLDER as SCRIPTS
+from pipeline.jobs import job_lines
 from pipeline.runner import SUMMARY, Pipeline
 from pipeline.summary import score_table
 from steps.context import Stopped
@@ -74,7 +76,7 @@ def _act(pipeline: Pipeline) -> int:
 
 def run(pipeline: Pipeline) -> int:
     summary = pipeline.run()
-    if not pipeline.group.leads:
+    if not pipeline.group.leads or pipeline.config.shard is not None:
         return 0
     pipeline.console.result("\n" + score_table(summary))
     pipeline.console.result(f"Everything lies in {pipeline.folder.path}/, the scores in {pipeline.folder.path / SUMMARY}")
@@ -92,10 +94,23 @@ def plan(pipeline: Pipeline) -> int:
 def status(pipeline: Pipeline) -> int:
     steps = pipeline.status()
     pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.device))
+    jobs = job_lines(pipeline.folder)
     for step in steps:
         pipeline.console.result(f"  {step}")
+        for line in jobs.get(step.name, []):
+            pipeline.console.result(f"    {line}")
     for left_over in [path for step in steps for path in step.left_over]:
         pipeline.console.result(f"  {left_over}")
+    return 0
+
+
+def submit(pipeline: Pipeline) -> int:
+    jobs = pipeline.submit()
+    for done in jobs:
+        name = f"{done.job.step} ({done.job.part}{f' {done.job.array}' if done.job.array else ''})"
+        state = "is queued already" if done.queued else "would be submitted" if done.number is None else "submitted"
+        pipeline.console.result(f"  {name}: {state}" + (f", job {done.number}" if done.number else f": {done.command}"))
+    pipeline.console.result(f"The scripts and logs lie in {pipeline.folder.path / SCRIPTS}/" if jobs else "nothing to do")
     return 0
 
 
@@ -122,4 +137,4 @@ def prepare(pipeline: Pipeline) -> int:
     return 0
 
 
-ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify, "prepare": prepare}
+ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify, "submit": submit, "prepare": prepare}

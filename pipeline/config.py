@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.distributed import DistributedSettings
+from pipeline.jobs import SubmitSettings
 from pipeline.order import BY_NAME, STEPS, seed_step
 from steps.context import require
 from steps.datasets import KINDS
@@ -43,6 +44,7 @@ class Action(Enum):
     plan = "plan"        # say what a run would do
     status = "status"    # say how far the run is
     verify = "verify"    # read and check every artifact
+    submit = "submit"    # hand the steps to a cluster
     prepare = "prepare"  # check the data set and make once what is derived from its files
 
 
@@ -83,11 +85,15 @@ class RunSettings:
     data: Any                    # a class of steps.datasets
     model: ModelSettings
     distributed: DistributedSettings
+    submit: SubmitSettings
+    shard: str | None            # I/N: only the I-th of N parts of one step; prepare: what all parts need
 
     def __post_init__(self) -> None:
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "null or at least 1")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
+        require(self.shard in (None, "prepare") or self.part is not None, "shard", self.shard,
+                "I/N with I from 0 to N-1, or prepare")
         for key in ("name", "outputs", "from_step", "to_step"):
             require(getattr(self, key) != "", key, "", "a value; leave the key out for the default")
         _check_steps("steps", self.steps, BY_NAME)
@@ -117,6 +123,13 @@ class RunSettings:
         """The steps from `from_step` to `to_step`."""
         first, last = self._ends()
         return self.steps[first:last + 1]
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """(I, N) of `shard`; None where it is another word."""
+        numbers = re.fullmatch(r"(\d+)/(\d+)", self.shard or "")
+        index, count = map(int, numbers.groups()) if numbers else (0, 0)
+        return (index, count) if index < count else None
 
     @property
     def run_name(self) -> str:

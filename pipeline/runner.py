@@ -23,6 +23,7 @@ from pipeline.plan import CONTINUE, REUSE, PlannedStep, check_share, make_plan, 
 from pipeline.reuse import open_donors, take_over
 from pipeline.runfolder import RUN, RunFolder
 from pipeline.status import StepStatus, run_status
+from pipeline.submit import Submitted, Submitter, require_one_step
 from pipeline.summary import build_summary
 from pipeline.verify import Verified, verify_step
 from steps.artifacts import read_json, set_aside, write_json
@@ -124,24 +125,28 @@ class Pipeline:
         config = self.config
         self.dataset = open_dataset(config.data)
         self.folder.check_data(self._data)
-        plan = None if self.folder.path.exists() else self._plan()   # refuses what cannot be before the folder is made
+        early = config.part or not self.folder.path.exists()   # many shards plan at once; nothing is written for what is refused
+        plan = self._plan() if early else None
         with ExitStack() as held:
             with self.folder.claims.planning(self.console.warning):
                 self.folder.recover(config.steps)
-                if plan is None or self.folder.is_started():
+                if plan is None or self.folder.is_started() and not config.part:
                     plan = self._plan()
                 held.enter_context(self._signals())
                 to_do = [planned for planned in plan if planned.works]
-                claim = held.enter_context(self.folder.claims.hold(*_claimed(to_do)))
+                claim = held.enter_context(self.folder.claims.hold(*_claimed(to_do, config.part)))
             self.folder.open(self._data)
-            write_text(self.folder.path / "config.yaml", OmegaConf.to_yaml(self.composed, resolve=True))
+            if config.shard is None:
+                write_text(self.folder.path / "config.yaml", OmegaConf.to_yaml(self.composed, resolve=True))
             self._assemble()
             self.console.info(head_line(self.folder.path, self.dataset, self.device))
             self.console.info(plan_table(self.folder.path, plan))
             for number, planned in enumerate(to_do):
-                claim(*_claimed(to_do[number:]), planned.name)
+                claim(*_claimed(to_do[number:], config.part), planned.name)
                 self._work(planned)
             self.group.first(lambda: None)   # the others may go
+            if config.shard is not None:
+                return {}
             summary = self._summary()
             write_json(self.folder.path / SUMMARY, summary)
         return summary
@@ -175,6 +180,21 @@ class Pipeline:
                 self._do(PlannedStep(BY_NAME[name], lists[name], {}, tuple(order["reads"]), ""), Path(order["folder"]))
         return {}
 
+    def submit(self) -> list[Submitted]:
+        """Write a script for each step that a run would do, and submit what is not queued yet, as a chain of jobs.
+
+        Raises
+        ------
+        WsssError
+            for everything that `run` refuses before it works; when sbatch is not there or refuses.
+        """
+        self.dataset = open_dataset(self.config.data)
+        self.folder.check_data(self._data)
+        plan = self._plan()
+        with self.folder.claims.planning(self.console.warning):
+            self.folder.open(self._data)
+            return Submitter(self.config, self.folder, self.dataset, self.overrides).submit(plan)
+
     def results(self) -> dict[str, Any]:
         """The summary of the last finished call of `run`. Raises ArtifactError where there is none."""
         return read_json(self.folder.path / SUMMARY)
@@ -197,6 +217,8 @@ class Pipeline:
             plan = make_plan(config, dataset, self.folder, open_donors(config), fetch)
         except FileNotFoundError:   # another run has just finished a step, which renames its folder
             plan = make_plan(config, dataset, self.folder, open_donors(config), fetch)
+        if config.shard is not None:
+            require_one_step(config, configuration.selected(config), plan)
         for planned in plan:
             if planned.works and planned.action != REUSE:
                 check_share(config, planned, self.group.size)
@@ -223,16 +245,22 @@ class Pipeline:
     def _work(self, planned: PlannedStep) -> None:
         """Do one step and make its result final."""
         folder, step = work_folder(self.folder, planned), planned.step
-        self.folder.begin(planned.name, folder, planned.identity, planned.damaged)
+        if self.config.part:   # others work there too: clear nothing away
+            self.folder.share(planned.name, folder, planned.identity)
+        else:
+            self.folder.begin(planned.name, folder, planned.identity, planned.damaged)
         start, started = time.perf_counter(), time.strftime("%Y-%m-%d %H:%M:%S")
         reset_peak_memory(self.device)
         self.console.start(planned.name)
         taken = self._take(planned, folder) if planned.action == REUSE else None
         if taken is None:
-            if step.kind == "images":
+            if step.kind == "images" and self.config.shard is None:
                 join_divisions(folder, planned.lists["ids"], self.group.size)
             self.group.first(lambda: {"step": planned.name, "folder": str(folder), "reads": planned.reads})
             result = self._do(planned, folder)
+            if self.config.shard is not None:
+                self.console.finish(f"{planned.name}, shard={self.config.shard}", time.perf_counter() - start)
+                return
         images = merge_journals(folder, planned.lists["ids"]) if step.kind == "images" else None
         seconds = time.perf_counter() - start
         facts = taken or {
@@ -250,8 +278,10 @@ class Pipeline:
 
     def _do(self, planned: PlannedStep, folder: Path) -> dict[str, Any]:
         """This process's part of a step; when it returns, all processes have done theirs."""
+        module = planned.step.module
+        work = module.run if self.config.shard != "prepare" else getattr(module, "prepare", lambda context: None)
         try:
-            result = planned.step.module.run(self._context(planned, folder))
+            result = work(self._context(planned, folder))
         except WsssError as error:
             raise _put_away(error, planned.name) from error
         self.group.gather(None)
@@ -275,18 +305,19 @@ class Pipeline:
             settings=getattr(config, planned.name), dataset=self.dataset, lists=planned.lists, folder=folder,
             inputs={source: self.folder.result(source) for source in planned.reads}, model=config.model,
             seed_maps=config.seed_maps.value, seed=config.seed, device=self.device, precision=config.precision.value,
-            workers=config.workers, group=self.group, stop=lambda: self.group.asked is not None,
+            workers=config.workers, shard=config.part or (0, 1), prepared=config.part is not None, group=self.group,
+            stop=lambda: self.group.asked is not None,
             progress=lambda done, total, note: self.console.progress(planned.name, done, total, note),
             warn=lambda message: self.console.warning(f"{planned.name}: {message}"))
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT, SIGTERM and SIGUSR1 ask the step to save and stop; a second one ends the process at once."""
+        """SIGINT, SIGTERM and SIGUSR1 ask the step to save and stop; a second SIGINT or SIGTERM ends the process."""
         self.group.asked = None
 
         def ask(number: int, frame: Any) -> None:
             self.group.asked = number
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGUSR1 else signal.SIG_DFL)   # Slurm's may come twice
             self.console.warning(f"{signal.Signals(number).name}: saving, then stopping")
         try:
             before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
@@ -299,9 +330,9 @@ class Pipeline:
                 signal.signal(number, handler)
 
 
-def _claimed(steps: list[PlannedStep]) -> tuple[list[tuple[str, int, int]], list[str]]:
+def _claimed(steps: list[PlannedStep], part: tuple[int, int] | None = None) -> tuple[list[tuple[str, int, int]], list[str]]:
     """What is claimed to work on `steps`: what is made, as (step, shard, shards), and what is read."""
-    return [(step.name, 0, 1) for step in steps], [source for step in steps for source in step.reads]
+    return [(step.name, *(part or (0, 1))) for step in steps], [source for step in steps for source in step.reads]
 
 
 def _put_away(error: WsssError, step: str) -> WsssError:
