@@ -6,7 +6,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipeline.commandline import act
+from pipeline.commandline import act, end_with
 from pipeline.config import compose, register
 from pipeline.runner import Pipeline
 from wsss.errors import WsssError
@@ -17,7 +17,7 @@ def _run(config: DictConfig) -> None:
     try:
         pipeline = Pipeline(config, tuple(HydraConfig.get().overrides.task))
     except WsssError as error:
-        sys.exit(f"error: {error}")
+        end_with(error)
     if exit_code := act(pipeline):
         sys.exit(exit_code)
 
@@ -31,7 +31,7 @@ def main() -> None:
         try:
             compose(overrides)
         except WsssError as error:
-            sys.exit(f"error: {error}")
+            end_with(error)
     _run()
 
 

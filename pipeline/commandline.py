@@ -4,11 +4,16 @@ import os
 import shlex
 import signal
 import sys
+import time
 import traceback
 from contextlib import suppress
+from typing import NoReturn
 
 from pipeline.changes import changes
 from pipeline.console import head_line, plan_table
+from pipeline.distributed import FAREWELL, Processes, QuietConsole, find_place
+from pipeline.jobs import FOLDER as SCRIPTS
+from pipeline.jobs import job_lines
 from pipeline.predict import empty_folder
 from pipeline.runner import SUMMARY, Pipeline
 from pipeline.summary import score_table
@@ -25,7 +30,36 @@ def act(pipeline: Pipeline) -> int:
     """Do what `action` says, print what came of it, and return the exit code of the process.
 
     0: done; 1: refused or failed, or `verify` found something broken; 128 + the number of the signal: stopped.
+
+    Where torchrun or srun started several processes they do `run` together, and this function does not return.
     """
+    try:
+        place = find_place()
+        if place is None or pipeline.config.action.value != "run":
+            return _act(pipeline) if place is None or place.rank == 0 else 0
+        pipeline.group = Processes(place, pipeline.config.distributed)
+    except WsssError as error:
+        pipeline.console.error(str(error))
+        return 1
+    if place.rank:
+        pipeline.console = QuietConsole(place.rank, pipeline.config.log_level.value)
+    code = _act(pipeline)
+    pipeline.group.leave(code, getattr(pipeline.console, "error_text", ""))
+
+
+def end_with(error: WsssError) -> NoReturn:
+    """End the process before there is a pipeline. Of several processes the first says why, and has time to."""
+    try:
+        place = find_place()
+    except WsssError:
+        place = None
+    if place is not None and place.rank:
+        time.sleep(FAREWELL)   # a launcher ends all when the first one has ended
+        sys.exit(1)
+    sys.exit(f"error: {error}")
+
+
+def _act(pipeline: Pipeline) -> int:
     console = pipeline.console
     try:
         return ACTIONS[pipeline.config.action.value](pipeline)
@@ -35,7 +69,7 @@ def act(pipeline: Pipeline) -> int:
         console.error(str(error))
         return 1
     except Stopped:
-        number = pipeline.stop_signal or signal.SIGTERM
+        number = pipeline.group.asked or signal.SIGTERM
         console.error(f"stopped by {signal.Signals(number).name}; what was finished is saved, the same command continues: "
                       f"{shlex.join(['python', 'run_pipeline.py', *pipeline.overrides])}")
         return 128 + number
@@ -52,6 +86,8 @@ def run(pipeline: Pipeline) -> int:
     with suppress(ArtifactError):   # the first run in this folder
         before = pipeline.results()
     summary = pipeline.run()
+    if not pipeline.group.leads or pipeline.config.shard is not None:
+        return 0
     pipeline.console.result("\n" + score_table(summary))
     for line in changes(before, summary):
         pipeline.console.result(line)
@@ -72,10 +108,23 @@ def plan(pipeline: Pipeline) -> int:
 def status(pipeline: Pipeline) -> int:
     steps = pipeline.status()
     pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.device))
+    jobs = job_lines(pipeline.folder)
     for step in steps:
         pipeline.console.result(f"  {step}")
+        for line in jobs.get(step.name, []):
+            pipeline.console.result(f"    {line}")
     for left_over in [path for step in steps for path in step.left_over]:
         pipeline.console.result(f"  {left_over}")
+    return 0
+
+
+def submit(pipeline: Pipeline) -> int:
+    jobs = pipeline.submit()
+    for done in jobs:
+        name = f"{done.job.step} ({done.job.part}{f' {done.job.array}' if done.job.array else ''})"
+        state = "is queued already" if done.queued else "would be submitted" if done.number is None else "submitted"
+        pipeline.console.result(f"  {name}: {state}" + (f", job {done.number}" if done.number else f": {done.command}"))
+    pipeline.console.result(f"The scripts and logs lie in {pipeline.folder.path / SCRIPTS}/" if jobs else "nothing to do")
     return 0
 
 
@@ -165,6 +214,6 @@ def compare(pipeline: Pipeline) -> int:
     return 0
 
 
-ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify, "report": report, "compare": compare,
+ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify, "submit": submit, "report": report, "compare": compare,
            "predict": predict, "sweep": sweep, "prepare": prepare, "export_voc": export_voc,
            "import_official": import_official, "export_official": export_official}

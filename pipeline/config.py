@@ -16,6 +16,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from pipeline.distributed import DistributedSettings
+from pipeline.jobs import SubmitSettings
 from pipeline.order import BY_NAME, STEPS, seed_step
 from pipeline.published import Published
 from pipeline.tracking import Logger
@@ -47,6 +49,7 @@ class Action(Enum):
     plan = "plan"        # say what a run would do
     status = "status"    # say how far the run is
     verify = "verify"    # read and check every artifact
+    submit = "submit"    # hand the steps to a cluster
     prepare = "prepare"  # check the data set and make once what is derived from its files
     import_official = "import_official"   # convert results of the official code into finished steps
     export_official = "export_official"   # write results as the official code writes them
@@ -120,6 +123,9 @@ class RunSettings:
     published: Published | None  # the scores of the paper that the experiment re-does
     data: Any                    # a class of steps.datasets
     model: ModelSettings
+    distributed: DistributedSettings
+    submit: SubmitSettings
+    shard: str | None            # I/N: only the I-th of N parts of one step; prepare: what all parts need
 
     def __post_init__(self) -> None:
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "null or at least 1")
@@ -135,6 +141,8 @@ class RunSettings:
                 "a photograph with action=predict, and only there")
         require(not self.classes or self.action is Action.predict, "classes", self.classes, "nothing, but for action=predict")
         require(not self.runs or self.action is Action.compare, "runs", self.runs, "nothing, but for action=compare")
+        require(self.shard in (None, "prepare") or self.part is not None, "shard", self.shard,
+                "I/N with I from 0 to N-1, or prepare")
         for key in ("name", "outputs", "from_step", "to_step", "export_to"):
             require(getattr(self, key) != "", key, "", "a value; leave the key out for the default")
         _check_steps("steps", self.steps, BY_NAME)
@@ -164,6 +172,13 @@ class RunSettings:
         """The steps from `from_step` to `to_step`."""
         first, last = self._ends()
         return self.steps[first:last + 1]
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """(I, N) of `shard`; None where it is another word."""
+        numbers = re.fullmatch(r"(\d+)/(\d+)", self.shard or "")
+        index, count = map(int, numbers.groups()) if numbers else (0, 0)
+        return (index, count) if index < count else None
 
     @property
     def run_name(self) -> str:

@@ -19,9 +19,15 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def pin_threads(threads: int | None, device: torch.device) -> None:
-    """A fixed thread count: sums depend on it, so results are bit-identical at the same count only."""
+def pin_threads(threads: int | None, device: torch.device, processes: int = 1) -> None:
+    """A fixed thread count: sums depend on it, so results are bit-identical at the same count only.
+
+    `threads`; None: all cores this process may use, shared by `processes` on this machine where Slurm does not say
+    how many each has.
+    """
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if processes > 1:
+        available = int(os.environ.get("SLURM_CPUS_PER_TASK", max(1, available // processes)))
     torch.set_num_threads(threads or available)
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False   # float32 is float32

@@ -129,6 +129,18 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
     return list(plan.values())
 
 
+def check_share(config: Any, planned: PlannedStep, processes: int) -> None:
+    """Refuse more processes than a batch of a training has images. Raises ConfigError."""
+    if planned.step.kind != "training":
+        return
+    key, ids = f"{planned.name}.batch_size", len(planned.lists["ids"])
+    batch = min(getattr(config, planned.name).batch_size, ids)
+    if processes > batch:
+        raise ConfigError(f"{processes} processes cannot share the batches of {planned.name}, which have {batch} images ({key}="
+                          f"{getattr(config, planned.name).batch_size}, {ids} images). Start at most {batch} processes"
+                          + (f", or raise {key}" if batch < ids else ""))
+
+
 def work_folder(folder: RunFolder, planned: PlannedStep) -> Path:
     """Where a step is worked on: in its result when only parts of that are missing."""
     manifest = folder.manifest(planned.name)

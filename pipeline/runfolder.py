@@ -152,6 +152,11 @@ class RunFolder:
         if folder != self.result(step):
             write_json(folder / WORK, {"step": step, "identity": identity})
 
+    def share(self, step: str, folder: Path, identity: dict) -> None:
+        """Make `folder` ready for work on one shard, while other processes work there too."""
+        if folder != self.result(step) and self.begun(folder) != identity:
+            write_json(folder / WORK, {"step": step, "identity": identity})
+
     def finish(self, step: str, folder: Path, manifest: dict) -> None:
         """Make the work in `folder` the result of `step`; an older result goes only now."""
         for name in [WORK, FAILED, *(name for name in file_sizes(folder) if name.endswith(DAMAGED))]:

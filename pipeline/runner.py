@@ -21,23 +21,26 @@ from pipeline.console import Console, head_line, plan_table
 from pipeline.expect import expect
 from pipeline.export_voc import STEP as EXPORTED
 from pipeline.export_voc import export_voc
+from pipeline.lists import derive_lists
 from pipeline.machine import choose_device, peak_memory, pin_threads, reset_peak_memory, versions
 from pipeline.official import export_official, import_plan
-from pipeline.plan import CONTINUE, REUSE, PlannedStep, make_plan, survey, work_folder
+from pipeline.order import BY_NAME
+from pipeline.plan import CONTINUE, REUSE, PlannedStep, check_share, make_plan, survey, work_folder
 from pipeline.predict import class_indices, finished_run
 from pipeline.reading import reading
 from pipeline.recorded import RecordedRun, find_run, recorded_config
 from pipeline.reuse import open_donors, take_over
-from pipeline.runfolder import RunFolder
+from pipeline.runfolder import RUN, RunFolder
 from pipeline.status import StepStatus, run_status
+from pipeline.submit import Submitted, Submitter, require_one_step
 from pipeline.summary import build_summary
 from pipeline.sweep import finished_steps, run_sweep
 from pipeline.tracking import check_logger, tracked
 from pipeline.verify import Verified, verify_step
 from steps.artifacts import read_json, set_aside, write_json
-from steps.context import StepContext
+from steps.context import Group, StepContext
 from steps.datasets import open_dataset
-from steps.journal import merge_journals, unfinished
+from steps.journal import join_divisions, merge_journals, unfinished
 from steps.prediction import Prediction, predict
 from wsss.data.dataset import did_you_mean
 from wsss.data.prepare import Finding
@@ -47,6 +50,7 @@ from wsss.files import file_sizes, user_path, write_text
 SUMMARY, LOG = "summary.json", "run.log"
 # keys that only other actions look at
 NOT_OF_A_RUN = ("action", "download", "import_from", "export_to", "run", "image", "classes", "class_threshold")
+PATIENCE = 10.0   # seconds in which a new file must be seen by all machines
 
 
 class Pipeline:
@@ -64,8 +68,8 @@ class Pipeline:
         self.folder = RunFolder(self.config.folder)
         self.device = choose_device(self.config.device.value)
         self.console = Console(self.config.log_level.value)
-        self.stop_signal: int | None = None   # the signal that asked for a stop
         self.report_path: Path | None = None   # of the report that the last call of `run` left
+        self.group = Group()   # the processes of this run; `pipeline.distributed` makes it several
 
     @classmethod
     def compose(cls, *overrides: str) -> "Pipeline":
@@ -129,6 +133,8 @@ class Pipeline:
         Stopped
             after SIGINT or SIGTERM; what was finished is saved.
         """
+        if not self.group.leads:
+            return self._follow()
         return self._carry_out(self._plan)
 
     def import_official(self) -> dict[str, Any]:
@@ -139,29 +145,49 @@ class Pipeline:
         config = self.config
         self.dataset = open_dataset(config.data)
         self.folder.check_data(self._data)
-        plan = None if self.folder.path.exists() else plan_of()   # refuses what cannot be before the folder is made
+        early = config.part or not self.folder.path.exists()   # many shards plan at once; nothing is written for what is refused
+        plan = plan_of() if early else None
         with ExitStack() as held:
             with self.folder.claims.planning(self.console.warning):
                 self.folder.recover(config.steps)
-                if plan is None or self.folder.is_started():
+                if plan is None or self.folder.is_started() and not config.part:
                     plan = plan_of()
                 held.enter_context(self._signals())
                 to_do = [planned for planned in plan if planned.works]
-                claim = held.enter_context(self.folder.claims.hold(*_claimed(to_do)))
+                claim = held.enter_context(self.folder.claims.hold(*_claimed(to_do, config.part)))
             self.folder.open(self._data)
-            write_text(self.folder.path / "config.yaml", OmegaConf.to_yaml(self.composed, resolve=True))
-            self.console.log_to(self.folder.path / LOG, shlex.join(["python", "run_pipeline.py", *self.overrides]))
-            held.push(self.console.leave)
+            if config.shard is None:
+                write_text(self.folder.path / "config.yaml", OmegaConf.to_yaml(self.composed, resolve=True))
+                self.console.log_to(self.folder.path / LOG, shlex.join(["python", "run_pipeline.py", *self.overrides]))
+                held.push(self.console.leave)
+            self._assemble()
             self.console.info(head_line(self.folder.path, self.dataset, self.device))
             self.console.info(plan_table(self.folder.path, plan))
-            pin_threads(config.threads, self.device)
             for number, planned in enumerate(to_do):
-                claim(*_claimed(to_do[number:]), planned.name)
+                claim(*_claimed(to_do[number:], config.part), planned.name)
                 self._work(planned)
+            self.group.first(lambda: None)   # the others may go
+            if config.shard is not None:
+                return {}
             summary = self._summary()
             write_json(self.folder.path / SUMMARY, summary)
         self._report_on(summary)
         return summary
+
+    def submit(self) -> list[Submitted]:
+        """Write a script for each step that a run would do, and submit what is not queued yet, as a chain of jobs.
+
+        Raises
+        ------
+        WsssError
+            for everything that `run` refuses before it works; when sbatch is not there or refuses.
+        """
+        self.dataset = open_dataset(self.config.data)
+        self.folder.check_data(self._data)
+        plan = self._plan()
+        with self.folder.claims.planning(self.console.warning):
+            self.folder.open(self._data)
+            return Submitter(self.config, self.folder, self.dataset, self.overrides).submit(plan)
 
     def export_voc(self) -> list[Finding]:
         """Write photographs and pseudo masks as a folder in the layout of PASCAL VOC (`pipeline.export_voc`)."""
@@ -211,8 +237,9 @@ class Pipeline:
         self.console.start("sweep")
         with self._reading(steps), self._signals():
             return run_sweep(self.config, self.dataset, self.folder, steps, device=self.device,
-                             stop=lambda: self.stop_signal is not None, warn=self.console.warning,
+                             stop=lambda: self.group.asked is not None, warn=self.console.warning,
                              progress=lambda done, total, note: self.console.progress("sweep", done, total, note))
+
     def report(self) -> Path:
         """Write `report/report.html` from what lies in the run folder, with the configuration of its last call; its path.
 
@@ -256,6 +283,35 @@ class Pipeline:
         return {"kind": data.kind, "name": data.name, "root": str(user_path(data.root).resolve()),
                 "classes": list(self.dataset.classes)}
 
+    def _assemble(self) -> None:
+        """Make sure that all processes see the run folder, and give each its device and threads.
+
+        Raises
+        ------
+        ConfigError
+            in every process, when one of them does not see the folder.
+        """
+        mark = Path(self.group.first(lambda: str((self.folder.path / RUN).resolve())))
+        end = time.monotonic() + PATIENCE
+        while not (seen := mark.exists()) and time.monotonic() < end:   # a network file system may lag behind
+            time.sleep(0.1)
+        if blind := [rank for rank, sees in enumerate(self.group.gather(seen)) if not sees]:
+            raise ConfigError(f"{', '.join(map(self.group.name, blind))} does not see {mark}: the run folder must lie on a file "
+                              "system that all machines share. Choose such a place with outputs=DIR")
+        self.device = self.group.choose_device(self.device)
+        pin_threads(self.config.threads, self.device, self.group.here)
+
+    def _follow(self) -> dict[str, Any]:
+        """What a process beside the first does: its part of every step that the first one begins."""
+        with self._signals():
+            self._assemble()
+            self.dataset = open_dataset(self.config.data, check=False)
+            lists = derive_lists(self.config, self.dataset)
+            while order := self.group.first(dict):
+                name = order["step"]
+                self._do(PlannedStep(BY_NAME[name], lists[name], {}, tuple(order["reads"]), ""), Path(order["folder"]))
+        return {}
+
     def _plan(self, fetch: bool = True) -> list[PlannedStep]:
         config, dataset = self.config, self.dataset
         check_logger(config.logger)
@@ -264,7 +320,11 @@ class Pipeline:
             plan = make_plan(config, dataset, self.folder, open_donors(config), fetch)
         except FileNotFoundError:   # another run has just finished a step, which renames its folder
             plan = make_plan(config, dataset, self.folder, open_donors(config), fetch)
+        if config.shard is not None:
+            require_one_step(config, configuration.selected(config), plan)
         for planned in plan:
+            if planned.works and planned.action != REUSE:
+                check_share(config, planned, self.group.size)
             if planned.works:
                 planned.expected = expect(config, dataset, self.folder, planned, self.device.type)
         return plan
@@ -328,22 +388,28 @@ class Pipeline:
     def _work(self, planned: PlannedStep) -> None:
         """Do one step and make its result final."""
         folder, step = work_folder(self.folder, planned), planned.step
-        self.folder.begin(planned.name, folder, planned.identity, planned.damaged)
-        context = self._context(planned, folder)
+        if self.config.part:   # others work there too: clear nothing away
+            self.folder.share(planned.name, folder, planned.identity)
+        else:
+            self.folder.begin(planned.name, folder, planned.identity, planned.damaged)
         start, started = time.perf_counter(), time.strftime("%Y-%m-%d %H:%M:%S")
         reset_peak_memory(self.device)
         self.console.start(planned.name)
         taken = self._take(planned, folder) if planned.action == REUSE else None
         if taken is None:
-            try:
-                result = self._run(planned, context)
-            except WsssError as error:
-                raise _put_away(error, planned.name) from error
-        images = merge_journals(folder, context.ids) if step.kind == "images" else None
+            if step.kind == "images" and self.config.shard is None:
+                join_divisions(folder, planned.lists["ids"], self.group.size)
+            self.group.first(lambda: {"step": planned.name, "folder": str(folder), "reads": planned.reads})
+            result = self._do(planned, folder)
+            if self.config.shard is not None:
+                self.console.finish(f"{planned.name}, shard={self.config.shard}", time.perf_counter() - start)
+                return
+        images = merge_journals(folder, planned.lists["ids"]) if step.kind == "images" else None
         seconds = time.perf_counter() - start
+        settings = {} if planned.provided else configuration.settings_of(getattr(self.config, planned.name))
         facts = taken or {
             "step": planned.name, "fingerprint": planned.fingerprint, "identity": planned.identity,
-            "settings": {} if planned.provided else configuration.settings_of(context.settings), "seed": self.config.seed,
+            "settings": settings, "seed": self.config.seed,
             "lists": {purpose: len(ids) for purpose, ids in planned.lists.items()}, "result": result,
             "device": str(self.device), "precision": self.config.precision.value, "threads": torch.get_num_threads(),
             "started": started, "seconds": round(seconds, 2), "continued": planned.action == CONTINUE,
@@ -354,13 +420,27 @@ class Pipeline:
         self.folder.finish(planned.name, folder, facts)
         self.console.finish(planned.name, seconds)
 
-    def _run(self, planned: PlannedStep, context: StepContext) -> Any:
-        """Run a step; a training with the logger that is wanted."""
-        if planned.step.kind != "training":
-            return planned.step.module.run(context)
+    def _do(self, planned: PlannedStep, folder: Path) -> dict[str, Any]:
+        """This process's part of a step; when it returns, all processes have done theirs."""
+        module = planned.step.module
+        work = module.run if self.config.shard != "prepare" else getattr(module, "prepare", lambda context: None)
+        try:
+            with self._watched(planned, self._context(planned, folder)) as context:
+                result = work(context)
+        except WsssError as error:
+            raise _put_away(error, planned.name) from error
+        self.group.gather(None)
+        return result
+
+    @contextmanager
+    def _watched(self, planned: PlannedStep, context: StepContext) -> Iterator[StepContext]:
+        """The context of a step; of a training with the logger that is wanted, which the first process feeds."""
+        if planned.step.kind != "training" or not self.group.leads:
+            yield context
+            return
         settings = configuration.settings_of(context.settings)
         with tracked(context, self.config, self.folder.path, planned.name, planned.fingerprint, settings) as watched:
-            return planned.step.module.run(replace(context, **watched))
+            yield replace(context, **watched)
 
     def _take(self, planned: PlannedStep, folder: Path) -> dict | None:
         """Take the result over from another run; return its manifest, or None when images are still to be made."""
@@ -380,21 +460,22 @@ class Pipeline:
             settings=getattr(config, planned.name), dataset=self.dataset, lists=planned.lists, folder=folder,
             inputs={source: self.folder.result(source) for source in planned.reads}, model=config.model,
             seed_maps=config.seed_maps.value, seed=config.seed, device=self.device, precision=config.precision.value,
-            workers=config.workers, stop=lambda: self.stop_signal is not None,
+            workers=config.workers, shard=config.part or (0, 1), prepared=config.part is not None, group=self.group,
+            stop=lambda: self.group.asked is not None,
             progress=lambda done, total, note: self.console.progress(planned.name, done, total, note),
             warn=lambda message: self.console.warning(f"{planned.name}: {message}"))
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM ask the step to save and stop; a second one ends the process at once."""
-        self.stop_signal = None
+        """SIGINT, SIGTERM and SIGUSR1 ask the step to save and stop; a second SIGINT or SIGTERM ends the process."""
+        self.group.asked = None
 
         def ask(number: int, frame: Any) -> None:
-            self.stop_signal = number
-            signal.signal(number, signal.SIG_DFL)
+            self.group.asked = number
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGUSR1 else signal.SIG_DFL)   # Slurm's may come twice
             self.console.warning(f"{signal.Signals(number).name}: saving, then stopping")
         try:
-            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
         except ValueError:   # not the main thread: signals stay as they are
             before = {}
         try:
@@ -404,9 +485,9 @@ class Pipeline:
                 signal.signal(number, handler)
 
 
-def _claimed(steps: list[PlannedStep]) -> tuple[list[tuple[str, int, int]], list[str]]:
+def _claimed(steps: list[PlannedStep], part: tuple[int, int] | None = None) -> tuple[list[tuple[str, int, int]], list[str]]:
     """What is claimed to work on `steps`: what is made, as (step, shard, shards), and what is read."""
-    return [(step.name, 0, 1) for step in steps], [source for step in steps for source in step.reads]
+    return [(step.name, *(part or (0, 1))) for step in steps], [source for step in steps for source in step.reads]
 
 
 def _put_away(error: WsssError, step: str) -> WsssError:

@@ -59,6 +59,8 @@ def run(context: StepContext) -> dict[str, Any]:
             scored_counts = count(context, maps, scored, grid, before + len(val), total)
             scores[kind] = score(scored_counts, chosen[kind], len(scored))
             counts[kind] = scored_counts.counts
+    if not context.group.leads:
+        return {}
     write_arrays(context.folder / COUNTS, **counts)
     write_json(context.folder / SCORES, {"chosen": {kind: choice.as_dict() for kind, choice in chosen.items()},
                                          "scores": scores})
@@ -73,8 +75,8 @@ def reader(folder: Path, n_classes: int) -> None:
 def count(context: StepContext, maps: Maps, ids: tuple[str, ...], thresholds: tuple[float, ...], before: int,
           total: int) -> ThresholdCounts:
     """The confusion counts of `ids` at every threshold, over all processes."""
-    counts, (index, shards) = ThresholdCounts(len(context.dataset.classes), thresholds), context.shard
-    for number, image_id in enumerate(ids[index::shards], start=1):
+    counts = ThresholdCounts(len(context.dataset.classes), thresholds)
+    for number, image_id in enumerate(context.part(ids), start=1):
         context.check_stop()
         truth = context.dataset.mask(image_id)
         soft = at_size(maps.map(image_id, "full", context.device), truth.shape)   # differs where data.max_side shrank it

@@ -1,7 +1,7 @@
 """Score the instances by average precision.
 
 Official file: `step/eval_ins_seg.py` of IRN, on VOC's SegmentationObject, split train. Reads the instances and the objects of the
-ground truth; writes `scores.json`. All detections are ranked together, so nothing can be added up over shards: each process
+ground truth; writes `scores.json`. All detections are ranked together, so nothing can be added up over processes: the first one
 scores the whole list.
 """
 
@@ -37,6 +37,8 @@ def check(settings: Settings) -> None:
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    if not context.group.leads:
+        return {}
     dataset, folder, settings = context.dataset, context.inputs["make_ins_seg_labels"], context.settings
     precision = InstancePrecision(len(dataset.classes), settings.iou)
     coco = CocoPrecision(len(dataset.classes)) if settings.coco_style else None

@@ -34,15 +34,16 @@ class Settings:
 
 def run(context: StepContext) -> dict[str, Any]:
     dataset, folder = context.dataset, context.inputs["make_sem_seg_labels"]
-    confusion, (index, shards) = Confusion(len(dataset.classes)), context.shard
-    scored = context.lists["scored"]
-    for number, image_id in enumerate(scored[index::shards], start=1):
+    confusion, scored = Confusion(len(dataset.classes)), context.lists["scored"]
+    for number, image_id in enumerate(context.part(scored), start=1):
         context.check_stop()
         truth = dataset.mask(image_id)
         prediction = read_label(folder / f"{image_id}.png", truth.shape, len(dataset.classes))
         confusion.update(prediction, truth, prediction_ignore=context.settings.unsure.value)
         context.progress(number, len(scored), "pseudo masks")
     confusion.counts = context.reduce(confusion.counts)
+    if not context.group.leads:
+        return {}
     chosen = read_chosen(folder / THRESHOLD)
     write_json(context.folder / SCORES, {**confusion.scores().as_dict(), "threshold": chosen["threshold"],
                                          "threshold_source": chosen["source"], "images": len(scored),

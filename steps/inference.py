@@ -38,7 +38,7 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Iterable[Pa
     ids, dataset = context.my_ids, context.dataset
     pending = list(unfinished(context.folder, ids, dataset))
     failed: dict[str, str] = {}
-    journal = Journal(context.folder, context.shard)
+    journal = Journal(context.folder, context.worker)
     try:
         for number, image_id in enumerate(pending, start=len(ids) - len(pending) + 1):
             context.check_stop()
@@ -64,10 +64,11 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Iterable[Pa
         raise
     finally:
         journal.close()
+    failed = {image_id: reason for part in context.group.gather(failed) for image_id, reason in part.items()}
     path = _record(context, failed)
     if failed:
         some = "; ".join(f"{image_id}: {reason}" for image_id, reason in list(failed.items())[:SHOWN])
-        raise ImagesFailed(f"{len(failed)} of {len(ids)} images failed, the others are done. {some}"
+        raise ImagesFailed(f"{len(failed)} of {len(context.shard_ids)} images failed, the others are done. {some}"
                            f"{'; ...' if len(failed) > SHOWN else ''}. All reasons stand in {path}. Mend or remove these images, "
                            "then the same command tries only them")
 
@@ -90,6 +91,8 @@ def _record(context: StepContext, failed: dict[str, str]) -> Path:
     """Write the failures of this shard, or remove the file of an earlier call."""
     index, count = context.shard
     path = context.folder / (FAILED if count == 1 else f"{JOURNALS}/{index}-of-{count}-{FAILED}")
+    if not context.group.leads:
+        return path
     if failed:
         write_json(path, failed)
     else:

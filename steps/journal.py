@@ -111,6 +111,15 @@ def merge_journals(folder: Path, ids: Iterable[str]) -> int:
     return len(ordered)
 
 
+def join_divisions(folder: Path, ids: Iterable[str], workers: int) -> None:
+    """Before `workers` processes write a journal each: put into the index what another number of them has left.
+
+    Else two journals could have a line of one id, and nothing would say which is the later.
+    """
+    if any(not path.name.endswith(f"-of-{workers}.jsonl") for path in folder.glob(f"{JOURNALS}/*.jsonl")):
+        merge_journals(folder, ids)
+
+
 def _complete_lines(path: Path) -> Iterator[dict]:
     """The lines of a journal; a torn last line (the process was killed while writing it) does not count."""
     with open(path, encoding="utf-8", errors="replace", newline="\n") as file:

@@ -56,7 +56,8 @@ class Settings:
 def run(context: StepContext) -> dict[str, Any]:
     find = Instances(context)
     chosen = Chosen(context.settings.bg_threshold, "make_ins_seg_labels.bg_threshold in the configuration").as_dict()
-    write_json(context.folder / THRESHOLD, chosen)
+    if context.group.leads:
+        write_json(context.folder / THRESHOLD, chosen)
 
     def make(image_id: str):
         found = find(image_id)

@@ -85,11 +85,21 @@ def check(settings: Settings) -> None:
     require_package("kmeans_pytorch", settings.kmeans_backend is KMeansBackend.kmeans_pytorch, "make_lpcam.kmeans_backend")
 
 
-def run(context: StepContext) -> dict[str, Any]:
+def prepare(context: StepContext) -> None:
+    """Make the prototypes, which all images need."""
+    _prepare(context)
+
+
+def _prepare(context: StepContext) -> tuple[Callable, Maps, Prototypes]:
+    """The features of an image, the CAMs, the prototypes."""
     classifier, cams = load_classifier(context), Maps(context.inputs["make_cam"])
     features_of = feature_function(context, classifier)
+    return features_of, cams, make_prototypes(context, features_of, classifier.classifier.weight.flatten(1), cams)
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    features_of, cams, prototypes = _prepare(context)
     relu_without_context = context.settings.relu_without_context
-    prototypes = make_prototypes(context, features_of, classifier.classifier.weight.flatten(1), cams)
 
     def make(image_id: str):
         image, facts = context.dataset.image(image_id), cams.facts(image_id)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from steps.artifacts import Maps, label_reader, read_array, write_array, write_json, write_label
-from steps.context import StepContext, require
+from steps.context import StepContext, require, require_prepared
 from steps.inference import for_each_image
 from steps.journal import read_journals
 from steps.memory import give_back
@@ -47,6 +47,11 @@ class Settings:
         require(self.pad_to is None or self.pad_to >= 1, "make_sem_seg_labels.pad_to", self.pad_to, "null or at least 1")
         require(self.bg_threshold is None or 0 <= self.bg_threshold <= 1, "make_sem_seg_labels.bg_threshold",
                 self.bg_threshold, "null or a number in [0, 1]")
+
+
+def prepare(context: StepContext) -> None:
+    """Choose the background threshold, which all images need."""
+    background_threshold(context, Walk(context))
 
 
 def run(context: StepContext) -> dict[str, Any]:
@@ -122,18 +127,22 @@ class Walk:
 def background_threshold(context: StepContext, walk: Walk) -> dict[str, Any]:
     """The background threshold and its source; the sweep over val is recorded in `threshold.json`."""
     path, val = context.folder / THRESHOLD, context.lists["val"]
-    if path.exists():
+    if context.group.first(path.exists):
         return read_chosen(path)
+    require_prepared(context, path)
     counts = ThresholdCounts(len(context.dataset.classes)) if val else None
-    for number, image_id in enumerate(val, start=1):
+    for number, image_id in enumerate(context.part(val), start=1):
         context.check_stop()
         soft, _ = walk.soft(walk(image_id)[0], image_id)
         counts.update(soft, walk.maps.classes(image_id), context.dataset.mask(image_id))
         context.progress(number, len(val), "val images, to choose the background threshold")
         give_back()
+    if counts is not None:
+        counts.counts = context.reduce(counts.counts)
     chosen = choose(context.settings.bg_threshold, "make_sem_seg_labels.bg_threshold", counts, len(val),
                     PUBLISHED[context.seed_maps].walk_bg).as_dict()
     if counts is not None:
         chosen["val_miou"] = [counts.scores(i).miou for i in range(len(counts.thresholds))]
-    write_json(path, chosen)
+    if context.group.leads:
+        write_json(path, chosen)
     return chosen

@@ -111,7 +111,8 @@ def _frozen(network: Module, context: StepContext) -> Module:
 
 def provide(context: StepContext, step: str) -> dict[str, Any]:
     """Do the training `step` by taking its network from the file that `model.` names; return the result of the step."""
-    save_network(context, provided_network(step, context.model, context.dataset))
+    if context.group.leads:
+        save_network(context, provided_network(step, context.model, context.dataset))
     return {"provided_from": str(user_path(context.model.provided(step)).resolve())}
 
 

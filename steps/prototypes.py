@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from steps.artifacts import Maps, read_arrays, write_arrays
-from steps.context import StepContext
+from steps.context import StepContext, require_prepared
 from steps.given_prototypes import NEEDED, read_given
 from steps.memory import give_back
 from steps.networks import network_input
@@ -102,36 +102,50 @@ class _Sample:
 def make_prototypes(context: StepContext, features_of: Callable, weight: torch.Tensor, cams: Maps) -> Prototypes:
     """Cluster the features of every class, select its prototypes and write `prototypes.npz`; or write those that are given.
 
-    A class is a unit of work: its result is kept in `prototypes/INDEX.npz` until all are done. Memory holds the
-    features of one class (`max_features_per_class` of foreground and of context).
+    A class is a unit of work, done by one process: its result is kept in `prototypes/INDEX.npz` until all are done. Memory
+    holds the features of one class (`max_features_per_class` of foreground and of context).
     """
     path, n_classes = context.folder / FILE, len(context.dataset.classes)
     parts = context.folder / "prototypes"
-    if context.settings.prototypes and not path.exists():
-        given = read_given(context.settings.prototypes, n_classes, weight.shape[1])
-        kept = set(given["class_index"][given["kept"] & ~given["is_context"]].tolist())
-        if without := [name for index, name in enumerate(context.dataset.classes) if index not in kept]:
-            some = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
-            context.warn(f"make_lpcam.prototypes={context.settings.prototypes} has no foreground prototype of {len(without)} of "
-                         f"{n_classes} classes ({some}): their CAMs go on unchanged. Give prototypes of this data set")
-        write_arrays(path, **given)
-    if not path.exists():
+    if context.settings.prototypes:
+        context.group.first(lambda: path.exists() or _write_given(context, path, n_classes, weight.shape[1]))
+    if not context.group.first(path.exists):
+        require_prepared(context, path)
         images = prototype_images(context)
-        for index in range(n_classes):
+        for index in context.part(range(n_classes)):
             context.check_stop()
             if not (parts / f"{index}.npz").exists():
                 arrays = _class_prototypes(context, index, images[index], features_of, weight, cams)
                 write_arrays(parts / f"{index}.npz", **arrays)
             context.progress(index + 1, n_classes, f"prototypes of {context.dataset.classes[index]}")
-        loaded = [read_arrays(parts / f"{index}.npz") for index in range(n_classes)]
-        if without := [name for name, arrays in zip(context.dataset.classes, loaded) if arrays["is_context"].all()]:
-            some = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
-            context.warn(f"{len(without)} of {n_classes} classes have no feature above make_lpcam.cam_threshold="
-                         f"{context.settings.cam_threshold} ({some}): their CAMs go on unchanged. Train longer or lower it, "
-                         "unless no image shows them")
-        write_arrays(path, **{name: np.concatenate([arrays[name] for arrays in loaded]) for name in loaded[0]})
-    shutil.rmtree(parts, ignore_errors=True)
+        context.group.gather(None)   # wait until all classes are done
+        context.group.first(lambda: _join(context, parts, path))
+    if context.group.leads and not context.prepared:
+        shutil.rmtree(parts, ignore_errors=True)
     return Prototypes(path, n_classes, context.device)
+
+
+def _write_given(context: StepContext, path: Path, n_classes: int, dimension: int) -> None:
+    """Write the prototypes of the file that is given."""
+    given = read_given(context.settings.prototypes, n_classes, dimension)
+    kept = set(given["class_index"][given["kept"] & ~given["is_context"]].tolist())
+    if without := [name for index, name in enumerate(context.dataset.classes) if index not in kept]:
+        some = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
+        context.warn(f"make_lpcam.prototypes={context.settings.prototypes} has no foreground prototype of {len(without)} of "
+                     f"{n_classes} classes ({some}): their CAMs go on unchanged. Give prototypes of this data set")
+    write_arrays(path, **given)
+
+
+def _join(context: StepContext, parts: Path, path: Path) -> None:
+    """Write the prototypes of all classes as one file."""
+    classes = context.dataset.classes
+    loaded = [read_arrays(parts / f"{index}.npz") for index in range(len(classes))]
+    if without := [name for name, arrays in zip(classes, loaded) if arrays["is_context"].all()]:
+        some = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
+        context.warn(f"{len(without)} of {len(classes)} classes have no feature above make_lpcam.cam_threshold="
+                     f"{context.settings.cam_threshold} ({some}): their CAMs go on unchanged. Train longer or lower it, "
+                     "unless no image shows them")
+    write_arrays(path, **{name: np.concatenate([arrays[name] for arrays in loaded]) for name in loaded[0]})
 
 
 def prototype_images(context: StepContext) -> list[list[str]]:

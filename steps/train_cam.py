@@ -73,7 +73,8 @@ def run(context: StepContext) -> dict[str, Any]:
         return image, torch.from_numpy(dataset.label_vector(image_id))
 
     def loss(images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"loss": multilabel_soft_margin_loss(classifier(images).float(), labels)}
+        share = len(images) / min(settings.batch_size, len(context.ids))   # of the batch; less than 1 with several processes
+        return {"loss": multilabel_soft_margin_loss(classifier(images).float(), labels) * share}
 
     backbone, head = classifier.parameter_groups()
     optimizer = make_optimizer(settings, (backbone, 1.0), (head, settings.classifier_rate))
@@ -81,7 +82,8 @@ def run(context: StepContext) -> dict[str, Any]:
                 poly_rate(settings.power, settings.warmup), settings.checkpoint_steps)
     log = fit(context, plan, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
               lambda: cam_pictures(context, classifier))
-    save_network(context, classifier)
+    if context.group.leads:
+        save_network(context, classifier)
     return {"steps": log[-1]["step"], "val_map": log[-1].get("val_map")}
 
 
@@ -96,11 +98,11 @@ def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
         return {}
     ids = ids[::math.ceil(len(ids) / (context.settings.max_val_images or len(ids)))]
     classifier.eval()
-    scores = []
+    scores = np.zeros((len(ids), len(context.dataset.classes)), np.float32)
     with torch.inference_mode(), context.autocast():
-        for image_id in ids:
-            scores.append(classifier(network_input(context, image_id)).float().cpu().numpy()[0])
+        for row in context.part(range(len(ids))):
+            scores[row] = classifier(network_input(context, ids[row])).float().cpu().numpy()[0]
             give_back()
     labels = np.stack([context.dataset.label_vector(image_id) for image_id in ids])
-    return {"val_map": average_precision(np.stack(scores), labels)[1]}
+    return {"val_map": average_precision(context.reduce(scores), labels)[1]}
 

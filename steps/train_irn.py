@@ -16,7 +16,7 @@ from steps.context import StepContext, require
 from steps.networks import network_reader, new_irn, provide, save_network
 from steps.pictures import edge_pictures
 from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
-from wsss.affinity import affinity_losses
+from wsss.affinity import affinity_losses, pair_counts
 from wsss.data.augment import irn_sample, top_left_crop
 from wsss.networks.irn import IRN
 from wsss.seeding import generator
@@ -74,7 +74,10 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def loss(images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         edge, displacement = irn(images)
-        losses = affinity_losses(edge, displacement, labels, radius=settings.radius, all_pairs=settings.all_pairs)
+        pairs = {"radius": settings.radius, "all_pairs": settings.all_pairs}
+        # The losses are means over the pairs of the whole batch: with several processes each divides by the counts of all.
+        counts = context.group.sum(pair_counts(labels, **pairs)) if context.group.size > 1 else None
+        losses = affinity_losses(edge, displacement, labels, counts=counts, **pairs)
         return {"loss": losses.total, "pos_aff": losses.pos_aff, "neg_aff": losses.neg_aff,
                 "dp_fg": losses.dp_fg, "dp_bg": losses.dp_bg}
 
@@ -83,7 +86,8 @@ def run(context: StepContext) -> dict[str, Any]:
     plan = Plan("train_irn", settings.epochs, settings.batch_size, poly_rate(settings.power), settings.checkpoint_steps)
     log = fit(context, plan, irn, optimizer, sample, loss, pictures=lambda: edge_pictures(context, irn))
     irn.set_displacement_mean(displacement_mean(context, irn))
-    save_network(context, irn)
+    if context.group.leads:
+        save_network(context, irn)
     return {"steps": log[-1]["step"], "displacement_mean": irn.mean_shift.running_mean.tolist()}
 
 
@@ -96,9 +100,9 @@ def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
     irn.set_displacement_mean(torch.zeros(2))
     total = torch.zeros(2, dtype=torch.float64)
     with torch.inference_mode(), context.autocast():
-        for image_id in context.ids:
+        for image_id in context.part(context.ids):
             context.check_stop()
             image = top_left_crop(context.dataset.image(image_id), context.settings.crop_size)
             _, displacement = irn(image[None].to(context.device))
             total += displacement.double().mean(dim=(0, 2, 3)).cpu()
-    return (total / len(context.ids)).float()
+    return (context.group.sum(total) / len(context.ids)).float()

@@ -74,6 +74,9 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
     "loss"; `validate()` is called after each epoch and its values go into the log; `pictures()` where some are wanted
     (`context.show`): name -> (H, W, 3) uint8. Neither may draw random numbers.
 
+    A group of processes takes the same batches: each has a part of every batch, for which `loss` gives its share of the
+    losses of the whole, so that losses and gradients are sums over the group.
+
     Raises
     ------
     Stopped
@@ -92,7 +95,7 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
             factor = plan.rate(step, total)
             for group, base in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = base * factor
-            losses = _learn(context, plan, optimizer, loss, batch)
+            losses = _learn(context, plan, module, optimizer, loss, batch)
             log.append({"step": step, "epoch": epoch, "rate": base_rates[0] * factor,
                         **{name: _finite(name, value, step, plan) for name, value in losses.items()}})
             context.track(log[-1])
@@ -105,12 +108,13 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
                 module.train()
             if context.show(step, pictures):
                 module.train()
-            stop = context.stop()
-            if stop or step == total or step % plan.checkpoint_steps == 0:
+            stop = _any(context, context.stop())
+            if context.group.leads and (stop or step == total or step % plan.checkpoint_steps == 0):
                 _save_state(context, module, optimizer, step, log)
             if stop:
                 raise Stopped
-    write_log(context, log)   # also where a finished training lost it
+    if context.group.leads:
+        write_log(context, log)   # also where a finished training lost it
     return log
 
 
@@ -118,19 +122,36 @@ def _note(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
 
 
-def _learn(context: StepContext, plan: Plan, optimizer: torch.optim.Optimizer, loss: Callable[..., dict[str, torch.Tensor]],
-           batch: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+def _learn(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.optim.Optimizer,
+           loss: Callable[..., dict[str, torch.Tensor]], batch: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
     """One step of the optimiser; the losses before it."""
     try:
         with context.autocast():
             losses = loss(*(tensor.to(context.device, non_blocking=True) for tensor in batch))
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
+        if context.group.size > 1:
+            losses = _sum_up(context, module, losses)
         optimizer.step()
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise WsssError(f"not enough memory for {plan.purpose}.batch_size={plan.batch_size} ({error}). Lower it, or "
                         f"{plan.purpose}.crop_size; the last saved state is kept") from error
     return losses
+
+
+def _sum_up(context: StepContext, module: nn.Module, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The losses of the whole batch; its gradients take the place of those of this process's part."""
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    whole = context.group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, part in zip(gradients, whole.split([gradient.numel() for gradient in gradients])):
+        gradient.copy_(part.view_as(gradient))
+    values = context.group.sum(torch.stack([value.detach().double() for value in losses.values()]).cpu())
+    return dict(zip(losses, values))
+
+
+def _any(context: StepContext, flag: bool) -> bool:
+    """Whether any process of the group says so."""
+    return bool(context.group.sum(torch.tensor(int(flag))))
 
 
 class _Samples(Dataset):
@@ -159,7 +180,7 @@ def _worker_ignores_signals(worker: int) -> None:
 def _batches(context: StepContext, plan: Plan, sample: Callable, ids: tuple[str, ...], epoch: int, first: int) -> Iterator[tuple]:
     """The batches of an epoch from number `first` on."""
     order = generator(context.seed, plan.purpose, "order", epoch).permutation(len(ids))
-    keys = [[(epoch, ids[i]) for i in order[b * plan.batch_size:(b + 1) * plan.batch_size]]
+    keys = [context.part([(epoch, ids[i]) for i in order[b * plan.batch_size:(b + 1) * plan.batch_size]])
             for b in range(first, plan.steps_per_epoch(len(ids)))]
     loader = DataLoader(_Samples(sample), batch_sampler=keys, collate_fn=_collate, num_workers=context.workers,
                         worker_init_fn=_worker_ignores_signals, pin_memory=context.device.type == "cuda",

@@ -1,0 +1,327 @@
+"""Several processes for one run: who they are, as torchrun or srun started them, and how they work together.
+
+The first process plans, claims, prints and writes manifests; the others do their part of each step it begins. Each beats in
+a store of torch.distributed; the first watches the beats, so that a process that dies ends the others, by name, instead of
+leaving them waiting. A single process makes none of this (`find_place` is None).
+"""
+
+import json
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+from pipeline.claims import Owner
+from pipeline.console import Console
+from steps.context import Group, Stopped, require
+from wsss.errors import BackendError, ConfigError, WsssError
+
+FOREVER = timedelta(days=365)   # of a sum: the watch decides who is dead, not the time that another one needs
+BEAT = 0.5                      # seconds
+FAREWELL = 5.0                  # seconds in which the others notice that one has ended
+
+
+@dataclass
+class DistributedSettings:
+    """`distributed.`: only for runs of several processes. The values stand in `conf/config.yaml`."""
+
+    timeout: float     # seconds without a beat after which a process counts as dead
+    start: float       # seconds in which all processes must have come
+
+    def __post_init__(self) -> None:
+        require(self.timeout >= 2, "distributed.timeout", self.timeout, "at least 2 seconds")
+        require(self.start >= 2, "distributed.start", self.start, "at least 2 seconds")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of this process among `size`; they meet at `host`:`port`, where the launcher or rank 0 keeps the store."""
+
+    rank: int
+    size: int
+    local_rank: int
+    host: str
+    port: int
+    launcher_keeps_store: bool = False
+
+
+def find_place(environment: Mapping[str, str] = os.environ) -> Place | None:
+    """The place that torchrun or srun gave this process; None where it is the only one.
+
+    Raises
+    ------
+    ConfigError
+        when the launcher's variables do not fit together.
+    """
+    try:
+        if int(environment.get("WORLD_SIZE", 1)) > 1:   # torchrun
+            return Place(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")), environment["MASTER_ADDR"],
+                         int(environment["MASTER_PORT"]), environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
+        if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:   # srun; a batch script itself has no such variable
+            port = 20000 + (37 * int(environment["SLURM_JOB_ID"]) + int(environment["SLURM_STEP_ID"])) % 20000
+            here = environment.get("SLURM_STEP_NUM_NODES") == "1"
+            host = "127.0.0.1" if here else first_host(environment["SLURM_STEP_NODELIST"])
+            return Place(*(int(environment[name]) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")),
+                         environment.get("MASTER_ADDR", host), int(environment.get("MASTER_PORT", port)))
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"the launcher's environment is incomplete ({type(error).__name__}: {error}): expected RANK, "
+                          "WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT (torchrun), or srun's SLURM_ variables. Start the "
+                          "processes with torchrun or srun, or unset WORLD_SIZE") from error
+    return None
+
+
+def first_host(nodes: str) -> str:
+    """The first of Slurm's list of nodes: gpu[03-05,9],cpu1 -> gpu03."""
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", nodes).split(",")[0]
+
+
+class Processes(Group):
+    """This process in a group of several. Raises WsssError when the others do not come (`distributed.start`)."""
+
+    def __init__(self, place: Place, settings: DistributedSettings):
+        self.rank, self.size, self.place = place.rank, place.size, place
+        self.asked: int | None = None       # the signal by which any process was asked to stop
+        self._fast = None                   # the group for sums of CUDA tensors
+        start = timedelta(seconds=settings.start)
+        keeps = self.leads and not place.launcher_keeps_store
+        try:
+            self.store = dist.TCPStore(place.host, place.port, None, keeps, timeout=start, wait_for_workers=False)
+            self.store.set(f"member/{self.rank}", json.dumps(asdict(Owner.me())))
+            self.members = self._await_members(settings.start)
+            dist.init_process_group("gloo", store=dist.PrefixStore("gloo", self.store), rank=self.rank, world_size=self.size,
+                                    timeout=FOREVER)
+        except WsssError:
+            raise
+        except (RuntimeError, ValueError, OSError) as error:   # torch's DistError is a RuntimeError
+            raise BackendError(f"process {self.rank} of {self.size} on {socket.gethostname()} did not meet the others at "
+                               f"{place.host}:{place.port} ({str(error).splitlines()[0]}). Look at their messages; a port that "
+                               "is taken is changed by MASTER_PORT, a slow start by distributed.start") from error
+        self.watch = _Watch(self, settings.timeout)
+        self.watch.start()
+
+    def _await_members(self, patience: float) -> list[Owner]:
+        names = [f"member/{rank}" for rank in range(self.size)]
+        end = time.monotonic() + patience
+        while not self.store.check(names):
+            if time.monotonic() > end:
+                missing = [rank for rank, name in enumerate(names) if not self.store.check([name])]
+                raise BackendError(f"of {self.size} processes {self.size - len(missing)} came within distributed.start="
+                                   f"{patience:g} seconds; missing: {', '.join(map(str, missing))}. See why they did not start")
+            time.sleep(0.05)
+        return [Owner(**json.loads(value)) for value in self.store.multi_get(names)]
+
+    def name(self, rank: int) -> str:
+        return f"process {rank} of {self.size} (pid {self.members[rank].pid} on {self.members[rank].host})"
+
+    def choose_device(self, device: torch.device) -> torch.device:
+        """The device of this process: on CUDA a GPU of its own.
+
+        Raises
+        ------
+        ConfigError
+            in every process, when two have the same GPU, or some have one and others none.
+        """
+        if device.type == "cuda":
+            device = torch.device("cuda", self.place.local_rank % torch.cuda.device_count())
+            torch.cuda.set_device(device)
+        has = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+        all_have = self.gather(has)
+        if len({one is None for one in all_have}) > 1:
+            without = ", ".join(self.name(rank) for rank, one in enumerate(all_have) if one is None)
+            raise ConfigError(f"device=auto: {without} sees no CUDA device, others do. Start as many processes on each machine "
+                              "as it has GPUs, or set device=cpu")
+        if has is not None and len(set(all_have)) < self.size:
+            first, second = next((all_have.index(one), rank) for rank, one in enumerate(all_have) if all_have.index(one) != rank)
+            raise ConfigError(f"{self.name(first)} and {self.name(second)} have the same GPU. Start at most as many processes on "
+                              "a machine as it has GPUs")
+        if has is not None:
+            self._fast = dist.new_group(backend="nccl", timeout=FOREVER)
+        return device
+
+    @property
+    def here(self) -> int:
+        """How many of the processes are on this machine."""
+        return sum(member.host == self.members[self.rank].host for member in self.members)
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        self._together(lambda: dist.all_reduce(tensor, group=self._fast if tensor.is_cuda else None))
+        return tensor
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        box = [make() if self.leads else None]
+        self._together(lambda: dist.broadcast_object_list(box, src=0))
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        box = [None] * self.size
+        self._together(lambda: dist.all_gather_object(box, value))
+        return box
+
+    def _together(self, exchange: Callable[[], None]) -> None:
+        """Exchange with all others. Where one of them has gone the watch finds out who, and ends this process."""
+        try:
+            exchange()
+        except RuntimeError as error:
+            self.watch.patience = min(self.watch.patience, 10 * BEAT)
+            end = time.monotonic() + self.watch.patience + FAREWELL
+            while time.monotonic() < end:
+                if self.asked is not None:
+                    raise Stopped from error
+                time.sleep(BEAT)
+            why = str(error).splitlines()[0]
+            raise WsssError(f"the processes lost each other ({why}). The same command continues") from error
+
+    def leave(self, code: int, why: str = "") -> NoReturn:
+        """End this process with the exit code `code`; `why`: the error that it ends with, which the first one prints."""
+        if code and not self.leads:
+            self.watch.tell(code, why)
+        elif code:
+            self.watch.say({"rank": 0, "code": code, "why": ""})
+        self.watch.ended.set()
+        self.watch.part(FAREWELL if code else None)
+        _exit(code)
+
+
+class _Watch(threading.Thread):
+    """Beats for this process. In the first it also looks after the others and says who is gone; the others listen to it."""
+
+    def __init__(self, group: Processes, patience: float):
+        super().__init__(daemon=True)
+        self.group, self.patience, self.ended = group, patience, threading.Event()
+        place = group.place
+        self.store = dist.TCPStore(place.host, place.port, None, False, timeout=timedelta(seconds=patience),
+                                   wait_for_workers=False)
+        self.last = {rank: (-1, time.monotonic()) for rank in range(group.size)}   # rank -> beats so far, when they changed
+        self.ending: float | None = None    # when another one ended as it was asked to
+
+    def run(self) -> None:
+        group = self.group
+        while not self.ended.wait(BEAT):
+            try:
+                self.store.add(f"beat/{group.rank}", 1)
+                if group.asked is not None and not self.store.check(["stop"]):
+                    self.store.set("stop", str(int(group.asked)))
+                elif group.asked is None and self.store.check(["stop"]):
+                    group.asked = int(self.store.get("stop"))
+                verdict = self._look() if group.leads else self._listen()
+            except RuntimeError:   # the store has gone, and with it who keeps it
+                verdict = {"rank": 0, "code": 1, "why": "has gone"}
+            if verdict and not self.ended.is_set():
+                self._end(verdict)
+
+    def _look(self) -> dict | None:
+        """Whether one of the others has ended or died."""
+        now, others = time.monotonic(), range(1, self.group.size)
+        for rank in others:
+            if self.store.check([f"end/{rank}"]):
+                end = json.loads(self.store.get(f"end/{rank}"))
+                stopped = end["code"] > 128
+                if stopped:
+                    self.group.asked = self.group.asked or end["code"] - 128
+                self.ending = self.ending or now
+                if now - self.ending < (self.patience if stopped else 2.0):   # mostly this process ends for the same reason
+                    continue
+                return {"rank": rank, **end}
+        for rank in others:
+            beats = self.store.add(f"beat/{rank}", 0)
+            if self.store.check([f"parted/{rank}"]) or beats != self.last[rank][0]:
+                self.last[rank] = beats, now
+            member = self.group.members[rank]
+            if member.host == os.uname().nodename and not member.is_alive() and not self.store.check([f"parted/{rank}"]):
+                return {"rank": rank, "code": 1, "why": "has died"}
+            if now - self.last[rank][1] > self.patience:
+                return {"rank": rank, "code": 1, "why": f"has not been heard of for {self.patience:.0f} seconds"}
+        return None
+
+    def _listen(self) -> dict | None:
+        """What the first process says, or that it is gone."""
+        if self.store.check(["verdict"]):
+            return json.loads(self.store.get("verdict"))
+        beats, now = self.store.add("beat/0", 0), time.monotonic()
+        if beats != self.last[0][0]:
+            self.last[0] = beats, now
+        if now - self.last[0][1] > self.patience:
+            return {"rank": 0, "code": 1, "why": f"has not been heard of for {self.patience:.0f} seconds"}
+        return None
+
+    def _end(self, verdict: dict) -> None:
+        """End this process because another one has ended."""
+        group, rank = self.group, verdict["rank"]
+        if verdict["why"] and (group.leads or rank == 0):
+            print(f"error: {group.name(rank)}: {verdict['why']}. The others stop; the same command continues", file=sys.stderr,
+                  flush=True)
+        if group.leads:
+            self.say(verdict)
+        self.ended.set()
+        self.part(FAREWELL)
+        _exit(verdict["code"])
+
+    def say(self, verdict: dict) -> None:
+        """Tell all others why they must end."""
+        try:
+            self.store.set("verdict", json.dumps(verdict))
+        except RuntimeError:
+            pass
+
+    def tell(self, code: int, why: str) -> None:
+        """Tell the first process that this one ends, and print it here where nobody listens."""
+        try:
+            if code > 128:
+                self.store.set("stop", str(code - 128))
+            self.store.set(f"end/{self.group.rank}", json.dumps({"code": code, "why": why}))
+            end = time.monotonic() + FAREWELL
+            while time.monotonic() < end and not self.store.check(["verdict"]):
+                time.sleep(BEAT)
+            heard = self.store.check(["verdict"])
+        except RuntimeError:
+            heard = False
+        if why and not heard:
+            print(f"error: {self.group.name(self.group.rank)}: {why}", file=sys.stderr, flush=True)
+
+    def part(self, patience: float | None) -> None:
+        """Leave the store; the first process, which may keep it, goes last."""
+        try:
+            self.store.set(f"parted/{self.group.rank}", "")
+            end = time.monotonic() + (self.patience if patience is None else patience)
+            while self.group.leads and time.monotonic() < end:
+                if self.store.check([f"parted/{rank}" for rank in range(self.group.size)]):
+                    return
+                time.sleep(0.05)
+        except RuntimeError:
+            pass
+
+
+def _exit(code: int) -> NoReturn:
+    """Without the interpreter's own end, in which gloo sometimes aborts."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class QuietConsole(Console):
+    """Of a process beside the first: prints warnings only, with its rank, and keeps the error that it ends with."""
+
+    def __init__(self, rank: int, level: str):
+        super().__init__(level)
+        self.rank, self.error_text = rank, ""
+
+    def result(self, text: str) -> None:
+        pass
+
+    def info(self, text: str) -> None:
+        pass
+
+    def warning(self, message: str) -> None:
+        super().warning(f"process {self.rank}: {message}")
+
+    def error(self, text: str) -> None:
+        self.error_text = text

@@ -1,0 +1,201 @@
+"""Several processes for one run, as torchrun and srun start them: the same results, and nobody is left waiting."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.distributed import DistributedSettings, Place, find_place, first_host
+from steps.journal import journal_lines
+from tests.conftest import SMOKE
+from tests.pipeline.test_resume import contents, remove
+from wsss.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+CALL = ["run_pipeline.py", *SMOKE, "device=cpu", "distributed.timeout=5"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(outputs: Path, *overrides: str, n: int = 2) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}", "--master-port=0",
+                           "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", *CALL, f"outputs={outputs}", *overrides],
+                          cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start(outputs: Path, *overrides: str, n: int = 2, code: str | None = None) -> list[subprocess.Popen]:
+    """`n` processes with the environment that torchrun gives, but nobody who looks after them; `code` stands for the door."""
+    port, door = str(free_port()), ["-c", code] if code else CALL[:1]
+    return [subprocess.Popen([sys.executable, *door, *CALL[1:], f"outputs={outputs}", *overrides], cwd=ROOT, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             env={**ENVIRONMENT, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n),
+                                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}) for rank in range(n)]
+
+
+def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+    try:
+        texts = [process.communicate(timeout=90) for process in processes]
+        return [(process.returncode, *text) for process, text in zip(processes, texts)]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def losses(folder: Path, n: int) -> np.ndarray:
+    return np.array([line["loss"] for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if "loss" in line][:n])
+
+
+@pytest.mark.parametrize(("environment", "expected"), [
+    ({}, None),
+    ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, None),
+    ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "29"}, Place(3, 8, 1, "a", 29)),
+    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}, None),   # a batch script, not started by srun
+    ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "1",
+      "SLURM_STEP_NODELIST": "gpu[03-05,9],cpu1", "SLURM_STEP_NUM_NODES": "4"}, Place(2, 4, 0, "gpu03", 20260)),
+    ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0",
+      "SLURM_STEP_NODELIST": "vm", "SLURM_STEP_NUM_NODES": "1"}, Place(1, 2, 1, "127.0.0.1", 20259)),
+])
+def test_where_a_process_stands(environment, expected):
+    assert find_place(environment) == expected
+
+
+def test_half_an_environment_is_refused():
+    with pytest.raises(ConfigError, match=r"the launcher's environment is incomplete \(KeyError: 'RANK'\).*torchrun or srun"):
+        find_place({"WORLD_SIZE": "2"})
+    with pytest.raises(ConfigError, match="distributed.timeout=0.5 is not possible: expected at least 2 seconds"):
+        DistributedSettings(timeout=0.5, start=300)
+
+
+@pytest.mark.parametrize(("nodes", "first"), [("vm", "vm"), ("a,b", "a"), ("gpu[03-05,9],cpu1", "gpu03"), ("r[1-2]n[07,9]", "r1n07")])
+def test_the_first_node_of_a_list(nodes, first):
+    assert first_host(nodes) == first
+
+
+@pytest.mark.slow
+def test_two_processes_make_what_one_makes(outputs):
+    """Everything but the classifier: images bit for bit, each by one process; scores equal; the trace of IRN's training within 1e-5."""
+    steps = ("make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "make_sem_seg_labels", "eval_sem_seg")
+    before, trace = {step: remove(outputs, step) for step in steps[:4]}, losses(outputs / "smoke/train_irn", 5)
+    kept = {step: (outputs / f"smoke/{step}").rename(outputs / step) for step in ("train_irn", *steps[4:])}
+    done = torchrun(outputs, "to_step=train_irn", "train_irn.checkpoint_steps=100", n=2)
+    assert done.returncode == 0, done.stderr
+    for step in steps[:4]:
+        assert contents(outputs / "smoke" / step) == before[step], step
+    np.testing.assert_allclose(losses(outputs / "smoke/train_irn", 5), trace, rtol=1e-5)
+    shutil.rmtree(outputs / "smoke/train_irn")
+    kept["train_irn"].rename(outputs / "smoke/train_irn")
+    done = torchrun(outputs, n=3)
+    assert done.returncode == 0, done.stderr
+    assert "pseudo masks" in done.stdout
+    for step in steps[4:]:
+        assert contents(outputs / "smoke" / step) == contents(kept[step]), step
+
+
+@pytest.mark.slow
+def test_the_classifier_of_two_processes_and_its_interruption(outputs, tmp_path):
+    call = ("to_step=train_cam", "train_cam.epochs=3")
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+        shutil.copytree(outputs / ".data", tmp_path / name / ".data")
+    done = torchrun(tmp_path / "whole", *call)
+    assert done.returncode == 0, done.stderr
+    one = subprocess.run([sys.executable, *CALL, f"outputs={tmp_path / 'one'}", *call], cwd=ROOT, env=ENVIRONMENT)
+    assert one.returncode == 0
+    traces = [losses(tmp_path / name / "smoke/train_cam", 5) for name in ("one", "whole")]
+    np.testing.assert_allclose(*traces, rtol=1e-5)
+
+    processes = start(tmp_path / "stopped", *call, "log_level=debug")
+    for line in processes[0].stdout:
+        if "train_cam: 4/9" in line:
+            processes[1].send_signal(signal.SIGTERM)   # one of them is enough
+            break
+    results = ends(processes)
+    assert [code for code, *_ in results] == [128 + signal.SIGTERM] * 2, results
+    assert "stopped by SIGTERM" in results[0][2] and "the same command continues" in results[0][2]
+    done = torchrun(tmp_path / "stopped", *call)
+    assert done.returncode == 0 and "continue" in done.stdout, done.stderr
+    assert contents(tmp_path / "stopped/smoke/train_cam") == contents(tmp_path / "whole/smoke/train_cam")
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others(outputs):
+    before = remove(outputs, "make_cam")
+
+    def begun(outputs: Path) -> int:
+        return sum(1 for folder in outputs.glob("smoke/make_cam.partial-*") for _ in journal_lines(folder))
+    for rank, number, text in ((1, signal.SIGKILL, "has died"), (0, signal.SIGKILL, "has gone"),
+                               (1, signal.SIGSTOP, "has not been heard of for 5 seconds")):
+        processes, there = start(outputs, "to_step=make_cam"), begun(outputs)
+        wait_for(lambda there=there: begun(outputs) >= there + 2)
+        processes[rank].send_signal(number)
+        other = 1 - rank
+        try:
+            output, errors = processes[other].communicate(timeout=40)
+        finally:
+            processes[rank].kill()
+        assert processes[other].returncode == 1
+        assert f"error: process {rank} of 2 (pid {processes[rank].pid} on {os.uname().nodename}) {text}" in errors.replace(": has", " has"), errors
+    done = torchrun(outputs, "to_step=make_cam")
+    assert done.returncode == 0, done.stderr
+    assert contents(outputs / "smoke/make_cam") == before
+
+
+@pytest.mark.slow
+def test_errors_of_one_process_are_told_once(outputs):
+    shutil.rmtree(outputs / "smoke/make_cam")
+    photograph = sorted((outputs / ".data").glob("*/images/train_0001.*"))[0]
+    code = """
+import os, sys
+from wsss.data.dataset import Dataset
+from wsss.errors import DataError
+image = Dataset.image
+def bad(self, image_id):
+    if image_id in ("train_0001", "train_0002"):
+        raise DataError(f"{image_id} is bad")
+    return image(self, image_id)
+Dataset.image = bad
+sys.argv[0] = "run_pipeline.py"
+import run_pipeline
+run_pipeline.main()
+"""
+    assert photograph.exists()
+    results = ends(start(outputs, "to_step=make_cam", code=code))
+    assert [result[0] for result in results] == [1, 1], results
+    assert "2 of 32 images failed, the others are done" in results[0][2] and "error" not in results[1][2]
+    assert len(list(outputs.glob("smoke/make_cam.partial-*/*.npy"))) == 30
+
+    results = ends(start(outputs, "train_cam.epochs=oops"))
+    assert [result[0] for result in results] == [1, 1]
+    assert [result[2].count("could not be converted") for result in results] == [1, 0]
+
+    (outputs / "smoke/train_cam").rename(outputs / "put-away")
+    results = ends(start(outputs, "to_step=train_cam", "train_cam.batch_size=2", n=3))
+    assert [result[0] for result in results] == [1, 1, 1]
+    assert "3 processes cannot share the batches of train_cam, which have 2 images" in results[0][2] and not results[1][2]
+
+
+def test_whoever_does_not_come_is_named(outputs):
+    first = start(outputs, "distributed.start=3", n=3)
+    first[2].kill()
+    code, _, errors = ends(first)[0]
+    assert code == 1 and "of 3 processes 2 came within distributed.start=3 seconds; missing: 2" in errors
