@@ -50,14 +50,14 @@ class Action(Enum):
     status = "status"    # say how far the run is
     verify = "verify"    # read and check every artifact
     submit = "submit"    # hand the steps to a cluster
-    prepare = "prepare"  # check the data set and make once what is derived from its files
-    import_official = "import_official"   # convert results of the official code into finished steps
-    export_official = "export_official"   # write results as the official code writes them
-    export_voc = "export_voc"   # write photographs and pseudo masks as a folder in the layout of PASCAL VOC
-    predict = "predict"  # maps and mask of one photograph, by a finished run
-    sweep = "sweep"      # scores over thresholds and walks, from the stored maps of a finished run
     report = "report"    # write the report of a run
     compare = "compare"  # set runs side by side
+    predict = "predict"  # maps and mask of one photograph, by a finished run
+    sweep = "sweep"      # scores over thresholds and walks, from the stored maps of a finished run
+    prepare = "prepare"  # check the data set and make once what is derived from its files
+    export_voc = "export_voc"             # write photographs and pseudo masks as a folder in the layout of PASCAL VOC
+    import_official = "import_official"   # convert results of the official code into finished steps
+    export_official = "export_official"   # write results as the official code writes them
 
 
 class LogLevel(Enum):
