@@ -19,7 +19,7 @@ from wsss.errors import ArtifactError, ConfigError, WeightsError
 from wsss.files import user_path
 from wsss.networks.classifier import Classifier
 from wsss.networks.irn import IRN
-from wsss.networks.resnet import resnet
+from wsss.networks.resnet import fold_batch_norm, resnet
 from wsss.networks.weights import (
     file_sha256,
     fill,
@@ -81,16 +81,14 @@ def new_classifier(context: StepContext) -> Classifier:
 
 
 def load_classifier(context: StepContext) -> Classifier:
-    """The classifier of train_cam, in evaluation mode on the step's device."""
-    classifier = _load(context.inputs["train_cam"] / WEIGHTS, lambda facts: Classifier(
-        resnet(facts["backbone"], facts["norm"]), facts["n_classes"]), len(context.dataset.classes))
-    return _frozen(classifier, context)
+    """The classifier of train_cam, in evaluation mode on the step's device; only to be used."""
+    return fold_batch_norm(_frozen(_read_classifier(context), context))
 
 
 def new_irn(context: StepContext) -> IRN:
     """IRN with untrained branches on a frozen backbone: the classifier's where the step reads it, else ImageNet's."""
     if "train_cam" in context.inputs:
-        backbone = load_classifier(context).backbone
+        backbone = _read_classifier(context).backbone
     else:
         backbone = resnet(context.model.backbone.value, "frozen_batch")
         load_pretrained(backbone, context.model.backbone.value, context.model.weights)
@@ -98,9 +96,14 @@ def new_irn(context: StepContext) -> IRN:
 
 
 def load_irn(context: StepContext) -> IRN:
-    """The network of train_irn, in evaluation mode on the step's device."""
+    """The network of train_irn, in evaluation mode on the step's device; only to be used."""
     irn = _load(context.inputs["train_irn"] / WEIGHTS, lambda facts: IRN(resnet(facts["backbone"], facts["norm"])))
-    return _frozen(irn, context)
+    return fold_batch_norm(_frozen(irn, context))
+
+
+def _read_classifier(context: StepContext) -> Classifier:
+    return _load(context.inputs["train_cam"] / WEIGHTS, lambda facts: Classifier(
+        resnet(facts["backbone"], facts["norm"]), facts["n_classes"]), len(context.dataset.classes))
 
 
 def _frozen(network: Module, context: StepContext) -> Module:

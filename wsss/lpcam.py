@@ -11,6 +11,8 @@ from torch import Tensor
 
 from wsss.errors import ArgumentError
 
+_BLOCK = 2**18  # numbers, 1 MiB: what `lpcam_maps` works on at once stays in the cache of a CPU's core
+
 
 def split_cells(cam: Tensor, grid: tuple[int, int], threshold: float) -> tuple[Tensor, Tensor]:
     """Which cells of a feature grid are foreground, which are not.
@@ -110,9 +112,12 @@ def lpcam_maps(features: Tensor, foreground: Tensor, context: Tensor, *,
         raise ArgumentError(
             f"lpcam_maps: features, foreground and context are {shapes}, expected (2, D, h, w), (n, D) and (n, D)"
         )
-    summed = features[0].float() + features[1].float().flip(-1)  # (D, h, w); its length does not matter to a cosine
-    length = torch.linalg.vector_norm(summed, dim=0).clamp_min(1e-8)  # (h, w)
-    products = torch.cat([foreground, context]).float() @ summed.flatten(1)  # (2n, h * w)
-    fg, bg = (products.unflatten(1, length.shape) / length).chunk(2)
+    vectors, parts = torch.cat([foreground, context]).float(), []  # (2n, D)
+    blocks = max(1, features[0].numel() // _BLOCK) if features.device.type == "cpu" else 1
+    for image, mirrored in zip(features[0].chunk(blocks, dim=1), features[1].chunk(blocks, dim=1)):  # (D, some rows, w)
+        summed = image.float() + mirrored.float().flip(-1)  # its length does not matter to a cosine
+        length = torch.linalg.vector_norm(summed, dim=0).clamp_min(1e-8)  # (rows, w)
+        parts.append((vectors @ summed.flatten(1)).unflatten(1, length.shape) / length)
+    fg, bg = torch.cat(parts, dim=1).chunk(2)
     has_context = context.any(dim=1)[:, None, None]
     return fg, torch.where(has_context, (fg - bg).relu(), fg.relu() if relu_without_context else fg)

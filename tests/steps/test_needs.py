@@ -84,12 +84,12 @@ def test_weights_and_training_state_are_exact(smoke_needs, name):
     ("train_cam", 1967, ["train_cam.batch_size=4", "train_cam.detach_after_layer2=true", "recipe=official"]),
     ("train_irn", 1482, ["train_irn.batch_size=2"]),
     ("train_irn", 1921, ["train_irn.batch_size=4"]),
-    ("make_cam", 1683, []),
-    ("make_cam", 1154, ["make_cam.scales=[1.0]"]),
-    ("make_cam", 1022, ["model.backbone=resnet18", "precision=bf16"]),
+    ("make_cam", 1595, []),
+    ("make_cam", 1010, ["make_cam.scales=[1.0]"]),
+    ("make_cam", 1065, ["model.backbone=resnet18", "precision=bf16"]),
     ("make_lpcam", 1933, []),
     ("cam_to_ir_label", 854, []),
-    ("make_sem_seg_labels", 1124, []),
+    ("make_sem_seg_labels", 1070, []),
     ("make_ins_seg_labels", 1259, ["experiment=irn_instances"]),
     ("eval_cam", 734, [])])
 def test_photographs_and_resnet50(sized, step, measured, overrides):

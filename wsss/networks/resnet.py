@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsss.errors import ArgumentError
 
@@ -81,6 +82,20 @@ def resnet(depth: str = "resnet50", norm: str = "group", seed: int = 0) -> ResNe
         net.conv1.requires_grad_(False)
         net.bn1.requires_grad_(False)
     return net
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """Takes every frozen batch norm of a network into the convolution before it, in place: the same results but for rounding,
+    with fewer passes over memory. For a network that is neither trained nor saved any more.
+    """
+    for parent in list(network.modules()):
+        before = ""
+        for name, child in list(parent.named_children()):
+            if isinstance(child, FrozenBatchNorm):
+                setattr(parent, before, fuse_conv_bn_eval(getattr(parent, before), child))
+                setattr(parent, name, nn.Identity())
+            before = name
+    return network
 
 
 @contextmanager

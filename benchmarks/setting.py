@@ -1,0 +1,104 @@
+"""What a step of the pipeline needs to run alone in a measurement: a data set of drawn pictures, networks with random weights."""
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from benchmarks.pictures import draw_dataset
+from pipeline.config import compose, typed
+from steps import networks
+from steps.artifacts import write_arrays
+from steps.context import StepContext
+from steps.journal import merge_journals
+from steps.networks import WEIGHTS
+from wsss.data.dataset import Dataset
+from wsss.networks.classifier import Classifier
+from wsss.networks.irn import IRN
+from wsss.networks.resnet import ResNet, resnet
+from wsss.networks.weights import save_weights
+
+N_CLASSES = 20
+_read_network = networks._load
+
+
+def scratch() -> Path:
+    """A folder that goes with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="benchmark-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def backbone(depth: str = "resnet50", norm: str = "frozen_batch") -> ResNet:
+    """A backbone with random weights whose features stay of the size that trained ones have (as in the tests' reference case)."""
+    net = resnet(depth, norm, seed=7)
+    for name, value in net.named_parameters():
+        if name.endswith("bn3.weight" if depth in ("resnet50", "resnet101") else "bn2.weight"):
+            torch.nn.init.constant_(value, 0.3)
+    return net
+
+
+class Run:
+    """A folder of finished steps, as a run has them. Steps are run in it one by one; a step may run again on other ids."""
+
+    def __init__(self, dataset: Dataset, depth: str = "resnet50", norm: str = "frozen_batch", precision: str = "float32",
+                 overrides: tuple[str, ...] = ("recipe=official",)):
+        self.dataset, self.precision, self.folder = dataset, precision, scratch()
+        self._networks: dict[Path, torch.nn.Module] = {}
+        self.config = typed(compose([*overrides, f"precision={precision}"]))
+        self.classifier = Classifier(backbone(depth, norm), len(dataset.classes), seed=1).eval().requires_grad_(False)
+        self.irn = IRN(backbone(depth, norm), seed=2).eval().requires_grad_(False)
+        facts = {"backbone": depth, "norm": norm, "n_classes": len(dataset.classes)}
+        for step, network in (("train_cam", self.classifier), ("train_irn", self.irn)):
+            (self.folder / step).mkdir()
+            save_weights(self.folder / step / WEIGHTS, network, facts)
+        self.prototypes = write_prototypes(self.folder / "make_lpcam/prototypes.npz", self.classifier, len(dataset.classes))
+
+    def context(self, step: str, ids: tuple[str, ...] | None = None, fresh: bool = True) -> StepContext:
+        """The step's world; with `fresh` what it made before is removed (the prototypes stay)."""
+        ids, folder = self.dataset.lists["train"] if ids is None else ids, self.folder / step
+        if fresh:
+            for path in [path for path in folder.glob("*") if path.name not in ("prototypes.npz", WEIGHTS)]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        folder.mkdir(exist_ok=True)
+        return StepContext(settings=getattr(self.config, step), dataset=self.dataset, folder=folder, precision=self.precision,
+                           inputs={path.name: path for path in self.folder.iterdir() if path.name != step},
+                           lists={"ids": ids, "prototypes": ids, "scored": ids, "val": ()})
+
+    def _load(self, path: Path, *args: Any) -> torch.nn.Module:
+        if path not in self._networks:
+            self._networks[path] = _read_network(path, *args)
+        return self._networks[path]
+
+    def run(self, module: Any, ids: tuple[str, ...] | None = None) -> Path:
+        """Run a step alone, on all images or on `ids`; its folder."""
+        step = module.__name__.split(".")[-1]
+        context = self.context(step, ids)
+        with patch.object(networks, "_load", self._load):   # reading a network is no part of an image's time
+            module.run(context)
+        if not step.startswith(("eval", "train")):
+            merge_journals(context.folder, context.ids)
+        return context.folder
+
+
+def write_prototypes(path: Path, classifier: Classifier, n_classes: int, each: int = 12) -> dict[bool, list[torch.Tensor]]:
+    """Random prototypes, `each` of foreground and of context a class, in the form of `prototypes.npz`; (each, D) by context."""
+    draw, dimension = torch.Generator().manual_seed(5), classifier.classifier.in_channels
+    centers = torch.randn(n_classes, 2, each, dimension, generator=draw).relu()
+    path.parent.mkdir(exist_ok=True)
+    write_arrays(path, center=centers.view(-1, dimension).numpy(), class_index=np.repeat(np.arange(n_classes), 2 * each),
+                 is_context=np.tile(np.repeat([False, True], each), n_classes), kept=np.ones(n_classes * 2 * each, bool))
+    return {False: list(centers[:, 0]), True: list(centers[:, 1])}
+
+
+@cache
+def drawn(n: int, size: tuple[int, int] = (375, 500), per_image: int | None = None) -> Dataset:
+    """`n` drawn pictures of one size."""
+    return draw_dataset(scratch(), n, N_CLASSES, sizes=(size,), per_image=per_image)

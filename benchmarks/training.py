@@ -1,0 +1,60 @@
+"""train_cam: the official loop (`step/train_cam.py`: NCHW, float32, one pass after the other) against a step of ours."""
+
+import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.harness import Case, greatest_difference
+from benchmarks.setting import N_CLASSES, backbone, scratch
+from steps.context import StepContext
+from steps.training import OptimizerName, Plan, _learn, make_optimizer
+from wsss.networks.classifier import Classifier
+
+RATE, STEPS = 1e-3, 1   # a low rate: the weights are random, and the loss has to stay finite over all repetitions
+SETTINGS = SimpleNamespace(optimizer=OptimizerName.sgd, learning_rate=RATE, momentum=1e-4, weight_decay=1e-4)
+
+
+def context(precision: str) -> StepContext:
+    return StepContext(settings=None, dataset=None, lists={"ids": ()}, folder=scratch(), inputs={}, precision=precision)
+
+
+def our_step(module: torch.nn.Module, groups: tuple, loss: Callable, batch: tuple, precision: str) -> Callable[[], torch.Tensor]:
+    """A training step of the pipeline on a batch that is ready; it returns the loss."""
+    optimizer, plan = make_optimizer(SETTINGS, *groups), Plan("bench", 1, len(batch[0]), lambda step, total: 1.0, 1)
+    module.train()
+    return lambda: torch.stack([_learn(context(precision), plan, optimizer, loss, batch)["loss"].detach() for _ in range(STEPS)])
+
+
+def samples(batch: int, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    images = F.interpolate(torch.randn(batch, 3, 32, 32, generator=draw), crop, mode="bicubic")
+    return images, (torch.rand(batch, N_CLASSES, generator=draw) < 0.1).float()
+
+
+def _case(quick: bool, precision: str = "float32") -> Case:
+    batch = 2 if quick else 4
+    crop = 256 if quick else 512
+    images, labels = samples(batch, crop)
+    theirs, mine = (Classifier(copy.deepcopy(backbone()), N_CLASSES, seed=1).train() for _ in range(2))
+    groups = [{"params": params, "lr": RATE * factor} for params, factor in zip(theirs.parameter_groups(), (1, 10))]
+    optimizer = torch.optim.SGD(groups, lr=RATE, momentum=1e-4, weight_decay=1e-4)
+
+    def official() -> torch.Tensor:
+        losses = []
+        for _ in range(STEPS):
+            loss = F.multilabel_soft_margin_loss(theirs(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        return torch.stack(losses)
+    ours = our_step(mine, ((mine.parameter_groups()[0], 1.0), (mine.parameter_groups()[1], 10.0)),
+                    lambda x, y: {"loss": F.multilabel_soft_margin_loss(mine(x).float(), y)}, (images, labels), precision)
+    return Case(f"{crop}x{crop}, batch {batch}", ours, official, greatest_difference,
+                "the official loop; difference: of the loss", f"float32, NCHW -> {precision}", batch * STEPS)
+
+
+BENCHMARKS = {"train_cam": _case, "train_cam_bf16": lambda quick: _case(quick, "bf16")}
