@@ -1,6 +1,7 @@
 """What the command line does with a pipeline: each `action`, what it prints, and the exit code."""
 
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -9,7 +10,7 @@ from pipeline.console import head_line, plan_table
 from pipeline.runner import SUMMARY, Pipeline
 from pipeline.summary import score_table
 from steps.context import Stopped
-from steps.datasets import list_findings, open_dataset, prepare_dataset
+from steps.datasets import download_dataset, list_findings, open_dataset, prepare_dataset
 from wsss.data.prepare import report_table
 from wsss.errors import WsssError
 
@@ -30,7 +31,7 @@ def act(pipeline: Pipeline) -> int:
     except Stopped:
         number = pipeline.stop_signal or signal.SIGTERM
         console.error(f"stopped by {signal.Signals(number).name}; what was finished is saved, the same command continues: "
-                      f"{pipeline.command}")
+                      f"{shlex.join(['python', 'run_pipeline.py', *pipeline.overrides])}")
         return 128 + number
     except BrokenPipeError:   # the reader of the output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,7 +83,11 @@ def verify(pipeline: Pipeline) -> int:
 
 
 def prepare(pipeline: Pipeline) -> int:
-    findings = prepare_dataset(pipeline.config.data)
+    config, console = pipeline.config, pipeline.console
+    if config.download:
+        console.start("download")
+        console.result(report_table(download_dataset(config.data, console.progress)))
+    findings = prepare_dataset(config.data)
     if findings:
         pipeline.console.result(report_table(findings))
     dataset = open_dataset(pipeline.config.data)   # what is missing and cannot be done without ends it here
@@ -103,5 +108,22 @@ def compare(pipeline: Pipeline) -> int:
     return 0
 
 
-ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify, "prepare": prepare,
-           "report": report, "compare": compare}
+def export_voc(pipeline: Pipeline) -> int:
+    pipeline.console.result(report_table(pipeline.export_voc()))
+    return 0
+
+
+def import_official(pipeline: Pipeline) -> int:
+    pipeline.import_official()
+    for step in pipeline.status():
+        pipeline.console.result(f"  {step}")
+    return 0
+
+
+def export_official(pipeline: Pipeline) -> int:
+    pipeline.console.result(report_table(pipeline.export_official()))
+    return 0
+
+
+ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify, "prepare": prepare, "import_official": import_official,
+           "export_official": export_official, "export_voc": export_voc, "report": report, "compare": compare}

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.order import BY_NAME, STEPS, seed_step
+from pipeline.published import Published
 from steps.context import require
 from steps.datasets import KINDS
 from steps.networks import ModelSettings
@@ -45,6 +46,9 @@ class Action(Enum):
     prepare = "prepare"  # check the data set and make once what is derived from its files
     report = "report"    # write the report of a run
     compare = "compare"  # set runs side by side
+    import_official = "import_official"   # convert results of the official code into finished steps
+    export_official = "export_official"   # write results as the official code writes them
+    export_voc = "export_voc"   # write photographs and pseudo masks as a folder in the layout of PASCAL VOC
 
 
 class LogLevel(Enum):
@@ -95,8 +99,12 @@ class RunSettings:
     log_level: LogLevel
     runs: list[str]              # runs that `action=compare` sets side by side
     report: ReportSettings
+    import_from: str | None      # folder of the official code's files that `action=import_official` reads
+    download: bool               # let `action=prepare` fetch what is missing of the official archives
+    export_to: str | None        # folder that the export actions write
     steps: list[str]             # of the experiment, in order
-    seed_maps: SeedMaps          # the maps that go on to cam_to_ir_label and make_sem_seg_labels
+    seed_maps: SeedMaps          # the maps that go on to cam_to_ir_label, make_sem_seg_labels and make_ins_seg_labels
+    published: Published | None  # the scores of the paper that the experiment re-does
     data: Any                    # a class of steps.datasets
     model: ModelSettings
 
@@ -105,7 +113,8 @@ class RunSettings:
         require(self.workers >= 0, "workers", self.workers, "0 or more")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         require(not self.runs or self.action is Action.compare, "runs", self.runs, "nothing, but for action=compare")
-        for key in ("name", "outputs", "from_step", "to_step"):
+        require(not self.download or self.action is Action.prepare, "download", True, "false, but for action=prepare")
+        for key in ("name", "outputs", "from_step", "to_step", "export_to"):
             require(getattr(self, key) != "", key, "", "a value; leave the key out for the default")
         _check_steps("steps", self.steps, BY_NAME)
         in_order = [name for name in BY_NAME if name in self.steps]
@@ -115,7 +124,7 @@ class RunSettings:
         first, last = self._ends()
         require(first <= last, "from_step", self.from_step, f"a step not after to_step={self.to_step} (in order: "
                 f"{', '.join(self.steps)})")
-        reads_seeds = {"cam_to_ir_label", "make_sem_seg_labels"} & set(self.steps)
+        reads_seeds = {"cam_to_ir_label", "make_sem_seg_labels", "make_ins_seg_labels"} & set(self.steps)
         require(not reads_seeds or seed_step(self) in self.steps, "seed_maps", self.seed_maps.value,
                 f"maps that the steps make ({seed_step(self)} is not among them)")
         try:

@@ -16,7 +16,7 @@ class Console:
 
     def __init__(self, level: str = "info") -> None:
         self.level = LEVELS.index(level)
-        self._started, self._printed, self._first, self._total = 0.0, 0.0, 0, 0
+        self._started, self._printed, self._first, self._part = 0.0, 0.0, 0, ("", 0)
 
     @property
     def is_debug(self) -> bool:
@@ -38,13 +38,13 @@ class Console:
 
     def start(self, step: str) -> None:
         self._printed = time.monotonic()
-        self._total = 0
+        self._part = ("", 0)
 
     def progress(self, step: str, done: int, total: int, note: str) -> None:
         """A line every few seconds: how much is done, and the time left at the rate so far."""
         now = time.monotonic()
-        if total != self._total:   # a new part of the step: its rate is its own
-            self._started, self._first, self._total = now, done, total
+        if (step, total) != self._part:   # a new part of the step: its rate is its own
+            self._started, self._first, self._part = now, done, (step, total)
         if now - self._printed >= EVERY_SECONDS or self.is_debug:
             self._printed = now
             left = (total - done) * (now - self._started) / max(done - self._first, 1)

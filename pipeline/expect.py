@@ -6,8 +6,9 @@ from typing import Any
 from pipeline.plan import PlannedStep, work_folder
 from pipeline.runfolder import RunFolder
 from steps.journal import journal_lines
-from steps.needs import expected_needs
+from steps.needs import expected_needs, needs_of_file
 from wsss.data.dataset import Dataset
+from wsss.files import user_path
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,12 @@ def expect(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSte
     Disk and memory are measured where the step was made before with the same fingerprint, else computed (`steps.needs`).
     """
     runs = [folder] + ([planned.donor.folder] if planned.donor else [])
-    former = [manifest for run in runs if (manifest := run.manifest(planned.name)) and manifest["device"].split(":")[0] == device]
+    former = [manifest for run in runs if (manifest := run.manifest(planned.name))
+              and manifest["device"].split(":")[0] == device and ("provided" in manifest["identity"]) == planned.provided]
     rate = next((manifest["made"]["seconds"] / manifest["made"]["units"] for manifest in former if manifest["made"]["units"]),
                 _journal_rate(folder, planned))
-    needs = expected_needs(planned.name, config, dataset, planned.lists)
+    file = config.model.provided(planned.name)
+    needs = needs_of_file(user_path(file)) if file else expected_needs(planned.name, config, dataset, planned.lists)
     disk, memory = needs.disk_mb, needs.memory_mb
     for manifest in former:
         if manifest["fingerprint"] == planned.fingerprint and manifest["made"]["total"]:

@@ -9,44 +9,59 @@ longer list only means more of them.
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.config import settings_of
 from pipeline.lists import Lists, chooses_pair
 from pipeline.order import BY_NAME, irn_backbone
+from steps.given_prototypes import digest_of_given
+from steps.make_lpcam import CLUSTERING
 from steps.networks import weights_digest
 from wsss.data.dataset import Dataset
+from wsss.files import user_path
+from wsss.networks.weights import file_sha256
 
 DIGEST = re.compile("[0-9a-f]{32,}")
-NOT_RESULTS = {"split", "prototype_split", "checkpoint_steps"}   # lists count by their content; saving changes nothing
+# lists count by their content; saving and measuring change nothing
+NOT_RESULTS = {"split", "prototype_split", "checkpoint_steps", "max_val_images"}
 
 
 def identities(config: Any, dataset: Dataset, lists: dict[str, Lists],
-               recorded: Callable[[str], list[dict]] | None = None) -> dict[str, dict]:
-    """The identity of every step of the experiment.
+               recorded: Callable[[str], list[dict]] | None = None, imported: Mapping[str, str] | None = None) -> dict[str, dict]:
+    """The identity of every step of the experiment. `imported`: digests of the files that steps were imported from, by step.
 
     `recorded` gives the identities that stand in the run folder for a step. With it no photograph and no mask is read:
     their digests are taken from the recorded identity that fits, "unknown" where there is none. Labels always count.
     """
     result: dict[str, dict] = {}
     for name in config.steps:
+        digest = file_sha256(user_path(file)) if (file := config.model.provided(name)) else (imported or {}).get(name)
+        if digest:
+            result[name] = provided_identity(dataset, name, digest)
+            continue
         olds = [None] if recorded is None else recorded(name) or [{}]
         found = [_identity(config, dataset, lists, result, name, old) for old in olds]
         result[name] = next((identity for identity, old in zip(found, olds) if identity == old), found[0])
     return result
 
 
+def provided_identity(dataset: Dataset, name: str, digest: str) -> dict[str, Any]:
+    """The identity of a step that is taken from files with this digest instead of being done: no setting counts."""
+    frame = {} if BY_NAME[name].kind == "training" else {"max_side": dataset.max_side}
+    return {"provided": digest, "data": {"classes": list(dataset.classes), **frame}}
+
+
 def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dict[str, dict], name: str,
               recorded: dict | None) -> dict[str, Any]:
     """The identity of one step; the digests of files from the identity `recorded`, or (None) from the files."""
-    step, own = BY_NAME[name], settings_of(getattr(config, name))
+    step, given = BY_NAME[name], name == "make_lpcam" and config.make_lpcam.prototypes
     identity: dict[str, Any] = {
         "version": step.module.VERSION,
-        name: {key: value for key, value in own.items() if key not in NOT_RESULTS},
+        name: _settings(config, name),
         "reads": {source: _recorded_read(known, source, recorded) or _fingerprint_read(config, known, name, source)
                   for source in step.reads(config) if source in known and is_read(config, dataset, name, source)}}
-    if "seed" in step.depends:
+    if "seed" in step.depends and not given:
         identity["seed"] = config.seed
     if "precision" in step.depends:
         identity["precision"] = config.precision.value
@@ -59,11 +74,20 @@ def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dic
         identity["data"][f"labels of {purpose}"] = dataset.digest_of_labels(ids)
         of_files = {"images": dataset.digest_of_images}
         if purpose in ("scored", "val"):
-            of_files["masks"] = dataset.digest_of_masks
+            kind = "instances" if "instances" in step.depends else "masks"
+            of_files[kind] = getattr(dataset, f"digest_of_{kind}")
         for kind, digest in of_files.items():
             key = f"{kind} of {purpose}"
             identity["data"][key] = digest(ids) if recorded is None else recorded.get("data", {}).get(key, "unknown")
     return identity
+
+
+def _settings(config: Any, name: str) -> dict[str, Any]:
+    """The settings that the results of a step depend on; of files their digest."""
+    own = {key: value for key, value in settings_of(getattr(config, name)).items() if key not in NOT_RESULTS}
+    if name == "make_lpcam" and (given := own.pop("prototypes")):
+        own = {key: value for key, value in own.items() if key not in CLUSTERING} | {"prototypes": digest_of_given(given)}
+    return own
 
 
 def is_read(config: Any, dataset: Dataset, name: str, source: str) -> bool:
@@ -77,16 +101,18 @@ def fingerprint(identity: dict) -> str:
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
     """What changed from one identity to another, as "key: old -> new"."""
+    if not key and ("provided" in old) != ("provided" in new):
+        return ["taken from files now" if "provided" in new else "was taken from files"]
     if isinstance(old, dict) and isinstance(new, dict):
         names = dict.fromkeys([*old, *new])
         return [line for name in names
                 for line in differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)]
     if old == new:
         return []
-    if key.startswith("reads."):
-        return [f"{key.removeprefix('reads.')} changed"]
-    if all(isinstance(value, str) and DIGEST.fullmatch(value) for value in (old, new)):   # the digits tell nothing
-        return [f"{key.removeprefix('data.')} changed"]
+    # the digits of a digest tell nothing
+    if all(value is None or isinstance(value, str) and DIGEST.fullmatch(value) for value in (old, new)):
+        what = "no longer read" if new is None else "now read" if old is None else "changed"
+        return [f"{key.removeprefix('reads.').removeprefix('data.')} {what}"]
     return [f"{key}: {old} -> {new}"]
 
 

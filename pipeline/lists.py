@@ -1,6 +1,6 @@
 """Which ids each step works on: by default exactly what the experiment's later steps read."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pipeline.order import BY_NAME
@@ -10,11 +10,12 @@ from wsss.errors import ConfigError
 Lists = dict[str, tuple[str, ...]]   # purpose -> ids
 
 
-def derive_lists(config: Any, dataset: Dataset) -> dict[str, Lists]:
+def derive_lists(config: Any, dataset: Dataset, imported: Collection[str] = ()) -> dict[str, Lists]:
     """The lists of every step of the experiment, by purpose (see `steps.context.StepContext.lists`).
 
     The experiment's steps count, not the flags of this call: making the maps today and scoring them tomorrow is the
-    same as both at once. Scoring lists are empty where there are no masks; "val" is empty where nothing is chosen.
+    same as both at once. Scoring lists are empty where there are no masks; "val" is empty where nothing is chosen. A training
+    that is taken from a file has no list; neither it nor the steps `imported` read anything.
 
     Raises
     ------
@@ -24,10 +25,13 @@ def derive_lists(config: Any, dataset: Dataset) -> dict[str, Lists]:
     lists: dict[str, Lists] = {}
     needed: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in BY_NAME}   # step -> reader -> ids
     for name in reversed(config.steps):
+        if config.model.provided(name):
+            lists[name] = {}
+            continue
         lists[name] = _LISTS[name](config, dataset, needed[name])
         _check_cover(config, name, lists[name], needed[name])
         wanted = _union(lists[name].values())
-        for source in BY_NAME[name].reads(config):
+        for source in BY_NAME[name].reads(config) if name not in imported else ():
             needed[source][name] = wanted
     return {name: lists[name] for name in config.steps}
 
@@ -61,7 +65,8 @@ def _make_cam(config: Any, dataset: Dataset, needed: dict) -> Lists:
 
 def _make_lpcam(config: Any, dataset: Dataset, needed: dict) -> Lists:
     return {"ids": _split(dataset, config.make_lpcam.split, _union(needed.values()) or dataset.lists["train"]),
-            "prototypes": _split(dataset, config.make_lpcam.prototype_split, dataset.lists["train"])}
+            "prototypes": () if config.make_lpcam.prototypes else
+            _split(dataset, config.make_lpcam.prototype_split, dataset.lists["train"])}
 
 
 def _eval_cam(config: Any, dataset: Dataset, needed: dict) -> Lists:
@@ -90,13 +95,28 @@ def _make_sem_seg_labels(config: Any, dataset: Dataset, needed: dict) -> Lists:
     return {"ids": ids, "val": val}
 
 
+def _make_ins_seg_labels(config: Any, dataset: Dataset, needed: dict) -> Lists:
+    return {"ids": _split(dataset, config.make_ins_seg_labels.split, _union([dataset.lists["train"], *needed.values()]))}
+
+
+def _eval_ins_seg(config: Any, dataset: Dataset, needed: dict) -> Lists:
+    """The list to score; empty when it is the default list and no objects of it are known."""
+    split = config.eval_ins_seg.split
+    ids = _split(dataset, split, dataset.lists["train"])
+    known = sum(map(dataset.has_instances, ids))
+    if known < len(ids) and (known or split is not None):
+        raise ConfigError(f"eval_ins_seg scores {len(ids)} images, but only of {known} are the objects known in {dataset.root}. "
+                          "Add the others, choose another eval_ins_seg.split, or take eval_ins_seg out of steps")
+    return {"scored": ids if known else ()}
+
+
 def _eval_sem_seg(config: Any, dataset: Dataset, needed: dict) -> Lists:
     return {"scored": _with_masks(dataset, config.eval_sem_seg.split)}
 
 
 _LISTS = {"train_cam": _train_cam, "make_cam": _make_cam, "make_lpcam": _make_lpcam, "eval_cam": _eval_cam,
           "cam_to_ir_label": _cam_to_ir_label, "train_irn": _train_irn, "make_sem_seg_labels": _make_sem_seg_labels,
-          "eval_sem_seg": _eval_sem_seg}
+          "eval_sem_seg": _eval_sem_seg, "make_ins_seg_labels": _make_ins_seg_labels, "eval_ins_seg": _eval_ins_seg}
 
 
 def _with_masks(dataset: Dataset, split: str | None) -> tuple[str, ...]:

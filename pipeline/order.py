@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from steps import cam_to_ir_label, eval_cam, eval_sem_seg, make_cam, make_lpcam, make_sem_seg_labels, train_cam, train_irn
+from steps import (
+    cam_to_ir_label,
+    eval_cam,
+    eval_ins_seg,
+    eval_sem_seg,
+    make_cam,
+    make_ins_seg_labels,
+    make_lpcam,
+    make_sem_seg_labels,
+    train_cam,
+    train_irn,
+)
 
 
 @dataclass(frozen=True)
@@ -13,8 +24,9 @@ class Step:
     """One row of the pipeline.
 
     `reads` maps the configuration to the steps whose folders it is given. `depends` names what else its results depend
-    on besides its settings: "seed", "precision", "model" (the network's settings and weights file). `kind`: "training"
-    (one result, resumable by step), "images" (an artifact an image) or "score".
+    on besides its settings: "seed", "precision", "model" (the network's settings and weights file), "instances" (the objects
+    of the ground truth, instead of masks). `kind`: "training" (one result, resumable by step), "images" (an artifact an image)
+    or "score".
     """
 
     name: str                # of the step, of its folder, of its settings
@@ -38,7 +50,7 @@ def irn_backbone(config: Any) -> str:
 
 
 def _eval_cam_reads(config: Any) -> tuple[str, ...]:
-    return ("make_cam", "make_lpcam") if "make_lpcam" in config.steps else ("make_cam",)
+    return tuple(name for name in ("make_cam", "make_lpcam") if name in config.steps)
 
 
 def _ir_label_reads(config: Any) -> tuple[str, ...]:
@@ -67,5 +79,9 @@ STEPS: tuple[Step, ...] = (
          reads=lambda config: (seed_step(config), "train_irn"), writes="pseudo masks", depends=("precision",)),
     Step("eval_sem_seg", "eval_sem_seg_pass", eval_sem_seg, "score",
          reads=lambda config: ("make_sem_seg_labels",), writes="scores of the pseudo masks"),
+    Step("make_ins_seg_labels", "make_ins_seg_pass", make_ins_seg_labels, "images",
+         reads=lambda config: (seed_step(config), "train_irn"), writes="instances", depends=("precision",)),
+    Step("eval_ins_seg", "eval_ins_seg_pass", eval_ins_seg, "score",
+         reads=lambda config: ("make_ins_seg_labels",), writes="average precision of the instances", depends=("instances",)),
 )
 BY_NAME = {step.name: step for step in STEPS}

@@ -10,10 +10,11 @@ from pipeline.fingerprint import differences, fingerprint, identities, is_read
 from pipeline.lists import Lists, derive_lists
 from pipeline.order import BY_NAME, Step
 from pipeline.reuse import Donor, find_donor, refuse_strangers
-from pipeline.runfolder import MANIFEST, RunFolder
+from pipeline.runfolder import RunFolder
+from steps.given_prototypes import check_given
 from steps.inference import failures
 from steps.journal import BROKEN, CHANGED, MISSING, unfinished
-from steps.networks import check_weights
+from steps.networks import check_weights, provided_network
 from steps.training import STATE, saved_step, steps_per_epoch
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
@@ -22,6 +23,7 @@ from wsss.errors import ConfigError
 DONE, STALE, PARTIAL, ABSENT, NOTHING = "done", "stale", "partial", "missing", "nothing to score"
 # actions
 SKIP, CONTINUE, RUN, RERUN, REUSE, LEFT_OUT = "skip", "continue", "run", "re-run", "reuse", "left out"
+PROVIDED = "provided"   # a training: taken from the file that the configuration names
 REASONS = {BROKEN: "{n} artifact{s} broken", CHANGED: "{n} image{s} or their labels changed", MISSING: "{n} image{s} new"}
 SHOWN = 4   # differences
 
@@ -56,7 +58,12 @@ class PlannedStep:
 
     @property
     def works(self) -> bool:
-        return self.action in (RUN, RERUN, CONTINUE, REUSE)
+        return self.action in (RUN, RERUN, CONTINUE, REUSE, PROVIDED)
+
+    @property
+    def provided(self) -> bool:
+        """Whether it is taken from files: a training from `model.cam_weights` or `irn_weights`, maps and labels by importing."""
+        return "provided" in self.identity
 
     @property
     def to_do(self) -> int:
@@ -64,7 +71,7 @@ class PlannedStep:
 
     @property
     def unit(self) -> str:
-        return "steps" if self.step.kind == "training" else "images"
+        return "images" if self.step.kind != "training" else "file" if self.provided else "steps"
 
     def __str__(self) -> str:
         count = f" {self.done} of {self.total} {self.unit}" if self.action in (CONTINUE, REUSE) else ""
@@ -76,12 +83,14 @@ def survey(config: Any, dataset: Dataset, folder: RunFolder, photographs: bool =
 
     Without `photographs` no image and no mask is read (see `pipeline.fingerprint.identities`).
     """
-    lists = derive_lists(config, dataset)
-    known = identities(config, dataset, lists, recorded=None if photographs else folder.recorded)
+    imported = {name: digest for name in config.steps if (digest := folder.imported(name))}
+    lists = derive_lists(config, dataset, imported)
+    known = identities(config, dataset, lists, None if photographs else folder.recorded, imported)
     result = []
     for name in config.steps:
-        reads = tuple(source for source in BY_NAME[name].reads(config) if is_read(config, dataset, name, source))
-        planned = PlannedStep(BY_NAME[name], lists[name], known[name], reads, ABSENT)
+        planned = PlannedStep(BY_NAME[name], lists[name], known[name], (), ABSENT)
+        if not planned.provided:
+            planned.reads = tuple(source for source in BY_NAME[name].reads(config) if is_read(config, dataset, name, source))
         _find_state(config, dataset, folder, planned, photographs)
         result.append(planned)
     return result
@@ -110,6 +119,11 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
             if hasattr(planned.step.module, "check"):
                 planned.step.module.check(getattr(config, name))
     made = [planned for planned in plan.values() if planned.works and planned.action != REUSE]
+    for planned in made:
+        if planned.provided:
+            provided_network(planned.name, config.model, dataset)   # refuses a file that is not such a network
+        if planned.name == "make_lpcam" and config.make_lpcam.prototypes:
+            check_given(config.make_lpcam.prototypes, len(dataset.classes), config.model)
     if any("weights" in planned.identity.get("model", {}) for planned in made):
         check_weights(config.model, fetch)
     return list(plan.values())
@@ -127,10 +141,13 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
     """Set the state of a step, and why it is not done."""
     kind, ids = planned.step.kind, planned.lists.get("ids", ())
     if kind == "score" and not any(planned.lists.values()):
-        planned.state, planned.why = NOTHING, "not all images of its list have masks"
+        truth = "instances" if "instances" in planned.step.depends else "masks"
+        planned.state, planned.why = NOTHING, f"not all images of its list have {truth}"
         return
     planned.total = len(ids)
-    if kind == "training":
+    if planned.provided and kind == "training":
+        planned.total = 1
+    elif kind == "training":
         settings = getattr(config, planned.name)
         planned.total = settings.epochs * steps_per_epoch(settings.batch_size, len(ids))
     elif kind == "score":
@@ -161,16 +178,22 @@ def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSt
     """Set what is to be done with a step, by its state."""
     if planned.state == NOTHING:
         return
+    imported = planned.provided and planned.step.kind == "images"
     if planned.state == DONE:
-        planned.why = "up to date"
-        if config.force and chosen:
+        planned.why = "imported" if imported else "up to date"
+        if config.force and chosen and not imported:
             _again(dataset, folder, planned, "force=true")
+            _take_provided(config, planned)
         return
+    if imported and chosen:
+        raise ConfigError(f"{planned.name} was imported, and not all that is needed is there ({planned.why}). Import the rest "
+                          f"with action=import_official import_from=DIR; or remove {folder.result(planned.name)}, then it is "
+                          "made here")
     if donor := find_donor(donors, planned.name, planned.fingerprint, planned.lists.get("ids"), dataset):
         planned.action, planned.donor = REUSE, donor
         planned.done = max(planned.done, donor.covers)
         planned.why = "; ".join(filter(None, [f"from {donor.folder.path}", planned.why]))
-    elif not chosen:
+    elif not chosen or imported:
         planned.action, planned.usable = LEFT_OUT, False
     elif planned.fresh or config.force and planned.state == PARTIAL and planned.why:
         _again(dataset, folder, planned, planned.why if planned.fresh else "force=true")
@@ -178,6 +201,14 @@ def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSt
         planned.action = CONTINUE
     else:
         planned.action = RERUN if planned.state == STALE else RUN
+    _take_provided(config, planned)
+
+
+def _take_provided(config: Any, planned: PlannedStep) -> None:
+    """A training that the configuration provides is not done but taken from its file."""
+    if planned.provided and planned.action in (RUN, RERUN, CONTINUE):
+        planned.action, planned.done = PROVIDED, 0
+        planned.why = "; ".join(filter(None, [f"from {config.model.provided(planned.name)}", planned.why]))
 
 
 def _again(dataset: Dataset, folder: RunFolder, planned: PlannedStep, why: str) -> None:
@@ -213,8 +244,9 @@ def _without(name: str, source: str) -> str:
 
 
 def _check_replacing(config: Any, folder: RunFolder, planned: PlannedStep) -> None:
-    if planned.step.kind != "training" or config.replace or not (folder.result(planned.name) / MANIFEST).exists():
-        return
+    manifest = folder.manifest(planned.name)
+    if planned.step.kind != "training" or config.replace or manifest is None or "provided" in manifest["identity"]:
+        return   # what came from a file can be had from it again
     if work_folder(folder, planned) != folder.result(planned.name):
         raise ConfigError(f"{planned.name} is finished in {folder.result(planned.name)} and would be replaced ({planned.why}). "
                           "Set replace=true to allow it, name=NAME for another run, or undo the change")

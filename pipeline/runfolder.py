@@ -70,6 +70,11 @@ class RunFolder:
         works = [self.begun(path) for path in self.partials(step)]
         return ([manifest["identity"]] if manifest else []) + [identity for identity in works if identity]
 
+    def imported(self, step: str) -> str | None:
+        """The digest of the files that a finished "images" step was imported from; None where it was made here."""
+        manifest = self.manifest(step) if BY_NAME[step].kind == "images" else None
+        return manifest["identity"].get("provided") if manifest else None
+
     def begun(self, partial: Path) -> dict | None:
         """The identity of what is made in a partial folder; None where it does not say."""
         try:

@@ -5,7 +5,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config as configuration
 from pipeline.claims import Claim, Owner
+from pipeline.config import selected
 from pipeline.console import Console, head_line, plan_table
 from pipeline.expect import expect
+from pipeline.export_voc import STEP as EXPORTED
+from pipeline.export_voc import export_voc
 from pipeline.machine import choose_device, peak_memory, pin_threads, reset_peak_memory, versions
+from pipeline.official import export_official, import_plan
 from pipeline.plan import CONTINUE, REUSE, PlannedStep, make_plan, survey, work_folder
 from pipeline.recorded import RecordedRun, find_run, recorded_config
 from pipeline.reuse import open_donors, take_over
@@ -30,15 +34,19 @@ from steps.context import StepContext
 from steps.datasets import open_dataset
 from steps.journal import merge_journals, unfinished
 from wsss.data.dataset import did_you_mean
+from wsss.data.prepare import Finding
 from wsss.errors import ArtifactError, ConfigError, StorageError, WsssError, prefixed
 from wsss.files import file_sizes, user_path, write_text
 
 SUMMARY = "summary.json"
+NOT_OF_A_RUN = ("action", "download", "import_from", "export_to", "runs")   # keys that only other actions look at
 
 
 class Pipeline:
     """A composed pipeline.
 
+    Examples
+    --------
     >>> pipeline = Pipeline.compose("experiment=smoke", "name=first")
     >>> summary = pipeline.run()
     >>> summary["eval_sem_seg"]["miou"]
@@ -96,13 +104,8 @@ class Pipeline:
         ConfigError, BusyError
             when there is no such run, or another process works on it.
         """
-        self._require_run()
-        self.dataset = open_dataset(self.config.data)
-        self.folder.check_data(self._data)
         found = []
-        with ExitStack() as held:
-            with suppress(StorageError), self.folder.claims.planning(self.console.warning):   # a disk that can only be read
-                held.enter_context(self.folder.claims.hold([], self.config.steps))
+        with self._reading(self.config.steps):
             for name in self.config.steps:
                 self.console.start(name)
                 found.append(verify_step(self.folder, name, self.dataset, lambda done, total, name=name: self.console.progress(
@@ -119,15 +122,22 @@ class Pipeline:
         Stopped
             after SIGINT or SIGTERM; what was finished is saved.
         """
+        return self._carry_out(self._plan)
+
+    def import_official(self) -> dict[str, Any]:
+        """Convert official files into finished steps (`pipeline.official`); the summary, as `run` returns it."""
+        return self._carry_out(lambda: import_plan(self.config, self.dataset, self.folder))
+
+    def _carry_out(self, plan_of: Callable[[], list[PlannedStep]]) -> dict[str, Any]:
         config = self.config
         self.dataset = open_dataset(config.data)
         self.folder.check_data(self._data)
-        plan = None if self.folder.path.exists() else self._plan()   # refuses what cannot be before the folder is made
+        plan = None if self.folder.path.exists() else plan_of()   # refuses what cannot be before the folder is made
         with ExitStack() as held:
             with self.folder.claims.planning(self.console.warning):
                 self.folder.recover(config.steps)
                 if plan is None or self.folder.is_started():
-                    plan = self._plan()
+                    plan = plan_of()
                 held.enter_context(self._signals())
                 to_do = [planned for planned in plan if planned.works]
                 claim = held.enter_context(self.folder.claims.hold(*_claimed(to_do)))
@@ -171,6 +181,20 @@ class Pipeline:
         runs = [self._recorded(path) for path in paths]
         return write_comparison(runs, user_path(self.config.outputs), self._progress("compare"))
 
+    def export_voc(self) -> list[Finding]:
+        """Write photographs and pseudo masks as a folder in the layout of PASCAL VOC (`pipeline.export_voc`)."""
+        with self._reading([EXPORTED]):
+            self.console.start("export_voc")
+            command = self.command.replace(" force=true", "")   # meant for the folder, not for the steps
+            return export_voc(self.config, self.dataset, self.folder, command, self.console.progress)
+
+    def export_official(self) -> list[Finding]:
+        """Write maps, labels and networks as the official code would have written them (`pipeline.official`)."""
+        chosen = selected(self.config)
+        with self._reading(chosen):
+            self.console.start("export_official")
+            return export_official(self.config, self.dataset, self.folder, chosen, self.console.progress)
+
     def results(self) -> dict[str, Any]:
         """The summary of the last finished call of `run`. Raises ArtifactError where there is none."""
         return read_json(self.folder.path / SUMMARY)
@@ -178,7 +202,8 @@ class Pipeline:
     @property
     def command(self) -> str:
         """The command line that runs this pipeline."""
-        return shlex.join(["python", "run_pipeline.py", *(word for word in self.overrides if not word.startswith("action="))])
+        words = [word for word in self.overrides if word.partition("=")[0] not in NOT_OF_A_RUN]
+        return shlex.join(["python", "run_pipeline.py", *words])
 
     @property
     def _data(self) -> dict[str, Any]:
@@ -202,7 +227,7 @@ class Pipeline:
         """The summary of what is up to date by now, also by other runs on this folder."""
         plan = survey(self.config, self.dataset, self.folder, photographs=False)
         try:
-            return build_summary(self.folder, plan, self.dataset.classes)
+            return build_summary(self.folder, plan, self.dataset.classes, self.config.published)
         except ArtifactError as error:
             raise _put_away(error, "summary") from error
 
@@ -245,6 +270,17 @@ class Pipeline:
         raise ConfigError(f"there is no run {self.folder.path}{did_you_mean(self.config.run_name, runs)} (in {outputs}: "
                           f"{', '.join(runs) or 'none'}). Choose one with name=NAME, or start it: {self.command}")
 
+    @contextmanager
+    def _reading(self, steps: Iterable[str]) -> Iterator[None]:
+        """Open the data set of an existing run and claim the steps that are read."""
+        self._require_run()
+        self.dataset = open_dataset(self.config.data)
+        self.folder.check_data(self._data)
+        with ExitStack() as held:
+            with suppress(StorageError), self.folder.claims.planning(self.console.warning):   # a disk that can only be read
+                held.enter_context(self.folder.claims.hold([], steps))
+            yield
+
     def _work(self, planned: PlannedStep) -> None:
         """Do one step and make its result final."""
         folder, step = work_folder(self.folder, planned), planned.step
@@ -263,7 +299,7 @@ class Pipeline:
         seconds = time.perf_counter() - start
         facts = taken or {
             "step": planned.name, "fingerprint": planned.fingerprint, "identity": planned.identity,
-            "settings": configuration.settings_of(context.settings), "seed": self.config.seed,
+            "settings": {} if planned.provided else configuration.settings_of(context.settings), "seed": self.config.seed,
             "lists": {purpose: len(ids) for purpose, ids in planned.lists.items()}, "result": result,
             "device": str(self.device), "precision": self.config.precision.value, "threads": torch.get_num_threads(),
             "started": started, "seconds": round(seconds, 2), "continued": planned.action == CONTINUE,

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.order import BY_NAME
 from pipeline.runfolder import RunFolder
 from steps.artifacts import set_aside
+from steps.imported import Import
 from steps.journal import file_sum, journal_lines
 from steps.training import STATE
 from wsss.data.dataset import Dataset
@@ -49,6 +50,8 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
         lines = list(journal_lines(place)) if BY_NAME[name].kind == "images" else []
         for file, recorded in manifest["files"].items():
             _check(result, place / file, recorded)
+        if "provided" in manifest["identity"] and lines:
+            module = Import(name, place)
         read = _reader(result, module, place, len(dataset.classes))
         for number, line in enumerate(lines, start=1):
             sound = [_check(result, place / file, recorded) for file, recorded in line["files"].items()]
@@ -58,7 +61,8 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
     except ArtifactError as error:
         result.note = str(error)
         set_aside(error)
-    result.needs_replace = BY_NAME[name].kind == "training" and bool(result.broken) and not (folder.result(name) / STATE).exists()
+    result.needs_replace = (BY_NAME[name].kind == "training" and bool(result.broken) and "provided" not in manifest["identity"]
+                            and not (folder.result(name) / STATE).exists())
     return result
 
 

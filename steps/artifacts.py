@@ -16,9 +16,10 @@ from steps.journal import read_journals
 from wsss.data.images import read_mask, write_mask
 from wsss.errors import ArtifactError, WsssError
 from wsss.files import replacing, write_text
-from wsss.maps import grids, rebuild
+from wsss.maps import at_size, grids, pack, rebuild
 
 DAMAGED = ".damaged"   # ends the name of a file that was put away
+STRIDED = "strided"   # sub-folder of imported maps with those at stride 4
 FG_ONLY = "fg_only"   # sub-folder of make_lpcam with the maps without the context term
 
 
@@ -52,10 +53,10 @@ def _repair(step: str) -> str:
     return f"Delete it and run {step} again: only missing files are made"
 
 
-def write_arrays(path: Path, **arrays: np.ndarray) -> Path:
+def write_arrays(path: Path, compressed: bool = False, **arrays: np.ndarray) -> Path:
     """Write a plain `.npz`, whole or not at all."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+        (np.savez_compressed if compressed else np.savez)(file, **arrays)
     return path
 
 
@@ -136,8 +137,9 @@ def set_aside(error: BaseException) -> Path | None:
 
 
 class Maps:
-    """The packed maps of a finished step (make_cam, make_lpcam): one `ID.npy` an image, facts in the index.
+    """The maps of a finished step (make_cam, make_lpcam): one `ID.npy` an image, facts in the index.
 
+    They are packed, on the feature grid of every scale; imported ones (`steps.imported`) exist at full size and at stride 4.
     `kind` is "" for the maps of the step itself or a sub-folder's name (`fg_only`).
     """
 
@@ -155,22 +157,45 @@ class Maps:
 
     def packed(self, image_id: str) -> np.ndarray:
         """(K, P) float16, checked: in [0, 1], negative only for LPCAM with prototypes that did not come out of a ReLU."""
-        facts, path = self.facts(image_id), self.folder / f"{image_id}.npy"
-        length = sum(h * w for h, w in grids(facts["height"], facts["width"], facts["scales"]))
-        expected = (len(facts["classes"]), length)
-        packed = read_array(path, self.step)
-        if packed.shape != expected or packed.dtype != np.float16:
-            raise ArtifactError(f"{path} holds {packed.dtype} {packed.shape}, expected float16 {expected}. {_repair(self.step)}",
-                                damaged=path)
-        if packed.size and np.abs(packed).max() > 1:
+        facts = self.facts(image_id)
+        sizes = grids(facts["height"], facts["width"], facts["scales"])
+        if "imported" in facts:   # as near as what is left of them allows
+            full = self.map(image_id, "full")
+            return pack([at_size(full, size) for size in sizes])[0].numpy()
+        packed = self._read(image_id, "", (sum(h * w for h, w in sizes),))
+        if packed.size and packed.min() < -1:
+            path = self.folder / f"{image_id}.npy"
             raise ArtifactError(f"{path} holds values outside [-1, 1]. {_repair(self.step)}", damaged=path)
         return packed
+
+    def check_imported(self, image_id: str) -> None:
+        """Read both sizes of imported maps. Raises ArtifactError."""
+        for resolution in ("full", "strided"):
+            self.map(image_id, resolution)
+
+    def _read(self, image_id: str, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+        """(K, *shape) float16 of a file, checked, at most 1."""
+        path, expected = self.folder / kind / f"{image_id}.npy", (len(self.classes(image_id)), *shape)
+        array = read_array(path, self.step)
+        if array.shape != expected or array.dtype != np.float16:
+            raise ArtifactError(f"{path} holds {array.dtype} {array.shape}, expected float16 {expected}. {_repair(self.step)}",
+                                damaged=path)
+        if array.max(initial=0) > 1:
+            raise ArtifactError(f"{path} holds values above 1. {_repair(self.step)}", damaged=path)
+        return array
 
     def map(self, image_id: str, resolution: str, device: torch.device | str = "cpu") -> torch.Tensor:
         """(K, h, w) float32 in [0, 1]: the official `cam` ("strided") or `high_res` ("full") map."""
         facts = self.facts(image_id)
+        if "imported" in facts:
+            height, width = facts["height"], facts["width"]
+            kind, shape = ("", (height, width)) if resolution == "full" else (STRIDED, (-(-height // 4), -(-width // 4)))
+            return torch.from_numpy(self._read(image_id, kind, shape)).to(device).float()
         packed = torch.from_numpy(self.packed(image_id)).to(device)
-        return rebuild(packed, facts["height"], facts["width"], facts["scales"], resolution=resolution)
+        epsilon = facts.get("epsilon", 0.0)   # in units of the raw maps, which were divided by `maxima` to be stored
+        if epsilon:
+            epsilon = epsilon / torch.tensor(facts["maxima"], device=device)
+        return rebuild(packed, facts["height"], facts["width"], facts["scales"], resolution=resolution, eps=epsilon)
 
     def classes(self, image_id: str) -> list[int]:
         return self.facts(image_id)["classes"]

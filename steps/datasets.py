@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from steps.context import require
+from wsss.data.archives import Progress
 from wsss.data.coco import POLICIES, open_coco
-from wsss.data.coco_prepare import prepare_coco
+from wsss.data.coco_prepare import download_coco, prepare_coco
 from wsss.data.dataset import Dataset
 from wsss.data.folder import open_folder
 from wsss.data.prepare import Finding
 from wsss.data.shapes import make_shapes
 from wsss.data.voc import open_voc
-from wsss.data.voc_prepare import prepare_voc
+from wsss.data.voc_prepare import download_voc, prepare_voc
 from wsss.files import user_path
 
 
@@ -99,18 +100,24 @@ def _open_coco14(data: Coco14Data, scratch: Path | None, check: bool) -> Dataset
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of data set: its settings, how it is opened (settings, scratch, check), and prepared (None: it need not be)."""
+    """A kind of data set: its settings, how it is opened (settings, scratch, check), and prepared (None: it need not be).
+
+    `download` (settings, progress) fetches its official archives; None: there are none.
+    """
 
     settings: type[DataSettings]
     open: Callable[[Any, Path | None, bool], Dataset]
     prepare: Callable[[Any], list[Finding]] | None = None
+    download: Callable[[Any, Progress], list[Finding]] | None = None
 
 
 KINDS = {
     "folder": Kind(FolderData, _open_folder),
     "shapes": Kind(ShapesData, _open_shapes),
-    "voc12": Kind(VocData, _open_voc, lambda data: prepare_voc(user_path(data.root))),
-    "coco14": Kind(Coco14Data, _open_coco14, lambda data: prepare_coco(user_path(data.root), data.masks)),
+    "voc12": Kind(VocData, _open_voc, lambda data: prepare_voc(user_path(data.root)),
+                  lambda data, progress: download_voc(user_path(data.root), progress)),
+    "coco14": Kind(Coco14Data, _open_coco14, lambda data: prepare_coco(user_path(data.root), data.masks),
+                   lambda data, progress: download_coco(user_path(data.root), progress)),
 }
 
 
@@ -120,6 +127,22 @@ def open_dataset(data: DataSettings, *, scratch: Path | None = None, check: bool
     With `scratch`, a folder of the caller, it is drawn there and the root stays as it is. Without `check` no image is read.
     """
     return KINDS[data.kind].open(data, scratch, check)
+
+
+def download_dataset(data: DataSettings, progress: Progress) -> list[Finding]:
+    """Fetch and unpack what is missing of the official archives of a data set.
+
+    Raises
+    ------
+    ConfigError
+        for a kind that has none.
+    DataError, StorageError, BusyError
+        as `wsss.data.download.obtain`.
+    """
+    fetch = KINDS[data.kind].download
+    with_archives = ", ".join(name for name, kind in KINDS.items() if kind.download)
+    require(fetch is not None, "download", True, f"false for data={data.kind}: official archives exist of {with_archives}")
+    return fetch(data, progress)
 
 
 def prepare_dataset(data: DataSettings) -> list[Finding]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from steps.artifacts import FG_ONLY, Maps, check_keys, read_arrays, write_arrays, write_json
 from steps.context import StepContext, require
+from steps.memory import give_back
 from steps.thresholds import PUBLISHED, Chosen, choose
 from wsss.maps import at_size
 from wsss.metrics import THRESHOLDS, ThresholdCounts
@@ -79,6 +80,7 @@ def count(context: StepContext, maps: Maps, ids: tuple[str, ...], thresholds: tu
         soft = at_size(maps.map(image_id, "full", context.device), truth.shape)   # differs where data.max_side shrank it
         counts.update(soft, maps.classes(image_id), truth)
         context.progress(before + number, total, "maps")
+        give_back()
     counts.counts = context.reduce(counts.counts)
     return counts
 
@@ -96,7 +98,7 @@ def score(counts: ThresholdCounts, chosen: Chosen, n_images: int) -> dict[str, A
 
 
 def _kinds(context: StepContext) -> dict[str, Maps]:
-    kinds = {"cam": Maps(context.inputs["make_cam"])}
+    kinds = {"cam": Maps(context.inputs["make_cam"])} if "make_cam" in context.inputs else {}
     if "make_lpcam" in context.inputs:
         folder = context.inputs["make_lpcam"]
         if any((folder / FG_ONLY).glob("*.npy")):

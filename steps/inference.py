@@ -11,6 +11,7 @@ import torch
 from steps.artifacts import damaged_name, read_json, set_aside, write_json
 from steps.context import StepContext, Stopped
 from steps.journal import JOURNALS, Journal, unfinished
+from steps.memory import give_back
 from wsss.errors import ArtifactError, StorageError, WsssError
 
 FAILED = "failed.json"
@@ -57,6 +58,7 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Iterable[Pa
                 for path in files:
                     damaged_name(path).unlink(missing_ok=True)
             context.progress(number, len(ids), "images")
+            give_back()
     except Stopped:
         _record(context, failed)
         raise

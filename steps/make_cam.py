@@ -20,7 +20,7 @@ from steps.networks import feature_function, load_classifier
 from wsss.cam import multi_scale_cam
 from wsss.maps import pack
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -29,11 +29,13 @@ class Settings:
 
     split: str | None            # null: what the later steps read
     scales: list[float]
+    epsilon: float               # added to a map's maximum before the map is divided by it
 
     def __post_init__(self) -> None:
         require(len(self.scales) > 0 and all(0 < scale <= 8 for scale in self.scales), "make_cam.scales", self.scales,
                 "at least one scale, each above 0 and at most 8")
         require(len(set(self.scales)) == len(self.scales), "make_cam.scales", self.scales, "no scale twice")
+        require(self.epsilon >= 0, "make_cam.epsilon", self.epsilon, "at least 0")
 
 
 def run(context: StepContext) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def run(context: StepContext) -> dict[str, Any]:
             packed, maxima = pack(multi_scale_cam(features_of, image, weight, scales, context.device))
         file = write_array(context.folder / f"{image_id}.npy", packed.cpu().numpy())
         return [file], {"height": image.shape[0], "width": image.shape[1], "classes": classes, "scales": scales,
-                        "maxima": maxima.tolist()}
+                        "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}
 
     for_each_image(context, make)
     return {}

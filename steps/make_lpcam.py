@@ -24,7 +24,16 @@ from wsss.cam import multi_scale_features
 from wsss.lpcam import lpcam_maps
 from wsss.maps import pack
 
-VERSION = 1
+VERSION = 2
+# The settings that say how prototypes are found: they count for nothing where prototypes are given.
+CLUSTERING = {"prototype_images", "prototype_seed", "n_clusters", "cam_threshold", "fg_threshold", "context_low", "context_high",
+              "max_features_per_class", "kmeans_iterations", "kmeans_init", "kmeans_tolerance", "kmeans_total_shift",
+              "kmeans_backend"}
+
+
+class KMeansInit(Enum):
+    plus_plus = "k-means++"          # each far, in cosine distance, from those before
+    random = "random"                # features drawn without preference
 
 
 class KMeansBackend(Enum):
@@ -38,6 +47,8 @@ class Settings:
 
     split: str | None                # null: what the later steps read
     prototype_split: str | None      # the list whose features are clustered; null: train
+    prototype_images: int | None     # of that list so many images a class, drawn with replacement; null: all of them
+    prototype_seed: int              # of that draw
     n_clusters: int                  # of the foreground and of the context features of a class, each
     cam_threshold: float             # features above it are foreground, below it context
     fg_threshold: float              # a foreground centre is kept when its class probability is above
@@ -45,9 +56,13 @@ class Settings:
     context_high: float
     max_features_per_class: int      # of foreground and of context features, each; more are sampled by seed
     kmeans_iterations: int
-    kmeans_tolerance: float          # stop when the centres move less, relative to their length
+    kmeans_init: KMeansInit
+    kmeans_tolerance: float          # stop when the centres together move less, relative to the sum of their lengths,
+    kmeans_total_shift: float        # or by less than this
     kmeans_backend: KMeansBackend
+    relu_without_context: bool       # the ReLU also over the maps of a class without context prototypes
     save_fg_maps: bool
+    prototypes: str | None           # a prototypes.npz, or a folder with the official two files: nothing is clustered
 
     def __post_init__(self) -> None:
         for name in ("n_clusters", "kmeans_iterations"):
@@ -58,7 +73,11 @@ class Settings:
                 f"at most make_lpcam.context_high={self.context_high}")
         require(self.max_features_per_class >= self.n_clusters, "make_lpcam.max_features_per_class",
                 self.max_features_per_class, f"at least make_lpcam.n_clusters={self.n_clusters}")
-        require(self.kmeans_tolerance >= 0, "make_lpcam.kmeans_tolerance", self.kmeans_tolerance, "at least 0")
+        for name in ("kmeans_tolerance", "kmeans_total_shift"):
+            require(getattr(self, name) >= 0, f"make_lpcam.{name}", getattr(self, name), "at least 0")
+        require(self.prototype_images is None or self.prototype_images >= 1, "make_lpcam.prototype_images", self.prototype_images,
+                "null or at least 1")
+        require(0 <= self.prototype_seed < 2**32, "make_lpcam.prototype_seed", self.prototype_seed, "from 0 to 2^32 - 1")
 
 
 def check(settings: Settings) -> None:
@@ -69,13 +88,14 @@ def check(settings: Settings) -> None:
 def run(context: StepContext) -> dict[str, Any]:
     classifier, cams = load_classifier(context), Maps(context.inputs["make_cam"])
     features_of = feature_function(context, classifier)
+    relu_without_context = context.settings.relu_without_context
     prototypes = make_prototypes(context, features_of, classifier.classifier.weight.flatten(1), cams)
 
     def make(image_id: str):
         image, facts = context.dataset.image(image_id), cams.facts(image_id)
         vectors = prototypes.of(facts["classes"])
         with torch.inference_mode():
-            pairs = [lpcam_maps(features, vectors.foreground, vectors.context)
+            pairs = [lpcam_maps(features, vectors.foreground, vectors.context, relu_without_context=relu_without_context)
                      for features in multi_scale_features(features_of, image, facts["scales"], context.device)]
         kinds = {FG_ONLY: [fg for fg, _ in pairs], "": [full for _, full in pairs]}
         if not context.settings.save_fg_maps:

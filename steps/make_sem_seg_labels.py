@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
 
 from steps.artifacts import Maps, label_reader, read_array, write_array, write_json, write_label
 from steps.context import StepContext, require
 from steps.inference import for_each_image
 from steps.journal import read_journals
+from steps.memory import give_back
 from steps.networks import load_irn, network_input
 from steps.thresholds import PUBLISHED, choose, read_chosen
-from wsss.maps import at_size
+from wsss.maps import from_stride_4
 from wsss.metrics import ThresholdCounts
 from wsss.random_walk import random_walk
 
-VERSION = 1
+VERSION = 2
 THRESHOLD = "threshold.json"
 
 
@@ -36,6 +36,7 @@ class Settings:
     beta: float                      # exponent of the affinity
     exp_times: int                   # the walk has 2^exp_times steps
     radius: int                      # of a step, in cells of stride 4
+    pad_to: int | None               # the input of IRN is padded to sides of at least so many pixels
     bg_threshold: float | None       # null: chosen on val masks, else the published constant
     save_soft: bool
 
@@ -43,6 +44,7 @@ class Settings:
         require(self.beta > 0, "make_sem_seg_labels.beta", self.beta, "above 0")
         require(0 <= self.exp_times <= 16, "make_sem_seg_labels.exp_times", self.exp_times, "from 0 to 16")
         require(self.radius >= 2, "make_sem_seg_labels.radius", self.radius, "at least 2")
+        require(self.pad_to is None or self.pad_to >= 1, "make_sem_seg_labels.pad_to", self.pad_to, "null or at least 1")
         require(self.bg_threshold is None or 0 <= self.bg_threshold <= 1, "make_sem_seg_labels.bg_threshold",
                 self.bg_threshold, "null or a number in [0, 1]")
 
@@ -91,7 +93,7 @@ class Walk:
         with torch.inference_mode():
             batch = network_input(context, image_id, flip=True)   # (2, 3, H, W)
             with context.autocast():
-                edge = self.irn.edge_map(batch).float()   # (1, h, w)
+                edge = self.irn.edge_map(batch, settings.pad_to or 0).float()   # (1, h, w)
             seeds = self.maps.map(image_id, "strided", context.device)   # (K, h, w)
             walked = random_walk(seeds, edge, beta=settings.beta, exp_times=settings.exp_times,
                                  radius=settings.radius)
@@ -101,12 +103,8 @@ class Walk:
     def soft(self, walked: torch.Tensor, image_id: str) -> tuple[torch.Tensor, tuple[int, int]]:
         """The walked maps at the size of the photograph: official x4, crop; then divided by their common maximum."""
         facts, size = self.maps.facts(image_id), self.context.dataset.size(image_id)
-        if not len(walked):
-            return walked.new_zeros(0, *size), size
-        soft = interpolate(walked[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
-        soft = soft[:, :facts["height"], :facts["width"]]
-        soft = at_size(soft, size)   # differs where data.max_side shrank the photograph
-        highest = soft.max()
+        soft = from_stride_4(walked, (facts["height"], facts["width"]), size)   # differ where data.max_side shrank the photograph
+        highest = soft.max() if soft.numel() else soft.new_zeros(())
         return (soft / highest if highest > 0 else soft), size
 
 
@@ -121,6 +119,7 @@ def background_threshold(context: StepContext, walk: Walk) -> dict[str, Any]:
         soft, _ = walk.soft(walk(image_id)[0], image_id)
         counts.update(soft, walk.maps.classes(image_id), context.dataset.mask(image_id))
         context.progress(number, len(val), "val images, to choose the background threshold")
+        give_back()
     chosen = choose(context.settings.bg_threshold, "make_sem_seg_labels.bg_threshold", counts, len(val),
                     PUBLISHED[context.seed_maps].walk_bg).as_dict()
     if counts is not None:

@@ -5,7 +5,6 @@ Memory is the process's, with the networks on the CPU (on a GPU most of it lies 
 """
 
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from steps.memory import SLACK, resident
 from steps.training import OptimizerName
 from wsss.data.dataset import Dataset
+from wsss.instances import AT_ONCE
 from wsss.maps import grids
 from wsss.metrics import THRESHOLDS
 from wsss.networks.classifier import Classifier
@@ -33,8 +34,8 @@ _PROCESS = 700 * MIB         # with the pipeline imported; used only where /proc
 _LIBRARIES = 75 * MIB        # what a first forward and backward leave for good, even after malloc_trim: kernels of oneDNN
 _LEFT_OVER = 200 * MIB       # freed by earlier steps and kept by glibc: eval_cam takes 35 alone, 550 in the default run
 _LIVE = 4                    # largest outputs that a forward holds at once, copies of oneDNN included: resnet18 3, resnet50 5
-_KEPT, _MOST_KEPT = 0.6, 30  # such outputs that glibc keeps, freed, for each further image size, and after 100 sizes: 333 to 500
-#                              px, scales up to 2: resnet18 0.6 and 26, resnet50 1.0 and 42; 100 to 168 px: resnet18 0.4 and 30
+_KEPT = 0.6                  # such outputs that glibc keeps, freed, for each further image size, until `steps.memory` gives them
+#                              back: 333 to 500 px, scales up to 2: resnet18 0.6, resnet50 1.0; 100 to 168 px: resnet18 0.4
 _KEPT_OUTPUT = 128 * MIB     # counted so large at most: blocks above 32 MiB are given back (resnet18, 700 to 1000 px: 80 a size)
 _BF16 = 0.75                 # outputs under autocast on the CPU against float32: 0.65 to 0.78
 _CRF = 500, 100              # bytes a pixel, and a pixel and label: photographs, 2 to 13 labels: within 25 %; noise doubles it
@@ -42,6 +43,7 @@ _SWEEP, _SOFT = (42, 7), (27, 7)  # the same with classes: a map counted at all 
 _CONFUSION = 20              # bytes a pixel of `Confusion.update`
 # Bytes on disk, measured on the files of the default run.
 _PNG = 850                   # a label of one class: palette and chunks
+_INSTANCES, _LARGE = 900, 4  # an .npz of instances besides its borders; bytes a pixel of a walked map at full size
 _IR_LABEL, _MASK = 5, 3      # more for each pixel of a side, for borders: 3.0 to 4.7 and 1.0 to 1.8; VOC's own masks 4.1
 _MAPS_LINE, _LABEL_LINE = 235, 145   # of the index, an image
 _CAM_STEP, _IRN_STEP = 87, 203       # of the log, a training step
@@ -76,6 +78,7 @@ class _Images:
         sample, size = ids[::max(1, -(-len(ids) // SAMPLE))], dataset.size if original else dataset.working_size
         self.number, self.sizes = len(ids), [size(image_id) for image_id in sample]
         self.present = [dataset.labels[image_id] for image_id in sample]
+        self.shown = sum(len(dataset.labels[image_id]) for image_id in ids)   # classes on all images: a sample may be 20 % off
         self.pixels, self.classes = np.array([h * w for h, w in self.sizes]), np.array([len(p) for p in self.present])   # (n,)
 
     def total(self, each: np.ndarray) -> float:
@@ -133,16 +136,16 @@ class _Step:
         height, width = (math.ceil(side * scale) for side in max(images.sizes, key=math.prod))
         outputs: list[int] = []
         for module in network.modules():
-            module.register_forward_hook(lambda module, inputs, output: outputs.append(output.nbytes))
+            module.register_forward_hook(lambda _, inputs, output: outputs.append(getattr(output, "nbytes", 0)))   # 0: several
         with torch.no_grad():
             forward(torch.empty(batch, 3, height, width, device="meta"))
         largest = self._of_outputs(max(outputs))
-        return _LIVE * largest + min(_KEPT * len(set(images.sizes)), _MOST_KEPT) * min(largest, _KEPT_OUTPUT)
+        return _LIVE * largest + min(_KEPT * len(set(images.sizes)) * min(largest, _KEPT_OUTPUT), SLACK)
 
     def maps(self, images: _Images, kinds: int = 1) -> float:
         """Bytes of packed maps, in float16 with the 128 bytes at the head of a .npy file, and of their index."""
-        file = 128 + 2 * images.classes * images.cells(self.config.make_cam.scales)
-        return images.total(kinds * file + _MAPS_LINE)
+        cells = images.total(images.cells(self.config.make_cam.scales)) / max(1, images.number)
+        return images.number * (128 * kinds + _MAPS_LINE) + kinds * 2 * images.shown * cells
 
     def _of_outputs(self, in_float32: float) -> float:
         return in_float32 * (_BF16 if self.config.precision.value == "bf16" else 1)
@@ -155,13 +158,16 @@ def expected_needs(step: str, config: Any, dataset: Dataset, lists: Mapping[str,
     return Needs(disk / MIB, (process + _LIBRARIES + held + max(_LEFT_OVER, passing)) / MIB)
 
 
+def needs_of_file(path: Path) -> Needs:
+    """What a training needs that is taken from a file: its network as it was saved, read, and written."""
+    size = path.stat().st_size
+    return Needs(size / MIB, (_process() + _LEFT_OVER + 3 * size) / MIB)
+
+
 @cache
 def _process() -> int:
     """Bytes that this process holds before any work."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return _PROCESS
+    return resident() or _PROCESS
 
 
 def _weights(network: nn.Module) -> int:
@@ -232,6 +238,19 @@ def _make_sem_seg_labels(step: _Step) -> _Bytes:
                   max(step.forwards(network, network.edge_map, images), walk, originals.most(*_SOFT)))
 
 
+def _make_ins_seg_labels(step: _Step) -> _Bytes:
+    network, images, originals = step.network(irn=True).eval(), step.images("ids"), step.images("ids", original=True)
+    walk = images.most(8 / 16 * (2 * _directions(step.settings.radius) + 6 * AT_ONCE))   # as above, of so many maps together
+    return _Bytes(originals.total(_INSTANCES + _MASK * np.sqrt(originals.pixels) + _LABEL_LINE), _weights(network),
+                  max(step.forwards(network, network.edge_and_displacement, images), walk, originals.most(_LARGE * AT_ONCE)))
+
+
+def _eval_ins_seg(step: _Step) -> _Bytes:
+    objects = step.dataset.objects
+    return _Bytes(_CELL * len(step.dataset.classes) + 400, 0, step.images("scored", original=True).most(_CONFUSION)
+                  + (objects.memory if objects and step.lists["scored"] else 0))
+
+
 def _eval_sem_seg(step: _Step) -> _Bytes:
     return _Bytes(_CELL * (len(step.dataset.classes) + 1) ** 2, 0, step.images("scored", original=True).most(_CONFUSION))
 
@@ -239,4 +258,4 @@ def _eval_sem_seg(step: _Step) -> _Bytes:
 _NEEDS: dict[str, Callable[[_Step], _Bytes]] = {
     "train_cam": _train_cam, "make_cam": _make_cam, "make_lpcam": _make_lpcam, "eval_cam": _eval_cam,
     "cam_to_ir_label": _cam_to_ir_label, "train_irn": _train_irn, "make_sem_seg_labels": _make_sem_seg_labels,
-    "eval_sem_seg": _eval_sem_seg}
+    "eval_sem_seg": _eval_sem_seg, "make_ins_seg_labels": _make_ins_seg_labels, "eval_ins_seg": _eval_ins_seg}

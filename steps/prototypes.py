@@ -12,6 +12,7 @@
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ import torch
 
 from steps.artifacts import Maps, read_arrays, write_arrays
 from steps.context import StepContext
+from steps.given_prototypes import NEEDED, read_given
+from steps.memory import give_back
 from steps.networks import network_input
 from wsss.kmeans import KMeans, kmeans, kmeans_pytorch
 from wsss.lpcam import class_probability, mean_direction, select_prototypes, split_cells
@@ -45,7 +48,7 @@ class Prototypes:
     """The kept centres of all classes, folded into one foreground and one context vector a class."""
 
     def __init__(self, path: Path, n_classes: int, device: torch.device):
-        self.arrays = read_arrays(path, ("center", "class_index", "is_context", "kept"))
+        self.arrays = read_arrays(path, NEEDED)
         dimension = self.arrays["center"].shape[1]
         self.vectors = torch.zeros(2, n_classes, dimension)
         for context in (0, 1):
@@ -97,18 +100,28 @@ class _Sample:
 
 
 def make_prototypes(context: StepContext, features_of: Callable, weight: torch.Tensor, cams: Maps) -> Prototypes:
-    """Cluster the features of every class, select its prototypes and write `prototypes.npz`.
+    """Cluster the features of every class, select its prototypes and write `prototypes.npz`; or write those that are given.
 
     A class is a unit of work: its result is kept in `prototypes/INDEX.npz` until all are done. Memory holds the
     features of one class (`max_features_per_class` of foreground and of context).
     """
     path, n_classes = context.folder / FILE, len(context.dataset.classes)
     parts = context.folder / "prototypes"
+    if context.settings.prototypes and not path.exists():
+        given = read_given(context.settings.prototypes, n_classes, weight.shape[1])
+        kept = set(given["class_index"][given["kept"] & ~given["is_context"]].tolist())
+        if without := [name for index, name in enumerate(context.dataset.classes) if index not in kept]:
+            some = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
+            context.warn(f"make_lpcam.prototypes={context.settings.prototypes} has no foreground prototype of {len(without)} of "
+                         f"{n_classes} classes ({some}): their CAMs go on unchanged. Give prototypes of this data set")
+        write_arrays(path, **given)
     if not path.exists():
+        images = prototype_images(context)
         for index in range(n_classes):
             context.check_stop()
             if not (parts / f"{index}.npz").exists():
-                write_arrays(parts / f"{index}.npz", **_class_prototypes(context, index, features_of, weight, cams))
+                arrays = _class_prototypes(context, index, images[index], features_of, weight, cams)
+                write_arrays(parts / f"{index}.npz", **arrays)
             context.progress(index + 1, n_classes, f"prototypes of {context.dataset.classes[index]}")
         loaded = [read_arrays(parts / f"{index}.npz") for index in range(n_classes)]
         if without := [name for name, arrays in zip(context.dataset.classes, loaded) if arrays["is_context"].all()]:
@@ -121,10 +134,27 @@ def make_prototypes(context: StepContext, features_of: Callable, weight: torch.T
     return Prototypes(path, n_classes, context.device)
 
 
-def _class_prototypes(context: StepContext, index: int, features_of: Callable, weight: torch.Tensor,
+def prototype_images(context: StepContext) -> list[list[str]]:
+    """For each class the images whose features are clustered: all of the list that show it, or a draw of them.
+
+    The draw is that of the official code (LPCAM `step_coco/make_lpcam.py`, split_100): class after class from one generator
+    of NumPy's old kind, with replacement, over the images in the order of their ids. An image drawn twice counts twice.
+    """
+    settings, labels = context.settings, context.dataset.labels
+    ids = context.lists["prototypes"] if settings.prototype_images is None else sorted(context.lists["prototypes"])
+    showing: list[list[str]] = [[] for _ in context.dataset.classes]
+    for image_id in ids:
+        for index in labels[image_id]:
+            showing[index].append(image_id)
+    if settings.prototype_images is None:
+        return showing
+    draws = np.random.RandomState(settings.prototype_seed)
+    return [[images[i] for i in draws.choice(len(images), settings.prototype_images)] if images else [] for images in showing]
+
+
+def _class_prototypes(context: StepContext, index: int, ids: list[str], features_of: Callable, weight: torch.Tensor,
                       cams: Maps) -> dict[str, np.ndarray]:
     settings, name = context.settings, context.dataset.classes[index]
-    ids = [image_id for image_id in context.lists["prototypes"] if index in context.dataset.labels[image_id]]
     samples = _gather(context, index, ids, features_of, weight.shape[1], cams)
     found = {}
     for kind, sample in zip(("foreground", "context"), samples, strict=True):
@@ -146,26 +176,31 @@ def _cluster(features: torch.Tensor, settings: Any, draws: np.random.Generator) 
     if settings.kmeans_backend.value == "kmeans_pytorch" and len(features) > 1:
         return kmeans_pytorch(features, settings.n_clusters, generator=draws)
     return kmeans(features, settings.n_clusters, generator=draws, max_iterations=settings.kmeans_iterations,
-                  tolerance=settings.kmeans_tolerance)
+                  tolerance=settings.kmeans_tolerance, total_shift=settings.kmeans_total_shift,
+                  init=settings.kmeans_init.value)
 
 
 def _gather(context: StepContext, index: int, ids: list[str], features_of: Callable, dimension: int,
             cams: Maps) -> tuple[_Sample, _Sample]:
-    """The foreground and the context features of a class, at scale 1.0, not flipped (official)."""
+    """The foreground and the context features of a class, at scale 1.0, not flipped (official). An id may occur again."""
     limit = context.settings.max_features_per_class
     most = sum(-(-cams.facts(i)["height"] // 16) * -(-cams.facts(i)["width"] // 16) for i in ids)
     samples = _Sample(dimension, limit, most), _Sample(dimension, limit, most)
-    for number, image_id in enumerate(ids):
+    first = {image_id: number for number, image_id in reversed(list(enumerate(ids)))}
+    for image_id, times in Counter(ids).items():
         context.check_stop()
+        give_back()
         cam = cams.map(image_id, "full", context.device)[cams.classes(image_id).index(index)]   # (H, W)
         with torch.inference_mode():
             features = features_of(network_input(context, image_id))[0]   # (D, h, w)
         masks = split_cells(cam, features.shape[1:], context.settings.cam_threshold)
-        keys = generator(context.seed, "make_lpcam", "sample", index, image_id).random(features[0].numel())
-        for sample, mask in zip(samples, masks, strict=True):
-            flat = mask.flatten().cpu().numpy()
-            cells = np.stack([np.full(flat.sum(), number), *np.nonzero(mask.cpu().numpy())], axis=1)
-            sample.add(features.flatten(1).T[mask.flatten()], keys[flat], cells)
+        draws = generator(context.seed, "make_lpcam", "sample", index, image_id)
+        for _ in range(times):
+            keys = draws.random(features[0].numel())
+            for sample, mask in zip(samples, masks, strict=True):
+                flat = mask.flatten().cpu().numpy()
+                cells = np.stack([np.full(flat.sum(), first[image_id]), *np.nonzero(mask.cpu().numpy())], axis=1)
+                sample.add(features.flatten(1).T[mask.flatten()], keys[flat], cells)
     return samples
 
 

@@ -60,7 +60,8 @@ def read_chosen(path: Path, kind: str | None = None) -> dict[str, Any]:
     content = read_json(path)
     try:
         chosen = content["chosen"][kind] if kind else content
-        good = 0 <= chosen["threshold"] <= 1 and isinstance(chosen["source"], str)
+        value = chosen["threshold"]   # None: of pseudo masks that were imported
+        good = (value is None and kind is None or 0 <= value <= 1) and isinstance(chosen["source"], str)
     except (KeyError, TypeError):
         good = False
     if not good:

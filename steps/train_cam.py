@@ -4,6 +4,7 @@ Official files: `step/train_cam.py`, `net/resnet50_cam.py` (IRN, LPCAM). Reads i
 `weights.safetensors`, `log.jsonl` (loss of every step, validation mAP of every epoch) and the resumable `state.safetensors`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from torch.nn.functional import multilabel_soft_margin_loss
 
 from steps.context import StepContext, require
-from steps.networks import network_input, network_reader, new_classifier, save_network
+from steps.memory import give_back
+from steps.networks import network_input, network_reader, new_classifier, provide, save_network
 from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
 from wsss.data.augment import classifier_sample
 from wsss.metrics import average_precision
@@ -41,6 +43,7 @@ class Settings:
     power: float                 # of the poly rate
     warmup: float                # share of the steps in which the rate rises from 0
     detach_after_layer2: bool    # IRN trains no layer below layer3, LPCAM does
+    max_val_images: int | None   # measured after every epoch; null: all of val
     checkpoint_steps: int        # the state is saved after so many steps
 
     def __post_init__(self) -> None:
@@ -50,9 +53,13 @@ class Settings:
                 "two factors [lowest, highest] with 0 < lowest <= highest")
         require(0 <= self.color_jitter < 1, "train_cam.color_jitter", self.color_jitter, "a strength in [0, 1)")
         require(self.classifier_rate > 0, "train_cam.classifier_rate", self.classifier_rate, "above 0")
+        require(self.max_val_images is None or self.max_val_images >= 1, "train_cam.max_val_images", self.max_val_images,
+                "null or at least 1")
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    if context.model.provided("train_cam"):
+        return provide(context, "train_cam")
     settings, dataset = context.settings, context.dataset
     classifier = new_classifier(context)
     resize_long = tuple(round(factor * settings.crop_size) for factor in settings.resize_long)
@@ -76,18 +83,21 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
-    """Mean average precision on the list "val"; nothing when there is no such list.
+    """Mean average precision on the list "val", or on every n-th of its images where `max_val_images` says so; nothing when
+    there is no such list.
 
     Whole images. Differs from the official top-left crops of 512 because only VOC's images always fit into such a crop.
     """
     ids = context.lists["val"]
     if not ids:
         return {}
+    ids = ids[::math.ceil(len(ids) / (context.settings.max_val_images or len(ids)))]
     classifier.eval()
     scores = []
     with torch.inference_mode(), context.autocast():
         for image_id in ids:
             scores.append(classifier(network_input(context, image_id)).float().cpu().numpy()[0])
+            give_back()
     labels = np.stack([context.dataset.label_vector(image_id) for image_id in ids])
     return {"val_map": average_precision(np.stack(scores), labels)[1]}
 

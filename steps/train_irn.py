@@ -13,14 +13,14 @@ import torch
 
 from steps.artifacts import read_label
 from steps.context import StepContext, require
-from steps.networks import network_reader, new_irn, save_network
+from steps.networks import network_reader, new_irn, provide, save_network
 from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
 from wsss.affinity import affinity_losses
 from wsss.data.augment import irn_sample, top_left_crop
 from wsss.networks.irn import IRN
 from wsss.seeding import generator
 
-VERSION = 1
+VERSION = 2
 reader = network_reader
 
 
@@ -60,6 +60,8 @@ class Settings:
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    if context.model.provided("train_irn"):
+        return provide(context, "train_irn")
     settings, dataset = context.settings, context.dataset
     irn = new_irn(context)
 

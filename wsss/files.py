@@ -31,8 +31,10 @@ def _free(path: Path) -> str:
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
+def replacing(path: Path | str, flush: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well it is flushed to the disk and renamed to `path`.
+
+    Without `flush` a loss of power may leave an empty file: for many small ones that can be had again.
 
     The temporary name starts with `.writing-` and ends in `.tmp`, so that nothing takes it for a result. When the block
     fails it is removed and whatever stood at `path` stays. The folder is made where there is none.
@@ -48,8 +50,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
+            if flush:
+                with open(temporary, "rb+") as file:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -90,18 +90,20 @@ def mean_direction(prototypes: Tensor) -> Tensor:
     return F.normalize(prototypes.float(), dim=1).sum(dim=0) / max(1, len(prototypes))
 
 
-def lpcam_maps(features: Tensor, foreground: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+def lpcam_maps(features: Tensor, foreground: Tensor, context: Tensor, *,
+               relu_without_context: bool = False) -> tuple[Tensor, Tensor]:
     """The LPCAM maps of one image at one scale.
 
     Args:
         features: (2, D, h, w), of the image and of its mirror image, after the last ReLU.
         foreground: (n, D), for each class the `mean_direction` of its foreground prototypes.
         context: (n, D), the same for its context prototypes; zero for a class that has none.
+        relu_without_context: whether the ReLU also goes over the FG of a class without context (paper, section 3.2; official
+            code: no). Centres of features that come out of a ReLU are not negative, nor is their FG: it matters for others.
 
     Returns:
-        (foreground term only (n, h, w), with context (n, h, w)), float32 in [-1, 1]: FG, and ReLU(FG - BG) or, as in the
-        official code, FG itself for a class without context. The paper has the ReLU always, which is the same: FG is not
-        negative where features, and so the centres, come out of a ReLU. A feature that is zero has cosine 0.
+        (foreground term only (n, h, w), with context (n, h, w)), float32 in [-1, 1]: FG, and ReLU(FG - BG) or, for a class
+        without context, FG. A feature that is zero has cosine 0.
     """
     shapes = [tuple(tensor.shape) for tensor in (features, foreground, context)]
     if len(shapes[0]) != 4 or len(features) != 2 or shapes[1] != shapes[2] or shapes[1][1:] != shapes[0][1:2]:
@@ -113,4 +115,4 @@ def lpcam_maps(features: Tensor, foreground: Tensor, context: Tensor) -> tuple[T
     products = torch.cat([foreground, context]).float() @ summed.flatten(1)  # (2n, h * w)
     fg, bg = (products.unflatten(1, length.shape) / length).chunk(2)
     has_context = context.any(dim=1)[:, None, None]
-    return fg, torch.where(has_context, (fg - bg).relu(), fg)
+    return fg, torch.where(has_context, (fg - bg).relu(), fg.relu() if relu_without_context else fg)

@@ -121,6 +121,18 @@ def at_size(maps: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(maps[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
 
 
+def from_stride_4(maps: Tensor, frame: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Walked maps (K, h, w) of stride 4 at the size (H', W') of the photograph, (K, H', W'); K may be 0.
+
+    As in the official code 4 times larger, bilinear, and cut to `frame`, (H, W) of the image that the networks saw; where that
+    was shrunk from the photograph, enlarged by `at_size`.
+    """
+    if not len(maps):
+        return maps.new_zeros(0, *size)
+    large = F.interpolate(maps[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
+    return at_size(large[:, : frame[0], : frame[1]], size)
+
+
 def _resize_matrix(source: int, target: int, device: torch.device) -> Tensor:
     """(source, target): a row vector times this is its bilinear resize. The resize of the unit vectors gives just that."""
     unit = torch.eye(source, device=device)

@@ -3,9 +3,12 @@
 import pytest
 
 from pipeline import Pipeline
+from pipeline.commandline import act
 from pipeline.lists import derive_lists
+from tests.wsss.test_download import packed
 from tests.wsss.test_voc import ALL, AUG, TRAIN, VAL, build
-from wsss.data import prepare_voc
+from wsss.data import prepare_voc, voc_prepare
+from wsss.data.download import Archive
 from wsss.errors import ConfigError, DataError
 
 
@@ -32,14 +35,24 @@ def test_the_settings_are_the_official_ones(root):
     assert config.run_name == "voc12-clean" and config.data.max_side is None
 
 
-def test_every_step_has_the_official_lists(compose, root, tmp_path):
-    pipeline = compose("recipe=official")
+@pytest.mark.parametrize("chosen", ["recipe=official", "experiment=lpcam_voc12"])
+def test_every_step_has_the_official_lists(compose, root, tmp_path, chosen):
+    pipeline = compose(chosen)
     assert [planned.name for planned in pipeline.plan()] == pipeline.config.steps and not (tmp_path / "out").exists()
     train, aug, val = set(TRAIN), set(AUG), set(VAL)
     assert lists(pipeline) == {
         "train_cam": {"ids": aug, "val": val}, "make_cam": {"ids": aug}, "make_lpcam": {"ids": aug, "prototypes": train},
         "eval_cam": {"scored": train, "val": set()}, "cam_to_ir_label": {"ids": aug}, "train_irn": {"ids": aug},
         "make_sem_seg_labels": {"ids": train, "val": set()}, "eval_sem_seg": {"scored": train}}
+
+
+def test_the_baseline_makes_its_masks_from_the_cams_of_the_official_lists(compose):
+    (pipeline := compose("experiment=irn_voc12")).plan()
+    train, aug = set(TRAIN), set(AUG)
+    assert lists(pipeline) == {
+        "train_cam": {"ids": aug, "val": set(VAL)}, "make_cam": {"ids": aug}, "eval_cam": {"scored": train, "val": set()},
+        "cam_to_ir_label": {"ids": aug}, "train_irn": {"ids": aug}, "make_sem_seg_labels": {"ids": train, "val": set()},
+        "eval_sem_seg": {"scored": train}}
 
 
 def test_the_clean_recipe_chooses_on_val_and_other_lists_can_be_named(compose):
@@ -51,9 +64,58 @@ def test_the_clean_recipe_chooses_on_val_and_other_lists_can_be_named(compose):
         compose("train_cam.split=trainaug").plan()
 
 
+def test_masks_to_hand_over_are_made_of_train_aug_and_scored_on_train(compose):
+    (pipeline := compose("recipe=official", "make_sem_seg_labels.split=train_aug")).plan()
+    train, aug = set(TRAIN), set(AUG)
+    assert lists(pipeline) == {
+        "train_cam": {"ids": aug, "val": set(VAL)}, "make_cam": {"ids": aug}, "make_lpcam": {"ids": aug, "prototypes": train},
+        "eval_cam": {"scored": train, "val": set()}, "cam_to_ir_label": {"ids": aug}, "train_irn": {"ids": aug},
+        "make_sem_seg_labels": {"ids": aug, "val": set()}, "eval_sem_seg": {"scored": train}}
+
+
+@pytest.mark.parametrize("overrides, message", [
+    (["make_cam.split=train"], r"make_cam.split='train' covers 2 of the 4 ids that make_lpcam reads \(first missing: '2008_000008'\)"),
+    (["make_lpcam.split=train", "make_sem_seg_labels.split=train_aug"], "make_lpcam.split='train' covers 2 of the 4 ids that cam_to_ir_label reads"),
+    (["cam_to_ir_label.split=train"], "cam_to_ir_label.split='train' covers 2 of the 4 ids that train_irn reads"),
+    (["make_sem_seg_labels.split=train", "eval_sem_seg.split=train_aug"],
+     r"make_sem_seg_labels.split='train' covers 2 of the 4 ids that eval_sem_seg reads \(first missing: '2008_000008'\)"),
+    (["make_cam.split=train_aug", "eval_cam.split=val"], "make_cam.split='train_aug' covers 4 of the 6 ids that make_lpcam reads"),
+    (["make_cam.split=train", "make_lpcam.split=train", "cam_to_ir_label.split=train", "train_irn.split=train",
+      "make_lpcam.prototype_split=train_aug"],
+     "make_cam.split='train' covers 2 of the 4 ids that make_lpcam reads"),
+])
+def test_a_list_that_does_not_cover_its_readers_is_refused(compose, tmp_path, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        compose("recipe=official", *overrides).plan()
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_baseline_without_lpcam(compose):
     (pipeline := compose("experiment=irn", "recipe=irn")).plan()
     assert lists(pipeline)["make_cam"]["ids"] == set(AUG)
+
+
+def test_prepare_with_download_takes_the_archive_that_lies_there(compose, root, tmp_path, monkeypatch, capsys):
+    archive = tmp_path / "new" / "VOCtrainval.tar"
+    packed(archive, {f"VOCdevkit/VOC2012/{path.relative_to(root)}": path.read_bytes() for path in root.rglob("*") if path.is_file()})
+    monkeypatch.setattr(voc_prepare, "_archives", lambda: (Archive("http://nowhere.invalid/VOCtrainval.tar", None, "VOCdevkit/VOC2012"),))
+    assert act(compose("action=prepare", "download=true", f"data.root={archive.parent}")) == 0
+    told = capsys.readouterr().out
+    assert "files unpacked of VOCtrainval.tar     21" in told and "list train_aug" in told
+    assert (archive.parent / "VOCdevkit/VOC2012/image_labels.csv").exists() and archive.exists()
+    archive.unlink()
+    assert act(compose("action=prepare", "download=true", f"data.root={archive.parent}")) == 1
+    assert "http://nowhere.invalid/VOCtrainval.tar -> " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("overrides", [["download=true"], ["download=true", "action=plan"], ["download=true", "action=prepare", "data=shapes"]])
+def test_download_only_while_preparing_what_has_archives(overrides, capsys, tmp_path):
+    with pytest.raises(ConfigError, match="download=True is not possible: expected false, but for action=prepare|official archives exist of "
+                                          "voc12, coco14"):
+        pipeline = Pipeline.compose(f"outputs={tmp_path / 'out'}", *overrides)
+        if act(pipeline):
+            raise ConfigError(capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
 
 
 def test_keeping_the_labels_changes_nothing_of_a_plan(compose, root):

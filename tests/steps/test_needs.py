@@ -90,6 +90,7 @@ def test_weights_and_training_state_are_exact(smoke_needs, name):
     ("make_lpcam", 1933, []),
     ("cam_to_ir_label", 854, []),
     ("make_sem_seg_labels", 1124, []),
+    ("make_ins_seg_labels", 1259, ["experiment=irn_instances"]),
     ("eval_cam", 734, [])])
 def test_photographs_and_resnet50(sized, step, measured, overrides):
     assert within(1.5, expected(dataset(6), step, *overrides).memory_mb, measured)
@@ -128,9 +129,9 @@ def test_max_features_per_class_bounds_the_memory_of_the_prototypes(sized):
 def test_a_sample_of_many_images_is_looked_at(sized):
     data = dataset(10_000)
     for step in ("train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels",
-                 "eval_sem_seg"):
+                 "eval_sem_seg", "make_ins_seg_labels", "eval_ins_seg"):
         sized.clear()
-        need = expected(data, step)
+        need = expected(data, step, *["experiment=irn_instances"] * ("_ins_seg" in step))
         assert len(sized) <= 2 * needs.SAMPLE, step
         assert need.disk_mb > 0 and need.memory_mb > 700, step
 
@@ -152,3 +153,11 @@ def test_nothing_to_score_needs_nothing_of_its_own(sized):
 
 def test_the_process_is_measured():
     assert 300 * MIB < MEASURED_PROCESS() < 64 * 1024 * MIB
+
+
+def test_every_image_counts_for_the_size_of_the_maps_though_only_some_are_looked_at(sized):
+    data = dataset(2 * needs.SAMPLE)
+    many = replace(data, labels={image_id: tuple(range(2 * (i % 2))) for i, image_id in enumerate(data.lists["train"])})   # 0, 2, 0, 2
+    one = replace(data, labels=dict.fromkeys(data.lists["train"], (0,)))   # as many classes in all
+    assert expected(many, "make_cam").disk_mb == expected(one, "make_cam").disk_mb > 0
+    assert len(set(sized)) < len(data.lists["train"])

@@ -4,9 +4,11 @@ import os
 import signal
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from steps import train_cam
 from steps.context import StepContext
 from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate
 from wsss.errors import DataError, WsssError
@@ -58,3 +60,13 @@ def test_a_bad_sample_is_named_by_its_image(tmp_path, workers):
         raise DataError("it is damaged")
     with pytest.raises(DataError, match="^[abcd]: it is damaged$"):
         train(tmp_path, bad, workers=workers)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, 10), (10, 10), (4, 4), (1, 1)])
+def test_val_is_thinned_evenly(monkeypatch, limit, expected):
+    seen = []
+    monkeypatch.setattr(train_cam, "network_input", lambda context, image_id: seen.append(image_id) or torch.zeros(1, 2))
+    dataset = SimpleNamespace(label_vector=lambda image_id: np.ones(2, np.float32))
+    context = StepContext(SimpleNamespace(max_val_images=limit), dataset, {"val": tuple("abcdefghij")}, None, {})
+    assert train_cam.validate(context, torch.nn.Linear(2, 2)) == {"val_map": 1.0}
+    assert len(seen) == expected and seen[0] == "a"

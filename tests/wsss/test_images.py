@@ -1,5 +1,6 @@
 """Files as people have them: every kind of JPEG and PNG is read the one right way or refused with words that help."""
 
+import io
 import os
 
 import numpy as np
@@ -10,7 +11,9 @@ from PIL import ExifTags, Image, ImageOps
 from tests.reference import IDS, REFERENCE
 from wsss.data.images import (
     check_image,
+    encode_jpeg,
     image_size,
+    is_upright_jpeg,
     normalise,
     read_image,
     read_mask,
@@ -189,6 +192,24 @@ def test_write_mask_refuses_what_is_no_mask(tmp_path):
     with pytest.raises(ArgumentError, match=r"mask: expected a uint8 array \(H, W\), got int64 \(2, 2\)"):
         write_mask(tmp_path / "a.png", np.zeros((2, 2), np.int64))
     assert not os.listdir(tmp_path)
+
+
+def test_which_photographs_are_upright_jpegs(tmp_path, picture):
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 3
+    Image.fromarray(picture).save(tmp_path / "a.jpg")
+    Image.fromarray(picture).save(tmp_path / "b.jpg", exif=turned)
+    Image.fromarray(picture).save(tmp_path / "c.jpg", format="PNG")   # the content counts, not the name
+    assert [is_upright_jpeg(tmp_path / f"{name}.jpg") for name in "abc"] == [True, False, False]
+
+
+def test_encode_jpeg_is_near_the_picture_and_keeps_colour():
+    picture = np.zeros((16, 16, 3), np.uint8)
+    picture[:, ::2, 0] = 255   # single columns of red, which half the colour resolution would lose
+    read = np.array(Image.open(io.BytesIO(encode_jpeg(picture))))
+    assert np.abs(np.int32(read) - picture).mean() < 12
+    with pytest.raises(ArgumentError, match=r"image: expected a uint8 array \(H, W, 3\)"):
+        encode_jpeg(picture[..., 0])
 
 
 def test_resizing_is_pillows(picture):

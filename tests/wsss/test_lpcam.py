@@ -110,6 +110,23 @@ def test_a_class_that_is_its_context_has_a_zero_map():
     assert not lpcam_maps(random_features(), direction, direction)[1].any()
 
 
+def test_the_relu_without_context_matters_for_negative_prototypes_only():
+    features = torch.rand(2, 3, 4, 5)
+    foreground, context = torch.tensor([[1.0, 1, 1], [-1, -1, -1], [1, 0, 0]]), torch.tensor([[0.0, 0, 0], [0, 0, 0], [0, 1, 0]])
+    official, paper = (lpcam_maps(features, foreground, context, relu_without_context=relu) for relu in (False, True))
+    assert torch.equal(official[0], paper[0])   # LPCAM-F stays
+    assert torch.equal(official[1][[0, 2]], paper[1][[0, 2]])
+    assert (official[1][1] < 0).all() and (paper[1][1] == 0).all()
+
+
+def test_the_mean_over_scales_and_their_sum_are_the_same_map():
+    """Official LPCAM: mean on VOC, sum on COCO; both are divided by their maximum."""
+    maps = [torch.rand(2, 6, 8) for _ in range(4)]
+    upsampled = torch.stack([F.interpolate(m[None], (24, 32), mode="bilinear", align_corners=False)[0] for m in maps])
+    mean, total = upsampled.mean(0), upsampled.sum(0)
+    torch.testing.assert_close(mean / mean.amax((1, 2), keepdim=True), total / total.amax((1, 2), keepdim=True))
+
+
 def test_mean_direction():
     torch.testing.assert_close(mean_direction(torch.tensor([[3.0, 0], [0, 0.5]])), torch.tensor([0.5, 0.5]))
     assert mean_direction(torch.zeros(0, 4)).tolist() == [0, 0, 0, 0]  # no prototype: the term vanishes

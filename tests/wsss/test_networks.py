@@ -140,6 +140,19 @@ def test_reference_edge_and_displacement(irn, image_id):
     assert torch.equal(irn.edge_map(pair), edge)
 
 
+def test_padding_as_in_irn(irn):
+    """IRN's EdgeDisplacement: the network sees 0 at the right and below, its outputs are cut back before the flip."""
+    pair = image(45, 61, batch=2)
+    edge, displacement = irn(F.pad(pair, [0, 128 - 61, 0, 128 - 45]))
+    edge, displacement = edge[..., :12, :16], displacement[..., :12, :16]
+    padded = irn.edge_and_displacement(pair, pad_to=128)
+    torch.testing.assert_close(padded[0], torch.sigmoid(edge[0] / 2 + edge[1].flip(-1) / 2))
+    torch.testing.assert_close(padded[1], displacement[0])
+    assert torch.equal(irn.edge_map(pair, pad_to=128), padded[0])
+    assert not torch.allclose(irn.edge_map(pair), padded[0], atol=1e-4)
+    assert torch.equal(irn.edge_map(pair, pad_to=40), irn.edge_map(pair))   # what is longer stays whole
+
+
 @pytest.mark.parametrize("depth", ["resnet18", "resnet50"])
 def test_irn_takes_any_size(depth):
     model = IRN(resnet(depth)).eval()

@@ -167,7 +167,7 @@ def test_habitats_go_with_their_class():
 
 
 def test_images_are_jpegs_of_good_quality(root):
-    image, mask = draw_picture(generator(0, "shapes", "train_0000"))
+    image, mask, objects = draw_picture(generator(0, "shapes", "train_0000"))
     stored = np.asarray(Image.open(root / "images/train_0000.jpg"))
     assert stored.shape == image.shape and abs(stored.astype(int) - image).mean() < 8
     assert np.array_equal(np.asarray(Image.open(root / "masks/train_0000.png")), mask)

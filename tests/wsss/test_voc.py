@@ -272,8 +272,14 @@ def test_prepare_counts_against_the_official_numbers(root):
     assert {what: (finding.found, finding.expected) for what, finding in found.items() if not finding.sound} == {
         "JPEGImages": (6, 17125), "Annotations": (6, 17125), "SegmentationClassAug": (6, 12031), "SegmentationClass": (0, 2913),
         "list train": (2, 1464), "list train_aug": (4, 10582), "list val": (2, 1449)}
-    assert found["JPEGImages"].note == f"put the photographs of VOCtrainval_11-May-2012.tar into {root / 'JPEGImages'}"
+    assert found["JPEGImages"].note == f"put the photographs of VOCtrainval_11-May-2012.tar into {root / 'JPEGImages'}, or set download=true"
     assert found["list val"].note == str(root / "ImageSets/Segmentation/val.txt")
+
+
+def test_prepare_says_how_difficult_objects_count(root):
+    found = by_name(prepare_voc(root))["annotations of the lists that can be read"]
+    assert (found.found, found.note) == (6, "objects marked difficult count as present")
+    assert VOC_CLASSES.index("tvmonitor") in open_voc(root).labels["2008_000015"]   # it is marked so
 
 
 def test_prepare_lists_where_annotation_and_mask_differ(root):

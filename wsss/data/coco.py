@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wsss.data.dataset import Dataset
+from wsss.data.dataset import Dataset, contents
 from wsss.data.folder import check_files
 from wsss.errors import DataError
 
@@ -58,6 +58,8 @@ def open_coco(root: str | Path, *, name: str = "coco14", masks: str = "official"
     Raises DataError for another layout, another `masks` than official and clean, damaged files, and with the command to run where
     nothing is prepared, where the preparation was interrupted, or where the JSON files have changed since.
     """
+    from wsss.data.coco_instances import CocoObjects  # late: it imports this module
+
     root = Path(root)
     check_policy(masks)
     check_layout(root)
@@ -73,10 +75,11 @@ def open_coco(root: str | Path, *, name: str = "coco14", masks: str = "official"
     lists = {name: tuple(i for i in labels if i.startswith(f"COCO_{part}_")) for name, part in PARTS.items()}
     images = {image_id: f"{PARTS[name]}/{image_id}.jpg" for name, ids in lists.items() for image_id in ids}
     files = {image_id: f"{folder_of(masks)}/{image_id}.png" for image_id in images}
+    objects = CocoObjects(root, frozenset(images), {name: made["digest"] for name, made in sources.items()})
     if check:
         check_files(root, images, files)
     return Dataset(name=name, root=root, classes=COCO_CLASSES, lists={**lists, "all": tuple(images)}, labels=labels,
-                   image_files=images, mask_files=files, max_side=max_side)
+                   image_files=images, mask_files=files, max_side=max_side, objects=objects)
 
 
 def check_policy(policy: str) -> None:
@@ -87,7 +90,8 @@ def check_policy(policy: str) -> None:
 def check_layout(root: Path) -> None:
     for part in (root, *(root / part for part in PARTS.values()), *(annotations_of(root, part) for part in PARTS.values())):
         if not os.path.exists(part):
-            raise DataError(f"{part} does not exist; expected this layout:\n" + LAYOUT.format(root=root))
+            found = f"{root} holds {contents(root)}; " if os.path.exists(root) else ""
+            raise DataError(f"{part} does not exist; {found}expected this layout:\n" + LAYOUT.format(root=root))
 
 
 def annotations_of(root: Path, part: str) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from wsss.data.archives import Progress
 from wsss.data.coco import (
     CLASS_INDEX,
     COCO_CLASSES,
@@ -33,6 +34,7 @@ from wsss.data.coco import (
 )
 from wsss.data.coco_json import Part, classes_of, read_instances
 from wsss.data.dataset import format_size, refuse
+from wsss.data.download import Archive, obtain
 from wsss.data.images import check_image, write_mask
 from wsss.data.prepare import Finding
 from wsss.errors import BackendError, DataError, StorageError
@@ -41,6 +43,10 @@ from wsss.files import write_text
 log = logging.getLogger(__name__)
 
 COUNTS = {"train2014": 82783, "val2014": 40504}  # images, as published
+#: As on cocodataset.org, which gives no checksums.
+ARCHIVES = (*(Archive(f"http://images.cocodataset.org/zips/{part}.zip", only=(part,)) for part in PARTS.values()),
+            Archive("http://images.cocodataset.org/annotations/annotations_trainval2014.zip",
+                    only=tuple(f"annotations/instances_{part}.json" for part in PARTS.values())))
 _EVERY = 5000  # masks between two lines of the log
 _LIMIT = 1e5  # no coordinate of a polygon lies further out, in pixels
 
@@ -58,7 +64,7 @@ def prepare_coco(root: str | Path, policy: str = "official") -> list[Finding]:
     root = Path(root)
     check_policy(policy)
     check_layout(root)
-    rle = _pycocotools()
+    rle = pycocotools_mask()
     parts, findings = {}, []
     for part in PARTS.values():
         parts[part] = read_instances(annotations_of(root, part), part)
@@ -80,11 +86,29 @@ def prepare_coco(root: str | Path, policy: str = "official") -> list[Finding]:
     return findings
 
 
-def _pycocotools() -> Any:
+def download_coco(root: str | Path, progress: Progress, archives: Sequence[Archive] = ARCHIVES) -> list[Finding]:
+    """Fetch those of train2014.zip (13.5 GB), val2014.zip (6.6 GB) and annotations_trainval2014.zip of which `root` has not all.
+
+    Raises as `obtain`, and BackendError before a byte is fetched without pycocotools, with which all of it is prepared.
+    """
+    root, _ = Path(root), pycocotools_mask()
+    missing = [archive for archive in archives if not all(_is_there(root, name) for name in archive.only)]
+    return obtain(root, root, missing, progress) if missing else [Finding("archives to fetch", 0, 0)]
+
+
+def _is_there(root: Path, name: str) -> bool:
+    """Whether a file is there, or all official images of a part."""
+    if name not in COUNTS:
+        return (root / name).exists()
+    return (root / name).is_dir() and sum(file.endswith(".jpg") for file in os.listdir(root / name)) >= COUNTS[name]
+
+
+def pycocotools_mask() -> Any:
+    """The module that draws. Raises BackendError without pycocotools."""
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise BackendError(f"pycocotools cannot be imported ({error}); COCO's masks are drawn by it, once: run pip install "
+        raise BackendError(f"pycocotools cannot be imported ({error}); COCO's masks and objects are drawn by it: run pip install "
                            "pycocotools") from error
     return mask
 
@@ -167,11 +191,11 @@ def render(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], poli
     if policy == "official":
         for annotation in annotations:
             if not annotation.get("iscrowd"):
-                mask[_draw(annotation, size, rle)] = CLASS_INDEX[annotation["category_id"]] + 1
+                mask[draw(annotation, size, rle)] = CLASS_INDEX[annotation["category_id"]] + 1
         return mask
     instances = []
     for annotation in annotations:
-        inside = _draw(annotation, size, rle)
+        inside = draw(annotation, size, rle)
         if annotation.get("iscrowd"):
             mask[inside] = 255
         else:
@@ -181,8 +205,8 @@ def render(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], poli
     return mask
 
 
-def _draw(annotation: Mapping[str, Any], size: tuple[int, int], rle: Any) -> np.ndarray:
-    """(H, W) bool: the pixels of one annotation, polygons or run lengths."""
+def draw(annotation: Mapping[str, Any], size: tuple[int, int], rle: Any) -> np.ndarray:
+    """(H, W) bool: the pixels of one annotation, polygons or run lengths; `rle` is `pycocotools.mask`. DataError for others."""
     shape = annotation["segmentation"]
     try:
         if isinstance(shape, list):

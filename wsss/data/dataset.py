@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -69,6 +70,16 @@ def refuse(where: str, problems: Sequence[str]) -> None:
     raise DataError("\n  - ".join([f"{where}: {count}", *shown]))
 
 
+def contents(folder: Path) -> str:
+    """What lies in a folder, for a message: the first eight names, or "nothing". Raises DataError where it cannot be read."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror or error}; expected a data set: check its name and "
+                        "permissions") from error
+    return ", ".join(names[:8] + ["..."] * (len(names) > 8)) or "nothing"
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text file in Unicode normal form C; byte order mark, CRLF and blanks at the ends are dropped."""
     try:
@@ -121,6 +132,20 @@ def mask_classes(mask: np.ndarray, n_classes: int, path: Path) -> tuple[int, ...
     return tuple(value - 1 for value in values if 0 < value < 255)
 
 
+class ObjectSource(Protocol):
+    """Where a data set has its objects (`wsss.data.instances`): of which ids, what they are, a digest of all that decides it, and
+    the bytes of memory that reading takes besides the masks."""
+
+    @property
+    def memory(self) -> int: ...
+
+    def __contains__(self, image_id: str) -> bool: ...
+
+    def read(self, image_id: str) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def digest(self, image_id: str) -> str: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Ids, classes, image-level labels, files and lists. Paths are relative to `root`; nothing is read before it is asked for."""
@@ -133,6 +158,7 @@ class Dataset:
     image_files: Mapping[str, str] = field(repr=False)  # id -> file
     mask_files: Mapping[str, str] = field(repr=False, default_factory=dict)  # id -> file, for the ids that have one
     max_side: int | None = None  # longest side of the working frame in pixels; None keeps the original
+    objects: ObjectSource | None = field(repr=False, default=None)  # ground truth of single objects, where there is one
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
@@ -200,6 +226,24 @@ class Dataset:
         mask_classes(mask, len(self.classes), path)
         return mask
 
+    def has_instances(self, image_id: str) -> bool:
+        """Whether the objects of an image are known; it may have none."""
+        return self.objects is not None and image_id in self.objects
+
+    def instances(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """The objects of an image: masks (M, H, W) bool in the original frame, and classes (M,) int64, 0-based. M may be 0.
+
+        Raises DataError if they are not known, cannot be read, or are not of the image's size.
+        """
+        if not self.has_instances(image_id):
+            raise DataError(f"data set {self.name} does not tell the objects of id {image_id!r}; add them, or leave "
+                            "out eval_ins_seg")
+        masks, classes = self.objects.read(image_id)
+        if masks.shape[1:] != (expected := self.size(image_id)):
+            raise DataError(f"the objects of {image_id!r} in data set {self.name} are {format_size(masks.shape[1:])} but its "
+                            f"image is {format_size(expected)} as shown; save them in that size")
+        return masks, classes
+
     def list_ids(self, name_or_path: str | Path) -> tuple[str, ...]:
         """The ids of a named list, or of a text file with an id a line. Raises DataError if it is neither, or as `read_list`."""
         if str(name_or_path) in self.lists:
@@ -237,6 +281,10 @@ class Dataset:
     def digest_of_masks(self, ids: Sequence[str]) -> str:
         """Hex digest of the bytes of every mask file, with its id; an id without mask counts as such."""
         return _digest(f"{image_id}\t{self._mask_digest(image_id)}" for image_id in ids)
+
+    def digest_of_instances(self, ids: Sequence[str]) -> str:
+        """Hex digest of all that the objects of these ids depend on; an id of which they are not known counts as such."""
+        return _digest(f"{i}\t{self.objects.digest(i) if self.has_instances(i) else 'none'}" for i in ids)
 
     def _mask_digest(self, image_id: str) -> str:
         path = self.mask_path(image_id)

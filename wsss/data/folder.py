@@ -19,6 +19,7 @@ from wsss.data.dataset import (
     without_image,
 )
 from wsss.data.images import check_image, image_size
+from wsss.data.instances import png_objects
 from wsss.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ LAYOUT = """  {root}/
     labels.csv    first line: name,classes   then a line an image: NAME,cat;dog   (no class: NAME,)
     classes.txt   one class name a line, without background; line i is mask value i
     masks/        optional: NAME.png, palette or 8-bit grey, 0 background, i class, 255 ignore
+    instances/    optional: NAME.png, likewise, 0 none, 255 not scored, else the number of an object; its class is that in masks/
     train.txt     optional: one NAME a line; val.txt likewise"""
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -62,12 +64,14 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
     masks = _find_masks(root, images, lists) if (root / "masks").is_dir() else {}
     if check:
         check_files(root, images, masks)
+    numbered = scan_folder(root, "instances", (".png",)) if (root / "instances").is_dir() else {}
+    objects = png_objects(root, numbered, masks, images, len(classes), check)
     seen = {index for present in labels.values() for index in present}
     if absent := [class_name for index, class_name in enumerate(classes) if index not in seen]:
         log.warning("data set %s: no image of class %s; nothing can be learned about it: check labels.csv", name,
                     ", ".join(absent))
     return Dataset(name=name, root=root, classes=classes, lists=lists, labels=labels, image_files=images, mask_files=masks,
-                   max_side=max_side)
+                   max_side=max_side, objects=objects)
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:

@@ -148,6 +148,20 @@ def check_image(path: str | Path) -> tuple[int, int]:
     return header.size
 
 
+def is_upright_jpeg(path: str | Path) -> bool:
+    """Whether a file is a JPEG whose pixels stand as a viewer shows them. Raises DataError as `image_size` does."""
+    header = _read_header(Path(path), Path(path))
+    return header.format == "JPEG" and header.orientation == 1
+
+
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """`image` (H, W, 3) uint8 RGB as a JPEG of quality 95 with full colour resolution. ArgumentError for anything else."""
+    _check_array("image", image, 3)
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, format="JPEG", quality=95, subsampling=0)
+    return content.getvalue()
+
+
 def encode_mask(mask: np.ndarray) -> bytes:
     """`mask` (H, W) uint8 as a palette PNG with the VOC palette: equal masks, equal bytes. ArgumentError for anything else."""
     _check_array("mask", mask, 2)

@@ -276,8 +276,9 @@ def _light(canvas, rng):
     return (np.clip(canvas, 0, 1) * 255).round().astype(np.uint8)
 
 
-def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One picture (H, W, 3) uint8 and its mask (H, W) uint8, values 0..8, from `rng` alone."""
+def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One picture (H, W, 3) uint8, its mask (H, W) uint8, values 0..8, and its objects (H, W) uint8, numbered from 1, from `rng`
+    alone."""
     height, width = (int(side) for side in rng.integers(SIDE[0], SIDE[1] + 1, size=2))
     shape = (height, width - 1 if width == height else width)
     classes = rng.choice(list(CLASSES), size=1 + rng.choice(len(OBJECTS), p=OBJECTS))
@@ -286,7 +287,7 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         _paint(canvas, _clutter(rng, shape))
     if rng.random() < UNMARKED:
         _paint(canvas, _object(rng.choice(list(BODIES)), None, rng, shape))
-    mask, drawn = np.zeros(shape, np.uint8), []  # drawn: the inside of each object so far
+    mask, objects, drawn = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8), []  # drawn: the inside of each object so far
     for name in classes:
         for _ in range(10):  # tries to find room for it
             layers = _object(CLASSES[name][0], name, rng, shape)
@@ -295,8 +296,9 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
                 _paint(canvas, layers)
                 mask[inside] = 1 + list(CLASSES).index(name)
                 drawn.append(inside)
+                objects[inside] = len(drawn)
                 break
-    return _light(canvas, rng), mask
+    return _light(canvas, rng), mask, objects
 
 
 # The folder.
@@ -345,15 +347,16 @@ def _check_marker(root, wanted):
 
 
 def _write_folder(root, parameters):
-    for folder in ("images", "masks"):
+    for folder in ("images", "masks", "instances"):
         (root / folder).mkdir(parents=True)
     names, rows = list(CLASSES), ["name,classes"]
     for part in ("train", "val"):
         ids = [f"{part}_{i:04d}" for i in range(parameters[f"n_{part}"])]
         for image_id in ids:
-            image, mask = draw_picture(generator(parameters["seed"], "shapes", image_id))
+            image, mask, objects = draw_picture(generator(parameters["seed"], "shapes", image_id))
             Image.fromarray(image).save(root / "images" / f"{image_id}.jpg", quality=92)
             (root / "masks" / f"{image_id}.png").write_bytes(encode_mask(mask))
+            (root / "instances" / f"{image_id}.png").write_bytes(encode_mask(objects))
             rows.append(f"{image_id}," + ";".join(names[value - 1] for value in np.unique(mask) if value))
         if ids:
             (root / f"{part}.txt").write_text("\n".join(ids) + "\n")

@@ -7,16 +7,16 @@ code (`voc12/*.txt`). A list of the same name in ImageSets/Segmentation wins.
 import csv
 import io
 import logging
-import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from wsss.data.dataset import Dataset, did_you_mean, mask_classes, read_lines, read_list, refuse
+from wsss.data.dataset import Dataset, contents, did_you_mean, mask_classes, read_lines, read_list, refuse
 from wsss.data.folder import check_files, read_rows, scan_folder
 from wsss.data.images import read_mask
+from wsss.data.instances import png_objects
 from wsss.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "
                "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 LISTS = ("train", "train_aug", "val")
 LABELS = "image_labels.csv"  # made by `prepare_voc`, in the form of labels.csv of a user's folder
+OBJECTS = "SegmentationObject"
 IMAGES, ANNOTATIONS, MASKS = "JPEGImages", "Annotations", ("SegmentationClassAug", "SegmentationClass")  # the first of MASKS wins
 
 LAYOUT = """  {root}/
@@ -33,6 +34,7 @@ LAYOUT = """  {root}/
     Annotations/              ID.xml: the objects on each; without it image labels come from the masks
     SegmentationClassAug/     optional: ID.png, masks of train_aug and val to score against; where it has none:
     SegmentationClass/        optional: ID.png, masks of train and val
+    SegmentationObject/       optional: ID.png, the objects of train and val, to score instances against
     ImageSets/Segmentation/   optional: train.txt, train_aug.txt, val.txt with an ID a line; without one the official list"""
 
 _SHIPPED = Path(__file__).parent / "voc12"
@@ -72,8 +74,10 @@ def open_voc(root: str | Path, *, name: str = "voc12", max_side: int | None = No
     labels = _stored_labels(root, ids) if (root / LABELS).exists() else _derived_labels(files, ids)
     if check:
         check_files(root, images, masks)
+    objects = png_objects(root, scan_part(root, OBJECTS, ".png"), masks | scan_part(root, MASKS[1], ".png"), images,
+                          len(VOC_CLASSES), check)   # drawn together with the masks of SegmentationClass
     return Dataset(name=name, root=root, classes=VOC_CLASSES, lists=lists, labels=labels, image_files=images, mask_files=masks,
-                   max_side=max_side)
+                   max_side=max_side, objects=objects)
 
 
 def find_voc(root: str | Path) -> Path:
@@ -84,14 +88,8 @@ def find_voc(root: str | Path) -> Path:
             return root / below
     if not root.is_dir():
         raise DataError(f"{root} does not exist; expected this layout:\n" + LAYOUT.format(root=root))
-    try:
-        names = sorted(os.listdir(root))
-    except OSError as error:
-        raise DataError(f"cannot read the folder {root}: {error.strerror or error}; expected VOC2012: check its name and "
-                        "permissions") from error
-    found = ", ".join(names[:8] + ["..."] * (len(names) > 8)) or "nothing"
-    raise DataError(f"no PASCAL VOC 2012 in {root}, which holds {found}; expected there, or in VOCdevkit/VOC2012 below it, this "
-                    "layout:\n" + LAYOUT.format(root=root))
+    raise DataError(f"no PASCAL VOC 2012 in {root}, which holds {contents(root)}; expected there, or in VOCdevkit/VOC2012 below "
+                    "it, this layout:\n" + LAYOUT.format(root=root))
 
 
 def voc_files(root: Path) -> VocFiles:

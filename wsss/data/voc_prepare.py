@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from wsss.data.archives import Progress
 from wsss.data.dataset import format_size, mask_classes, read_lines, read_list
+from wsss.data.download import Archive, obtain, report_unpacked
 from wsss.data.images import check_image, read_mask
 from wsss.data.prepare import Finding
 from wsss.data.voc import (
@@ -30,10 +32,11 @@ from wsss.files import write_text
 OFFICIAL = {IMAGES: 17125, ANNOTATIONS: 17125, MASKS[0]: 12031, MASKS[1]: 2913, "train": 1464, "train_aug": 10582, "val": 1449}
 
 _SUFFIX = {IMAGES: ".jpg", ANNOTATIONS: ".xml", MASKS[0]: ".png", MASKS[1]: ".png"}
-_WHERE = {IMAGES: "put the photographs of VOCtrainval_11-May-2012.tar into {}",
+_WHERE = {IMAGES: "put the photographs of VOCtrainval_11-May-2012.tar into {}, or set download=true",
           ANNOTATIONS: "put the XML files of VOCtrainval_11-May-2012.tar into {}; without them image labels come from the masks",
           MASKS[0]: "put the masks of train_aug and val (SegmentationClassAug) into {}; needed only to score train_aug",
           MASKS[1]: "put the masks of VOCtrainval_11-May-2012.tar into {}"}
+_TRAINVAL = (IMAGES, ANNOTATIONS, MASKS[1])   # what that archive holds besides lists and instances
 _SHOWN = 3
 
 Labels = dict[str, tuple[int, ...]]
@@ -62,6 +65,34 @@ def prepare_voc(root: str | Path) -> list[Finding]:
     labels = {image_id: from_annotations.get(image_id, from_masks.get(image_id)) for image_id in ids
               if image_id in (from_annotations if image_id in files.annotations else from_masks)}
     return [*findings, finding, _kept(root, labels, ids, len(from_annotations)), _differences(from_annotations, from_masks)]
+
+
+def download_voc(root: str | Path, progress: Progress, archives: Sequence[Archive] | None = None) -> list[Finding]:
+    """Fetch VOCtrainval_11-May-2012.tar (2 GB) and unpack it, where `root` has fewer photographs, annotations or masks than it.
+
+    Where nothing of PASCAL VOC 2012 is there yet, it comes to lie in VOCdevkit/VOC2012 below `root`, or in a `root` of that name.
+    Its address and MD5 are torchvision's. SegmentationClassAug is in no official archive: a SegmentationClassAug.zip, .tar or
+    .tar.gz that lies in `root` is unpacked. Raises as `obtain`.
+    """
+    root = Path(root)
+    try:
+        into = find_voc(root)
+    except DataError:
+        into = root / {"VOC2012": "", "VOCdevkit": "VOC2012"}.get(root.name, "VOCdevkit/VOC2012")
+    masks = [path for suffix in (".zip", ".tar", ".tar.gz") if (path := root / f"{MASKS[0]}{suffix}").is_file()]
+    findings = []
+    if masks and not _count(into, MASKS[0]).sound:
+        findings = [report_unpacked(masks[0], into, "", MASKS[:1], progress)]
+    if all(_count(into, folder).sound for folder in _TRAINVAL):
+        return [*findings, Finding("archives to fetch", 0, 0)]
+    return findings + obtain(root, into, _archives() if archives is None else archives, progress)
+
+
+def _archives() -> tuple[Archive, ...]:
+    from torchvision.datasets.voc import DATASET_YEAR_DICT  # late: it takes a while
+
+    official = DATASET_YEAR_DICT["2012"]
+    return (Archive(official["url"], official["md5"], Path(official["base_dir"]).as_posix()),)
 
 
 def _count(root: Path, folder: str) -> Finding:
@@ -120,7 +151,8 @@ def _annotations(files: VocFiles, ids: Sequence[str]) -> tuple[Labels, Finding]:
             labels[image_id] = annotation_classes(files.root / files.annotations[image_id])
         except DataError as error:
             wrong.append(str(error))
-    return labels, Finding("annotations of the lists that can be read", len(labels), len(annotations), _first(wrong))
+    return labels, Finding("annotations of the lists that can be read", len(labels), len(annotations),
+                           _first(wrong) or "objects marked difficult count as present" * bool(annotations))
 
 
 def _kept(root: Path, labels: Labels, ids: Sequence[str], annotated: int) -> Finding:

@@ -4,6 +4,7 @@ Ahn et al. 2019, section 4; layers and parameter names as in the official `net/r
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss.networks.resnet import ResNet, seeded
@@ -60,14 +61,18 @@ class IRN(nn.Module):
         return self._edge(stages), self._displacement(stages)
 
     @torch.no_grad()
-    def edge_map(self, pair: Tensor) -> Tensor:
-        """An image and its mirror image, (2, 3, H, W), to the class boundary map (1, h, w) in [0, 1] of the image."""
-        return self._merge(self._edge(self._stages(pair)))
+    def edge_map(self, pair: Tensor, pad_to: int = 0) -> Tensor:
+        """An image and its mirror image, (2, 3, H, W), to the class boundary map (1, h, w) in [0, 1] of the image.
+
+        `pad_to`: the images are first padded with 0 at the right and below to sides of at least this, and the map is
+        cropped back (IRN `net/resnet50_irn.py`, EdgeDisplacement: 512, where a longer side is cut off instead; LPCAM: none).
+        """
+        return self._merge(_strided(self._edge(self._stages(_padded(pair, pad_to))), pair))
 
     @torch.no_grad()
-    def edge_and_displacement(self, pair: Tensor) -> tuple[Tensor, Tensor]:
+    def edge_and_displacement(self, pair: Tensor, pad_to: int = 0) -> tuple[Tensor, Tensor]:
         """As `edge_map`, with the displacement (2, h, w) of the image itself (official `EdgeDisplacement`)."""
-        edge, displacement = self(pair)
+        edge, displacement = (_strided(output, pair) for output in self(_padded(pair, pad_to)))
         return self._merge(edge), displacement[0]
 
     def set_displacement_mean(self, mean: Tensor) -> None:
@@ -105,6 +110,16 @@ def _branch(inputs: int, outputs: int, groups: int, upsample: int = 1) -> nn.Seq
     if upsample > 1:
         layers.append(nn.Upsample(scale_factor=upsample, mode="bilinear", align_corners=False))
     return nn.Sequential(*layers, nn.ReLU(inplace=True))
+
+
+def _strided(output: Tensor, images: Tensor) -> Tensor:
+    """The part of an output that belongs to the images before padding: at stride 4, rounded up."""
+    height, width = ((side - 1) // 4 + 1 for side in images.shape[2:])
+    return output[..., :height, :width]
+
+
+def _padded(images: Tensor, side: int) -> Tensor:
+    return F.pad(images, (0, max(0, side - images.shape[3]), 0, max(0, side - images.shape[2])))
 
 
 def _cropped(x: Tensor, like: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def load_pretrained(backbone: ResNet, depth: str, file: str | Path | None = None
     tensors = {name: value for name, value in tensors.items() if not name.startswith("fc.")}
     if "bn1.running_mean" in tensors and "bn1.running_mean" not in backbone.state_dict():
         raise WeightsError(f"{where} come with batch norm, the network has group norm: use norm='frozen_batch' with them")
-    _fill(backbone, tensors, where)
+    fill(backbone, tensors, where)
 
 
 def save_weights(path: str | Path, module: nn.Module, metadata: dict | None = None) -> None:
@@ -55,7 +55,7 @@ def load_weights(path: str | Path, module: nn.Module) -> dict:
 
     Raises WeightsError if the file is missing or damaged, or if a name or shape differs; the module is then as before.
     """
-    _fill(module, read_tensors(path), str(path))
+    fill(module, read_tensors(path), str(path))
     return read_metadata(path)
 
 
@@ -90,6 +90,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         raise WeightsError(f"{path} is damaged or no weights file ({type(error).__name__}): fetch or make it again") from error
+    if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):   # a checkpoint with other things beside it
+        tensors = tensors["state_dict"]
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise WeightsError(f"{path} holds no plain state dict; expected parameter names with tensors: save model.state_dict()")
     return dict(tensors)
@@ -135,7 +137,9 @@ def _fetch(depth: str) -> dict[str, Tensor]:
         ) from error
 
 
-def _fill(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+def fill(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Fills a module from a state dict; `where` it comes from. Raises WeightsError, with what is missing, unexpected or of
+    another shape; the module is then as before."""
     own = module.state_dict()
     # Files made before 2018 have no num_batches_tracked; frozen statistics do not need it.
     missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]

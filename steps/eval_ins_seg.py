@@ -1,0 +1,62 @@
+"""Score the instances by average precision.
+
+Official file: `step/eval_ins_seg.py` of IRN, on VOC's SegmentationObject, split train. Reads the instances and the objects of the
+ground truth; writes `scores.json`. All detections are ranked together, so nothing can be added up over shards: each process
+scores the whole list.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steps.artifacts import check_keys, write_json
+from steps.context import StepContext, require
+from steps.make_ins_seg_labels import THRESHOLD, read_instances
+from steps.thresholds import read_chosen
+from wsss.instance_metrics import CocoPrecision, InstancePrecision, pycocotools
+
+VERSION = 1
+SCORES = "scores.json"
+
+
+@dataclass
+class Settings:
+    """`eval_ins_seg.`: the values and their sources stand in `conf/recipe/`."""
+
+    split: str | None            # the list that is scored; null: train
+    iou: float                   # from this overlap on a detection is right
+    coco_style: bool             # COCO's average precision too; needs pycocotools
+
+    def __post_init__(self) -> None:
+        require(0 < self.iou <= 1, "eval_ins_seg.iou", self.iou, "above 0 and at most 1")
+
+
+def check(settings: Settings) -> None:
+    if settings.coco_style:
+        pycocotools()
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    dataset, folder, settings = context.dataset, context.inputs["make_ins_seg_labels"], context.settings
+    precision = InstancePrecision(len(dataset.classes), settings.iou)
+    coco = CocoPrecision(len(dataset.classes)) if settings.coco_style else None
+    scored = context.lists["scored"]
+    for number, image_id in enumerate(scored, start=1):
+        context.check_stop()
+        found = read_instances(folder / f"{image_id}.npz", list(dataset.size(image_id)), len(dataset.classes))
+        masks, classes = dataset.instances(image_id)
+        for score in filter(None, (precision, coco)):
+            score.update(found, masks, classes)
+        context.progress(number, len(scored), "images with instances")
+    each, mean = precision.average_precision()
+    chosen = read_chosen(folder / THRESHOLD)
+    write_json(context.folder / SCORES, {
+        "ap": mean, "ap_of_class": each, "iou": settings.iou,
+        "coco_style": coco.average_precision() if coco else None,
+        "objects": int(precision.objects.sum()), "detections": precision.detections, "images": len(scored),
+        "threshold": chosen["threshold"], "threshold_source": chosen["source"]})
+    return {}
+
+
+def reader(folder: Path, n_classes: int) -> None:
+    check_keys(folder / SCORES, ("ap", "iou", "coco_style", "objects", "detections", "images", "threshold", "threshold_source"))

@@ -1,0 +1,121 @@
+"""Find the instances: group pixels by IRN's displacements, walk in every group, and cut out what is strongest.
+
+Official file: `step/make_ins_seg_labels.py` of IRN (LPCAM keeps the flag and has no such step). Reads the maps that go on and
+IRN; writes `ID.npz` with `score` (n,) float32, `class` (n,) int64, 0-based, and `label` (H, W) in the size of the photograph:
+i + 1 where instance i is. One label map is enough because no two instances overlap, and compressed it takes about 2 kB for a
+photograph of VOC, where the official masks (n, H, W) take n * H * W bytes. n is 0 for an image without a detection, at which
+the official code crashes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from steps.artifacts import Maps, read_arrays, write_arrays, write_json
+from steps.context import StepContext, require
+from steps.inference import for_each_image
+from steps.journal import read_journals
+from steps.make_sem_seg_labels import THRESHOLD
+from steps.networks import load_irn, network_input
+from steps.thresholds import Chosen, read_chosen
+from wsss.errors import ArtifactError
+from wsss.instances import Detections, detect_instances, group_pixels, nothing_detected, refine_centroids, walk_instances
+
+VERSION = 1
+
+
+@dataclass
+class Settings:
+    """`make_ins_seg_labels.`: the values and their sources stand in `conf/recipe/`."""
+
+    split: str | None            # null: train, and what eval_ins_seg scores
+    beta: float                  # exponent of the affinity
+    exp_times: int               # the walk has 2^exp_times steps
+    radius: int                  # of a step, in cells of stride 4
+    pad_to: int | None           # the input of IRN is padded to sides of at least so many pixels
+    refinements: int             # steps in which a pixel follows the displacements to its centroid
+    group_threshold: float       # a displacement shorter than this, in cells of stride 4, belongs to a centre
+    bg_threshold: float          # of the walked maps
+    min_area: float              # share of the image below which an instance gets score 0
+
+    def __post_init__(self) -> None:
+        for key, good, expected in (
+                ("beta", self.beta > 0, "above 0"), ("exp_times", 0 <= self.exp_times <= 16, "from 0 to 16"),
+                ("radius", self.radius >= 2, "at least 2"),
+                ("pad_to", self.pad_to is None or self.pad_to >= 1, "null or at least 1"),
+                ("refinements", self.refinements >= 1, "at least 1"), ("group_threshold", self.group_threshold > 0, "above 0"),
+                ("bg_threshold", 0 <= self.bg_threshold <= 1, "a number in [0, 1]"),
+                ("min_area", 0 <= self.min_area <= 1, "a share in [0, 1]")):
+            require(good, f"make_ins_seg_labels.{key}", getattr(self, key), expected)
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    find = Instances(context)
+    chosen = Chosen(context.settings.bg_threshold, "make_ins_seg_labels.bg_threshold in the configuration").as_dict()
+    write_json(context.folder / THRESHOLD, chosen)
+
+    def make(image_id: str):
+        found = find(image_id)
+        arrays = {"score": found.score, "class": found.classes, "label": found.label}
+        file = write_arrays(context.folder / f"{image_id}.npz", compressed=True, **arrays)
+        return [file], {"height": found.label.shape[0], "width": found.label.shape[1], "instances": len(found.score)}
+
+    for_each_image(context, make)
+    return chosen
+
+
+class Instances:
+    """The instances of one image after the other."""
+
+    def __init__(self, context: StepContext):
+        self.context, self.maps, self.irn = context, Maps(context.seed_folder), load_irn(context)
+
+    def __call__(self, image_id: str) -> Detections:
+        context, settings, classes = self.context, self.context.settings, self.maps.classes(image_id)
+        facts, size = self.maps.facts(image_id), context.dataset.size(image_id)
+        if not classes:
+            return nothing_detected(size)
+        with torch.inference_mode():
+            batch = network_input(context, image_id, flip=True)   # (2, 3, H, W)
+            with context.autocast():
+                edge, displacement = self.irn.edge_and_displacement(batch, settings.pad_to or 0)
+            field = displacement.float().cpu().numpy()   # (2, h, w)
+            groups = group_pixels(refine_centroids(field, settings.refinements), field, settings.group_threshold)
+            seeds = self.maps.map(image_id, "strided", context.device)   # (C, h, w)
+            strength, owner = walk_instances(
+                seeds, groups, edge.float(), (facts["height"], facts["width"]), size, beta=settings.beta,
+                exp_times=settings.exp_times, radius=settings.radius)
+        return detect_instances(strength, owner, classes, int(groups.max()) + 1, background=settings.bg_threshold,
+                      min_area=settings.min_area)
+
+
+def reader(folder: Path, n_classes: int) -> Callable[[str], Detections]:
+    """A function that reads and checks the instances of an image of the finished step."""
+    index = read_journals(folder)
+    read_chosen(folder / THRESHOLD)
+    return lambda image_id: read_instances(folder / f"{image_id}.npz", [index[image_id][side] for side in ("height", "width")],
+                                           n_classes)
+
+
+def read_instances(path: Path, size: list[int], n_classes: int) -> Detections:
+    """Read the instances of an image of `size` (H, W).
+
+    Raises
+    ------
+    ArtifactError
+        when the file is missing, damaged, of another size, or holds numbers that cannot be.
+    """
+    arrays = read_arrays(path, ("score", "class", "label"))
+    score, classes, label = (arrays[name] for name in ("score", "class", "label"))
+    good = (score.dtype == np.float32 and classes.dtype == np.int64 and label.dtype.kind == "u" and score.ndim == 1
+            and classes.shape == score.shape and label.shape == tuple(size) and ((score >= 0) & (score <= 1)).all()
+            and ((classes >= 0) & (classes < n_classes)).all()
+            and np.array_equal(np.unique(label[label != 0]), np.arange(1, len(score) + 1)))
+    if not good:
+        raise ArtifactError(f"{path} does not hold instances of an image of {tuple(size)} with {n_classes} classes. Delete it; "
+                            "the same command makes it again", damaged=path)
+    return Detections(score, classes, label)

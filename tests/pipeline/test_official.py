@@ -1,0 +1,437 @@
+"""From and to the official code: imported maps and labels, exports, provided networks and prototypes."""
+
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline import Pipeline
+from pipeline.commandline import act
+from steps.artifacts import Maps
+from steps.context import Stopped
+from tests.conftest import SMOKE
+from tests.wsss.official_networks import OfficialCam, OfficialIrn
+from wsss.data.images import read_mask
+from wsss.errors import ConfigError, DataError, WeightsError
+from wsss.official import PROTOTYPE_FILES, read_maps, write_label
+
+RESNET18 = (64, 64, 128, 256, 512)
+
+
+@pytest.fixture(scope="module")
+def exported(smoke_outputs, tmp_path_factory):
+    """What the finished run looks like to the official code: never changed; see `files`."""
+    target = tmp_path_factory.mktemp("official")
+    report = Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", f"export_to={target}").export_official()
+    assert {line.what: line.found for line in report} == {
+        "cam_mask": 32, "lpcam_mask": 32, "ir_label": 24, "sem_seg": 24, "res50_cam.pth": 0, "res50_irn.pth": 0}
+    return target
+
+
+@pytest.fixture
+def files(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "official")
+
+
+@pytest.fixture
+def other(smoke_outputs, tmp_path):
+    """`other(*overrides)` composes a new run beside nothing, on the data set of the finished run."""
+    outputs = tmp_path / "other_outputs"
+    outputs.mkdir()
+    (outputs / ".data").symlink_to(smoke_outputs / ".data")
+    return lambda *overrides: Pipeline.compose(*SMOKE, f"outputs={outputs}", "name=other", *overrides)
+
+
+@pytest.fixture
+def few(tmp_path):
+    """A list of three images."""
+    (tmp_path / "few.txt").write_text("val_0001\ntrain_0001\ntrain_0002\n")
+    return tmp_path / "few.txt"
+
+
+def actions(pipeline) -> dict[str, str]:
+    return {planned.name: planned.action for planned in pipeline.plan()}
+
+
+def manifest(pipeline, step: str) -> dict:
+    return json.loads((pipeline.folder.result(step) / "manifest.json").read_text())
+
+
+# import and export
+
+def test_exported_and_imported_maps_and_labels_are_equal(smoke_outputs, exported, other):
+    other("action=import_official", f"import_from={exported}").import_official()
+    run, smoke = other().folder.path, smoke_outputs / "smoke"
+    for step in ("make_cam", "make_lpcam"):
+        ours, theirs = Maps(run / step), Maps(smoke / step)
+        assert ours.index.keys() == theirs.index.keys()
+        for image_id in list(theirs.index)[::5]:
+            assert ours.classes(image_id) == theirs.classes(image_id)
+            for resolution in ("full", "strided"):   # float16: half of 2^-11 below 1
+                torch.testing.assert_close(ours.map(image_id, resolution), theirs.map(image_id, resolution), atol=2.5e-4, rtol=0)
+    for step in ("cam_to_ir_label", "make_sem_seg_labels"):
+        for file in (smoke / step).glob("*.png"):
+            assert np.array_equal(read_mask(file), read_mask(run / step / file.name))
+    facts = manifest(other(), "make_cam")
+    assert facts["result"] == {"imported_from": str(exported)} and facts["settings"] == {}
+    assert list(actions(other()).values()) == ["run", "skip", "skip", "run", "skip", "run", "skip", "run"]
+
+
+def test_later_steps_work_from_imported_maps_and_provided_networks(smoke_outputs, exported, other):
+    smoke = smoke_outputs / "smoke"
+    keys = [f"model.cam_weights={smoke / 'train_cam/weights.safetensors'}", f"model.irn_weights={smoke / 'train_irn/weights.safetensors'}"]
+    other("cam_to_ir_label_pass=false", "make_sem_seg_pass=false", f"import_from={exported}").import_official()
+    plan = {planned.name: planned for planned in other(*keys).plan()}
+    assert [planned.action for planned in plan.values()] == ["provided", "skip", "skip", "run", "run", "provided", "run", "run"]
+    assert plan["make_cam"].why == "imported" and plan["train_cam"].why == f"from {smoke / 'train_cam/weights.safetensors'}"
+    summary = other(*keys).run()
+    for kind in ("cam", "lpcam"):
+        scores = [json.loads((folder / "eval_cam/scores.json").read_text())["scores"][kind]["curve"]["miou"]
+                  for folder in (smoke, other().folder.path)]
+        assert np.abs(np.subtract(*scores)).max() < 0.01
+    equal = [(read_mask(smoke / step / file.name) == read_mask(file)).mean() for step in ("cam_to_ir_label", "make_sem_seg_labels")
+             for file in (other().folder.path / step).glob("*.png")]
+    assert len(equal) == 48 and np.mean(equal) > 0.98
+    assert summary["eval_sem_seg"]["images"] == 24
+    assert all(step.sound for step in other(*keys).verify())
+    assert set(actions(other(*keys)).values()) == {"skip"}
+
+
+def test_lpcam_is_made_from_imported_cams(smoke_outputs, exported, other, few):
+    smoke = smoke_outputs / "smoke"
+    other("make_cam_pass=true", f"import_from={exported}").import_official()
+    keys = [f"model.cam_weights={smoke / 'train_cam/weights.safetensors'}", f"make_lpcam.prototypes={smoke / 'make_lpcam/prototypes.npz'}"]
+    other(*keys, "steps=[train_cam,make_cam,make_lpcam]", f"make_lpcam.split={few}").run()
+    ours, theirs = Maps(other().folder.path / "make_lpcam"), Maps(smoke / "make_lpcam")
+    kept = np.load(smoke / "make_lpcam/prototypes.npz")
+    found = set(kept["class_index"][kept["kept"] & ~kept["is_context"]].tolist())
+    assert len(ours.index) == 3
+    for image_id, facts in ours.index.items():
+        for k, index in enumerate(facts["classes"]):
+            if index in found:
+                assert np.array_equal(ours.packed(image_id)[k], theirs.packed(image_id)[k])
+            else:   # its CAM, as near as it can be had from the imported one
+                torch.testing.assert_close(ours.map(image_id, "full")[k], theirs.map(image_id, "full")[k], atol=0.35, rtol=0)
+
+
+def test_only_lpcam_maps(exported, other):
+    steps = "steps=[make_lpcam,eval_cam,cam_to_ir_label]"
+    other(steps, "make_lpcam_pass=true", f"import_from={exported}").import_official()
+    summary = other(steps).run()
+    assert list(summary["eval_cam"]) == ["lpcam"] and summary["steps"]["cam_to_ir_label"]["images"] == 24
+
+
+def test_an_imported_step_is_kept_until_other_files_are_imported(files, other):
+    call = (f"import_from={files}", "make_cam_pass=true")
+    other(*call).import_official()
+    first = manifest(other(), "make_cam")
+    assert actions(other("force=true", "make_cam_pass=true"))["make_cam"] == "skip"
+    assert actions(other("make_cam.scales=[1.0]"))["make_cam"] == "skip"
+    before = (other().folder.result("make_cam") / "manifest.json").stat().st_mtime_ns
+    other(*call).import_official()   # nothing to do
+    assert (other().folder.result("make_cam") / "manifest.json").stat().st_mtime_ns == before
+    other("steps=[make_cam,eval_cam]", "seed_maps=cam").run()
+    file = next((files / "cam_mask").glob("*.npy"))
+    content = np.load(file, allow_pickle=True).item()
+    content["cam"] *= 0.5
+    np.save(file, content)
+    other(*call).import_official()
+    assert manifest(other(), "make_cam")["fingerprint"] != first["fingerprint"]
+    plan = {planned.name: planned for planned in other("steps=[make_cam,eval_cam]", "seed_maps=cam").plan()}
+    assert (plan["eval_cam"].action, plan["eval_cam"].why) == ("re-run", "make_cam changed")
+
+
+def test_what_is_missing_or_broken_is_not_made_here_but_refused(files, other):
+    gone = sorted((files / "cam_mask").glob("*.npy"))[0]
+    kept = gone.read_bytes()
+    gone.unlink()
+    call, later = (f"import_from={files}", "make_cam_pass=true"), ("steps=[make_cam,eval_cam]", "seed_maps=cam")
+    other(*call).import_official()
+    for flags in ((), ("eval_cam_pass=true",)):
+        with pytest.raises(ConfigError, match="make_cam"):
+            other(*later, *flags).plan()
+    with pytest.raises(ConfigError, match=r"make_cam was imported, and not all that is needed is there \(1 image new\)"):
+        other(*later).plan()
+    gone.write_bytes(kept)
+    other(*call).import_official()
+    assert actions(other(*later))["make_cam"] == "skip"
+    path = other().folder.path / f"make_cam/strided/{gone.name}"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    found = {step.name: step for step in other(*later).verify()}
+    assert list(found["make_cam"].broken) == [str(path)]
+    with pytest.raises(ConfigError, match=r"not all that is needed is there \(1 artifact broken\)"):
+        other(*later).plan()
+    others = {file: file.stat().st_mtime_ns for file in path.parent.glob("*.npy")}
+    other(*call).import_official()
+    assert actions(other(*later))["make_cam"] == "skip" and all(file.stat().st_mtime_ns == t for file, t in others.items())
+
+
+def test_bad_files_are_named_and_the_others_imported(files, other):
+    first, second, *_ = sorted((files / "cam_mask").glob("*.npy"))
+    first.write_bytes(first.read_bytes()[:700])
+    np.save(second, {"keys": Trap()})
+    call = (f"import_from={files}", "make_cam_pass=true")
+    with pytest.raises(Exception, match="make_cam: 2 of 32 images failed, the others are done"):
+        other(*call).import_official()
+    failed = json.loads(next(other().folder.path.glob("make_cam.partial-*/failed.json")).read_text())
+    assert "is damaged or no .npy file" in failed[first.stem]
+    assert "refers to posix.getcwd; expected NumPy arrays" in failed[second.stem]
+
+
+class Trap:
+    def __reduce__(self):
+        return os.getcwd, ()
+
+
+def test_an_interrupted_import_continues(exported, other, monkeypatch):
+    call, read = (f"import_from={exported}", "make_cam_pass=true"), []
+    pipeline = other(*call)
+
+    def stop_after_three(path, *arguments):
+        read.append(path)
+        if len(read) == 3:
+            pipeline.stop_signal = signal.SIGTERM
+        return read_maps(path, *arguments)
+    monkeypatch.setattr("steps.imported.read_maps", stop_after_three)
+    with pytest.raises(Stopped):
+        pipeline.import_official()
+    other(*call).import_official()
+    assert len(read) == len(set(read)) == 32
+
+
+def test_labels_that_do_not_fit(files, other):
+    first, second, *_ = sorted((files / "ir_label").glob("*.png"))
+    write_label(first, np.zeros((5, 5), np.uint8))
+    write_label(second, np.full(read_mask(second).shape, 9, np.uint8))
+    with pytest.raises(Exception, match="2 of 24 images failed"):
+        other(f"import_from={files}", "cam_to_ir_label_pass=true").import_official()
+    failed = json.loads(next(other().folder.path.glob("cam_to_ir_label.partial-*/failed.json")).read_text())
+    assert "is 5 high and 5 wide, its image" in failed[first.stem]
+    assert "holds values beyond the 8 classes of the data set" in failed[second.stem]
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    ([], "action=import_official reads a folder of the official code and was given none"),
+    (["import_from=nowhere"], "import_from=nowhere has no file of an image of shapes for the chosen steps. Expected in it are cam_mask/ID.npy"),
+])
+def test_nothing_to_import(other, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        other(*overrides).import_official()
+    assert not other().folder.path.exists()
+
+
+def test_maps_that_were_made_here_are_not_replaced_unasked(smoke, exported):
+    call = (f"import_from={exported}", "make_cam_pass=true")
+    with pytest.raises(ConfigError, match="make_cam is finished in .* and would be replaced by what is imported. Set replace=true"):
+        smoke(*call).import_official()
+    smoke(*call, "replace=true").import_official()
+    assert actions(smoke("replace=true"))["make_cam"] == "skip"
+
+
+def test_an_export_goes_on_and_never_mixes_results(smoke, files):
+    call = f"export_to={files}"
+    files_of = sorted((files / "lpcam_mask").glob("*.npy"))
+    times = {file: file.stat().st_mtime_ns for file in files_of[1:]}
+    files_of[0].unlink()
+    report = {line.what: line.note for line in smoke(call).export_official()}
+    assert report["lpcam_mask"] == "1 written, 31 were there" and files_of[0].exists()
+    assert all(file.stat().st_mtime_ns == t for file, t in times.items())
+    smoke("make_sem_seg_labels.beta=2", "to_step=make_sem_seg_labels").run()
+    with pytest.raises(ConfigError, match="sem_seg is there and was not written from these results. Set force=true to replace it"):
+        smoke(call, "make_sem_seg_labels.beta=2").export_official()
+    report = {line.what: line.note for line in smoke(call, "make_sem_seg_labels.beta=2", "force=true").export_official()}
+    assert report["sem_seg"] == "24 written, 0 were there"
+    report = {line.what: (line.found, line.note) for line in smoke(call).export_official()}
+    assert report["sem_seg"] == (0, "make_sem_seg_labels is not up to date (make_sem_seg_labels.beta: 2.0 -> 10.0)")
+
+
+def test_an_interrupted_replacement_is_not_taken_for_the_new_results(smoke, files, monkeypatch):
+    smoke("make_sem_seg_labels.beta=2", "to_step=make_sem_seg_labels").run()
+    call = (f"export_to={files}", "make_sem_seg_labels.beta=2", "make_sem_seg_pass=true")
+
+    def stop(path, label):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.official.write_label", stop)
+        with pytest.raises(KeyboardInterrupt):
+            smoke(*call, "force=true").export_official()
+    with pytest.raises(ConfigError, match="sem_seg is there and was not written from these results"):
+        smoke(*call).export_official()
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["export_to=null"], "action=export_official writes a folder and was given none"),
+    (["export_to={tmp}", "name=nothing"], "there is no run"),
+    (["export_to={tmp}", "seed=1"], "has nothing to export that is up to date"),
+    (["export_to={tmp}", "data.max_side=100"], "data.max_side=100: the maps are those of shrunk photographs"),
+])
+def test_what_cannot_be_exported(smoke, tmp_path, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        smoke(*(override.format(tmp=tmp_path / "export") for override in overrides)).export_official()
+    assert not (tmp_path / "export").exists()
+
+
+def test_from_the_command_line(smoke_outputs, tmp_path, capsys):
+    keys = (*SMOKE, f"outputs={smoke_outputs}", f"export_to={tmp_path / 'out'}", "action=export_official", "make_cam_pass=true")
+    assert act(Pipeline.compose(*keys)) == 0 and "32 written" in capsys.readouterr().out
+    keys = (*SMOKE, f"outputs={tmp_path}", f"import_from={tmp_path / 'out'}", "action=import_official", f"data.root={smoke_outputs / '.data'}")
+    assert act(Pipeline.compose(*keys)) == 0
+    assert "make_cam             done              32 images" in capsys.readouterr().out
+
+
+# provided networks
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """res50_cam.pth and res50_irn.pth of the official layout, but with a ResNet-18, for 8 classes."""
+    folder = tmp_path_factory.mktemp("networks")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        nets = {"cam": OfficialCam(8, "resnet18"), "irn": OfficialIrn("resnet18", RESNET18)}
+    nets["cam"].resnet50.inplanes = 512
+    for name, net in nets.items():
+        torch.save(net.state_dict(), folder / f"{name}.pth")
+    return folder, nets
+
+
+def test_a_provided_classifier(other, networks, few, tmp_path, monkeypatch):
+    folder, nets = networks
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))   # no ImageNet weights, and none may be fetched
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(torch.hub, "urlopen", lambda *arguments, **options: pytest.fail("something was fetched"))
+    maps = ("steps=[train_cam,make_cam]", "seed_maps=cam", f"make_cam.split={few}")
+    call = (f"model.cam_weights={folder / 'cam.pth'}", *maps)
+    plan = other(*call, "model.pretrained=true", "train_cam.split=nowhere.txt").plan()   # no list, no ImageNet weights
+    assert (plan[0].action, plan[0].to_do, plan[0].unit, plan[0].why) == ("provided", 1, "file", f"from {folder / 'cam.pth'}")
+    assert not other().folder.path.exists()
+    other(*call, "model.pretrained=true").run()
+    facts = manifest(other(), "train_cam")
+    assert facts["result"] == {"provided_from": str(folder / "cam.pth")} and facts["lists"] == {}
+    weights = load_file(other().folder.result("train_cam") / "weights.safetensors")
+    assert torch.equal(weights["backbone.layer4.1.conv2.weight"], nets["cam"].resnet50.layer4[1].conv2.weight)
+    assert list(actions(other(*call, "train_cam.epochs=3", "train_cam.batch_size=2")).values()) == ["skip", "skip"]
+    # the same network in another file, then another network
+    torch.save({"state_dict": nets["cam"].state_dict()}, tmp_path / "other.pth")
+    plan = other(f"model.cam_weights={tmp_path / 'other.pth'}", *maps).plan()
+    assert [(planned.action, planned.why) for planned in plan] == [
+        ("provided", f"from {tmp_path / 'other.pth'}; provided changed"), ("re-run", "train_cam changed")]
+    plan = other(*maps).plan()
+    assert (plan[0].action, plan[0].why) == ("re-run", "was taken from files")
+
+
+def test_a_finished_training_is_not_replaced_by_a_file_unasked(smoke, networks):
+    call = (f"model.cam_weights={networks[0] / 'cam.pth'}", "to_step=train_cam")
+    with pytest.raises(ConfigError, match="train_cam is finished in .* and would be replaced .*taken from files now.* Set replace=true"):
+        smoke(*call).plan()
+    assert smoke(*call, "replace=true").plan()[0].action == "provided"
+
+
+def test_a_provided_irn_alone(smoke, networks):
+    call = (f"model.irn_weights={networks[0] / 'irn.pth'}", "replace=true")
+    plan = actions(smoke(*call))
+    assert (plan["train_cam"], plan["train_irn"], plan["make_sem_seg_labels"]) == ("skip", "provided", "re-run")
+    smoke(*call, "train_irn_pass=true").run()
+    weights = load_file(smoke().folder.result("train_irn") / "weights.safetensors")
+    assert weights["mean_shift.running_mean"].tolist() == [0.25, -1.5]
+    assert actions(smoke(*call, "train_irn.epochs=9"))["train_irn"] == "skip"
+    assert all(step.sound for step in smoke(*call).verify())
+    (smoke().folder.result("train_irn") / "weights.safetensors").unlink()   # it is taken from its file again
+    assert actions(smoke(*call[:1]))["train_irn"] == "provided"
+    smoke(*call[:1], "train_irn_pass=true").run()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda state: state | {name: torch.zeros(20, 512, 1, 1) for name in ("classifier.weight", "newly_added.0.weight")},
+     r"model.cam_weights=.*cam.pth is a classifier of 20 classes \(classifier.weight \(20, 512, 1, 1\)\); the data set shapes in .* has 8"),
+    (lambda state: {name: value for name, value in state.items() if not name.startswith(("resnet50.layer2", "stage2", "backbone.1."))},
+     r"\(model.backbone=resnet18\) does not fit the network. \d+ missing: .*backbone.layer.*, \.\.\.\. Use the backbone"),
+    (lambda state: {"classifier.weight": state["classifier.weight"], "head.weight": torch.zeros(1)}, "1 unexpected: head.weight"),
+    (lambda state: state | {"stage3.0.0.bn1.bias": torch.zeros(256)}, "are one parameter of the official network, but differ"),
+    (lambda state: [1, 2], "holds no plain state dict"),
+])
+def test_weights_that_do_not_fit_are_refused_before_any_work(other, networks, tmp_path, change, message):
+    torch.save(change(dict(networks[1]["cam"].state_dict())), tmp_path / "cam.pth")
+    with pytest.raises(WeightsError, match=message):
+        other(f"model.cam_weights={tmp_path / 'cam.pth'}").run()
+    assert not other().folder.path.exists()
+
+
+def test_weights_files_that_are_missing_cut_off_or_run_code(other, networks, tmp_path):
+    with pytest.raises(WeightsError, match="cannot read the weights .*nowhere.pth"):
+        other("model.cam_weights=nowhere.pth").plan()
+    (tmp_path / "cut.pth").write_bytes((networks[0] / "cam.pth").read_bytes()[:5000])
+    torch.save({"classifier.weight": Trap()}, tmp_path / "trap.pth")
+    for name in ("cut", "trap"):
+        with pytest.raises(WeightsError, match=f"{name}.pth is damaged or no weights file"):
+            other(f"model.cam_weights={tmp_path / name}.pth").plan()
+
+
+def test_exported_weights_come_back_equal(other, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        nets = {"cam": OfficialCam(8), "irn": OfficialIrn()}
+    keys = ["model.backbone=resnet50", "steps=[train_cam,make_cam,cam_to_ir_label,train_irn]", "seed_maps=cam"]
+    for name, net in nets.items():
+        torch.save(net.state_dict(), tmp_path / f"{name}.pth")
+        keys.append(f"model.{name}_weights={tmp_path / name}.pth")
+    chosen = ("train_cam_pass=true", "train_irn_pass=true")
+    other(*keys, *chosen).run()
+    report = other(*keys, *chosen, f"export_to={tmp_path / 'out'}").export_official()
+    assert {line.what: line.found for line in report} == {"res50_cam.pth": 1, "res50_irn.pth": 1}
+    for name, net in nets.items():
+        state = torch.load(tmp_path / f"out/res50_{name}.pth", weights_only=True)
+        expected = net.state_dict()
+        assert expected.keys() - state.keys() <= {"path_indices0", "disp_target"} and state.keys() <= expected.keys()
+        assert all(torch.equal(value, expected[key]) for key, value in state.items())
+
+
+# given prototypes
+
+def test_given_prototypes_are_not_clustered(smoke, smoke_outputs, outputs, few, tmp_path):
+    given = shutil.copy(outputs / "smoke/make_lpcam/prototypes.npz", tmp_path / "mine.npz")
+    call = (f"make_lpcam.prototypes={given}", "steps=[train_cam,make_cam,make_lpcam]", f"make_lpcam.split={few}")
+    smoke(*call, "make_lpcam.prototype_split=nowhere.txt").run()
+    for file in ("prototypes.npz", "val_0001.npy", "fg_only/val_0001.npy"):
+        mine, theirs = (np.load(folder / "smoke/make_lpcam" / file) for folder in (outputs, smoke_outputs))
+        for name in mine.files if file.endswith("npz") else [None]:
+            assert np.array_equal(mine[name], theirs[name]) if name else np.array_equal(mine, theirs)
+    assert set(actions(smoke(*call, "make_lpcam.n_clusters=3", "make_lpcam.fg_threshold=0.5")).values()) == {"skip"}
+    with np.load(given) as file:
+        arrays = dict(file)
+    np.savez(given, **{**arrays, "kept": ~arrays["kept"]})
+    assert {planned.name: planned.why for planned in smoke(*call).plan()}["make_lpcam"] == "make_lpcam.prototypes changed"
+
+
+def test_official_prototypes_are_taken(smoke, outputs, few, tmp_path):
+    with np.load(outputs / "smoke/make_lpcam/prototypes.npz") as file:
+        arrays = dict(file)
+    for name, is_context in zip(PROTOTYPE_FILES, (False, True), strict=True):
+        torch.save({index: torch.from_numpy(arrays["center"][(arrays["class_index"] == index) & (arrays["is_context"] == is_context) & arrays["kept"]])
+                    for index in range(8)}, tmp_path / name)
+    before = Maps(outputs / "smoke/make_lpcam").packed("val_0001")
+    smoke(f"make_lpcam.prototypes={tmp_path}", "steps=[train_cam,make_cam,make_lpcam]", f"make_lpcam.split={few}").run()
+    assert np.array_equal(Maps(outputs / "smoke/make_lpcam").packed("val_0001"), before)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda arrays: arrays | {"class_index": arrays["class_index"] + 1}, "is of 9 classes, the data set has 8"),
+    (lambda arrays: arrays | {"center": arrays["center"][:, :100]}, "holds features of 100 numbers, the network's have 512"),
+    (lambda arrays: arrays | {"center": np.full_like(arrays["center"], np.inf)}, "holds numbers that are not finite"),
+    (lambda arrays: arrays | {"kept": arrays["kept"][:3]}, r"does not hold center \(n, D\), class_index"),
+    (lambda arrays: {"center": arrays["center"]}, "is damaged or no prototypes.npz"),
+    (None, "there is no readable file"),
+])
+def test_prototypes_that_do_not_fit_are_refused_before_any_work(smoke, outputs, tmp_path, change, message):
+    if change:
+        with np.load(outputs / "smoke/make_lpcam/prototypes.npz") as file:
+            np.savez(tmp_path / "mine.npz", **change(dict(file)))
+    with pytest.raises(DataError, match=f"make_lpcam.prototypes=.*mine.npz.*{message}"):
+        smoke(f"make_lpcam.prototypes={tmp_path / 'mine.npz'}", "to_step=make_lpcam").plan()
+    assert not list((outputs / "smoke").glob("*.partial-*"))

@@ -1,0 +1,87 @@
+"""Which images a class's prototypes come from, and that the settings of the clustering reach it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import compose, typed
+from steps import prototypes
+from steps.context import StepContext
+from steps.prototypes import prototype_images
+from wsss.kmeans import kmeans
+from wsss.seeding import generator
+
+CLASSES = ("a", "b", "c")
+
+
+@pytest.fixture
+def dataset():
+    draws = np.random.default_rng(0)
+    labels = {f"{number:012d}": tuple(np.flatnonzero(draws.random(2) < 0.4).tolist()) for number in range(60)}   # none shows c
+    return SimpleNamespace(classes=CLASSES, labels=labels, image=lambda image_id: image_id)
+
+
+def context(dataset, *overrides: str, ids=None) -> StepContext:
+    settings = typed(compose(["data=folder", "data.root=x", *overrides])).make_lpcam
+    return StepContext(settings, dataset, {"prototypes": tuple(ids or dataset.labels)}, folder=None, inputs={})
+
+
+def test_all_images_of_the_list_that_show_the_class(dataset):
+    images = prototype_images(context(dataset, ids=list(dataset.labels)[10:40]))
+    for index in range(3):
+        assert images[index] == [i for i in list(dataset.labels)[10:40] if index in dataset.labels[i]]
+
+
+def test_the_official_draw_for_coco(dataset):
+    """`step_coco/make_lpcam.py`, split_100: the same images, whatever the order of our list."""
+    ids = sorted(dataset.labels)
+    matrix = np.array([[index in dataset.labels[i] for index in range(3)] for i in ids])
+    np.random.seed(666)
+    official = [np.random.choice(np.nonzero(matrix[:, index])[0], 100) for index in range(2)]
+    drawn = prototype_images(context(dataset, "make_lpcam.prototype_images=100", ids=ids[::-1]))
+    assert [[ids[i] for i in images] for images in official] == drawn[:2]
+    assert drawn[2] == []   # official: crash
+    other = prototype_images(context(dataset, "make_lpcam.prototype_images=100", "make_lpcam.prototype_seed=1"))
+    assert other[0] != drawn[0]
+
+
+class Cams:
+    """The maps of images of 32 x 32 pixels, of which the left half shows the class."""
+
+    def facts(self, image_id):
+        return {"height": 32, "width": 32}
+
+    def classes(self, image_id):
+        return [0]
+
+    def map(self, image_id, resolution, device):
+        return torch.tensor([[[1.0, 0.0]]]).repeat_interleave(16, dim=2).expand(1, 32, 32)
+
+
+def test_an_image_drawn_twice_counts_twice(dataset, monkeypatch):
+    monkeypatch.setattr(prototypes, "network_input", lambda context, image_id: torch.full((1, 1, 1, 1), float(image_id)))
+
+    def features_of(image):
+        return image.expand(1, 4, 2, 2)   # every feature says which image it is of
+    samples = prototypes._gather(context(dataset), 0, ["7", "5", "7"], features_of, 4, Cams())
+    for sample in samples:
+        features, cells = sample.result()
+        assert sorted(features[:, 0].tolist()) == [5, 5, 7, 7, 7, 7]
+        assert all(["7", "5", "7"][number] == str(int(value)) for number, value in zip(cells[:, 0], features[:, 0], strict=True))
+
+
+@pytest.mark.parametrize(("overrides", "expected"), [
+    ([], {"init": "k-means++", "tolerance": 1e-3, "total_shift": 0.0, "max_iterations": 100}),
+    (["recipe=official"], {"init": "random", "tolerance": 0.0, "total_shift": 5 ** 0.5, "max_iterations": 300}),
+    (["make_lpcam.kmeans_init=random"], {"init": "random", "tolerance": 1e-3, "total_shift": 0.0, "max_iterations": 100}),
+])
+def test_the_settings_reach_the_clustering(dataset, overrides, expected):
+    settings = context(dataset, "make_lpcam.n_clusters=5", *overrides).settings
+    features = torch.from_numpy(np.random.default_rng(1).random((300, 8), np.float32))
+    ours = prototypes._cluster(features, settings, generator(0, "test"))
+    plain = kmeans(features, 5, generator=generator(0, "test"), **expected)
+    assert torch.equal(ours.centers, plain.centers) and ours.n_iterations == plain.n_iterations
+    others = kmeans(features, 5, generator=generator(0, "test"), **{**expected, "init": "random" if not overrides else "k-means++"})
+    assert not torch.equal(ours.centers, others.centers)

@@ -1,0 +1,108 @@
+"""The benchmarks run, and their official forms compute what ours do, on tiny inputs: so that a comparison stays one of equals."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import affinity_training, cams, harness, kmeans, lpcam, pictures, random_walk, run
+from benchmarks.evaluation import official_miou
+from benchmarks.harness import Case, as_json, greatest_difference, measure, run_as_child, table
+from wsss.affinity import affinity_losses
+from wsss.data.images import read_image
+from wsss.metrics import THRESHOLDS, ThresholdCounts
+
+REQUIRED = {"name", "official_s", "ours_s", "ratio", "max_difference", "official_peak_mb", "ours_peak_mb"}
+
+
+def agree(case: Case) -> float:
+    return case.difference(case.official(), case.ours())
+
+
+def test_a_row_holds_times_ratio_and_difference():
+    case = Case("2", lambda: torch.ones(2), lambda: torch.full((2,), 1.5), greatest_difference, per=2)
+    row = measure("tiny", lambda quick: case, quick=True, threads=1, repeats=2, peaks=False)
+    assert REQUIRED <= asdict(row).keys() == set(harness.KEYS)
+    assert row.ratio == row.official_s / row.ours_s and row.max_difference == 0.5 and row.once == ""
+    assert json.loads(as_json([row])) == [asdict(row)]
+    assert "| tiny " in table([row]) and "| 0.5 " in table([row])
+
+
+def test_a_slow_form_runs_once(monkeypatch):
+    monkeypatch.setattr(harness, "SLOW", 0.0)
+    calls = []
+    row = measure("slow", lambda quick: Case("1", lambda: calls.append(1)), True, 1, peaks=False)
+    assert len(calls) == 1 and row.once == "ours" and row.official_s is None and row.ratio is None
+    assert "(once)" in table([row])
+
+
+def test_peak_memory_is_that_of_the_form_itself(tmp_path):
+    held = torch.ones(2**22)                                     # 16 MiB of inputs
+    case = Case("1", lambda: float((held + held[0]).sum()))      # 16 MiB more
+    run_as_child(lambda quick: case, "ours", True, 1, tmp_path / "result.pt")
+    found = torch.load(tmp_path / "result.pt", weights_only=True)
+    assert found["result"] == 2**23 and 12 < found["peak_mb"] < 40
+
+
+def test_disk_is_compared_as_it_is():
+    row = measure("disk", lambda quick: Case("1", lambda: None, disk=(50.0, 1.0)), True, 1)
+    assert row.ratio == 50 and "50 MiB on disk" in table([row])
+
+
+def test_dense_walk():
+    x, edge = (tensor.double() for tensor in random_walk.maps_and_edge(60, 72, 2))
+    assert greatest_difference(random_walk.dense_walk(x, edge), random_walk.random_walk(x, edge)) < 1e-7
+
+
+def test_cosine_maps():
+    assert agree(lpcam._case((64, 80), 2, prototypes=3, dimension=32)) < 1e-3      # through float16
+
+
+def test_cosine_kmeans():
+    assert agree(kmeans._case(300, 4, 16)) == 0
+
+
+def test_official_losses():
+    draw = torch.Generator().manual_seed(0)
+    edge, displacement = torch.randn(2, 1, 16, 20, generator=draw), torch.randn(2, 2, 16, 20, generator=draw)
+    labels = torch.tensor([0, 1, 4, 255])[torch.randint(4, (2, 16, 20), generator=draw)]
+    index = affinity_training.PathIndex(5, (16, 20))
+    official = affinity_training.official_losses(index, edge, displacement, index.labels(labels))
+    ours = affinity_losses(edge, displacement, labels, radius=5)
+    torch.testing.assert_close(official, [ours.pos_aff, ours.neg_aff, ours.dp_fg, ours.dp_bg], rtol=1e-5, atol=1e-6)
+
+
+def test_official_evaluation():
+    maps, truth = torch.rand(2, 9, 11, generator=torch.Generator().manual_seed(0)), pictures.drawn_mask(9, 11, [3, 7], 0)
+    counts = ThresholdCounts(20)
+    counts.update(maps, [3, 7], truth)
+    ours = np.stack([counts.confusion(i).counts for i in range(len(THRESHOLDS))])
+    np.testing.assert_array_equal(official_miou(maps.numpy(), [3, 7], truth), ours)
+
+
+def test_official_cam_and_chain():
+    assert agree(cams.cam_case((64, 80), "resnet18")) < 2e-3             # through float16
+    assert agree(cams.chain_case((64, 80), depth="resnet18")) < 0.02     # share of pixels
+
+
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_drawn_data_set(tmp_path, with_masks):
+    masks = []
+    if with_masks:
+        source = pictures.draw_dataset(tmp_path / "source", 2, sizes=[(40, 50)])
+        masks = [source.mask_path(image_id) for image_id in source.lists["train"]]
+    dataset = pictures.draw_dataset(tmp_path / "drawn", 3, sizes=[(32, 48), (40, 36)], masks=masks)
+    for number, image_id in enumerate(dataset.lists["train"]):
+        mask, image = dataset.mask(image_id), read_image(dataset.image_path(image_id))
+        assert image.shape[:2] == mask.shape == ((40, 50) if with_masks else [(32, 48), (40, 36)][number % 2])
+        assert set(np.unique(mask)) - {0, 255} == {index + 1 for index in dataset.labels[image_id]}
+
+
+def test_every_benchmark_is_listed_once(capsys):
+    run.main(["--list"])
+    assert capsys.readouterr().out.split() == list(run.BENCHMARKS)
+    assert run.ONE_THREAD | run.NOT_QUICK <= run.BENCHMARKS.keys()
+    with pytest.raises(SystemExit):
+        run.main(["--only", "walk"])

@@ -1,0 +1,285 @@
+"""Files of the official code: parameter names against an independent construction, a reader that runs nothing, checked maps."""
+
+import copyreg
+import io
+import os
+import pickle
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+
+from tests.wsss.official_networks import OfficialCam, OfficialIrn
+from wsss.errors import DataError, WeightsError
+from wsss.networks.classifier import Classifier
+from wsss.networks.irn import IRN as OurIrn
+from wsss.networks.resnet import resnet
+from wsss.networks.weights import fill, read_tensors
+from wsss.official import (
+    CAM,
+    IRN,
+    PROTOTYPE_FILES,
+    OfficialMaps,
+    official_state,
+    own_state,
+    read_dictionary,
+    read_maps,
+    read_prototypes,
+    write_label,
+    write_maps,
+    write_network,
+)
+
+IMAGE = torch.randn(2, 3, 61, 90, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def cam() -> OfficialCam:
+    return OfficialCam(20)
+
+
+@pytest.fixture(scope="module")
+def irn() -> OfficialIrn:
+    return OfficialIrn()
+
+
+def our_classifier() -> Classifier:
+    return Classifier(resnet("resnet50", "frozen_batch", seed=1), 20).eval()
+
+
+def our_irn() -> OurIrn:
+    return OurIrn(resnet("resnet50", "frozen_batch", seed=1)).eval()
+
+
+@torch.inference_mode()
+def test_the_official_classifier_computes_the_same_here(cam):
+    ours = our_classifier()
+    fill(ours, own_state(cam.state_dict(), CAM, "file"), "file")
+    torch.testing.assert_close(ours(IMAGE), cam(IMAGE))
+    torch.testing.assert_close(ours.features(IMAGE), cam.stage4(cam.stage3(cam.stage2(cam.stage1(IMAGE)))))
+
+
+@torch.inference_mode()
+def test_the_official_irn_computes_the_same_here(irn):
+    ours = our_irn()
+    fill(ours, own_state(irn.state_dict(), IRN, "file"), "file")
+    assert ours.mean_shift.running_mean.tolist() == [0.25, -1.5]
+    for mine, theirs in zip(ours(IMAGE), irn(IMAGE), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_an_older_mean_shift_that_is_a_batch_norm(irn):
+    state = {name: value for name, value in irn.state_dict().items() if not name.startswith("mean_shift")}
+    state |= {f"{place}.{name}": torch.ones(2) for place in ("fc_dp7.4", "dp_layers.6.4") for name in ("running_var", "num_batches_tracked")}
+    assert own_state(state, IRN, "file").keys() == own_state(irn.state_dict(), IRN, "file").keys()
+
+
+@pytest.mark.parametrize("wrapped", [lambda state: {f"module.{name}": value for name, value in state.items()},
+                                     lambda state: {"state_dict": state, "epoch": 5}])
+def test_a_state_dict_of_data_parallel_or_in_a_checkpoint(cam, tmp_path, wrapped):
+    torch.save(wrapped(cam.state_dict()), tmp_path / "res50_cam.pth")
+    state = own_state(read_tensors(tmp_path / "res50_cam.pth"), CAM, "file")
+    assert state.keys() == our_classifier().state_dict().keys()
+
+
+@pytest.mark.parametrize(("official", "ours", "layout"), [(OfficialCam(20), our_classifier, CAM), (OfficialIrn(), our_irn, IRN)])
+def test_what_is_written_loads_strictly_into_the_official_network(tmp_path, official, ours, layout):
+    network = ours()
+    write_network(tmp_path / "net.pth", network.state_dict(), layout)
+    state = torch.load(tmp_path / "net.pth", weights_only=True)
+    constants = {name: value for name, value in official.state_dict().items() if name in ("path_indices0", "disp_target")}
+    official.load_state_dict({**state, **constants}, strict=True)
+    assert (tmp_path / "net.pth").stat().st_size < 1.1 * sum(value.nbytes for value in network.state_dict().values())   # copies are shared
+    back = own_state(read_tensors(tmp_path / "net.pth"), layout, "file")
+    assert back.keys() == network.state_dict().keys()
+    assert all(torch.equal(back[name], value) for name, value in network.state_dict().items())
+
+
+def test_our_own_names_are_read_too():
+    state = our_classifier().state_dict()
+    assert own_state(state, CAM, "file").keys() == state.keys()
+
+
+def test_copies_that_differ_and_numbers_that_are_not_finite_are_refused(cam):
+    state = dict(cam.state_dict())
+    state["stage2.0.0.conv1.weight"] = state["stage2.0.0.conv1.weight"] + 1
+    with pytest.raises(WeightsError, match=r"FILE: resnet50.layer2.0.conv1.weight and stage2.0.0.conv1.weight are one parameter"):
+        own_state(state, CAM, "FILE")
+    state = {name: value.clone() for name, value in official_state(our_classifier().state_dict(), CAM).items()}
+    state["resnet50.bn1.running_var"][0] = torch.nan
+    with pytest.raises(WeightsError, match="FILE: resnet50.bn1.running_var holds numbers that are not finite"):
+        own_state(state, CAM, "FILE")
+
+
+def test_missing_and_unexpected_names_are_listed(cam):
+    state = dict(cam.state_dict()) | {"extra.weight": torch.zeros(1)}
+    state = {name: value for name, value in state.items() if "layer3.0.bn2.bias" not in name and "0.bn2.bias" not in name}
+    with pytest.raises(WeightsError, match=r"missing: .*backbone.layer3.0.bn2.bias.*1 unexpected: extra.weight"):
+        fill(our_classifier(), own_state(state, CAM, "FILE"), "FILE")
+
+
+# the maps
+
+def official(height=30, width=45, classes=(3, 7), seed=0, **changes) -> dict:
+    draws = np.random.default_rng(seed)
+    shapes = {"cam": (-(-height // 4), -(-width // 4)), "high_res": (height, width)}
+    maps = {name: draws.random((len(classes), *shape), dtype=np.float32) for name, shape in shapes.items()}
+    return {"keys": np.array(classes), **maps, **changes}
+
+
+@pytest.mark.parametrize("lpcam", [False, True])
+def test_both_forms_of_the_official_dictionary(tmp_path, lpcam):
+    maps = OfficialMaps(**official())
+    write_maps(tmp_path / "a.npy", maps, lpcam)
+    assert b"numpy.core.multiarray" in (tmp_path / "a.npy").read_bytes() and b"_core" not in (tmp_path / "a.npy").read_bytes()
+    there = np.load(tmp_path / "a.npy", allow_pickle=True).item()   # as the official code reads it
+    tensors = {name: isinstance(value, torch.Tensor) for name, value in there.items()}
+    assert tensors == ({"keys": False, "cam": True, "high_res": True} if lpcam else {"keys": True, "cam": True, "high_res": False})
+    assert np.pad(there["keys"] + 1, (1, 0), mode="constant").tolist() == [0, 4, 8]   # step/cam_to_ir_label.py
+    back = read_maps(tmp_path / "a.npy", (30, 45), (3, 7))
+    assert back.keys.tolist() == [3, 7] and back.keys.dtype == np.int64
+    for name in ("cam", "high_res"):
+        assert np.array_equal(getattr(back, name), getattr(maps, name)) and getattr(back, name).dtype == np.float32
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_files_of_old_numpy(tmp_path, protocol):
+    """NumPy 1.16 wrote protocol 2 and called its module numpy.core."""
+    header, content = io.BytesIO(), np.array(official(), dtype=object)
+    np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": ()})
+    pickled = pickle.dumps(content, protocol).replace(b"numpy._core", b"numpy.core")
+    if protocol == 4:   # strings with their length before them, and the frame's
+        pickled = pickle.dumps(content, protocol)
+    (tmp_path / "a.npy").write_bytes(header.getvalue() + pickled)
+    assert np.array_equal(read_dictionary(tmp_path / "a.npy")["cam"], official()["cam"])
+
+
+def test_the_order_of_the_keys_is_that_of_the_labels(tmp_path):
+    np.save(tmp_path / "a.npy", official(classes=(7, 3)))
+    back = read_maps(tmp_path / "a.npy", (30, 45), (3, 7))
+    assert back.keys.tolist() == [3, 7] and np.array_equal(back.cam[0], official(classes=(7, 3))["cam"][1])
+
+
+def test_an_image_without_a_class_with_and_without_maps(tmp_path):
+    for maps in (official(classes=()), {"keys": torch.zeros(0, dtype=torch.long)}):
+        np.save(tmp_path / "a.npy", maps)
+        back = read_maps(tmp_path / "a.npy", (30, 45), ())
+        assert (back.cam.shape, back.high_res.shape) == ((0, 8, 12), (0, 30, 45))
+
+
+def test_a_map_that_official_lpcam_divided_by_zero_is_zero(tmp_path):
+    maps = official()
+    maps["cam"][1], maps["high_res"][1] = np.nan, np.nan
+    np.save(tmp_path / "a.npy", maps)
+    back = read_maps(tmp_path / "a.npy", (30, 45), (3, 7))
+    assert not back.cam[1].any() and np.array_equal(back.cam[0], maps["cam"][0])
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"keys": np.array([3, 8])}, r"a.npy holds maps of the classes \[3, 8\] \(0-based\), the labels of the image are \[3, 7\]"),
+    ({"keys": np.array([3, 3])}, r"maps of the classes \[3, 3\]"),
+    ({"keys": "both"}, r"maps of the classes \[None\]"),
+    ({"cam": np.zeros((2, 8, 13), np.float32)}, r"a.npy: cam is float32 \(2, 8, 13\), expected real numbers \(2, 8, 12\)"),
+    ({"high_res": np.zeros((2, 30, 45), int)}, r"a.npy: high_res is int64"),
+    ({"high_res": None}, "a.npy: high_res is object"),
+    ({"cam": np.full((2, 8, 12), 2.0)}, "a.npy: cam holds numbers that are above 1 or not finite"),
+    ({"cam": np.full((2, 8, 12), -np.inf)}, "a.npy: cam holds numbers that are above 1 or not finite"),
+])
+def test_maps_that_do_not_fit_are_refused(tmp_path, changes, message):
+    np.save(tmp_path / "a.npy", official(**changes))
+    with pytest.raises(DataError, match=message):
+        read_maps(tmp_path / "a.npy", (30, 45), (3, 7))
+
+
+class Trap:
+    """Unpickled, it calls `function(*arguments)`."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+class _Exotic:
+    pass
+
+
+@pytest.mark.parametrize(("trap", "named"), [
+    (lambda path: Trap(os.system, f"touch {path}"), "posix.system"),
+    (lambda path: Trap(eval, f"open({str(path)!r}, 'w')"), "builtins.eval"),
+    (lambda path: Trap(os.mkdir, str(path)), "posix.mkdir"),
+    (lambda path: Trap(np.save, str(path), 1), "numpy.save"),
+    (lambda path: Trap(copyreg._reconstructor, _Exotic, object, None), "copyreg._reconstructor"),
+    (lambda path: torch.nn.Linear(1, 1), "Linear"),
+])
+def test_what_else_a_pickle_refers_to_is_named_and_not_run(tmp_path, trap, named):
+    np.save(tmp_path / "a.npy", official(extra=trap(tmp_path / "touched")))
+    with pytest.raises(DataError, match=rf"a.npy refers to .*{named}; expected NumPy arrays and torch tensors only. Nothing of it was run"):
+        read_dictionary(tmp_path / "a.npy")
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_trap_inside_the_bytes_of_a_tensor_is_not_run(tmp_path):
+    inner = io.BytesIO()
+    torch.save(Trap(os.system, f"touch {tmp_path / 'touched'}"), inner, _use_new_zipfile_serialization=False)
+    np.save(tmp_path / "a.npy", {"cam": Trap(torch.storage._load_from_bytes, inner.getvalue())})
+    with pytest.raises(DataError, match="a.npy refers to posix.system; expected NumPy arrays"):
+        read_dictionary(tmp_path / "a.npy")
+    assert not (tmp_path / "touched").exists()
+
+
+def test_no_file_can_change_what_others_use(tmp_path):
+    """A pickle may set attributes (BUILD) on what it is given."""
+    stack = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}U\x0c__defaults__Ns\x86b."
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": ()})
+    (tmp_path / "a.npy").write_bytes(header.getvalue() + stack)
+    before = torch._utils._rebuild_tensor_v2.__defaults__
+    with pytest.raises(DataError):
+        read_dictionary(tmp_path / "a.npy")
+    assert before and torch._utils._rebuild_tensor_v2.__defaults__ == before
+
+
+@pytest.mark.parametrize("kept", [0, 5, 100, 400, 0.9])
+def test_a_truncated_file(tmp_path, kept):
+    np.save(tmp_path / "a.npy", official())
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+    with pytest.raises(DataError, match="a.npy is damaged or no .npy file"):
+        read_dictionary(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("content", [np.zeros(3), np.array([{}, {}], dtype=object), np.array(["text"])])
+def test_a_file_without_a_dictionary(tmp_path, content):
+    np.save(tmp_path / "a.npy", content)
+    with pytest.raises(DataError, match="a.npy holds no dictionary"):
+        read_dictionary(tmp_path / "a.npy")
+
+
+def test_labels_are_grey_as_the_official_code_reads_them(tmp_path):
+    label = np.array([[0, 1, 20], [255, 3, 0]], np.uint8)
+    write_label(tmp_path / "a.png", label)
+    assert np.array_equal(imageio.imread(tmp_path / "a.png"), label)
+
+
+# the prototypes
+
+def test_official_prototypes(tmp_path):
+    draws = torch.Generator().manual_seed(0)
+    fg = {0: torch.randn(2, 8, generator=draws), 1: torch.randn(1, 8, generator=draws)}
+    bg = {0: torch.randn(0, 8), 1: torch.randn(3, 8, generator=draws)}
+    for name, content in zip(PROTOTYPE_FILES, (fg, bg), strict=True):
+        torch.save(content, tmp_path / name)
+    arrays = read_prototypes(tmp_path)
+    assert arrays["class_index"].tolist() == [0, 0, 1, 1, 1, 1] and arrays["is_context"].tolist() == [False] * 3 + [True] * 3
+    assert np.array_equal(arrays["center"][3:], bg[1].numpy()) and arrays["kept"].all()
+
+
+@pytest.mark.parametrize("content", [{"a": torch.zeros(2, 8)}, {0: "text"}, [torch.zeros(2, 8)], {0: torch.zeros(8)}, {}])
+def test_prototypes_that_are_none(tmp_path, content):
+    for name in PROTOTYPE_FILES:
+        torch.save(content, tmp_path / name)
+    with pytest.raises(DataError, match="class_ceneters.pt is damaged, or no dictionary of prototypes by class"):
+        read_prototypes(tmp_path)

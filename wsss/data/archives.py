@@ -1,0 +1,114 @@
+"""Unpacks a zip or tar archive that may hold anything: no file can come to lie outside its folder, and none is replaced."""
+
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO, NamedTuple
+
+from wsss.data.dataset import refuse
+from wsss.errors import DataError, StorageError
+from wsss.files import replacing, storage
+
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, RuntimeError)   # RuntimeError: an encrypted zip
+
+Progress = Callable[[str, int, int, str], None]   # what, done, of how many, of what
+
+
+class Member(NamedTuple):
+    """A file in an archive."""
+
+    name: str                     # as it stands in the archive
+    size: int                     # bytes, unpacked
+    is_plain: bool                # neither a link nor a device
+    open: Callable[[], IO[bytes]]
+
+
+class Unpacked(NamedTuple):
+    """What came of unpacking: files written, files that were there, and those of them that have another size."""
+
+    made: int
+    kept: int
+    differing: tuple[str, ...]
+
+
+def unpack(path: Path, into: Path, inside: str = "", only: Sequence[str] = (), progress: Progress | None = None) -> Unpacked:
+    """Write the files below the folder `inside` of an archive to the same places below `into`.
+
+    `only`: of these, the files and folders so named (all). Each file is written whole or not at all, and one that is there stays
+    as it is: an interrupted call goes on. A zip's CRC-32 is checked of each file that is written.
+
+    Raises DataError for an archive that is damaged or holds a member that is absolute, climbs by `..`, or is no plain file or
+    folder, in which case nothing is written; StorageError where there is no room for all that is to be written.
+    """
+    with _opened(path) as members:
+        _refuse_dangerous(path, members)
+        wanted = {relative: member for member in members if (relative := _wanted(member.name, inside, only))}
+        if not wanted:
+            what = ", ".join(only) or "a file"
+            raise DataError(f"{path} holds nothing of {what} below {inside or '.'}; expected the official archive: remove it and "
+                            "fetch it again")
+        missing = {name: member for name, member in wanted.items() if not os.path.lexists(into / name)}
+        differing = tuple(name for name in wanted if name not in missing and not _has_size(into / name, wanted[name].size))
+        require_room(into, sum(member.size for member in missing.values()), f"unpack {path.name}")
+        for number, (name, member) in enumerate(missing.items(), start=1):
+            with member.open() as source, replacing(into / name, flush=False) as temporary, open(temporary, "wb") as target:
+                shutil.copyfileobj(source, target)
+            if progress:
+                progress(path.name, number, len(missing), "files unpacked")
+    return Unpacked(len(missing), len(wanted) - len(missing), differing)
+
+
+def require_room(folder: Path, size: int, purpose: str) -> None:
+    """Raises StorageError where fewer than `size` bytes are free for `folder`, which need not exist."""
+    with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    if size > free:
+        raise StorageError(f"{folder} has {free / 1e9:.1f} GB free; expected {size / 1e9:.1f} GB to {purpose}: make room, or "
+                           "choose another disk with data.root=DIR")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[list[Member]]:
+    """The files of an archive; damage that shows only while one is read is told in the same words."""
+    try:
+        if tarfile.is_tarfile(path):
+            with tarfile.open(path) as tar:
+                yield [Member(info.name, info.size, info.isreg(), lambda info=info: tar.extractfile(info))
+                       for info in tar.getmembers() if not info.isdir()]
+        else:
+            with zipfile.ZipFile(path) as archive:
+                yield [Member(info.filename, info.file_size, stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG),
+                              lambda info=info: archive.open(info)) for info in archive.infolist() if not info.is_dir()]
+    except _DAMAGE as error:
+        raise DataError(f"{path} is damaged or no archive ({error}); remove it: the same command fetches it again") from error
+
+
+def _refuse_dangerous(path: Path, members: Sequence[Member]) -> None:
+    problems = []
+    for member in members:
+        path_anywhere = PureWindowsPath(member.name)   # its parts are those of a POSIX path too
+        if path_anywhere.anchor or ".." in path_anywhere.parts or "\\" in member.name:
+            problems.append(f"{member.name!r} would be written outside its folder")
+        elif not member.is_plain:
+            problems.append(f"{member.name!r} is a link or a device; expected a plain file")
+    refuse(f"archive {path}, of which nothing was unpacked", problems)
+
+
+def _wanted(name: str, inside: str, only: Sequence[str]) -> str | None:
+    """The place of a member below `into`; None for one that is not asked for."""
+    path, folder = PurePosixPath(name), PurePosixPath(inside)
+    if not path.is_relative_to(folder):
+        return None
+    relative = path.relative_to(folder)
+    return str(relative) if not only or any(relative.is_relative_to(part) for part in only) else None
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size

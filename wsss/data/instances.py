@@ -1,0 +1,90 @@
+"""Ground-truth objects from PNGs: an `ObjectSource` of a data set."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from wsss.data.dataset import format_size, refuse
+from wsss.data.images import image_size, read_mask
+from wsss.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PngObjects:
+    """Objects in palette or grey PNGs, VOC's `SegmentationObject` or `instances/` of a folder: 0 and 255 none, else a number.
+
+    `files` and `class_files`: id -> file below `root`. The class of an object is the one that most of its pixels have in the
+    class mask, where 0 and 255 do not count.
+    """
+
+    root: Path
+    files: Mapping[str, str]
+    class_files: Mapping[str, str]
+    n_classes: int
+    memory: ClassVar[int] = 0
+
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self.files
+
+    def read(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Masks (M, H, W) bool and classes (M,) int64, 0-based.
+
+        Raises DataError, naming the file, for one that cannot be read or does not fit its class mask.
+        """
+        path, class_path = self.root / self.files[image_id], self.root / self.class_files[image_id]
+        numbers, values = read_mask(path), read_mask(class_path)
+        if numbers.shape != values.shape:
+            raise DataError(f"objects {path} are {format_size(numbers.shape)} but the mask {class_path} is "
+                            f"{format_size(values.shape)}; save both in the size of the image")
+        masks, classes = [], []
+        for number in np.unique(numbers[(numbers != 0) & (numbers != 255)]):
+            inside = numbers == number
+            counts = np.bincount(values[inside], minlength=256)[1:255]
+            if not counts.any() or counts.argmax() >= self.n_classes:
+                raise DataError(f"object {number} of {path} has no class: the mask {class_path} is 0 (background), 255 (ignore) "
+                                f"or beyond the {self.n_classes} classes there; correct one of the two")
+            masks.append(inside)
+            classes.append(int(counts.argmax()))
+        return np.array(masks, bool).reshape(-1, *numbers.shape), np.array(classes, np.int64)
+
+    def digest(self, image_id: str) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for path in (self.root / self.files[image_id], self.root / self.class_files[image_id]):
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise DataError(f"cannot read the objects {path}: {error.strerror or error}; restore the file, or do without "
+                                "eval_ins_seg") from error
+            digest.update(len(content).to_bytes(8, "big") + content)
+        return digest.hexdigest()
+
+
+def png_objects(root: Path, files: Mapping[str, str], class_files: Mapping[str, str], images: Mapping[str, str], n_classes: int,
+                check: bool = True) -> PngObjects | None:
+    """The objects of those `images` (id -> file) that have a file of objects and a class mask; None where none has.
+
+    Raises DataError, with `check`, where a file cannot be read or has not the size of its image.
+    """
+    bare = [image_id for image_id in images if image_id in files and image_id not in class_files]
+    if bare and class_files:
+        log.warning("%s: the objects of %d images are ignored, because without a class mask it is not known what they are, for "
+                    "example %s; add its mask", root, len(bare), bare[0])
+    files, problems = {image_id: files[image_id] for image_id in images if image_id in files and image_id in class_files}, []
+    for image_id, file in files.items() if check else ():
+        try:
+            sizes = [image_size(root / name) for name in (file, images[image_id])]
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        if sizes[0] != sizes[1]:
+            problems.append(f"objects {file} are {format_size(sizes[0])} but {images[image_id]} is {format_size(sizes[1])} as "
+                            "shown; save them in that size")
+    refuse(f"objects of {root}", problems)
+    return PngObjects(root, files, class_files, n_classes) if files else None

@@ -1,0 +1,228 @@
+"""Files of the official IRN and LPCAM code: pickled dictionaries of maps, and the parameter names of its networks.
+
+The maps are `.npy` files that hold a pickled dictionary. Unpickling may run any code, so they are read by a reader that knows
+NumPy arrays and torch tensors and nothing else: whatever else a file refers to is refused by its name and never called.
+"""
+
+import io
+import pickle
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wsss.errors import DataError, WeightsError
+from wsss.files import replacing
+
+_NEW_ARRAY = np.zeros(0).__reduce__()[0]                # numpy._core.multiarray._reconstruct, numpy.core... before 2.0
+_SCALAR = np.float32(0).__reduce__()[0]
+# Module and name, as a pickle says them -> what is called instead. Old files (protocol 2) hold bytes as Latin-1 text.
+_KNOWN = {
+    "multiarray _reconstruct": lambda kind, shape, code: _NEW_ARRAY(np.ndarray, (0,), b"b"),
+    "multiarray scalar": _SCALAR,
+    "numpy ndarray": None,                              # only handed on to _reconstruct
+    "numpy dtype": np.dtype,
+    "_codecs encode": lambda text, code: text.encode("latin1"),
+    "collections OrderedDict": OrderedDict,
+    "torch._utils _rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+    "torch.storage _load_from_bytes": lambda content: torch.load(io.BytesIO(content), map_location="cpu", weights_only=True),
+}
+PROTOTYPE_FILES = ("class_ceneters.pt", "class_context.pt")   # as step/make_lpcam.py spells them
+
+
+class OfficialMaps(NamedTuple):
+    """One file of `cam_mask/` or `lpcam_mask/` (step/make_cam.py, step/make_lpcam.py)."""
+
+    keys: np.ndarray       # (K,) int64, 0-based classes
+    cam: np.ndarray        # (K, ceil(H / 4), ceil(W / 4)) float32
+    high_res: np.ndarray   # (K, H, W) float32
+
+
+class _Reader(pickle.Unpickler):
+    """Knows arrays and tensors. What it hands out is made for the one use, so that no file can change a function of others."""
+
+    def __init__(self, file: BinaryIO):
+        super().__init__(file)
+        self.path = file.name
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = f"{re.sub(r'^numpy[.](_core|core)[.]', '', module)} {name}"
+        if known not in _KNOWN:
+            raise _stranger(self.path, f"{module}.{name}")
+        call = _KNOWN[known]
+        return call and (lambda *arguments: call(*arguments))
+
+
+class _Writer(pickle.Pickler):
+    """Writes what NumPy before 1.26 can read too, with which the official code runs: there numpy._core is numpy.core."""
+
+    @classmethod
+    def bytes_of(cls, array: np.ndarray) -> bytes:
+        content = io.BytesIO()
+        cls(content, protocol=3).dump(array)   # the last protocol that names a module in a line of its own
+        return content.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+
+
+def _stranger(path: Path | str, name: str) -> DataError:
+    return DataError(f"{path} refers to {name}; expected NumPy arrays and torch tensors only. Nothing of it was run. Have it "
+                     "made again by the official code, or leave it out")
+
+
+def read_dictionary(path: Path | str) -> dict[str, Any]:
+    """The dictionary of a `.npy` file of `np.save(path, {...})`; tensors become arrays.
+
+    Raises DataError when it cannot be read, holds no dictionary, or refers to anything but NumPy arrays and torch tensors:
+    that is named, and nothing of it is run.
+    """
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            content = _Reader(file).load() if header(file)[2].hasobject else None
+        value = content.item() if isinstance(content, np.ndarray) and content.shape == () else None
+        if isinstance(value, dict):
+            return {key: item.detach().cpu().numpy() if isinstance(item, Tensor) else item for key, item in value.items()}
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:   # a damaged pickle can raise anything
+        why = " ".join(str(error).split())[:200]
+        if inside := re.search(r"GLOBAL (\S+)", str(error)):   # torch's own safe reader found it in the bytes of a tensor
+            raise _stranger(path, inside[1]) from error
+        raise DataError(f"{path} is damaged or no .npy file ({type(error).__name__}: {why}). Copy it again, or leave it "
+                        "out") from error
+    raise DataError(f"{path} holds no dictionary; expected one with keys, cam and high_res, as official make_cam writes it. "
+                    "Leave it out")
+
+
+def read_maps(path: Path | str, size: tuple[int, int], classes: tuple[int, ...]) -> OfficialMaps:
+    """The official maps of an image of `size` (H, W) that shows `classes` (0-based), in the order of `classes`.
+
+    A map that is NaN everywhere becomes 0: official make_lpcam divides a map that is zero everywhere by its maximum.
+    Raises DataError, naming the file, when classes, shapes or values are not what they must be.
+    """
+    found = read_dictionary(path)
+    keys = _array(found, "keys").ravel().tolist()
+    if Counter(keys) != Counter(classes):
+        raise DataError(f"{path} holds maps of the classes {keys} (0-based), the labels of the image are {list(classes)}. Take "
+                        "maps of this data set, or correct the labels")
+    order, maps = [keys.index(c) for c in classes], {}
+    for name, (h, w) in {"cam": ((size[0] - 1) // 4 + 1, (size[1] - 1) // 4 + 1), "high_res": size}.items():
+        array = _array(found, name) if classes else np.zeros((0, h, w))
+        if array.shape != (len(classes), h, w) or array.dtype.kind != "f":
+            raise DataError(f"{path}: {name} is {array.dtype} {array.shape}, expected real numbers {(len(classes), h, w)} for an "
+                            f"image {size[0]} high and {size[1]} wide. Take the maps that were made from this image")
+        array = array[order].astype(np.float32)
+        array[np.isnan(array).all(axis=(1, 2))] = 0
+        if not np.isfinite(array).all() or array.max(initial=0) > 1 + 1e-3:
+            raise DataError(f"{path}: {name} holds numbers that are above 1 or not finite, expected maps divided by their "
+                            "maximum. Have it made again, or leave it out")
+        maps[name] = np.minimum(array, 1)
+    return OfficialMaps(np.array(classes, np.int64), **maps)
+
+
+def _array(found: Mapping[str, Any], name: str) -> np.ndarray:
+    return found[name] if isinstance(found.get(name), np.ndarray) and found[name].dtype != object else np.array(None)
+
+
+def write_maps(path: Path | str, maps: OfficialMaps, lpcam: bool = False) -> None:
+    """Write maps as the official code does, whole or not at all.
+
+    make_cam keeps `keys` and `cam` as tensors and `high_res` as an array, make_lpcam `keys` as an array and both maps as
+    tensors; each is what later official steps expect (make_sem_seg_labels calls `.cuda()` on `cam`).
+    """
+    keys, cam, high_res = maps
+    content = {"keys": keys if lpcam else torch.from_numpy(keys), "cam": torch.from_numpy(cam),
+               "high_res": torch.from_numpy(high_res) if lpcam else high_res}
+    array = np.array(content, dtype=object)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(_Writer.bytes_of(array))
+
+
+def write_label(path: Path | str, label: np.ndarray) -> None:
+    """Write a label (H, W) uint8 as the official code does, a grey PNG, whole or not at all: imageio, with which it reads them,
+    would turn a palette PNG into colours."""
+    with replacing(path) as temporary:
+        Image.fromarray(label).save(temporary, format="PNG")
+
+
+def read_prototypes(folder: Path) -> dict[str, np.ndarray]:
+    """The prototypes that official make_lpcam saves in `folder`, one dictionary class -> (n, D) for each of PROTOTYPE_FILES.
+
+    Returns `center` (n, D) float32, `class_index` (n,) int64, `is_context` (n,) bool, and `kept` (n,), all True. Raises DataError
+    when a file is missing or damaged, or holds something else.
+    """
+    rows: list[tuple[int, bool, np.ndarray]] = []
+    for name, is_context in zip(PROTOTYPE_FILES, (False, True), strict=True):
+        try:
+            found = torch.load(folder / name, map_location="cpu", weights_only=True)
+            rows += [(int(index), is_context, centers.detach().float().numpy()) for index, centers in found.items()]
+            center = np.concatenate([centers for _, _, centers in rows])   # refuses other dimensions
+            _, _ = center.shape
+        except MemoryError:
+            raise
+        except Exception as error:   # a damaged pickle can raise anything
+            raise DataError(f"{folder / name} is damaged, or no dictionary of prototypes by class ({type(error).__name__}). Have "
+                            "it made again by the official code") from error
+    counts = [len(centers) for _, _, centers in rows]
+    return {"center": center, "class_index": np.repeat([index for index, _, _ in rows], counts),
+            "is_context": np.repeat([is_context for _, is_context, _ in rows], counts), "kept": np.ones(len(center), bool)}
+
+
+# Prefix of official names -> of ours. The official networks hold most layers several times (`self.resnet50`, `self.stage2`,
+# `self.backbone`), and so do their state dicts.
+def _layout(first_stage: int, heads: Mapping[str, str]) -> dict[str, str]:
+    """`first_stage`: the number of the stage that holds layer1; it is 1 in resnet50_cam.py, 2 in resnet50_irn.py."""
+    stages = {"stage1.0.": "backbone.conv1.", "stage1.1.": "backbone.bn1."}
+    stages |= {f"stage{first_stage + i}.{4 if first_stage + i == 1 else 0}.": f"backbone.layer{i + 1}." for i in range(4)}
+    again = {f"backbone.{int(name[5]) - 1}{name[6:]}": own for name, own in stages.items()}
+    return {"resnet50.": "backbone.", **stages, **again, **heads}
+
+
+CAM = _layout(1, {"classifier.": "classifier.", "newly_added.0.": "classifier."})
+IRN = _layout(2, {name: own for branch, count in (("edge", 6), ("dp", 7)) for i in range(1, count + 1)
+                  for name, own in ((f"fc_{branch}{i}.", f"fc_{branch}{i}."), (f"{branch}_layers.{i - 1}.", f"fc_{branch}{i}."))}
+              | dict.fromkeys(("mean_shift.", "fc_dp7.4.", "dp_layers.6.4."), "mean_shift."))
+# Constants of the training loss, which res50_irn.pth holds too; MeanShift was a batch norm in later versions of IRN.
+_IGNORED = re.compile(r"path_indices\d+|disp_target|(fc_dp7|dp_layers\.6)\.4\.(running_var|num_batches_tracked)")
+
+
+def own_state(tensors: Mapping[str, Tensor], layout: Mapping[str, str], where: str) -> dict[str, Tensor]:
+    """A state dict of the official network (`layout`: CAM or IRN), or one of ours, under our names.
+
+    A leading `module.` (torch's DataParallel) is dropped; unknown names stay, for the caller to refuse.
+    Raises WeightsError when two copies of one parameter differ, or a number is not finite.
+    """
+    prefixes = sorted([*layout.items(), ("backbone.", "backbone.")], key=lambda item: -len(item[0]))
+    state: dict[str, Tensor] = {}
+    sources: dict[str, str] = {}
+    for full_name, value in tensors.items():
+        name = full_name.removeprefix("module.")
+        if layout is IRN and _IGNORED.fullmatch(name):
+            continue
+        own = next((ours + name.removeprefix(prefix) for prefix, ours in prefixes if name.startswith(prefix)), name)
+        if own in state and not torch.equal(state[own], value):
+            raise WeightsError(f"{where}: {sources[own]} and {full_name} are one parameter of the official network, but differ. "
+                               "Take a file that was saved from it as a whole")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise WeightsError(f"{where}: {full_name} holds numbers that are not finite. Take a checkpoint of a sound training")
+        state[own], sources[own] = value, full_name
+    return state
+
+
+def write_network(path: Path | str, state: Mapping[str, Tensor], layout: Mapping[str, str]) -> None:
+    """Write a state dict of ours as `res50_cam.pth` or `res50_irn.pth`, whole or not at all."""
+    with replacing(path) as temporary:
+        torch.save(official_state(state, layout), temporary)
+
+
+def official_state(state: Mapping[str, Tensor], layout: Mapping[str, str]) -> dict[str, Tensor]:
+    """A state dict of ours under all names of the official network, which loads it with `strict=True`."""
+    return {prefix + name.removeprefix(ours): value for prefix, ours in layout.items()
+            for name, value in state.items() if name.startswith(ours)}
