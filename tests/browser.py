@@ -26,16 +26,20 @@ class Shown:
         return [re.search(r'data-id="([^"]*)"', figure)[1] for figure in figures if " hidden" not in figure]
 
 
-def show(page: Path, tmp_path: Path, address: str = "", script: str = "", width: int = 1200) -> Shown:
-    """Open a page with `address` (`#show=worst`) behind its path, and let `script` act on it as a reader would."""
+def show(page: Path, tmp_path: Path, address: str = "", script: str = "", width: int = 1200, real_time: bool = False) -> Shown:
+    """Open a page with `address` (`#show=worst`) behind its path, and let `script` act on it as a reader would.
+
+    `real_time`: for a script that measures; the browser's clock otherwise jumps ahead.
+    """
     if script:
         page = Path(shutil.copy(page, tmp_path / "acted.html"))
         page.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
     log = tmp_path / "net.json"
+    clock = [] if real_time else ["--virtual-time-budget=5000"]
     done = subprocess.run([BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
                            "--disable-component-update", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}",
                            "--enable-logging=stderr", f"--log-net-log={log}", f"--window-size={width},1000",
-                           "--virtual-time-budget=5000", "--dump-dom", f"file://{page}{address}"],
+                           *clock, "--dump-dom", f"file://{page}{address}"],
                           capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-2000:]
     starts = re.findall(r'"initiator":"([^"]*)"[^\n]*?"url":"(https?://[^"]*)"', log.read_text())   # an event a line

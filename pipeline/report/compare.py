@@ -25,6 +25,7 @@ from wsss.files import write_text
 SHOWN = 48   # images that changed most
 # Where the keys stand that results depend on; the others say how and where a run works.
 OF_A_RESULT = {*BY_NAME, "data", "model", "seed", "precision", "seed_maps", "steps", "recipe_name", "experiment_name"}
+SAVING = ("checkpoint_steps", "save_soft")   # what they change is kept, not what comes out
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def score_table(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
 def config_differences(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
     """The keys that differ and can change a result, with the value of each run ("–" where a run has no such key)."""
     flat = [_flat(OmegaConf.to_container(run.composed, resolve=True)) for run in runs]
-    keys = [key for key in dict.fromkeys(key for values in flat for key in values) if key.split(".")[0] in OF_A_RESULT]
+    keys = [key for key in dict.fromkeys(key for values in flat for key in values)
+            if key.split(".")[0] in OF_A_RESULT and not key.endswith(SAVING)]
     rows = [(key, ["–" if key not in values else "null" if values[key] is None else str(values[key]) for values in flat])
             for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]

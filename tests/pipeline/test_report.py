@@ -375,7 +375,7 @@ def test_the_report_of_ten_thousand_images_is_small_and_opens_at_once(tmp_path):
     found = measure(10_582, tmp_path / "many")
     print(found)
     assert found["mb"] < 20 and images.FILE in {path.name for path in Path(found["path"]).parent.iterdir()}
-    shown = show(Path(found["path"]), tmp_path, script="""
+    shown = show(Path(found["path"]), tmp_path, real_time=True, script="""
         addEventListener("load", () => { const [entry] = performance.getEntriesByType("navigation");
                                          document.title = `${Math.round(entry.loadEventStart)} ms`; });""")
     opened = float(re.search(r"<title>(\d+) ms</title>", shown.html)[1])
