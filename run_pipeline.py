@@ -4,11 +4,13 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pipeline.commandline import act, end_with
 from pipeline.config import compose, register
 from pipeline.runner import Pipeline
+from pipeline.sweep import Sweep
 from wsss.errors import WsssError
 
 
@@ -18,13 +20,26 @@ def _run(config: DictConfig) -> None:
         pipeline = Pipeline(config, tuple(HydraConfig.get().overrides.task))
     except WsssError as error:
         end_with(error)
-    if exit_code := act(pipeline):
+    exit_code = act(pipeline)
+    if exit_code and HydraConfig.get().mode != RunMode.MULTIRUN:   # the other members of a sweep go on
         sys.exit(exit_code)
+
+
+def _sweep(words: list[str]) -> int:
+    def call(arguments: list[str]) -> None:
+        sys.argv[1:] = arguments
+        _run()
+    try:
+        return Sweep(words).run(call)
+    except WsssError as error:
+        end_with(error)
 
 
 def main() -> None:
     register()
     overrides = sys.argv[1:]
+    if {"-m", "--multirun"} & set(overrides) and not {"--cfg", "--help"} & set(overrides):
+        sys.exit(_sweep(overrides))
     if not any(word.startswith("-") for word in overrides):   # our own words for a mistyped key, before Hydra's
         try:
             compose(overrides)

@@ -61,6 +61,14 @@ class SeedMaps(Enum):
 
 
 @dataclass
+class SweepSettings:
+    """`sweep.`: set by `-m` for the members of a sweep."""
+
+    name: str | None             # of the whole sweep
+    over: list[str]              # the keys whose values go into the member's name
+
+
+@dataclass
 class RunSettings:
     """What a run has besides the settings of its steps. The values stand in `conf/config.yaml`."""
 
@@ -86,6 +94,7 @@ class RunSettings:
     model: ModelSettings
     distributed: DistributedSettings
     submit: SubmitSettings
+    sweep: SweepSettings
     shard: str | None            # I/N: only the I-th of N parts of one step; prepare: what all parts need
 
     def __post_init__(self) -> None:
@@ -144,6 +153,7 @@ Config = make_dataclass(
     "Config",
     [(step.name, step.module.Settings) for step in STEPS] + [(step.flag, bool | None, field(default=None)) for step in STEPS],
     bases=(RunSettings,))
+Config.__module__ = __name__   # so that it is found by name where a launcher has pickled it
 
 
 def register() -> None:
@@ -245,6 +255,12 @@ def _explain(error: Exception) -> str:
     if "is not a ListConfig" in text:
         return f"{full_key}: expected a list, as {full_key}=[A,B]"
     return f"{full_key}: {text}"
+
+
+def member_name(keys: Iterable[str], overrides: Iterable[str]) -> str:
+    """What tells a member of a sweep from the others: KEY=VALUE, of several keys with commas between them."""
+    values = dict(word.split("=", 1) for word in overrides if "=" in word)
+    return ",".join(f"{key}={values[key]}" for key in keys)
 
 
 def settings_of(value: Any) -> Any:

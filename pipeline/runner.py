@@ -47,8 +47,10 @@ class Pipeline:
     """
 
     def __init__(self, config: DictConfig, overrides: tuple[str, ...] = ()):
+        if config.sweep.name:
+            config.name = f"{config.sweep.name}/{configuration.member_name(config.sweep.over, overrides)}"
         self.composed, self.config, self.overrides = config, configuration.typed(config), overrides
-        self.folder = RunFolder(self.config.folder)
+        self.folder = RunFolder(self.config.folder, inside=config.sweep.name is not None)
         self.device = choose_device(self.config.device.value)
         self.console = Console(self.config.log_level.value)
         self.group = Group()   # the processes of this run; `pipeline.distributed` makes it several
@@ -267,7 +269,7 @@ class Pipeline:
             "step": planned.name, "fingerprint": planned.fingerprint, "identity": planned.identity,
             "settings": configuration.settings_of(getattr(self.config, planned.name)), "seed": self.config.seed,
             "lists": {purpose: len(ids) for purpose, ids in planned.lists.items()}, "result": result,
-            "device": str(self.device), "precision": self.config.precision.value, "threads": torch.get_num_threads(),
+            "device": str(self.device), "precision": self.config.precision.value, "threads": torch.get_num_threads(), "processes": self.group.size,
             "started": started, "seconds": round(seconds, 2), "continued": planned.action == CONTINUE,
             "peak_memory_mb": peak_memory(self.device), "versions": versions()}
         facts |= {"images": images, "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
