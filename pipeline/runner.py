@@ -269,7 +269,8 @@ class Pipeline:
             "step": planned.name, "fingerprint": planned.fingerprint, "identity": planned.identity,
             "settings": configuration.settings_of(getattr(self.config, planned.name)), "seed": self.config.seed,
             "lists": {purpose: len(ids) for purpose, ids in planned.lists.items()}, "result": result,
-            "device": str(self.device), "precision": self.config.precision.value, "threads": torch.get_num_threads(), "processes": self.group.size,
+            "device": str(self.device), "precision": self.config.precision.value, "threads": torch.get_num_threads(),
+            "processes": self.group.size,
             "started": started, "seconds": round(seconds, 2), "continued": planned.action == CONTINUE,
             "peak_memory_mb": peak_memory(self.device), "versions": versions()}
         facts |= {"images": images, "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
