@@ -4,10 +4,12 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pipeline.commandline import act, end_with
 from pipeline.config import compose, register
+from pipeline.multirun import Sweep
 from pipeline.runner import Pipeline
 from wsss.errors import WsssError
 
@@ -18,14 +20,27 @@ def _run(config: DictConfig) -> None:
         pipeline = Pipeline(config, tuple(HydraConfig.get().overrides.task))
     except WsssError as error:
         end_with(error)
-    if exit_code := act(pipeline):
+    exit_code = act(pipeline)
+    if exit_code and HydraConfig.get().mode != RunMode.MULTIRUN:   # the other members of a sweep go on
         sys.exit(exit_code)
+
+
+def _sweep(words: list[str]) -> int:
+    def call(arguments: list[str]) -> None:
+        sys.argv[1:] = arguments
+        _run()
+    try:
+        return Sweep(words).run(call)
+    except WsssError as error:
+        end_with(error)
 
 
 def main() -> None:
     register()
     words = sys.argv[1:]
     flags = {word for word in words if word.startswith("-")}
+    if flags & {"-m", "--multirun"} and not flags & {"--cfg", "-c", "--help", "-h"}:
+        sys.exit(_sweep(words))
     overrides = [word for word in words if "=" in word] if flags else words
     if flags <= {"--cfg", "-c", "--resolve"}:   # our own words for a mistyped key, before Hydra's
         try:

@@ -87,6 +87,14 @@ class ReportSettings:
 
 
 @dataclass
+class MultirunSettings:
+    """`multirun.`: set by `-m` for the members of a sweep."""
+
+    name: str | None             # of the whole sweep
+    over: list[str]              # the keys whose values go into the member's name
+
+
+@dataclass
 class RunSettings:
     """What a run has besides the settings of its steps. The values stand in `conf/config.yaml`."""
 
@@ -125,6 +133,7 @@ class RunSettings:
     model: ModelSettings
     distributed: DistributedSettings
     submit: SubmitSettings
+    multirun: MultirunSettings
     shard: str | None            # I/N: only the I-th of N parts of one step; prepare: what all parts need
 
     def __post_init__(self) -> None:
@@ -193,6 +202,7 @@ Config = make_dataclass(
     "Config",
     [(step.name, step.module.Settings) for step in STEPS] + [(step.flag, bool | None, field(default=None)) for step in STEPS],
     bases=(RunSettings,))
+Config.__module__ = __name__   # so that it is found by name where a launcher has pickled it
 
 
 def register() -> None:
@@ -329,6 +339,12 @@ def _refuse_added(config: DictConfig, inside: str = "") -> None:
             continue
         if OmegaConf.is_dict(child := config[key]):
             _refuse_added(child, f"{inside}{key}.")
+
+
+def member_name(keys: Iterable[str], overrides: Iterable[str]) -> str:
+    """What tells a member of a sweep from the others: KEY=VALUE, of several keys with commas between them."""
+    values = dict(word.split("=", 1) for word in overrides if "=" in word)
+    return ",".join(f"{key}={values[key]}" for key in keys)
 
 
 def settings_of(value: Any) -> Any:

@@ -63,6 +63,7 @@ class _Submit:
 
 SubmitSettings = make_dataclass(
     "SubmitSettings", [(step.name, JobSettings, field(default_factory=JobSettings)) for step in STEPS], bases=(_Submit,))
+SubmitSettings.__module__ = __name__   # so that it is found by name where a launcher has pickled it
 
 
 def read_jobs(folder: RunFolder) -> list[dict[str, Any]]:

@@ -28,8 +28,8 @@ RUN = "run.json"        # marks a run folder and says which data set it is of
 class RunFolder:
     """Paths and states below `outputs/NAME`."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, inside: bool = False):
+        self.path, self.inside = path, inside   # inside: it may lie in another run, as a member of a sweep does
         self.claims = Claims(path)
 
     def result(self, step: str) -> Path:
@@ -111,7 +111,7 @@ class RunFolder:
             if path.exists() and not path.is_dir():
                 raise ConfigError(f"{path} is a file, so {self.path} cannot be a run folder. Choose another run with name=NAME, "
                                   "or another place with outputs=DIR")
-            if path != self.path and (path / RUN).exists():
+            if path != self.path and (path / RUN).exists() and not self.inside:
                 raise ConfigError(f"{self.path} lies inside the run {path}, which would take it for a step. Choose another "
                                   "name=NAME")
         known = self._data()

@@ -49,8 +49,8 @@ from wsss.files import file_sizes, user_path, write_text
 
 SUMMARY, LOG = "summary.json", "run.log"
 # keys that only other actions look at
-NOT_OF_A_RUN = ("action", "download", "import_from", "export_to", "run", "runs", "image", "classes",
-                "class_threshold")
+NOT_OF_A_RUN = ("action", "download", "import_from", "export_to", "run", "runs", "image", "classes", "class_threshold", "sweep",
+                "multirun")
 PATIENCE = 10.0   # seconds in which a new file must be seen by all machines
 
 
@@ -65,8 +65,10 @@ class Pipeline:
     """
 
     def __init__(self, config: DictConfig, overrides: tuple[str, ...] = ()):
+        if config.multirun.name:
+            config.name = f"{config.multirun.name}/{configuration.member_name(config.multirun.over, overrides)}"
         self.composed, self.config, self.overrides = config, configuration.typed(config), overrides
-        self.folder = RunFolder(self.config.folder)
+        self.folder = RunFolder(self.config.folder, inside=config.multirun.name is not None)
         self.device = choose_device(self.config.device.value)
         self.console = Console(self.config.log_level.value)
         self.report_path: Path | None = None   # of the report that the last call of `run` left
@@ -275,7 +277,7 @@ class Pipeline:
     @property
     def command(self) -> str:
         """The command line that runs this pipeline."""
-        words = [word for word in self.overrides if word.partition("=")[0] not in NOT_OF_A_RUN and not word.startswith("sweep.")]
+        words = [word for word in self.overrides if word.partition("=")[0].split(".")[0] not in NOT_OF_A_RUN]
         return shlex.join(["python", "run_pipeline.py", *words])
 
     @property
@@ -413,6 +415,7 @@ class Pipeline:
             "settings": settings, "seed": self.config.seed,
             "lists": {purpose: len(ids) for purpose, ids in planned.lists.items()}, "result": result,
             "device": str(self.device), "precision": self.config.precision.value, "threads": torch.get_num_threads(),
+            "processes": self.group.size,
             "started": started, "seconds": round(seconds, 2), "continued": planned.action == CONTINUE,
             "peak_memory_mb": peak_memory(self.device), "versions": versions()}
         facts |= {"images": images, "finished": time.strftime("%Y-%m-%d %H:%M:%S"),

@@ -6,10 +6,10 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from benchmarks.evaluation import official_miou
-from benchmarks.harness import Case, as_json, greatest_difference, measure, run_as_child, table
 
 from benchmarks import affinity_training, cams, harness, kmeans, lpcam, pictures, random_walk, run
+from benchmarks.evaluation import official_miou
+from benchmarks.harness import Case, as_json, greatest_difference, measure, run_as_child, table
 from wsss.affinity import affinity_losses
 from wsss.data.images import read_image
 from wsss.metrics import THRESHOLDS, ThresholdCounts

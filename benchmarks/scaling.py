@@ -1,0 +1,40 @@
+"""What a run of many images needs, from the rates of a run that was made: `python -m benchmarks.scaling RUN --images N ...`.
+
+Seconds an image (of a training: an image and epoch) and bytes an image are those of RUN's manifests, times N. So the images,
+networks and machine of RUN should be like those in question; k-means and the classes' number are not scaled.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+TRAININGS = ("train_cam", "train_irn")
+
+
+def needs(run: Path, images: int) -> list[tuple[str, float, float, int]]:
+    """(step, process hours, GiB, files) of every finished step of `run`, for `images` images in each of its lists."""
+    rows = []
+    for path in sorted(run.glob("*/manifest.json")):
+        manifest = json.loads(path.read_text())
+        made, training = manifest["made"], path.parent.name in TRAININGS
+        units = manifest["lists"].get("ids") or made["total"]
+        if not made["units"] or not units:
+            continue
+        whole = manifest["seconds"] * made["total"] / made["units"] * manifest.get("processes", 1)
+        files = sum(1 for _ in path.parent.rglob("*.npy")) + sum(1 for _ in path.parent.rglob("*.png"))
+        size = manifest["disk_mb"] / 1024 * (1 if training else images / units)
+        rows.append((path.parent.name, whole / units * images / 3600, size, round(files / units) * images))
+    return rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--images", type=int, nargs="+", default=[82_783, 9_000_000, 100_000_000])
+    arguments = parser.parse_args()
+    for images in arguments.images:
+        rows = needs(arguments.run, images)
+        print(f"{images:,} images: {sum(row[1] for row in rows):,.0f} process hours, {sum(row[2] for row in rows):,.1f} GiB, "
+              f"{sum(row[3] for row in rows):,} files")
+        for step, hours, size, files in rows:
+            print(f"  {step:<20} {hours:>12,.1f} h  {size:>10,.1f} GiB  {files:>13,} files")

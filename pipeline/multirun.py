@@ -1,0 +1,125 @@
+"""Sweeps: `-m key=A,B` runs the pipeline for every combination of the swept values, each as a run of its own, NAME/KEY=VALUE.
+
+What no swept value touches is made once, in the run NAME, and taken over by every member by fingerprint. Hydra's launcher
+(basic, submitit_local, submitit_slurm) decides where the members run; this process waits for them and compares the results.
+"""
+
+import csv
+import importlib.util
+import io
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from pipeline.config import _explain
+from pipeline.fingerprint import identities
+from pipeline.lists import derive_lists
+from pipeline.order import BY_NAME
+from pipeline.runfolder import MANIFEST
+from pipeline.runner import SUMMARY, Pipeline
+from steps.artifacts import read_json
+from steps.datasets import open_dataset
+from wsss.errors import ConfigError
+from wsss.files import replacing, write_text
+
+TABLE, PLOT = "sweep.csv", "sweep.png"
+HYDRAS = ("hydra.", "hydra/")
+
+
+class Sweep:
+    """The members of a sweep, from the words of a command line with -m.
+
+    Raises
+    ------
+    ConfigError
+        when no key has several values, or a member is not possible.
+    """
+
+    def __init__(self, words: Sequence[str]):
+        self.hydra = [word for word in words if word.startswith(HYDRAS)]
+        self.words = [word for word in words if not word.startswith(("-", *HYDRAS))]
+        try:
+            overrides = OverridesParser.create().parse_overrides(self.words)
+        except HydraException as error:
+            raise ConfigError(_explain(error)) from error
+        swept = [override for override in overrides if override.is_sweep_override()]
+        if not swept or not all(override.is_discrete_sweep() for override in swept):
+            raise ConfigError("-m sweeps over nothing: give a key several values, as make_sem_seg_labels.beta=4,8,16")
+        self.keys = [override.get_key_element() for override in swept]
+        self.values = list(product(*(list(override.sweep_string_iterator()) for override in swept)))
+        self.fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
+        self.base = Pipeline.compose(*self.first)
+        self.naming = [f"multirun.name='{self.base.config.run_name}'", f"multirun.over=[{','.join(self.keys)}]"]
+        self.members = [Pipeline.compose(*self.fixed, *self._set(values), *self.naming) for values in self.values]
+
+    @property
+    def first(self) -> list[str]:
+        """The command line of the first combination."""
+        return [*self.fixed, *self._set(self.values[0])]
+
+    def _set(self, values: Sequence[str]) -> list[str]:
+        return [f"{key}={value}" for key, value in zip(self.keys, values, strict=True)]
+
+    def shared(self) -> list[str]:
+        """The steps that all members make alike, in order; so are those that they read."""
+        found = []
+        for member in self.members:
+            dataset = open_dataset(member.config.data)
+            found.append(identities(member.config, dataset, derive_lists(member.config, dataset), recorded=None))
+        return [name for name, identity in found[0].items() if all(other.get(name) == identity for other in found)]
+
+    def run(self, call: Callable[[list[str]], None]) -> int:
+        """Make the shared steps, then all members, each by `call` with the words for Hydra. Returns the exit code: 1 where a
+        member has no scores in the end."""
+        console, shared, take = self.base.console, self.shared(), []
+        hydra = ["-m", *self.hydra, f"hydra.sweep.dir='{self.base.folder.path.parent.resolve()}/.sweep'"]
+        if shared:
+            console.info(f"once for all {len(self.members)} members, in {self.base.folder.path}: {', '.join(shared)}")
+            call([*hydra, *self.first, *(f"{BY_NAME[name].flag}=true" for name in shared)])
+            if lacking := [name for name in shared if not (self.base.folder.result(name) / MANIFEST).exists()]:
+                console.warning(f"{', '.join(lacking)} could not be made once for all members: each makes it by itself")
+            if any(self.base.folder.path.glob(f"*/{MANIFEST}")):
+                take = [f"reuse_from=['{self.base.folder.path.resolve()}']"]
+        call([*hydra, *self.words, *self.naming, *take])
+        return self.compare()
+
+    def compare(self) -> int:
+        """Print the scores of all members, and write them as a table and a plot into the folder of the sweep."""
+        heads, rows = [*self.keys, "CAM", "LPCAM-F", "LPCAM", "pseudo masks"], []
+        for values, member in zip(self.values, self.members, strict=True):
+            path = member.folder.path / SUMMARY
+            summary = read_json(path) if path.exists() else {}
+            cams = summary.get("eval_cam") or {}
+            scores = [cams.get(kind) for kind in ("cam", "lpcam_fg", "lpcam")] + [summary.get("eval_sem_seg")]
+            rows.append([*values, *(f"{100 * score['miou']:.1f}" if score else "" for score in scores)])
+        widths = [max(len(str(row[i])) for row in [heads, *rows]) for i in range(len(heads))]
+        for row in [heads, *rows]:
+            self.base.console.result("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip())
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([heads, *rows])
+        write_text(self.base.folder.path / TABLE, text.getvalue())
+        written = [TABLE]
+        if importlib.util.find_spec("matplotlib"):
+            plot(self.base.folder.path / PLOT, heads, rows, len(self.keys))
+            written.append(PLOT)
+        self.base.console.result(f"mIoU in percent; also in {self.base.folder.path}/: {', '.join(written)}")
+        return 0 if all(any(row[len(self.keys):]) for row in rows) else 1
+
+
+def plot(path: Path, heads: list[str], rows: list[list[str]], n_keys: int) -> None:
+    """A line for each score over the members, as PNG."""
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    members = [", ".join(row[:n_keys]) for row in rows]
+    for column in range(n_keys, len(heads)):
+        known = [(member, float(row[column])) for member, row in zip(members, rows) if row[column]]
+        if known:
+            axes.plot(*zip(*known), marker="o", label=heads[column])
+    axes.set(xlabel=", ".join(heads[:n_keys]), ylabel="mIoU [%]")
+    axes.legend()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
