@@ -49,8 +49,7 @@ from wsss.files import file_sizes, user_path, write_text
 
 SUMMARY, LOG = "summary.json", "run.log"
 # keys that only other actions look at
-NOT_OF_A_RUN = ("action", "download", "import_from", "export_to", "run", "runs", "image", "classes", "class_threshold", "sweep",
-                "multirun")
+NOT_OF_A_RUN = ("action", "download", "import_from", "export_to", "run", "runs", "image", "classes", "class_threshold", "sweep")
 PATIENCE = 10.0   # seconds in which a new file must be seen by all machines
 
 
