@@ -30,9 +30,11 @@ def lists(pipeline):
 
 
 def test_the_settings_are_the_official_ones(root):
-    config = Pipeline.compose("data=voc12", f"data.root={root}").config
-    assert config.model.pretrained and config.train_cam.crop_size == config.train_irn.crop_size == 512
-    assert config.run_name == "voc12-clean" and config.data.max_side is None
+    for recipe in ("official", "paper", "irn"):
+        config = Pipeline.compose("data=voc12", f"data.root={root}", f"recipe={recipe}").config
+        assert config.model.pretrained and config.train_cam.crop_size == config.train_irn.crop_size == 512
+        assert config.run_name == f"voc12-{recipe}" and config.data.max_side is None
+    assert not Pipeline.compose("data=voc12", f"data.root={root}").config.model.pretrained   # clean assumes no weights
 
 
 @pytest.mark.parametrize("chosen", ["recipe=official", "experiment=lpcam_voc12"])
