@@ -35,7 +35,7 @@ def test_the_default_is_the_clean_recipe_on_the_embedded_data_without_pretrained
     (["train_cam.epochs=many"], "train_cam.epochs: .*'many'.*Integer"),
     (["precision=float16"], r"precision=float16: there is no such choice; did you mean 'float32'\? \(allowed: float32, bf16\)"),
     (["model.backbone=resnet19"], "model.backbone=resnet19: there is no such choice; did you mean 'resnet18'"),
-    (["action=pla"], r"action=pla: there is no such choice; did you mean 'plan'\? \(allowed: run, plan, status, verify, prepare\)"),
+    (["action=pla"], r"action=pla: there is no such choice; did you mean 'plan'\? \(allowed: run, plan, status, verify, submit, prepare\)"),
     (["recipe=clena"], "recipe=clena: there is no such option; did you mean 'clean'"),
     (["data=shape"], r"data=shape: there is no such option; did you mean 'shapes'\? \(allowed: .*folder, shapes"),
     (["experiment=smok"], "experiment=smok: there is no such option; did you mean 'smoke'"),
