@@ -1,0 +1,176 @@
+"""How steps are worked on: by this process alone, or by a group of processes of which the first one leads."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.config import settings_of
+from pipeline.console import Console
+from pipeline.lists import derive_lists
+from pipeline.machine import peak_memory, pin_threads, reset_peak_memory, versions
+from pipeline.order import BY_NAME
+from pipeline.plan import CONTINUE, REUSE, PlannedStep, work_folder
+from pipeline.reuse import take_over
+from pipeline.runfolder import RUN, RunFolder
+from pipeline.tracking import tracked
+from steps.artifacts import set_aside
+from steps.context import Group, StepContext
+from steps.datasets import open_dataset
+from steps.journal import join_divisions, merge_journals, unfinished
+from wsss.data.dataset import Dataset
+from wsss.errors import ConfigError, StorageError, WsssError, prefixed
+from wsss.files import file_sizes
+
+PATIENCE = 10.0   # seconds in which a new file must be seen by all machines
+
+
+class Work:
+    """The part of a pipeline that does its steps."""
+
+    config: Any
+    folder: RunFolder
+    dataset: Dataset
+    device: torch.device
+    console: Console
+    group: Group
+
+    def _assemble(self) -> None:
+        """Make sure that all processes see the run folder, and give each its device and threads.
+
+        Raises
+        ------
+        ConfigError
+            in every process, when one of them does not see the folder.
+        """
+        mark = Path(self.group.first(lambda: str((self.folder.path / RUN).resolve())))
+        end = time.monotonic() + PATIENCE
+        while not (seen := mark.exists()) and time.monotonic() < end:   # a network file system may lag behind
+            time.sleep(0.1)
+        if blind := [rank for rank, sees in enumerate(self.group.gather(seen)) if not sees]:
+            raise ConfigError(f"{', '.join(map(self.group.name, blind))} does not see {mark}: the run folder must lie on a file "
+                              "system that all machines share. Choose such a place with outputs=DIR")
+        self.device = self.group.choose_device(self.device)
+        pin_threads(self.config.threads, self.device, self.group.here)
+
+    def _follow(self) -> dict[str, Any]:
+        """What a process beside the first does: its part of every step that the first one begins."""
+        with self._signals():
+            self._assemble()
+            self.dataset = open_dataset(self.config.data, check=False)
+            lists = derive_lists(self.config, self.dataset)
+            while order := self.group.first(dict):
+                name = order["step"]
+                self._do(PlannedStep(BY_NAME[name], lists[name], {}, tuple(order["reads"]), ""), Path(order["folder"]))
+        return {}
+
+    def _work(self, planned: PlannedStep) -> None:
+        """Do one step and make its result final."""
+        folder, step = work_folder(self.folder, planned), planned.step
+        if self.config.part:   # others work there too: clear nothing away
+            self.folder.share(planned.name, folder, planned.identity)
+        else:
+            self.folder.begin(planned.name, folder, planned.identity, planned.damaged)
+        start, started = time.perf_counter(), time.strftime("%Y-%m-%d %H:%M:%S")
+        reset_peak_memory(self.device)
+        self.console.start(planned.name)
+        taken = self._take(planned, folder) if planned.action == REUSE else None
+        if taken is None:
+            if step.kind == "images" and self.config.shard is None:
+                join_divisions(folder, planned.lists["ids"], self.group.size)
+            self.group.first(lambda: {"step": planned.name, "folder": str(folder), "reads": planned.reads})
+            result = self._do(planned, folder)
+            if self.config.shard is not None:
+                self.console.finish(f"{planned.name}, shard={self.config.shard}", time.perf_counter() - start)
+                return
+        images = merge_journals(folder, planned.lists["ids"]) if step.kind == "images" else None
+        seconds = time.perf_counter() - start
+        settings = {} if planned.provided else settings_of(getattr(self.config, planned.name))
+        facts = taken or {
+            "step": planned.name, "fingerprint": planned.fingerprint, "identity": planned.identity,
+            "settings": settings, "seed": self.config.seed,
+            "lists": {purpose: len(ids) for purpose, ids in planned.lists.items()}, "result": result,
+            "device": str(self.device), "precision": self.config.precision.value, "threads": torch.get_num_threads(),
+            "processes": self.group.size,
+            "started": started, "seconds": round(seconds, 2), "continued": planned.action == CONTINUE,
+            "peak_memory_mb": peak_memory(self.device), "versions": versions()}
+        facts |= {"images": images, "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+                  "made": {"units": planned.to_do, "seconds": round(seconds, 2), "total": planned.total},
+                  "disk_mb": round(sum(file_sizes(folder).values()) / 2**20, 2)}
+        self.folder.finish(planned.name, folder, facts)
+        self.console.finish(planned.name, seconds)
+
+    def _do(self, planned: PlannedStep, folder: Path) -> dict[str, Any]:
+        """This process's part of a step; when it returns, all processes have done theirs."""
+        module = planned.step.module
+        work = module.run if self.config.shard != "prepare" else getattr(module, "prepare", lambda context: None)
+        try:
+            with self._watched(planned, self._context(planned, folder)) as context:
+                result = work(context)
+        except WsssError as error:
+            raise put_away(error, planned.name) from error
+        self.group.gather(None)
+        return result
+
+    @contextmanager
+    def _watched(self, planned: PlannedStep, context: StepContext) -> Iterator[StepContext]:
+        """The context of a step; of a training with the logger that is wanted, which the first process feeds."""
+        if planned.step.kind != "training" or not self.group.leads:
+            yield context
+            return
+        settings = settings_of(context.settings)
+        with tracked(context, self.config, self.folder.path, planned.name, planned.fingerprint, settings) as watched:
+            yield replace(context, **watched)
+
+    def _take(self, planned: PlannedStep, folder: Path) -> dict | None:
+        """Take the result over from another run; return its manifest, or None when images are still to be made."""
+        donor, ids = planned.donor.folder, planned.lists.get("ids", ())
+        with ExitStack() as held:
+            with suppress(StorageError):   # somebody else's run, which only can be read
+                with donor.claims.planning(self.console.warning):
+                    held.enter_context(donor.claims.hold([], [planned.name]))
+            manifest = take_over(donor, planned.name, folder, ids, self.dataset)
+        if planned.step.kind == "images" and unfinished(folder, ids, self.dataset):
+            return None
+        return {**manifest, "taken_from": str(donor.path)}
+
+    def _context(self, planned: PlannedStep, folder: Path) -> StepContext:
+        config = self.config
+        return StepContext(
+            settings=getattr(config, planned.name), dataset=self.dataset, lists=planned.lists, folder=folder,
+            inputs={source: self.folder.result(source) for source in planned.reads}, model=config.model,
+            seed_maps=config.seed_maps.value, seed=config.seed, device=self.device, precision=config.precision.value,
+            workers=config.workers, shard=config.part or (0, 1), prepared=config.part is not None, group=self.group,
+            stop=lambda: self.group.asked is not None,
+            progress=lambda done, total, note: self.console.progress(planned.name, done, total, note),
+            warn=lambda message: self.console.warning(f"{planned.name}: {message}"))
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and SIGUSR1 ask the step to save and stop; a second SIGINT or SIGTERM ends the process."""
+        self.group.asked = None
+
+        def ask(number: int, frame: Any) -> None:
+            self.group.asked = number
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGUSR1 else signal.SIG_DFL)   # Slurm's may come twice
+            self.console.warning(f"{signal.Signals(number).name}: saving, then stopping")
+        try:
+            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        except ValueError:   # not the main thread: signals stay as they are
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def put_away(error: WsssError, step: str) -> WsssError:
+    """The error with the step it happened in; the damaged artifact that it names is put away."""
+    path = set_aside(error)
+    return prefixed(error, step + (f" (put away as {path.name}: the same command makes it again)" if path else ""))
