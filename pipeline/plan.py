@@ -131,7 +131,7 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
 
 def check_share(config: Any, planned: PlannedStep, processes: int) -> None:
     """Refuse more processes than a batch of a training has images. Raises ConfigError."""
-    if planned.step.kind != "training":
+    if planned.step.kind != "training" or planned.provided:
         return
     key, ids = f"{planned.name}.batch_size", len(planned.lists["ids"])
     batch = min(getattr(config, planned.name).batch_size, ids)

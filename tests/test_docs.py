@@ -24,7 +24,7 @@ def blocks(page: Path) -> list[re.Match]:
 
 def commands(text: str) -> list[list[str]]:
     """The words after `python run_pipeline.py` of every such command in a block, without comments and what follows in the shell."""
-    lines = [line.strip().removeprefix("$ ") for line in text.splitlines()]
+    lines = [line.strip().removeprefix("$ ") for line in text.replace("\\\n", " ").splitlines()]
     return [shlex.split(line.split(PIPELINE, 1)[1].split("&&")[0], comments=True) for line in lines
             if line.startswith((PIPELINE, "pip install")) and PIPELINE in line]
 

@@ -197,7 +197,7 @@ def test_an_interrupted_import_continues(exported, other, monkeypatch):
     def stop_after_three(path, *arguments):
         read.append(path)
         if len(read) == 3:
-            pipeline.stop_signal = signal.SIGTERM
+            pipeline.group.asked = signal.SIGTERM
         return read_maps(path, *arguments)
     monkeypatch.setattr("steps.imported.read_maps", stop_after_three)
     with pytest.raises(Stopped):
