@@ -199,3 +199,25 @@ def test_whoever_does_not_come_is_named(outputs):
     first[2].kill()
     code, _, errors = ends(first)[0]
     assert code == 1 and "of 3 processes 2 came within distributed.start=3 seconds; missing: 2" in errors
+
+
+@pytest.mark.slow
+def test_a_run_folder_that_one_machine_does_not_see(outputs):
+    """The second process finds another disk at the path of the run folder."""
+    before = remove(outputs, "make_cam")
+    code = """
+import os, sys
+from pathlib import Path
+import pipeline.work
+pipeline.work.PATIENCE = 1.0
+if os.environ["RANK"] == "1":
+    exists = Path.exists
+    Path.exists = lambda self, **words: self.name != pipeline.work.RUN and exists(self, **words)
+sys.argv[0] = "run_pipeline.py"
+import run_pipeline
+run_pipeline.main()
+"""
+    results = ends(start(outputs, "to_step=make_cam", code=code))
+    assert [result[0] for result in results] == [1, 1], results
+    assert "process 1 of 2" in results[0][2] and "the run folder must lie on a file system that all machines share" in results[0][2]
+    assert not list(outputs.glob("smoke/make_cam*")) and before      # before any work
