@@ -112,6 +112,19 @@ def test_two_processes_make_what_one_makes(outputs):
 
 
 @pytest.mark.slow
+def test_two_processes_leave_the_bits_of_one_that_cuts_its_batches_as_they_do(outputs, tmp_path):
+    """All eight steps, the trainings too."""
+    parts = ("train_cam.accumulate=2", "train_irn.accumulate=2", "threads=1", "train_cam.epochs=8")
+    for name in ("one", "two"):
+        shutil.copytree(outputs / ".data", tmp_path / name / ".data")
+    one = subprocess.run([sys.executable, *CALL, f"outputs={tmp_path / 'one'}", *parts], cwd=ROOT, env=ENVIRONMENT)
+    two = torchrun(tmp_path / "two", *parts)
+    assert one.returncode == two.returncode == 0, two.stderr
+    for step in ("train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels", "eval_sem_seg"):
+        assert contents(tmp_path / "one/smoke" / step) == contents(tmp_path / "two/smoke" / step), step
+
+
+@pytest.mark.slow
 def test_the_classifier_of_two_processes_and_its_interruption(outputs, tmp_path):
     call = ("to_step=train_cam", "train_cam.epochs=3")
     for name in ("whole", "stopped"):
