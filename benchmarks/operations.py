@@ -53,7 +53,7 @@ def main() -> None:
     together = sum(found.values())
     print(f"{'together':20} {together:8,.0f} GFLOP an image")
     for images in options.images if options.tflops else ():
-        print(f"{images:,} images: {together * images / options.tflops / 1e3 / 3600:,.1f} GPU hours at {options.tflops:g} TFLOP/s")
+        print(f"{images:,} images: {together * images / options.tflops / 3.6e6:,.1f} GPU hours at {options.tflops:g} TFLOP/s")
 
 
 if __name__ == "__main__":
