@@ -10,7 +10,8 @@ from typing import Any
 from pipeline.fingerprint import differences, fingerprint
 from pipeline.order import BY_NAME
 from pipeline.runfolder import MANIFEST, RunFolder
-from steps.journal import INDEX, Journal, journal_lines, unfinished
+from steps.journal import INDEX, Journal, join_divisions, journal_lines, unfinished
+from steps.packs import free_name, kept_names
 from steps.training import STATE
 from wsss.data.dataset import Dataset, did_you_mean
 from wsss.errors import ConfigError
@@ -94,13 +95,26 @@ def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dat
         for name in names:
             _link(source / name, into / name)
         if BY_NAME[step].kind == "images":
+            join_divisions(into, ids, 1)
             lacking, there = set(unfinished(into, ids, dataset)), unfinished(source, ids, dataset)
+            used, packs = {line["pack"] for line in journal_lines(into) if "pack" in line}, {}
             journal = Journal(into)
             for line in journal_lines(source):
-                if line["id"] in lacking and line["id"] not in there:
+                if line["id"] not in lacking or line["id"] in there:
+                    continue
+                if pack := line.get("pack"):
+                    if pack not in packs:
+                        packs[pack] = free_name(pack, used)
+                        used.add(packs[pack])
+                        _link(source / pack, into / packs[pack])
+                    line["pack"] = packs[pack]
+                else:
                     for name in line["files"]:
                         _link(source / name, into / name)
-                    journal.append(line)
+                for name in line["files"]:
+                    for path in kept_names(into, name):
+                        path.unlink(missing_ok=True)
+                journal.append(line)
             journal.close()
     return manifest
 
