@@ -91,8 +91,8 @@ def timed(pipeline: Pipeline, act: Callable[[], Any]) -> tuple[Any, dict[str, fl
 def measure(n: int, layout: str = "files") -> dict:
     """What `status` says of `n` ids, files and bytes of the step's folder, and seconds and memory of status, plan and run."""
     with tempfile.TemporaryDirectory() as outputs:
-        pipeline = Pipeline.compose(f"outputs={outputs}", "name=many", "steps=[train_cam,make_cam]", "device=cpu", "log_level=error",
-                                    "report.write=false", f"artifacts.layout={layout}")
+        pipeline = Pipeline.compose(f"outputs={outputs}", "name=many", "steps=[train_cam,make_cam]", "device=cpu",
+                                    "log_level=error", "report.write=false", f"artifacts.layout={layout}")
         dataset = make_dataset(n)
         runner.open_dataset = lambda *args, **options: dataset
         make_cam.run = make_again
