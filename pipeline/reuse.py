@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.fingerprint import differences, fingerprint
 from pipeline.order import BY_NAME
 from pipeline.runfolder import MANIFEST, RunFolder
-from steps.journal import INDEX, Journal, join_divisions, journal_lines, unfinished
+from steps.journal import INDEX, TAKEN, Journal, journal_files, journal_lines, merge_journals, pack_names, unfinished
 from steps.packs import free_name, kept_names
 from steps.training import STATE
 from wsss.data.dataset import Dataset, did_you_mean
@@ -95,10 +95,10 @@ def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dat
         for name in names:
             _link(source / name, into / name)
         if BY_NAME[step].kind == "images":
-            join_divisions(into, ids, 1)
+            merge_journals(into, ids)
             lacking, there = set(unfinished(into, ids, dataset)), unfinished(source, ids, dataset)
-            used, packs = {line["pack"] for line in journal_lines(into) if "pack" in line}, {}
-            journal = Journal(into)
+            used, packs = pack_names(journal_files(into)), {}
+            journal = Journal(into, name=TAKEN)
             for line in journal_lines(source):
                 if line["id"] not in lacking or line["id"] in there:
                     continue

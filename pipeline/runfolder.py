@@ -14,7 +14,7 @@ from pipeline.claims import LOCKS, Claims, Owner
 from pipeline.order import BY_NAME
 from steps.artifacts import read_json, write_json
 from steps.inference import FAILED
-from steps.journal import INDEX, JOURNALS, file_sum, journal_lines
+from steps.journal import INDEX, JOURNALS, file_sum, kept_in
 from steps.packs import DAMAGED
 from steps.training import STATE
 from wsss.errors import ArtifactError, ConfigError
@@ -191,6 +191,5 @@ class RunFolder:
 def _other_files(folder: Path) -> dict[str, list[int]]:
     """[size, checksum] of every file that no journal line stands for, packs neither, by name."""
     names = set(file_sizes(folder)) - {MANIFEST, STATE}
-    for line in journal_lines(folder):
-        names -= {line["pack"]} if "pack" in line else line["files"].keys()
+    names.difference_update(kept_in(folder))
     return {name: file_sum(folder / name) for name in sorted(names)}

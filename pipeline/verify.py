@@ -10,7 +10,7 @@ from pipeline.runfolder import RunFolder
 from steps.artifacts import File, set_aside
 from steps.imported import Import
 from steps.journal import file_sum, journal_lines
-from steps.packs import OpenPacks
+from steps.packs import OpenFiles
 from steps.training import STATE
 from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError, WsssError
@@ -54,9 +54,9 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
             _check(result, place / file, recorded)
         if "provided" in manifest["identity"] and lines:
             module = Import(name, place)
-        read, packs = _reader(result, module, place, len(dataset.classes)), OpenPacks(place)
+        read, packs = _reader(result, module, place, len(dataset.classes)), OpenFiles(place)
         for number, line in enumerate(lines, start=1):
-            sound = [_check(result, packs.file(line, file), recorded) for file, recorded in line["files"].items()]
+            sound = [_check(result, packs.of(line, file), recorded) for file, recorded in line["files"].items()]
             if read and all(sound):
                 _try(result, place, lambda image_id=line["id"]: read(image_id))
             tick(number, len(lines))

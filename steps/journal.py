@@ -8,28 +8,31 @@ and an undisturbed run leave identical bytes. A line has [size, CRC-32] of each 
 
 import json
 import os
+import re
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from steps.packs import PACKS, Sizes, close_pack, pack_end
+from steps.packs import PACKS, OpenFiles, Sizes, close_pack, pack_end
 from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError
 from wsss.files import replacing, storage
 
 INDEX, JOURNALS = "index.jsonl", "journals"
-_TAIL = 2**16   # bytes
+TAKEN = "taken"   # the journal of what is taken from another run
+_TAIL = 2**16     # bytes
+_SECONDS, _PACK = re.compile(r', "seconds": [^,}]*'), re.compile(rb'"pack": "([^"]*)"')
 WHOLE, MISSING, BROKEN, CHANGED = "whole", "missing", "broken", "changed"
 
 
 class Journal:
-    """The journal of one shard in a step's folder: `journals/I-of-N.jsonl`."""
+    """The journal of one shard in a step's folder: `journals/I-of-N.jsonl`, or one with a name of its own."""
 
-    def __init__(self, folder: Path, shard: tuple[int, int] = (0, 1)):
-        self.folder = folder
-        self.path = folder / JOURNALS / f"{shard[0]}-of-{shard[1]}.jsonl"
+    def __init__(self, folder: Path, shard: tuple[int, int] = (0, 1), name: str = ""):
+        self.path = folder / JOURNALS / f"{name or f'{shard[0]}-of-{shard[1]}'}.jsonl"
         with storage(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _drop_torn_line(self.path)
@@ -54,11 +57,11 @@ class Journal:
 
 def file_sum(path: Path) -> list[int]:
     """[size in bytes, CRC-32] of a file."""
-    return content_sum(path.read_bytes())
-
-
-def content_sum(content: bytes) -> list[int]:
-    return [len(content), zlib.crc32(content)]
+    size = checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            size, checksum = size + len(part), zlib.crc32(part, checksum)
+    return [size, checksum]
 
 
 def unfinished(folder: Path, ids: Sequence[str], dataset: Dataset, photographs: bool = True) -> dict[str, str]:
@@ -105,13 +108,41 @@ def journal_lines(folder: Path) -> Iterator[dict]:
 
 
 def journal_files(folder: Path) -> list[Path]:
-    """The index and the journals of a folder, in the order in which they count."""
-    return [path for path in (folder / INDEX, *sorted(folder.glob(f"{JOURNALS}/*.jsonl"))) if path.exists()]
+    """The index and the journals of a folder, in the order in which they count: what was taken from other runs comes first."""
+    journals = sorted(folder.glob(f"{JOURNALS}/*.jsonl"), key=lambda path: (path.stem != TAKEN, path.name))
+    return [path for path in (folder / INDEX, *journals) if path.exists()]
 
 
-def read_journals(folder: Path) -> dict[str, dict]:
-    """All finished images of a step's folder: id -> line."""
-    return {line["id"]: line for line in journal_lines(folder)}
+class Lines(Mapping[str, dict]):
+    """The line of each image of a step's folder, by id. In memory is only where each lies, about 0.2 kB an id."""
+
+    def __init__(self, folder: Path):
+        self._files, self._names, self._places = OpenFiles(folder), [], {}   # a place: file, offset and length in one number
+        for index, path in enumerate(journal_files(folder)):
+            self._names.append(str(path.relative_to(folder)))
+            self._files.read(self._names[-1], 0, 0)   # opened now, so that it stays this one
+            for line, offset, length in _placed_lines(path):
+                self._places[line["id"]] = (index << 48 | offset) << 32 | length
+
+    def __getitem__(self, image_id: str) -> dict:
+        return json.loads(self._text(self._places[image_id]))
+
+    def take(self, image_id: str) -> str:
+        """The line of an image as it stands in the file; it is here no more."""
+        return self._text(self._places.pop(image_id))
+
+    def _text(self, place: int) -> str:
+        place, length = place >> 32, place & 0xFFFFFFFF
+        return self._files.read(self._names[place >> 48], place & (1 << 48) - 1, length).decode("utf-8", "replace")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._places
 
 
 def merge_journals(folder: Path, ids: Iterable[str]) -> int:
@@ -119,28 +150,30 @@ def merge_journals(folder: Path, ids: Iterable[str]) -> int:
 
     Packs that the journals name are ended; those that no line names are removed.
     """
-    lines: dict[str, str] = {}
-    ends: dict[str, int] = {}   # of every pack
-    grown: set[str] = set()     # packs that the journals name
-    for path in journal_files(folder):
-        for line in complete_lines(path):
-            if "pack" in line:
-                ends[line["pack"]] = max(pack_end(line), ends.get(line["pack"], 0))
-                if path.name != INDEX:
-                    grown.add(line["pack"])
-            line.pop("seconds", None)
-            lines[line["id"]] = json.dumps(line, ensure_ascii=False) + "\n"
-    for pack in grown:
-        close_pack(folder / pack, ends[pack])
+    lines, packs = Lines(folder), pack_names(journal_files(folder))
     number = len(lines)
+    for path in folder.glob(f"{JOURNALS}/*-of-*.jsonl"):
+        if last := last_packed(path):
+            close_pack(folder / last["pack"], pack_end(last))
     with replacing(folder / INDEX) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(lines.pop(image_id) for image_id in ids if image_id in lines)
-        file.writelines(lines.values())
+        for image_id in chain(ids, [*lines]):
+            if image_id in lines:
+                file.write(_SECONDS.sub("", lines.take(image_id), count=1))
     shutil.rmtree(folder / JOURNALS, ignore_errors=True)
     for path in folder.glob(f"{PACKS}/*.tar"):
-        if f"{PACKS}/{path.name}" not in ends:
+        if f"{PACKS}/{path.name}" not in packs:
             path.unlink()
     return number
+
+
+def pack_names(paths: Iterable[Path]) -> set[str]:
+    """The packs that journals name, without understanding more of the lines."""
+    found: set[bytes] = set()
+    for path in paths:
+        if path.exists():
+            with open(path, "rb") as file:
+                found.update(match[1] for text in file if (match := _PACK.search(text)))
+    return {json.loads(b'"' + name + b'"') for name in found}
 
 
 def join_divisions(folder: Path, ids: Iterable[str], workers: int) -> None:
@@ -154,19 +187,50 @@ def join_divisions(folder: Path, ids: Iterable[str], workers: int) -> None:
 
 def complete_lines(path: Path) -> Iterator[dict]:
     """The lines of a journal; a torn last line (the process was killed while writing it) does not count."""
-    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
-        for number, text in enumerate(file, start=1):
-            if not text.endswith("\n"):
+    return (line for line, _, _ in _placed_lines(path))
+
+
+def _placed_lines(path: Path) -> Iterator[tuple[dict, int, int]]:
+    """The lines of a journal with their offsets and lengths in bytes."""
+    offset, decode = 0, json.JSONDecoder().raw_decode
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.endswith(b"\n"):
                 return
             try:
-                line = json.loads(text)
+                line, _ = decode(raw.decode("utf-8", "replace"))
                 line["id"], line["source"], line["classes"], line["files"].items()   # noqa: B018
                 if "pack" in line:
-                    pack_end(line)
+                    for _size, _checksum, _begin in line["files"].values():
+                        pass
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ArtifactError(f"{path}, line {number}, is no journal line ({error!r}). The artifacts beside it are "
                                     "untouched. Move the file away; the same command makes them anew", damaged=path) from error
-            yield line
+            yield line, offset, len(raw)
+            offset += len(raw)
+
+
+def kept_in(folder: Path) -> Iterator[str]:
+    """Every file that the lines of a folder stand for: packs, and files of images that lie by themselves."""
+    for path in journal_files(folder):
+        yield from pack_names([path])
+        with open(path, "rb") as file:
+            for text in file:
+                if not _PACK.search(text):
+                    yield from json.loads(text)["files"]
+
+
+def last_packed(path: Path) -> dict | None:
+    """The last line of a journal that names a pack."""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+        tail = [text for text in file.read().split(b"\n")[1:-1] if _PACK.search(text)]
+    if tail:
+        return json.loads(tail[-1])
+    last = None
+    for line in complete_lines(path):
+        last = line if "pack" in line else last
+    return last
 
 
 def _drop_torn_line(path: Path) -> None:

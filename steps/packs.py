@@ -22,7 +22,7 @@ from wsss.files import file_sizes, storage
 PACKS = "packs"
 DAMAGED = ".damaged"   # ends the name of a file that was put away
 SYNC_EVERY = 1.0       # seconds between two flushes of a pack to the disk
-MOST_OPEN = 256        # packs that a reader keeps open
+MOST_OPEN = 256        # files that a reader keeps open
 _BLOCK, _END = tarfile.BLOCKSIZE, bytes(2 * tarfile.BLOCKSIZE)
 
 
@@ -92,7 +92,7 @@ def free_name(name: str, used: Collection[str]) -> str:
 
 def pack_end(line: dict) -> int:
     """Where the next file may begin in the pack that a journal line names."""
-    return _padded(max(begin + size for size, _, begin in line["files"].values()))
+    return _padded(max((begin + size for size, _, begin in line["files"].values()), default=0))
 
 
 def _padded(position: int) -> int:
@@ -121,10 +121,13 @@ class Sizes:
 
     def hold(self, line: dict) -> bool:
         """Whether the pack of a journal line is long enough for its files, and none of them was put away as damaged."""
-        pack, end = line["pack"], max(begin + size for size, _, begin in line["files"].values())
-        if self._ends.get(pack, -1) < end:   # not seen yet, or grown since
-            self._ends[pack] = os.stat(f"{self.folder}/{pack}").st_size
-        return self._ends[pack] >= end and self._damaged.isdisjoint(line["files"])
+        pack, files = line["pack"], line["files"]
+        for size, _, begin in files.values():
+            if begin + size > self._ends.get(pack, -1):   # not seen yet, or grown since
+                self._ends[pack] = os.stat(f"{self.folder}/{pack}").st_size
+                if begin + size > self._ends[pack]:
+                    return False
+        return not self._damaged or self._damaged.isdisjoint(files)
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Member:
     name: str          # as the file would be called by itself
     pack: str
     recorded: tuple[int, int, int]   # size, CRC-32, where it begins
-    packs: "OpenPacks"
+    packs: "OpenFiles"
 
     def __str__(self) -> str:
         return f"{self.folder / self.name} (in {self.pack})"
@@ -167,27 +170,28 @@ class Member:
         return kept_names(self.folder, self.name)[1]
 
 
-class OpenPacks:
-    """The packs of a step's folder, for reading, from several threads too; each is opened once."""
+class OpenFiles:
+    """Packs and journals of a step's folder, for reading, from several threads too; each is opened once."""
 
     def __init__(self, folder: Path):
         self.folder, self._open = folder, {}
 
-    def file(self, line: dict, name: str) -> Path | Member:
+    def of(self, line: dict, name: str) -> Path | Member:
         """Where the file `name` of an image lies, by its journal line: by itself, or in a pack."""
         if "pack" in line and name in line["files"]:
             return Member(self.folder, name, line["pack"], tuple(line["files"][name]), self)
         return self.folder / name
 
-    def read(self, pack: str, begin: int, size: int) -> bytes:
-        number = self._open.get(pack)
+    def read(self, name: str, begin: int, size: int) -> bytes:
+        """Bytes of the file `name`, fewer at its end. Raises OSError."""
+        number = self._open.get(name)
         if number is None:
-            number = os.open(self.folder / pack, os.O_RDONLY)
+            number = os.open(self.folder / name, os.O_RDONLY)
             if len(self._open) >= MOST_OPEN:
                 try:
                     return os.pread(number, size, begin)
                 finally:
                     os.close(number)
-            self._open[pack] = number
+            self._open[name] = number
             weakref.finalize(self, os.close, number)
         return os.pread(number, size, begin)

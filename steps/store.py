@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
+from zlib import crc32
 
-from steps.journal import complete_lines, content_sum, journal_files, read_journals
-from steps.packs import Member, OpenPacks, Pack, free_name, is_own, pack_end
+from steps.journal import Lines, journal_files, last_packed, pack_names
+from steps.packs import PACKS, Member, OpenFiles, Pack, free_name, is_own, pack_end
 from wsss.files import write_bytes
 
 
@@ -45,7 +46,7 @@ class FileWriter:
     def write(self, contents: Mapping[str, bytes]) -> dict[str, Any]:
         for name, content in contents.items():
             write_bytes(self.folder / name, content)
-        return {"files": {name: content_sum(content) for name, content in contents.items()}}
+        return {"files": {name: [len(content), crc32(content)] for name, content in contents.items()}}
 
     def close(self) -> None:
         pass
@@ -59,7 +60,7 @@ class PackWriter:
 
     def write(self, contents: Mapping[str, bytes]) -> dict[str, Any]:
         self._pack = self._pack or self._begin()
-        return {"files": {name: [*content_sum(content), self._pack.add(name, content)] for name, content in contents.items()},
+        return {"files": {name: [len(content), crc32(content), self._pack.add(name, content)] for name, content in contents.items()},
                 "pack": self._pack.name}
 
     def close(self) -> None:
@@ -67,14 +68,10 @@ class PackWriter:
             self._pack.close()
 
     def _begin(self) -> Pack:
-        name, end = None, 0
-        for line in complete_lines(self.journal):
-            if "pack" in line:
-                name, end = line["pack"], pack_end(line) if line["pack"] != name else max(end, pack_end(line))
-        if name and is_own(self.folder / name, end):
-            return Pack(self.folder, name, end)
-        used = {line["pack"] for path in journal_files(self.folder) for line in complete_lines(path) if "pack" in line}
-        return Pack(self.folder, free_name(f"packs/{self.journal.stem}.tar", used))
+        last = last_packed(self.journal)
+        if last and is_own(self.folder / last["pack"], pack_end(last)):
+            return Pack(self.folder, last["pack"], pack_end(last))
+        return Pack(self.folder, free_name(f"{PACKS}/{self.journal.stem}.tar", pack_names(journal_files(self.folder))))
 
 
 def writer(layout: Layout, folder: Path, journal: Path) -> Writer:
@@ -85,8 +82,8 @@ class Store:
     """What a step has made image by image, in either layout; `index`: the journal line of each image."""
 
     def __init__(self, folder: Path):
-        self.folder, self.index, self._packs = folder, read_journals(folder), OpenPacks(folder)
+        self.folder, self.index, self._packs = folder, Lines(folder), OpenFiles(folder)
 
     def file(self, image_id: str, name: str) -> Path | Member:
         """Where a file of an image lies; to be read by `read_bytes` and by the readers of `steps.artifacts`."""
-        return self._packs.file(self.index.get(image_id, {}), name)
+        return self._packs.of(self.index.get(image_id, {}), name)

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.recorded import RecordedRun
 from pipeline.report import pictures
 from steps.artifacts import FG_ONLY, Maps, label_reader, read_array
-from steps.journal import read_journals
+from steps.journal import Lines
 from steps.make_sem_seg_labels import Walk
 from steps.networks import WEIGHTS
 from steps.store import Store
@@ -44,7 +44,7 @@ class StripMaker:
         self.run, n_classes = run, len(run.dataset.classes)
         self.maps = {title: store for title, step, kind in (("CAM", "make_cam", ""), ("LPCAM-F", "make_lpcam", FG_ONLY),
                                                             ("LPCAM", "make_lpcam", "")) if (store := _maps(run, step, kind))}
-        self.labels = {title: (set(read_journals(place)), label_reader(place, n_classes))
+        self.labels = {title: (set(Lines(place)), label_reader(place, n_classes))
                        for title, step in (("confident label", "cam_to_ir_label"), ("pseudo mask", "make_sem_seg_labels"))
                        if (place := run.place(step))}
         self._soft = Store(place) if (place := run.place("make_sem_seg_labels")) else None

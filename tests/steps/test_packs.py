@@ -211,7 +211,7 @@ def test_labels_out_of_a_pack(tmp_path):
         label_reader(tmp_path, 1)("a", (3, 3))
 
 
-@pytest.mark.parametrize("change", [{"pack": "packs/0-of-1.tar"}, {"pack": "p", "files": {"a.bin": [1, 2]}}, {"pack": "p", "files": {}}])
+@pytest.mark.parametrize("change", [{"pack": "packs/0-of-1.tar"}, {"pack": "p", "files": {"a.bin": [1, 2]}}, {"files": 3}])
 def test_a_line_that_does_not_say_where(tmp_path, change):
     make(tmp_path, "a", Layout.files)
     path = tmp_path / JOURNALS / "0-of-1.jsonl"
@@ -239,9 +239,10 @@ def test_many_packs_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("steps.packs.MOST_OPEN", 2)
     for index, image_id in enumerate(IDS):
         make(tmp_path, image_id, shard=(index, 6))
-    store, before = Store(tmp_path), len(os.listdir("/proc/self/fd"))
+    before = len(os.listdir("/proc/self/fd"))
+    store = Store(tmp_path)
     assert [store.file(i, f"{i}.bin").read_bytes() for i in IDS * 2] == [i.encode() * 700 for i in IDS * 2]
-    assert len(os.listdir("/proc/self/fd")) == before + 2
+    assert len(os.listdir("/proc/self/fd")) == before + 2 + 2   # journals and packs
     with store.file("a", "a.bin").open() as file:
         assert isinstance(file, io.BytesIO)
     del store
