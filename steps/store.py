@@ -60,8 +60,8 @@ class PackWriter:
 
     def write(self, contents: Mapping[str, bytes]) -> dict[str, Any]:
         self._pack = self._pack or self._begin()
-        return {"files": {name: [len(content), crc32(content), self._pack.add(name, content)] for name, content in contents.items()},
-                "pack": self._pack.name}
+        files = {name: [len(content), crc32(content), self._pack.add(name, content)] for name, content in contents.items()}
+        return {"files": files, "pack": self._pack.name}
 
     def close(self) -> None:
         if self._pack:

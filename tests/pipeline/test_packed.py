@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from pipeline import Pipeline
 from pipeline.console import Console
 from tests.conftest import SMOKE
-from tests.pipeline.test_resume import contents
+from tests.pipeline.test_resume import KILLED, ROOT, contents
 from wsss.errors import ConfigError, WsssError
 
 PACKED, PACK = "artifacts.layout=packed", "packs/0-of-1.tar"
@@ -88,7 +91,7 @@ def test_a_layout_that_does_not_exist(smoke):
         smoke("artifacts.layout=tar")
 
 
-@pytest.mark.parametrize("step", ["make_lpcam", "cam_to_ir_label"])
+@pytest.mark.parametrize("step", [pytest.param("make_lpcam", marks=pytest.mark.slow), "cam_to_ir_label"])
 def test_an_exception_in_the_middle(step, smoke, outputs, monkeypatch):
     before, calls = contents(outputs / "smoke" / step), []
     shutil.rmtree(outputs / "smoke" / step)
@@ -105,6 +108,29 @@ def test_an_exception_in_the_middle(step, smoke, outputs, monkeypatch):
     assert actions(smoke())[step] == "continue"
     smoke(PACKED).run()
     assert contents(outputs / "smoke" / step) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", STEPS)
+def test_sigkill_in_the_middle(step, smoke, outputs):
+    before = contents(outputs / "smoke" / step)
+    shutil.rmtree(outputs / "smoke" / step)
+    killed = subprocess.run([sys.executable, "-c", KILLED, "12", *SMOKE, f"outputs={outputs}", PACKED], cwd=ROOT, capture_output=True,
+                            text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    smoke(PACKED).run()
+    assert contents(outputs / "smoke" / step) == before
+
+
+@pytest.mark.slow
+def test_several_processes(smoke, outputs):
+    before = {step: images(outputs / "smoke" / step) for step in STEPS}
+    for step in STEPS:
+        shutil.rmtree(outputs / "smoke" / step)
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", ROOT / "run_pipeline.py", *SMOKE,
+                    f"outputs={outputs}", PACKED], cwd=ROOT, check=True, capture_output=True)
+    assert {step: images(outputs / "smoke" / step) for step in STEPS} == before
+    assert len(members(outputs / "smoke/make_cam/packs/1-of-2.tar")) == 16
 
 
 @pytest.mark.parametrize(("step", "name"), [("make_lpcam", "fg_only/train_0003.npy"), ("make_sem_seg_labels", "train_0003.png")])
