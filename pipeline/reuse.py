@@ -10,8 +10,8 @@ from typing import Any
 from pipeline.fingerprint import differences, fingerprint
 from pipeline.order import BY_NAME
 from pipeline.runfolder import MANIFEST, RunFolder
-from steps.journal import INDEX, TAKEN, Journal, journal_files, journal_lines, merge_journals, pack_names, unfinished
-from steps.packs import free_name, kept_names
+from steps.journal import BROKEN, INDEX, TAKEN, Journal, journal_files, journal_lines, merge_journals, pack_names, unfinished
+from steps.packs import free_name, remove_damaged
 from steps.training import STATE
 from wsss.data.dataset import Dataset, did_you_mean
 from wsss.errors import ConfigError
@@ -96,7 +96,7 @@ def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dat
             _link(source / name, into / name)
         if BY_NAME[step].kind == "images":
             merge_journals(into, ids)
-            lacking, there = set(unfinished(into, ids, dataset)), unfinished(source, ids, dataset)
+            lacking, there = unfinished(into, ids, dataset), unfinished(source, ids, dataset)
             used, packs = pack_names(journal_files(into)), {}
             journal = Journal(into, name=TAKEN)
             for line in journal_lines(source):
@@ -111,10 +111,10 @@ def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dat
                 else:
                     for name in line["files"]:
                         _link(source / name, into / name)
-                for name in line["files"]:
-                    for path in kept_names(into, name):
-                        path.unlink(missing_ok=True)
                 journal.append(line)
+                if lacking[line["id"]] == BROKEN:
+                    for name in line["files"]:
+                        remove_damaged(into, name)
             journal.close()
     return manifest
 

@@ -10,9 +10,9 @@ import torch
 
 from steps.artifacts import read_json, set_aside, write_json
 from steps.context import StepContext, Stopped
-from steps.journal import JOURNALS, Journal, unfinished
+from steps.journal import BROKEN, JOURNALS, Journal, unfinished
 from steps.memory import give_back
-from steps.packs import kept_names
+from steps.packs import remove_damaged
 from steps.store import writer
 from wsss.errors import ArtifactError, StorageError, WsssError
 
@@ -38,7 +38,7 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str
         when nothing can be written. What was finished before stays.
     """
     ids, dataset = context.my_ids, context.dataset
-    pending = list(unfinished(context.folder, ids, dataset))
+    pending = unfinished(context.folder, ids, dataset)
     failed: dict[str, str] = {}
     journal = Journal(context.folder, context.worker)
     store = writer(context.layout, context.folder, journal.path)
@@ -59,9 +59,9 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str
             else:
                 journal.add(image_id, placed, time.perf_counter() - start, source=source,
                             **{**facts, "classes": list(dataset.labels[image_id])})
-                for name in contents:
-                    for path in kept_names(context.folder, name):
-                        path.unlink(missing_ok=True)
+                if pending[image_id] == BROKEN:
+                    for name in contents:
+                        remove_damaged(context.folder, name)
             context.progress(number, len(ids), "images")
             give_back()
     except Stopped:

@@ -76,9 +76,10 @@ def is_own(path: Path, end: int) -> bool:
     return found.st_size >= end and found.st_nlink == 1
 
 
-def kept_names(folder: Path, name: str) -> tuple[Path, Path]:
-    """Where a file of an image is put when it is damaged: one that lies by itself, and one out of a pack."""
-    return folder / (name + DAMAGED), folder / PACKS / (name + DAMAGED)
+def remove_damaged(folder: Path, name: str) -> None:
+    """Remove what was put away of a file of an image: itself, or a copy of what lay in a pack."""
+    for place in (folder, folder / PACKS):
+        (place / (name + DAMAGED)).unlink(missing_ok=True)
 
 
 def free_name(name: str, used: Collection[str]) -> str:
@@ -167,7 +168,7 @@ class Member:
     @property
     def damaged_name(self) -> Path:
         """Where a copy is put when it is damaged; while that lies there, its image counts as broken."""
-        return kept_names(self.folder, self.name)[1]
+        return self.folder / PACKS / (self.name + DAMAGED)
 
 
 class OpenFiles:
