@@ -86,6 +86,14 @@ def test_the_same_bytes_in_another_container(smoke, smoke_outputs, outputs):
     assert all(step.sound for step in smoke().verify())
 
 
+@pytest.mark.parametrize("step", STEPS)
+def test_what_the_plan_expects_on_disk(step, smoke, outputs):
+    measured = json.loads((outputs / "smoke" / step / "manifest.json").read_text())["disk_mb"]
+    shutil.rmtree(outputs / "smoke" / step)
+    expected = {planned.name: planned for planned in smoke(PACKED).plan()}[step].expected.disk_mb
+    assert measured / 1.5 < expected < 1.5 * measured
+
+
 def test_a_layout_that_does_not_exist(smoke):
     with pytest.raises(ConfigError, match=r"artifacts.layout=tar: there is no such choice.* \(allowed: files, packed\)"):
         smoke("artifacts.layout=tar")
