@@ -24,6 +24,7 @@ from pipeline.tracking import Logger
 from steps.context import require
 from steps.datasets import KINDS
 from steps.networks import ModelSettings
+from steps.store import ArtifactSettings
 from steps.sweep import SweepSettings
 from wsss.data.dataset import check_id, did_you_mean
 from wsss.errors import ConfigError, WsssError
@@ -131,6 +132,7 @@ class RunSettings:
     published: Published | None  # the scores of the paper that the experiment re-does
     data: Any                    # a class of steps.datasets
     model: ModelSettings
+    artifacts: ArtifactSettings
     distributed: DistributedSettings
     submit: SubmitSettings
     multirun: MultirunSettings

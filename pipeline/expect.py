@@ -1,14 +1,17 @@
 """What a planned step is expected to need: time where a former run gives a rate, disk and memory always."""
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pipeline.plan import PlannedStep, work_folder
 from pipeline.runfolder import RunFolder
-from steps.journal import journal_lines
+from steps.journal import INDEX, complete_lines, journal_files
 from steps.needs import expected_needs, needs_of_file
 from wsss.data.dataset import Dataset
 from wsss.files import user_path
+
+LINES = 10_000   # of a journal: enough for a mean
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ def expect(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSte
 
 
 def _journal_rate(folder: RunFolder, planned: PlannedStep) -> float | None:
-    """Seconds an image, from the journal of work that was interrupted."""
-    times = [line["seconds"] for line in journal_lines(work_folder(folder, planned)) if "seconds" in line]
+    """Seconds an image, from the first lines of the journals of work that was interrupted."""
+    times = [line["seconds"] for path in journal_files(work_folder(folder, planned)) if path.name != INDEX
+             for line in islice(complete_lines(path), LINES) if "seconds" in line]
     return sum(times) / len(times) if times else None

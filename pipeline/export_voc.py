@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.lists import masks_to_choose_by
 from pipeline.plan import survey
 from pipeline.runfolder import RunFolder
-from steps.artifacts import read_label
+from steps.artifacts import label_reader
 from steps.journal import unfinished
 from wsss.data.dataset import Dataset
 from wsss.data.images import encode_jpeg, encode_mask, is_upright_jpeg
@@ -107,19 +107,20 @@ def _check_masks(config: Any, dataset: Dataset, folder: RunFolder, command: str,
 
 def _files(dataset: Dataset, masks: Path, lists: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, Source]]:
     """Every file of the folder by its name, with what it is made from."""
+    read = label_reader(masks, len(dataset.classes))
     for name, ids in lists.items():
         for image_id in ids:
             photograph = dataset.image_path(image_id)
             upright = is_upright_jpeg(photograph)
             yield f"{IMAGES}/{image_id}.jpg", photograph.resolve() if upright else partial(_as_jpeg, dataset, image_id)
-            yield f"{MASKS}/{image_id}.png", partial(_truth if name == "val" else partial(_pseudo, masks), dataset, image_id)
+            yield f"{MASKS}/{image_id}.png", partial(_truth if name == "val" else partial(_pseudo, read), dataset, image_id)
         if ids:
             yield f"{LISTS}/{name}.txt", partial(str.encode, "".join(f"{image_id}\n" for image_id in ids))
     yield "classes.txt", partial(str.encode, "".join(f"{class_name}\n" for class_name in dataset.classes))
 
 
-def _pseudo(masks: Path, dataset: Dataset, image_id: str) -> bytes:
-    return encode_mask(read_label(masks / f"{image_id}.png", dataset.size(image_id), len(dataset.classes)))
+def _pseudo(read: Callable, dataset: Dataset, image_id: str) -> bytes:
+    return encode_mask(read(image_id, dataset.size(image_id)))
 
 
 def _truth(dataset: Dataset, image_id: str) -> bytes:

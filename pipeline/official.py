@@ -20,7 +20,7 @@ from pipeline.plan import ABSENT, CONTINUE, DONE, PARTIAL, RERUN, RUN, SKIP, STA
 from pipeline.runfolder import RunFolder
 from steps.artifacts import Maps, label_reader, read_json, write_json
 from steps.imported import FOLDERS, MAPS, Import, official_file
-from steps.journal import read_journals, unfinished
+from steps.journal import Lines, unfinished
 from steps.networks import WEIGHTS
 from wsss.data.dataset import Dataset
 from wsss.data.prepare import Finding
@@ -150,7 +150,7 @@ def _check_target(config: Any, target: Path, done: list[PlannedStep]) -> dict[st
 
 def _check_room(target: Path, folder: RunFolder, done: list[PlannedStep]) -> None:
     """Refuse an export for which there is no room: the official maps are float32 at full size."""
-    lines = [line for planned in done if planned.name in MAPS for line in read_journals(folder.result(planned.name)).values()]
+    lines = [line for planned in done if planned.name in MAPS for line in Lines(folder.result(planned.name)).values()]
     needed = sum(4 * len(line["classes"]) * line["height"] * line["width"] * (1 + 1 / 16) for line in lines)
     there = sum(path.stat().st_size for name in MAPS.values() for path in (target / name).glob("*.npy"))
     free = shutil.disk_usage(next(path for path in (target, *target.resolve().parents) if path.exists())).free

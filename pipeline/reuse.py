@@ -10,7 +10,8 @@ from typing import Any
 from pipeline.fingerprint import differences, fingerprint
 from pipeline.order import BY_NAME
 from pipeline.runfolder import MANIFEST, RunFolder
-from steps.journal import INDEX, Journal, journal_lines, unfinished
+from steps.journal import BROKEN, INDEX, TAKEN, Journal, journal_files, journal_lines, merge_journals, pack_names, unfinished
+from steps.packs import free_name, remove_damaged
 from steps.training import STATE
 from wsss.data.dataset import Dataset, did_you_mean
 from wsss.errors import ConfigError
@@ -94,13 +95,26 @@ def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dat
         for name in names:
             _link(source / name, into / name)
         if BY_NAME[step].kind == "images":
-            lacking, there = set(unfinished(into, ids, dataset)), unfinished(source, ids, dataset)
-            journal = Journal(into)
+            merge_journals(into, ids)
+            lacking, there = unfinished(into, ids, dataset), unfinished(source, ids, dataset)
+            used, packs = pack_names(journal_files(into)), {}
+            journal = Journal(into, name=TAKEN)
             for line in journal_lines(source):
-                if line["id"] in lacking and line["id"] not in there:
+                if line["id"] not in lacking or line["id"] in there:
+                    continue
+                if pack := line.get("pack"):
+                    if pack not in packs:
+                        packs[pack] = free_name(pack, used)
+                        used.add(packs[pack])
+                        _link(source / pack, into / packs[pack])
+                    line["pack"] = packs[pack]
+                else:
                     for name in line["files"]:
                         _link(source / name, into / name)
-                    journal.append(line)
+                journal.append(line)
+                if lacking[line["id"]] == BROKEN:
+                    for name in line["files"]:
+                        remove_damaged(into, name)
             journal.close()
     return manifest
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from pipeline.claims import LOCKS, Claims, Owner
 from pipeline.order import BY_NAME
-from steps.artifacts import DAMAGED, read_json, write_json
+from steps.artifacts import read_json, write_json
 from steps.inference import FAILED
-from steps.journal import INDEX, JOURNALS, file_sum, journal_lines
+from steps.journal import INDEX, JOURNALS, file_sum, kept_in
+from steps.packs import DAMAGED
 from steps.training import STATE
 from wsss.errors import ArtifactError, ConfigError
 from wsss.files import file_sizes, storage, sweep
@@ -188,8 +189,7 @@ class RunFolder:
 
 
 def _other_files(folder: Path) -> dict[str, list[int]]:
-    """[size, checksum] of every file that no journal line stands for, by name."""
+    """[size, checksum] of every file that no journal line stands for, packs neither, by name."""
     names = set(file_sizes(folder)) - {MANIFEST, STATE}
-    for line in journal_lines(folder):
-        names -= line["files"].keys()
+    names.difference_update(kept_in(folder))
     return {name: file_sum(folder / name) for name in sorted(names)}

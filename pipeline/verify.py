@@ -7,9 +7,10 @@ from typing import Any
 
 from pipeline.order import BY_NAME
 from pipeline.runfolder import RunFolder
-from steps.artifacts import set_aside
+from steps.artifacts import File, set_aside
 from steps.imported import Import
 from steps.journal import file_sum, journal_lines
+from steps.packs import OpenFiles
 from steps.training import STATE
 from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError, WsssError
@@ -39,7 +40,8 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
     """Read and check every artifact of a finished step.
 
     Sizes and checksums are compared with the index and the manifest, then the step's own reader checks shape, type,
-    range and finiteness. A broken file is renamed to `FILE.damaged`, so that the next run makes it again, alone.
+    range and finiteness. A broken file is renamed to `FILE.damaged`, so that the next run makes it again, alone; of a broken
+    member of a pack a copy is put into `packs/`, which says the same.
     """
     result = Verified(name, 0, {})
     try:
@@ -52,9 +54,9 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
             _check(result, place / file, recorded)
         if "provided" in manifest["identity"] and lines:
             module = Import(name, place)
-        read = _reader(result, module, place, len(dataset.classes))
+        read, packs = _reader(result, module, place, len(dataset.classes)), OpenFiles(place)
         for number, line in enumerate(lines, start=1):
-            sound = [_check(result, place / file, recorded) for file, recorded in line["files"].items()]
+            sound = [_check(result, packs.of(line, file), recorded) for file, recorded in line["files"].items()]
             if read and all(sound):
                 _try(result, place, lambda image_id=line["id"]: read(image_id))
             tick(number, len(lines))
@@ -75,7 +77,7 @@ def _reader(result: Verified, module: Any, place: Path, n_classes: int) -> Calla
     return made[0] if made else None
 
 
-def _check(result: Verified, path: Path, recorded: list[int]) -> bool:
+def _check(result: Verified, path: File, recorded: list[int]) -> bool:
     """Compare size and checksum of a file; put it out of the way when they differ."""
     result.read += 1
     try:
@@ -83,7 +85,10 @@ def _check(result: Verified, path: Path, recorded: list[int]) -> bool:
     except OSError as error:
         result.broken[str(path)] = f"cannot be read ({error.strerror})"
         return False
-    if found != list(recorded):
+    except ArtifactError as error:   # a member of a pack checks itself
+        _note(result, path, error)
+        return False
+    if found != list(recorded)[:2]:
         _note(result, path, ArtifactError(f"{path} is not what was written: size and checksum are {found}, not {list(recorded)}",
                                           damaged=path))
     else:
@@ -98,7 +103,7 @@ def _try(result: Verified, place: Path, read: Callable[[], Any]) -> None:
         _note(result, place, error)
 
 
-def _note(result: Verified, path: Path, error: WsssError) -> None:
+def _note(result: Verified, path: File, error: WsssError) -> None:
     named = getattr(error, "damaged", None) or path
     set_aside(error)
     result.broken[str(named)] = str(error).removeprefix(f"{named} ")

@@ -1,8 +1,10 @@
 """Readers and writers of what the steps leave behind: packed maps (`ID.npy`), labels (`ID.png`), scores (`*.json`).
 
-Every reader checks shape, dtype, range and finiteness, and names the file and the command that repairs it.
+Every reader checks shape, dtype, range and finiteness, and names the file and the command that repairs it. What is read of an
+image is a `File`: a path, or a member of a pack (`steps.store`).
 """
 
+import io
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -12,25 +14,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from steps.journal import read_journals
-from wsss.data.images import read_mask, write_mask
+from steps.packs import DAMAGED, Member
+from steps.store import Store
+from wsss.data.images import decode_mask, write_mask
 from wsss.errors import ArtifactError, WsssError
-from wsss.files import replacing, write_text
+from wsss.files import replacing, write_bytes, write_text
 from wsss.maps import at_size, grids, pack, rebuild
 
-DAMAGED = ".damaged"   # ends the name of a file that was put away
+File = Path | Member
 STRIDED = "strided"   # sub-folder of imported maps with those at stride 4
 FG_ONLY = "fg_only"   # sub-folder of make_lpcam with the maps without the context term
 
 
+def encode_array(array: np.ndarray) -> bytes:
+    """A plain `.npy`."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
 def write_array(path: Path, array: np.ndarray) -> Path:
     """Write a plain `.npy`, whole or not at all."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array, allow_pickle=False)
+    write_bytes(path, encode_array(array))
     return path
 
 
-def read_array(path: Path, step: str) -> np.ndarray:
+def read_array(path: File, step: str) -> np.ndarray:
     """Read a plain `.npy` of finite numbers, made by `step`.
 
     Raises
@@ -39,18 +48,28 @@ def read_array(path: Path, step: str) -> np.ndarray:
         when it is missing, damaged or not finite.
     """
     try:
-        array = np.load(path, allow_pickle=False)
-    except MemoryError:
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+    except (MemoryError, ArtifactError):
         raise
     except Exception as error:   # a damaged header raises almost anything
-        raise ArtifactError(f"{path} cannot be read ({error}). {_repair(step)}", damaged=path) from error
+        raise ArtifactError(f"{path} cannot be read ({error}). {_repair(path, step)}", damaged=path) from error
     if not np.isfinite(array).all():
-        raise ArtifactError(f"{path} holds numbers that are not finite. {_repair(step)}", damaged=path)
+        raise ArtifactError(f"{path} holds numbers that are not finite. {_repair(path, step)}", damaged=path)
     return array
 
 
-def _repair(step: str) -> str:
+def _repair(path: File, step: str) -> str:
+    if isinstance(path, Member):
+        return f"Run {step} again: only this image is made"
     return f"Delete it and run {step} again: only missing files are made"
+
+
+def encode_arrays(**arrays: np.ndarray) -> bytes:
+    """A compressed `.npz`."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()
 
 
 def write_arrays(path: Path, compressed: bool = False, **arrays: np.ndarray) -> Path:
@@ -89,7 +108,7 @@ def check_keys(path: Path, keys: Sequence[str]) -> None:
         raise ArtifactError(f"{path} does not hold {', '.join(keys)}. Delete it; the same command makes it again", damaged=path)
 
 
-def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+def read_arrays(path: File, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Read an `.npz` of ours, which has at least the arrays `names`.
 
     Raises
@@ -98,12 +117,12 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
         when it is missing or damaged, lacks an array, or a real array is not finite.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             arrays = dict(file)
         wrong = [f"no array {name!r}" for name in names if name not in arrays]
         wrong += [f"{name} is not finite" for name, array in arrays.items()
                   if array.dtype.kind == "f" and not np.isfinite(array).all()]
-    except MemoryError:
+    except (MemoryError, ArtifactError):
         raise
     except Exception as error:   # a damaged archive raises almost anything
         wrong = [f"{type(error).__name__}: {error}"]
@@ -113,27 +132,27 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     return arrays
 
 
-def damaged_name(path: Path) -> Path:
-    """Where a damaged file is put."""
-    return path.with_name(path.name + DAMAGED)
-
-
 def set_aside(error: BaseException) -> Path | None:
     """Put the damaged artifact that an error names out of the way, so that the next run makes it again, alone.
 
-    Returns its new path; None when the error names none, it is gone, or the system refused to read it: then the file
-    may be whole.
+    Returns its new path, of a member of a pack that of a copy; None when the error names none, it is gone, or the system
+    refused to read it: then the file may be whole.
     """
     path, cause = getattr(error, "damaged", None), error.__cause__
     while cause is not None and getattr(cause, "errno", None) is None:
         cause = cause.__cause__
-    if path is None or cause is not None or not path.exists():
+    if path is None or cause is not None:
         return None
     try:
-        os.replace(path, damaged_name(path))
-    except OSError:   # a disk that can only be read
+        if isinstance(path, Member):
+            target = path.damaged_name
+            write_bytes(target, path.raw())
+        else:
+            target = path.with_name(path.name + DAMAGED)
+            os.replace(path, target)
+    except OSError:   # it is gone, or the disk can only be read
         return None
-    return damaged_name(path)
+    return target
 
 
 class Maps:
@@ -144,9 +163,13 @@ class Maps:
     """
 
     def __init__(self, folder: Path, kind: str = ""):
-        self.step = folder.name.split(".")[0]
-        self.folder = folder / kind
-        self.index = read_journals(folder)
+        self.step, self.kind, self.folder = folder.name.split(".")[0], kind, folder / kind
+        self._store = Store(folder)
+        self.index = self._store.index
+
+    def __bool__(self) -> bool:
+        """Whether there are maps of this kind."""
+        return any(self._name(image_id) in line["files"] for image_id, line in self.index.items())
 
     def facts(self, image_id: str) -> dict:
         """The line of the index: height, width, classes (0-based), scales."""
@@ -164,8 +187,8 @@ class Maps:
             return pack([at_size(full, size) for size in sizes])[0].numpy()
         packed = self._read(image_id, "", (sum(h * w for h, w in sizes),))
         if packed.size and packed.min() < -1:
-            path = self.folder / f"{image_id}.npy"
-            raise ArtifactError(f"{path} holds values outside [-1, 1]. {_repair(self.step)}", damaged=path)
+            path = self._store.file(image_id, self._name(image_id))
+            raise ArtifactError(f"{path} holds values outside [-1, 1]. {_repair(path, self.step)}", damaged=path)
         return packed
 
     def check_imported(self, image_id: str) -> None:
@@ -173,15 +196,18 @@ class Maps:
         for resolution in ("full", "strided"):
             self.map(image_id, resolution)
 
+    def _name(self, image_id: str, kind: str = "") -> str:
+        return "/".join(filter(None, (self.kind, kind, f"{image_id}.npy")))
+
     def _read(self, image_id: str, kind: str, shape: tuple[int, ...]) -> np.ndarray:
         """(K, *shape) float16 of a file, checked, at most 1."""
-        path, expected = self.folder / kind / f"{image_id}.npy", (len(self.classes(image_id)), *shape)
+        path = self._store.file(image_id, self._name(image_id, kind))
+        expected, repair = (len(self.classes(image_id)), *shape), _repair(path, self.step)
         array = read_array(path, self.step)
         if array.shape != expected or array.dtype != np.float16:
-            raise ArtifactError(f"{path} holds {array.dtype} {array.shape}, expected float16 {expected}. {_repair(self.step)}",
-                                damaged=path)
+            raise ArtifactError(f"{path} holds {array.dtype} {array.shape}, expected float16 {expected}. {repair}", damaged=path)
         if array.max(initial=0) > 1:
-            raise ArtifactError(f"{path} holds values above 1. {_repair(self.step)}", damaged=path)
+            raise ArtifactError(f"{path} holds values above 1. {repair}", damaged=path)
         return array
 
     def map(self, image_id: str, resolution: str, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -200,11 +226,15 @@ class Maps:
     def classes(self, image_id: str) -> list[int]:
         return self.facts(image_id)["classes"]
 
-def label_reader(folder: Path, n_classes: int) -> Callable[[str], np.ndarray]:
-    """A function that reads and checks the label of an image of a finished step."""
-    index = read_journals(folder)
-    return lambda image_id: read_label(folder / f"{image_id}.png", [index[image_id][side] for side in ("height", "width")],
-                                       n_classes)
+
+def label_reader(folder: Path, n_classes: int) -> Callable[..., np.ndarray]:
+    """A function that reads and checks the label of an image of a finished step; of its recorded size, or of a given one."""
+    store = Store(folder)
+
+    def read(image_id: str, size: Sequence[int] = ()) -> np.ndarray:
+        size = size or [store.index[image_id][side] for side in ("height", "width")]
+        return read_label(store.file(image_id, f"{image_id}.png"), size, n_classes)
+    return read
 
 
 def write_label(path: Path, label: np.ndarray) -> Path:
@@ -213,7 +243,7 @@ def write_label(path: Path, label: np.ndarray) -> Path:
     return path
 
 
-def read_label(path: Path, size: Sequence[int], n_classes: int) -> np.ndarray:
+def read_label(path: File, size: Sequence[int], n_classes: int) -> np.ndarray:
     """Read an (H, W) uint8 label of ours: 0 background, 1..n_classes, 255 unsure; `size` is the expected (H, W).
 
     Raises
@@ -221,9 +251,11 @@ def read_label(path: Path, size: Sequence[int], n_classes: int) -> np.ndarray:
     ArtifactError
         when it is missing, damaged, of another size, or holds another value.
     """
-    repair = _repair(path.parent.name.split(".")[0])
+    repair = _repair(path, path.parent.name.split(".")[0])
     try:
-        label = read_mask(path)
+        label = decode_mask(path.read_bytes(), path)
+    except ArtifactError:
+        raise
     except (WsssError, OSError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}). {repair}", damaged=path) from error
     if label.shape != tuple(size):

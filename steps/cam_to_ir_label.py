@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from steps.artifacts import Maps, label_reader, write_label
+from steps.artifacts import Maps, label_reader
 from steps.context import StepContext, require, require_package
 from steps.eval_cam import SCORES
 from steps.inference import for_each_image
 from steps.thresholds import PUBLISHED, confident_pair, read_chosen
+from wsss.data.images import encode_mask
 from wsss.ir_label import ir_label
 
 VERSION = 1
@@ -60,8 +61,7 @@ def run(context: StepContext) -> dict[str, Any]:
         label = ir_label(image, maps.map(image_id, "full", context.device), maps.classes(image_id), conf_fg=conf_fg,
                          conf_bg=conf_bg, iterations=settings.crf_iterations, gt_prob=settings.gt_prob,
                          backend=settings.crf_backend.value)
-        file = write_label(context.folder / f"{image_id}.png", label.cpu().numpy())
-        return [file], {"height": image.shape[0], "width": image.shape[1]}
+        return {f"{image_id}.png": encode_mask(label.cpu().numpy())}, {"height": image.shape[0], "width": image.shape[1]}
 
     for_each_image(context, make)
     return {"conf_fg": conf_fg, "conf_bg": conf_bg, "threshold_source": source}

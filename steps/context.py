@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from steps.store import Layout
 from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError, BackendError, ConfigError
 
@@ -93,6 +94,7 @@ class StepContext:
     device: torch.device = torch.device("cpu")
     precision: str = "float32"
     workers: int = 0
+    layout: Layout = Layout.files
     shard: tuple[int, int] = (0, 1)
     group: Group = Group()
     prepared: bool = False

@@ -93,7 +93,7 @@ def kinds_of_maps(context: StepContext) -> dict[str, Maps]:
     kinds = {"cam": Maps(context.inputs["make_cam"])} if "make_cam" in context.inputs else {}
     if "make_lpcam" in context.inputs:
         folder = context.inputs["make_lpcam"]
-        if any((folder / FG_ONLY).glob("*.npy")):
-            kinds["lpcam_fg"] = Maps(folder, FG_ONLY)
+        if fg_maps := Maps(folder, FG_ONLY):
+            kinds["lpcam_fg"] = fg_maps
         kinds["lpcam"] = Maps(folder)
     return kinds

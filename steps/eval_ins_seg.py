@@ -11,7 +11,8 @@ from typing import Any
 
 from steps.artifacts import check_keys, write_json
 from steps.context import StepContext, require
-from steps.make_ins_seg_labels import THRESHOLD, read_instances
+from steps.make_ins_seg_labels import THRESHOLD
+from steps.make_ins_seg_labels import reader as instance_reader
 from steps.thresholds import read_chosen
 from wsss.instance_metrics import CocoPrecision, InstancePrecision, pycocotools
 
@@ -42,10 +43,10 @@ def run(context: StepContext) -> dict[str, Any]:
     dataset, folder, settings = context.dataset, context.inputs["make_ins_seg_labels"], context.settings
     precision = InstancePrecision(len(dataset.classes), settings.iou)
     coco = CocoPrecision(len(dataset.classes)) if settings.coco_style else None
-    scored = context.lists["scored"]
+    scored, read = context.lists["scored"], instance_reader(folder, len(dataset.classes))
     for number, image_id in enumerate(scored, start=1):
         context.check_stop()
-        found = read_instances(folder / f"{image_id}.npz", list(dataset.size(image_id)), len(dataset.classes))
+        found = read(image_id, dataset.size(image_id))
         masks, classes = dataset.instances(image_id)
         for score in filter(None, (precision, coco)):
             score.update(found, masks, classes)

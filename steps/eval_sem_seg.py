@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import check_keys, read_label, write_json
+from steps.artifacts import check_keys, label_reader, write_json
 from steps.context import StepContext
 from steps.make_sem_seg_labels import THRESHOLD
 from steps.thresholds import read_chosen
@@ -35,11 +35,11 @@ class Settings:
 def run(context: StepContext) -> dict[str, Any]:
     dataset, folder = context.dataset, context.inputs["make_sem_seg_labels"]
     confusion, scored = Confusion(len(dataset.classes)), context.lists["scored"]
+    read = label_reader(folder, len(dataset.classes))
     for number, image_id in enumerate(context.part(scored), start=1):
         context.check_stop()
         truth = dataset.mask(image_id)
-        prediction = read_label(folder / f"{image_id}.png", truth.shape, len(dataset.classes))
-        confusion.update(prediction, truth, prediction_ignore=context.settings.unsure.value)
+        confusion.update(read(image_id, truth.shape), truth, prediction_ignore=context.settings.unsure.value)
         context.progress(number, len(scored), "pseudo masks")
     confusion.counts = context.reduce(confusion.counts)
     if not context.group.leads:

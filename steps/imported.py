@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from steps.artifacts import STRIDED, Maps, label_reader, write_array, write_json, write_label
+from steps.artifacts import STRIDED, Maps, encode_array, label_reader, write_json
 from steps.context import StepContext
 from steps.inference import for_each_image
 from steps.make_sem_seg_labels import THRESHOLD
 from wsss.data.dataset import Dataset, format_size
-from wsss.data.images import read_mask
+from wsss.data.images import encode_mask, read_mask
 from wsss.errors import DataError
 from wsss.maps import SCALES
 from wsss.official import read_maps
@@ -75,15 +75,15 @@ class Import:
         """Reads and checks what was imported, for one image after the other."""
         return Maps(folder).check_imported if self.step in MAPS else label_reader(folder, n_classes)
 
-    def _maps(self, context: StepContext, image_id: str) -> tuple[list[Path], dict[str, Any]]:
+    def _maps(self, context: StepContext, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
         height, width = context.dataset.working_size(image_id)
         maps = read_maps(official_file(self.source, self.step, image_id), (height, width), context.dataset.labels[image_id])
-        files = [write_array(context.folder / kind / f"{image_id}.npy", array.astype(np.float16))
-                 for kind, array in (("", maps.high_res), (STRIDED, maps.cam))]
+        contents = {f"{kind}{image_id}.npy": encode_array(array.astype(np.float16))
+                    for kind, array in (("", maps.high_res), (f"{STRIDED}/", maps.cam))}
         # the scales are those at which make_lpcam goes on from imported CAMs
-        return files, {"height": height, "width": width, "scales": list(SCALES), "imported": True}
+        return contents, {"height": height, "width": width, "scales": list(SCALES), "imported": True}
 
-    def _label(self, context: StepContext, image_id: str) -> tuple[list[Path], dict[str, Any]]:
+    def _label(self, context: StepContext, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
         dataset, path = context.dataset, official_file(self.source, self.step, image_id)
         size = dataset.working_size(image_id) if self.step == "cam_to_ir_label" else dataset.size(image_id)
         label = read_mask(path)
@@ -93,6 +93,6 @@ class Import:
         if ((label > len(dataset.classes)) & (label != 255)).any():
             raise DataError(f"{path} holds values beyond the {len(dataset.classes)} classes of the data set. Take labels of this "
                             "data set")
-        return [write_label(context.folder / f"{image_id}.png", label)], {"height": size[0], "width": size[1]}
+        return {f"{image_id}.png": encode_mask(label)}, {"height": size[0], "width": size[1]}
 
 

@@ -1,17 +1,19 @@
 """The loop of every step that makes one artifact an image: what is done is skipped, what is new is recorded."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from steps.artifacts import damaged_name, read_json, set_aside, write_json
+from steps.artifacts import read_json, set_aside, write_json
 from steps.context import StepContext, Stopped
-from steps.journal import JOURNALS, Journal, unfinished
+from steps.journal import BROKEN, JOURNALS, Journal, unfinished
 from steps.memory import give_back
+from steps.packs import remove_damaged
+from steps.store import writer
 from wsss.errors import ArtifactError, StorageError, WsssError
 
 FAILED = "failed.json"
@@ -22,11 +24,11 @@ class ImagesFailed(WsssError):
     """Some images of a step failed; all others are done."""
 
 
-def for_each_image(context: StepContext, make: Callable[[str], tuple[Iterable[Path], dict[str, Any]]]) -> None:
+def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str, bytes], dict[str, Any]]]) -> None:
     """Call `make(id)` for every id of this shard that has no complete artifact yet.
 
-    `make` writes the files of one image and returns them with the facts that go into the index. The result for an
-    image must depend on that image alone: then it does not matter who makes it, when, and after what interruption.
+    `make` returns the files of one image, each by its name in the step's folder, and the facts that go into the index. They
+    must depend on that image alone: then it does not matter who makes it, when, and after what interruption.
 
     Raises
     ------
@@ -36,16 +38,18 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Iterable[Pa
         when nothing can be written. What was finished before stays.
     """
     ids, dataset = context.my_ids, context.dataset
-    pending = list(unfinished(context.folder, ids, dataset))
+    pending = unfinished(context.folder, ids, dataset)
     failed: dict[str, str] = {}
     journal = Journal(context.folder, context.worker)
+    store = writer(context.layout, context.folder, journal.path)
     try:
         for number, image_id in enumerate(pending, start=len(ids) - len(pending) + 1):
             context.check_stop()
             start = time.perf_counter()
             try:
                 source = dataset.digest_of_image(image_id)
-                files, facts = make(image_id)
+                contents, facts = make(image_id)
+                placed = store.write(contents)
             except StorageError:
                 raise
             except (WsssError, MemoryError, torch.OutOfMemoryError) as error:
@@ -53,10 +57,11 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Iterable[Pa
                 context.warn(f"{image_id}: {failed[image_id]}")
                 set_aside(error)
             else:
-                journal.add(image_id, files, time.perf_counter() - start, source=source,
+                journal.add(image_id, placed, time.perf_counter() - start, source=source,
                             **{**facts, "classes": list(dataset.labels[image_id])})
-                for path in files:
-                    damaged_name(path).unlink(missing_ok=True)
+                if pending[image_id] == BROKEN:
+                    for name in contents:
+                        remove_damaged(context.folder, name)
             context.progress(number, len(ids), "images")
             give_back()
     except Stopped:
@@ -64,6 +69,7 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Iterable[Pa
         raise
     finally:
         journal.close()
+        store.close()
     failed = {image_id: reason for part in context.group.gather(failed) for image_id, reason in part.items()}
     path = _record(context, failed)
     if failed:

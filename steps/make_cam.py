@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from steps.artifacts import Maps, write_array
+from steps.artifacts import Maps, encode_array
 from steps.context import StepContext, require
 from steps.inference import for_each_image
 from steps.networks import feature_function, load_classifier
@@ -48,9 +48,9 @@ def run(context: StepContext) -> dict[str, Any]:
         weight = classifier.classifier.weight[classes].flatten(1)   # (K, D)
         with torch.inference_mode():
             packed, maxima = pack(multi_scale_cam(features_of, image, weight, scales, context.device))
-        file = write_array(context.folder / f"{image_id}.npy", packed.cpu().numpy())
-        return [file], {"height": image.shape[0], "width": image.shape[1], "classes": classes, "scales": scales,
-                        "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}
+        facts = {"height": image.shape[0], "width": image.shape[1], "classes": classes, "scales": scales,
+                 "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}
+        return {f"{image_id}.npy": encode_array(packed.cpu().numpy())}, facts
 
     for_each_image(context, make)
     return {}

@@ -7,7 +7,7 @@ photograph of VOC, where the official masks (n, H, W) take n * H * W bytes. n is
 the official code crashes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from steps.artifacts import Maps, read_arrays, write_arrays, write_json
+from steps.artifacts import File, Maps, encode_arrays, read_arrays, write_json
 from steps.context import StepContext, require
 from steps.inference import for_each_image
-from steps.journal import read_journals
 from steps.make_sem_seg_labels import THRESHOLD
 from steps.networks import load_irn, network_input
+from steps.store import Store
 from steps.thresholds import Chosen, read_chosen
 from wsss.errors import ArtifactError
 from wsss.instances import Detections, detect_instances, group_pixels, nothing_detected, refine_centroids, walk_instances
@@ -62,8 +62,8 @@ def run(context: StepContext) -> dict[str, Any]:
     def make(image_id: str):
         found = find(image_id)
         arrays = {"score": found.score, "class": found.classes, "label": found.label}
-        file = write_arrays(context.folder / f"{image_id}.npz", compressed=True, **arrays)
-        return [file], {"height": found.label.shape[0], "width": found.label.shape[1], "instances": len(found.score)}
+        facts = {"height": found.label.shape[0], "width": found.label.shape[1], "instances": len(found.score)}
+        return {f"{image_id}.npz": encode_arrays(**arrays)}, facts
 
     for_each_image(context, make)
     return chosen
@@ -94,15 +94,18 @@ class Instances:
                       min_area=settings.min_area)
 
 
-def reader(folder: Path, n_classes: int) -> Callable[[str], Detections]:
-    """A function that reads and checks the instances of an image of the finished step."""
-    index = read_journals(folder)
+def reader(folder: Path, n_classes: int) -> Callable[..., Detections]:
+    """A function that reads and checks the instances of an image of the finished step, of its recorded size or of a given one."""
+    store = Store(folder)
     read_chosen(folder / THRESHOLD)
-    return lambda image_id: read_instances(folder / f"{image_id}.npz", [index[image_id][side] for side in ("height", "width")],
-                                           n_classes)
+
+    def read(image_id: str, size: Sequence[int] = ()) -> Detections:
+        size = size or [store.index[image_id][side] for side in ("height", "width")]
+        return read_instances(store.file(image_id, f"{image_id}.npz"), size, n_classes)
+    return read
 
 
-def read_instances(path: Path, size: list[int], n_classes: int) -> Detections:
+def read_instances(path: File, size: Sequence[int], n_classes: int) -> Detections:
     """Read the instances of an image of `size` (H, W).
 
     Raises

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from steps.artifacts import FG_ONLY, Maps, write_array
+from steps.artifacts import FG_ONLY, Maps, encode_array
 from steps.context import StepContext, require, require_package
 from steps.inference import for_each_image
 from steps.networks import feature_function, load_classifier
@@ -107,12 +107,12 @@ def run(context: StepContext) -> dict[str, Any]:
         with torch.inference_mode():
             pairs = [lpcam_maps(features, vectors.foreground, vectors.context, relu_without_context=relu_without_context)
                      for features in multi_scale_features(features_of, image, facts["scales"], context.device)]
-        kinds = {FG_ONLY: [fg for fg, _ in pairs], "": [full for _, full in pairs]}
+        kinds = {f"{FG_ONLY}/": [fg for fg, _ in pairs], "": [full for _, full in pairs]}
         if not context.settings.save_fg_maps:
-            del kinds[FG_ONLY]
-        files = [write_array(context.folder / kind / f"{image_id}.npy", _pack(maps, vectors.has_foreground, cams, image_id))
-                 for kind, maps in kinds.items()]
-        return files, {name: facts[name] for name in ("height", "width", "classes", "scales")}
+            del kinds[f"{FG_ONLY}/"]
+        contents = {f"{kind}{image_id}.npy": encode_array(_pack(maps, vectors.has_foreground, cams, image_id))
+                    for kind, maps in kinds.items()}
+        return contents, {name: facts[name] for name in ("height", "width", "classes", "scales")}
 
     for_each_image(context, make)
     return {"prototypes": prototypes.summary()}

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from steps.artifacts import Maps, label_reader, read_array, write_array, write_json, write_label
+from steps.artifacts import Maps, encode_array, label_reader, read_array, write_json
 from steps.context import StepContext, require, require_prepared
 from steps.inference import for_each_image
-from steps.journal import read_journals
 from steps.networks import load_irn, network_input
+from steps.store import Store
 from steps.thresholds import PUBLISHED, choose, count, read_chosen
+from wsss.data.images import encode_mask
 from wsss.maps import from_stride_4
 from wsss.random_walk import random_walk
 
@@ -60,11 +61,11 @@ def run(context: StepContext) -> dict[str, Any]:
         walked, edge = walk(image_id)
         soft, size = walk.soft(walked, image_id)
         label = mask_of(soft, walk.maps.classes(image_id), chosen["threshold"])
-        files = [write_label(context.folder / f"{image_id}.png", label)]
+        contents = {f"{image_id}.png": encode_mask(label)}
         if context.settings.save_soft:
             for kind, array in (("walk", walked), ("edge", edge)):
-                files.append(write_array(context.folder / kind / f"{image_id}.npy", array.cpu().numpy().astype(np.float16)))
-        return files, {"height": size[0], "width": size[1]}
+                contents[f"{kind}/{image_id}.npy"] = encode_array(array.cpu().numpy().astype(np.float16))
+        return contents, {"height": size[0], "width": size[1]}
 
     for_each_image(context, make)
     return chosen
@@ -78,14 +79,14 @@ def mask_of(soft: torch.Tensor, classes: Sequence[int], threshold: float) -> np.
 
 
 def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
-    index, read_mask = read_journals(folder), label_reader(folder, n_classes)
+    store, read_mask = Store(folder), label_reader(folder, n_classes)
     read_chosen(folder / THRESHOLD)
 
     def read(image_id: str) -> None:
         read_mask(image_id)
-        for name in index[image_id]["files"]:
+        for name in store.index[image_id]["files"]:
             if name.endswith(".npy"):
-                read_array(folder / name, "make_sem_seg_labels")
+                read_array(store.file(image_id, name), "make_sem_seg_labels")
     return read
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from steps.memory import SLACK, resident
+from steps.store import Layout
 from steps.training import OptimizerName
 from wsss.data.dataset import Dataset
 from wsss.instances import AT_ONCE
@@ -46,6 +47,7 @@ _PNG = 850                   # a label of one class: palette and chunks
 _INSTANCES, _LARGE = 900, 4  # an .npz of instances besides its borders; bytes a pixel of a walked map at full size
 _IR_LABEL, _MASK = 5, 3      # more for each pixel of a side, for borders: 3.0 to 4.7 and 1.0 to 1.8; VOC's own masks 4.1
 _MAPS_LINE, _LABEL_LINE = 235, 145   # of the index, an image
+_PACKED = 768 + 40           # more for a file in a pack: its header, half a block of padding, and its place in the index
 _CAM_STEP, _IRN_STEP = 150, 330      # of both logs, a training step
 _CURVE, _CELL = 4500, 12     # of scores.json: the curve of a kind of map; a number of the confusion matrix
 
@@ -155,6 +157,8 @@ def expected_needs(step: str, config: Any, dataset: Dataset, lists: Mapping[str,
     """What the step of this name will need, under the typed configuration and with its ids by purpose."""
     process = _process()
     disk, held, passing = _NEEDS[step](_Step(config, getattr(config, step), dataset, lists))
+    if config.artifacts.layout is Layout.packed and step in _FILES:
+        disk += _PACKED * _FILES[step](getattr(config, step)) * len(lists["ids"])
     return Needs(disk / MIB, (process + _LIBRARIES + held + max(_LEFT_OVER, passing)) / MIB)
 
 
@@ -260,6 +264,10 @@ def _eval_sem_seg(step: _Step) -> _Bytes:
     return _Bytes(_CELL * (len(step.dataset.classes) + 1) ** 2, 0, step.images("scored", original=True).most(_CONFUSION))
 
 
+_FILES: dict[str, Callable[[Any], int]] = {   # of an image
+    "make_cam": lambda settings: 1, "make_lpcam": lambda settings: 1 + settings.save_fg_maps,
+    "cam_to_ir_label": lambda settings: 1, "make_sem_seg_labels": lambda settings: 1 + 2 * settings.save_soft,
+    "make_ins_seg_labels": lambda settings: 1}
 _NEEDS: dict[str, Callable[[_Step], _Bytes]] = {
     "train_cam": _train_cam, "make_cam": _make_cam, "make_lpcam": _make_lpcam, "eval_cam": _eval_cam,
     "cam_to_ir_label": _cam_to_ir_label, "train_irn": _train_irn, "make_sem_seg_labels": _make_sem_seg_labels,

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from steps.artifacts import read_label
+from steps.artifacts import label_reader
 from steps.context import StepContext
 from steps.networks import network_input
 from wsss.cam import class_activation_maps
@@ -34,10 +34,10 @@ def cam_pictures(context: StepContext, classifier: Classifier) -> dict[str, np.n
 def edge_pictures(context: StepContext, irn: IRN) -> dict[str, np.ndarray]:
     """By image id: photograph, the label that is learned from, and the edge map, side by side. Leaves IRN in evaluation mode."""
     irn.eval()
-    found = {}
+    found, read = {}, label_reader(context.inputs["cam_to_ir_label"], len(context.dataset.classes))
     for image_id in context.ids[:SHOWN]:
         image = context.dataset.image(image_id)
-        label = read_label(context.inputs["cam_to_ir_label"] / f"{image_id}.png", image.shape[:2], len(context.dataset.classes))
+        label = read(image_id, image.shape[:2])
         with torch.inference_mode(), context.autocast():
             edge = irn.edge_map(network_input(context, image_id, flip=True)).float()   # (1, h, w)
         found[image_id] = np.concatenate([image, overlay_mask(image, label), overlay_map(image, _fit(edge[0], image))], axis=1)

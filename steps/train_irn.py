@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from steps.artifacts import read_label
+from steps.artifacts import label_reader
 from steps.context import StepContext, require
 from steps.networks import network_reader, new_irn, provide, save_network
 from steps.pictures import edge_pictures
@@ -65,11 +65,11 @@ def run(context: StepContext) -> dict[str, Any]:
     if context.model.provided("train_irn"):
         return provide(context, "train_irn")
     settings, dataset = context.settings, context.dataset
-    irn = new_irn(context)
+    irn, read = new_irn(context), label_reader(context.inputs["cam_to_ir_label"], len(dataset.classes))
 
     def sample(epoch: int, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
         image = dataset.image(image_id)
-        label = read_label(context.inputs["cam_to_ir_label"] / f"{image_id}.png", image.shape[:2], len(dataset.classes))
+        label = read(image_id, image.shape[:2])
         return irn_sample(image, label, generator(context.seed, "train_irn", epoch, image_id), settings.crop_size,
                           tuple(settings.scale))
 

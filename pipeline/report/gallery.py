@@ -9,7 +9,7 @@ from pipeline.recorded import RecordedRun
 from pipeline.report import pictures
 from pipeline.report.images import MASKS, ImageScores
 from steps.artifacts import label_reader
-from steps.journal import read_journals
+from steps.journal import Lines
 from wsss.seeding import generator
 
 TAGS = ("best", "worst", "random")
@@ -22,7 +22,7 @@ class MaskReader:
 
     def __init__(self, run: RecordedRun):
         place = run.place(MASKS)
-        self.made = set(read_journals(place)) if place else set()
+        self.made = set(Lines(place)) if place else set()
         self._read = label_reader(place, len(run.dataset.classes)) if place else None
 
     def __call__(self, image_id: str) -> np.ndarray | None:

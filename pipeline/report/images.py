@@ -12,7 +12,7 @@ import torch
 
 from pipeline.recorded import RecordedRun
 from steps.artifacts import label_reader, read_arrays, write_arrays
-from steps.journal import INDEX, file_sum, read_journals
+from steps.journal import INDEX, Lines, file_sum
 from wsss.errors import ArtifactError, StorageError, WsssError
 
 FILE, NEEDED = "images.npz", ("key", "ids", "miou", "first", "value", "iou")
@@ -81,7 +81,7 @@ def score_images(run: RecordedRun, progress: Callable[[int, int], None] = lambda
 
 
 def _scored(run: RecordedRun, place: Path) -> tuple[str, ...]:
-    made = read_journals(place)
+    made = Lines(place)
     planned = run.by_name.get("eval_sem_seg")
     wanted = planned.lists["scored"] if planned and planned.lists["scored"] else made
     return tuple(image_id for image_id in wanted if image_id in made and image_id in run.dataset.mask_files)

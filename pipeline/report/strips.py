@@ -10,9 +10,10 @@ import numpy as np
 from pipeline.recorded import RecordedRun
 from pipeline.report import pictures
 from steps.artifacts import FG_ONLY, Maps, label_reader, read_array
-from steps.journal import read_journals
+from steps.journal import Lines
 from steps.make_sem_seg_labels import Walk
 from steps.networks import WEIGHTS
+from steps.store import Store
 from wsss.errors import WsssError
 
 SIDE = 208          # pixels of the longer side of a picture
@@ -43,9 +44,10 @@ class StripMaker:
         self.run, n_classes = run, len(run.dataset.classes)
         self.maps = {title: store for title, step, kind in (("CAM", "make_cam", ""), ("LPCAM-F", "make_lpcam", FG_ONLY),
                                                             ("LPCAM", "make_lpcam", "")) if (store := _maps(run, step, kind))}
-        self.labels = {title: (set(read_journals(place)), label_reader(place, n_classes))
+        self.labels = {title: (set(Lines(place)), label_reader(place, n_classes))
                        for title, step in (("confident label", "cam_to_ir_label"), ("pseudo mask", "make_sem_seg_labels"))
                        if (place := run.place(step))}
+        self._soft = Store(place) if (place := run.place("make_sem_seg_labels")) else None
         self._walk: Walk | None = None
 
     @property
@@ -87,9 +89,9 @@ class StripMaker:
 
     def _walked(self, image_id: str) -> tuple[np.ndarray, np.ndarray] | None:
         """The walked maps (K, h, w) and the edge map (h, w); None where there is no network to compute them with."""
-        run, place = self.run, self.run.place("make_sem_seg_labels")
-        if place and (place / "walk" / f"{image_id}.npy").exists():
-            return tuple(read_array(place / kind / f"{image_id}.npy", place.name).astype(np.float32) for kind in ("walk", "edge"))
+        run, soft, names = self.run, self._soft, [f"{kind}/{image_id}.npy" for kind in ("walk", "edge")]
+        if soft and names[0] in soft.index.get(image_id, {"files": ()})["files"]:
+            return tuple(read_array(soft.file(image_id, name), "make_sem_seg_labels").astype(np.float32) for name in names)
         network, seeds = run.place("train_irn"), run.place(run.seed_step)
         if "make_sem_seg_labels" not in run.by_name or not network or not (network / WEIGHTS).exists() or not seeds:
             return None
@@ -102,9 +104,7 @@ class StripMaker:
 
 def _maps(run: RecordedRun, step: str, kind: str) -> Maps | None:
     place: Path | None = run.place(step)
-    if place is None or kind and not (place / kind).is_dir():
-        return None
-    return Maps(place, kind)
+    return Maps(place, kind) if place else None
 
 
 def _of(store: Maps, image_id: str) -> np.ndarray | None:

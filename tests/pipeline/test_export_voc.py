@@ -15,7 +15,7 @@ from pipeline.commandline import act
 from pipeline.plan import work_folder
 from pipeline.runfolder import MANIFEST_KEYS
 from steps.artifacts import write_label
-from steps.journal import Journal, merge_journals
+from steps.journal import Journal, file_sum, merge_journals
 from tests.wsss.test_voc import AUG, TRAIN, VAL, build
 from wsss.data import Dataset
 from wsss.data.images import read_image, read_mask, write_mask
@@ -190,8 +190,8 @@ def pretend(pipeline, values):
     journal = Journal(folder)
     for image_id, value in values.items():
         write_label(folder / f"{image_id}.png", np.full(data.size(image_id), value, np.uint8))
-        journal.add(image_id, [folder / f"{image_id}.png"], 0.0, height=1, width=1, classes=list(data.labels[image_id]),
-                    source=data.digest_of_image(image_id))
+        journal.add(image_id, {"files": {f"{image_id}.png": file_sum(folder / f"{image_id}.png")}}, 0.0, height=1, width=1,
+                    classes=list(data.labels[image_id]), source=data.digest_of_image(image_id))
     journal.close()
     merge_journals(folder, values)
     facts = dict.fromkeys(MANIFEST_KEYS, 0) | {"fingerprint": planned.fingerprint, "identity": planned.identity}

@@ -40,7 +40,7 @@ class _Header(NamedTuple):
     orientation: int  # EXIF, 1..8
 
 
-def _read_header(source: Path | io.BytesIO, path: Path) -> _Header:
+def _read_header(source: Path | io.BytesIO, path: object) -> _Header:
     """The header of an open file or of `path` itself; pixels are not decoded."""
     try:
         with Image.open(source) as image:
@@ -76,12 +76,15 @@ def _png_bits(image: Image.Image) -> int:
     return image.fp.read(1)[0]
 
 
-def _decode(path: Path, mode_of) -> np.ndarray:
-    """Pixels in the mode `mode_of(header)`, turned as EXIF says (imageio's own `rotate` is wrong for grey read as RGB)."""
+def _content(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the image {path}: {error.strerror or error}; restore it, or remove its id") from error
+
+
+def _decode(content: bytes, path: object, mode_of) -> np.ndarray:
+    """Pixels in the mode `mode_of(header)`, turned as EXIF says (imageio's own `rotate` is wrong for grey read as RGB)."""
     header = _read_header(io.BytesIO(content), path)
     try:
         array = iio.imread(content, plugin="pillow", index=0, mode=mode_of(header))
@@ -104,7 +107,8 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises DataError, naming the file, if it is missing, truncated, damaged, of another format or of more than 8 bits a channel.
     """
     # A palette with transparency must pass through RGBA.
-    return np.ascontiguousarray(_decode(Path(path), lambda header: "RGBA" if header.mode == "P" else "RGB")[..., :3])
+    path = Path(path)
+    return np.ascontiguousarray(_decode(_content(path), path, lambda header: "RGBA" if header.mode == "P" else "RGB")[..., :3])
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -112,10 +116,15 @@ def read_mask(path: str | Path) -> np.ndarray:
 
     Raises DataError, naming the file, if it is missing, damaged, lossy (JPEG), in colour, or grey of another depth.
     """
-    return _decode(Path(path), lambda header: _mask_mode(header, path))
+    return decode_mask(_content(Path(path)), path)
 
 
-def _mask_mode(header: _Header, path: str | Path) -> str:
+def decode_mask(content: bytes, path: object) -> np.ndarray:
+    """`read_mask` of the bytes of a file; `path` is what an error calls it."""
+    return _decode(content, path, lambda header: _mask_mode(header, path))
+
+
+def _mask_mode(header: _Header, path: object) -> str:
     if header.format != "PNG":
         raise DataError(f"mask {path} is a {header.format} file, whose compression changes class numbers; expected a PNG: "
                         "save the class numbers with wsss.data.images.write_mask")

@@ -1,0 +1,198 @@
+"""Packs: the files of many images in one tar, `packs/I-of-N.tar` in a step's folder, where a file an image is too many.
+
+A pack is a plain uncompressed tar, so any tool unpacks it; ours never scan it, because the journal line of an image says at
+which byte each of its files begins. Whatever a line names is never changed: one process appends, behind the last byte that
+its journal names, and what a killed one left there is cut off. An image that is made again gets new bytes and a new line; its
+old bytes stay until the step is made anew.
+"""
+
+import io
+import os
+import tarfile
+import time
+import weakref
+import zlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsss.errors import ArtifactError
+from wsss.files import file_sizes, storage
+
+PACKS = "packs"
+DAMAGED = ".damaged"   # ends the name of a file that was put away
+SYNC_EVERY = 1.0       # seconds between two flushes of a pack to the disk
+MOST_OPEN = 256        # files that a reader keeps open
+_BLOCK, _END = tarfile.BLOCKSIZE, bytes(2 * tarfile.BLOCKSIZE)
+
+
+class Pack:
+    """A pack that this process appends to, from byte `end` on; 0: a new one. Raises StorageError where it cannot."""
+
+    def __init__(self, folder: Path, name: str, end: int = 0):
+        self.name, self.end, self._path = name, end, folder / name
+        with storage(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if not end:   # what a killed process has left may be a link to another run's
+                self._path.unlink(missing_ok=True)
+            self._file = open(self._path, "r+b" if end else "xb", buffering=0)
+            self._file.truncate(end)
+        self._synced = time.monotonic()
+
+    def add(self, name: str, content: bytes) -> int:
+        """Append a file; the byte at which its content begins. A process that is killed now loses nothing of it."""
+        head = tarfile.TarInfo(name)   # no time and no owner: equal contents, equal bytes
+        head.size = len(content)
+        header = head.tobuf(tarfile.PAX_FORMAT)
+        with storage(self._path):
+            self._file.seek(self.end)
+            _write(self._file, header + content + bytes(-len(content) % _BLOCK))
+            if time.monotonic() - self._synced > SYNC_EVERY:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
+        begin = self.end + len(header)
+        self.end = _padded(begin + len(content))
+        return begin
+
+    def close(self) -> None:
+        """End the tar and bring it to the disk."""
+        with storage(self._path), self._file:
+            _finish(self._file, self.end)
+
+
+def close_pack(path: Path, end: int) -> None:
+    """End a tar whose process was killed: cut off what lies behind its last file. One that other runs share stays as it is."""
+    if is_own(path, end) and path.stat().st_size != end + len(_END):
+        with storage(path), open(path, "r+b", buffering=0) as file:
+            _finish(file, end)
+
+
+def is_own(path: Path, end: int) -> bool:
+    """Whether a pack may be appended to: it is as long as the journal says, and no other run has it as a hard link."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return found.st_size >= end and found.st_nlink == 1
+
+
+def remove_damaged(folder: Path, name: str) -> None:
+    """Remove what was put away of a file of an image: itself, or a copy of what lay in a pack."""
+    for place in (folder, folder / PACKS):
+        (place / (name + DAMAGED)).unlink(missing_ok=True)
+
+
+def free_name(name: str, used: Collection[str]) -> str:
+    """`name` of a pack, with a number where it is in use."""
+    stem, number = name.removesuffix(".tar"), 1
+    while name in used:
+        number += 1
+        name = f"{stem}-{number}.tar"
+    return name
+
+
+def pack_end(line: dict) -> int:
+    """Where the next file may begin in the pack that a journal line names."""
+    return _padded(max((begin + size for size, _, begin in line["files"].values()), default=0))
+
+
+def _padded(position: int) -> int:
+    return -(-position // _BLOCK) * _BLOCK
+
+
+def _finish(file: io.FileIO, end: int) -> None:
+    file.truncate(end)
+    file.seek(end)
+    _write(file, _END)
+    os.fsync(file.fileno())
+
+
+def _write(file: io.FileIO, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest):]
+
+
+class Sizes:
+    """What can be told of the packed files of a step's folder without reading them."""
+
+    def __init__(self, folder: Path):
+        self.folder, self._ends = folder, {}
+        self._damaged = {name.removesuffix(DAMAGED) for name in file_sizes(folder / PACKS) if name.endswith(DAMAGED)}
+
+    def hold(self, line: dict) -> bool:
+        """Whether the pack of a journal line is long enough for its files, and none of them was put away as damaged."""
+        pack, files = line["pack"], line["files"]
+        for size, _, begin in files.values():
+            if begin + size > self._ends.get(pack, -1):   # not seen yet, or grown since
+                self._ends[pack] = os.stat(f"{self.folder}/{pack}").st_size
+                if begin + size > self._ends[pack]:
+                    return False
+        return not self._damaged or self._damaged.isdisjoint(files)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a pack. Where a `Path` is only read, it may stand in its place."""
+
+    folder: Path       # of the step
+    name: str          # as the file would be called by itself
+    pack: str
+    recorded: tuple[int, int, int]   # size, CRC-32, where it begins
+    packs: "OpenFiles"
+
+    def __str__(self) -> str:
+        return f"{self.folder / self.name} (in {self.pack})"
+
+    @property
+    def parent(self) -> Path:
+        return (self.folder / self.name).parent
+
+    def read_bytes(self) -> bytes:
+        """Raises ArtifactError when these are not the bytes that were written: so a loss of power cannot leave false ones."""
+        content, (size, checksum, _) = self.raw(), self.recorded
+        found = [len(content), zlib.crc32(content)]
+        if found != [size, checksum]:
+            raise ArtifactError(f"{self} is not what was written: size and checksum are {found}, not {[size, checksum]}. Run its "
+                                "step again: only this image is made", damaged=self)
+        return content
+
+    def raw(self) -> bytes:
+        """What lies there now. Raises OSError."""
+        size, _, begin = self.recorded
+        return self.packs.read(self.pack, begin, size)
+
+    def open(self, mode: str = "rb") -> io.BytesIO:
+        return io.BytesIO(self.read_bytes())
+
+    @property
+    def damaged_name(self) -> Path:
+        """Where a copy is put when it is damaged; while that lies there, its image counts as broken."""
+        return self.folder / PACKS / (self.name + DAMAGED)
+
+
+class OpenFiles:
+    """Packs and journals of a step's folder, for reading, from several threads too; each is opened once."""
+
+    def __init__(self, folder: Path):
+        self.folder, self._open = folder, {}
+
+    def of(self, line: dict, name: str) -> Path | Member:
+        """Where the file `name` of an image lies, by its journal line: by itself, or in a pack."""
+        if "pack" in line and name in line["files"]:
+            return Member(self.folder, name, line["pack"], tuple(line["files"][name]), self)
+        return self.folder / name
+
+    def read(self, name: str, begin: int, size: int) -> bytes:
+        """Bytes of the file `name`, fewer at its end. Raises OSError."""
+        number = self._open.get(name)
+        if number is None:
+            number = os.open(self.folder / name, os.O_RDONLY)
+            if len(self._open) >= MOST_OPEN:
+                try:
+                    return os.pread(number, size, begin)
+                finally:
+                    os.close(number)
+            self._open[name] = number
+            weakref.finalize(self, os.close, number)
+        return os.pread(number, size, begin)
