@@ -109,7 +109,7 @@ def _case(quick: bool, precision: str = "float32") -> Case:
             losses.append(total.detach())
         return torch.stack(losses)
 
-    def loss(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def loss(images: Tensor, labels: Tensor, total: None) -> dict[str, Tensor]:
         return {"loss": affinity_losses(*mine(images), labels, radius=radius).total}
     edge, displacement = mine.parameter_groups()
     ours = our_step(mine, ((edge, 1.0), (displacement, 10.0)), loss, (images, labels), precision)

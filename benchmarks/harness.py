@@ -7,14 +7,13 @@ import gc
 import json
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ctypes import CDLL
 from dataclasses import asdict, dataclass, fields
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,10 +76,30 @@ class Row:
 
 
 Builder = Callable[[bool], Case]
+FORMS = ("official", "ours")
+
+
+class Alone(NamedTuple):
+    """What one form gave in a process of its own."""
+
+    seconds: Seconds
+    peak_mb: float | None
+    result: Any             # None where it is quick: then it is computed again
 
 
 def measure(name: str, build: Builder, quick: bool, threads: int, repeats: int = REPEATS, peaks: bool = True) -> Row:
-    """The row of one benchmark. Without `peaks` no process is started and no memory measured."""
+    """The row of one benchmark. Without `peaks` no process is started and no memory measured.
+
+    This process must not compute with torch: the threads that it would start are not in the processes that it forks.
+    """
+    if not peaks:
+        return _compare(name, build, quick, threads, repeats, {})
+    alone = {form: in_child(lambda form=form: measure_alone(build, form, quick, threads)) for form in FORMS}
+    return in_child(lambda: _compare(name, build, quick, threads, repeats, alone))
+
+
+def _compare(name: str, build: Builder, quick: bool, threads: int, repeats: int, alone: dict[str, Alone | None]) -> Row:
+    """Both forms one after the other, `repeats` times after a warm-up; what is slow is taken as it was `alone`."""
     torch.set_num_threads(threads)
     case = build(quick)
     row = Row(name, case.size, case.against, case.form, threads, *[None] * 6)
@@ -88,23 +107,24 @@ def measure(name: str, build: Builder, quick: bool, threads: int, repeats: int =
         row.official_disk_mb, row.ours_disk_mb = case.disk
         row.ratio = case.disk[0] / case.disk[1]
         return row
-    forms = [form for form in ("official", "ours") if getattr(case, form)]
-    first, results = {}, {}
+    forms = [form for form in FORMS if getattr(case, form)]
+    taken, results, slow = {}, {}, []
     for form in forms:
-        if peaks:
-            first[form], peak, results[form] = _in_child(name, form, quick, threads)
-            setattr(row, f"{form}_peak_mb", peak)
+        known = alone.get(form)
+        if known:
+            setattr(row, f"{form}_peak_mb", known.peak_mb)
+        if known and (case.once or known.seconds.wall > SLOW):
+            seconds, results[form] = known.seconds, known.result
         else:
             run = getattr(case, form)
-            first[form], results[form] = timed(run() if case.once else run)
-    slow = [form for form in forms if first[form].wall > SLOW or case.once]
-    taken: dict[str, list[Seconds]] = {form: [first[form]] if form in slow else [] for form in forms}
-    quicker = [form for form in forms if form not in slow]
-    for number in range(repeats + 1):        # the first is the warm-up
-        for form in quicker:
-            seconds, _ = timed(getattr(case, form))
-            if number:
-                taken[form].append(seconds)
+            seconds, results[form] = timed(run() if case.once else run)      # the warm-up
+        if case.once or seconds.wall > SLOW:
+            slow.append(form)
+        taken[form] = [seconds] if form in slow else []
+    for _ in range(repeats):
+        for form in forms:
+            if form not in slow:
+                taken[form].append(timed(getattr(case, form))[0])
     per = case.per if isinstance(case.per, dict) else dict.fromkeys(forms, case.per)
     for form in forms:
         wall, cpu = (statistics.median(each) / per[form] for each in zip(*taken[form]))
@@ -124,10 +144,12 @@ def timed(form: Callable[[], Any]) -> tuple[Seconds, Any]:
     return Seconds(time.perf_counter() - wall, time.process_time() - cpu), result
 
 
-def run_as_child(build: Builder, form: str, quick: bool, threads: int, file: Path) -> None:
-    """One form in this process: its seconds, its peak memory and its result go into `file`."""
+def measure_alone(build: Builder, form: str, quick: bool, threads: int) -> Alone | None:
+    """The seconds, the peak memory and the result of one form; None where the comparison has no such form, or is one of bytes."""
     torch.set_num_threads(threads)
     case = build(quick)
+    if case.disk or not getattr(case, form):
+        return None
     run, seconds = getattr(case, form), None
     if case.once:
         run = run()
@@ -139,7 +161,7 @@ def run_as_child(build: Builder, form: str, quick: bool, threads: int, file: Pat
         held = peak_before()
         seconds, result = timed(run)
     peak = peak_memory(CPU).get("host")
-    torch.save({"seconds": tuple(seconds), "peak_mb": peak and round(max(0.0, peak - held), 1), "result": result}, file)
+    return Alone(seconds, peak and round(max(0.0, peak - held), 1), result if case.once or seconds.wall > SLOW else None)
 
 
 def peak_before() -> float:
@@ -151,13 +173,26 @@ def peak_before() -> float:
     return peak_memory(CPU).get("host", 0.0)
 
 
-def _in_child(name: str, form: str, quick: bool, threads: int) -> tuple[Seconds, float | None, Any]:
-    with tempfile.TemporaryDirectory() as folder:
+def in_child(work: Callable[[], Any]) -> Any:
+    """What `work` returns in a process of its own, which takes the imported modules from this one.
+
+    Raises
+    ------
+    RuntimeError
+        when the process ends without a result; it has printed why.
+    """
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         file = Path(folder, "result.pt")
-        command = [sys.executable, "-m", "benchmarks.run", "--child", name, form, str(file), "--threads", str(threads)]
-        subprocess.run(command + ["--quick"] * quick, check=True, cwd=Path(__file__).parent.parent)
-        found = torch.load(file, weights_only=True)
-    return Seconds(*found["seconds"]), found["peak_mb"], found["result"]
+
+        def child() -> None:
+            tempfile.tempdir = folder            # whatever it leaves goes with the folder
+            torch.save(work(), file)
+        process = get_context("fork").Process(target=child)
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise RuntimeError(f"the process of a measurement ended with exit code {process.exitcode}")
+        return torch.load(file, weights_only=False)
 
 
 def greatest_difference(official: Any, ours: Any) -> float:

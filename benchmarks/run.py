@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks import affinity_training, cams, crf, evaluation, growth, kmeans, lpcam, random_walk, training
-from benchmarks.harness import Builder, Row, as_json, machine, measure, run_as_child, table
+from benchmarks.harness import Builder, Row, as_json, machine, measure, table
 
 MODULES = (random_walk, lpcam, kmeans, crf, cams, training, affinity_training, evaluation, growth)
 BENCHMARKS: dict[str, Builder] = {name: build for module in MODULES for name, build in module.BENCHMARKS.items()}
@@ -26,12 +26,7 @@ def main(words: list[str] | None = None) -> list[Row]:
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--list", action="store_true", help="name the benchmarks")
-    parser.add_argument("--child", nargs=3, metavar=("NAME", "FORM", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args(words)
-    if options.child:
-        name, form, file = options.child
-        run_as_child(BENCHMARKS[name], form, options.quick, options.threads, Path(file))
-        return []
     if options.list:
         print("\n".join(BENCHMARKS))
         return []

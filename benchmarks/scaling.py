@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 TRAININGS = ("train_cam", "train_irn")
+SIZES = [82_783, 9_000_000, 100_000_000]   # COCO train2014, OpenImages, and past them
 
 
 def needs(run: Path, images: int) -> list[tuple[str, float, float, int]]:
@@ -30,7 +31,7 @@ def needs(run: Path, images: int) -> list[tuple[str, float, float, int]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--images", type=int, nargs="+", default=[82_783, 9_000_000, 100_000_000])
+    parser.add_argument("--images", type=int, nargs="+", default=SIZES)
     arguments = parser.parse_args()
     for images in arguments.images:
         rows = needs(arguments.run, images)

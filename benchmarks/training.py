@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from benchmarks.harness import Case, greatest_difference
 from benchmarks.setting import N_CLASSES, backbone, scratch
 from steps.context import StepContext
-from steps.training import OptimizerName, Plan, _learn, make_optimizer
+from steps.training import OptimizerName, Plan, learn, make_optimizer
 from wsss.networks.classifier import Classifier
 
 RATE, STEPS = 1e-3, 1   # a low rate: the weights are random, and the loss has to stay finite over all repetitions
@@ -25,7 +25,7 @@ def our_step(module: torch.nn.Module, groups: tuple, loss: Callable, batch: tupl
     """A training step of the pipeline on a batch that is ready; it returns the loss."""
     optimizer, plan = make_optimizer(SETTINGS, *groups), Plan("bench", 1, len(batch[0]), lambda step, total: 1.0, 1)
     module.train()
-    return lambda: torch.stack([_learn(context(precision), plan, optimizer, loss, batch)["loss"].detach() for _ in range(STEPS)])
+    return lambda: torch.stack([learn(context(precision), plan, module, optimizer, loss, [batch])["loss"] for _ in range(STEPS)])
 
 
 def samples(batch: int, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,7 +52,7 @@ def _case(quick: bool, precision: str = "float32") -> Case:
             losses.append(loss.detach())
         return torch.stack(losses)
     ours = our_step(mine, ((mine.parameter_groups()[0], 1.0), (mine.parameter_groups()[1], 10.0)),
-                    lambda x, y: {"loss": F.multilabel_soft_margin_loss(mine(x).float(), y)}, (images, labels), precision)
+                    lambda x, y, total: {"loss": F.multilabel_soft_margin_loss(mine(x).float(), y)}, (images, labels), precision)
     return Case(f"{crop}x{crop}, batch {batch}", ours, official, greatest_difference,
                 "the official loop; difference: of the loss", f"float32, NCHW -> {precision}", batch * STEPS)
 

@@ -12,9 +12,7 @@ import numpy as np
 
 from steps.artifacts import FG_ONLY, Maps, check_keys, read_arrays, write_arrays, write_json
 from steps.context import StepContext, require
-from steps.memory import give_back
-from steps.thresholds import PUBLISHED, Chosen, choose
-from wsss.maps import at_size
+from steps.thresholds import PUBLISHED, Chosen, choose, count
 from wsss.metrics import THRESHOLDS, ThresholdCounts
 
 VERSION = 1
@@ -51,12 +49,12 @@ def run(context: StepContext) -> dict[str, Any]:
         before = number * total // len(kinds)
         setting = getattr(context.settings.threshold, kind)
         grid = tuple(sorted({*THRESHOLDS, THRESHOLDS[0] if setting is None else round(setting, 4)}))
-        val_counts = count(context, maps, val, grid, before, total) if val else None
+        val_counts = count_maps(context, maps, val, grid, before, total) if val else None
         chosen[kind] = choose(setting, f"eval_cam.threshold.{kind}", val_counts, len(val), PUBLISHED[kind].evaluation)
         if val_counts:
             counts[f"{kind}_val"] = val_counts.counts
         if scored:
-            scored_counts = count(context, maps, scored, grid, before + len(val), total)
+            scored_counts = count_maps(context, maps, scored, grid, before + len(val), total)
             scores[kind] = score(scored_counts, chosen[kind], len(scored))
             counts[kind] = scored_counts.counts
     if not context.group.leads:
@@ -72,19 +70,11 @@ def reader(folder: Path, n_classes: int) -> None:
     check_keys(folder / SCORES, ("chosen", "scores"))
 
 
-def count(context: StepContext, maps: Maps, ids: tuple[str, ...], thresholds: tuple[float, ...], before: int,
-          total: int) -> ThresholdCounts:
-    """The confusion counts of `ids` at every threshold, over all processes."""
-    counts = ThresholdCounts(len(context.dataset.classes), thresholds)
-    for number, image_id in enumerate(context.part(ids), start=1):
-        context.check_stop()
-        truth = context.dataset.mask(image_id)
-        soft = at_size(maps.map(image_id, "full", context.device), truth.shape)   # differs where data.max_side shrank it
-        counts.update(soft, maps.classes(image_id), truth)
-        context.progress(before + number, total, "maps")
-        give_back()
-    counts.counts = context.reduce(counts.counts)
-    return counts
+def count_maps(context: StepContext, maps: Maps, ids: tuple[str, ...], thresholds: tuple[float, ...], before: int,
+               total: int) -> ThresholdCounts:
+    """The confusion counts of stored maps at full size."""
+    return count(context, ids, lambda image_id: maps.map(image_id, "full", context.device), maps.classes, "maps", thresholds,
+                 before, total)
 
 
 def score(counts: ThresholdCounts, chosen: Chosen, n_images: int) -> dict[str, Any]:

@@ -16,13 +16,11 @@ import torch
 from steps.artifacts import Maps, encode_array, label_reader, read_array, write_json
 from steps.context import StepContext, require, require_prepared
 from steps.inference import for_each_image
-from steps.memory import give_back
 from steps.networks import load_irn, network_input
 from steps.store import Store
-from steps.thresholds import PUBLISHED, choose, read_chosen
+from steps.thresholds import PUBLISHED, choose, count, read_chosen
 from wsss.data.images import encode_mask
 from wsss.maps import from_stride_4
-from wsss.metrics import ThresholdCounts
 from wsss.random_walk import random_walk
 
 VERSION = 2
@@ -105,9 +103,7 @@ class Walk:
             batch = network_input(context, image_id, flip=True)   # (2, 3, H, W)
             with context.autocast():
                 edge = self.irn.edge_map(batch, settings.pad_to or 0).float()   # (1, h, w)
-            seeds = self.maps.map(image_id, "strided", context.device)   # (K, h, w)
-            walked = random_walk(seeds, edge, beta=settings.beta, exp_times=settings.exp_times,
-                                 radius=settings.radius)
+        walked = self.again(edge[0], image_id, settings.beta, settings.exp_times)
         highest = walked.max() if walked.numel() else walked.new_zeros(())
         return (walked / highest if highest > 0 else walked), edge[0]
 
@@ -131,15 +127,8 @@ def background_threshold(context: StepContext, walk: Walk) -> dict[str, Any]:
     if context.group.first(path.exists):
         return read_chosen(path)
     require_prepared(context, path)
-    counts = ThresholdCounts(len(context.dataset.classes)) if val else None
-    for number, image_id in enumerate(context.part(val), start=1):
-        context.check_stop()
-        soft, _ = walk.soft(walk(image_id)[0], image_id)
-        counts.update(soft, walk.maps.classes(image_id), context.dataset.mask(image_id))
-        context.progress(number, len(val), "val images, to choose the background threshold")
-        give_back()
-    if counts is not None:
-        counts.counts = context.reduce(counts.counts)
+    counts = count(context, val, lambda image_id: walk.soft(walk(image_id)[0], image_id)[0], walk.maps.classes,
+                   "val images, to choose the background threshold") if val else None
     chosen = choose(context.settings.bg_threshold, "make_sem_seg_labels.bg_threshold", counts, len(val),
                     PUBLISHED[context.seed_maps].walk_bg).as_dict()
     if counts is not None:

@@ -120,7 +120,7 @@ class _Step:
             alive.add(kept := _Kept(tensor.detach()))   # without its own graph, which would keep itself
             return kept
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
-            outputs = network.train()(torch.empty(min(settings.batch_size, number), 3, *2 * [settings.crop_size], device="meta"))
+            outputs = network.train()(torch.empty(_part(settings, number), 3, *2 * [settings.crop_size], device="meta"))
             own = {tensor.untyped_storage() for tensor in network.state_dict().values()}
             kept = sum(storage.nbytes() for storage in {kept.tensor.untyped_storage() for kept in alive} - own)
             sum(output.sum() for output in (outputs if isinstance(outputs, tuple) else [outputs])).backward()
@@ -230,8 +230,13 @@ def _cam_to_ir_label(step: _Step) -> _Bytes:
 
 def _train_irn(step: _Step) -> _Bytes:
     needs, settings = step.training(step.network(irn=True), _IRN_STEP), step.settings
-    affinities = 4 * settings.batch_size * (settings.crop_size / 4) ** 2 * _directions(settings.radius)
+    affinities = 4 * _part(settings, settings.batch_size) * (settings.crop_size / 4) ** 2 * _directions(settings.radius)
     return needs._replace(passing=needs.passing + 2 * affinities)   # with their gradients
+
+
+def _part(settings: Any, images: int) -> int:
+    """How many images of a batch a training has at work at once."""
+    return math.ceil(min(settings.batch_size, images) / settings.accumulate)
 
 
 def _make_sem_seg_labels(step: _Step) -> _Bytes:

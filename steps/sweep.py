@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from steps.context import StepContext, require
-from steps.eval_cam import SCORES, count, kinds_of_maps
+from steps.eval_cam import SCORES, count_maps, kinds_of_maps
 from steps.make_sem_seg_labels import THRESHOLD, Walk
 from steps.thresholds import confident_pair, read_chosen
 from wsss.data.dataset import Dataset
@@ -92,7 +92,7 @@ def sweep(context: StepContext, settings: SweepSettings) -> dict[str, Any]:
     total = len(ids) * (len(kinds) + bool(walk))
     result: dict[str, Any] = {"maps": {}, "walk": None}
     for number, (kind, maps) in enumerate(kinds.items()):
-        counts = count(context, maps, ids, THRESHOLDS, number * len(ids), total)
+        counts = count_maps(context, maps, ids, THRESHOLDS, number * len(ids), total)
         result["maps"][kind] = _scored(counts, _now(context, kind)) | {"confident": _confident(counts, settings.confidence)}
     if walk:
         result["walk"] = _walks(context, settings, walk, len(kinds) * len(ids), total)

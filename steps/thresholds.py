@@ -3,13 +3,19 @@
 Never from the list that is scored. The source stands beside every threshold in the results.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from steps.artifacts import read_json
+from steps.context import StepContext
+from steps.memory import give_back
 from wsss.errors import ArtifactError
-from wsss.metrics import ThresholdCounts
+from wsss.maps import at_size
+from wsss.metrics import THRESHOLDS, ThresholdCounts
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,24 @@ class Chosen:
 
     def as_dict(self) -> dict:
         return asdict(self)
+
+
+def count(context: StepContext, ids: Sequence[str], soft: Callable[[str], Tensor], classes: Callable[[str], Sequence[int]],
+          note: str, thresholds: Sequence[float] = THRESHOLDS, before: int = 0, total: int | None = None) -> ThresholdCounts:
+    """The confusion counts of `ids` at every threshold, over all processes.
+
+    `soft(id)`: maps (K, h, w) of the K `classes(id)`, brought to the size of the mask where they have another
+    (`data.max_side` shrank the photograph). `note`, `before` and `total` are of the progress that is shown.
+    """
+    counts = ThresholdCounts(len(context.dataset.classes), thresholds)
+    for number, image_id in enumerate(context.part(ids), start=1):
+        context.check_stop()
+        truth = context.dataset.mask(image_id)
+        counts.update(at_size(soft(image_id), truth.shape), classes(image_id), truth)
+        context.progress(before + number, total or len(ids), note)
+        give_back()
+    counts.counts = context.reduce(counts.counts)
+    return counts
 
 
 def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, published: float) -> Chosen:

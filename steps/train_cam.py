@@ -45,7 +45,9 @@ class Settings:
     power: float                 # of the poly rate
     warmup: float                # share of the steps in which the rate rises from 0
     detach_after_layer2: bool    # IRN trains no layer below layer3, LPCAM does
-    max_val_images: int | None   # measured after every epoch; null: all of val
+    accumulate: int              # parts of a batch, one after the other: the memory of one; the same batch for the network
+    val_epochs: int              # mAP on val after every so many epochs, and after the last
+    max_val_images: int | None   # of it; null: all of val
     checkpoint_steps: int        # the state is saved after so many steps
 
     def __post_init__(self) -> None:
@@ -57,6 +59,7 @@ class Settings:
         require(self.classifier_rate > 0, "train_cam.classifier_rate", self.classifier_rate, "above 0")
         require(self.max_val_images is None or self.max_val_images >= 1, "train_cam.max_val_images", self.max_val_images,
                 "null or at least 1")
+        require(self.val_epochs >= 1, "train_cam.val_epochs", self.val_epochs, "at least 1")
 
 
 def run(context: StepContext) -> dict[str, Any]:
@@ -72,14 +75,14 @@ def run(context: StepContext) -> dict[str, Any]:
                                   color_jitter=settings.color_jitter)
         return image, torch.from_numpy(dataset.label_vector(image_id))
 
-    def loss(images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        share = len(images) / min(settings.batch_size, len(context.ids))   # of the batch; less than 1 with several processes
+    def loss(images: torch.Tensor, labels: torch.Tensor, total: None) -> dict[str, torch.Tensor]:
+        share = len(images) / min(settings.batch_size, len(context.ids))   # of the batch
         return {"loss": multilabel_soft_margin_loss(classifier(images).float(), labels) * share}
 
     backbone, head = classifier.parameter_groups()
     optimizer = make_optimizer(settings, (backbone, 1.0), (head, settings.classifier_rate))
     plan = Plan("train_cam", settings.epochs, settings.batch_size,
-                poly_rate(settings.power, settings.warmup), settings.checkpoint_steps)
+                poly_rate(settings.power, settings.warmup), settings.checkpoint_steps, settings.accumulate, settings.val_epochs)
     log = fit(context, plan, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
               lambda: cam_pictures(context, classifier))
     if context.group.leads:

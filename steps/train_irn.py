@@ -49,6 +49,7 @@ class Settings:
     radius: int                      # of the pixel pairs, in cells of stride 4
     all_pairs: bool                  # also the pairs near the border of a crop, which the official code leaves out
     checkpoint_steps: int
+    accumulate: int                  # parts of a batch, as of train_cam
 
     def __post_init__(self) -> None:
         require_schedule("train_irn", self)
@@ -72,19 +73,22 @@ def run(context: StepContext) -> dict[str, Any]:
         return irn_sample(image, label, generator(context.seed, "train_irn", epoch, image_id), settings.crop_size,
                           tuple(settings.scale))
 
-    def loss(images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        edge, displacement = irn(images)
-        pairs = {"radius": settings.radius, "all_pairs": settings.all_pairs}
-        # The losses are means over the pairs of the whole batch: with several processes each divides by the counts of all.
-        counts = context.group.sum(pair_counts(labels, **pairs)) if context.group.size > 1 else None
-        losses = affinity_losses(edge, displacement, labels, counts=counts, **pairs)
+    pairs = {"radius": settings.radius, "all_pairs": settings.all_pairs}
+
+    def counts(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The losses are means over the pairs of the whole batch."""
+        return pair_counts(labels, **pairs)
+
+    def loss(images: torch.Tensor, labels: torch.Tensor, total: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        losses = affinity_losses(*irn(images), labels, counts=total, **pairs)
         return {"loss": losses.total, "pos_aff": losses.pos_aff, "neg_aff": losses.neg_aff,
                 "dp_fg": losses.dp_fg, "dp_bg": losses.dp_bg}
 
     edge, displacement = irn.parameter_groups()
     optimizer = make_optimizer(settings, (edge, 1.0), (displacement, settings.displacement_rate))
-    plan = Plan("train_irn", settings.epochs, settings.batch_size, poly_rate(settings.power), settings.checkpoint_steps)
-    log = fit(context, plan, irn, optimizer, sample, loss, pictures=lambda: edge_pictures(context, irn))
+    plan = Plan("train_irn", settings.epochs, settings.batch_size, poly_rate(settings.power), settings.checkpoint_steps,
+                settings.accumulate)
+    log = fit(context, plan, irn, optimizer, sample, loss, pictures=lambda: edge_pictures(context, irn), counts=counts)
     irn.set_displacement_mean(displacement_mean(context, irn))
     if context.group.leads:
         save_network(context, irn)

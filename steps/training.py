@@ -46,6 +46,8 @@ class Plan:
     batch_size: int
     rate: Callable[[int, int], float]
     checkpoint_steps: int
+    accumulate: int = 1     # parts of a batch that are worked through one after the other
+    val_epochs: int = 1     # validated after every so many epochs, and after the last
 
     def steps_per_epoch(self, n_ids: int) -> int:
         return steps_per_epoch(self.batch_size, n_ids)
@@ -67,15 +69,19 @@ def saved_step(folder: Path) -> int:
 def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.optim.Optimizer,
         sample: Callable[[int, str], tuple], loss: Callable[..., dict[str, torch.Tensor]],
         validate: Callable[[], dict[str, Any]] = dict,
-        pictures: Callable[[], dict[str, np.ndarray]] = dict) -> list[dict[str, Any]]:
-    """Train `module` on the step's ids and return the log, one dict a step and one an epoch.
+        pictures: Callable[[], dict[str, np.ndarray]] = dict,
+        counts: Callable[..., torch.Tensor | None] = lambda *part: None) -> list[dict[str, Any]]:
+    """Train `module` on the step's ids and return the log, one dict a step and one a validation.
 
-    `sample(epoch, id)` gives the tensors of one training sample; `loss(*batch)` gives named scalars, among them
-    "loss"; `validate()` is called after each epoch and its values go into the log; `pictures()` where some are wanted
+    `sample(epoch, id)` gives the tensors of one training sample. `loss(*part, total)` gives named scalars, among them
+    "loss", of a part of a batch: its share of the losses of the whole, so that losses and gradients are sums over the parts.
+    `total` is the sum of `counts(*part)` over all of them, or None where the part is the whole.
+    `validate()` is called after every `plan.val_epochs` and its values go into the log; `pictures()` where some are wanted
     (`context.show`): name -> (H, W, 3) uint8. Neither may draw random numbers.
 
-    A group of processes takes the same batches: each has a part of every batch, for which `loss` gives its share of the
-    losses of the whole, so that losses and gradients are sums over the group.
+    A batch is cut into `plan.accumulate` parts, or as many as there are processes where these are more: images i, i + parts, ...
+    are part i, and process r of R works on the parts r, r + R, ... So one process and two that cut a batch into the same two
+    parts add the same gradients, and leave the same bits.
 
     Raises
     ------
@@ -95,13 +101,13 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
             factor = plan.rate(step, total)
             for group, base in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = base * factor
-            losses = _learn(context, plan, module, optimizer, loss, batch)
+            losses = learn(context, plan, module, optimizer, loss, batch, counts)
             log.append({"step": step, "epoch": epoch, "rate": base_rates[0] * factor,
                         **{name: _finite(name, value, step, plan) for name, value in losses.items()}})
             context.track(log[-1])
             step += 1
             context.progress(step, total, _note({"loss": log[-1]["loss"], **measured}))
-            if step % epoch_steps == 0:
+            if step == total or step % (plan.val_epochs * epoch_steps) == 0:
                 measured = validate()
                 log.append({"step": step, "epoch": epoch, **measured})
                 context.track(log[-1])
@@ -122,30 +128,42 @@ def _note(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
 
 
-def _learn(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.optim.Optimizer,
-           loss: Callable[..., dict[str, torch.Tensor]], batch: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """One step of the optimiser; the losses before it."""
+def learn(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.optim.Optimizer,
+          loss: Callable[..., dict[str, torch.Tensor]], batch: Iterable[Iterable[torch.Tensor]],
+          counts: Callable[..., torch.Tensor | None] = lambda *part: None) -> dict[str, torch.Tensor]:
+    """One step of the optimiser, over the parts of a batch that this process has (see `fit`); the losses before it."""
     try:
-        with context.autocast():
-            losses = loss(*(tensor.to(context.device, non_blocking=True) for tensor in batch))
+        parts = [[tensor.to(context.device, non_blocking=True) for tensor in part] for part in batch]
+        total = _total(context, [counts(*part) for part in parts]) if len(parts) * context.group.size > 1 else None
         optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        losses: dict[str, torch.Tensor] = {}
+        for part in parts:
+            with context.autocast():
+                share = loss(*part, total)
+            share["loss"].backward()       # adds to the gradients of the parts before
+            losses = {name: losses.get(name, 0) + value.detach().double() for name, value in share.items()}
         if context.group.size > 1:
             losses = _sum_up(context, module, losses)
         optimizer.step()
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise WsssError(f"not enough memory for {plan.purpose}.batch_size={plan.batch_size} ({error}). Lower it, or "
-                        f"{plan.purpose}.crop_size; the last saved state is kept") from error
+        name = plan.purpose
+        raise WsssError(f"not enough memory for {name}.batch_size={plan.batch_size} in {plan.accumulate} parts ({error}). Raise "
+                        f"{name}.accumulate, or lower the batch or {name}.crop_size; the last saved state is kept") from error
     return losses
 
 
+def _total(context: StepContext, counts: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """The sum over the parts of a batch, of all processes."""
+    return None if counts[0] is None else context.group.sum(torch.stack(counts).sum(0))
+
+
 def _sum_up(context: StepContext, module: nn.Module, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The losses of the whole batch; its gradients take the place of those of this process's part."""
+    """The losses of the whole batch; its gradients take the place of those of this process's parts."""
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     whole = context.group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
     for gradient, part in zip(gradients, whole.split([gradient.numel() for gradient in gradients])):
         gradient.copy_(part.view_as(gradient))
-    values = context.group.sum(torch.stack([value.detach().double() for value in losses.values()]).cpu())
+    values = context.group.sum(torch.stack(list(losses.values())).cpu())
     return dict(zip(losses, values))
 
 
@@ -177,19 +195,27 @@ def _worker_ignores_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _batches(context: StepContext, plan: Plan, sample: Callable, ids: tuple[str, ...], epoch: int, first: int) -> Iterator[tuple]:
-    """The batches of an epoch from number `first` on."""
+def _batches(context: StepContext, plan: Plan, sample: Callable, ids: tuple[str, ...], epoch: int,
+             first: int) -> Iterator[list[list[torch.Tensor]]]:
+    """The batches of an epoch from number `first` on, each as the parts of it that this process has."""
     order = generator(context.seed, plan.purpose, "order", epoch).permutation(len(ids))
-    keys = [context.part([(epoch, ids[i]) for i in order[b * plan.batch_size:(b + 1) * plan.batch_size]])
-            for b in range(first, plan.steps_per_epoch(len(ids)))]
+    size = min(plan.batch_size, len(ids))
+    parts = min(max(plan.accumulate, context.group.size), size)
+    mine = context.part(range(parts))
+    keys = [[(epoch, ids[i]) for i in order[b * size:(b + 1) * size][part::parts]]
+            for b in range(first, plan.steps_per_epoch(len(ids))) for part in mine]
     loader = DataLoader(_Samples(sample), batch_sampler=keys, collate_fn=_collate, num_workers=context.workers,
                         worker_init_fn=_worker_ignores_signals, pin_memory=context.device.type == "cuda",
                         multiprocessing_context="fork" if context.workers else None)   # closures cannot be pickled
     try:
-        for batch in loader:
-            if isinstance(batch, WsssError):
-                raise batch
-            yield batch
+        batch = []
+        for part in loader:
+            if isinstance(part, WsssError):
+                raise part
+            batch.append(part)
+            if len(batch) == len(mine):
+                yield batch
+                batch = []
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -269,8 +295,10 @@ def make_optimizer(settings: Any, *groups: tuple[list[nn.Parameter], float]) -> 
 
 def require_schedule(step: str, settings: Any) -> None:
     """Check the settings that both training steps have."""
-    for name in ("epochs", "batch_size", "checkpoint_steps"):
+    for name in ("epochs", "batch_size", "checkpoint_steps", "accumulate"):
         require(getattr(settings, name) >= 1, f"{step}.{name}", getattr(settings, name), "at least 1")
+    require(settings.accumulate <= settings.batch_size, f"{step}.accumulate", settings.accumulate,
+            f"at most {step}.batch_size={settings.batch_size}")
     require(settings.crop_size >= 32 and settings.crop_size % 16 == 0, f"{step}.crop_size", settings.crop_size,
             "a multiple of 16, at least 32")
     require(settings.learning_rate > 0, f"{step}.learning_rate", settings.learning_rate, "above 0")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import affinity_training, cams, harness, kmeans, lpcam, pictures, random_walk, run
+from benchmarks import affinity_training, cams, harness, kmeans, lpcam, pictures, random_walk, run, setting, training
 from benchmarks.evaluation import official_miou
-from benchmarks.harness import Case, as_json, greatest_difference, measure, run_as_child, table
+from benchmarks.harness import Case, as_json, greatest_difference, in_child, measure, measure_alone, table
 from wsss.affinity import affinity_losses
 from wsss.data.images import read_image
 from wsss.metrics import THRESHOLDS, ThresholdCounts
@@ -38,12 +38,26 @@ def test_a_slow_form_runs_once(monkeypatch):
     assert "(once)" in table([row])
 
 
-def test_peak_memory_is_that_of_the_form_itself(tmp_path):
+def test_peak_memory_is_that_of_the_form_itself():
     held = torch.ones(2**22)                                     # 16 MiB of inputs
     case = Case("1", lambda: float((held + held[0]).sum()))      # 16 MiB more
-    run_as_child(lambda quick: case, "ours", True, 1, tmp_path / "result.pt")
-    found = torch.load(tmp_path / "result.pt", weights_only=True)
-    assert found["result"] == 2**23 and 12 < found["peak_mb"] < 40
+    assert 12 < measure_alone(lambda quick: case, "ours", True, 1).peak_mb < 40
+    assert measure_alone(lambda quick: case, "official", True, 1) is None
+
+
+def test_a_measurement_in_a_process_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness.tempfile, "tempdir", str(tmp_path))
+    assert in_child(lambda: [torch.ones(2), harness.tempfile.mkdtemp()][0].tolist()) == [1, 1]
+    assert not list(tmp_path.iterdir())                          # it leaves nothing
+    with pytest.raises(RuntimeError, match="ended with exit code 1"):
+        in_child(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("build", [training._case, affinity_training._case])
+def test_the_trainings_compute_the_same(build, monkeypatch):
+    monkeypatch.setattr(f"{build.__module__}.backbone", lambda: setting.backbone("resnet18"))
+    monkeypatch.setattr(affinity_training, "Run", lambda dataset: setting.Run(dataset, "resnet18"))
+    assert agree(build(True)) < 1e-3
 
 
 def test_disk_is_compared_as_it_is():

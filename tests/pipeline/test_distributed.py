@@ -112,6 +112,19 @@ def test_two_processes_make_what_one_makes(outputs):
 
 
 @pytest.mark.slow
+def test_two_processes_leave_the_bits_of_one_that_cuts_its_batches_as_they_do(outputs, tmp_path):
+    """All eight steps, the trainings too."""
+    parts = ("train_cam.accumulate=2", "train_irn.accumulate=2", "threads=1", "train_cam.epochs=8")
+    for name in ("one", "two"):
+        shutil.copytree(outputs / ".data", tmp_path / name / ".data")
+    one = subprocess.run([sys.executable, *CALL, f"outputs={tmp_path / 'one'}", *parts], cwd=ROOT, env=ENVIRONMENT)
+    two = torchrun(tmp_path / "two", *parts)
+    assert one.returncode == two.returncode == 0, two.stderr
+    for step in ("train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels", "eval_sem_seg"):
+        assert contents(tmp_path / "one/smoke" / step) == contents(tmp_path / "two/smoke" / step), step
+
+
+@pytest.mark.slow
 def test_the_classifier_of_two_processes_and_its_interruption(outputs, tmp_path):
     call = ("to_step=train_cam", "train_cam.epochs=3")
     for name in ("whole", "stopped"):
@@ -199,3 +212,25 @@ def test_whoever_does_not_come_is_named(outputs):
     first[2].kill()
     code, _, errors = ends(first)[0]
     assert code == 1 and "of 3 processes 2 came within distributed.start=3 seconds; missing: 2" in errors
+
+
+@pytest.mark.slow
+def test_a_run_folder_that_one_machine_does_not_see(outputs):
+    """The second process finds another disk at the path of the run folder."""
+    before = remove(outputs, "make_cam")
+    code = """
+import os, sys
+from pathlib import Path
+import pipeline.work
+pipeline.work.PATIENCE = 1.0
+if os.environ["RANK"] == "1":
+    exists = Path.exists
+    Path.exists = lambda self, **words: self.name != pipeline.work.RUN and exists(self, **words)
+sys.argv[0] = "run_pipeline.py"
+import run_pipeline
+run_pipeline.main()
+"""
+    results = ends(start(outputs, "to_step=make_cam", code=code))
+    assert [result[0] for result in results] == [1, 1], results
+    assert "process 1 of 2" in results[0][2] and "the run folder must lie on a file system that all machines share" in results[0][2]
+    assert not list(outputs.glob("smoke/make_cam*")) and before      # before any work

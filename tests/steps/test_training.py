@@ -22,7 +22,7 @@ def train(folder, sample, loss=None, workers=0):
     context = StepContext(SETTINGS, None, {"ids": ("a", "b", "c", "d")}, folder, {}, workers=workers)
     plan = Plan("train_cam", epochs=2, batch_size=2, rate=poly_rate(0.9), checkpoint_steps=1)
     return fit(context, plan, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), sample,
-               loss or (lambda x: {"loss": module(x).mean()}))
+               loss or (lambda x, total: {"loss": module(x).mean()}))
 
 
 def good(epoch, image_id):
@@ -41,7 +41,7 @@ def test_the_log_is_a_table_too_and_is_shown_elsewhere(tmp_path):
                           show=lambda step, pictures: shown.append((step, pictures())) or True)
     plan = Plan("train_cam", epochs=2, batch_size=2, rate=poly_rate(0.9), checkpoint_steps=1)
     log = fit(context, plan, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good,
-              lambda x: {"loss": module(x).mean()}, lambda: {"val_map": 0.5}, lambda: {"picture": module.training})
+              lambda x, total: {"loss": module(x).mean()}, lambda: {"val_map": 0.5}, lambda: {"picture": module.training})
     assert seen == log and [step for step, _ in shown] == [1, 2, 3, 4] and module.training
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert len(rows) == len(log) == 6 and [row["step"] for row in rows] == ["0", "1", "2", "2", "3", "4"]
@@ -49,17 +49,40 @@ def test_the_log_is_a_table_too_and_is_shown_elsewhere(tmp_path):
     assert [row["val_map"] for row in rows] == ["", "", "0.5", "", "", "0.5"]
 
 
+def test_the_validation_is_that_of_every_so_many_epochs_and_of_the_last(tmp_path):
+    module, context = torch.nn.Linear(2, 1), StepContext(SETTINGS, None, {"ids": ("a", "b")}, tmp_path, {})
+    plan = Plan("train_cam", epochs=5, batch_size=2, rate=poly_rate(0.9), checkpoint_steps=1, val_epochs=2)
+    log = fit(context, plan, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good,
+              lambda x, total: {"loss": module(x).mean()}, lambda: {"val_map": 0.5})
+    assert [line["step"] for line in log if "val_map" in line] == [2, 4, 5]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_the_parts_of_a_batch_are_learned_together(tmp_path, accumulate):
+    seen, module = [], torch.nn.Linear(2, 1)
+
+    def loss(x, total):
+        seen.append((len(x), None if total is None else int(total)))
+        return {"loss": module(x).sum() / (total or len(x))}
+    context = StepContext(SETTINGS, None, {"ids": tuple("abcde")}, tmp_path, {})
+    plan = Plan("train_cam", epochs=1, batch_size=5, rate=poly_rate(0.9), checkpoint_steps=1, accumulate=accumulate)
+    log = fit(context, plan, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good, loss,
+              counts=lambda x: torch.tensor(len(x)))
+    assert seen == {1: [(5, None)], 2: [(3, 5), (2, 5)], 3: [(2, 5), (2, 5), (1, 5)]}[accumulate]
+    assert len([line for line in log if "loss" in line]) == 1
+
+
 @pytest.mark.parametrize("error", [MemoryError("12 GB"), torch.OutOfMemoryError("CUDA out of memory")])
 def test_too_little_memory(tmp_path, error):
-    def loss(x):
+    def loss(x, total):
         raise error
-    with pytest.raises(WsssError, match=r"not enough memory for train_cam.batch_size=2 \(.*\). Lower it, or train_cam.crop_size"):
+    with pytest.raises(WsssError, match=r"not enough memory for train_cam.batch_size=2 in 1 parts \(.*\). Raise train_cam.accumulate, or lower"):
         train(tmp_path, good, loss)
 
 
 def test_a_loss_that_is_not_finite(tmp_path):
     with pytest.raises(WsssError, match="loss is nan at step 0, expected a finite number. Lower train_cam.learning_rate"):
-        train(tmp_path, good, lambda x: {"loss": (x * torch.nan).mean().requires_grad_()})
+        train(tmp_path, good, lambda x, total: {"loss": (x * torch.nan).mean().requires_grad_()})
 
 
 def test_a_loader_process_that_is_killed(tmp_path):
