@@ -148,6 +148,9 @@ class Member:
     def parent(self) -> Path:
         return (self.folder / self.name).parent
 
+    def exists(self) -> bool:
+        return (self.folder / self.pack).exists()
+
     def read_bytes(self) -> bytes:
         """Raises ArtifactError when these are not the bytes that were written: so a loss of power cannot leave false ones."""
         content, (size, checksum, _) = self.raw(), self.recorded

@@ -89,9 +89,10 @@ class StripMaker:
 
     def _walked(self, image_id: str) -> tuple[np.ndarray, np.ndarray] | None:
         """The walked maps (K, h, w) and the edge map (h, w); None where there is no network to compute them with."""
-        run, soft, names = self.run, self._soft, [f"{kind}/{image_id}.npy" for kind in ("walk", "edge")]
-        if soft and names[0] in soft.index.get(image_id, {"files": ()})["files"]:
-            return tuple(read_array(soft.file(image_id, name), "make_sem_seg_labels").astype(np.float32) for name in names)
+        run = self.run
+        files = [self._soft.file(image_id, f"{kind}/{image_id}.npy") for kind in ("walk", "edge")] if self._soft else []
+        if files and files[0].exists():
+            return tuple(read_array(file, "make_sem_seg_labels").astype(np.float32) for file in files)
         network, seeds = run.place("train_irn"), run.place(run.seed_step)
         if "make_sem_seg_labels" not in run.by_name or not network or not (network / WEIGHTS).exists() or not seeds:
             return None
