@@ -86,7 +86,7 @@ def our_chain(run: Run) -> list[Tensor]:
 
 
 def _size(quick: bool) -> tuple[int, int]:
-    return (188, 250) if quick else (375, 500)
+    return (112, 150) if quick else (375, 500)
 
 
 def _forwards(run: Run, ids: tuple[str, ...]) -> Callable[[], None]:

@@ -39,7 +39,7 @@ def _thresholds(quick: bool) -> Case:
 
 
 def _against_reading(quick: bool) -> Case:
-    run = Run(drawn(8, (375, 500)), depth="resnet18")
+    run = Run(drawn(2 if quick else 8, (375, 500)), depth="resnet18")
     ids, maps = run.dataset.lists["train"], Maps(run.run(make_cam))
 
     def read() -> None:

@@ -75,8 +75,8 @@ def weights_read(height: int, width: int, classes: int) -> Case:
 
 
 BENCHMARKS = {
-    "random_walk": lambda quick: _case(*((188, 250) if quick else (375, 500)), 2),
-    "random_walk_float64": lambda quick: _case(128, 160, 2, torch.float64),
+    "random_walk": lambda quick: _case(*((128, 170) if quick else (375, 500)), 2),
+    "random_walk_float64": lambda quick: _case(96, 128, 2, torch.float64),
     "random_walk_passes": lambda quick: weights_read(375, 500, 2),
-    "random_walk_large": lambda quick: _case(1000, 1000, 20, dense=False),
+    "random_walk_large": lambda quick: _case(*((500, 500) if quick else (1000, 1000)), 20, dense=False),
 }
