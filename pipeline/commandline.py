@@ -11,13 +11,14 @@ from typing import NoReturn
 
 from pipeline.changes import changes
 from pipeline.console import head_line, plan_table
-from pipeline.distributed import FAREWELL, Processes, QuietConsole, find_place
+from pipeline.distributed import Processes, QuietConsole, find_place
 from pipeline.jobs import FOLDER as SCRIPTS
 from pipeline.jobs import job_lines
 from pipeline.predict import empty_folder
 from pipeline.runner import SUMMARY, Pipeline
 from pipeline.summary import score_table
 from pipeline.sweep import place_of, sweep_lines, write_sweep
+from pipeline.watch import FAREWELL
 from steps.context import Stopped
 from steps.datasets import download_dataset, list_findings, open_dataset, prepare_dataset
 from steps.prediction import RECORD, write_prediction
