@@ -15,7 +15,7 @@ from tests.conftest import SMOKE
 from tests.test_house import ROOT
 from wsss.errors import BackendError
 
-SHORT = (*SMOKE, "to_step=train_cam", "train_cam.epochs=2", "pictures_every=4")   # 6 steps
+SHORT = (*SMOKE, "to_step=train_cam", "train_cam.epochs=2", "train_cam.val_epochs=1", "pictures_every=4")   # 6 steps
 
 
 class FakeRun:
