@@ -72,10 +72,10 @@ def encode_arrays(**arrays: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def write_arrays(path: Path, compressed: bool = False, **arrays: np.ndarray) -> Path:
+def write_arrays(path: Path, **arrays: np.ndarray) -> Path:
     """Write a plain `.npz`, whole or not at all."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        (np.savez_compressed if compressed else np.savez)(file, **arrays)
+        np.savez(file, **arrays)
     return path
 
 
