@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.lists import masks_to_choose_by
 from pipeline.plan import survey
 from pipeline.runfolder import RunFolder
-from steps.artifacts import label_reader
+from steps.artifacts import Labels
 from steps.journal import unfinished
 from wsss.data.dataset import Dataset
 from wsss.data.images import encode_jpeg, encode_mask, is_upright_jpeg
@@ -107,7 +107,7 @@ def _check_masks(config: Any, dataset: Dataset, folder: RunFolder, command: str,
 
 def _files(dataset: Dataset, masks: Path, lists: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, Source]]:
     """Every file of the folder by its name, with what it is made from."""
-    read = label_reader(masks, len(dataset.classes))
+    read = Labels(masks, len(dataset.classes))
     for name, ids in lists.items():
         for image_id in ids:
             photograph = dataset.image_path(image_id)

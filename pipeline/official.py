@@ -18,7 +18,7 @@ from pipeline.fingerprint import provided_identity
 from pipeline.order import BY_NAME
 from pipeline.plan import ABSENT, CONTINUE, DONE, PARTIAL, RERUN, RUN, SKIP, STALE, PlannedStep, survey
 from pipeline.runfolder import RunFolder
-from steps.artifacts import Maps, label_reader, read_json, write_json
+from steps.artifacts import Labels, Maps, read_json, write_json
 from steps.imported import FOLDERS, MAPS, Import, official_file
 from steps.journal import Lines, unfinished
 from steps.networks import WEIGHTS
@@ -179,7 +179,7 @@ def _export(config: Any, folder: RunFolder, target: Path, planned: PlannedStep, 
 def _writer(step: str, source: Path, n_classes: int) -> Callable[[Path, str], None]:
     """The function that writes the official file of an image."""
     if step not in MAPS:
-        read = label_reader(source, n_classes)
+        read = Labels(source, n_classes)
         return lambda path, image_id: write_label(path, read(image_id))
     maps = Maps(source)
 

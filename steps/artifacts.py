@@ -7,7 +7,7 @@ image is a `File`: a path, or a member of a pack (`steps.store`).
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -227,14 +227,17 @@ class Maps:
         return self.facts(image_id)["classes"]
 
 
-def label_reader(folder: Path, n_classes: int) -> Callable[..., np.ndarray]:
-    """A function that reads and checks the label of an image of a finished step; of its recorded size, or of a given one."""
-    store = Store(folder)
+class Labels:
+    """The labels of a finished step: one `ID.png` an image, facts in the index."""
 
-    def read(image_id: str, size: Sequence[int] = ()) -> np.ndarray:
-        size = size or [store.index[image_id][side] for side in ("height", "width")]
-        return read_label(store.file(image_id, f"{image_id}.png"), size, n_classes)
-    return read
+    def __init__(self, folder: Path, n_classes: int):
+        self.store, self._n_classes = Store(folder), n_classes
+        self.index = self.store.index
+
+    def __call__(self, image_id: str, size: Sequence[int] = ()) -> np.ndarray:
+        """The label of an image, read and checked (`read_label`); of its recorded size, or of a given one."""
+        size = size or [self.index[image_id][side] for side in ("height", "width")]
+        return read_label(self.store.file(image_id, f"{image_id}.png"), size, self._n_classes)
 
 
 def write_label(path: Path, label: np.ndarray) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from steps.artifacts import Maps, label_reader
+from steps.artifacts import Labels, Maps
 from steps.context import StepContext, require, require_package
 from steps.eval_cam import SCORES
 from steps.inference import for_each_image
@@ -18,7 +18,7 @@ from wsss.data.images import encode_mask
 from wsss.ir_label import ir_label
 
 VERSION = 1
-reader = label_reader
+reader = Labels
 
 
 class CRFBackend(Enum):

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import check_keys, label_reader, write_json
+from steps.artifacts import Labels, check_keys, write_json
 from steps.context import StepContext
 from steps.make_sem_seg_labels import THRESHOLD
 from steps.thresholds import read_chosen
@@ -35,7 +35,7 @@ class Settings:
 def run(context: StepContext) -> dict[str, Any]:
     dataset, folder = context.dataset, context.inputs["make_sem_seg_labels"]
     confusion, scored = Confusion(len(dataset.classes)), context.lists["scored"]
-    read = label_reader(folder, len(dataset.classes))
+    read = Labels(folder, len(dataset.classes))
     for number, image_id in enumerate(context.part(scored), start=1):
         context.check_stop()
         truth = dataset.mask(image_id)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from steps.artifacts import STRIDED, Maps, encode_array, label_reader, write_json
+from steps.artifacts import STRIDED, Labels, Maps, encode_array, write_json
 from steps.context import StepContext
 from steps.inference import for_each_image
 from steps.make_sem_seg_labels import THRESHOLD
@@ -73,7 +73,7 @@ class Import:
 
     def reader(self, folder: Path, n_classes: int) -> Callable[[str], Any]:
         """Reads and checks what was imported, for one image after the other."""
-        return Maps(folder).check_imported if self.step in MAPS else label_reader(folder, n_classes)
+        return Maps(folder).check_imported if self.step in MAPS else Labels(folder, n_classes)
 
     def _maps(self, context: StepContext, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
         height, width = context.dataset.working_size(image_id)

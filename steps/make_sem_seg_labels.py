@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from steps.artifacts import Maps, encode_array, label_reader, read_array, write_json
+from steps.artifacts import Labels, Maps, encode_array, read_array, write_json
 from steps.context import StepContext, require, require_prepared
 from steps.inference import for_each_image
 from steps.networks import load_irn, network_input
-from steps.store import Store
 from steps.thresholds import PUBLISHED, choose, count, read_chosen
 from wsss.data.images import encode_mask
 from wsss.maps import from_stride_4
@@ -79,14 +78,14 @@ def mask_of(soft: torch.Tensor, classes: Sequence[int], threshold: float) -> np.
 
 
 def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
-    store, read_mask = Store(folder), label_reader(folder, n_classes)
+    labels = Labels(folder, n_classes)
     read_chosen(folder / THRESHOLD)
 
     def read(image_id: str) -> None:
-        read_mask(image_id)
-        for name in store.index[image_id]["files"]:
+        labels(image_id)
+        for name in labels.index[image_id]["files"]:
             if name.endswith(".npy"):
-                read_array(store.file(image_id, name), "make_sem_seg_labels")
+                read_array(labels.store.file(image_id, name), "make_sem_seg_labels")
     return read
 
 

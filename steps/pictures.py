@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from steps.artifacts import label_reader
+from steps.artifacts import Labels
 from steps.context import StepContext
 from steps.networks import network_input
 from wsss.cam import class_activation_maps
@@ -34,7 +34,7 @@ def cam_pictures(context: StepContext, classifier: Classifier) -> dict[str, np.n
 def edge_pictures(context: StepContext, irn: IRN) -> dict[str, np.ndarray]:
     """By image id: photograph, the label that is learned from, and the edge map, side by side. Leaves IRN in evaluation mode."""
     irn.eval()
-    found, read = {}, label_reader(context.inputs["cam_to_ir_label"], len(context.dataset.classes))
+    found, read = {}, Labels(context.inputs["cam_to_ir_label"], len(context.dataset.classes))
     for image_id in context.ids[:SHOWN]:
         image = context.dataset.image(image_id)
         label = read(image_id, image.shape[:2])

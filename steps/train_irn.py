@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from steps.artifacts import label_reader
+from steps.artifacts import Labels
 from steps.context import StepContext, require
 from steps.networks import network_reader, new_irn, provide, save_network
 from steps.pictures import edge_pictures
@@ -65,7 +65,7 @@ def run(context: StepContext) -> dict[str, Any]:
     if context.model.provided("train_irn"):
         return provide(context, "train_irn")
     settings, dataset = context.settings, context.dataset
-    irn, read = new_irn(context), label_reader(context.inputs["cam_to_ir_label"], len(dataset.classes))
+    irn, read = new_irn(context), Labels(context.inputs["cam_to_ir_label"], len(dataset.classes))
 
     def sample(epoch: int, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
         image = dataset.image(image_id)

@@ -8,8 +8,7 @@ import numpy as np
 from pipeline.recorded import RecordedRun
 from pipeline.report import pictures
 from pipeline.report.images import MASKS, ImageScores
-from steps.artifacts import label_reader
-from steps.journal import Lines
+from steps.artifacts import Labels
 from wsss.seeding import generator
 
 TAGS = ("best", "worst", "random")
@@ -22,8 +21,8 @@ class MaskReader:
 
     def __init__(self, run: RecordedRun):
         place = run.place(MASKS)
-        self.made = set(Lines(place)) if place else set()
-        self._read = label_reader(place, len(run.dataset.classes)) if place else None
+        self._read = Labels(place, len(run.dataset.classes)) if place else None
+        self.made = set(self._read.index) if place else set()
 
     def __call__(self, image_id: str) -> np.ndarray | None:
         return self._read(image_id) if image_id in self.made else None

@@ -1,7 +1,7 @@
 """The IoU of every scored image, computed once from the masks and kept in `report/images.npz`."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from pipeline.recorded import RecordedRun
-from steps.artifacts import label_reader, read_arrays, write_arrays
-from steps.journal import INDEX, Lines, file_sum
+from steps.artifacts import Labels, read_arrays, write_arrays
+from steps.journal import INDEX, file_sum
 from wsss.errors import ArtifactError, StorageError, WsssError
 
 FILE, NEEDED = "images.npz", ("key", "ids", "miou", "first", "value", "iou")
@@ -51,14 +51,14 @@ def score_images(run: RecordedRun, progress: Callable[[int, int], None] = lambda
     place = run.place(MASKS)
     if place is None:
         return ImageScores()
-    ids = _scored(run, place)
+    read = Labels(place, len(run.dataset.classes))
+    ids = _scored(run, read.index)
     if not ids:
         return ImageScores()
     unsure = run.config.eval_sem_seg.unsure.value
     path, key = run.folder.path / "report" / FILE, _key(run, place, ids, unsure)
     if (cached := _read(path, key)) is not None:
         return cached
-    read = label_reader(place, len(run.dataset.classes))
 
     def one(image_id: str) -> dict[int, float] | str:
         try:
@@ -80,8 +80,8 @@ def score_images(run: RecordedRun, progress: Callable[[int, int], None] = lambda
     return scores
 
 
-def _scored(run: RecordedRun, place: Path) -> tuple[str, ...]:
-    made = Lines(place)
+def _scored(run: RecordedRun, made: Collection[str]) -> tuple[str, ...]:
+    """The images that are scored, of those with a pseudo mask."""
     planned = run.by_name.get("eval_sem_seg")
     wanted = planned.lists["scored"] if planned and planned.lists["scored"] else made
     return tuple(image_id for image_id in wanted if image_id in made and image_id in run.dataset.mask_files)

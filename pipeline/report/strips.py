@@ -9,11 +9,9 @@ import numpy as np
 
 from pipeline.recorded import RecordedRun
 from pipeline.report import pictures
-from steps.artifacts import FG_ONLY, Maps, label_reader, read_array
-from steps.journal import Lines
+from steps.artifacts import FG_ONLY, Labels, Maps, read_array
 from steps.make_sem_seg_labels import Walk
 from steps.networks import WEIGHTS
-from steps.store import Store
 from wsss.errors import WsssError
 
 SIDE = 208          # pixels of the longer side of a picture
@@ -44,18 +42,17 @@ class StripMaker:
         self.run, n_classes = run, len(run.dataset.classes)
         self.maps = {title: store for title, step, kind in (("CAM", "make_cam", ""), ("LPCAM-F", "make_lpcam", FG_ONLY),
                                                             ("LPCAM", "make_lpcam", "")) if (store := _maps(run, step, kind))}
-        self.labels = {title: (set(Lines(place)), label_reader(place, n_classes))
+        self.labels = {title: Labels(place, n_classes)
                        for title, step in (("confident label", "cam_to_ir_label"), ("pseudo mask", "make_sem_seg_labels"))
                        if (place := run.place(step))}
-        self._soft = Store(place) if (place := run.place("make_sem_seg_labels")) else None
         self._walk: Walk | None = None
 
     @property
     def available(self) -> list[str]:
         """The images that went furthest: those with a pseudo mask, else with maps."""
         for title in ("pseudo mask", "confident label"):
-            if title in self.labels and self.labels[title][0]:
-                return sorted(self.labels[title][0])
+            if title in self.labels and self.labels[title].index:
+                return sorted(self.labels[title].index)
         for title in ("LPCAM", "CAM"):
             if title in self.maps and self.maps[title].index:
                 return sorted(self.maps[title].index)
@@ -77,7 +74,7 @@ class StripMaker:
         first["photograph"] = pictures.photograph(full, SIDE)
         if walked is not None:
             first["edge map"] = pictures.heat(edge, image, SIDE)
-        masks = {title: mask for title, (ids, read) in self.labels.items() if image_id in ids
+        masks = {title: mask for title, read in self.labels.items() if image_id in read.index
                  and (mask := _try(strip, title, lambda read=read: read(image_id))) is not None}
         if image_id in run.dataset.mask_files:
             masks["ground truth"] = run.dataset.mask(image_id)
@@ -90,9 +87,10 @@ class StripMaker:
     def _walked(self, image_id: str) -> tuple[np.ndarray, np.ndarray] | None:
         """The walked maps (K, h, w) and the edge map (h, w); None where there is no network to compute them with."""
         run = self.run
-        files = [self._soft.file(image_id, f"{kind}/{image_id}.npy") for kind in ("walk", "edge")] if self._soft else []
-        if files and files[0].exists():
-            return tuple(read_array(file, "make_sem_seg_labels").astype(np.float32) for file in files)
+        if masks := self.labels.get("pseudo mask"):
+            files = [masks.store.file(image_id, f"{kind}/{image_id}.npy") for kind in ("walk", "edge")]
+            if files[0].exists():
+                return tuple(read_array(file, "make_sem_seg_labels").astype(np.float32) for file in files)
         network, seeds = run.place("train_irn"), run.place(run.seed_step)
         if "make_sem_seg_labels" not in run.by_name or not network or not (network / WEIGHTS).exists() or not seeds:
             return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steps.artifacts import encode_array, label_reader, read_array, set_aside
+from steps.artifacts import Labels, encode_array, read_array, set_aside
 from steps.journal import INDEX, JOURNALS, Journal, merge_journals, unfinished
 from steps.packs import Pack, free_name
 from steps.store import Layout, Store, writer
@@ -197,7 +197,7 @@ def test_a_pack_that_is_gone(tmp_path):
     (tmp_path / "packs/0-of-1.tar").unlink()
     assert unfinished(tmp_path, "ab", DATA, photographs=False) == {"a": "broken", "b": "broken"}
     with pytest.raises(ArtifactError, match=r"a.png cannot be read .*No such file"):
-        label_reader(tmp_path, 1)("a", (2, 2))
+        Labels(tmp_path, 1)("a", (2, 2))
     make(tmp_path, "ab")
     assert read(tmp_path, "a") == b"a" * 700
 
@@ -206,9 +206,9 @@ def test_labels_out_of_a_pack(tmp_path):
     journal = Journal(tmp_path)
     store = writer(Layout.packed, tmp_path, journal.path)
     journal.add("a", store.write({"a.png": encode_mask(np.ones((2, 3), np.uint8))}), 0, source="s", classes=[0], height=2, width=3)
-    assert (label_reader(tmp_path, 1)("a") == 1).all()
+    assert (Labels(tmp_path, 1)("a") == 1).all()
     with pytest.raises(ArtifactError, match=r"a.png \(in packs/0-of-1.tar\) holds a label of \(2, 3\), expected \(3, 3\)"):
-        label_reader(tmp_path, 1)("a", (3, 3))
+        Labels(tmp_path, 1)("a", (3, 3))
 
 
 @pytest.mark.parametrize("change", [{"pack": "packs/0-of-1.tar"}, {"pack": "p", "files": {"a.bin": [1, 2]}}, {"files": 3}])
