@@ -41,6 +41,7 @@ class Device(Enum):
 
 
 class Precision(Enum):
+    auto = "auto"        # whichever of the two the device is fast in; a run holds the one that was chosen
     float32 = "float32"
     bf16 = "bf16"
 

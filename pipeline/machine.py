@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from steps.memory import keep_freed
 from wsss.errors import ConfigError
 
 
@@ -19,8 +20,19 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def pin_threads(threads: int | None, device: torch.device, processes: int = 1) -> None:
-    """A fixed thread count: sums depend on it, so results are bit-identical at the same count only.
+def fast_precision(device: torch.device) -> str:
+    """What `precision=auto` stands for: "bf16" where the device computes in it (CUDA from Ampere on; x86 with AVX-512 BF16
+    or AMX, ARM with SVE BF16), else "float32". Elsewhere bf16 is emulated, slower than float32."""
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        has = torch.cpu.get_capabilities()
+        native = any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
+    return "bf16" if native else "float32"
+
+
+def prepare_process(threads: int | None, device: torch.device, processes: int = 1) -> None:
+    """A fixed thread count: sums depend on it, so results are bit-identical at the same count only. Freed memory stays.
 
     `threads`; None: all cores this process may use, shared by `processes` on this machine where Slurm does not say
     how many each has.
@@ -29,6 +41,7 @@ def pin_threads(threads: int | None, device: torch.device, processes: int = 1) -
     if processes > 1:
         available = int(os.environ.get("SLURM_CPUS_PER_TASK", max(1, available // processes)))
     torch.set_num_threads(threads or available)
+    keep_freed()
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False   # float32 is float32
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")   # asked for by torch's deterministic algorithms

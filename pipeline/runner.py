@@ -12,12 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config as configuration
 from pipeline.claims import Claim, Owner
-from pipeline.config import selected
+from pipeline.config import Precision, selected
 from pipeline.console import Console, head_line, plan_table
 from pipeline.expect import expect
 from pipeline.export_voc import STEP as EXPORTED
 from pipeline.export_voc import export_voc
-from pipeline.machine import choose_device, pin_threads
+from pipeline.machine import choose_device, fast_precision, prepare_process
 from pipeline.official import export_official, import_plan
 from pipeline.plan import REUSE, PlannedStep, check_share, make_plan, survey
 from pipeline.predict import class_indices, finished_run
@@ -62,6 +62,8 @@ class Pipeline(Work):
         self.composed, self.config, self.overrides = config, configuration.typed(config), overrides
         self.folder = RunFolder(self.config.folder, inside=config.multirun.name is not None)
         self.device = choose_device(self.config.device.value)
+        if self.config.precision is Precision.auto:
+            config.precision = self.config.precision = Precision(fast_precision(self.device))
         self.console = Console(self.config.log_level.value)
         self.report_path: Path | None = None   # of the report that the last call of `run` left
         self.group = Group()   # the processes of this run; `pipeline.distributed` makes it several
@@ -212,7 +214,7 @@ class Pipeline(Work):
         self._require_run()
         run = finished_run(self.config, self.folder)
         indices = class_indices(classes, run.classes) or None
-        pin_threads(self.config.threads, self.device)
+        prepare_process(self.config.threads, self.device)
         with reading(self.folder, run.folders, self.console.warning):
             return predict(run, user_path(photograph), indices, self.config.class_threshold, self.device, self.console.warning)
 
@@ -228,7 +230,7 @@ class Pipeline(Work):
         """
         self._require_run()
         steps = finished_steps(self.config, self.folder)
-        pin_threads(self.config.threads, self.device)
+        prepare_process(self.config.threads, self.device)
         self.console.start("sweep")
         with self._reading(steps), self._signals():
             return run_sweep(self.config, self.dataset, self.folder, steps, device=self.device,

@@ -59,9 +59,10 @@ class Submitter:
 
     def __init__(self, config: Any, folder: RunFolder, dataset: Dataset, overrides: Iterable[str]):
         self.config, self.folder, self.dataset = config, folder, dataset
-        flags = {step.flag for step in STEPS} | {"action", "shard", "from_step", "to_step"}
+        flags = {step.flag for step in STEPS} | {"action", "shard", "from_step", "to_step", "precision"}
         self.overrides = [word for word in overrides if word.split("=")[0].lstrip("+") not in flags and
                           not re.match(r"\+*submit[.=]", word)]
+        self.overrides.append(f"precision={config.precision.value}")   # one for all machines, also where it was chosen here
         self.place = folder.path.resolve() / FOLDER
 
     def submit(self, plan: list[PlannedStep]) -> list[Submitted]:

@@ -13,7 +13,7 @@ import torch
 from pipeline.config import settings_of
 from pipeline.console import Console
 from pipeline.lists import derive_lists
-from pipeline.machine import peak_memory, pin_threads, reset_peak_memory, versions
+from pipeline.machine import peak_memory, prepare_process, reset_peak_memory, versions
 from pipeline.order import BY_NAME
 from pipeline.plan import CONTINUE, REUSE, PlannedStep, work_folder
 from pipeline.reuse import take_over
@@ -23,6 +23,7 @@ from steps.artifacts import set_aside
 from steps.context import Group, StepContext
 from steps.datasets import open_dataset
 from steps.journal import join_divisions, merge_journals, unfinished
+from steps.memory import release
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError, StorageError, WsssError, prefixed
 from wsss.files import file_sizes
@@ -55,8 +56,9 @@ class Work:
         if blind := [rank for rank, sees in enumerate(self.group.gather(seen)) if not sees]:
             raise ConfigError(f"{', '.join(map(self.group.name, blind))} does not see {mark}: the run folder must lie on a file "
                               "system that all machines share. Choose such a place with outputs=DIR")
+        self.config.precision = self.group.first(lambda: self.config.precision)   # where each machine chose its own
         self.device = self.group.choose_device(self.device)
-        pin_threads(self.config.threads, self.device, self.group.here)
+        prepare_process(self.config.threads, self.device, self.group.here)
 
     def _follow(self) -> dict[str, Any]:
         """What a process beside the first does: its part of every step that the first one begins."""
@@ -77,6 +79,7 @@ class Work:
         else:
             self.folder.begin(planned.name, folder, planned.identity, planned.damaged)
         start, started = time.perf_counter(), time.strftime("%Y-%m-%d %H:%M:%S")
+        release()
         reset_peak_memory(self.device)
         self.console.start(planned.name)
         taken = self._take(planned, folder) if planned.action == REUSE else None

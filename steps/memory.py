@@ -1,15 +1,22 @@
-"""Freed memory goes back to the system.
+"""What happens to memory that tensors have freed.
 
-glibc keeps what tensors have freed for those to come. Where every image has another size little fits what was kept, and the
-process grows from image to image, to several times what it needs. Giving back what is free makes an image take a tenth longer,
-so it is done only where the process has grown by `SLACK` since.
+glibc gives large blocks back to the system, and what comes from the system comes zeroed, page by page: a third of a training step
+at 512 px. So a process of the pipeline keeps what it has freed for what is to come (`keep_freed`).
+
+Where every image has another size the process would then grow from image to image, to several times what it needs, since small
+blocks come to lie between the large ones. They come from the free ends that glibc's cache of each thread holds back. Without that
+cache the heap stays what the largest image needs; it can only be switched off when a process starts, by `TUNABLE`, and
+`run_pipeline.py` sees to it. In a process that has the cache everything free is given back whenever it has grown by `SLACK`.
 """
 
 import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+TUNABLE = "glibc.malloc.tcache_count=0"   # in the environment variable GLIBC_TUNABLES
 SLACK = 256 * 2**20   # bytes
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4   # options of mallopt, <malloc.h>
 
 
 def resident() -> int | None:
@@ -20,25 +27,44 @@ def resident() -> int | None:
         return None
 
 
+def keep_freed() -> None:
+    """From now on this process keeps what it frees; does nothing where the C library is not glibc."""
+    if set_option := _of_libc("mallopt"):
+        set_option(_MMAP_MAX, 0)          # large blocks too come from the heap,
+        set_option(_TRIM_THRESHOLD, -1)   # which does not shrink by itself
+
+
+def _of_libc(name: str) -> Callable | None:
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError, TypeError):   # another C library, which needs no help or takes none
+        return None
+
+
 class _Heap:
     """The memory of the process, as it was after it last gave something back."""
 
     def __init__(self):
         self.floor = 0
-        try:
-            self.trim = ctypes.CDLL(None).malloc_trim
-        except (OSError, AttributeError, TypeError):   # another C library, which needs no help or takes none
-            self.trim = None
+        self.trim = _of_libc("malloc_trim")
+        self.grows = TUNABLE not in os.environ.get("GLIBC_TUNABLES", "")
 
     def give_back(self) -> None:
-        held = resident() if self.trim else None
+        """After each image: gives back what is free where it has grown."""
+        held = resident() if self.trim and self.grows else None
         if held is None:
             return
         if held > self.floor + SLACK:
+            self.release()
+        else:
+            self.floor = min(self.floor, held)
+
+    def release(self) -> None:
+        """After a step: gives back all that is free."""
+        if self.trim:
             self.trim(0)
-            held = resident() or held
-            self.floor = held
-        self.floor = min(self.floor, held)
+            self.floor = resident() or 0
 
 
-give_back = _Heap().give_back   # to be called after each image; does nothing where the process has not grown
+_heap = _Heap()
+give_back, release = _heap.give_back, _heap.release

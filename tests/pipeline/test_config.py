@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import config
+from omegaconf import OmegaConf
+
+from pipeline import Pipeline, config
 from wsss.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +36,7 @@ def test_the_default_is_the_clean_recipe_on_the_embedded_data_without_pretrained
     (["data.n_trian=3"], r"data.n_trian: there is no such key; did you mean 'n_train'\?"),
     (["data=folder", "data.root=x", "data.n_train=3"], "data.n_train: there is no such key"),
     (["train_cam.epochs=many"], "train_cam.epochs: .*'many'.*Integer"),
-    (["precision=float16"], r"precision=float16: there is no such choice; did you mean 'float32'\? \(allowed: float32, bf16\)"),
+    (["precision=float16"], r"precision=float16: there is no such choice; did you mean 'float32'\? \(allowed: auto, float32, bf16\)"),
     (["model.backbone=resnet19"], "model.backbone=resnet19: there is no such choice; did you mean 'resnet18'"),
     (["action=pla"], r"action=pla: there is no such choice; did you mean 'plan'\? \(allowed: run, plan, status, verify, "),
     (["recipe=clena"], "recipe=clena: there is no such option; did you mean 'clean'"),
@@ -151,3 +153,20 @@ def test_help_is_short(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "experiment=smoke" in result.stdout and "train_cam_pass" in result.stdout and len(result.stdout.splitlines()) < 40
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("features, precision", [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"),
+                                                 ({"sve_bf16": True, "neon": True}, "bf16"),
+                                                 ({"avx512_f": True, "avx512_bf16": False}, "float32"), ({}, "float32")])
+def test_automatic_precision_is_that_of_the_cpu(features, precision, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    pipeline = Pipeline.compose("precision=auto", "device=cpu", f"outputs={tmp_path}")
+    assert pipeline.config.precision.value == precision
+    assert OmegaConf.to_container(pipeline.composed, resolve=True, enum_to_str=True)["precision"] == precision   # what is recorded
+
+
+def test_precision_is_automatic_for_the_embedded_default_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    for words, precision in (((), "bf16"), (("precision=float32",), "float32"), (("experiment=smoke",), "float32"),
+                             (("recipe=official",), "float32"), (("data=folder", "data.root=x", "name=n"), "float32")):
+        assert Pipeline.compose("device=cpu", f"outputs={tmp_path}", *words).config.precision.value == precision

@@ -27,7 +27,8 @@ def context(tmp_path, request):
         (tmp_path / step).mkdir()
         save_weights(tmp_path / step / WEIGHTS, network, {"backbone": "resnet18", "norm": request.param, "n_classes": 3})
     return SimpleNamespace(inputs={step: tmp_path / step for step in ("train_cam", "train_irn")}, device=torch.device("cpu"),
-                           dataset=SimpleNamespace(classes=("a", "b", "c")), seed=0, norm=request.param)
+                           dataset=SimpleNamespace(classes=("a", "b", "c")), seed=0, norm=request.param,
+                           precision="float32")
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -48,6 +49,18 @@ def test_results_are_those_of_the_usual_layout_within_rounding(context):
     load_weights(context.inputs["train_irn"] / WEIGHTS, plain)
     with torch.inference_mode():
         assert difference(plain.edge_map(images), load_irn(context).edge_map(images)) < 1e-5
+
+
+def test_weights_cast_once_give_the_bits_of_weights_cast_in_every_call(context):
+    images = torch.randn(2, 3, 75, 101, generator=torch.Generator().manual_seed(0))
+    for load, output in ((load_classifier, Classifier.features), (load_irn, IRN.edge_map)):
+        context.precision = "float32"
+        uncast = load(context)
+        context.precision = "bf16"
+        cast = load(context)
+        assert cast.backbone.layer1[0].conv1.weight.dtype == torch.bfloat16
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(output(uncast, images), output(cast, images))
 
 
 def test_only_the_frozen_part_of_a_network_in_training_is_changed(context):

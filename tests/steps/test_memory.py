@@ -1,7 +1,10 @@
-"""Freed memory is given back where the process has grown, and only there."""
+"""Freed memory is kept; it is given back where the process grows by it, and only there."""
+
+import sys
 
 import pytest
 
+import run_pipeline
 from steps import memory
 from steps.memory import SLACK
 
@@ -10,6 +13,7 @@ from steps.memory import SLACK
 def heap(monkeypatch):
     """A heap whose process holds `heap.held` bytes; giving back leaves `heap.live` of them and is counted."""
     heap = memory._Heap()
+    heap.grows = True
     heap.held, heap.live, heap.trims = 10 * SLACK, 2 * SLACK, 0
 
     def trim(pad: int) -> None:
@@ -44,6 +48,33 @@ def test_growth_counts_from_the_least_that_was_held(heap):
     heap.held = 2 * SLACK
     heap.give_back()
     assert heap.trims == 2
+
+
+def test_without_the_cache_of_small_blocks_nothing_grows(heap, monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", f"glibc.malloc.check=0:{memory.TUNABLE}")
+    heap.grows = memory._Heap().grows
+    heap.give_back()
+    assert heap.trims == 0
+    heap.release()
+    assert (heap.trims, heap.floor) == (1, heap.live)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the option is glibc's")
+def test_the_command_line_starts_again_without_that_cache(monkeypatch):
+    started = []
+    monkeypatch.setattr(run_pipeline.os, "execv", lambda *call: started.append(call))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "run_pipeline.py", "seed=1"])
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
+    before = sys.gettrace()
+    sys.settrace(lambda *event: None)   # a debugger
+    run_pipeline.start_again()
+    sys.settrace(before)
+    assert not started
+    run_pipeline.start_again()
+    assert started == [(sys.executable, [sys.executable, "-X", "dev", "run_pipeline.py", "seed=1"])]
+    assert run_pipeline.os.environ["GLIBC_TUNABLES"] == f"glibc.malloc.check=0:{memory.TUNABLE}"
+    run_pipeline.start_again()
+    assert len(started) == 1
 
 
 def test_other_systems_are_left_alone(heap, monkeypatch):

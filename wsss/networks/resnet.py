@@ -25,6 +25,13 @@ class FrozenBatchNorm(nn.BatchNorm2d):
         return super().train(False)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group norm in float32, also under autocast: CUDA's does so by itself; on the CPU bf16 with channels last is slower."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
 class ResNet(nn.Module):
     """conv1 to layer4 of a torchvision ResNet, under torchvision's parameter names; strides 4, 4, 8, 16, 16.
 
@@ -75,7 +82,7 @@ def resnet(depth: str = "resnet50", norm: str = "group", seed: int = 0) -> ResNe
         raise ArgumentError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
     from torchvision import models  # takes a second and 160 MB, which plan and status need not spend
 
-    layer = FrozenBatchNorm if norm == "frozen_batch" else partial(nn.GroupNorm, 32)
+    layer = FrozenBatchNorm if norm == "frozen_batch" else partial(GroupNorm, 32)
     with seeded(seed):
         net = ResNet(getattr(models, depth)(weights=None, norm_layer=layer), depth, norm)
     if norm == "frozen_batch":
