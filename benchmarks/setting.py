@@ -17,6 +17,7 @@ from steps import networks
 from steps.artifacts import write_arrays
 from steps.context import StepContext
 from steps.journal import merge_journals
+from steps.memory import keep_freed
 from steps.networks import WEIGHTS
 from wsss.data.dataset import Dataset
 from wsss.networks.classifier import Classifier
@@ -50,6 +51,7 @@ class Run:
 
     def __init__(self, dataset: Dataset, depth: str = "resnet50", norm: str = "frozen_batch", precision: str = "float32",
                  overrides: tuple[str, ...] = ("recipe=official",)):
+        keep_freed()   # as every run does
         self.dataset, self.precision, self.folder = dataset, precision, scratch()
         self._networks: dict[Path, torch.nn.Module] = {}
         self.config = typed(compose([*overrides, f"precision={precision}"]))

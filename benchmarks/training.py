@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-from benchmarks.harness import Case, greatest_difference
+from benchmarks.harness import REPEATS, Case, greatest_difference
 from benchmarks.setting import N_CLASSES, backbone, scratch
 from steps.context import StepContext
+from steps.memory import keep_freed
 from steps.training import OptimizerName, Plan, learn, make_optimizer
 from wsss.networks.classifier import Classifier
 
@@ -34,11 +35,24 @@ def samples(batch: int, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, (torch.rand(batch, N_CLASSES, generator=draw) < 0.1).float()
 
 
+def _classifier() -> Classifier:
+    return Classifier(copy.deepcopy(backbone()), N_CLASSES, seed=1).train()
+
+
+def _our_step(mine: Classifier, images: torch.Tensor, labels: torch.Tensor, precision: str) -> Callable[[], torch.Tensor]:
+    return our_step(mine, ((mine.parameter_groups()[0], 1.0), (mine.parameter_groups()[1], 10.0)),
+                    lambda x, y, total: {"loss": F.multilabel_soft_margin_loss(mine(x).float(), y)}, (images, labels), precision)
+
+
+def _sizes(quick: bool) -> tuple[int, int]:
+    return (2, 256) if quick else (4, 512)
+
+
 def _case(quick: bool, precision: str = "float32") -> Case:
-    batch = 2 if quick else 4
-    crop = 256 if quick else 512
+    keep_freed()   # for both forms: what it gives is the row train_cam_memory
+    batch, crop = _sizes(quick)
     images, labels = samples(batch, crop)
-    theirs, mine = (Classifier(copy.deepcopy(backbone()), N_CLASSES, seed=1).train() for _ in range(2))
+    theirs, mine = _classifier(), _classifier()
     groups = [{"params": params, "lr": RATE * factor} for params, factor in zip(theirs.parameter_groups(), (1, 10))]
     optimizer = torch.optim.SGD(groups, lr=RATE, momentum=1e-4, weight_decay=1e-4)
 
@@ -51,10 +65,24 @@ def _case(quick: bool, precision: str = "float32") -> Case:
             optimizer.step()
             losses.append(loss.detach())
         return torch.stack(losses)
-    ours = our_step(mine, ((mine.parameter_groups()[0], 1.0), (mine.parameter_groups()[1], 10.0)),
-                    lambda x, y, total: {"loss": F.multilabel_soft_margin_loss(mine(x).float(), y)}, (images, labels), precision)
-    return Case(f"{crop}x{crop}, batch {batch}", ours, official, greatest_difference,
+    return Case(f"{crop}x{crop}, batch {batch}", _our_step(mine, images, labels, precision), official, greatest_difference,
                 "the official loop; difference: of the loss", f"float32, NCHW -> {precision}", batch * STEPS)
 
 
-BENCHMARKS = {"train_cam": _case, "train_cam_bf16": lambda quick: _case(quick, "bf16")}
+def _memory_case(quick: bool, precision: str = "float32") -> Case:
+    """A training whose freed memory goes back to the system, as it does by default, and one that keeps it."""
+    batch, crop = _sizes(quick)
+
+    def steps(prepare: Callable[[], None]) -> Callable[[], Callable[[], None]]:
+        def ready() -> Callable[[], None]:
+            prepare()
+            step = _our_step(_classifier(), *samples(batch, crop), precision)
+            step()
+            return lambda: [step() for _ in range(REPEATS)] and None
+        return ready
+    return Case(f"{crop}x{crop}, batch {batch}", steps(keep_freed), steps(lambda: None), form=f"{precision}, NCHW",
+                against="ours, without keeping freed memory", per=batch * REPEATS, once=True)
+
+
+BENCHMARKS = {"train_cam": _case, "train_cam_bf16": lambda quick: _case(quick, "bf16"),
+              "train_cam_memory": _memory_case, "train_cam_memory_bf16": lambda quick: _memory_case(quick, "bf16")}

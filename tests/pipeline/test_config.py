@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from omegaconf import OmegaConf
 
 from pipeline import Pipeline, config
