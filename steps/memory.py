@@ -1,7 +1,7 @@
 """What happens to memory that tensors have freed.
 
-glibc gives large blocks back to the system, and what comes from the system comes zeroed, page by page: a third of a training step
-at 512 px. So a process of the pipeline keeps what it has freed for what is to come (`keep_freed`).
+glibc gives large blocks back to the system, and what comes from the system comes zeroed, page by page: up to half of a training
+step at 512 px. So a process of the pipeline keeps what it has freed for what is to come (`keep_freed`).
 
 Where every image has another size the process would then grow from image to image, to several times what it needs, since small
 blocks come to lie between the large ones. They come from the free ends that glibc's cache of each thread holds back. Without that

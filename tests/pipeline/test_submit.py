@@ -29,6 +29,7 @@ def test_dry_run_only_writes(smoke, outputs, monkeypatch):
         assert line in script
     call = script[script.index("srun"):]
     assert "submit." not in call and "action=" not in call and "to_step" not in call and "make_lpcam_pass=true" in call
+    assert "precision=float32" in call   # written out: where it is automatic machines may differ
     assert not (outputs / "smoke/slurm/jobs.json").exists()
 
 
