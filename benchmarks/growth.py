@@ -1,42 +1,59 @@
-"""Whether time an image and memory stay flat as images become more: sizes of the embedded data set, ResNet-18.
+"""Whether time an image and memory stay flat as images become more: `python -m benchmarks.growth [--images 100 2000]`.
 
-"official" is the same step with few images, "ours" with many: their ratio is to be 1.
+The inference steps, one after the other, on pictures with sides from 100 to 168 pixels, as the embedded data set has them, with
+ResNet-18 in float32. Each number of images has a process of its own; memory is that of the whole process at its peak.
 """
 
-from collections.abc import Callable
-from types import ModuleType
+import argparse
+import os
+import time
 
 import numpy as np
+import torch
 
-from benchmarks.harness import Case
+from benchmarks.harness import CPU, in_child, machine
 from benchmarks.pictures import draw_dataset
 from benchmarks.setting import N_CLASSES, Run, scratch
+from pipeline.machine import peak_memory, reset_peak_memory
+from run_pipeline import start_again
 from steps import cam_to_ir_label, eval_cam, make_cam, make_lpcam, make_sem_seg_labels
-from wsss.data.dataset import Dataset
+from steps.memory import release
 
-FEW, MANY, QUICK = 100, 2000, (20, 100)
 STEPS = (make_cam, make_lpcam, eval_cam, cam_to_ir_label, make_sem_seg_labels)
+WARM_UP = 10   # images, before the measurement
 
 
-def varied(n: int) -> Dataset:
-    """`n` pictures with sides from 100 to 168 pixels, as the embedded data set has them."""
+def measured(n: int, threads: int) -> dict[str, tuple[float, float | None]]:
+    """Seconds an image and MiB of each step, with `n` images."""
+    torch.set_num_threads(threads)
     draws = np.random.default_rng(0)
-    return draw_dataset(scratch(), n, N_CLASSES, sizes=[tuple(draws.integers(100, 169, 2).tolist()) for _ in range(n)])
+    sizes = [tuple(draws.integers(100, 169, 2).tolist()) for _ in range(n)]
+    run, found = Run(draw_dataset(scratch(), n, N_CLASSES, sizes=sizes), "resnet18", "group"), {}
+    for step in STEPS:
+        run.run(step, run.dataset.lists["train"][:WARM_UP])
+        release()
+        reset_peak_memory(CPU)
+        start = time.perf_counter()
+        run.run(step)
+        found[step.__name__.split(".")[-1]] = (time.perf_counter() - start) / n, peak_memory(CPU).get("host")
+    return found
 
 
-def _case(step: ModuleType, quick: bool) -> Case:
-    few, many = QUICK if quick else (FEW, MANY)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, nargs=2, default=[100, 2000], metavar=("FEW", "MANY"))
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args()
+    print(machine())
+    few, many = (in_child(lambda n=n: measured(n, options.threads)) for n in options.images)
+    print("| step | {0:,} images, s an image | {1:,} | ratio | {0:,} images, MiB | {1:,} | ratio |".format(*options.images))
+    print("|---|---|---|---|---|---|---|")
+    for step, (seconds, memory) in few.items():
+        times, peaks = (seconds, many[step][0]), (memory, many[step][1])
+        print(f"| {step} | {times[0]:.4f} | {times[1]:.4f} | {times[1] / times[0]:.2f} "
+              f"| {peaks[0]:,.0f} | {peaks[1]:,.0f} | {peaks[1] / peaks[0]:.2f} |", flush=True)
 
-    def work(n: int) -> Callable[[], None]:
-        def prepare() -> Callable[[], None]:
-            run = Run(varied(n), "resnet18", "group")
-            for earlier in STEPS[:min(2, STEPS.index(step))]:       # the maps
-                run.run(earlier)
-            return lambda: run.run(step) and None
-        return prepare
-    return Case(f"100..168 px, {few} -> {many} images", work(many), work(few), against=f"the step with {few} images",
-                form="float32, ResNet-18", per={"official": few, "ours": many}, once=True)
 
-
-BENCHMARKS = {f"growth_{step.__name__.split('.')[-1]}": (lambda quick, step=step: _case(step, quick)) for step in STEPS}
-NOT_QUICK = set(BENCHMARKS)
+if __name__ == "__main__":
+    start_again()   # as a run does
+    main()

@@ -10,14 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import affinity_training, cams, crf, evaluation, growth, kmeans, lpcam, random_walk, training
+from benchmarks import affinity_training, cams, crf, evaluation, kmeans, lpcam, random_walk, training
 from benchmarks.harness import Builder, Row, as_json, machine, measure, table
 from run_pipeline import start_again
 
-MODULES = (random_walk, lpcam, kmeans, crf, cams, training, affinity_training, evaluation, growth)
+MODULES = (random_walk, lpcam, kmeans, crf, cams, training, affinity_training, evaluation)
 BENCHMARKS: dict[str, Builder] = {name: build for module in MODULES for name, build in module.BENCHMARKS.items()}
 ONE_THREAD = crf.ONE_THREAD                      # compared on one core
-NOT_QUICK = growth.NOT_QUICK                     # minutes each
 
 
 def main(words: list[str] | None = None) -> list[Row]:
@@ -31,7 +30,7 @@ def main(words: list[str] | None = None) -> list[Row]:
     if options.list:
         print("\n".join(BENCHMARKS))
         return []
-    names = options.only.split(",") if options.only else [n for n in BENCHMARKS if not (options.quick and n in NOT_QUICK)]
+    names = options.only.split(",") if options.only else list(BENCHMARKS)
     if unknown := sorted(set(names) - set(BENCHMARKS)):
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     print(machine(), flush=True)
