@@ -159,7 +159,7 @@ def test_a_report_without_masks_shows_the_pictures(smoke, outputs):
 
 
 def test_a_report_of_the_baseline_says_that_there_are_no_lpcam_maps(smoke, outputs):
-    pipeline = smoke("experiment=irn", "name=irn", "data.n_train=24", "data.n_val=8", "data.image_size=96", "reuse_from=[smoke]",
+    pipeline = smoke("experiment=irn", "precision=float32", "name=irn", "data.n_train=24", "data.n_val=8", "data.image_size=96", "reuse_from=[smoke]",
                      "steps=[train_cam,make_cam,eval_cam]", "train_cam.epochs=20", "train_cam.batch_size=8")
     pipeline.run()
     found = read(pipeline.report())
