@@ -1,18 +1,8 @@
 """The door: `python run_pipeline.py [key=value ...]` composes the configuration and hands it to the pipeline."""
 
-import os
 import sys
 
-
-def start_again() -> None:
-    """Start this process again without glibc's cache of small blocks (`steps/memory.py` says why): only then can it be
-    switched off. Not under a debugger, which would lose it, and not where GLIBC_TUNABLES already says something of it."""
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    glibc = "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})
-    if glibc and "tcache_count" not in tunables and sys.gettrace() is None and "pydevd" not in sys.modules:
-        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, "glibc.malloc.tcache_count=0"]))
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
+from steps.memory import start_again
 
 if __name__ == "__main__":
     start_again()   # before anything that takes long to import

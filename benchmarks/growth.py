@@ -15,9 +15,8 @@ from benchmarks.harness import CPU, in_child, machine
 from benchmarks.pictures import draw_dataset
 from benchmarks.setting import N_CLASSES, Run, scratch
 from pipeline.machine import peak_memory, reset_peak_memory
-from run_pipeline import start_again
 from steps import cam_to_ir_label, eval_cam, make_cam, make_lpcam, make_sem_seg_labels
-from steps.memory import release
+from steps.memory import release, start_again
 
 STEPS = (make_cam, make_lpcam, eval_cam, cam_to_ir_label, make_sem_seg_labels)
 WARM_UP = 10   # images, before the measurement

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import affinity_training, cams, crf, evaluation, kmeans, lpcam, random_walk, training
 from benchmarks.harness import Builder, Row, as_json, machine, measure, table
-from run_pipeline import start_again
+from steps.memory import start_again
 
 MODULES = (random_walk, lpcam, kmeans, crf, cams, training, affinity_training, evaluation)
 BENCHMARKS: dict[str, Builder] = {name: build for module in MODULES for name, build in module.BENCHMARKS.items()}

@@ -79,7 +79,6 @@ class Work:
         else:
             self.folder.begin(planned.name, folder, planned.identity, planned.damaged)
         start, started = time.perf_counter(), time.strftime("%Y-%m-%d %H:%M:%S")
-        release()
         reset_peak_memory(self.device)
         self.console.start(planned.name)
         taken = self._take(planned, folder) if planned.action == REUSE else None
@@ -118,6 +117,7 @@ class Work:
         except WsssError as error:
             raise put_away(error, planned.name) from error
         self.group.gather(None)
+        release()
         return result
 
     @contextmanager

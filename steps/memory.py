@@ -11,12 +11,23 @@ cache the heap stays what the largest image needs; it can only be switched off w
 
 import ctypes
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 TUNABLE = "glibc.malloc.tcache_count=0"   # in the environment variable GLIBC_TUNABLES
 SLACK = 256 * 2**20   # bytes
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4   # options of mallopt, <malloc.h>
+
+
+def start_again() -> None:
+    """Start this process again without the cache of small blocks. Not under a debugger, which would lose it, and not where
+    GLIBC_TUNABLES already says something of that cache."""
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    glibc = "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})
+    if glibc and "tcache_count" not in tunables and sys.gettrace() is None and "pydevd" not in sys.modules:
+        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, TUNABLE]))
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def resident() -> int | None:

@@ -4,7 +4,6 @@ import sys
 
 import pytest
 
-import run_pipeline
 from steps import memory
 from steps.memory import SLACK
 
@@ -62,18 +61,18 @@ def test_without_the_cache_of_small_blocks_nothing_grows(heap, monkeypatch):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the option is glibc's")
 def test_the_command_line_starts_again_without_that_cache(monkeypatch):
     started = []
-    monkeypatch.setattr(run_pipeline.os, "execv", lambda *call: started.append(call))
+    monkeypatch.setattr(memory.os, "execv", lambda *call: started.append(call))
     monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "run_pipeline.py", "seed=1"])
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
     before = sys.gettrace()
     sys.settrace(lambda *event: None)   # a debugger
-    run_pipeline.start_again()
+    memory.start_again()
     sys.settrace(before)
     assert not started
-    run_pipeline.start_again()
+    memory.start_again()
     assert started == [(sys.executable, [sys.executable, "-X", "dev", "run_pipeline.py", "seed=1"])]
-    assert run_pipeline.os.environ["GLIBC_TUNABLES"] == f"glibc.malloc.check=0:{memory.TUNABLE}"
-    run_pipeline.start_again()
+    assert memory.os.environ["GLIBC_TUNABLES"] == f"glibc.malloc.check=0:{memory.TUNABLE}"
+    memory.start_again()
     assert len(started) == 1
 
 
