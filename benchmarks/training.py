@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-from benchmarks.harness import REPEATS, Case, greatest_difference
+from benchmarks.harness import CPU, REPEATS, Case, greatest_difference
 from benchmarks.setting import N_CLASSES, backbone, scratch
 from steps.context import StepContext
 from steps.memory import keep_freed
+from steps.networks import to_train
 from steps.training import OptimizerName, Plan, learn, make_optimizer
 from wsss.networks.classifier import Classifier
 
@@ -40,6 +41,7 @@ def _classifier() -> Classifier:
 
 
 def _our_step(mine: Classifier, images: torch.Tensor, labels: torch.Tensor, precision: str) -> Callable[[], torch.Tensor]:
+    mine = to_train(mine, CPU)
     return our_step(mine, ((mine.parameter_groups()[0], 1.0), (mine.parameter_groups()[1], 10.0)),
                     lambda x, y, total: {"loss": F.multilabel_soft_margin_loss(mine(x).float(), y)}, (images, labels), precision)
 
@@ -66,7 +68,7 @@ def _case(quick: bool, precision: str = "float32") -> Case:
             losses.append(loss.detach())
         return torch.stack(losses)
     return Case(f"{crop}x{crop}, batch {batch}", _our_step(mine, images, labels, precision), official, greatest_difference,
-                "the official loop; difference: of the loss", f"float32, NCHW -> {precision}", batch * STEPS)
+                "the official loop; difference: of the loss", f"float32, NCHW -> {precision}, channels last", batch * STEPS)
 
 
 def _memory_case(quick: bool, precision: str = "float32") -> Case:
@@ -80,7 +82,7 @@ def _memory_case(quick: bool, precision: str = "float32") -> Case:
             step()
             return lambda: [step() for _ in range(REPEATS)] and None
         return ready
-    return Case(f"{crop}x{crop}, batch {batch}", steps(keep_freed), steps(lambda: None), form=f"{precision}, NCHW",
+    return Case(f"{crop}x{crop}, batch {batch}", steps(keep_freed), steps(lambda: None), form=f"{precision}, channels last",
                 against="ours, without keeping freed memory", per=batch * REPEATS, once=True)
 
 

@@ -77,7 +77,14 @@ def new_classifier(context: StepContext) -> Classifier:
         load_pretrained(backbone, model.backbone.value, model.weights)
     classifier = Classifier(backbone, len(context.dataset.classes), context.settings.detach_after_layer2,
                             seed=derived_seed(context.seed, "train_cam", "classifier"))
-    return classifier.to(context.device)
+    return to_train(classifier, context.device)
+
+
+def to_train(classifier: Classifier, device: torch.device) -> Classifier:
+    """A classifier that is to be trained, on its device. With frozen batch norm the channels of its weights are last: on the CPU a
+    step at 512 px takes a tenth less so in float32 and a fifth less in bf16; a small one with group norm gains nothing."""
+    last = torch.channels_last if classifier.backbone.norm == "frozen_batch" else torch.preserve_format
+    return classifier.to(device, memory_format=last)
 
 
 def load_classifier(context: StepContext) -> Classifier:

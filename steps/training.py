@@ -257,13 +257,20 @@ def _load_state(context: StepContext, module: nn.Module, optimizer: torch.optim.
         step, log = facts["step"], facts["log"]
         module.load_state_dict({name.removeprefix("module/"): value for name, value in tensors.items()
                                 if name.startswith("module/")})
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    except (RuntimeError, ValueError, KeyError) as error:
+        optimizer.load_state_dict({"state": _laid_out(state, optimizer), "param_groups": optimizer.state_dict()["param_groups"]})
+    except (RuntimeError, ValueError, LookupError) as error:
         why = " ".join(str(error).split())
         raise ArtifactError(f"{path} does not fit the network ({type(error).__name__}: {why}). Delete it to train again from the "
                             "start") from error
     context.progress(step, total, "continued")
     return step, log
+
+
+def _laid_out(state: dict[int, dict[str, torch.Tensor]], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, torch.Tensor]]:
+    """The tensors of each parameter in its memory format, as they had it before they were saved: fused optimisers need that."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {index: {name: torch.empty_like(parameters[index]).copy_(value) if value.shape == parameters[index].shape else value
+                    for name, value in values.items()} for index, values in state.items()}
 
 
 def write_log(context: StepContext, log: list[dict[str, Any]]) -> None:

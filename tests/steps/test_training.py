@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from steps import train_cam
-from steps.context import StepContext
+from steps.context import StepContext, Stopped
 from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate
 from wsss.errors import DataError, WsssError
 
@@ -55,6 +56,29 @@ def test_the_validation_is_that_of_every_so_many_epochs_and_of_the_last(tmp_path
     log = fit(context, plan, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good,
               lambda x, total: {"loss": module(x).mean()}, lambda: {"val_map": 0.5})
     assert [line["step"] for line in log if "val_map" in line] == [2, 4, 5]
+
+
+@pytest.mark.parametrize("optimizer", OptimizerName)
+def test_a_training_with_channels_last_continues_with_the_same_bits(tmp_path, optimizer):
+    settings = SimpleNamespace(optimizer=optimizer, learning_rate=0.1, momentum=0.9, weight_decay=0.01)
+
+    def weights_after(folder, stops):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        torch.manual_seed(0)
+        module = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        asked = iter(stops)
+        context = StepContext(settings, None, {"ids": tuple("abcd")}, tmp_path / folder, {}, stop=lambda: next(asked, False))
+        plan = Plan("train_cam", epochs=2, batch_size=2, rate=poly_rate(0.9), checkpoint_steps=1)
+        with suppress(Stopped):
+            fit(context, plan, module, make_optimizer(settings, (list(module.parameters()), 1.0)),
+                lambda epoch, image_id: (torch.full((3, 5, 5), ord(image_id) - 99.0) + torch.arange(5),),
+                lambda x, total: {"loss": module(x).sigmoid().mean()})
+        assert module.weight.is_contiguous(memory_format=torch.channels_last)
+        return module.weight.detach()
+
+    undisturbed = weights_after("whole", [])
+    halfway = weights_after("parts", [False, True])
+    assert not torch.equal(undisturbed, halfway) and torch.equal(undisturbed, weights_after("parts", []))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
