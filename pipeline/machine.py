@@ -46,6 +46,7 @@ def prepare_process(threads: int | None, device: torch.device, processes: int = 
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False   # float32 is float32
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")   # asked for by torch's deterministic algorithms
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False   # it would write every output twice
         torch.backends.cudnn.benchmark = False
 
 

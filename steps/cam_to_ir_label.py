@@ -63,7 +63,7 @@ def run(context: StepContext) -> dict[str, Any]:
                          backend=settings.crf_backend.value)
         return {f"{image_id}.png": encode_mask(label.cpu().numpy())}, {"height": image.shape[0], "width": image.shape[1]}
 
-    for_each_image(context, make)
+    for_each_image(context, make, small_operations=True)
     return {"conf_fg": conf_fg, "conf_bg": conf_bg, "threshold_source": source}
 
 

@@ -13,6 +13,7 @@ from steps.context import StepContext, Stopped
 from steps.journal import BROKEN, JOURNALS, Journal, unfinished
 from steps.memory import give_back
 from steps.packs import remove_damaged
+from steps.side_by_side import images_at_once, in_order
 from steps.store import writer
 from wsss.errors import ArtifactError, StorageError, WsssError
 
@@ -24,11 +25,13 @@ class ImagesFailed(WsssError):
     """Some images of a step failed; all others are done."""
 
 
-def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str, bytes], dict[str, Any]]]) -> None:
+def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str, bytes], dict[str, Any]]],
+                   small_operations: bool = False) -> None:
     """Call `make(id)` for every id of this shard that has no complete artifact yet.
 
     `make` returns the files of one image, each by its name in the step's folder, and the facts that go into the index. They
-    must depend on that image alone: then it does not matter who makes it, when, and after what interruption.
+    must depend on that image alone: then it does not matter who makes it, when, and after what interruption. Several threads may
+    call it at once (`steps.side_by_side`, which also says what has `small_operations`).
 
     Raises
     ------
@@ -42,13 +45,13 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str
     failed: dict[str, str] = {}
     journal = Journal(context.folder, context.worker)
     store = writer(context.layout, context.folder, journal.path)
+    made = in_order(context, lambda image_id: (dataset.digest_of_image(image_id), *make(image_id)), pending,
+                    images_at_once(context.device, small_operations))
     try:
-        for number, image_id in enumerate(pending, start=len(ids) - len(pending) + 1):
-            context.check_stop()
-            start = time.perf_counter()
+        start = time.perf_counter()
+        for number, (image_id, result) in enumerate(made, start=len(ids) - len(pending) + 1):
             try:
-                source = dataset.digest_of_image(image_id)
-                contents, facts = make(image_id)
+                source, contents, facts = result()
                 placed = store.write(contents)
             except StorageError:
                 raise
@@ -64,10 +67,12 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str
                         remove_damaged(context.folder, name)
             context.progress(number, len(ids), "images")
             give_back()
+            start = time.perf_counter()
     except Stopped:
         _record(context, failed)
         raise
     finally:
+        made.close()
         journal.close()
         store.close()
     failed = {image_id: reason for part in context.group.gather(failed) for image_id, reason in part.items()}

@@ -74,7 +74,7 @@ def mask_of(soft: torch.Tensor, classes: Sequence[int], threshold: float) -> np.
     """(H, W) uint8 from maps (K, H, W): the greatest map's class + 1 where that map exceeds the threshold, else background 0."""
     values = torch.tensor([0] + [c + 1 for c in classes], device=soft.device)
     background = soft.new_full((1, *soft.shape[1:]), threshold)
-    return values[torch.cat([background, soft]).argmax(dim=0)].byte().cpu().numpy()
+    return values[torch.cat([background, soft]).max(dim=0).indices].byte().cpu().numpy()
 
 
 def reader(folder: Path, n_classes: int) -> Callable[[str], None]:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from steps.memory import SLACK, resident
+from steps.side_by_side import images_at_once
 from steps.store import Layout
 from steps.training import OptimizerName
 from wsss.data.dataset import Dataset
@@ -28,6 +29,7 @@ from wsss.networks.classifier import Classifier
 from wsss.networks.irn import IRN
 from wsss.networks.resnet import resnet
 
+_CPU = torch.device("cpu")
 MIB, SAMPLE = 2**20, 50      # SAMPLE: so many ids of a list are looked at
 
 # Measured with torch 2.15 on Linux: VmHWM of /proc/self/status after a 5 to clear_refs. "Default run": run_pipeline.py as it is.
@@ -225,7 +227,7 @@ def _eval_cam(step: _Step) -> _Bytes:
 
 def _cam_to_ir_label(step: _Step) -> _Bytes:
     images, (pixel, label) = step.images("ids"), _CRF
-    return _Bytes(_labels(images, _IR_LABEL), 0, images.most(pixel + label, label))
+    return _Bytes(_labels(images, _IR_LABEL), 0, images_at_once(_CPU, small_operations=True) * images.most(pixel + label, label))
 
 
 def _train_irn(step: _Step) -> _Bytes:

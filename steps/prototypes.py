@@ -14,6 +14,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from steps.context import StepContext, require_prepared
 from steps.given_prototypes import NEEDED, read_given
 from steps.memory import give_back
 from steps.networks import network_input
+from steps.side_by_side import images_at_once, in_order
 from wsss.kmeans import KMeans, kmeans, kmeans_pytorch
 from wsss.lpcam import class_probability, mean_direction, select_prototypes, split_cells
 from wsss.seeding import generator
@@ -201,20 +203,24 @@ def _gather(context: StepContext, index: int, ids: list[str], features_of: Calla
     most = sum(-(-cams.facts(i)["height"] // 16) * -(-cams.facts(i)["width"] // 16) for i in ids)
     samples = _Sample(dimension, limit, most), _Sample(dimension, limit, most)
     first = {image_id: number for number, image_id in reversed(list(enumerate(ids)))}
-    for image_id, times in Counter(ids).items():
-        context.check_stop()
-        give_back()
+
+    def split(image_id: str) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         cam = cams.map(image_id, "full", context.device)[cams.classes(image_id).index(index)]   # (H, W)
         with torch.inference_mode():
             features = features_of(network_input(context, image_id))[0]   # (D, h, w)
-        masks = split_cells(cam, features.shape[1:], context.settings.cam_threshold)
-        draws = generator(context.seed, "make_lpcam", "sample", index, image_id)
-        for _ in range(times):
-            keys = draws.random(features[0].numel())
-            for sample, mask in zip(samples, masks, strict=True):
-                flat = mask.flatten().cpu().numpy()
-                cells = np.stack([np.full(flat.sum(), first[image_id]), *np.nonzero(mask.cpu().numpy())], axis=1)
-                sample.add(features.flatten(1).T[mask.flatten()], keys[flat], cells)
+        return features, split_cells(cam, features.shape[1:], context.settings.cam_threshold)
+    drawn = Counter(ids)
+    with closing(in_order(context, split, drawn, images_at_once(context.device))) as results:
+        for image_id, result in results:
+            features, masks = result()
+            draws = generator(context.seed, "make_lpcam", "sample", index, image_id)
+            for _ in range(drawn[image_id]):
+                keys = draws.random(features[0].numel())
+                for sample, mask in zip(samples, masks, strict=True):
+                    flat = mask.flatten().cpu().numpy()
+                    cells = np.stack([np.full(flat.sum(), first[image_id]), *np.nonzero(mask.cpu().numpy())], axis=1)
+                    sample.add(features.flatten(1).T[mask.flatten()], keys[flat], cells)
+            give_back()
     return samples
 
 

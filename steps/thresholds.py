@@ -4,15 +4,18 @@ Never from the list that is scored. The source stands beside every threshold in 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from steps.artifacts import read_json
 from steps.context import StepContext
 from steps.memory import give_back
+from steps.side_by_side import images_at_once, in_order
 from wsss.errors import ArtifactError
 from wsss.maps import at_size
 from wsss.metrics import THRESHOLDS, ThresholdCounts
@@ -54,12 +57,16 @@ def count(context: StepContext, ids: Sequence[str], soft: Callable[[str], Tensor
     (`data.max_side` shrank the photograph). `note`, `before` and `total` are of the progress that is shown.
     """
     counts = ThresholdCounts(len(context.dataset.classes), thresholds)
-    for number, image_id in enumerate(context.part(ids), start=1):
-        context.check_stop()
+
+    def read(image_id: str) -> tuple[Tensor, np.ndarray]:
         truth = context.dataset.mask(image_id)
-        counts.update(at_size(soft(image_id), truth.shape), classes(image_id), truth)
-        context.progress(before + number, total or len(ids), note)
-        give_back()
+        return at_size(soft(image_id), truth.shape), truth
+    with closing(in_order(context, read, context.part(ids), images_at_once(context.device))) as results:
+        for number, (image_id, result) in enumerate(results, start=1):
+            maps, truth = result()
+            counts.update(maps, classes(image_id), truth)
+            context.progress(before + number, total or len(ids), note)
+            give_back()
     counts.counts = context.reduce(counts.counts)
     return counts
 

@@ -5,6 +5,7 @@ official files: `step/train_irn.py`, `net/resnet50_irn.py`. Reads the labels of 
 its backbone is the frozen one); writes `weights.safetensors`, `log.jsonl`, `log.csv` and the resumable `state.safetensors`.
 """
 
+from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -15,6 +16,7 @@ from steps.artifacts import Labels
 from steps.context import StepContext, require
 from steps.networks import network_reader, new_irn, provide, save_network
 from steps.pictures import edge_pictures
+from steps.side_by_side import images_at_once, in_order
 from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
 from wsss.affinity import affinity_losses, pair_counts
 from wsss.data.augment import irn_sample, top_left_crop
@@ -103,10 +105,13 @@ def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
     irn.eval()
     irn.set_displacement_mean(torch.zeros(2))
     total = torch.zeros(2, dtype=torch.float64)
-    with torch.inference_mode(), context.autocast():
-        for image_id in context.part(context.ids):
-            context.check_stop()
-            image = top_left_crop(context.dataset.image(image_id), context.settings.crop_size)
+
+    def mean(image_id: str) -> torch.Tensor:
+        image = top_left_crop(context.dataset.image(image_id), context.settings.crop_size)
+        with torch.inference_mode(), context.autocast():
             _, displacement = irn(image[None].to(context.device))
-            total += displacement.double().mean(dim=(0, 2, 3)).cpu()
+        return displacement.double().mean(dim=(0, 2, 3)).cpu()
+    with closing(in_order(context, mean, context.part(context.ids), images_at_once(context.device))) as means:
+        for _, result in means:
+            total += result()
     return (context.group.sum(total) / len(context.ids)).float()

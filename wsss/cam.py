@@ -58,9 +58,9 @@ def multi_scale_features(
         (2, D, h', w') for each scale.
     """
     for scale in scales:
-        resized = normalise(resize_image(image, scaled_size(image.shape[:2], scale)))  # (3, h, w)
+        resized = normalise(resize_image(image, scaled_size(image.shape[:2], scale)), device)  # (3, h, w)
         with torch.no_grad():
-            features = network_features(torch.stack([resized, resized.flip(-1)]).to(device))
+            features = network_features(torch.stack([resized, resized.flip(-1)]))
         yield features
 
 

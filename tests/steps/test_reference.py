@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.config import compose, typed
+from pipeline.machine import prepare_process
 from steps import cam_to_ir_label, eval_cam, eval_sem_seg, make_cam, make_lpcam, make_sem_seg_labels
 from steps.artifacts import Maps, read_json, write_arrays
 from steps.context import StepContext
@@ -43,10 +45,12 @@ def write_prototypes(path: Path) -> None:
                  kept=np.ones(len(rows), bool))
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Iterator[Path]:
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device"))])
+def run(tmp_path_factory, request) -> Iterator[Path]:
     """The six steps after the classifier, with the official recipe."""
-    folder = tmp_path_factory.mktemp("reference")
+    folder, device = tmp_path_factory.mktemp("reference"), torch.device(request.param)
+    prepare_process(torch.get_num_threads(), device)
     config = typed(compose(["recipe=official"]))
     for name, network in (("train_cam", reference_classifier()), ("train_irn", reference_irn())):
         (folder / name).mkdir()
@@ -58,7 +62,7 @@ def run(tmp_path_factory) -> Iterator[Path]:
         (folder / name).mkdir(exist_ok=True)
         inputs = {path.name: path for path in folder.iterdir() if path.name != name}
         step.run(StepContext(settings=getattr(config, name), dataset=reference_dataset(), folder=folder / name, inputs=inputs,
-                             lists={"ids": IDS, "prototypes": IDS, "scored": IDS, "val": ()}))
+                             device=device, lists={"ids": IDS, "prototypes": IDS, "scored": IDS, "val": ()}))
         if not name.startswith("eval"):
             merge_journals(folder / name, IDS)
     yield folder

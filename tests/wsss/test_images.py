@@ -10,6 +10,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from tests.reference import IDS, REFERENCE
 from wsss.data.images import (
+    _looked_up,
     check_image,
     encode_jpeg,
     image_size,
@@ -232,6 +233,7 @@ def test_normalise_is_the_official_formula_bit_for_bit(picture):
     result = normalise(picture)
     assert result.dtype == torch.float32 and result.is_contiguous()
     assert np.array_equal(result.numpy(), expected.transpose(2, 0, 1))
+    assert torch.equal(_looked_up(torch.from_numpy(picture)), result)   # as on a GPU
     with pytest.raises(ArgumentError, match=r"image: expected a uint8 array \(H, W, 3\), got list"):
         normalise([[0]])
 

@@ -1,5 +1,7 @@
 """The sparse walk against a dense one written plainly, and against the reference case."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ import torch
 from tests.reference import IDS, load
 from wsss.errors import ArgumentError
 from wsss.random_walk import random_walk
+
+walk = sys.modules[random_walk.__module__]
 
 
 def dense_walk(x, edge, beta=10, exp_times=8, radius=5):
@@ -50,6 +54,16 @@ def test_every_option_of_the_dense_walk(options):
     expected = dense_walk(x, edge, **options)
     torch.testing.assert_close(random_walk(x.double(), edge.double(), **options), expected, rtol=0, atol=1e-8)
     assert (expected - dense_walk(x, edge)).abs().max() > 1e-3  # the option matters
+
+
+@pytest.mark.parametrize("exp_times", [0, 1, 2, 8])
+@pytest.mark.parametrize(("classes", "height", "width"), [(1, 1, 1), (2, 1, 9), (3, 3, 2), (5, 13, 17)])
+def test_the_form_for_gpus_computes_the_same(classes, height, width, exp_times):
+    x, edge = random_case(classes, height, width, seed=height)
+    start = x.double().flatten(1)
+    bands, _ = walk._symmetric_steps(edge.double(), 10, 5, edge.numel())
+    found = walk._power_by_rows(start, *walk._as_rows(bands, edge.numel()), 2**exp_times)
+    torch.testing.assert_close(found, walk._power(start, bands, 2**exp_times, edge.numel()), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("image_id", IDS)

@@ -221,7 +221,16 @@ def _resize(array: np.ndarray, size: tuple[int, int], method: Image.Resampling) 
 _NORMALISED = ((np.arange(256)[:, None] / 255.0 - IMAGENET_MEAN) / IMAGENET_STD).astype(np.float32).T.copy()  # (3, 256)
 
 
-def normalise(image: np.ndarray) -> torch.Tensor:
-    """`image` (H, W, 3) uint8 -> (3, H, W) float32: each channel / 255, less its ImageNet mean, over its standard deviation."""
+def normalise(image: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+    """`image` (H, W, 3) uint8 -> (3, H, W) float32 on `device`: each channel / 255, less its ImageNet mean, over its standard
+    deviation. The same bits on every device."""
     _check_array("image", image, 3)
+    if torch.device(device).type != "cpu":
+        return _looked_up(torch.from_numpy(np.ascontiguousarray(image)).to(device))   # a quarter of the bytes to be sent
     return torch.from_numpy(np.stack([values[plane] for values, plane in zip(_NORMALISED, image.transpose(2, 0, 1))]))
+
+
+def _looked_up(image: torch.Tensor) -> torch.Tensor:
+    """`normalise` where `image` lies."""
+    planes = image.permute(2, 0, 1).long() + 256 * torch.arange(3, device=image.device)[:, None, None]
+    return torch.from_numpy(_NORMALISED).to(image.device).take(planes)

@@ -1,0 +1,142 @@
+"""What a CUDA device computes is what the CPU computes, within rounding. Without one, at least that everything lies on it: torch's
+fake tensors have shapes and devices, no numbers, and refuse an operation on tensors of two devices.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from wsss.affinity import affinity_losses, pair_counts
+from wsss.cam import multi_scale_cam, multi_scale_features
+from wsss.crf import crf_labels
+from wsss.ir_label import ir_label
+from wsss.kmeans import kmeans
+from wsss.lpcam import lpcam_maps
+from wsss.maps import from_stride_4, grids, pack, rebuild
+from wsss.networks.classifier import Classifier
+from wsss.networks.irn import IRN
+from wsss.networks.resnet import fold_batch_norm, resnet
+from wsss.random_walk import random_walk
+
+CUDA = torch.device("cuda", 0)
+HEIGHT, WIDTH, SCALES = 61, 83, (1.0, 0.5)
+
+
+def values(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).random(shape, np.float32))
+
+
+def photograph() -> np.ndarray:
+    """Smooth, with an edge: labels far from ties."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    return np.stack([3 * rows, 2 * columns, np.where(rows + columns > 70, 200, 30)], axis=2).astype(np.uint8)
+
+
+def seeds() -> torch.Tensor:
+    """Two maps (2, H, W)."""
+    rows, columns = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    return torch.stack([torch.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 300) for y, x in ((20, 20), (40, 60))])
+
+
+def frozen(build: Callable[[], torch.nn.Module], device: torch.device) -> torch.nn.Module:
+    with torch.device(device):   # fake weights can be neither moved nor folded
+        network = build().eval().requires_grad_(False)
+    if isinstance(next(network.parameters()), FakeTensor):
+        return network
+    network.load_state_dict(build().state_dict())
+    return fold_batch_norm(network.to(memory_format=torch.channels_last))
+
+
+def cams(device):
+    classifier = frozen(lambda: Classifier(resnet("resnet18", "frozen_batch"), 5), device)
+    return multi_scale_cam(classifier.features, photograph(), classifier.classifier.weight[[1, 3]].flatten(1), SCALES, device)
+
+
+def rebuilt(device):
+    cells = values(2, sum(h * w for h, w in grids(HEIGHT, WIDTH, SCALES))).to(device)
+    return [rebuild(cells, HEIGHT, WIDTH, SCALES, resolution=resolution) for resolution in ("full", "strided")]
+
+
+def packed(device):
+    return pack([values(2, 4, 6).to(device), values(2, 2, 3, seed=1).to(device)])
+
+
+def lpcams(device):
+    backbone = frozen(lambda: resnet("resnet18", "group"), device)
+    vectors = [values(2, 512, seed=seed).to(device) for seed in (1, 2)]
+    return [maps for features in multi_scale_features(backbone, photograph(), SCALES, device)
+            for maps in lpcam_maps(features, *vectors)]
+
+
+def edges(device):
+    irn = frozen(lambda: IRN(resnet("resnet18", "frozen_batch")), device)
+    return [*irn.edge_and_displacement(values(2, 3, HEIGHT, WIDTH).to(device)),
+            from_stride_4(values(2, 16, 21).to(device), (HEIGHT, WIDTH), (HEIGHT, WIDTH))]
+
+
+def losses(device):
+    labels = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 2, 255], (2, 32, 32))).to(device)
+    found = affinity_losses(values(2, 1, 32, 32).to(device), values(2, 2, 32, 32).to(device), labels)
+    return [found.pos_aff, found.neg_aff, found.dp_fg, found.dp_bg, found.total, pair_counts(labels)]
+
+
+def gradients(device):
+    edge, displacement = (values(2, n, 32, 32).to(device).requires_grad_() for n in (1, 2))
+    labels = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 2, 255], (2, 32, 32))).to(device)
+    affinity_losses(edge, displacement, labels, all_pairs=True).total.backward()
+    return [edge.grad, displacement.grad]
+
+
+def walked_rows(device):
+    """The walk but for its look at the range of the edges."""
+    walk = sys.modules[random_walk.__module__]
+    bands, scale = walk._symmetric_steps(values(16, 21).double().to(device) ** 3, 10, 5, 16 * 21)
+    return [walk._power_by_rows(values(2, 336).double().to(device) * scale, *walk._as_rows(bands, 336), 256)]
+
+
+def walked(device):
+    return [random_walk(values(2, 16, 21).to(device), values(16, 21, seed=1).to(device) ** 3)]
+
+
+def clusters(device):
+    features = (values(400, 24) ** 6).to(device)
+    found = kmeans(features, 5, generator=np.random.default_rng(0))
+    return [found.centers, found.assignment]
+
+
+def labels_of_crf(device):
+    image = torch.from_numpy(photograph()).to(device)
+    return [crf_labels(image, (seeds() > 0.5).any(0).long().to(device), 2),
+            ir_label(photograph(), seeds().to(device), [2, 7], conf_fg=0.45, conf_bg=0.25)]
+
+
+WITHOUT_NUMBERS = (cams, rebuilt, lpcams, edges, losses, walked_rows)   # nothing in them depends on what the numbers are
+
+
+@pytest.mark.parametrize("operation", WITHOUT_NUMBERS)
+def test_everything_lies_on_the_device(operation):
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert all(tensor.device == CUDA for tensor in operation(CUDA))
+
+
+def test_a_tensor_left_behind_is_refused():
+    with FakeTensorMode(), pytest.raises(RuntimeError, match="device"):
+        values(2).to(CUDA) + torch.ones(2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("operation", [*WITHOUT_NUMBERS, packed, gradients, walked, clusters, labels_of_crf])
+def test_the_device_computes_what_the_cpu_computes(operation, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    same = partial(torch.testing.assert_close, rtol=2e-3, atol=2e-4)
+    for ours, expected in zip(operation(CUDA), operation(torch.device("cpu")), strict=True):
+        assert ours.device == CUDA
+        if ours.is_floating_point():
+            same(ours.cpu(), expected)
+        else:
+            assert (ours.cpu() == expected).double().mean() >= 0.999
