@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss.data import make_shapes, open_folder, shapes
-from wsss.data.shapes import CLASSES, draw_picture
+from wsss.data import drawing, make_shapes, open_folder, shapes
+from wsss.data.drawing import CLASSES, draw_picture
 from wsss.errors import DataError, StorageError
 from wsss.seeding import generator
 
@@ -136,10 +136,10 @@ def test_masks_are_exact(root):
     """Painted on black and on green, without light and noise: nothing green shows inside the mask, but for the smooth edge."""
     background = np.array([[[0.0, 1.0, 0.0]]], np.float32)
     for name, (body, _) in CLASSES.items():
-        layers = shapes._object(body, name, generator(0, name), (120, 140))
-        inside = shapes._inside(layers)
+        layers = drawing._object(body, name, generator(0, name), (120, 140))
+        inside = drawing._inside(layers)
         first, second = np.zeros((120, 140, 3), np.float32), np.zeros((120, 140, 3), np.float32) + background
-        shapes._paint(first, layers), shapes._paint(second, layers)
+        drawing._paint(first, layers), drawing._paint(second, layers)
         seen_through = abs(second - first)[..., 1]  # how much of the background is left
         assert seen_through[inside].max() <= 0.5 and seen_through[~inside].min() >= 0.2  # two edges may meet outside
         assert (seen_through[inside] > 0.01).mean() < 0.2 and (seen_through[~inside] < 0.5).mean() < 0.005
@@ -152,18 +152,18 @@ def test_a_pair_shares_its_body_and_not_its_mark():
     assert all(len(pair) == 2 and sum(habitat is not None for _, habitat in pair) == 1 for pair in pairs.values())
     for body, ((one, _), (two, _)) in pairs.items():
         first, second = (np.zeros((120, 140, 3), np.float32) for _ in range(2))
-        layers = shapes._object(body, one, generator(0, body), (120, 140))
-        shapes._paint(first, layers), shapes._paint(second, shapes._object(body, two, generator(0, body), (120, 140)))
+        layers = drawing._object(body, one, generator(0, body), (120, 140))
+        drawing._paint(first, layers), drawing._paint(second, drawing._object(body, two, generator(0, body), (120, 140)))
         different = abs(first - second).max(axis=-1) > 1e-6
-        assert 0.05 < different.sum() / shapes._inside(layers).sum() < 0.5
+        assert 0.05 < different.sum() / drawing._inside(layers).sum() < 0.5
 
 
 def test_habitats_go_with_their_class():
     draws = generator(0, "habitat")
-    seen = [shapes._scene(["koi"], draws) for _ in range(1000)]
-    assert abs(seen.count("pond") / 1000 - shapes.HABITAT - (1 - shapes.HABITAT) * shapes.HABITAT_ALONE / 4) < 0.05
-    seen = [shapes._scene(["tetra"], draws) for _ in range(1000)]
-    assert abs(sum(scene in shapes.HABITATS for scene in seen) / 1000 - shapes.HABITAT_ALONE) < 0.05
+    seen = [drawing._scene(["koi"], draws) for _ in range(1000)]
+    assert abs(seen.count("pond") / 1000 - drawing.HABITAT - (1 - drawing.HABITAT) * drawing.HABITAT_ALONE / 4) < 0.05
+    seen = [drawing._scene(["tetra"], draws) for _ in range(1000)]
+    assert abs(sum(scene in drawing.HABITATS for scene in seen) / 1000 - drawing.HABITAT_ALONE) < 0.05
 
 
 def test_images_are_jpegs_of_good_quality(root):
