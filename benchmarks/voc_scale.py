@@ -21,6 +21,7 @@ from benchmarks.pictures import draw_dataset
 from benchmarks.setting import backbone
 from pipeline import Pipeline
 from steps.datasets import prepare_dataset
+from steps.memory import start_again
 from wsss.data.images import normalise, read_image, resize_image, scaled_size
 from wsss.networks.weights import save_weights
 
@@ -105,4 +106,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    start_again()
     main()

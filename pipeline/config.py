@@ -111,7 +111,7 @@ class RunSettings:
     device: Device
     precision: Precision
     threads: int | None          # null: all cores this process may use
-    workers: int                 # loader processes of the training steps
+    workers: int | None          # loader processes of the training steps; null: all cores with a GPU, none without
     force: bool                  # run also what is up to date
     replace: bool                # allow a finished training to be replaced
     reuse_from: list[str]        # runs whose results are taken over where the fingerprints are equal
@@ -141,7 +141,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "null or at least 1")
-        require(self.workers >= 0, "workers", self.workers, "0 or more")
+        require(self.workers is None or self.workers >= 0, "workers", self.workers, "null, or 0 or more")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         require(not self.download or self.action is Action.prepare, "download", True, "false, but for action=prepare")
         require(self.pictures_every >= 1, "pictures_every", self.pictures_every, "at least 1")

@@ -11,6 +11,8 @@ import torch
 from steps.memory import keep_freed
 from wsss.errors import ConfigError
 
+MOST_LOADERS = 16
+
 
 def choose_device(name: str) -> torch.device:
     """The device of `device=`. Raises ConfigError where CUDA is asked for and not there."""
@@ -37,10 +39,7 @@ def prepare_process(threads: int | None, device: torch.device, processes: int = 
     `threads`; None: all cores this process may use, shared by `processes` on this machine where Slurm does not say
     how many each has.
     """
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if processes > 1:
-        available = int(os.environ.get("SLURM_CPUS_PER_TASK", max(1, available // processes)))
-    torch.set_num_threads(threads or available)
+    torch.set_num_threads(threads or _cores(processes))
     keep_freed()
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False   # float32 is float32
@@ -48,6 +47,21 @@ def prepare_process(threads: int | None, device: torch.device, processes: int = 
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False   # it would write every output twice
         torch.backends.cudnn.benchmark = False
+
+
+def loader_processes(workers: int | None, device: torch.device, processes: int = 1) -> int:
+    """How many processes load training images. None: all cores where a GPU would wait for them, none where the cores compute."""
+    if workers is not None:
+        return workers
+    return min(_cores(processes), MOST_LOADERS) if device.type == "cuda" else 0
+
+
+def _cores(processes: int) -> int:
+    """The cores of this process, one of `processes` on this machine."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if processes > 1:
+        available = int(os.environ.get("SLURM_CPUS_PER_TASK", max(1, available // processes)))
+    return available
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -13,7 +13,7 @@ import torch
 from pipeline.config import settings_of
 from pipeline.console import Console
 from pipeline.lists import derive_lists
-from pipeline.machine import peak_memory, prepare_process, reset_peak_memory, versions
+from pipeline.machine import loader_processes, peak_memory, prepare_process, reset_peak_memory, versions
 from pipeline.order import BY_NAME
 from pipeline.plan import CONTINUE, REUSE, PlannedStep, work_folder
 from pipeline.reuse import take_over
@@ -148,8 +148,8 @@ class Work:
             settings=getattr(config, planned.name), dataset=self.dataset, lists=planned.lists, folder=folder,
             inputs={source: self.folder.result(source) for source in planned.reads}, model=config.model,
             seed_maps=config.seed_maps.value, seed=config.seed, device=self.device, precision=config.precision.value,
-            workers=config.workers, layout=config.artifacts.layout, shard=config.part or (0, 1),
-            prepared=config.part is not None, group=self.group,
+            workers=loader_processes(config.workers, self.device, self.group.here), layout=config.artifacts.layout,
+            shard=config.part or (0, 1), prepared=config.part is not None, group=self.group,
             stop=lambda: self.group.asked is not None,
             progress=lambda done, total, note: self.console.progress(planned.name, done, total, note),
             warn=lambda message: self.console.warning(f"{planned.name}: {message}"))

@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from pipeline import Pipeline, config
+from pipeline.machine import MOST_LOADERS, loader_processes
 from wsss.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,3 +170,16 @@ def test_precision_is_automatic_for_the_embedded_default_alone(monkeypatch, tmp_
     for words, precision in (((), "bf16"), (("precision=float32",), "float32"), (("experiment=smoke",), "float32"),
                              (("recipe=official",), "float32"), (("data=folder", "data.root=x", "name=n"), "float32")):
         assert Pipeline.compose("device=cpu", f"outputs={tmp_path}", *words).config.precision.value == precision
+
+
+def test_loader_processes_are_as_many_as_asked_for_or_all_cores_where_a_gpu_would_wait(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(12)), raising=False)
+    assert [loader_processes(3, device) for device in (cpu, gpu)] == [3, 3] and loader_processes(0, gpu) == 0
+    assert loader_processes(None, cpu) == 0
+    assert [loader_processes(None, gpu, processes) for processes in (1, 2, 24)] == [12, 6, 1]
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    assert loader_processes(None, gpu) == MOST_LOADERS
+    assert typed().workers is None
+    with pytest.raises(ConfigError, match="workers=-1 is not possible: expected null, or 0 or more"):
+        typed("workers=-1")
