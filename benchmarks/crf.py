@@ -1,32 +1,63 @@
-"""The dense CRF of both thresholds of an image: pydensecrf, which the official code calls, against ours, on one core each.
+"""The dense CRF of both thresholds of an image: pydensecrf, which the official code calls, against ours.
 
+On one core each, and on all of them: the official code's processes, each with images of its own, against our images side by side.
 Without pydensecrf (the README says how it is built) only ours is measured.
 """
 
 from importlib.util import find_spec
+from multiprocessing import get_context
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.harness import Case, share_of_unequal
+from benchmarks.harness import CPU, Case, share_of_unequal
 from benchmarks.pictures import drawn_mask, picture
+from benchmarks.training import context
+from steps.side_by_side import images_at_once, in_order
 from wsss.crf import crf_labels
 
+HEIGHT, WIDTH, CLASSES = 375, 500, 2
+SIZE = f"{HEIGHT}x{WIDTH}, {CLASSES + 1} labels, 2 thresholds"
+AGAINST = "pydensecrf{}; difference: share of pixels" if find_spec("pydensecrf") else "pydensecrf is not installed"
 
-def _case(height: int, width: int, classes: int = 2) -> Case:
-    mask = drawn_mask(height, width, range(classes), seed=3)
-    image = torch.from_numpy(picture(mask, seed=3))
+
+def _image(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image (H, W, 3) and rough seeds (2, H, W) of its objects."""
+    mask = drawn_mask(HEIGHT, WIDTH, range(CLASSES), seed=seed)
     coarse = torch.from_numpy(mask % 255).float()[None, None]
-    rough = [F.interpolate(F.interpolate(coarse, scale_factor=1 / cells), (height, width)).long()[0, 0] for cells in (16, 24)]
-    seeds = torch.stack(rough)                                # (2, H, W): rough seeds of the objects
+    rough = [F.interpolate(F.interpolate(coarse, scale_factor=1 / cells), (HEIGHT, WIDTH)).long()[0, 0] for cells in (16, 24)]
+    return torch.from_numpy(picture(mask, seed=seed)), torch.stack(rough)
+
+
+def _labels(backend: str, image: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+    return crf_labels(image, seeds, CLASSES + 1, backend=backend)
+
+
+def _case(quick: bool) -> Case:
+    image = _image(3)
+    official = (lambda: _labels("pydensecrf", *image)) if find_spec("pydensecrf") else None
+    return Case(SIZE, lambda: _labels("torch", *image), official, share_of_unequal, AGAINST.format(""), "float32")
+
+
+def _pydensecrf(image: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    return _labels("pydensecrf", *image)
+
+
+def _all_cores(quick: bool, images: int = 4) -> Case:
+    inputs = {str(seed): _image(seed) for seed in range(3, 3 + images)}
+
+    def ours() -> torch.Tensor:
+        made = in_order(context("float32"), lambda name: _labels("torch", *inputs[name]), inputs, images_at_once(CPU, True))
+        return torch.stack([result() for _, result in made])
     official = None
     if find_spec("pydensecrf"):
+        pool = get_context("fork").Pool(torch.get_num_threads(), torch.set_num_threads, (1,))
+
         def official() -> torch.Tensor:
-            return crf_labels(image, seeds, classes + 1, backend="pydensecrf")
-    against = "pydensecrf; difference: share of pixels" if official else "pydensecrf is not installed"
-    return Case(f"{height}x{width}, {classes + 1} labels, 2 thresholds", lambda: crf_labels(image, seeds, classes + 1), official,
-                share_of_unequal, against, "float32")
+            return torch.stack(pool.map(_pydensecrf, inputs.values(), chunksize=1))
+    return Case(f"{SIZE}, {images} images", ours, official, share_of_unequal,
+                AGAINST.format(", a process a core"), "float32", images)
 
 
-BENCHMARKS = {"dense_crf": lambda quick: _case(375, 500), "dense_crf_all_cores": lambda quick: _case(375, 500)}
+BENCHMARKS = {"dense_crf": _case, "dense_crf_all_cores": _all_cores}
 ONE_THREAD = {"dense_crf"}

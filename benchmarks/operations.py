@@ -1,4 +1,5 @@
 """What the networks of the eight steps compute, and the GPU hours that follow: `python -m benchmarks.operations [--tflops N]`.
+With `--launches` instead how many operations a GPU has to be handed for what is not bound by arithmetic, by torch's dispatcher.
 
 Counts multiplications and additions of the passes by torch's counter, on the meta device, for images of 375x500 and the recipe of
 LPCAM on VOC. Hours are operations divided by the rate that is given, so a projection: `benchmarks.voc_scale` measures. Dense CRF,
@@ -6,17 +7,23 @@ random walk, k-means and reading are not in it.
 """
 
 import argparse
+import sys
+from collections.abc import Callable
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.scaling import SIZES
 from pipeline.config import compose, typed
+from wsss.affinity import affinity_losses
+from wsss.crf import crf_labels
 from wsss.data.images import scaled_size
 from wsss.networks.classifier import Classifier
 from wsss.networks.irn import IRN
-from wsss.networks.resnet import resnet
+from wsss.networks.resnet import fold_batch_norm, resnet
 
+random_walk = sys.modules["wsss.random_walk"]   # the package has a function of this name
 IMAGE = (375, 500)
 
 
@@ -42,11 +49,57 @@ def operations(overrides: tuple[str, ...] = ("experiment=lpcam_voc12", "data.roo
             "make_sem_seg_labels": of(irn.eval().edge_map, 2, IMAGE)}
 
 
+class Launches(TorchDispatchMode):
+    """Counts the operations inside that a GPU would be handed: all but views and allocations."""
+
+    number = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.number += not (operation.is_view or operation.__name__.startswith(("empty", "_unsafe_view", "new_empty")))
+        return operation(*args, **(kwargs or {}))
+
+
+def launches() -> dict[str, int]:
+    """Operations by what they do, in the forms for GPUs. They hardly depend on sizes, which are small here."""
+    draw = torch.Generator().manual_seed(0)
+    edge, maps = torch.rand(32, 40, generator=draw, dtype=torch.float64) ** 3, torch.rand(2, 1280, generator=draw).double()
+    image, seeds = torch.randint(255, (40, 50, 3), generator=draw).byte(), torch.randint(3, (2, 40, 50), generator=draw)
+    logits, displacement = torch.randn(1, 1, 32, 32, requires_grad=True), torch.randn(1, 2, 32, 32, requires_grad=True)
+    labels = torch.randint(3, (1, 32, 32), generator=draw)
+    classifier = fold_batch_norm(resnet("resnet50", "frozen_batch").eval().requires_grad_(False))
+
+    def walk(power: Callable) -> None:
+        power(maps, random_walk._symmetric_steps(edge, 10, 5, edge.numel())[0])
+
+    def by_rows(x: torch.Tensor, bands: list) -> None:
+        random_walk._power_by_rows(x, *random_walk._as_rows(bands, edge.numel()), 256)
+
+    def by_bands(x: torch.Tensor, bands: list) -> None:
+        random_walk._power(x, bands, 256, edge.numel())
+    work = {"random walk of an image, by rows (GPU)": lambda: walk(by_rows),
+            "random walk of an image, by bands (CPU)": lambda: walk(by_bands),
+            "dense CRF of an image, both thresholds": lambda: crf_labels(image, seeds, 3),
+            "affinity losses of a training step, with their gradients":
+                lambda: affinity_losses(logits, displacement, labels).total.backward(),
+            "a forward pass of ResNet-50": lambda: classifier(torch.zeros(2, 3, 64, 64))}
+    found = {}
+    for name, do in work.items():
+        with Launches() as count:
+            do()
+        found[name] = count.number
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tflops", type=float, help="what a GPU is taken to do, in 10^12 operations a second")
+    parser.add_argument("--launches", action="store_true", help="count operations that a GPU is handed")
     parser.add_argument("--images", type=int, nargs="+", default=SIZES)
     options = parser.parse_args()
+    if options.launches:
+        for name, number in launches().items():
+            print(f"{name:60} {number:6,}")
+        return
     found = operations()
     for step, gflop in found.items():
         print(f"{step:20} {gflop:8,.0f} GFLOP an image")

@@ -64,6 +64,15 @@ def search_paths(radius: int) -> dict[Direction, tuple[Part, ...]]:
     return paths
 
 
+@lru_cache
+def search_rows(radius: int) -> dict[int, list[int]]:
+    """The dx of all directions of `search_paths`, ascending and without a gap, by their dy."""
+    rows: dict[int, list[int]] = {}
+    for dy, dx in sorted(search_paths(radius)):
+        rows.setdefault(dy, []).append(dx)
+    return rows
+
+
 def _cover(pixels: Pixels, candidates: dict[Part, Pixels]) -> tuple[Part, ...]:
     """Two parts with exactly these pixels if there are any, else more, each taking the most pixels still left."""
     for first, second in combinations(candidates, 2):
