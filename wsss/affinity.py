@@ -105,7 +105,8 @@ class _Rows:
         self.width, self.reach, self.all_pairs = width, reach if all_pairs else 0, all_pairs
         self.left, self.columns = (0, width) if all_pairs else (reach, max(width - 2 * reach, 0))
         self._heights = [max(height - dy if all_pairs else height - reach, 0) for dy in range(radius)]
-        at_once = max(1, AT_ONCE // max(1, labels[..., : self._heights[0], : self.columns].numel())) if labels.is_cpu else 2 * radius
+        sources = max(1, labels[..., : self._heights[0], : self.columns].numel())
+        at_once = max(1, AT_ONCE // sources) if labels.is_cpu else 2 * radius   # directions
         self._rows = [_Row(dy, dxs[i], len(dxs[i : i + at_once]), i)
                       for dy, dxs in search_rows(radius).items() for i in range(0, len(dxs), at_once)]
         self.labels = self.framed(labels, IGNORE)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from tests.reference import EXPECTED, REFERENCE
 from tests.wsss.reference_networks import reference_image, reference_irn
+from wsss import affinity
 from wsss.affinity import affinity_losses, edge_to_affinity, pair_counts
 from wsss.errors import ArgumentError
 from wsss.paths import path_pixels, search_paths
@@ -86,8 +87,10 @@ def test_affinity_is_one_minus_the_strongest_edge_on_the_path(height, width, rad
     assert seen == sum(affinity[direction].numel() for direction in search_paths(radius))
 
 
+@pytest.mark.parametrize("at_once", [1, 200, 2**16])   # a direction, some, all of one dy
 @pytest.mark.parametrize("all_pairs", [False, True])
-def test_losses_and_gradients_of_the_plain_form(all_pairs):
+def test_losses_and_gradients_of_the_plain_form(all_pairs, at_once, monkeypatch):
+    monkeypatch.setattr(affinity, "AT_ONCE", at_once)
     logits, displacement, labels = random_case()
     weights = torch.tensor([1.0, 0.3, 0.7, 2.0], dtype=torch.float64)
     plain = plain_losses(logits, displacement, labels, 4, all_pairs)
