@@ -46,6 +46,7 @@ class Case:
     form: str = "float32, NCHW"     # precision and memory format of both, or of official -> ours
     per: int | dict[str, int] = 1   # images that a call works on, by which its time is divided
     disk: tuple[float, float] | None = None
+    elsewhere: bool = False         # a form computes in processes of its own, whose processor time is not known
     once: bool = False              # too long to repeat: both forms are prepared by a first call, which returns what is measured
 
 
@@ -129,7 +130,7 @@ def _compare(name: str, build: Builder, quick: bool, threads: int, repeats: int,
     for form in forms:
         wall, cpu = (statistics.median(each) / per[form] for each in zip(*taken[form]))
         setattr(row, f"{form}_s", wall)
-        setattr(row, f"{form}_cpu_s", cpu)
+        setattr(row, f"{form}_cpu_s", None if case.elsewhere else cpu)
     row.once = ", ".join(slow)
     if case.official:
         row.ratio = row.official_s / row.ours_s

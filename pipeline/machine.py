@@ -11,7 +11,7 @@ import torch
 from steps.memory import keep_freed
 from wsss.errors import ConfigError
 
-MOST_LOADERS = 16
+MOST_LOADERS = 16   # processes; each holds two batches
 
 
 def choose_device(name: str) -> torch.device:

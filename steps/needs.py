@@ -40,6 +40,7 @@ _LIVE = 4                    # largest outputs that a forward holds at once, cop
 _KEPT = 0.6                  # such outputs that glibc keeps, freed, for each further image size, until `steps.memory` gives them
 #                              back: 333 to 500 px, scales up to 2: resnet18 0.6, resnet50 1.0; 100 to 168 px: resnet18 0.4
 _KEPT_OUTPUT = 128 * MIB     # counted so large at most: blocks above 32 MiB are given back (resnet18, 700 to 1000 px: 80 a size)
+_TRAINED = 1.3               # a training against what autograd keeps, for freed memory stays: 16 crops of 512 px take 11.3 GB
 _BF16 = 0.75                 # outputs under autocast on the CPU against float32: 0.65 to 0.78
 _CRF = 500, 100              # bytes a pixel, and a pixel and label: photographs, 2 to 13 labels: within 25 %; noise doubles it
 _SWEEP, _SOFT = (42, 7), (27, 7)  # the same with classes: a map counted at all thresholds, a walked map up to its label
@@ -131,7 +132,7 @@ class _Step:
         log = log_line * settings.epochs * max(1, number // settings.batch_size)
         return _Bytes(disk=_weights(network) + state + 2 * log,   # the state holds the log too
                       held=3 * state + gradients,                 # saving takes it twice more: tensor by tensor, and as a file
-                      passing=self._of_outputs(kept))
+                      passing=_TRAINED * self._of_outputs(kept))
 
     def forwards(self, network: nn.Module, forward: Callable, images: _Images, scale: float = 1.0, batch: int = 2) -> float:
         """Bytes that pass while `forward` sees one image after the other; `batch` is 2 with the mirror image."""

@@ -70,10 +70,10 @@ def in_order(context: StepContext, make: Callable[[str], T], ids: Iterable[str],
             if len(waiting) == 2 * at_once:
                 yield first()
         while waiting:
-            if not (stopped and waiting[0][1].cancel()):
-                yield first()
-            else:
+            if stopped and waiting[0][1].cancel():
                 waiting.popleft()
+            else:
+                yield first()
         if stopped:
             raise Stopped
     finally:
