@@ -47,7 +47,8 @@ def _all_cores(quick: bool, images: int = 4) -> Case:
     inputs = {str(seed): _image(seed) for seed in range(3, 3 + images)}
 
     def ours() -> torch.Tensor:
-        made = in_order(context("float32"), lambda name: _labels("torch", *inputs[name]), inputs, images_at_once(CPU, True))
+        at_once = images_at_once(CPU, HEIGHT * WIDTH)
+        made = in_order(context("float32"), lambda name: _labels("torch", *inputs[name]), inputs, at_once)
         return torch.stack([result() for _, result in made])
     official = None
     if find_spec("pydensecrf"):

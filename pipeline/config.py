@@ -111,7 +111,7 @@ class RunSettings:
     device: Device
     precision: Precision
     threads: int | None          # null: all cores this process may use
-    workers: int | None          # loader processes of the training steps; null: all cores with a GPU, none without
+    workers: int | None          # loader processes of the training steps; null: as many as cores with a GPU, none without
     force: bool                  # run also what is up to date
     replace: bool                # allow a finished training to be replaced
     reuse_from: list[str]        # runs whose results are taken over where the fingerprints are equal

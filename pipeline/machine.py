@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from steps.memory import keep_freed
+from steps.side_by_side import available_cores
 from wsss.errors import ConfigError
 
 MOST_LOADERS = 16   # processes; each holds two batches
@@ -49,19 +50,19 @@ def prepare_process(threads: int | None, device: torch.device, processes: int = 
         torch.backends.cudnn.benchmark = False
 
 
-def loader_processes(workers: int | None, device: torch.device, processes: int = 1) -> int:
-    """How many processes load training images. None: all cores where a GPU would wait for them, none where the cores compute."""
+def loader_processes(workers: int | None, threads: int | None, device: torch.device, processes: int = 1) -> int:
+    """How many processes load training images. None: one for each of the `threads` (None: cores), at most `MOST_LOADERS`, where a
+    GPU would wait for them; none where the cores compute."""
     if workers is not None:
         return workers
-    return min(_cores(processes), MOST_LOADERS) if device.type == "cuda" else 0
+    return min(threads or _cores(processes), MOST_LOADERS) if device.type == "cuda" else 0
 
 
 def _cores(processes: int) -> int:
     """The cores of this process, one of `processes` on this machine."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if processes > 1:
-        available = int(os.environ.get("SLURM_CPUS_PER_TASK", max(1, available // processes)))
-    return available
+        return int(os.environ.get("SLURM_CPUS_PER_TASK", max(1, available_cores() // processes)))
+    return available_cores()
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -148,8 +148,8 @@ class Work:
             settings=getattr(config, planned.name), dataset=self.dataset, lists=planned.lists, folder=folder,
             inputs={source: self.folder.result(source) for source in planned.reads}, model=config.model,
             seed_maps=config.seed_maps.value, seed=config.seed, device=self.device, precision=config.precision.value,
-            workers=loader_processes(config.workers, self.device, self.group.here), layout=config.artifacts.layout,
-            shard=config.part or (0, 1), prepared=config.part is not None, group=self.group,
+            workers=loader_processes(config.workers, config.threads, self.device, self.group.here),
+            layout=config.artifacts.layout, shard=config.part or (0, 1), prepared=config.part is not None, group=self.group,
             stop=lambda: self.group.asked is not None,
             progress=lambda done, total, note: self.console.progress(planned.name, done, total, note),
             warn=lambda message: self.console.warning(f"{planned.name}: {message}"))

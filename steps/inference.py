@@ -1,24 +1,25 @@
 """The loop of every step that makes one artifact an image: what is done is skipped, what is new is recorded."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from steps.artifacts import read_json, set_aside, write_json
 from steps.context import StepContext, Stopped
 from steps.journal import BROKEN, JOURNALS, Journal, unfinished
 from steps.memory import give_back
 from steps.packs import remove_damaged
-from steps.side_by_side import images_at_once, in_order
+from steps.side_by_side import images_at_once, in_order, lacks_memory
 from steps.store import writer
+from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError, StorageError, WsssError
 
 FAILED = "failed.json"
 SHOWN = 3
+SAMPLE = 100   # images whose sizes are looked at
 
 
 class ImagesFailed(WsssError):
@@ -45,8 +46,9 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str
     failed: dict[str, str] = {}
     journal = Journal(context.folder, context.worker)
     store = writer(context.layout, context.folder, journal.path)
+    at_once = images_at_once(context.device, _largest(dataset, list(pending)) if small_operations else None)
     made = in_order(context, lambda image_id: (dataset.digest_of_image(image_id), *make(image_id)), pending,
-                    images_at_once(context.device, small_operations))
+                    min(at_once, max(1, len(pending))))
     try:
         start = time.perf_counter()
         for number, (image_id, result) in enumerate(made, start=len(ids) - len(pending) + 1):
@@ -55,7 +57,9 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str
                 placed = store.write(contents)
             except StorageError:
                 raise
-            except (WsssError, MemoryError, torch.OutOfMemoryError) as error:
+            except (WsssError, MemoryError, RuntimeError) as error:
+                if not (isinstance(error, WsssError) or lacks_memory(error)):
+                    raise
                 failed[image_id] = _reason(error)
                 context.warn(f"{image_id}: {failed[image_id]}")
                 set_aside(error)
@@ -92,6 +96,15 @@ def failures(folder: Path) -> dict[str, str]:
         with suppress(ArtifactError, AttributeError, ValueError, TypeError):   # it only informs: a damaged one says nothing
             found.update({str(image_id): str(reason) for image_id, reason in read_json(path).items()})
     return found
+
+
+def _largest(dataset: Dataset, ids: list[str]) -> int:
+    """Pixels of the largest of some images of a list, by their headers."""
+    pixels = [0]
+    for image_id in ids[::max(1, -(-len(ids) // SAMPLE))]:
+        with suppress(WsssError):     # it fails where it is made
+            pixels.append(math.prod(dataset.working_size(image_id)))
+    return max(pixels)
 
 
 def _reason(error: BaseException) -> str:

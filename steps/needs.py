@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from steps.memory import SLACK, resident
-from steps.side_by_side import images_at_once
+from steps.side_by_side import available_cores, images_at_once
 from steps.store import Layout
 from steps.training import OptimizerName
 from wsss.data.dataset import Dataset
@@ -228,7 +228,8 @@ def _eval_cam(step: _Step) -> _Bytes:
 
 def _cam_to_ir_label(step: _Step) -> _Bytes:
     images, (pixel, label) = step.images("ids"), _CRF
-    return _Bytes(_labels(images, _IR_LABEL), 0, images_at_once(_CPU, small_operations=True) * images.most(pixel + label, label))
+    at_once = images_at_once(_CPU, images.pixels.max(initial=1), step.config.threads or available_cores())
+    return _Bytes(_labels(images, _IR_LABEL), 0, at_once * images.most(pixel + label, label))
 
 
 def _train_irn(step: _Step) -> _Bytes:

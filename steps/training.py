@@ -23,6 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from steps.context import StepContext, Stopped, require
+from steps.side_by_side import lacks_memory
 from wsss.errors import ArtifactError, WeightsError, WsssError, prefixed
 from wsss.files import write_text
 from wsss.networks.classifier import poly_factor
@@ -145,7 +146,9 @@ def learn(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.
         if context.group.size > 1:
             losses = _sum_up(context, module, losses)
         optimizer.step()
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
         name = plan.purpose
         raise WsssError(f"not enough memory for {name}.batch_size={plan.batch_size} in {plan.accumulate} parts ({error}). Raise "
                         f"{name}.accumulate, or lower the batch or {name}.crop_size; the last saved state is kept") from error
@@ -204,7 +207,7 @@ def _batches(context: StepContext, plan: Plan, sample: Callable, ids: tuple[str,
     mine = context.part(range(parts))
     keys = [[(epoch, ids[i]) for i in order[b * size:(b + 1) * size][part::parts]]
             for b in range(first, plan.steps_per_epoch(len(ids))) for part in mine]
-    loader = DataLoader(_Samples(sample), batch_sampler=keys, collate_fn=_collate, num_workers=context.workers,
+    loader = DataLoader(_Samples(sample), batch_sampler=keys, collate_fn=_collate, num_workers=min(context.workers, len(keys)),
                         worker_init_fn=_worker_ignores_signals, pin_memory=context.device.type == "cuda",
                         multiprocessing_context="fork" if context.workers else None)   # closures cannot be pickled
     try:
@@ -220,7 +223,8 @@ def _batches(context: StepContext, plan: Plan, sample: Callable, ids: tuple[str,
         if "DataLoader worker" not in str(error):
             raise
         raise WsssError(f"a loader process of workers={context.workers} died ({str(error).splitlines()[0]}), mostly for lack of "
-                        "memory. Lower workers; the same command continues at the last saved state") from error
+                        "memory, or of shared memory (/dev/shm). Lower workers; the same command continues at the last saved "
+                        "state") from error
 
 
 def _finite(name: str, value: torch.Tensor, step: int, plan: Plan) -> float:

@@ -1,8 +1,8 @@
 """Affinity of pixel pairs from a class boundary map, and the losses that train it (IRN, Ahn et al. 2019, sections 4 and 5).
 
 Two pixels nearer than `radius` are joined by a straight path of pixels; their affinity is 1 minus the strongest edge on it.
-The losses are summed over all directions with one dy together, then with the next: few operations, for small ones take longer to
-call than to do, and no array of more than an eighth of all pairs.
+The losses are summed over directions of one dy together, on a GPU all of them, on the CPU as many as its cache holds: few
+operations, for small ones take longer to call than to do. Only the affinities are kept for all pairs.
 """
 
 from collections.abc import Iterator
@@ -71,7 +71,10 @@ def affinity_losses(
 def pair_counts(labels: Tensor, radius: int = 10, all_pairs: bool = False) -> Tensor:
     """The numbers of (background, same foreground class, negative) pairs of labels (B, h, w): (3,) float64."""
     rows = _Rows(labels, radius, all_pairs)
-    return torch.stack([rows.kinds(row).flatten(1).sum(1) for row in rows]).sum(0).double()
+    counts = labels.new_zeros(3, dtype=torch.float64)
+    for row in rows:
+        counts += rows.kinds(row).flatten(1).sum(1)
+    return counts
 
 
 def edge_to_affinity(edge: Tensor, radius: int) -> Maps:
@@ -283,7 +286,7 @@ def _check(edge_logits: Tensor, displacement: Tensor, labels: Tensor, radius: in
             "affinity_losses: edge_logits, displacement and labels have shapes {}, {}, {}; expected (B, 1, h, w), (B, 2, h, w), "
             "(B, h, w) of one grid (bring the labels to the stride of the network, nearest)".format(*shapes)
         )
-    if labels.is_floating_point():
+    if labels.is_floating_point() or labels.dtype in (torch.bool, torch.int8):   # 255 does not fit into these
         raise ArgumentError(f"affinity_losses: labels are {labels.dtype}; expected class numbers of an integer type")
     if not all_pairs and (height < radius or width < 2 * radius - 1):
         raise ArgumentError(

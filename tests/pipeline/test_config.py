@@ -175,11 +175,14 @@ def test_precision_is_automatic_for_the_embedded_default_alone(monkeypatch, tmp_
 def test_loader_processes_are_as_many_as_asked_for_or_all_cores_where_a_gpu_would_wait(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(12)), raising=False)
-    assert [loader_processes(3, device) for device in (cpu, gpu)] == [3, 3] and loader_processes(0, gpu) == 0
-    assert loader_processes(None, cpu) == 0
-    assert [loader_processes(None, gpu, processes) for processes in (1, 2, 24)] == [12, 6, 1]
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    assert [loader_processes(3, None, device) for device in (cpu, gpu)] == [3, 3] and loader_processes(0, None, gpu) == 0
+    assert loader_processes(None, None, cpu) == 0 and loader_processes(None, 4, gpu) == 4
+    assert [loader_processes(None, None, gpu, processes) for processes in (1, 2, 24)] == [12, 6, 1]
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
+    assert [loader_processes(None, None, gpu, processes) for processes in (1, 2)] == [12, 5]
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)), raising=False)
-    assert loader_processes(None, gpu) == MOST_LOADERS
+    assert loader_processes(None, None, gpu) == MOST_LOADERS
     assert typed().workers is None
     with pytest.raises(ConfigError, match="workers=-1 is not possible: expected null, or 0 or more"):
         typed("workers=-1")

@@ -46,7 +46,7 @@ def dataset(n_images: int, n_classes: int = 20) -> Dataset:
 
 
 def expected(data: Dataset, step: str, *overrides: str) -> Needs:
-    config = typed(compose(["data=folder", "data.root=nowhere", "data.image_size=512", *overrides]))
+    config = typed(compose(["data=folder", "data.root=nowhere", "data.image_size=512", "threads=1", *overrides]))
     return expected_needs(step, config, data, derive_lists(config, data)[step])
 
 

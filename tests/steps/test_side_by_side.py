@@ -1,13 +1,15 @@
 """Images in threads: in order, with their errors, each begun one finished, none begun after a stop."""
 
+import time
+import weakref
 from contextlib import closing
-from threading import Barrier
+from threading import Barrier, Event, Timer
 
 import pytest
 import torch
 
 from steps.context import StepContext, Stopped
-from steps.side_by_side import MOST, ON_GPU, images_at_once, in_order
+from steps.side_by_side import MOST, ON_GPU, images_at_once, in_order, lacks_memory
 
 
 @pytest.fixture(autouse=True)
@@ -57,54 +59,100 @@ def test_an_error_is_that_of_its_image(at_once):
         b()
 
 
-@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
-def test_what_lacks_memory_is_made_again_by_itself(error):
-    at_work, most, tries = set(), [], []
+ERRORS = [MemoryError(), torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_what_lacks_memory_is_made_again_by_itself_without_what_the_first_attempt_took(error):
+    class Array:
+        """Something large."""
+    at_work, tries, alone, held = set(), [], [], []
 
     def make(image_id):
         at_work.add(image_id)
         try:
             tries.append(image_id)
-            if image_id == "b":
-                if tries.count("b") == 1:
-                    raise error
-                most.append(len(at_work))
+            if image_id in "bc":
+                if tries.count(image_id) == 1:
+                    array = Array()
+                    held.append(weakref.ref(array))
+                    raise type(error)(*error.args)
+                alone.append(at_work == {image_id})
+                assert not any(array() for array in held)
             return image_id
         finally:
             at_work.remove(image_id)
     assert results(make, "abcdef", 3) == [(i, i) for i in "abcdef"]
-    assert tries.count("b") == 2 and most == [1]
+    assert tries.count("b") == tries.count("c") == 2 and alone == [True, True]
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
+def test_memory_that_is_not_enough_for_one_is_told_as_such(at_once):
+    def make(image_id):
+        raise ERRORS[-1]
+    with pytest.raises(RuntimeError, match="can't allocate memory") as told:
+        results(make, "ab", at_once)
+    assert lacks_memory(told.value)
+    with pytest.raises(RuntimeError, match="^another$") as told:
+        results(lambda image_id: exec("raise RuntimeError('another')"), "ab", at_once)
+    assert not lacks_memory(told.value)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
 def test_a_stop_lets_what_is_begun_end_and_begins_no_more(at_once):
-    begun, done = [], []
+    begun, done, asked = [], [], Event()
 
     def make(image_id):
+        assert not asked.is_set() or image_id in begun_before
         begun.append(image_id)
+        time.sleep(0.02)
         return image_id
-    with closing(in_order(context(stop=lambda: "b" in begun), make, "abcdefgh" * 100, at_once)) as made, pytest.raises(Stopped):
+    begun_before: set = set()
+
+    def stop():
+        if len(done) == 2 and not asked.is_set():
+            begun_before.update(begun)
+            asked.set()
+        return asked.is_set()
+    with closing(in_order(context(stop=stop), make, "abcdefgh" * 5, at_once)) as made, pytest.raises(Stopped):
         for _, result in made:
             done.append(result())
-    assert done == begun and begun[:2] == ["a", "b"] and len(begun) <= 2 + 2 * at_once
+    assert sorted(done) == sorted(begun) and 2 <= len(done) <= 2 + 2 * at_once
 
 
-def test_nothing_goes_on_when_the_caller_leaves():
-    begun = []
+def test_a_stop_is_heard_after_the_last_is_in_line_and_not_when_all_is_begun():
+    done = []
+
+    def stop_after(number):
+        done.clear()
+        with closing(in_order(context(stop=lambda: len(done) >= number), lambda i: time.sleep(0.02) or i, "abcdefgh", 4)) as made:
+            for _, result in made:
+                done.append(result())
+    with pytest.raises(Stopped):
+        stop_after(1)
+    assert 1 <= len(done) < 8
+    stop_after(8)
+    assert len(done) == 8
+
+
+def test_nothing_in_line_is_begun_when_the_caller_leaves():
+    begun, go = [], Event()
 
     def make(image_id):
         begun.append(image_id)
+        assert image_id == "a" or go.wait(20)
         return image_id
-    with closing(in_order(context(), make, "abcdefgh" * 100, 2)) as made:
-        next(made)
-    number = len(begun)
-    assert number <= 6 and torch.get_num_threads() == 4
-    assert len(begun) == number
+    with closing(in_order(context(), make, "abcdefgh", 2)) as made:
+        _, result = next(made)
+        assert result() == "a"
+        Timer(0.1, go.set).start()
+    assert len(begun) <= 3 and torch.get_num_threads() == 4   # "a" and the two at work; "d" was in line
 
 
 def test_how_many_images_are_at_work():
+    cpu, photograph = torch.device("cpu"), 375 * 500
     assert images_at_once(torch.device("cuda", 1)) == ON_GPU
-    assert images_at_once(torch.device("cpu")) == 1
-    assert images_at_once(torch.device("cpu"), small_operations=True) == 4
-    torch.set_num_threads(64)
-    assert images_at_once(torch.device("cpu"), small_operations=True) == MOST
+    assert images_at_once(cpu) == 1
+    assert [images_at_once(cpu, photograph), images_at_once(cpu, photograph, threads=2)] == [4, 2]
+    assert images_at_once(cpu, photograph, threads=64) == MOST
+    assert [images_at_once(cpu, pixels, threads=64) for pixels in (2**20, 2**21, 2**24)] == [2, 1, 1]

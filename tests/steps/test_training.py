@@ -96,7 +96,8 @@ def test_the_parts_of_a_batch_are_learned_together(tmp_path, accumulate):
     assert len([line for line in log if "loss" in line]) == 1
 
 
-@pytest.mark.parametrize("error", [MemoryError("12 GB"), torch.OutOfMemoryError("CUDA out of memory")])
+@pytest.mark.parametrize("error", [MemoryError("12 GB"), torch.OutOfMemoryError("CUDA out of memory"),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 GB")])
 def test_too_little_memory(tmp_path, error):
     def loss(x, total):
         raise error
