@@ -120,6 +120,7 @@ def plot(path: Path, heads: list[str], rows: list[list[str]], n_keys: int) -> No
         if known:
             axes.plot(*zip(*known), marker="o", label=heads[column])
     axes.set(xlabel=", ".join(heads[:n_keys]), ylabel="mIoU [%]")
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
