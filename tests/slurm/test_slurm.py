@@ -115,8 +115,12 @@ def test_the_members_of_a_sweep_as_jobs(cluster, outputs):
 
 def test_a_training_that_is_preempted(cluster, outputs):
     """A job of a partition that goes first takes the node; the training saves, queues again and ends with the same bytes."""
+    longer = ("train_irn_pass=true", "train_irn.epochs=20")   # else it could be over before the other job goes first
+    remove(outputs, "train_irn")
+    assert "train_irn (whole): submitted" in cluster.call("action=submit", *longer)
+    cluster.wait(lambda: not cluster.queued())
     before = remove(outputs, "train_irn")
-    assert "train_irn (whole): submitted" in cluster.call("action=submit", "train_irn_pass=true")
+    assert "train_irn (whole): submitted" in cluster.call("action=submit", *longer)
     cluster.wait(lambda: any(outputs.glob("smoke/train_irn.partial-*/state.safetensors")))
     cluster.ask("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
     cluster.wait(lambda: not cluster.queued())
