@@ -105,7 +105,7 @@ class _Rows:
 
     def __init__(self, labels: Tensor, radius: int, all_pairs: bool):
         (height, width), reach = labels.shape[-2:], radius - 1
-        self.width, self.reach, self.all_pairs = width, reach if all_pairs else 0, all_pairs
+        self.width, self.reach = width, reach if all_pairs else 0
         self.left, self.columns = (0, width) if all_pairs else (reach, max(width - 2 * reach, 0))
         self._heights = [max(height - dy if all_pairs else height - reach, 0) for dy in range(radius)]
         sources = max(1, labels[..., : self._heights[0], : self.columns].numel())

@@ -23,15 +23,6 @@ class Part(NamedTuple):
     right: int
 
 
-class Pairs(NamedTuple):
-    """Where the pairs of one direction lie in a grid."""
-
-    direction: Direction
-    source: Window
-    destination: Window
-    box: Window  # of the map of this direction, which is indexed by the top left corner of the path's bounding box
-
-
 @lru_cache
 def path_pixels(direction: Direction) -> Pixels:
     """The pixels of the bounding box nearer than 1 to the straight line from source to destination, both included."""
@@ -85,16 +76,8 @@ def _cover(pixels: Pixels, candidates: dict[Part, Pixels]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def search_pairs(height: int, width: int, radius: int, all_pairs: bool) -> Iterator[Pairs]:
-    """The pairs of every direction of `search_paths(radius)`, in its order.
-
-    all_pairs: every pair inside the grid. Otherwise, as in the official code, the pairs of those sources whose whole
-    neighbourhood lies inside: rows [0, height - radius + 1), columns [radius - 1, width - radius + 1), whatever the direction.
-    """
+def search_sources(height: int, width: int, radius: int) -> Iterator[tuple[Direction, Window]]:
+    """Every direction of `search_paths(radius)`, in its order, and the sources of its pairs inside a grid."""
     for dy, dx in search_paths(radius):
-        if all_pairs:
-            left, rows, columns = max(-dx, 0), max(height - dy, 0), max(width - abs(dx), 0)
-        else:
-            left, rows, columns = radius - 1, height - (radius - 1), width - 2 * (radius - 1)
-        corners = (0, left), (dy, left + dx), (0, left + min(dx, 0))
-        yield Pairs((dy, dx), *((slice(y, y + rows), slice(x, x + columns)) for y, x in corners))
+        left = max(-dx, 0)
+        yield (dy, dx), (slice(0, max(height - dy, 0)), slice(left, left + max(width - abs(dx), 0)))

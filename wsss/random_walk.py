@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wsss.affinity import edge_to_affinity
 from wsss.errors import ArgumentError
-from wsss.paths import search_pairs
+from wsss.paths import search_sources
 
 LEFT_OUT = 1e-9  # probability of the distances left out
 AT_ONCE = 32768  # numbers in an operation that torch leaves to one CPU thread: several would mostly wait for each other
@@ -63,12 +63,12 @@ def _symmetric_steps(edge: Tensor, beta: float, radius: int, at_once: int) -> tu
     """
     (height, width), n = edge.shape, edge.numel()
     affinity, weights, columns = edge_to_affinity(edge, radius), {}, edge.new_ones(n)
-    for pairs in search_pairs(height, width, radius, all_pairs=True):
-        near = affinity[pairs.direction].pow(beta)
+    for direction, source in search_sources(height, width, radius):
+        near = affinity[direction].pow(beta)
         if near.numel():
             grid = torch.zeros_like(edge)
-            grid[pairs.source] = near
-            offset = pairs.direction[0] * width + pairs.direction[1]
+            grid[source] = near
+            offset = direction[0] * width + direction[1]
             weights[offset] = weights.get(offset, 0) + grid.flatten()[: n - offset]
     for offset, weight in weights.items():
         columns[: n - offset] += weight
