@@ -5,7 +5,6 @@ ResNet-18 in float32. Each number of images has a process of its own; memory is 
 """
 
 import argparse
-import os
 import time
 
 import numpy as np
@@ -17,6 +16,7 @@ from benchmarks.setting import N_CLASSES, Run, scratch
 from pipeline.machine import peak_memory, reset_peak_memory
 from steps import cam_to_ir_label, eval_cam, make_cam, make_lpcam, make_sem_seg_labels
 from steps.memory import release, start_again
+from steps.side_by_side import available_cores
 
 STEPS = (make_cam, make_lpcam, eval_cam, cam_to_ir_label, make_sem_seg_labels)
 WARM_UP = 10   # images, before the measurement
@@ -41,7 +41,7 @@ def measured(n: int, threads: int) -> dict[str, tuple[float, float | None]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, nargs=2, default=[100, 2000], metavar=("FEW", "MANY"))
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=available_cores())
     options = parser.parse_args()
     print(machine())
     few, many = (in_child(lambda n=n: measured(n, options.threads)) for n in options.images)

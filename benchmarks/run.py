@@ -5,7 +5,6 @@ Peak memory is that of a process which does nothing else, above what it held wit
 """
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from benchmarks import affinity_training, cams, crf, evaluation, kmeans, lpcam, random_walk, training
 from benchmarks.harness import Builder, Row, as_json, machine, measure, table
 from steps.memory import start_again
+from steps.side_by_side import available_cores
 
 MODULES = (random_walk, lpcam, kmeans, crf, cams, training, affinity_training, evaluation)
 BENCHMARKS: dict[str, Builder] = {name: build for module in MODULES for name, build in module.BENCHMARKS.items()}
@@ -24,7 +24,7 @@ def main(words: list[str] | None = None) -> list[Row]:
     parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer images, under 5 minutes on two cores")
     parser.add_argument("--only", help="names, separated by commas")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--list", action="store_true", help="name the benchmarks")
     options = parser.parse_args(words)
     if options.list:
