@@ -25,7 +25,7 @@ def official_miou(cam: np.ndarray, keys: list[int], truth: np.ndarray, threshold
 
 
 def _thresholds(quick: bool) -> Case:
-    run = Run(drawn(1, (375, 500), per_image=2))
+    run = Run(drawn(1, (375, 500), per_image=2), depth="resnet18")
     image_id = run.dataset.lists["train"][0]
     maps, truth = Maps(run.run(make_cam)), run.dataset.mask(image_id)
     soft, keys = maps.map(image_id, "full"), maps.classes(image_id)
@@ -54,7 +54,7 @@ def _against_reading(quick: bool) -> Case:
 
 
 def _disk(quick: bool) -> Case:
-    run = Run(drawn(1, (375, 500), per_image=1))
+    run = Run(drawn(1, (375, 500), per_image=1), depth="resnet18")   # the grid of the maps is that of every depth
     image_id = run.dataset.lists["train"][0]
     official = sum(tensor.contiguous().nbytes for tensor in official_cam(run, image_id))
     ours = (run.run(make_cam) / f"{image_id}.npy").stat().st_size

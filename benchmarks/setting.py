@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+import torchvision.models  # noqa: F401 - the pipeline imports it late; a process of a measurement has it from its parent
 
 from benchmarks.pictures import draw_dataset
 from pipeline.config import compose, typed
