@@ -222,7 +222,7 @@ def _greatest(maps: Tensor) -> tuple[Tensor, Tensor]:
     """(H * W,) greatest value and int32 index of the first map that has it; much faster than max(dim=0) on a CPU."""
     best, index = maps[0].flatten(), torch.zeros(maps[0].numel(), dtype=torch.int32, device=maps.device)
     for k, challenger in enumerate(maps[1:].flatten(1), start=1):
-        index.masked_fill_(challenger > best, k)
+        index = torch.maximum(index, (challenger > best).int().mul_(k))   # k rises, so the greater one is the later one
         best = torch.maximum(best, challenger)  # keeps a NaN
     if not best.sum().isfinite():
         raise ArgumentError("maps hold NaN or infinite values, expected finite ones; wsss.maps.rebuild never returns such")
