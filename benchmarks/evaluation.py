@@ -12,7 +12,7 @@ from steps.artifacts import Maps
 from wsss.metrics import THRESHOLDS, ThresholdCounts
 
 
-def official_miou(cam: np.ndarray, keys: list[int], truth: np.ndarray, thresholds: tuple[float, ...] = THRESHOLDS) -> Tensor:
+def official_counts(cam: np.ndarray, keys: list[int], truth: np.ndarray, thresholds: tuple[float, ...] = THRESHOLDS) -> Tensor:
     """(T, C + 1, C + 1) confusion counts of one image: pad, arg-max and count at each threshold (`step/eval_cam.py`)."""
     counts = np.zeros((len(thresholds), N_CLASSES + 1, N_CLASSES + 1), np.int64)
     ids = np.pad(np.array(keys) + 1, (1, 0))
@@ -34,8 +34,8 @@ def _thresholds(quick: bool) -> Case:
         counts = ThresholdCounts(N_CLASSES)
         counts.update(soft, keys, truth)
         return torch.from_numpy(np.stack([counts.confusion(i).counts for i in range(len(THRESHOLDS))]))
-    return Case("375x500, 2 classes, 101 thresholds", ours, lambda: official_miou(soft.numpy(), keys, truth), greatest_difference,
-                "arg-max and confusion at each threshold; difference: pixels")
+    return Case("375x500, 2 classes, 101 thresholds", ours, lambda: official_counts(soft.numpy(), keys, truth),
+                greatest_difference, "arg-max and confusion at each threshold; difference: pixels")
 
 
 def _against_reading(quick: bool) -> Case:
@@ -50,7 +50,8 @@ def _against_reading(quick: bool) -> Case:
         counts = ThresholdCounts(N_CLASSES)
         for image_id in ids:
             counts.update(maps.map(image_id, "full"), maps.classes(image_id), run.dataset.mask(image_id))
-    return Case("375x500, 101 thresholds", evaluate, read, None, "reading the maps and masks alone", "float16 maps", len(ids))
+    return Case("375x500, 101 thresholds", evaluate, read, against="reading masks and maps alone, these rebuilt at full size",
+                form="float16 maps", per=len(ids))
 
 
 def _disk(quick: bool) -> Case:

@@ -46,7 +46,7 @@ class Case:
     form: str = "float32, NCHW"     # precision and memory format of both, or of official -> ours
     per: int | dict[str, int] = 1   # images that a call works on, by which its time is divided
     disk: tuple[float, float] | None = None
-    elsewhere: bool = False         # a form computes in processes of its own, whose processor time is not known
+    elsewhere: bool = False         # official: in processes of its own, whose memory and processor time are not known
     once: bool = False              # too long to repeat: both forms are prepared by a first call, which returns what is measured
 
 
@@ -162,7 +162,11 @@ def measure_alone(build: Builder, form: str, quick: bool, threads: int) -> Alone
         held = peak_before()
         seconds, result = timed(run)
     peak = peak_memory(CPU).get("host")
-    return Alone(seconds, peak and round(max(0.0, peak - held), 1), result if case.once or seconds.wall > SLOW else None)
+    if peak and not (case.elsewhere and form == "official"):
+        peak = round(max(0.0, peak - held), 1)
+    else:
+        peak = None
+    return Alone(seconds, peak, result if case.once or seconds.wall > SLOW else None)
 
 
 def peak_before() -> float:

@@ -59,17 +59,17 @@ def _case(height: int, width: int, classes: int, dtype: torch.dtype = torch.floa
                 "dense matrix squared 8 times", f"{dtype} -> float64".replace("torch.", ""))
 
 
-def weights_read(height: int, width: int, classes: int) -> Case:
-    """How near to the bytes: beside the walk, the same number of passes that only read what a pass must read and write."""
+def bare_passes(height: int, width: int, classes: int) -> Case:
+    """How near to the bytes: beside the walk, only as many multiply-adds of whole maps as it makes."""
     x, edge = maps_and_edge(height, width, classes)
     pixels, products, bands = edge.numel(), 96, 69
-    weight, moved, total = (torch.rand(pixels, dtype=torch.float64) for _ in range(3))
+    moved, total, result = (torch.rand(classes, pixels, dtype=torch.float64) for _ in range(3))
     weights = torch.rand(35, pixels, dtype=torch.float64)
 
     def passes() -> None:
-        for _ in range(products * classes):
+        for _ in range(products):
             for band in range(bands):
-                torch.addcmul(total, weights[band // 2], moved, out=weight)
+                torch.addcmul(total, weights[band // 2], moved, out=result)
     return Case(f"{height}x{width}, {classes} classes", lambda: random_walk(x, edge), passes, None,
                 f"{products} x {bands} multiply-adds of whole maps, nothing else", "float64")
 
@@ -77,6 +77,6 @@ def weights_read(height: int, width: int, classes: int) -> Case:
 BENCHMARKS = {
     "random_walk": lambda quick: _case(*((128, 170) if quick else (375, 500)), 2),
     "random_walk_float64": lambda quick: _case(96, 128, 2, torch.float64),
-    "random_walk_passes": lambda quick: weights_read(375, 500, 2),
+    "random_walk_passes": lambda quick: bare_passes(375, 500, 2),
     "random_walk_large": lambda quick: _case(*((500, 500) if quick else (1000, 1000)), 20, dense=False),
 }

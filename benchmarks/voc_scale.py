@@ -20,8 +20,10 @@ from benchmarks.harness import machine
 from benchmarks.pictures import draw_dataset
 from benchmarks.setting import backbone
 from pipeline import Pipeline
+from steps.context import StepContext
 from steps.datasets import prepare_dataset
 from steps.memory import start_again
+from steps.networks import load_classifier
 from wsss.data.images import normalise, read_image, resize_image, scaled_size
 from wsss.networks.weights import save_weights
 
@@ -41,19 +43,20 @@ def draw_voc(root: Path, n: int, masks: Path | None) -> None:
 
 def bare_forward(pipeline: Pipeline, n: int = 10) -> float:
     """Seconds an image of make_cam's forward passes alone, inputs ready on the device."""
-    device, ids = pipeline.device, pipeline.dataset.lists["train_aug"][:n]
-    network = backbone(pipeline.config.model.backbone.value).to(device, memory_format=torch.channels_last).eval()
+    device, ids, folder = pipeline.device, pipeline.dataset.lists["train_aug"][:n], pipeline.folder.path
+    context = StepContext(settings=None, dataset=pipeline.dataset, lists={}, folder=folder, device=device,
+                          inputs={"train_cam": folder / "train_cam"}, precision=pipeline.config.precision.value)
+    network = load_classifier(context)
     inputs = []
     for image_id, scale in itertools.product(ids, pipeline.config.make_cam.scales):
         image = read_image(pipeline.dataset.image_path(image_id))
         resized = normalise(resize_image(image, scaled_size(image.shape[:2], scale)))
         inputs.append(torch.stack([resized, resized.flip(-1)]).to(device))
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=pipeline.config.precision.value == "bf16")
-    with torch.inference_mode(), autocast:
+    with torch.inference_mode(), context.autocast():
         for _ in range(2):                # the first is the warm-up
             start = time.perf_counter()
             for batch in inputs:
-                network(batch)
+                network.features(batch)
             if device.type == "cuda":
                 torch.cuda.synchronize()
     return (time.perf_counter() - start) / len(ids)

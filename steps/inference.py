@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from steps.context import StepContext, Stopped
 from steps.journal import BROKEN, JOURNALS, Journal, unfinished
 from steps.memory import give_back
 from steps.packs import remove_damaged
-from steps.side_by_side import images_at_once, in_order, lacks_memory
+from steps.side_by_side import images_at_once, in_order
 from steps.store import writer
 from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError, StorageError, WsssError
@@ -46,9 +46,9 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str
     failed: dict[str, str] = {}
     journal = Journal(context.folder, context.worker)
     store = writer(context.layout, context.folder, journal.path)
-    at_once = images_at_once(context.device, _largest(dataset, list(pending)) if small_operations else None)
-    made = in_order(context, lambda image_id: (dataset.digest_of_image(image_id), *make(image_id)), pending,
-                    min(at_once, max(1, len(pending))))
+    # by the whole list, not by what is pending: an image has the same bits whenever it is made
+    at_once = images_at_once(context.device, _largest(dataset, context.ids) if small_operations else None)
+    made = in_order(context, lambda image_id: (dataset.digest_of_image(image_id), *make(image_id)), pending, at_once)
     try:
         start = time.perf_counter()
         for number, (image_id, result) in enumerate(made, start=len(ids) - len(pending) + 1):
@@ -57,10 +57,8 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str
                 placed = store.write(contents)
             except StorageError:
                 raise
-            except (WsssError, MemoryError, RuntimeError) as error:
-                if not (isinstance(error, WsssError) or lacks_memory(error)):
-                    raise
-                failed[image_id] = _reason(error)
+            except WsssError as error:
+                failed[image_id] = str(error)
                 context.warn(f"{image_id}: {failed[image_id]}")
                 set_aside(error)
             else:
@@ -98,17 +96,13 @@ def failures(folder: Path) -> dict[str, str]:
     return found
 
 
-def _largest(dataset: Dataset, ids: list[str]) -> int:
+def _largest(dataset: Dataset, ids: Sequence[str]) -> int:
     """Pixels of the largest of some images of a list, by their headers."""
     pixels = [0]
     for image_id in ids[::max(1, -(-len(ids) // SAMPLE))]:
         with suppress(WsssError):     # it fails where it is made
             pixels.append(math.prod(dataset.working_size(image_id)))
     return max(pixels)
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) if isinstance(error, WsssError) else f"not enough memory ({type(error).__name__}: {error})"
 
 
 def _record(context: StepContext, failed: dict[str, str]) -> Path:

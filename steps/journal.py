@@ -114,7 +114,7 @@ def journal_files(folder: Path) -> list[Path]:
 
 
 class Lines(Mapping[str, dict]):
-    """The line of each image of a step's folder, by id. In memory is only where each lies, about 0.2 kB an id."""
+    """The line of each image of a step's folder, by id. In memory is only where each lies, about 0.13 kB an id."""
 
     def __init__(self, folder: Path):
         self._files, self._names, self._places = OpenFiles(folder), [], {}   # a place: file, offset and length in one number

@@ -1,6 +1,6 @@
 """What happens to memory that tensors have freed.
 
-glibc gives large blocks back to the system, and what comes from the system comes zeroed, page by page: up to half of a training
+glibc gives large blocks back to the system, and what comes from the system comes zeroed, page by page: two fifths of a training
 step at 512 px. So a process of the pipeline keeps what it has freed for what is to come (`keep_freed`).
 
 Where every image has another size the process would then grow from image to image, to several times what it needs, since small

@@ -8,12 +8,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
 import torch
 
 from steps.context import StepContext, Stopped
+from wsss.errors import WsssError
 
 ON_GPU = 4                  # images: one computes, the others are read and written
 MOST = 8                    # images on the CPU,
@@ -30,6 +32,17 @@ def available_cores() -> int:
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that there was no memory; torch's allocator for the CPU raises a plain RuntimeError."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def memory_for(image_id: str) -> Iterator[None]:
+    """Raises WsssError, with the id, where what is done inside lacks memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise WsssError(f"not enough memory for {image_id} ({type(error).__name__}: {error})") from error
 
 
 def images_at_once(device: torch.device, pixels: int | None = None, threads: int | None = None) -> int:
@@ -49,8 +62,9 @@ def in_order(context: StepContext, make: Callable[[str], T], ids: Iterable[str],
              at_once: int) -> Iterator[tuple[str, Callable[[], T]]]:
     """Each id with a function that returns what `make(id)` has returned, or raises what it has raised; in the order of `ids`.
 
-    `make` must allow several threads; they share the process's threads. What there was no memory for beside others is made again
-    by itself. The iterator is to be closed.
+    `make` must allow several threads. They share the process's threads: each has the same number of them for any number of ids,
+    so that an image made later or alone has the same bits. What there was no memory for beside others is made again by itself,
+    and raises a WsssError where that fails too. The iterator is to be closed.
 
     Raises
     ------
@@ -60,7 +74,7 @@ def in_order(context: StepContext, make: Callable[[str], T], ids: Iterable[str],
     if at_once == 1:
         for image_id in ids:
             context.check_stop()
-            yield image_id, lambda image_id=image_id: make(image_id)
+            yield image_id, memory_for(image_id)(lambda image_id=image_id: make(image_id))
         return
     ids, threads, waiting = iter(ids), torch.get_num_threads(), deque[tuple[str, Future]]()
 
@@ -84,7 +98,8 @@ def in_order(context: StepContext, make: Callable[[str], T], ids: Iterable[str],
             found = future.result()
             if found is _AGAIN:
                 wait([other for _, other in waiting])
-                found = make(image_id)
+                with memory_for(image_id):
+                    found = pool.submit(make, image_id).result()
             return found
         return image_id, result
 

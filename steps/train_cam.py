@@ -17,6 +17,7 @@ from steps.context import StepContext, require
 from steps.memory import give_back
 from steps.networks import network_input, network_reader, new_classifier, provide, save_network
 from steps.pictures import cam_pictures
+from steps.side_by_side import memory_for
 from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
 from wsss.data.augment import classifier_sample
 from wsss.metrics import average_precision
@@ -104,7 +105,8 @@ def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
     scores = np.zeros((len(ids), len(context.dataset.classes)), np.float32)
     with torch.inference_mode(), context.autocast():
         for row in context.part(range(len(ids))):
-            scores[row] = classifier(network_input(context, ids[row])).float().cpu().numpy()[0]
+            with memory_for(ids[row]):
+                scores[row] = classifier(network_input(context, ids[row])).float().cpu().numpy()[0]
             give_back()
     labels = np.stack([context.dataset.label_vector(image_id) for image_id in ids])
     return {"val_map": average_precision(context.reduce(scores), labels)[1]}

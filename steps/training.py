@@ -194,7 +194,7 @@ def _collate(samples: list[tuple | WsssError]) -> list[torch.Tensor] | WsssError
 
 def _worker_ignores_signals(worker: int) -> None:
     """A signal to the process group is for the main process, which saves and then ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import affinity_training, cams, growth, harness, kmeans, lpcam, pictures, random_walk, run, setting, training
-from benchmarks.evaluation import official_miou
+from benchmarks.evaluation import official_counts
 from benchmarks.harness import Case, as_json, greatest_difference, in_child, measure, measure_alone, table
 from wsss.affinity import affinity_losses
 from wsss.data.images import read_image
@@ -93,7 +93,7 @@ def test_official_evaluation():
     counts = ThresholdCounts(20)
     counts.update(maps, [3, 7], truth)
     ours = np.stack([counts.confusion(i).counts for i in range(len(THRESHOLDS))])
-    np.testing.assert_array_equal(official_miou(maps.numpy(), [3, 7], truth), ours)
+    np.testing.assert_array_equal(official_counts(maps.numpy(), [3, 7], truth), ours)
 
 
 def test_official_cam_and_chain():

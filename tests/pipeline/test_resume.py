@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.console import Console
 from pipeline.order import STEPS
+from steps import cam_to_ir_label
 from tests.conftest import SMOKE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +66,28 @@ def test_an_exception_in_the_middle(step, overrides, smoke, outputs, monkeypatch
     smoke(*overrides).run()
     assert contents(outputs / "smoke" / step) == before
     assert set(actions(smoke(*overrides)).values()) == {"skip"}
+
+
+def test_an_image_that_is_made_later_is_computed_with_as_many_threads(smoke, outputs, monkeypatch):
+    """Sums depend on that number. Two threads work on two images at once, also where only one is left."""
+    threads, whole = [], cam_to_ir_label.ir_label
+
+    def counted(*args, **more):
+        threads.append(torch.get_num_threads())
+        return whole(*args, **more)
+    monkeypatch.setattr(cam_to_ir_label, "ir_label", counted)
+    remove(outputs, "cam_to_ir_label")
+    before = torch.get_num_threads()
+    try:
+        pipeline = smoke("threads=2", "to_step=cam_to_ir_label")
+        pipeline.run()
+        made = contents(outputs / "smoke/cam_to_ir_label")
+        (outputs / "smoke/cam_to_ir_label/train_0003.png").unlink()
+        smoke("threads=2", "to_step=cam_to_ir_label").run()
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1] * (len(pipeline.dataset.lists["train"]) + 1)
+    assert contents(outputs / "smoke/cam_to_ir_label") == made
 
 
 KILLED = """
