@@ -8,7 +8,8 @@ import argparse
 import json
 from pathlib import Path
 
-TRAININGS = ("train_cam", "train_irn")
+from pipeline.order import BY_NAME
+
 SIZES = [82_783, 9_000_000, 100_000_000]   # COCO train2014, OpenImages, and past them
 
 
@@ -16,14 +17,14 @@ def needs(run: Path, images: int) -> list[tuple[str, float, float, int]]:
     """(step, process hours, GiB, files) of every finished step of `run`, for `images` images in each of its lists."""
     rows = []
     for path in sorted(run.glob("*/manifest.json")):
-        manifest = json.loads(path.read_text())
-        made, training = manifest["made"], path.parent.name in TRAININGS
+        manifest, made_of_images = json.loads(path.read_text()), BY_NAME[path.parent.name].kind == "images"
+        made = manifest["made"]
         units = manifest["lists"].get("ids") or made["total"]
         if not made["units"] or not units:
             continue
         whole = manifest["seconds"] * made["total"] / made["units"] * manifest.get("processes", 1)
         files = sum(1 for _ in path.parent.rglob("*.npy")) + sum(1 for _ in path.parent.rglob("*.png"))
-        size = manifest["disk_mb"] / 1024 * (1 if training else images / units)
+        size = manifest["disk_mb"] / 1024 * (images / units if made_of_images else 1)   # weights and scores do not grow
         rows.append((path.parent.name, whole / units * images / 3600, size, round(files / units) * images))
     return rows
 
