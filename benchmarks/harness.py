@@ -162,10 +162,8 @@ def measure_alone(build: Builder, form: str, quick: bool, threads: int) -> Alone
         held = peak_before()
         seconds, result = timed(run)
     peak = peak_memory(CPU).get("host")
-    if peak and not (case.elsewhere and form == "official"):
-        peak = round(max(0.0, peak - held), 1)
-    else:
-        peak = None
+    known = peak and not (case.elsewhere and form == "official")
+    peak = round(max(0.0, peak - held), 1) if known else None
     return Alone(seconds, peak, result if case.once or seconds.wall > SLOW else None)
 
 
