@@ -8,7 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
-from pipeline.order import BY_NAME
+from pipeline.order import STEPS
 
 SIZES = [82_783, 9_000_000, 100_000_000]   # COCO train2014, OpenImages, and past them
 
@@ -16,16 +16,19 @@ SIZES = [82_783, 9_000_000, 100_000_000]   # COCO train2014, OpenImages, and pas
 def needs(run: Path, images: int) -> list[tuple[str, float, float, int]]:
     """(step, process hours, GiB, files) of every finished step of `run`, for `images` images in each of its lists."""
     rows = []
-    for path in sorted(run.glob("*/manifest.json")):
-        manifest, made_of_images = json.loads(path.read_text()), BY_NAME[path.parent.name].kind == "images"
+    for step in STEPS:
+        folder = run / step.name
+        if not (folder / "manifest.json").exists():
+            continue
+        manifest = json.loads((folder / "manifest.json").read_text())
         made = manifest["made"]
         units = manifest["lists"].get("ids") or made["total"]
         if not made["units"] or not units:
             continue
         whole = manifest["seconds"] * made["total"] / made["units"] * manifest.get("processes", 1)
-        files = sum(1 for _ in path.parent.rglob("*.npy")) + sum(1 for _ in path.parent.rglob("*.png"))
-        size = manifest["disk_mb"] / 1024 * (images / units if made_of_images else 1)   # weights and scores do not grow
-        rows.append((path.parent.name, whole / units * images / 3600, size, round(files / units) * images))
+        files = sum(1 for _ in folder.rglob("*.npy")) + sum(1 for _ in folder.rglob("*.png"))
+        size = manifest["disk_mb"] / 1024 * (images / units if step.kind == "images" else 1)   # weights and scores do not grow
+        rows.append((step.name, whole / units * images / 3600, size, round(files / units) * images))
     return rows
 
 
