@@ -198,21 +198,22 @@ def test_a_run_that_does_not_exist_is_refused(smoke, outputs, action):
 @pytest.mark.slow
 def test_status_says_who_works_and_verify_waits_for_nobody(smoke, outputs):
     shutil.rmtree(outputs / "smoke/train_cam")
-    run = subprocess.Popen([sys.executable, "run_pipeline.py", *SMOKE, f"outputs={outputs}", "train_cam_pass=true"], cwd=ROOT,
+    longer = "train_cam.epochs=1000"   # else it could be over before it is stopped
+    run = subprocess.Popen([sys.executable, "run_pipeline.py", *SMOKE, f"outputs={outputs}", longer, "train_cam_pass=true"], cwd=ROOT,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for _ in range(600):
-        found = {step.name: step for step in smoke().status()}
+        found = {step.name: step for step in smoke(longer).status()}
         if found["train_cam"].state == "running" and found["train_cam"].done:
             break
         time.sleep(0.1)
     assert re.fullmatch(rf"by process {run.pid} on \S+ since 20\d\d-\S+ \S+", found["train_cam"].why)
     with pytest.raises(BusyError, match="train_cam is in use by process"):
-        smoke().verify()
+        smoke(longer).verify()
     run.send_signal(signal.SIGINT)
     out, errors = run.communicate()
     assert run.returncode == 128 + signal.SIGINT
     assert re.search(r"stopped by SIGINT; .* the same command continues: python run_pipeline.py experiment=smoke .*train_cam_pass=true", errors)
-    found = {step.name: step for step in smoke().status()}
+    found = {step.name: step for step in smoke(longer).status()}
     assert found["train_cam"].state == "partial" and 0 < found["train_cam"].done < found["train_cam"].total
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.claims import Claim, Claims, Owner
 from tests.conftest import SMOKE
+from tests.pipeline.test_distributed import SLOW
 from wsss.errors import BusyError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,16 +120,16 @@ def test_planning_waits_for_planning(tmp_path):
     other.wait()
 
 
-def call(outputs, *overrides, **options):
-    return subprocess.Popen([sys.executable, "run_pipeline.py", *SMOKE, f"outputs={outputs}", *overrides], cwd=ROOT, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, **options)
+def call(outputs, *overrides, door=("run_pipeline.py",)):
+    return subprocess.Popen([sys.executable, *door, *SMOKE, f"outputs={outputs}", *overrides], cwd=ROOT, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
 def test_of_two_runs_started_at_once_one_works(outputs):
     for step in ("make_cam", "eval_sem_seg"):
         (outputs / f"smoke/{step}").rename(outputs / f"{step}-before")
-    runs = [call(outputs), call(outputs)]
+    runs = [call(outputs, door=("-c", SLOW)), call(outputs, door=("-c", SLOW))]   # the first must not be done when the second comes
     texts = [run.communicate() for run in runs]
     winner, loser = sorted(range(2), key=lambda i: runs[i].returncode)
     assert runs[winner].returncode == 0, texts[winner]

@@ -24,6 +24,21 @@ CALL = ["run_pipeline.py", *SMOKE, "device=cpu", "distributed.timeout=5"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+# The door, with photographs that take a quarter of a second to read: a test has time to do something while they are at work.
+SLOW = """
+import sys, time
+from wsss.data.dataset import Dataset
+image = Dataset.image
+def slow(self, image_id):
+    time.sleep(0.25)
+    return image(self, image_id)
+Dataset.image = slow
+sys.argv[0] = "run_pipeline.py"
+import run_pipeline
+run_pipeline.main()
+"""
+
+
 def torchrun(outputs: Path, *overrides: str, n: int = 2) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}", "--master-port=0",
                            "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", *CALL, f"outputs={outputs}", *overrides],
@@ -126,7 +141,7 @@ def test_two_processes_leave_the_bits_of_one_that_cuts_its_batches_as_they_do(ou
 
 @pytest.mark.slow
 def test_the_classifier_of_two_processes_and_its_interruption(outputs, tmp_path):
-    call = ("to_step=train_cam", "train_cam.epochs=3")
+    call = ("to_step=train_cam", "train_cam.epochs=30")   # fewer could be over before one is told to stop
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
         shutil.copytree(outputs / ".data", tmp_path / name / ".data")
@@ -139,7 +154,7 @@ def test_the_classifier_of_two_processes_and_its_interruption(outputs, tmp_path)
 
     processes = start(tmp_path / "stopped", *call, "log_level=debug")
     for line in processes[0].stdout:
-        if "train_cam: 4/9" in line:
+        if "train_cam: 4/90" in line:
             processes[1].send_signal(signal.SIGTERM)   # one of them is enough
             break
     results = ends(processes)
@@ -158,7 +173,7 @@ def test_a_process_that_dies_ends_the_others(outputs):
         return sum(1 for folder in outputs.glob("smoke/make_cam.partial-*") for _ in journal_lines(folder))
     for rank, number, text in ((1, signal.SIGKILL, "has died"), (0, signal.SIGKILL, "has gone"),
                                (1, signal.SIGSTOP, "has not been heard of for 5 seconds")):
-        processes, there = start(outputs, "to_step=make_cam"), begun(outputs)
+        processes, there = start(outputs, "to_step=make_cam", code=SLOW), begun(outputs)
         wait_for(lambda there=there: begun(outputs) >= there + 2)
         processes[rank].send_signal(number)
         other = 1 - rank

@@ -79,11 +79,13 @@ def test_a_chain_of_jobs(cluster, outputs):
     assert "nothing to do" in cluster.call(*call)
 
 
-def test_a_failed_shard_and_one_that_is_told_to_save(cluster, outputs, tmp_path):
+def test_a_failed_shard_and_one_that_is_told_to_save(cluster, smoke, outputs, tmp_path):
     """Task 1 fails and leaves its siblings alone; task 0 gets the warning before a time limit, queues again and continues."""
+    longer = "make_cam.scales=[1.0,0.5,1.5,2.0,3.0,4.0,5.0,6.0]"   # else task 0 could be over before it is warned
+    smoke("make_cam_pass=true", longer).run()
     before, mended = remove(outputs, "make_cam"), tmp_path / "mended"
     setup = f'submit.make_cam.setup=["test -e {mended} -o x$SLURM_ARRAY_TASK_ID != x1 || exit 3"]'
-    call = ("action=submit", "to_step=make_cam", "submit.shards=3", setup)
+    call = ("action=submit", "to_step=make_cam", "submit.shards=3", longer, setup)
     assert cluster.call(*call).count("submitted, job") == 2
     number = cluster.numbers()["make_cam", "shards"]
 
@@ -115,7 +117,7 @@ def test_the_members_of_a_sweep_as_jobs(cluster, outputs):
 
 def test_a_training_that_is_preempted(cluster, outputs):
     """A job of a partition that goes first takes the node; the training saves, queues again and ends with the same bytes."""
-    longer = ("train_irn_pass=true", "train_irn.epochs=20")   # else it could be over before the other job goes first
+    longer = ("train_irn_pass=true", "train_irn.epochs=60")   # else it could be over before the other job goes first
     remove(outputs, "train_irn")
     assert "train_irn (whole): submitted" in cluster.call("action=submit", *longer)
     cluster.wait(lambda: not cluster.queued())
