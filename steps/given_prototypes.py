@@ -10,7 +10,7 @@ import torch
 from steps.networks import ModelSettings
 from wsss.errors import DataError, WeightsError
 from wsss.files import user_path
-from wsss.networks.resnet import resnet
+from wsss.networks.backbones import new_backbone
 from wsss.networks.weights import file_sha256
 from wsss.official import PROTOTYPE_FILES, read_prototypes
 
@@ -32,7 +32,7 @@ def digest_of_given(given: str) -> str:
 def check_given(given: str, n_classes: int, model: ModelSettings) -> None:
     """Read given prototypes before any work and make sure that they fit the classes and the network. Raises DataError."""
     with torch.device("meta"):
-        dimension = resnet(model.backbone.value).channels[-1]
+        dimension = new_backbone(model.backbone.value, model.norm).feature_channels
     read_given(given, n_classes, dimension)
 
 

@@ -47,7 +47,8 @@ def run(context: StepContext) -> dict[str, Any]:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
         weight = classifier.classifier.weight[classes].flatten(1)   # (K, D)
         with torch.inference_mode():
-            packed, maxima = pack(multi_scale_cam(features_of, image, weight, scales, context.device))
+            packed, maxima = pack(multi_scale_cam(features_of, image, weight, scales, context.device,
+                                                   classifier.backbone.normalisation))
         facts = {"height": image.shape[0], "width": image.shape[1], "classes": classes, "scales": scales,
                  "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}
         return {f"{image_id}.npy": encode_array(packed.cpu().numpy())}, facts

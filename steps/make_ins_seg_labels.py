@@ -81,7 +81,7 @@ class Instances:
         if not classes:
             return nothing_detected(size)
         with torch.inference_mode():
-            batch = network_input(context, image_id, flip=True)   # (2, 3, H, W)
+            batch = network_input(context, self.irn, image_id, flip=True)   # (2, 3, H, W)
             with context.autocast():
                 edge, displacement = self.irn.edge_and_displacement(batch, settings.pad_to or 0)
             field = displacement.float().cpu().numpy()   # (2, h, w)

@@ -23,6 +23,7 @@ from steps.prototypes import FILE, Prototypes, make_prototypes
 from wsss.cam import multi_scale_features
 from wsss.lpcam import lpcam_maps
 from wsss.maps import pack
+from wsss.networks.classifier import Classifier
 
 VERSION = 2
 # The settings that say how prototypes are found: they count for nothing where prototypes are given.
@@ -90,15 +91,15 @@ def prepare(context: StepContext) -> None:
     _prepare(context)
 
 
-def _prepare(context: StepContext) -> tuple[Callable, Maps, Prototypes]:
-    """The features of an image, the CAMs, the prototypes."""
+def _prepare(context: StepContext) -> tuple[Classifier, Maps, Prototypes]:
+    """The classifier, the CAMs, the prototypes."""
     classifier, cams = load_classifier(context), Maps(context.inputs["make_cam"])
-    features_of = feature_function(context, classifier)
-    return features_of, cams, make_prototypes(context, features_of, classifier.classifier.weight.flatten(1), cams)
+    return classifier, cams, make_prototypes(context, classifier, cams)
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    features_of, cams, prototypes = _prepare(context)
+    classifier, cams, prototypes = _prepare(context)
+    features_of, normalisation = feature_function(context, classifier), classifier.backbone.normalisation
     relu_without_context = context.settings.relu_without_context
 
     def make(image_id: str):
@@ -106,7 +107,7 @@ def run(context: StepContext) -> dict[str, Any]:
         vectors = prototypes.of(facts["classes"])
         with torch.inference_mode():
             pairs = [lpcam_maps(features, vectors.foreground, vectors.context, relu_without_context=relu_without_context)
-                     for features in multi_scale_features(features_of, image, facts["scales"], context.device)]
+                     for features in multi_scale_features(features_of, image, facts["scales"], context.device, normalisation)]
         kinds = {f"{FG_ONLY}/": [fg for fg, _ in pairs], "": [full for _, full in pairs]}
         if not context.settings.save_fg_maps:
             del kinds[f"{FG_ONLY}/"]

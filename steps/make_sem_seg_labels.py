@@ -99,7 +99,7 @@ class Walk:
         """The walked maps (K, h, w), divided by their common maximum, and the edge map (h, w), at stride 4."""
         context, settings = self.context, self.context.settings
         with torch.inference_mode():
-            batch = network_input(context, image_id, flip=True)   # (2, 3, H, W)
+            batch = network_input(context, self.irn, image_id, flip=True)   # (2, 3, H, W)
             with context.autocast():
                 edge = self.irn.edge_map(batch, settings.pad_to or 0).float()   # (1, h, w)
         walked = self.again(edge[0], image_id, settings.beta, settings.exp_times)

@@ -25,9 +25,9 @@ from wsss.data.dataset import Dataset
 from wsss.instances import AT_ONCE
 from wsss.maps import grids
 from wsss.metrics import THRESHOLDS
+from wsss.networks.backbones import new_backbone
 from wsss.networks.classifier import Classifier
 from wsss.networks.irn import IRN
-from wsss.networks.resnet import resnet
 
 _CPU = torch.device("cpu")
 MIB, SAMPLE = 2**20, 50      # SAMPLE: so many ids of a list are looked at
@@ -111,7 +111,7 @@ class _Step:
 
     def network(self, irn: bool = False) -> Classifier | IRN:
         with torch.device("meta"):
-            backbone = resnet(self.config.model.backbone.value, self.config.model.norm)
+            backbone = new_backbone(self.config.model.backbone.value, self.config.model.norm)
             return IRN(backbone) if irn else Classifier(backbone, len(self.dataset.classes),
                                                         getattr(self.settings, "detach_after_layer2", False))
 
@@ -211,7 +211,7 @@ def _make_lpcam(step: _Step) -> _Bytes:
     rows += 2 * min(cells, 128 * settings.n_clusters)             # k-means++ chooses among so many, and normalises them
     if settings.kmeans_backend.value == "kmeans_pytorch":
         rows += min(cells, limit) * (settings.n_clusters + 2)     # its N x K x D array, and two copies of the features
-    feature = 4 * network.backbone.channels[-1]                   # float32
+    feature = 4 * network.backbone.feature_channels                   # float32
     near = 9 * (4 * max(map(len, step.lists["prototypes"][:1]), default=0) + 8)   # ids (UCS-4) and cells of the nearest features
     centers = 2 * settings.n_clusters * len(shown) * (feature + 14 + near)
     return _Bytes(step.maps(images, 1 + settings.save_fg_maps) + centers, _weights(network),

@@ -100,7 +100,7 @@ class _Work:
         context = self._context("train_cam", {"train_cam": self.run.folders["train_cam"]})
         classifier = load_classifier(context)
         with torch.inference_mode(), context.autocast():
-            return classifier(network_input(context, ID)).float().sigmoid()[0].cpu().numpy()
+            return classifier(network_input(context, classifier, ID)).float().sigmoid()[0].cpu().numpy()
 
     def maps(self, classes: tuple[int, ...]) -> dict[str, np.ndarray]:
         """By step the maps (K, H, W) at the size of the photograph."""

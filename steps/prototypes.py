@@ -13,7 +13,6 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +25,11 @@ from steps.artifacts import Maps, read_arrays, write_arrays
 from steps.context import StepContext, require_prepared
 from steps.given_prototypes import NEEDED, read_given
 from steps.memory import give_back
-from steps.networks import network_input
+from steps.networks import feature_function, network_input
 from steps.side_by_side import images_at_once, in_order
 from wsss.kmeans import KMeans, kmeans, kmeans_pytorch
 from wsss.lpcam import class_probability, mean_direction, select_prototypes, split_cells
+from wsss.networks.classifier import Classifier
 from wsss.seeding import generator
 
 FILE = "prototypes.npz"
@@ -101,7 +101,7 @@ class _Sample:
         self.size = self.limit
 
 
-def make_prototypes(context: StepContext, features_of: Callable, weight: torch.Tensor, cams: Maps) -> Prototypes:
+def make_prototypes(context: StepContext, classifier: Classifier, cams: Maps) -> Prototypes:
     """Cluster the features of every class, select its prototypes and write `prototypes.npz`; or write those that are given.
 
     A class is a unit of work, done by one process: its result is kept in `prototypes/INDEX.npz` until all are done. Memory
@@ -110,14 +110,14 @@ def make_prototypes(context: StepContext, features_of: Callable, weight: torch.T
     path, n_classes = context.folder / FILE, len(context.dataset.classes)
     parts = context.folder / "prototypes"
     if context.settings.prototypes:
-        context.group.first(lambda: path.exists() or _write_given(context, path, n_classes, weight.shape[1]))
+        context.group.first(lambda: path.exists() or _write_given(context, path, n_classes, classifier.backbone.feature_channels))
     if not context.group.first(path.exists):
         require_prepared(context, path)
         images = prototype_images(context)
         for index in context.part(range(n_classes)):
             context.check_stop()
             if not (parts / f"{index}.npz").exists():
-                arrays = _class_prototypes(context, index, images[index], features_of, weight, cams)
+                arrays = _class_prototypes(context, index, images[index], classifier, cams)
                 write_arrays(parts / f"{index}.npz", **arrays)
             context.progress(index + 1, n_classes, f"prototypes of {context.dataset.classes[index]}")
         context.group.gather(None)   # wait until all classes are done
@@ -168,10 +168,11 @@ def prototype_images(context: StepContext) -> list[list[str]]:
     return [[images[i] for i in draws.choice(len(images), settings.prototype_images)] if images else [] for images in showing]
 
 
-def _class_prototypes(context: StepContext, index: int, ids: list[str], features_of: Callable, weight: torch.Tensor,
+def _class_prototypes(context: StepContext, index: int, ids: list[str], classifier: Classifier,
                       cams: Maps) -> dict[str, np.ndarray]:
     settings, name = context.settings, context.dataset.classes[index]
-    samples = _gather(context, index, ids, features_of, weight.shape[1], cams)
+    weight = classifier.classifier.weight.flatten(1)   # (C, D)
+    samples = _gather(context, index, ids, classifier, cams)
     found = {}
     for kind, sample in zip(("foreground", "context"), samples, strict=True):
         features, cells = sample.result()
@@ -196,10 +197,10 @@ def _cluster(features: torch.Tensor, settings: Any, draws: np.random.Generator) 
                   init=settings.kmeans_init.value)
 
 
-def _gather(context: StepContext, index: int, ids: list[str], features_of: Callable, dimension: int,
-            cams: Maps) -> tuple[_Sample, _Sample]:
+def _gather(context: StepContext, index: int, ids: list[str], classifier: Classifier, cams: Maps) -> tuple[_Sample, _Sample]:
     """The foreground and the context features of a class, at scale 1.0, not flipped (official). An id may occur again."""
-    limit = context.settings.max_features_per_class
+    limit, dimension = context.settings.max_features_per_class, classifier.backbone.feature_channels
+    features_of = feature_function(context, classifier)
     most = sum(-(-cams.facts(i)["height"] // 16) * -(-cams.facts(i)["width"] // 16) for i in ids)
     samples = _Sample(dimension, limit, most), _Sample(dimension, limit, most)
     first = {image_id: number for number, image_id in reversed(list(enumerate(ids)))}
@@ -207,7 +208,7 @@ def _gather(context: StepContext, index: int, ids: list[str], features_of: Calla
     def split(image_id: str) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         cam = cams.map(image_id, "full", context.device)[cams.classes(image_id).index(index)]   # (H, W)
         with torch.inference_mode():
-            features = features_of(network_input(context, image_id))[0]   # (D, h, w)
+            features = features_of(network_input(context, classifier, image_id))[0]   # (D, h, w)
         return features, split_cells(cam, features.shape[1:], context.settings.cam_threshold)
     drawn = Counter(ids)
     with closing(in_order(context, split, drawn, images_at_once(context.device))) as results:

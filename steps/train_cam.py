@@ -73,7 +73,8 @@ def run(context: StepContext) -> dict[str, Any]:
     def sample(epoch: int, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
         draws = generator(context.seed, "train_cam", epoch, image_id)
         image = classifier_sample(dataset.image(image_id), draws, settings.crop_size, resize_long,
-                                  color_jitter=settings.color_jitter)
+                                  color_jitter=settings.color_jitter,
+                                  normalisation=classifier.backbone.normalisation)
         return image, torch.from_numpy(dataset.label_vector(image_id))
 
     def loss(images: torch.Tensor, labels: torch.Tensor, total: None) -> dict[str, torch.Tensor]:
@@ -106,7 +107,7 @@ def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
     with torch.inference_mode(), context.autocast():
         for row in context.part(range(len(ids))):
             with memory_for(ids[row]):
-                scores[row] = classifier(network_input(context, ids[row])).float().cpu().numpy()[0]
+                scores[row] = classifier(network_input(context, classifier, ids[row])).float().cpu().numpy()[0]
             give_back()
     labels = np.stack([context.dataset.label_vector(image_id) for image_id in ids])
     return {"val_map": average_precision(context.reduce(scores), labels)[1]}

@@ -73,7 +73,7 @@ def run(context: StepContext) -> dict[str, Any]:
         image = dataset.image(image_id)
         label = read(image_id, image.shape[:2])
         return irn_sample(image, label, generator(context.seed, "train_irn", epoch, image_id), settings.crop_size,
-                          tuple(settings.scale))
+                          tuple(settings.scale), irn.backbone.normalisation)
 
     pairs = {"radius": settings.radius, "all_pairs": settings.all_pairs}
 
@@ -107,7 +107,7 @@ def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
     total = torch.zeros(2, dtype=torch.float64)
 
     def mean(image_id: str) -> torch.Tensor:
-        image = top_left_crop(context.dataset.image(image_id), context.settings.crop_size)
+        image = top_left_crop(context.dataset.image(image_id), context.settings.crop_size, irn.backbone.normalisation)
         with torch.inference_mode(), context.autocast():
             _, displacement = irn(image[None].to(context.device))
         return displacement.double().mean(dim=(0, 2, 3)).cpu()

@@ -16,24 +16,9 @@ from torch import Tensor, nn
 
 from wsss.errors import WeightsError
 from wsss.files import replacing, user_path
-from wsss.networks.resnet import ResNet
 
 DAMAGED = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError)
 LISTED = 8  # names shown in an error
-
-
-def load_pretrained(backbone: ResNet, depth: str, file: str | Path | None = None) -> None:
-    """Fills a backbone of `depth` ("resnet50", ...) with torchvision's ImageNet V1 weights, or with those of a local file.
-
-    file: .pth, .pt or .safetensors with torchvision's names; its classifier (`fc.*`) is not used. None: torchvision's own file,
-    from its cache or the net. Raises WeightsError if it cannot be had, is damaged, or does not fit.
-    """
-    tensors = _fetch(depth) if file is None else read_tensors(file)
-    where = f"torchvision's {depth} weights" if file is None else str(file)
-    tensors = {name: value for name, value in tensors.items() if not name.startswith("fc.")}
-    if "bn1.running_mean" in tensors and "bn1.running_mean" not in backbone.state_dict():
-        raise WeightsError(f"{where} come with batch norm, the network has group norm: use norm='frozen_batch' with them")
-    fill(backbone, tensors, where)
 
 
 def save_weights(path: str | Path, module: nn.Module, metadata: dict | None = None) -> None:
@@ -123,7 +108,9 @@ def _url(depth: str) -> str:
     return get_model_weights(depth).IMAGENET1K_V1.url
 
 
-def _fetch(depth: str) -> dict[str, Tensor]:
+def fetch_pretrained(depth: str) -> dict[str, Tensor]:
+    """The tensors of torchvision's V1 file of a ResNet ("resnet50", ...), from its cache or the net. Raises WeightsError, with
+    the ways there are without the net."""
     url, name = _url(depth), pretrained_name(depth)
     cached = pretrained_cache(depth)
     if cached.is_file():
@@ -133,7 +120,8 @@ def _fetch(depth: str) -> dict[str, Tensor]:
     except (*DAMAGED, http.client.HTTPException) as error:
         raise WeightsError(
             f"cannot fetch torchvision's {depth} weights: {error}. On a machine with access to the net get {url} (SHA-256 "
-            f"starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then put it at {cached}, or set model.weights=FILE"
+            f"starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then put it at {cached}, or set model.weights=FILE; "
+            "or take model.backbone=efficientnet_lite0, whose ImageNet weights are installed with this project"
         ) from error
 
 

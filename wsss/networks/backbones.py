@@ -1,0 +1,71 @@
+"""The backbones by name: how each is built, and where its ImageNet weights come from.
+
+A backbone is a module with `forward(x, detach_after_layer2)` to the features that its own classifier pools, `stages(x)` fine to
+coarse, and the attributes `name`, `norm`, `channels` and `strides` (of the stages), `feature_channels`, `normalisation`.
+"""
+
+from pathlib import Path
+
+from torch import nn
+
+from wsss.errors import ArgumentError
+from wsss.networks import efficientnet
+from wsss.networks.resnet import DEPTHS, resnet
+from wsss.networks.weights import (
+    fetch_pretrained,
+    file_sha256,
+    fill,
+    pretrained_cache,
+    pretrained_name,
+    read_tensors,
+)
+
+NAMES = (efficientnet.NAME, *DEPTHS)
+
+
+def new_backbone(name: str, norm: str, seed: int = 0) -> nn.Module:
+    """The backbone `name` with random weights that depend on `seed` only. norm: "frozen_batch" for pretrained weights, "group"
+    for training from scratch. Raises ArgumentError for an unknown name or norm."""
+    if name == efficientnet.NAME:
+        return efficientnet.efficientnet_lite0(norm, seed)
+    if name not in DEPTHS:
+        raise ArgumentError(f"unknown backbone {name!r}; known: {', '.join(NAMES)}")
+    return resnet(name, norm, seed)
+
+
+def comes_with_weights(name: str) -> bool:
+    """Whether the ImageNet weights of a backbone are installed with this project, so that nothing is downloaded."""
+    return name == efficientnet.NAME
+
+
+def load_pretrained(backbone: nn.Module, file: str | Path | None = None) -> None:
+    """Fills a backbone of norm "frozen_batch" with ImageNet weights.
+
+    file: .pth, .pt or .safetensors with the names of torchvision, or for `efficientnet_lite0` of timm or of its package; the
+    classifier in it is not used. None: the installed package of `efficientnet_lite0`; torchvision's V1 file of a ResNet, from
+    its cache or the net. Raises WeightsError if they cannot be had, are damaged, or are of another network.
+    """
+    name = backbone.name
+    if file is not None:
+        tensors, where = read_tensors(file), str(file)
+    elif comes_with_weights(name):
+        path = efficientnet.packaged_weights()
+        tensors, where = read_tensors(path), str(path)
+    else:
+        tensors, where = fetch_pretrained(name), f"torchvision's {name} weights"
+    if name == efficientnet.NAME:
+        tensors = efficientnet.timm_names(tensors, where)
+    else:
+        tensors = {key: value for key, value in tensors.items() if not key.startswith("fc.")}
+    fill(backbone, tensors, f"{where} ({name})")
+
+
+def pretrained_digest(name: str) -> str:
+    """What tells the ImageNet weights of a backbone from others: the SHA-256 of the installed file; the name of torchvision's,
+    which holds the start of its SHA-256 and is checked against it on reading. Raises WeightsError without the package."""
+    return file_sha256(efficientnet.packaged_weights()) if comes_with_weights(name) else pretrained_name(name)
+
+
+def is_at_hand(name: str) -> bool:
+    """Whether the ImageNet weights of a backbone can be read without a download."""
+    return comes_with_weights(name) or pretrained_cache(name).is_file()
