@@ -23,7 +23,7 @@ from pipeline.published import Published
 from pipeline.tracking import Logger
 from steps.context import require
 from steps.datasets import KINDS
-from steps.networks import ModelSettings
+from steps.model import ModelSettings
 from steps.store import ArtifactSettings
 from steps.sweep import SweepSettings
 from wsss.data.dataset import check_id, did_you_mean

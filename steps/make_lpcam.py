@@ -6,23 +6,24 @@ official file: `step/make_lpcam.py`. Reads the classifier and the CAMs. First it
 `fg_only/ID.npy`: the maps without the context term (LPCAM-F).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from steps.artifacts import FG_ONLY, Maps, encode_array
 from steps.context import StepContext, require, require_package
 from steps.inference import for_each_image
-from steps.networks import feature_function, load_classifier
-from steps.prototypes import FILE, Prototypes, make_prototypes
-from wsss.cam import multi_scale_features
-from wsss.lpcam import lpcam_maps
-from wsss.maps import pack
+
+if TYPE_CHECKING:
+    import torch
+
+    from steps.prototypes import Prototypes
 
 VERSION = 2
 # The settings that say how prototypes are found: they count for nothing where prototypes are given.
@@ -92,12 +93,20 @@ def prepare(context: StepContext) -> None:
 
 def _prepare(context: StepContext) -> tuple[Callable, Maps, Prototypes]:
     """The features of an image, the CAMs, the prototypes."""
+    from steps.networks import feature_function, load_classifier
+    from steps.prototypes import make_prototypes
+
     classifier, cams = load_classifier(context), Maps(context.inputs["make_cam"])
     features_of = feature_function(context, classifier)
     return features_of, cams, make_prototypes(context, features_of, classifier.classifier.weight.flatten(1), cams)
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    import torch
+
+    from wsss.cam import multi_scale_features
+    from wsss.lpcam import lpcam_maps
+
     features_of, cams, prototypes = _prepare(context)
     relu_without_context = context.settings.relu_without_context
 
@@ -119,6 +128,10 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
+    import torch
+
+    from steps.prototypes import FILE, Prototypes
+
     Prototypes(folder / FILE, n_classes, torch.device("cpu"))
     maps, fg_maps = Maps(folder), Maps(folder, FG_ONLY)
 
@@ -131,6 +144,8 @@ def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
 
 def _pack(maps: list[torch.Tensor], has_foreground: torch.Tensor, cams: Maps, image_id: str) -> np.ndarray:
     """Pack the maps of an image; a class without any foreground prototype keeps its CAM."""
+    from wsss.maps import pack
+
     packed = pack(maps)[0].cpu().numpy()
     missing = ~has_foreground.cpu().numpy()
     if missing.any():

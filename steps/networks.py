@@ -4,8 +4,6 @@ A weights file says in its header which network it belongs to, so that no later 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +11,20 @@ import torch
 from torch.nn import Conv2d, Module
 
 from steps.context import StepContext
+from steps.model import ModelSettings
 from wsss.data.dataset import Dataset
 from wsss.data.images import normalise
-from wsss.errors import ArtifactError, ConfigError, WeightsError
+from wsss.errors import ArtifactError, WeightsError
 from wsss.files import user_path
 from wsss.networks.classifier import Classifier
+from wsss.networks.facts import read_metadata
 from wsss.networks.irn import IRN
 from wsss.networks.resnet import fold_batch_norm, resnet
 from wsss.networks.weights import (
-    file_sha256,
     fill,
     load_pretrained,
     load_weights,
     pretrained_cache,
-    pretrained_name,
-    read_metadata,
     read_tensors,
     save_weights,
 )
@@ -36,37 +33,6 @@ from wsss.official import IRN as OFFICIAL_IRN
 from wsss.seeding import derived_seed
 
 WEIGHTS = "weights.safetensors"
-
-
-class Backbone(Enum):
-    resnet18 = "resnet18"
-    resnet34 = "resnet34"
-    resnet50 = "resnet50"
-    resnet101 = "resnet101"
-
-
-@dataclass
-class ModelSettings:
-    """`model.`: the network of the classifier. The values stand in `conf/config.yaml`."""
-
-    backbone: Backbone
-    pretrained: bool                  # start from torchvision's ImageNet weights (V1)
-    weights: str | None               # those weights as a local file: nothing is downloaded
-    cam_weights: str | None           # a trained classifier (official res50_cam.pth): train_cam takes it
-    irn_weights: str | None           # a trained IRN (official res50_irn.pth): train_irn takes it
-
-    @property
-    def starts_from_weights(self) -> bool:
-        return self.pretrained or self.weights is not None
-
-    def provided(self, step: str) -> str | None:
-        """The file that a training is taken from instead of being done; None where there is none."""
-        return {"train_cam": self.cam_weights, "train_irn": self.irn_weights}.get(step)
-
-    @property
-    def norm(self) -> str:
-        """Frozen batch norm belongs to ImageNet weights; from scratch group norm, so that ranks do not change the model."""
-        return "frozen_batch" if self.starts_from_weights else "group"
 
 
 def new_classifier(context: StepContext) -> Classifier:
@@ -179,17 +145,6 @@ def network_input(context: StepContext, image_id: str, flip: bool = False) -> to
     """An image as (1, 3, H, W), with `flip` and its mirror image as (2, 3, H, W), normalised, on the step's device."""
     image = normalise(context.dataset.image(image_id), context.device)
     return torch.stack([image, image.flip(-1)] if flip else [image])
-
-
-def weights_digest(model: ModelSettings) -> str:
-    """What tells the ImageNet weights of a run from others: the SHA-256 of a local file; of torchvision's the name, which
-    holds the start of its SHA-256 and is checked against it on reading."""
-    if model.weights is None:
-        return pretrained_name(model.backbone.value)
-    if not user_path(model.weights).is_file():
-        raise ConfigError(f"model.weights={model.weights!r} is not a file. Give torchvision's "
-                          f"{pretrained_name(model.backbone.value)} or another file with its parameter names")
-    return file_sha256(user_path(model.weights))
 
 
 def network_reader(folder: Path, n_classes: int) -> None:

@@ -4,21 +4,25 @@ Images are `(H, W, 3)` uint8 RGB, masks `(H, W)` uint8 with 0 background, 1..C c
 in which a viewer shows them: an EXIF orientation is applied when reading, so a mask must be drawn on the shown image.
 """
 
+from __future__ import annotations
+
 import io
 import os
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
-import torch
 from PIL import ExifTags, Image
 
 from wsss.errors import ArgumentError, DataError
 from wsss.files import write_bytes
 from wsss.palette import VOC_PALETTE
+
+if TYPE_CHECKING:
+    import torch
 
 #: Mean and standard deviation of ImageNet's RGB values in 0..1, with which the torchvision weights were trained.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -224,6 +228,8 @@ _NORMALISED = ((np.arange(256)[:, None] / 255.0 - IMAGENET_MEAN) / IMAGENET_STD)
 def normalise(image: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
     """`image` (H, W, 3) uint8 -> (3, H, W) float32 on `device`: each channel / 255, less its ImageNet mean, over its standard
     deviation. The same bits on every device."""
+    import torch  # late: what looks at files alone need not wait for it
+
     _check_array("image", image, 3)
     if torch.device(device).type != "cpu":
         return _looked_up(torch.from_numpy(np.ascontiguousarray(image)).to(device))   # a quarter of the bytes to be sent
@@ -232,5 +238,7 @@ def normalise(image: np.ndarray, device: torch.device | str = "cpu") -> torch.Te
 
 def _looked_up(image: torch.Tensor) -> torch.Tensor:
     """`normalise` where `image` lies."""
+    import torch
+
     planes = image.permute(2, 0, 1).long() + 256 * torch.arange(3, device=image.device)[:, None, None]
     return torch.from_numpy(_NORMALISED).to(image.device).take(planes)
