@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.distributed import DistributedSettings
+from pipeline.helptext import CONF
 from pipeline.jobs import SubmitSettings
 from pipeline.order import BY_NAME, STEPS, seed_step
 from pipeline.published import Published
@@ -31,7 +32,6 @@ from wsss.errors import ConfigError, WsssError
 from wsss.files import user_path
 
 SET_BY_FILES = ("experiment_name", "recipe_name")   # of conf/, by no user
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 class Device(Enum):

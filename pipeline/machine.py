@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MOST_LOADERS = 16   # processes; each holds two batches
 
 
-# What the NVIDIA driver puts there, or stands for it under WSL 2. Where none of them is, torch sees no CUDA device.
-NVIDIA = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
+# One of them is there wherever torch can see a GPU on Linux: of NVIDIA, the same under WSL 2 and on a Jetson, of AMD.
+DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")
 
 
 def choose_device(name: str) -> str:
@@ -31,7 +31,7 @@ def choose_device(name: str) -> str:
 
     torch is asked only where there may be a GPU, because it takes long to import.
     """
-    if name == "cpu" or name == "auto" and sys.platform == "linux" and not any(map(os.path.exists, NVIDIA)):
+    if name == "cpu" or name == "auto" and sys.platform == "linux" and not any(map(os.path.exists, DRIVERS)):
         return "cpu"
     import torch
 
@@ -65,7 +65,7 @@ def cpu_has_bf16() -> bool:
 
 
 def _told_by_linux() -> bool | None:
-    """None where there are no flags of an x86 CPU; or where one has AVX-512 and Linux is older than 5.3, which first knew bf16."""
+    """None where it names no flags of an x86 CPU, or is older than 5.3, which first knew bf16, and the CPU has AVX-512."""
     try:
         flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
