@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MOST_LOADERS = 16   # processes; each holds two batches
 
 
+CPU_INFO = Path("/proc/cpuinfo")
 # One of them is there wherever torch can see a GPU on Linux: of NVIDIA, the same under WSL 2 and on a Jetson, of AMD.
 DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")
 
@@ -67,7 +68,7 @@ def cpu_has_bf16() -> bool:
 def _told_by_linux() -> bool | None:
     """None where it names no flags of an x86 CPU, or is older than 5.3, which first knew bf16, and the CPU has AVX-512."""
     try:
-        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        flags = re.search(r"^flags\s*:(.*)$", CPU_INFO.read_text(), re.MULTILINE)
     except OSError:
         return None
     has = set(flags[1].split()) if flags else set()
