@@ -17,13 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.distributed import DistributedSettings
+from pipeline.helptext import CONF
 from pipeline.jobs import SubmitSettings
 from pipeline.order import BY_NAME, STEPS, seed_step
 from pipeline.published import Published
 from pipeline.tracking import Logger
 from steps.context import require
 from steps.datasets import KINDS
-from steps.networks import ModelSettings
+from steps.model import ModelSettings
 from steps.store import ArtifactSettings
 from steps.sweep import SweepSettings
 from wsss.data.dataset import check_id, did_you_mean
@@ -31,7 +32,6 @@ from wsss.errors import ConfigError, WsssError
 from wsss.files import user_path
 
 SET_BY_FILES = ("experiment_name", "recipe_name")   # of conf/, by no user
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 class Device(Enum):

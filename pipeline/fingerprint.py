@@ -17,10 +17,10 @@ from pipeline.lists import Lists, chooses_pair
 from pipeline.order import BY_NAME, irn_backbone
 from steps.given_prototypes import digest_of_given
 from steps.make_lpcam import CLUSTERING
-from steps.networks import weights_digest
+from steps.model import weights_digest
 from wsss.data.dataset import Dataset
 from wsss.files import user_path
-from wsss.networks.weights import file_sha256
+from wsss.networks.facts import file_sha256
 
 DIGEST = re.compile("[0-9a-f]{32,}")
 # lists count by their content; saving and measuring change nothing

@@ -14,8 +14,7 @@ from pipeline.runfolder import RunFolder
 from steps.given_prototypes import check_given
 from steps.inference import failures
 from steps.journal import BROKEN, CHANGED, MISSING, unfinished
-from steps.networks import check_weights, provided_network
-from steps.training import STATE, saved_step, steps_per_epoch
+from steps.schedule import STATE, saved_step, steps_per_epoch
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
 
@@ -121,10 +120,14 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
     made = [planned for planned in plan.values() if planned.works and planned.action != REUSE]
     for planned in made:
         if planned.provided:
+            from steps.networks import provided_network
+
             provided_network(planned.name, config.model, dataset)   # refuses a file that is not such a network
         if planned.name == "make_lpcam" and config.make_lpcam.prototypes:
             check_given(config.make_lpcam.prototypes, len(dataset.classes), config.model)
     if any("weights" in planned.identity.get("model", {}) for planned in made):
+        from steps.networks import check_weights
+
         check_weights(config.model, fetch)
     return list(plan.values())
 

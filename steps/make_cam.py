@@ -11,14 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from steps.artifacts import Maps, encode_array
 from steps.context import StepContext, require
 from steps.inference import for_each_image
-from steps.networks import feature_function, load_classifier
-from wsss.cam import multi_scale_cam
-from wsss.maps import pack
 
 VERSION = 2
 
@@ -39,6 +35,12 @@ class Settings:
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    import torch
+
+    from steps.networks import feature_function, load_classifier
+    from wsss.cam import multi_scale_cam
+    from wsss.maps import pack
+
     classifier = load_classifier(context)
     features_of = feature_function(context, classifier)
     scales = list(context.settings.scales)

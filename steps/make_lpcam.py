@@ -6,24 +6,25 @@ official file: `step/make_lpcam.py`. Reads the classifier and the CAMs. First it
 `fg_only/ID.npy`: the maps without the context term (LPCAM-F).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from steps.artifacts import FG_ONLY, Maps, encode_array
 from steps.context import StepContext, require, require_package
 from steps.inference import for_each_image
-from steps.networks import feature_function, load_classifier
-from steps.prototypes import FILE, Prototypes, make_prototypes
-from wsss.cam import multi_scale_features
-from wsss.lpcam import lpcam_maps
-from wsss.maps import pack
-from wsss.networks.classifier import Classifier
+
+if TYPE_CHECKING:
+    import torch
+
+    from steps.prototypes import Prototypes
+    from wsss.networks.classifier import Classifier
 
 VERSION = 2
 # The settings that say how prototypes are found: they count for nothing where prototypes are given.
@@ -93,11 +94,20 @@ def prepare(context: StepContext) -> None:
 
 def _prepare(context: StepContext) -> tuple[Classifier, Maps, Prototypes]:
     """The classifier, the CAMs, the prototypes."""
+    from steps.networks import load_classifier
+    from steps.prototypes import make_prototypes
+
     classifier, cams = load_classifier(context), Maps(context.inputs["make_cam"])
     return classifier, cams, make_prototypes(context, classifier, cams)
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    import torch
+
+    from steps.networks import feature_function
+    from wsss.cam import multi_scale_features
+    from wsss.lpcam import lpcam_maps
+
     classifier, cams, prototypes = _prepare(context)
     features_of, normalisation = feature_function(context, classifier), classifier.backbone.normalisation
     relu_without_context = context.settings.relu_without_context
@@ -120,6 +130,10 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
+    import torch
+
+    from steps.prototypes import FILE, Prototypes
+
     Prototypes(folder / FILE, n_classes, torch.device("cpu"))
     maps, fg_maps = Maps(folder), Maps(folder, FG_ONLY)
 
@@ -132,6 +146,8 @@ def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
 
 def _pack(maps: list[torch.Tensor], has_foreground: torch.Tensor, cams: Maps, image_id: str) -> np.ndarray:
     """Pack the maps of an image; a class without any foreground prototype keeps its CAM."""
+    from wsss.maps import pack
+
     packed = pack(maps)[0].cpu().numpy()
     missing = ~has_foreground.cpu().numpy()
     if missing.any():

@@ -5,22 +5,23 @@ in the size of the photograph, ready to be used as `SegmentationClass`, and with
 (h, w) and the walked maps `walk/ID.npy` (K, h, w), float16 at stride 4.
 """
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from steps.artifacts import Labels, Maps, encode_array, read_array, write_json
+from steps.artifacts import Labels, encode_array, read_array, write_json
 from steps.context import StepContext, require, require_prepared
 from steps.inference import for_each_image
-from steps.networks import load_irn, network_input
 from steps.thresholds import PUBLISHED, choose, count, read_chosen
 from wsss.data.images import encode_mask
-from wsss.maps import from_stride_4
-from wsss.random_walk import random_walk
+
+if TYPE_CHECKING:
+    from steps.walk import Walk
 
 VERSION = 2
 THRESHOLD = "threshold.json"
@@ -49,10 +50,14 @@ class Settings:
 
 def prepare(context: StepContext) -> None:
     """Choose the background threshold, which all images need."""
+    from steps.walk import Walk
+
     background_threshold(context, Walk(context))
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    from steps.walk import Walk, mask_of
+
     walk = Walk(context)
     chosen = background_threshold(context, walk)
 
@@ -70,13 +75,6 @@ def run(context: StepContext) -> dict[str, Any]:
     return chosen
 
 
-def mask_of(soft: torch.Tensor, classes: Sequence[int], threshold: float) -> np.ndarray:
-    """(H, W) uint8 from maps (K, H, W): the greatest map's class + 1 where that map exceeds the threshold, else background 0."""
-    values = torch.tensor([0] + [c + 1 for c in classes], device=soft.device)
-    background = soft.new_full((1, *soft.shape[1:]), threshold)
-    return values[torch.cat([background, soft]).max(dim=0).indices].byte().cpu().numpy()
-
-
 def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
     labels = Labels(folder, n_classes)
     read_chosen(folder / THRESHOLD)
@@ -87,37 +85,6 @@ def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
             if name.endswith(".npy"):
                 read_array(labels.store.file(image_id, name), "make_sem_seg_labels")
     return read
-
-
-class Walk:
-    """The random walk of one image after the other."""
-
-    def __init__(self, context: StepContext):
-        self.context, self.maps, self.irn = context, Maps(context.seed_folder), load_irn(context)
-
-    def __call__(self, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """The walked maps (K, h, w), divided by their common maximum, and the edge map (h, w), at stride 4."""
-        context, settings = self.context, self.context.settings
-        with torch.inference_mode():
-            batch = network_input(context, self.irn, image_id, flip=True)   # (2, 3, H, W)
-            with context.autocast():
-                edge = self.irn.edge_map(batch, settings.pad_to or 0).float()   # (1, h, w)
-        walked = self.again(edge[0], image_id, settings.beta, settings.exp_times)
-        highest = walked.max() if walked.numel() else walked.new_zeros(())
-        return (walked / highest if highest > 0 else walked), edge[0]
-
-    def again(self, edge: torch.Tensor, image_id: str, beta: float, exp_times: int) -> torch.Tensor:
-        """The walked maps of an image whose edge map (h, w) is known, for other exponents; not divided: `soft` does that."""
-        with torch.inference_mode():
-            seeds = self.maps.map(image_id, "strided", self.context.device)   # (K, h, w)
-            return random_walk(seeds, edge[None], beta=beta, exp_times=exp_times, radius=self.context.settings.radius)
-
-    def soft(self, walked: torch.Tensor, image_id: str) -> tuple[torch.Tensor, tuple[int, int]]:
-        """The walked maps at the size of the photograph: official x4, crop; then divided by their common maximum."""
-        facts, size = self.maps.facts(image_id), self.context.dataset.size(image_id)
-        soft = from_stride_4(walked, (facts["height"], facts["width"]), size)   # differ where data.max_side shrank the photograph
-        highest = soft.max() if soft.numel() else soft.new_zeros(())
-        return (soft / highest if highest > 0 else soft), size
 
 
 def background_threshold(context: StepContext, walk: Walk) -> dict[str, Any]:

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from steps.memory import SLACK, resident
+from steps.schedule import OptimizerName
 from steps.side_by_side import available_cores, images_at_once
 from steps.store import Layout
-from steps.training import OptimizerName
 from wsss.data.dataset import Dataset
 from wsss.instances import AT_ONCE
 from wsss.maps import grids

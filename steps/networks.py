@@ -4,8 +4,6 @@ A weights file says in its header which network it belongs to, so that no later 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +11,23 @@ import torch
 from torch.nn import Conv2d, Module
 
 from steps.context import StepContext
+from steps.model import ModelSettings
 from wsss.data.dataset import Dataset
 from wsss.data.images import normalise
-from wsss.errors import ArtifactError, ConfigError, WeightsError
+from wsss.errors import ArtifactError, WeightsError
 from wsss.files import user_path
 from wsss.networks.backbones import (
-    comes_with_weights,
     is_at_hand,
     load_pretrained,
     new_backbone,
-    pretrained_digest,
 )
 from wsss.networks.classifier import Classifier
+from wsss.networks.facts import read_metadata
 from wsss.networks.irn import IRN
 from wsss.networks.resnet import fold_batch_norm
 from wsss.networks.weights import (
-    file_sha256,
     fill,
     load_weights,
-    read_metadata,
     read_tensors,
     save_weights,
 )
@@ -40,39 +36,6 @@ from wsss.official import IRN as OFFICIAL_IRN
 from wsss.seeding import derived_seed
 
 WEIGHTS = "weights.safetensors"
-
-
-class Backbone(Enum):
-    efficientnet_lite0 = "efficientnet_lite0"
-    resnet18 = "resnet18"
-    resnet34 = "resnet34"
-    resnet50 = "resnet50"
-    resnet101 = "resnet101"
-
-
-@dataclass
-class ModelSettings:
-    """`model.`: the network of the classifier. The values stand in `conf/config.yaml`."""
-
-    backbone: Backbone
-    pretrained: bool | None           # start from ImageNet weights; null: where they are installed, without any download
-    weights: str | None               # those weights as a local file: nothing is downloaded
-    cam_weights: str | None           # a trained classifier (official res50_cam.pth): train_cam takes it
-    irn_weights: str | None           # a trained IRN (official res50_irn.pth): train_irn takes it
-
-    @property
-    def starts_from_weights(self) -> bool:
-        asked = comes_with_weights(self.backbone.value) if self.pretrained is None else self.pretrained
-        return asked or self.weights is not None
-
-    def provided(self, step: str) -> str | None:
-        """The file that a training is taken from instead of being done; None where there is none."""
-        return {"train_cam": self.cam_weights, "train_irn": self.irn_weights}.get(step)
-
-    @property
-    def norm(self) -> str:
-        """Frozen batch norm belongs to ImageNet weights; from scratch group norm, so that ranks do not change the model."""
-        return "frozen_batch" if self.starts_from_weights else "group"
 
 
 def new_classifier(context: StepContext) -> Classifier:
@@ -186,16 +149,6 @@ def network_input(context: StepContext, network: Classifier | IRN, image_id: str
     step's device."""
     image = normalise(context.dataset.image(image_id), context.device, network.backbone.normalisation)
     return torch.stack([image, image.flip(-1)] if flip else [image])
-
-
-def weights_digest(model: ModelSettings) -> str:
-    """What tells the ImageNet weights of a run from others: the SHA-256 of a local file, else `pretrained_digest`."""
-    if model.weights is None:
-        return pretrained_digest(model.backbone.value)
-    if not user_path(model.weights).is_file():
-        raise ConfigError(f"model.weights={model.weights!r} is not a file. Give a file with "
-                          f"the ImageNet weights of model.backbone={model.backbone.value}")
-    return file_sha256(user_path(model.weights))
 
 
 def network_reader(folder: Path, n_classes: int) -> None:

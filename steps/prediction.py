@@ -18,10 +18,11 @@ from steps import make_cam, make_lpcam
 from steps.artifacts import Maps, write_array, write_json, write_label
 from steps.context import StepContext
 from steps.inference import ImagesFailed, failures
-from steps.make_sem_seg_labels import THRESHOLD, Walk, mask_of
+from steps.make_sem_seg_labels import THRESHOLD
 from steps.networks import load_classifier, network_input
 from steps.prototypes import FILE
 from steps.thresholds import read_chosen
+from steps.walk import Walk, mask_of
 from wsss.data.dataset import Dataset
 from wsss.data.images import read_image
 from wsss.errors import WsssError

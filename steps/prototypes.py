@@ -27,7 +27,7 @@ from steps.given_prototypes import NEEDED, read_given
 from steps.memory import give_back
 from steps.networks import feature_function, network_input
 from steps.side_by_side import images_at_once, in_order
-from wsss.kmeans import KMeans, kmeans, kmeans_pytorch
+from wsss.clustering import KMeans, kmeans, kmeans_pytorch
 from wsss.lpcam import class_probability, mean_direction, select_prototypes, split_cells
 from wsss.networks.classifier import Classifier
 from wsss.seeding import generator

@@ -3,19 +3,24 @@
 It makes no artifact of a step. The maps are those that lie in the run; the walks are made anew from them.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from steps.context import StepContext, require
 from steps.eval_cam import SCORES, count_maps, kinds_of_maps
-from steps.make_sem_seg_labels import THRESHOLD, Walk
+from steps.make_sem_seg_labels import THRESHOLD
 from steps.thresholds import confident_pair, read_chosen
 from wsss.data.dataset import Dataset
 from wsss.data.folder import held_out
 from wsss.errors import ConfigError
 from wsss.metrics import THRESHOLDS, ThresholdCounts
+
+if TYPE_CHECKING:
+    from steps.walk import Walk
 
 SCORE_NAMES = ("miou", "fp", "fn", "precision", "recall")
 CONFIDENT_NAMES = ("fg_right", "fg_share", "bg_right", "bg_share")
@@ -81,6 +86,8 @@ def sweep(context: StepContext, settings: SweepSettings) -> dict[str, Any]:
     ConfigError
         when the run has no maps of some of the images.
     """
+    from steps.walk import Walk
+
     ids, kinds = context.ids, kinds_of_maps(context)
     seeds = "make_lpcam" if context.seed_maps == "lpcam" else "make_cam"
     walk = Walk(context) if {"train_irn", seeds} <= context.inputs.keys() else None

@@ -5,27 +5,28 @@ Official files: `step/train_cam.py`, `net/resnet50_cam.py` (IRN, LPCAM). Reads i
 `state.safetensors`.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.nn.functional import multilabel_soft_margin_loss
 
 from steps.context import StepContext, require
 from steps.memory import give_back
-from steps.networks import network_input, network_reader, new_classifier, provide, save_network
-from steps.pictures import cam_pictures
+from steps.schedule import OptimizerName, Plan, require_schedule
 from steps.side_by_side import memory_for
-from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
-from wsss.data.augment import classifier_sample
 from wsss.metrics import average_precision
-from wsss.networks.classifier import Classifier
 from wsss.seeding import generator
 
+if TYPE_CHECKING:
+    import torch
+
+    from wsss.networks.classifier import Classifier
+
 VERSION = 1
-reader = network_reader
 
 
 @dataclass
@@ -64,6 +65,14 @@ class Settings:
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    import torch
+    from torch.nn.functional import multilabel_soft_margin_loss
+
+    from steps.networks import new_classifier, provide, save_network
+    from steps.pictures import cam_pictures
+    from steps.training import fit, make_optimizer, poly_rate
+    from wsss.data.augment import classifier_sample
+
     if context.model.provided("train_cam"):
         return provide(context, "train_cam")
     settings, dataset = context.settings, context.dataset
@@ -92,12 +101,22 @@ def run(context: StepContext) -> dict[str, Any]:
     return {"steps": log[-1]["step"], "val_map": log[-1].get("val_map")}
 
 
+def reader(folder: Path, n_classes: int) -> None:
+    from steps.networks import network_reader
+
+    network_reader(folder, n_classes)
+
+
 def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
     """Mean average precision on the list "val", or on every n-th of its images where `max_val_images` says so; nothing when
     there is no such list.
 
     Whole images. Differs from the official top-left crops of 512 because only VOC's images always fit into such a crop.
     """
+    import torch
+
+    from steps.networks import network_input
+
     ids = context.lists["val"]
     if not ids:
         return {}

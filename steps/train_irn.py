@@ -5,26 +5,26 @@ official files: `step/train_irn.py`, `net/resnet50_irn.py`. Reads the labels of 
 its backbone is the frozen one); writes `weights.safetensors`, `log.jsonl`, `log.csv` and the resumable `state.safetensors`.
 """
 
+from __future__ import annotations
+
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from steps.artifacts import Labels
 from steps.context import StepContext, require
-from steps.networks import network_reader, new_irn, provide, save_network
-from steps.pictures import edge_pictures
+from steps.schedule import OptimizerName, Plan, require_schedule
 from steps.side_by_side import images_at_once, in_order
-from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
-from wsss.affinity import affinity_losses, pair_counts
-from wsss.data.augment import irn_sample, top_left_crop
-from wsss.networks.irn import IRN
 from wsss.seeding import generator
 
+if TYPE_CHECKING:
+    import torch
+
+    from wsss.networks.irn import IRN
+
 VERSION = 2
-reader = network_reader
 
 
 class IRNBackbone(Enum):
@@ -64,6 +64,12 @@ class Settings:
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    from steps.networks import new_irn, provide, save_network
+    from steps.pictures import edge_pictures
+    from steps.training import fit, make_optimizer, poly_rate
+    from wsss.affinity import affinity_losses, pair_counts
+    from wsss.data.augment import irn_sample
+
     if context.model.provided("train_irn"):
         return provide(context, "train_irn")
     settings, dataset = context.settings, context.dataset
@@ -97,11 +103,21 @@ def run(context: StepContext) -> dict[str, Any]:
     return {"steps": log[-1]["step"], "displacement_mean": irn.mean_shift.running_mean.tolist()}
 
 
+def reader(folder: Path, n_classes: int) -> None:
+    from steps.networks import network_reader
+
+    network_reader(folder, n_classes)
+
+
 def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
     """Mean displacement (2,) over the top-left crops of all images.
 
     Differs from the official code because that drops the last incomplete batch: with fewer images than a batch it fails.
     """
+    import torch
+
+    from wsss.data.augment import top_left_crop
+
     irn.eval()
     irn.set_displacement_mean(torch.zeros(2))
     total = torch.zeros(2, dtype=torch.float64)

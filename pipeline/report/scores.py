@@ -15,7 +15,7 @@ from pipeline.report.images import ImageScores
 from steps import eval_cam, eval_sem_seg
 from steps.artifacts import read_arrays, read_json
 from steps.make_sem_seg_labels import THRESHOLD
-from steps.training import LOG
+from steps.schedule import LOG
 from wsss.errors import WsssError
 from wsss.metrics import THRESHOLDS, ThresholdCounts
 

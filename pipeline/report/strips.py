@@ -10,8 +10,8 @@ import numpy as np
 from pipeline.recorded import RecordedRun
 from pipeline.report import pictures
 from steps.artifacts import FG_ONLY, Labels, Maps, read_array
-from steps.make_sem_seg_labels import Walk
 from steps.networks import WEIGHTS
+from steps.walk import Walk
 from wsss.errors import WsssError
 
 SIDE = 208          # pixels of the longer side of a picture

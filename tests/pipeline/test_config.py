@@ -10,8 +10,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from pipeline import Pipeline, config
-from pipeline.machine import MOST_LOADERS, loader_processes
+from pipeline import Pipeline, config, machine
+from pipeline.helptext import help_text
+from pipeline.machine import MOST_LOADERS, choose_device, loader_processes
 from wsss.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,18 +156,51 @@ def test_help_is_short(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_help_is_what_hydra_prints(tmp_path):
+    words = [sys.executable, str(ROOT / "run_pipeline.py"), "--help", "experiment=smoke"]   # with a setting beside it Hydra does
+    assert subprocess.run(words, cwd=tmp_path, capture_output=True, text=True).stdout == help_text() + "\n"
+
+
 @pytest.mark.parametrize("features, precision", [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"),
                                                  ({"sve_bf16": True, "neon": True}, "bf16"),
                                                  ({"avx512_f": True, "avx512_bf16": False}, "float32"), ({}, "float32")])
 def test_automatic_precision_is_that_of_the_cpu(features, precision, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "nowhere")   # so torch is asked
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
     pipeline = Pipeline.compose("precision=auto", "device=cpu", f"outputs={tmp_path}")
     assert pipeline.config.precision.value == precision
     assert OmegaConf.to_container(pipeline.composed, resolve=True, enum_to_str=True)["precision"] == precision   # what is recorded
 
 
+@pytest.mark.parametrize("flags, version, bf16", [
+    ("fpu avx512f avx512_bf16", "6.1.0-13-amd64", True), ("fpu amx_bf16", "6.1.0", True), ("fpu avx2", "6.1.0", False),
+    ("fpu avx512f", "5.3.1", False), ("fpu avx512f", "4.19.0", None), ("fpu avx2", "4.19.0", False), ("", "6.1.0", None)])
+def test_what_linux_says_of_the_cpu(flags, version, bf16, monkeypatch, tmp_path):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: x\n{'flags' if flags else 'Features'}\t\t: {flags}\nbugs\t\t: none\n")
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine.platform, "release", lambda: version)
+    asked = []
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: asked.append(1) or {"avx512_bf16": True})
+    assert machine.cpu_has_bf16() is (bf16 is not False) and bool(asked) is (bf16 is None)
+
+
+def test_linux_says_of_this_cpu_what_torch_says(monkeypatch, tmp_path):
+    told = machine.cpu_has_bf16()
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "nowhere")
+    assert told is machine.cpu_has_bf16()
+
+
+def test_a_gpu_is_looked_for_where_there_is_a_driver(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(machine.sys, "platform", "linux")
+    monkeypatch.setattr(machine, "DRIVERS", (tmp_path / "nowhere",))
+    assert choose_device("auto") == "cpu" and choose_device("cuda") == "cuda"
+    monkeypatch.setattr(machine, "DRIVERS", (tmp_path / "nowhere", tmp_path))
+    assert choose_device("auto") == "cuda" and choose_device("cpu") == "cpu"
+
+
 def test_precision_is_automatic_for_the_embedded_default_alone(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(machine, "cpu_has_bf16", lambda: True)
     for words, precision in (((), "bf16"), (("precision=float32",), "float32"), (("experiment=smoke",), "float32"),
                              (("recipe=official",), "float32"), (("data=folder", "data.root=x", "name=n"), "float32")):
         assert Pipeline.compose("device=cpu", f"outputs={tmp_path}", *words).config.precision.value == precision

@@ -199,7 +199,7 @@ def test_an_interrupted_import_continues(exported, other, monkeypatch):
         if len(read) == 3:
             pipeline.group.asked = signal.SIGTERM
         return read_maps(path, *arguments)
-    monkeypatch.setattr("steps.imported.read_maps", stop_after_three)
+    monkeypatch.setattr("wsss.official.read_maps", stop_after_three)
     with pytest.raises(Stopped):
         pipeline.import_official()
     other(*call).import_official()

@@ -10,7 +10,7 @@ from pipeline.config import compose, typed
 from steps import prototypes
 from steps.context import StepContext
 from steps.prototypes import prototype_images
-from wsss.kmeans import kmeans
+from wsss.clustering import kmeans
 from wsss.seeding import generator
 
 CLASSES = ("a", "b", "c")

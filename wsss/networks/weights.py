@@ -1,6 +1,5 @@
 """Weights files: torchvision's pretrained ones, local ones, and our own (safetensors, so that reading never runs code)."""
 
-import hashlib
 import http.client
 import json
 import pickle
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from wsss.errors import WeightsError
 from wsss.files import replacing, user_path
+from wsss.networks.facts import file_sha256, read_metadata
 
 DAMAGED = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError)
 LISTED = 8  # names shown in an error
@@ -44,19 +44,6 @@ def load_weights(path: str | Path, module: nn.Module) -> dict:
     return read_metadata(path)
 
 
-def read_metadata(path: str | Path) -> dict:
-    """The JSON values beside the parameters in a file of `save_weights`. Raises WeightsError if it is missing or damaged."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("json", "{}"))
-    except DAMAGED as error:
-        raise WeightsError(f"{path} is missing or damaged ({type(error).__name__}: {error}): make it again") from error
-    if not isinstance(metadata, dict):
-        raise WeightsError(f"{path} is not a weights file of ours: its metadata is {metadata!r}, expected names with values: "
-                           "make it again")
-    return metadata
-
-
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a .pth or .pt file with a state dict, on the CPU.
 
@@ -80,16 +67,6 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise WeightsError(f"{path} holds no plain state dict; expected parameter names with tensors: save model.state_dict()")
     return dict(tensors)
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal. Raises WeightsError if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"cannot read the weights {path}: {error.strerror or error}; check its name and "
-                           "permissions") from error
 
 
 def pretrained_name(depth: str) -> str:

@@ -1,0 +1,59 @@
+"""The settings of the network, `model.`, and what tells the weights that it starts from. Needs no torch: see `steps.networks`."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from wsss.errors import ConfigError
+from wsss.files import user_path
+from wsss.networks.facts import file_sha256
+from wsss.networks.packaged import FILE, comes_with_weights, packaged_weights
+
+
+class Backbone(Enum):
+    efficientnet_lite0 = "efficientnet_lite0"
+    resnet18 = "resnet18"
+    resnet34 = "resnet34"
+    resnet50 = "resnet50"
+    resnet101 = "resnet101"
+
+
+@dataclass
+class ModelSettings:
+    """`model.`: the network of the classifier. The values stand in `conf/config.yaml`."""
+
+    backbone: Backbone
+    pretrained: bool | None           # start from ImageNet weights; null: where they are installed, without any download
+    weights: str | None               # those weights as a local file: nothing is downloaded
+    cam_weights: str | None           # a trained classifier (official res50_cam.pth): train_cam takes it
+    irn_weights: str | None           # a trained IRN (official res50_irn.pth): train_irn takes it
+
+    @property
+    def starts_from_weights(self) -> bool:
+        asked = comes_with_weights(self.backbone.value) if self.pretrained is None else self.pretrained
+        return asked or self.weights is not None
+
+    def provided(self, step: str) -> str | None:
+        """The file that a training is taken from instead of being done; None where there is none."""
+        return {"train_cam": self.cam_weights, "train_irn": self.irn_weights}.get(step)
+
+    @property
+    def norm(self) -> str:
+        """Frozen batch norm belongs to ImageNet weights; from scratch group norm, so that ranks do not change the model."""
+        return "frozen_batch" if self.starts_from_weights else "group"
+
+
+def weights_digest(model: ModelSettings) -> str:
+    """What tells the ImageNet weights of a run from others: the SHA-256 of a local or an installed file; of torchvision's the
+    name, which holds the start of its SHA-256 and is checked against it on reading."""
+    name = model.backbone.value
+    if model.weights is None and comes_with_weights(name):
+        return file_sha256(packaged_weights())
+    if model.weights is not None and user_path(model.weights).is_file():
+        return file_sha256(user_path(model.weights))
+    from wsss.networks.weights import pretrained_name
+
+    if model.weights is None:
+        return pretrained_name(name)
+    wanted = FILE if comes_with_weights(name) else pretrained_name(name)
+    raise ConfigError(f"model.weights={model.weights!r} is not a file. Give {wanted} or another file with the parameter names of "
+                      f"model.backbone={name}")
