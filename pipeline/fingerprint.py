@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.config import settings_of
-from pipeline.lists import Lists, chooses_pair
+from pipeline.lists import Lists, chooses_pair, masks_to_choose_by
 from pipeline.order import BY_NAME, irn_backbone
 from steps.given_prototypes import digest_of_given
 from steps.make_lpcam import CLUSTERING
@@ -91,8 +91,26 @@ def _settings(config: Any, name: str) -> dict[str, Any]:
 
 
 def is_read(config: Any, dataset: Dataset, name: str, source: str) -> bool:
-    """Whether step `name` really reads `source` with this data set: no threshold is chosen where there are no masks."""
-    return not (name == "cam_to_ir_label" and source == "eval_cam") or chooses_pair(config, dataset)
+    """Whether step `name` really reads `source` with this data set: no threshold is chosen where there are no masks, and IRN is
+    for refiners that walk."""
+    if (name, source) == ("cam_to_ir_label", "eval_cam"):
+        return chooses_pair(config, dataset)
+    if (name, source) == ("make_sem_seg_labels", "train_irn"):
+        refiners = config.make_sem_seg_labels.refiners(bool(masks_to_choose_by(dataset)))
+        return any(refiner.walks for refiner in refiners)
+    return True
+
+
+def unread_steps(config: Any, dataset: Dataset) -> dict[str, str]:
+    """The steps that others of the experiment could read and none does, each with the reason."""
+    unread: dict[str, str] = {}
+    for name in reversed(config.steps):
+        readers = [reader for reader in config.steps if name in BY_NAME[reader].reads(config)]
+        reading = [reader for reader in readers if reader not in unread and is_read(config, dataset, reader, name)]
+        if readers and not reading and BY_NAME[name].kind != "score":
+            refiner = config.make_sem_seg_labels.refiners(bool(masks_to_choose_by(dataset)))[0].value
+            unread[name] = f"no step reads it with make_sem_seg_labels.refiner={refiner}"
+    return unread
 
 
 def fingerprint(identity: dict) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import selected
-from pipeline.fingerprint import differences, fingerprint, identities, is_read
+from pipeline.fingerprint import differences, fingerprint, identities, is_read, unread_steps
 from pipeline.lists import Lists, derive_lists
 from pipeline.order import BY_NAME, Step
 from pipeline.reuse import Donor, find_donor, refuse_strangers
@@ -107,10 +107,13 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
     """
     chosen = selected(config)
     plan = {planned.name: planned for planned in survey(config, dataset, folder)}
+    unread = unread_steps(config, dataset)
     refuse_strangers(donors or [], {name: planned.identity for name, planned in plan.items()})
     for name, planned in plan.items():
         wanted = config.steps.index(name) <= config.steps.index(chosen[-1])   # what comes later need not be taken over
         _decide(config, dataset, folder, planned, name in chosen, donors or [] if wanted else [])
+        if name in unread and planned.action != SKIP and not getattr(config, BY_NAME[name].flag):
+            planned.action, planned.usable, planned.why = LEFT_OUT, False, unread[name]
         if planned.works:
             _check_replacing(config, folder, planned)
         if planned.works and planned.action != REUSE:

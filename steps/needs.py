@@ -19,6 +19,7 @@ from torch import nn
 
 from steps.memory import SLACK, resident
 from steps.schedule import OptimizerName
+from steps.refining import OFFSETS
 from steps.side_by_side import available_cores, images_at_once
 from steps.store import Layout
 from wsss.data.dataset import Dataset
@@ -245,10 +246,17 @@ def _part(settings: Any, images: int) -> int:
 
 def _make_sem_seg_labels(step: _Step) -> _Bytes:
     network, images, originals = step.network(irn=True).eval(), step.images("ids"), step.images("ids", original=True)
-    soft = step.settings.save_soft * images.total(2 * (images.classes + 1) * images.pixels / 16)   # float16 at stride 4
+    refiners, (pixel, label) = step.settings.refiners(bool(step.lists["val"])), _CRF
+    walks, crf = any(refiner.walks for refiner in refiners), any(refiner.has_crf for refiner in refiners)
+    soft = walks * step.settings.save_soft * images.total(2 * (images.classes + 1) * images.pixels / 16)   # float16 at stride 4
     walk = images.most(8 / 16 * 2 * _directions(step.settings.radius), 8 / 16 * 6)   # float64 at stride 4; 6 copies of the maps
-    return _Bytes(_labels(originals, _MASK) + soft, _weights(network),
-                  max(step.forwards(network, network.edge_map, images), walk, originals.most(*_SOFT)))
+    labellings = len(OFFSETS) * (1 + walks) if step.settings.chooses and step.lists["val"] else 1
+    passing = [originals.most(*_SOFT)]
+    if walks:
+        passing += [step.forwards(network, network.edge_map, images), walk]
+    if crf:
+        passing.append(images.most(pixel + label * labellings, label * labellings))
+    return _Bytes(_labels(originals, _MASK) + soft, walks * _weights(network), max(passing))
 
 
 def _make_ins_seg_labels(step: _Step) -> _Bytes:

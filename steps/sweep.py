@@ -112,6 +112,8 @@ def _now(context: StepContext, kind: str) -> dict[str, Any] | None:
     if step not in context.inputs:
         return None
     chosen = read_chosen(context.inputs[step] / name, None if kind == "walk" else kind)
+    if kind == "walk" and chosen.get("refiner") != "walk":   # the run's threshold is of other scores
+        return None
     return {key: chosen[key] for key in ("threshold", "source")}
 
 
@@ -173,7 +175,7 @@ def _walks(context: StepContext, settings: SweepSettings, walk: Walk, before: in
         truth, (walked, edge) = dataset.mask(image_id), walk(image_id)
         for pair in pairs:
             context.check_stop()
-            soft, _ = walk.soft(walked if pair == own else walk.again(edge, image_id, *pair), image_id)
+            soft = walk.soft(walked if pair == own else walk.again(edge, image_id, *pair), image_id, dataset.size(image_id))
             counts[pair].update(soft, maps.classes(image_id), truth)
         context.progress(before + number, total, f"images, {len(pairs)} walks each")
     points = []

@@ -1,14 +1,12 @@
-"""The random walk that spreads the maps of one image after the other, and the mask that is cut out of them."""
+"""The random walk that spreads the maps of one image after the other."""
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 
 from steps.artifacts import Maps
 from steps.context import StepContext
 from steps.networks import load_irn, network_input
 from wsss.maps import from_stride_4
+from wsss.refinement import walk_steps
 from wsss.walk import random_walk
 
 
@@ -31,20 +29,15 @@ class Walk:
 
     def again(self, edge: torch.Tensor, image_id: str, beta: float, exp_times: int) -> torch.Tensor:
         """The walked maps of an image whose edge map (h, w) is known, for other exponents; not divided: `soft` does that."""
+        settings = self.context.settings
         with torch.inference_mode():
             seeds = self.maps.map(image_id, "strided", self.context.device)   # (K, h, w)
-            return random_walk(seeds, edge[None], beta=beta, exp_times=exp_times, radius=self.context.settings.radius)
+            steps = walk_steps(*edge.shape, exp_times) if settings.scale_steps else 2**exp_times
+            return random_walk(seeds, edge[None], beta=beta, steps=steps, radius=settings.radius)
 
-    def soft(self, walked: torch.Tensor, image_id: str) -> tuple[torch.Tensor, tuple[int, int]]:
-        """The walked maps at the size of the photograph: official x4, crop; then divided by their common maximum."""
-        facts, size = self.maps.facts(image_id), self.context.dataset.size(image_id)
+    def soft(self, walked: torch.Tensor, image_id: str, size: tuple[int, int]) -> torch.Tensor:
+        """The walked maps at `size` (H, W): official x4, crop; then divided by their common maximum."""
+        facts = self.maps.facts(image_id)
         soft = from_stride_4(walked, (facts["height"], facts["width"]), size)   # differ where data.max_side shrank the photograph
         highest = soft.max() if soft.numel() else soft.new_zeros(())
-        return (soft / highest if highest > 0 else soft), size
-
-
-def mask_of(soft: torch.Tensor, classes: Sequence[int], threshold: float) -> np.ndarray:
-    """(H, W) uint8 from maps (K, H, W): the greatest map's class + 1 where that map exceeds the threshold, else background 0."""
-    values = torch.tensor([0] + [c + 1 for c in classes], device=soft.device)
-    background = soft.new_full((1, *soft.shape[1:]), threshold)
-    return values[torch.cat([background, soft]).max(dim=0).indices].byte().cpu().numpy()
+        return soft / highest if highest > 0 else soft

@@ -1,14 +1,12 @@
 """Pseudo masks from seed maps: what comes between activation maps and masks.
 
-Every way here turns the maps of the classes present into scores (K + 1, H, W) of background and classes, whose greatest is the
-mask: a background threshold beside the maps as they are, or after IRN's random walk (Ahn et al. 2019), and either of them through
-the dense CRF.
+The maps of the classes present, as they are or after IRN's random walk (`wsss.walk`), stand beside a background threshold as
+scores (K + 1, H, W), whose greatest is the mask; or the dense CRF (`wsss.crf`) starts from these scores.
 """
 
 import torch
 from torch import Tensor
 
-from wsss.crf import DenseCRF, unary_from_labels
 from wsss.errors import ArgumentError
 
 VOC_CELLS = 94 * 125  # of a VOC photograph, 375 x 500, at stride 4: what the official 2^8 steps were set for
@@ -28,18 +26,3 @@ def walk_steps(height: int, width: int, exp_times: int = 8) -> int:
 def with_background(maps: Tensor, threshold: float) -> Tensor:
     """Scores (K + 1, H, W): a background of `threshold` everywhere, then the maps (K, H, W) in [0, 1]; K may be 0."""
     return torch.cat([maps.new_full((1, *maps.shape[1:]), threshold), maps])
-
-
-def crf_scores(crf: DenseCRF, scores: Tensor, *, iterations: int = 10, gt_prob: float = 0.7) -> Tensor:
-    """Label probabilities of the dense CRF that starts from the greatest of `scores`.
-
-    Args:
-        crf: of the image, (H, W).
-        scores: (L, H, W), of background and classes, as `with_background` makes them.
-        iterations, gt_prob: of the mean field inference, and the trust in the starting label (official `crf_inference_label`).
-
-    Returns:
-        (L, H, W) float32, summing to 1 over L.
-    """
-    labels = scores.max(dim=0).indices   # the first wins a tie, so background does
-    return crf.inference(unary_from_labels(labels, len(scores), gt_prob), iterations)
