@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 VERSION = 2
 # The settings that say how prototypes are found: they count for nothing where prototypes are given.
-CLUSTERING = {"prototype_images", "prototype_seed", "n_clusters", "cam_threshold", "fg_threshold", "context_low", "context_high",
-              "max_features_per_class", "kmeans_iterations", "kmeans_init", "kmeans_tolerance", "kmeans_total_shift",
+CLUSTERING = {"prototype_images", "prototype_seed", "n_clusters", "cam_threshold", "fg_threshold", "min_prototypes",
+              "context_low", "context_high", "max_features_per_class", "kmeans_iterations", "kmeans_init", "kmeans_tolerance", "kmeans_total_shift",
               "kmeans_backend"}
 
 
@@ -54,6 +54,7 @@ class Settings:
     n_clusters: int                  # of the foreground and of the context features of a class, each
     cam_threshold: float             # features above it are foreground, below it context
     fg_threshold: float              # a foreground centre is kept when its class probability is above
+    min_prototypes: int              # foreground centres that are kept at least, the most probable ones
     context_low: float               # a context centre is kept when its class probability is between these two
     context_high: float
     max_features_per_class: int      # of foreground and of context features, each; more are sampled by seed
@@ -67,7 +68,7 @@ class Settings:
     prototypes: str | None           # a prototypes.npz, or a folder with the official two files: nothing is clustered
 
     def __post_init__(self) -> None:
-        for name in ("n_clusters", "kmeans_iterations"):
+        for name in ("n_clusters", "kmeans_iterations", "min_prototypes"):
             require(getattr(self, name) >= 1, f"make_lpcam.{name}", getattr(self, name), "at least 1")
         for name in ("cam_threshold", "fg_threshold", "context_low", "context_high"):
             require(0 <= getattr(self, name) <= 1, f"make_lpcam.{name}", getattr(self, name), "a number in [0, 1]")

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from steps.memory import SLACK, resident
-from steps.schedule import OptimizerName
 from steps.refining import OFFSETS
+from steps.schedule import OptimizerName
 from steps.side_by_side import available_cores, images_at_once
 from steps.store import Layout
 from wsss.data.dataset import Dataset

@@ -180,7 +180,7 @@ def _class_prototypes(context: StepContext, index: int, ids: list[str], classifi
         found[kind] = result.centers, *_nearest(result, cells, ids)
     centers = [found[kind][0] for kind in ("foreground", "context")]
     kept = select_prototypes(*centers, weight, index, fg_threshold=settings.fg_threshold,
-                             bg_low=settings.context_low, bg_high=settings.context_high)
+                             bg_low=settings.context_low, bg_high=settings.context_high, minimum=settings.min_prototypes)
     center = torch.cat(centers)
     return {"class_index": np.full(len(center), index), "is_context": np.repeat([False, True], [len(c) for c in centers]),
             "center": center.cpu().numpy(), "probability": class_probability(center, weight)[:, index].cpu().numpy(),

@@ -56,14 +56,16 @@ def select_prototypes(
     fg_threshold: float = 0.9,
     bg_low: float = 0.05,
     bg_high: float = 0.9,
+    minimum: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Which centres become prototypes of a class.
 
     A foreground centre is kept when the classifier gives the class a probability above `fg_threshold`, a background
     centre, then called context, when it lies strictly between `bg_low` and `bg_high`. The defaults are those of the
     official code for VOC; for COCO it has 0 and 0.5 (`step_coco/make_lpcam.py`), and the paper has no lower bound.
-    When no foreground centre passes, the most probable one is kept (official VOC: crash; official COCO: also those
-    within 1e-6 of it).
+    Where fewer than `minimum` foreground centres pass, the most probable `minimum` are kept. With 1 this is what the official
+    code does on COCO, but for those within 1e-6 of the most probable one; on VOC it crashes. One centre alone depends on the
+    random start of k-means: two classes that are always together, as face and body, have no centre that is sure of one of them.
 
     Args:
         fg_centers: (Kf, D) raw means. bg_centers: (Kb, D) raw means. Either may be empty.
@@ -77,8 +79,8 @@ def select_prototypes(
     foreground = class_probability(fg_centers, weight)[:, class_index]  # (Kf,)
     background = class_probability(bg_centers, weight)[:, class_index]  # (Kb,)
     kept = foreground > fg_threshold
-    if len(kept) and not kept.any():
-        kept[foreground.argmax()] = True
+    if kept.sum() < minimum:
+        kept[foreground.topk(min(minimum, len(kept))).indices] = True
     return kept, (background > bg_low) & (background < bg_high)
 
 
