@@ -16,6 +16,7 @@ from pipeline.jobs import FOLDER as SCRIPTS
 from pipeline.jobs import job_lines
 from pipeline.predict import empty_folder
 from pipeline.runner import SUMMARY, Pipeline
+from pipeline.stages import stage_lines
 from pipeline.summary import score_table
 from pipeline.sweep import place_of, sweep_lines, write_sweep
 from pipeline.watch import FAREWELL
@@ -90,6 +91,8 @@ def run(pipeline: Pipeline) -> int:
     if not pipeline.group.leads or pipeline.config.shard is not None:
         return 0
     pipeline.console.result("\n" + score_table(summary))
+    for line in stage_lines(summary["stages"]):
+        pipeline.console.result(line)
     for line in changes(before, summary):
         pipeline.console.result(line)
     pipeline.console.result(f"Everything lies in {pipeline.folder.path}/, the scores in {pipeline.folder.path / SUMMARY}")
