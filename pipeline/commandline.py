@@ -15,6 +15,7 @@ from pipeline.distributed import QuietConsole, find_place
 from pipeline.jobs import FOLDER as SCRIPTS
 from pipeline.jobs import job_lines
 from pipeline.runner import SUMMARY, Pipeline
+from pipeline.stages import stage_lines
 from pipeline.summary import score_table
 from steps.context import Stopped
 from steps.datasets import download_dataset, list_findings, open_dataset, prepare_dataset
@@ -90,6 +91,8 @@ def run(pipeline: Pipeline) -> int:
     if not pipeline.group.leads or pipeline.config.shard is not None:
         return 0
     pipeline.console.result("\n" + score_table(summary))
+    for line in stage_lines(summary["stages"]):
+        pipeline.console.result(line)
     for line in changes(before, summary):
         pipeline.console.result(line)
     pipeline.console.result(f"Everything lies in {pipeline.folder.path}/, the scores in {pipeline.folder.path / SUMMARY}")

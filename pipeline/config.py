@@ -82,9 +82,10 @@ class ReportSettings:
     images: int                  # in each of the galleries best, worst and random
     images_per_class: int        # of every class besides
     strips: int                  # images whose way through the steps is shown
+    changes: int                 # images that gained most, and as many that lost most, from each stage to the next
 
     def __post_init__(self) -> None:
-        for key in ("images", "images_per_class", "strips"):
+        for key in ("images", "images_per_class", "strips", "changes"):
             require(0 <= getattr(self, key) <= 200, f"report.{key}", getattr(self, key), "from 0 to 200: all are in one file")
 
 

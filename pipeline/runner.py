@@ -25,6 +25,7 @@ from pipeline.reading import reading
 from pipeline.recorded import RecordedRun, find_run, recorded_config
 from pipeline.reuse import open_donors
 from pipeline.runfolder import RunFolder
+from pipeline.stages import settings_in_use
 from pipeline.status import StepStatus, run_status
 from pipeline.submit import Submitted, Submitter, require_one_step
 from pipeline.summary import build_summary
@@ -311,7 +312,8 @@ class Pipeline(Work):
         """The summary of what is up to date by now, also by other runs on this folder."""
         plan = survey(self.config, self.dataset, self.folder, photographs=False)
         try:
-            return build_summary(self.folder, plan, self.dataset.classes, self.config.published)
+            return build_summary(self.folder, plan, self.dataset.classes, self.config.published,
+                                 settings_in_use(self.config))
         except ArtifactError as error:
             raise put_away(error, "summary") from error
 
