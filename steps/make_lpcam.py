@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 VERSION = 2
 # The settings that say how prototypes are found: they count for nothing where prototypes are given.
 CLUSTERING = {"prototype_images", "prototype_seed", "n_clusters", "cam_threshold", "fg_threshold", "min_prototypes",
-              "context_low", "context_high", "max_features_per_class", "kmeans_iterations", "kmeans_init", "kmeans_tolerance", "kmeans_total_shift",
-              "kmeans_backend"}
+              "context_low", "context_high", "max_features_per_class", "kmeans_iterations", "kmeans_init", "kmeans_tolerance",
+              "kmeans_total_shift", "kmeans_backend"}
 
 
 class KMeansInit(Enum):

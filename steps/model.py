@@ -15,6 +15,7 @@ class Backbone(Enum):
     resnet34 = "resnet34"
     resnet50 = "resnet50"
     resnet101 = "resnet101"
+    tiny = "tiny"                     # for trying the machinery; too small to learn much
 
 
 @dataclass

@@ -1,7 +1,9 @@
 """One small finished run that many tests look at or copy."""
 
+import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,11 @@ import torch
 
 from pipeline import Pipeline
 
-SMOKE = ("experiment=smoke", "threads=1", "train_cam.checkpoint_steps=10", "train_irn.checkpoint_steps=1", "report.write=false")
+# A network of 20 thousand parameters: most tests are about what happens around it. The name of the run is smoke.
+TINY = ("model.backbone=tiny", "model.pretrained=false", "model.weights=null")
+SMOKE = ("experiment=smoke", *TINY, "data.image_size=96", "data.n_train=24", "data.n_val=8", "train_cam.epochs=20", "train_cam.batch_size=8",
+         "make_lpcam.n_clusters=4", "train_irn.epochs=2", "train_irn.batch_size=8", "threads=1", "train_cam.checkpoint_steps=10",
+         "train_irn.checkpoint_steps=1", "report.write=false")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,16 +25,34 @@ def _threads():
 
 
 @pytest.fixture(scope="session")
-def smoke_outputs(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`made_once(name, make)` is a folder that `make(folder)` fills once, in one of xdist's processes for all of them."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent   # that of the whole session
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = base / name, base / f"{name}.done"
+        with open(base / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)   # the others wait here
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)   # of a process in which `make` failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+    return made
+
+
+@pytest.fixture(scope="session")
+def smoke_outputs(made_once) -> Path:
     """`outputs` with the finished run `smoke`: never changed; see `outputs`."""
-    outputs = tmp_path_factory.mktemp("smoke")
-    Pipeline.compose(*SMOKE, f"outputs={outputs}").run()
-    return outputs
+    return made_once("smoke", lambda outputs: Pipeline.compose(*SMOKE, f"outputs={outputs}").run())
 
 
 @pytest.fixture
 def outputs(smoke_outputs, tmp_path) -> Path:
-    """A copy of the finished run that a test may damage. The states of the trainings, two thirds of it, are links."""
+    """A copy of the finished run that a test may damage. The states of the trainings, the largest files, are links."""
     def copy(source: str, target: str) -> None:
         (os.link if source.endswith("state.safetensors") else shutil.copy2)(source, target)
     return Path(shutil.copytree(smoke_outputs, tmp_path / "outputs", copy_function=copy))

@@ -16,11 +16,15 @@ from steps.artifacts import Maps
 from steps.context import Stopped
 from tests.conftest import SMOKE
 from tests.wsss.official_networks import OfficialCam, OfficialIrn
+from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask
 from wsss.errors import ConfigError, DataError, WeightsError
-from wsss.official import PROTOTYPE_FILES, read_maps, write_label
+from wsss.networks.irn import IRN
+from wsss.networks.resnet import resnet
+from wsss.official import IRN as OFFICIAL_IRN
+from wsss.official import PROTOTYPE_FILES, read_maps, write_label, write_network
 
-RESNET18 = (64, 64, 128, 256, 512)
+RESNET = "model.backbone=resnet18"
 
 
 @pytest.fixture(scope="module")
@@ -290,24 +294,22 @@ def test_from_the_command_line(smoke_outputs, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """res50_cam.pth and res50_irn.pth of the official layout, but with a ResNet-18, for 8 classes."""
+    """res50_cam.pth of the official layout, but with a ResNet-18, for 8 classes: the folder and the network."""
     folder = tmp_path_factory.mktemp("networks")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        nets = {"cam": OfficialCam(8, "resnet18"), "irn": OfficialIrn("resnet18", RESNET18)}
-    nets["cam"].resnet50.inplanes = 512
-    for name, net in nets.items():
-        torch.save(net.state_dict(), folder / f"{name}.pth")
-    return folder, nets
+        net = OfficialCam(len(CLASSES), "resnet18")
+    torch.save(net.state_dict(), folder / "cam.pth")
+    return folder, net
 
 
 def test_a_provided_classifier(other, networks, few, tmp_path, monkeypatch):
-    folder, nets = networks
+    folder, net = networks
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))   # no ImageNet weights, and none may be fetched
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setattr(torch.hub, "urlopen", lambda *arguments, **options: pytest.fail("something was fetched"))
     maps = ("steps=[train_cam,make_cam]", "seed_maps=cam", f"make_cam.split={few}")
-    call = (f"model.cam_weights={folder / 'cam.pth'}", *maps)
+    call = (RESNET, f"model.cam_weights={folder / 'cam.pth'}", *maps)
     plan = other(*call, "model.pretrained=true", "train_cam.split=nowhere.txt").plan()   # no list, no ImageNet weights
     assert (plan[0].action, plan[0].to_do, plan[0].unit, plan[0].why) == ("provided", 1, "file", f"from {folder / 'cam.pth'}")
     assert not other().folder.path.exists()
@@ -315,26 +317,29 @@ def test_a_provided_classifier(other, networks, few, tmp_path, monkeypatch):
     facts = manifest(other(), "train_cam")
     assert facts["result"] == {"provided_from": str(folder / "cam.pth")} and facts["lists"] == {}
     weights = load_file(other().folder.result("train_cam") / "weights.safetensors")
-    assert torch.equal(weights["backbone.layer4.1.conv2.weight"], nets["cam"].resnet50.layer4[1].conv2.weight)
+    assert torch.equal(weights["backbone.layer4.1.conv2.weight"], net.resnet50.layer4[1].conv2.weight)
     assert list(actions(other(*call, "train_cam.epochs=3", "train_cam.batch_size=2")).values()) == ["skip", "skip"]
     # the same network in another file, then another network
-    torch.save({"state_dict": nets["cam"].state_dict()}, tmp_path / "other.pth")
-    plan = other(f"model.cam_weights={tmp_path / 'other.pth'}", *maps).plan()
+    torch.save({"state_dict": net.state_dict()}, tmp_path / "other.pth")
+    plan = other(RESNET, f"model.cam_weights={tmp_path / 'other.pth'}", *maps).plan()
     assert [(planned.action, planned.why) for planned in plan] == [
         ("provided", f"from {tmp_path / 'other.pth'}; provided changed"), ("re-run", "train_cam changed")]
-    plan = other(*maps).plan()
+    plan = other(RESNET, *maps).plan()
     assert (plan[0].action, plan[0].why) == ("re-run", "was taken from files")
 
 
 def test_a_finished_training_is_not_replaced_by_a_file_unasked(smoke, networks):
-    call = (f"model.cam_weights={networks[0] / 'cam.pth'}", "to_step=train_cam")
+    call = (RESNET, f"model.cam_weights={networks[0] / 'cam.pth'}", "to_step=train_cam")
     with pytest.raises(ConfigError, match="train_cam is finished in .* and would be replaced .*taken from files now.* Set replace=true"):
         smoke(*call).plan()
     assert smoke(*call, "replace=true").plan()[0].action == "provided"
 
 
-def test_a_provided_irn_alone(smoke, networks):
-    call = (f"model.irn_weights={networks[0] / 'irn.pth'}", "replace=true")
+def test_a_provided_irn_alone(smoke, tmp_path):
+    irn = IRN(resnet("tiny", "frozen_batch"))   # the backbone of the finished run, whose classifier stays
+    irn.set_displacement_mean(torch.tensor([0.25, -1.5]))
+    write_network(tmp_path / "irn.pth", irn.state_dict(), OFFICIAL_IRN)
+    call = (f"model.irn_weights={tmp_path / 'irn.pth'}", "replace=true")
     plan = actions(smoke(*call))
     assert (plan["train_cam"], plan["train_irn"], plan["make_sem_seg_labels"]) == ("skip", "provided", "re-run")
     smoke(*call, "train_irn_pass=true").run()
@@ -357,9 +362,9 @@ def test_a_provided_irn_alone(smoke, networks):
     (lambda state: [1, 2], "holds no plain state dict"),
 ])
 def test_weights_that_do_not_fit_are_refused_before_any_work(other, networks, tmp_path, change, message):
-    torch.save(change(dict(networks[1]["cam"].state_dict())), tmp_path / "cam.pth")
+    torch.save(change(dict(networks[1].state_dict())), tmp_path / "cam.pth")
     with pytest.raises(WeightsError, match=message):
-        other(f"model.cam_weights={tmp_path / 'cam.pth'}").run()
+        other(RESNET, f"model.cam_weights={tmp_path / 'cam.pth'}").run()
     assert not other().folder.path.exists()
 
 
@@ -422,7 +427,7 @@ def test_official_prototypes_are_taken(smoke, outputs, few, tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda arrays: arrays | {"class_index": arrays["class_index"] + 1}, "is of 9 classes, the data set has 8"),
-    (lambda arrays: arrays | {"center": arrays["center"][:, :100]}, "holds features of 100 numbers, the network's have 512"),
+    (lambda arrays: arrays | {"center": arrays["center"][:, :10]}, "holds features of 10 numbers, the network's have 32"),
     (lambda arrays: arrays | {"center": np.full_like(arrays["center"], np.inf)}, "holds numbers that are not finite"),
     (lambda arrays: arrays | {"kept": arrays["kept"][:3]}, r"does not hold center \(n, D\), class_index"),
     (lambda arrays: {"center": arrays["center"]}, "is damaged or no prototypes.npz"),

@@ -18,7 +18,8 @@ def image(height=33, width=50, batch=1):
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height))
 
 
-@pytest.mark.parametrize(("depth", "channels"), [("resnet18", (64, 64, 128, 256, 512)), ("resnet50", (64, 256, 512, 1024, 2048))])
+@pytest.mark.parametrize(("depth", "channels"), [("resnet18", (64, 64, 128, 256, 512)), ("resnet50", (64, 256, 512, 1024, 2048)),
+                                                 ("tiny", (4, 4, 8, 16, 32))])
 @pytest.mark.parametrize("norm", ["frozen_batch", "group"])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (33, 50), (64, 17)])
 def test_stages_have_stride_16_at_any_size(depth, channels, norm, height, width):
@@ -29,6 +30,13 @@ def test_stages_have_stride_16_at_any_size(depth, channels, norm, height, width)
     assert net.channels == channels
     for stage, channel, stride in zip(stages, channels, (4, 4, 8, 16, 16), strict=True):
         assert stage.shape == (1, channel, -(-height // stride), -(-width // stride))
+
+
+def test_tiny_is_tiny_and_changes_no_other_network():
+    assert sum(parameter.numel() for parameter in resnet("tiny").parameters()) == 20_052
+    groups = {(layer.num_channels, layer.num_groups) for layer in resnet("tiny").modules() if isinstance(layer, torch.nn.GroupNorm)}
+    assert groups == {(4, 1), (8, 1), (16, 2), (32, 4)}
+    assert {layer.num_groups for layer in resnet("resnet18").modules() if isinstance(layer, torch.nn.GroupNorm)} == {32}
 
 
 @pytest.mark.parametrize("depth", ["resnet18", "resnet34", "resnet50", "resnet101"])

@@ -65,6 +65,11 @@ def test_a_download_that_breaks_off_is_no_traceback(offline, monkeypatch):
         load_pretrained(resnet("resnet18", "frozen_batch"), "resnet18")
 
 
+def test_tiny_has_none():
+    with pytest.raises(WeightsError, match="there are no pretrained weights of model.backbone=tiny.* set model.pretrained=false or choose"):
+        load_pretrained(resnet("tiny", "frozen_batch"), "tiny")
+
+
 def test_the_name_of_every_depth_is_torchvisions():
     for depth in ("resnet18", "resnet34", "resnet50", "resnet101"):
         assert pretrained_name(depth).startswith(f"{depth}-") and pretrained_name(depth).endswith(".pth")

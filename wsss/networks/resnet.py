@@ -1,8 +1,7 @@
 """The backbone: a torchvision ResNet at stride 16, as IRN and LPCAM use it (official `net/resnet50.py`)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from wsss.data.images import IMAGENET
 from wsss.errors import ArgumentError
 
-DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101")
+DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "tiny")
 NORMS = ("frozen_batch", "group")
 
 
@@ -76,6 +75,7 @@ class ResNet(nn.Module):
 def resnet(depth: str = "resnet50", norm: str = "group", seed: int = 0) -> ResNet:
     """A ResNet with random weights that depend on `seed` only; the global random state is left as it was.
 
+    depth "tiny", of 4 to 32 channels: for trying the machinery; too small to learn much.
     norm "frozen_batch", for pretrained weights: batch norm with fixed statistics, conv1 and bn1 not trained, scale and shift of
     the other layers trained. norm "group", for training from scratch: GroupNorm of 32 groups, everything trained.
     Raises ArgumentError for an unknown depth or norm.
@@ -86,12 +86,35 @@ def resnet(depth: str = "resnet50", norm: str = "group", seed: int = 0) -> ResNe
         raise ArgumentError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
     from torchvision import models  # takes a second and 160 MB, which plan and status need not spend
 
-    layer = FrozenBatchNorm if norm == "frozen_batch" else partial(GroupNorm, 32)
+    layer = FrozenBatchNorm if norm == "frozen_batch" else _group_norm
     with seeded(seed):
-        net = ResNet(getattr(models, depth)(weights=None, norm_layer=layer), depth, norm)
+        net = ResNet(_tiny(layer) if depth == "tiny" else getattr(models, depth)(weights=None, norm_layer=layer), depth, norm)
     if norm == "frozen_batch":
         net.conv1.requires_grad_(False)
         net.bn1.requires_grad_(False)
+    return net
+
+
+def _group_norm(channels: int) -> GroupNorm:
+    """Of 32 groups; below 64 channels, which only "tiny" has, as many as leave 8 channels to each."""
+    return GroupNorm(32 if channels >= 64 else max(1, channels // 8), channels)
+
+
+def _tiny(layer: Callable[[int], nn.Module]) -> nn.Module:
+    """The layers of a ResNet of one block each and 4, 8, 16 and 32 channels: 20 thousand parameters."""
+    from torchvision.models.resnet import BasicBlock, conv1x1  # late, as in `resnet`
+
+    net = nn.Module()
+    net.conv1, net.bn1 = nn.Conv2d(3, 4, 7, stride=2, padding=3, bias=False), layer(4)
+    net.relu, net.maxpool = nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)
+    net.layer1 = nn.Sequential(BasicBlock(4, 4, norm_layer=layer))
+    for number, channels in ((2, 8), (3, 16), (4, 32)):
+        shortcut = nn.Sequential(conv1x1(channels // 2, channels, 2), layer(channels))
+        setattr(net, f"layer{number}", nn.Sequential(BasicBlock(channels // 2, channels, 2, shortcut, norm_layer=layer)))
+    net.fc = nn.Linear(32, 1)
+    for module in net.modules():  # as torchvision does
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return net
 
 

@@ -82,6 +82,9 @@ def pretrained_cache(depth: str) -> Path:
 def _url(depth: str) -> str:
     from torchvision.models import get_model_weights  # late, as in `wsss.networks.resnet`
 
+    if depth == "tiny":
+        raise WeightsError("there are no pretrained weights of model.backbone=tiny, which is for trying the machinery: set "
+                           "model.pretrained=false or choose another backbone")
     return get_model_weights(depth).IMAGENET1K_V1.url
 
 
