@@ -103,7 +103,7 @@ def run(pipeline: Pipeline) -> int:
 
 def plan(pipeline: Pipeline) -> int:
     steps = pipeline.plan()
-    pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.device_type))
+    pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.config.model, pipeline.device_type))
     pipeline.console.result(plan_table(pipeline.folder.path, steps))
     pipeline.console.result(f"  to do it: {pipeline.command}")
     return 0
@@ -111,7 +111,7 @@ def plan(pipeline: Pipeline) -> int:
 
 def status(pipeline: Pipeline) -> int:
     steps = pipeline.status()
-    pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.device_type))
+    pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.config.model, pipeline.device_type))
     jobs = job_lines(pipeline.folder)
     for step in steps:
         pipeline.console.result(f"  {step}")

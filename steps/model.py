@@ -37,6 +37,12 @@ class ModelSettings:
         """The file that a training is taken from instead of being done; None where there is none."""
         return {"train_cam": self.cam_weights, "train_irn": self.irn_weights}.get(step)
 
+    def __str__(self) -> str:
+        """For the first line of a run: the network and what its weights start from."""
+        if self.cam_weights:
+            return f"{self.backbone.value} from {self.cam_weights}"
+        return f"{self.backbone.value} from {'ImageNet weights' if self.starts_from_weights else 'scratch'}"
+
     @property
     def norm(self) -> str:
         """Frozen batch norm belongs to ImageNet weights; from scratch group norm, so that ranks do not change the model."""

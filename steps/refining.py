@@ -21,7 +21,7 @@ from wsss.maps import at_size
 from wsss.metrics import Confusion, ThresholdCounts
 from wsss.refinement import with_background
 
-OFFSETS = (-0.10, -0.05, 0.0, 0.05, 0.10)   # a CRF is tried at the best threshold before it and at these beside it
+OFFSETS = (-0.05, 0.0, 0.05, 0.10, 0.15)   # a CRF is tried at the best threshold before it and at these beside it
 KEY = "make_sem_seg_labels"
 
 

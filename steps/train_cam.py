@@ -76,6 +76,10 @@ def run(context: StepContext) -> dict[str, Any]:
     if context.model.provided("train_cam"):
         return provide(context, "train_cam")
     settings, dataset = context.settings, context.dataset
+    if not context.model.starts_from_weights and context.group.leads:
+        context.warn(f"the network {context.model.backbone.value} starts from random weights: on a few hundred images the maps "
+                     "of every later step are poor. Take model.backbone=efficientnet_lite0, whose ImageNet weights are "
+                     "installed, or model.pretrained=true; or raise train_cam.epochs")
     classifier = new_classifier(context)
     resize_long = tuple(round(factor * settings.crop_size) for factor in settings.resize_long)
 

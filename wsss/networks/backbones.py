@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from wsss.errors import ArgumentError
+from wsss.errors import ArgumentError, WeightsError
 from wsss.networks import efficientnet
 from wsss.networks.packaged import NAME as LITE0
 from wsss.networks.packaged import comes_with_weights, packaged_weights
@@ -36,6 +36,9 @@ def load_pretrained(backbone: nn.Module, file: str | Path | None = None) -> None
     its cache or the net. Raises WeightsError if they cannot be had, are damaged, or are of another network.
     """
     name = backbone.name
+    if backbone.norm != "frozen_batch":
+        raise WeightsError(f"ImageNet weights of {name} come with batch norm, the network has group norm: use norm='frozen_batch' "
+                           "with them")
     if file is not None:
         tensors, where = read_tensors(file), str(file)
     elif comes_with_weights(name):
