@@ -48,7 +48,7 @@ def identities(config: Any, dataset: Dataset, lists: dict[str, Lists],
 
 def provided_identity(dataset: Dataset, name: str, digest: str) -> dict[str, Any]:
     """The identity of a step that is taken from files with this digest instead of being done: no setting counts."""
-    frame = {} if BY_NAME[name].kind == "training" else {"max_side": dataset.max_side}
+    frame = {} if BY_NAME[name].kind == "training" else frame_of(dataset)
     return {"provided": digest, "data": {"classes": list(dataset.classes), **frame}}
 
 
@@ -67,7 +67,7 @@ def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dic
         identity["precision"] = config.precision.value
     if "model" in step.depends:
         identity["model"] = _model(config, name)
-    identity["data"] = {"classes": list(dataset.classes), "max_side": dataset.max_side}
+    identity["data"] = {"classes": list(dataset.classes), **frame_of(dataset)}
     for purpose, ids in lists[name].items():
         if not ids or (name, purpose) == ("train_cam", "val") or (step.kind, purpose) == ("images", "ids"):
             continue
@@ -80,6 +80,11 @@ def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dic
             key = f"{kind} of {purpose}"
             identity["data"][key] = digest(ids) if recorded is None else recorded.get("data", {}).get(key, "unknown")
     return identity
+
+
+def frame_of(dataset: Dataset) -> dict[str, int | None]:
+    """The size in which the networks see the photographs."""
+    return {"max_side": dataset.max_side} | ({"min_side": dataset.min_side} if dataset.min_side else {})
 
 
 def _settings(config: Any, name: str) -> dict[str, Any]:

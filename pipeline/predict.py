@@ -46,7 +46,7 @@ def finished_run(config: Any, folder: RunFolder) -> FinishedRun:
         folders={step: folder.result(step) for step in manifests},
         settings={step: made_with(getattr(config, step), manifest["settings"]) for step, manifest in manifests.items()},
         precision={step: manifest["precision"] for step, manifest in manifests.items()},
-        classes=tuple(data["classes"]), max_side=data["max_side"], seed_maps=seed_maps)
+        classes=tuple(data["classes"]), max_side=data["max_side"], min_side=data.get("min_side"), seed_maps=seed_maps)
 
 
 def seeds_of(manifest: dict[str, Any] | None) -> str:

@@ -42,6 +42,7 @@ class FinishedRun:
     precision: Mapping[str, str]      # step -> "float32" or "bf16"
     classes: tuple[str, ...]
     max_side: int | None
+    min_side: int | None
     seed_maps: str                    # "cam" or "lpcam": the maps that the walk spreads
 
 
@@ -138,7 +139,7 @@ class _Work:
     def _dataset(self, classes: tuple[int, ...]) -> Dataset:
         return Dataset(name="photograph", root=self.photograph.parent, classes=self.run.classes,
                        lists={"train": (ID,), "val": (), "all": (ID,)}, labels={ID: classes},
-                       image_files={ID: self.photograph.name}, max_side=self.run.max_side)
+                       image_files={ID: self.photograph.name}, max_side=self.run.max_side, min_side=self.run.min_side)
 
     def _context(self, step: str, inputs: Mapping[str, Path]) -> StepContext:
         return StepContext(settings=self.run.settings[step], dataset=self.dataset, folder=self.folder / step, inputs=inputs,

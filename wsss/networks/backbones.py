@@ -37,8 +37,8 @@ def load_pretrained(backbone: nn.Module, file: str | Path | None = None) -> None
     """
     name = backbone.name
     if backbone.norm != "frozen_batch":
-        raise WeightsError(f"ImageNet weights of {name} come with batch norm, the network has group norm: use norm='frozen_batch' "
-                           "with them")
+        raise WeightsError(f"ImageNet weights of {name} come with batch norm, the network has group norm: use "
+                           "norm='frozen_batch' with them")
     if file is not None:
         tensors, where = read_tensors(file), str(file)
     elif comes_with_weights(name):
