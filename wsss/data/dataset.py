@@ -1,8 +1,8 @@
 """The one description of a data set. VOC, COCO, a user's folder and the embedded set are all a `Dataset`; no step knows which.
 
 Mask values: 0 background, i + 1 for class i (0-based), 255 ignore. Two frames: the *original* one of the files, in which
-ground-truth masks live, and the *working* one, the image with a long side between `min_side` and `max_side`, in which networks and
-stored maps live.
+ground-truth masks live, and the *working* one, the image with a long side between `min_side` and `max_side`, in which networks
+and stored maps live.
 """
 
 import difflib
