@@ -102,7 +102,7 @@ class _Run:
         masks = summary.get("eval_sem_seg")
         found = {**(summary.get("eval_cam") or {}), **({"pseudo_masks": masks} if masks else {})}
         self.scores = {kind: score for kind, score in found.items() if _known(score.get("miou"))}
-        self.settings, self.steps = settings, summary.get("steps") or {}
+        self.settings, self.steps, self.classes = settings, summary.get("steps") or {}, summary.get("classes") or ()
         self.seed = (settings or {}).get("seed_maps") or ("lpcam" if "lpcam" in found else "cam")
         self.refiner = (masks or {}).get("refiner") or "walk"
         self.imported = bool(masks) and masks.get("threshold") is None
@@ -150,7 +150,14 @@ class _Run:
         if _known(best) and 100 * (best - self.scores[before]["miou"]) > MARGIN:
             return f"{start}, but would be above it at another threshold: the maps are better, the threshold does not fit.", ()
         wanted = self._for_lpcam(cause) if stage == "lpcam" else self._for_masks(before, cause)
-        return f"{start}{reason}.", self._possible(wanted)
+        return f"{start}{reason}.{self._classes(before, stage)}", self._possible(wanted)
+
+    def _classes(self, before: str, stage: str) -> str:
+        """The two classes that lost most, as a sentence; the background is none."""
+        pairs = zip(self.classes[1:], *((self.scores[kind].get("iou") or ())[1:] for kind in (before, stage)))
+        moved = sorted((100 * (new - old), name) for name, old, new in pairs if _known(old) and _known(new))[:2]
+        worst = [f"{name} ({points:+.1f})" for points, name in moved if points < -MARGIN]
+        return f" The IoU fell most for {' and '.join(worst)}." if worst else ""
 
     def _errors(self, before: str, stage: str) -> tuple[str, str | None]:
         """What the false positives and negatives say of a fall: words, and "spread", "shrink" or None."""

@@ -23,6 +23,7 @@ from wsss.errors import WsssError
 from wsss.maps import at_size
 
 MOST_SCORED = 400
+MOST_CLASSES = 5   # that gained, and as many that lost, of each pair of stages
 STEP_OF = {"cam": "make_cam", "lpcam": "make_lpcam"}
 
 
@@ -135,9 +136,17 @@ def stage_sections(run: RecordedRun, found: StageImages, missing: list[str]) -> 
         sections.append({
             "before": titles[0], "after": titles[1], "images": len(changes), "mean": float(points.mean()),
             "gained": int((points > MARGIN).sum()), "lost": int((points < -MARGIN).sum()),
-            "ends": {name: tiles(some) for name, some in ends.items()},
+            "classes": _class_changes(run, pair), "ends": {name: tiles(some) for name, some in ends.items()},
             "figure": figures.change_scatter(before, after, pair[1], *titles) if len(changes) > 1 else None})
     return sections
+
+
+def _class_changes(run: RecordedRun, pair: tuple[str, str]) -> list[tuple[int, float, float]]:
+    """(label, IoU before, IoU after) over all scored images: the classes that gained most first, those that lost most last."""
+    scores = [measured(run).get(stage, {}).get("iou", ()) for stage in pair]
+    rows = [(value, *ious) for value, ious in enumerate(zip(*scores)) if None not in ious]
+    rows.sort(key=lambda row: row[1] - row[2])
+    return rows if len(rows) <= 2 * MOST_CLASSES else rows[:MOST_CLASSES] + rows[-MOST_CLASSES:]
 
 
 def _title(run: RecordedRun, stage: str) -> str:

@@ -15,11 +15,14 @@ import pytest
 from benchmarks.report import measure
 from pipeline import Pipeline
 from pipeline.commandline import act
+from pipeline.config import compose, typed
+from pipeline.published import compare
 from pipeline.recorded import find_run
 from pipeline.report import figures, images, page, pictures, stage_images
 from pipeline.report.compare import config_differences
 from pipeline.report.gallery import choose_shown, choose_strips
 from pipeline.report.images import ImageScores, image_iou, score_images
+from pipeline.report.scores import published_tables
 from pipeline.report.stage_images import compare_stages, sample, stage_sections
 from pipeline.report.strips import StripMaker
 from steps.artifacts import Maps
@@ -103,7 +106,8 @@ def test_the_command_line_starts_without_what_only_reports_need():
 def test_a_run_ends_with_its_report_and_leaves_one_that_is_up_to_date(smoke, outputs, capsys):
     assert act(smoke("report.write=true")) == 0
     path = outputs / "smoke/report/report.html"
-    assert f"Report: {path}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"Report: {path}" in out and "\nstages, in points of mIoU: LPCAM " in out
     before = path.stat().st_mtime_ns
     smoke("report.write=true").run()
     assert path.stat().st_mtime_ns == before
@@ -193,6 +197,22 @@ def test_published_scores_stand_beside_the_measured_ones(smoke):
     found = read(page.write_report(run))
     assert "published 48.8 (-40.5, outside)" in found.text and "the first step outside is train_cam" in found.text
     assert "Published: a paper, table 1" in found.text
+
+
+def test_the_tables_of_a_paper_stand_in_the_report_of_its_experiments(smoke, outputs):
+    run = smoke()._recorded(outputs / "smoke")
+    assert published_tables(run) == []
+    run.config.published = typed(compose(["experiment=irn_voc12", "data.root=x"])).published
+    run.config.experiment_name = "irn_voc12"
+    assert [table["measured"] for table in published_tables(run)] == [0] * 4   # 24 images are no 1,464
+    run.config.published.images = 24
+    tables, miou = published_tables(run), 100 * run.summary["eval_cam"]["cam"]["miou"]
+    assert [table["measured"] for table in tables] == [5, 2, 0, 0]
+    assert tables[1]["rows"][0]["cells"][0] == {"value": "48.8", "here": f"here {miou:.1f} ({round(miou - 48.8, 2):+.1f})"}
+    run.summary["published"] = compare(run.config.published, run.summary["eval_cam"])
+    found = read(page.write_report(run))
+    assert "published" in found.sections and "Table 4. mIoU of DeepLabV2 beside other methods not measured by this run" in found.text
+    assert f"here {miou:.1f}" in found.text and "Precision and recall: the paper does not say how they are averaged" in found.text
 
 
 def test_the_report_says_what_the_stages_did(report, smoke_outputs):

@@ -73,6 +73,12 @@ def test_seeds_that_are_worse_and_a_threshold_far_from_the_best():
     assert set(found) == {("cam", "classifier"), ("lpcam", "change"), ("lpcam", "threshold")}
 
 
+def test_the_classes_that_lost_most_are_named():
+    of = summary(score(40.0, iou=[0.9, 0.1, 0.5, None, 0.3, 0.2]), lpcam=score(45.0, iou=[1.0, 0.4, 0.4, 0.9, 0.35, 0.2]))
+    found, _ = remarks({**of, "classes": ["background", "fox", "taxi", "koi", "rose", "tetra"]})
+    assert found["pseudo_masks", "change"]["text"].endswith(". The IoU fell most for fox (-30.0) and rose (-5.0).")
+
+
 def test_a_fall_that_is_the_thresholds_alone():
     found, _ = remarks(summary(cam=score(45.0), lpcam=score(40.0, best=(49.0, 0.5))))
     assert "above it at another threshold" in found["lpcam", "change"]["text"] and not found["lpcam", "change"]["suggestions"]
