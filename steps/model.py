@@ -5,7 +5,7 @@ from enum import Enum
 
 from wsss.errors import ConfigError
 from wsss.files import user_path
-from wsss.networks.facts import file_sha256
+from wsss.networks.facts import PRETRAINED, file_sha256
 
 
 class Backbone(Enum):
@@ -42,11 +42,18 @@ class ModelSettings:
 def weights_digest(model: ModelSettings) -> str:
     """What tells the ImageNet weights of a run from others: the SHA-256 of a local file; of torchvision's the name, which
     holds the start of its SHA-256 and is checked against it on reading."""
-    from wsss.networks.weights import pretrained_name
-
     if model.weights is None:
-        return pretrained_name(model.backbone.value)
+        return _pretrained_name(model.backbone.value)
     if not user_path(model.weights).is_file():
         raise ConfigError(f"model.weights={model.weights!r} is not a file. Give torchvision's "
-                          f"{pretrained_name(model.backbone.value)} or another file with its parameter names")
+                          f"{_pretrained_name(model.backbone.value)} or another file with its parameter names")
     return file_sha256(user_path(model.weights))
+
+
+def _pretrained_name(backbone: str) -> str:
+    """Asks torchvision only for a backbone whose name is not known here."""
+    if backbone in PRETRAINED:
+        return PRETRAINED[backbone]
+    from wsss.networks.weights import pretrained_name
+
+    return pretrained_name(backbone)
