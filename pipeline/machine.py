@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import torch
 
 MOST_LOADERS = 16   # processes; each holds two batches
-
-
 CPU_INFO = Path("/proc/cpuinfo")
 # One of them is there wherever torch can see a GPU on Linux: of NVIDIA, the same under WSL 2 and on a Jetson, of AMD.
 DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")

@@ -68,7 +68,7 @@ class Pipeline(Work):
             config.precision = self.config.precision = Precision(fast_precision(self.device_type))
         self.console = Console(self.config.log_level.value)
         self.report_path: Path | None = None   # of the report that the last call of `run` left
-        self.group = Group()   # the processes of this run; `pipeline.distributed` makes it several
+        self.group = Group()   # the processes of this run; `pipeline.processes` makes it several
 
     @classmethod
     def compose(cls, *overrides: str) -> Pipeline:

@@ -5,7 +5,7 @@ from enum import Enum
 
 from wsss.errors import ConfigError
 from wsss.files import user_path
-from wsss.networks.facts import file_sha256
+from wsss.networks.facts import PRETRAINED, file_sha256
 from wsss.networks.packaged import FILE, comes_with_weights, packaged_weights
 
 
@@ -53,14 +53,19 @@ def weights_digest(model: ModelSettings) -> str:
     """What tells the ImageNet weights of a run from others: the SHA-256 of a local or an installed file; of torchvision's the
     name, which holds the start of its SHA-256 and is checked against it on reading."""
     name = model.backbone.value
-    if model.weights is None and comes_with_weights(name):
-        return file_sha256(packaged_weights())
-    if model.weights is not None and user_path(model.weights).is_file():
-        return file_sha256(user_path(model.weights))
+    if model.weights is None:
+        return file_sha256(packaged_weights()) if comes_with_weights(name) else _pretrained_name(name)
+    if not user_path(model.weights).is_file():
+        wanted = FILE if comes_with_weights(name) else _pretrained_name(name)
+        raise ConfigError(f"model.weights={model.weights!r} is not a file. Give {wanted} or another file with the parameter names "
+                          f"of model.backbone={name}")
+    return file_sha256(user_path(model.weights))
+
+
+def _pretrained_name(backbone: str) -> str:
+    """Asks torchvision only for a backbone whose name is not known here."""
+    if backbone in PRETRAINED:
+        return PRETRAINED[backbone]
     from wsss.networks.weights import pretrained_name
 
-    if model.weights is None:
-        return pretrained_name(name)
-    wanted = FILE if comes_with_weights(name) else pretrained_name(name)
-    raise ConfigError(f"model.weights={model.weights!r} is not a file. Give {wanted} or another file with the parameter names of "
-                      f"model.backbone={name}")
+    return pretrained_name(backbone)

@@ -73,8 +73,12 @@ def test_what_only_looks_waits_for_nothing_heavy(words, imported):
     assert not imported(*words) & set(HEAVY)
 
 
-def test_every_step_and_the_science_can_be_imported_without_anything_heavy():
-    code = f"import sys, wsss, pipeline, pipeline.commandline, pipeline.multirun; print(set({HEAVY}) & set(sys.modules))"
+@pytest.mark.parametrize("code", [
+    "import wsss, wsss.data, pipeline, pipeline.commandline, pipeline.multirun",
+    "from pipeline.config import compose, typed; from steps.model import weights_digest; "
+    "weights_digest(typed(compose(['experiment=lpcam_voc12', 'data.root=x'])).model)"])
+def test_nothing_heavy_is_imported_with_the_pipeline_or_for_a_fingerprint(code):
+    code += f"; import sys; print(set({HEAVY}) & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
 
 

@@ -12,12 +12,11 @@ import torchvision
 from wsss.errors import WeightsError
 from wsss.networks.backbones import load_pretrained
 from wsss.networks.classifier import Classifier
+from wsss.networks.facts import PRETRAINED, file_sha256, read_metadata
 from wsss.networks.resnet import resnet
 from wsss.networks.weights import (
-    file_sha256,
     load_weights,
     pretrained_name,
-    read_metadata,
     read_tensors,
     save_weights,
 )
@@ -46,6 +45,11 @@ def pretrained():
 
 def small_classifier(n_classes=3, seed=0):
     return Classifier(resnet("resnet18", seed=seed), n_classes, seed=seed)
+
+
+@pytest.mark.parametrize("depth", PRETRAINED)
+def test_names_that_are_known_without_torchvision(depth):
+    assert PRETRAINED[depth] == pretrained_name(depth)
 
 
 def test_offline_error_says_what_to_get_and_where_to_put_it(offline):

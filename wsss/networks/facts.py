@@ -8,6 +8,10 @@ import safetensors
 
 from wsss.errors import WeightsError
 
+# The names of torchvision's V1 files, which `wsss.networks.weights.pretrained_name` takes from torchvision: that takes seconds.
+PRETRAINED = {"resnet18": "resnet18-f37072fd.pth", "resnet34": "resnet34-b627a593.pth", "resnet50": "resnet50-0676ba61.pth",
+              "resnet101": "resnet101-63fe2227.pth"}
+
 
 def read_metadata(path: str | Path) -> dict:
     """The JSON values beside the parameters in a file of `save_weights`. Raises WeightsError if it is missing or damaged."""
