@@ -57,8 +57,8 @@ def weights_digest(model: ModelSettings) -> str:
         return file_sha256(packaged_weights()) if comes_with_weights(name) else _pretrained_name(name)
     if not user_path(model.weights).is_file():
         wanted = FILE if comes_with_weights(name) else _pretrained_name(name)
-        raise ConfigError(f"model.weights={model.weights!r} is not a file. Give {wanted} or another file with the parameter names "
-                          f"of model.backbone={name}")
+        raise ConfigError(f"model.weights={model.weights!r} is not a file. Give {wanted} or another file with the parameter "
+                          f"names of model.backbone={name}")
     return file_sha256(user_path(model.weights))
 
 
