@@ -30,7 +30,7 @@ VERSION = 2
 # The settings that say how prototypes are found: they count for nothing where prototypes are given.
 CLUSTERING = {"prototype_images", "prototype_seed", "n_clusters", "cam_threshold", "fg_threshold", "min_prototypes",
               "context_low", "context_high", "max_features_per_class", "kmeans_iterations", "kmeans_init", "kmeans_tolerance",
-              "kmeans_total_shift", "kmeans_backend"}
+              "kmeans_total_shift", "kmeans_backend", "centred"}
 
 
 class KMeansInit(Enum):
@@ -63,6 +63,7 @@ class Settings:
     kmeans_tolerance: float          # stop when the centres together move less, relative to the sum of their lengths,
     kmeans_total_shift: float        # or by less than this
     kmeans_backend: KMeansBackend
+    centred: bool                    # cosines of features less the mean of all features
     relu_without_context: bool       # the ReLU also over the maps of a class without context prototypes
     save_fg_maps: bool
     prototypes: str | None           # a prototypes.npz, or a folder with the official two files: nothing is clustered
@@ -117,7 +118,8 @@ def run(context: StepContext) -> dict[str, Any]:
         image, facts = context.dataset.image(image_id), cams.facts(image_id)
         vectors = prototypes.of(facts["classes"])
         with torch.inference_mode():
-            pairs = [lpcam_maps(features, vectors.foreground, vectors.context, relu_without_context=relu_without_context)
+            pairs = [lpcam_maps(features, vectors.foreground, vectors.context, relu_without_context=relu_without_context,
+                                mean=prototypes.mean)
                      for features in multi_scale_features(features_of, image, facts["scales"], context.device, normalisation)]
         kinds = {f"{FG_ONLY}/": [fg for fg, _ in pairs], "": [full for _, full in pairs]}
         if not context.settings.save_fg_maps:

@@ -95,7 +95,7 @@ def mean_direction(prototypes: Tensor) -> Tensor:
 
 
 def lpcam_maps(features: Tensor, foreground: Tensor, context: Tensor, *,
-               relu_without_context: bool = False) -> tuple[Tensor, Tensor]:
+               relu_without_context: bool = False, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The LPCAM maps of one image at one scale.
 
     Args:
@@ -104,6 +104,7 @@ def lpcam_maps(features: Tensor, foreground: Tensor, context: Tensor, *,
         context: (n, D), the same for its context prototypes; zero for a class that has none.
         relu_without_context: whether the ReLU also goes over the FG of a class without context (paper, section 3.2; official
             code: no). Centres of features that come out of a ReLU are not negative, nor is their FG: it matters for others.
+        mean: (D,), taken off every feature before its cosine, as it was off the prototypes (ours; None: nothing).
 
     Returns:
         (foreground term only (n, h, w), with context (n, h, w)), float32 in [-1, 1]: FG, and ReLU(FG - BG) or, for a class
@@ -115,9 +116,12 @@ def lpcam_maps(features: Tensor, foreground: Tensor, context: Tensor, *,
             f"lpcam_maps: features, foreground and context are {shapes}, expected (2, D, h, w), (n, D) and (n, D)"
         )
     vectors, parts = torch.cat([foreground, context]).float(), []  # (2n, D)
+    off = None if mean is None else 2 * mean.float()[:, None, None]  # of an image and its mirror image
     blocks = max(1, features[0].numel() // _BLOCK) if features.device.type == "cpu" else 1
     for image, mirrored in zip(features[0].chunk(blocks, dim=1), features[1].chunk(blocks, dim=1)):  # (D, some rows, w)
         summed = image.float() + mirrored.float().flip(-1)  # its length does not matter to a cosine
+        if off is not None:
+            summed = summed - off
         length = torch.linalg.vector_norm(summed, dim=0).clamp_min(1e-8)  # (rows, w)
         parts.append((vectors @ summed.flatten(1)).unflatten(1, length.shape) / length)
     fg, bg = torch.cat(parts, dim=1).chunk(2)
