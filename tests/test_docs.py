@@ -11,6 +11,7 @@ import pytest
 
 import wsss
 from pipeline.config import compose, selected, typed
+from tests.check_summary import check
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -48,6 +49,8 @@ def test_every_command_runs(page, tmp_path):
         script = text.replace("python run_pipeline.py", f"{sys.executable} {ROOT / 'run_pipeline.py'}")
         result = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, text + result.stdout[-2000:] + result.stderr[-2000:]
+    for summary in tmp_path.glob("outputs/*/summary.json"):
+        assert check(summary.parent) == []
 
 
 def test_the_python_page_lists_everything_public():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline import Pipeline
+from tests.conftest import TINY
 from tests.wsss.test_coco import BOOK, TRAIN, H, W, build, train_id
 from wsss.data import prepare_coco
 from wsss.data.coco import CLASS_INDEX
@@ -31,7 +32,7 @@ def test_it_is_planned(tmp_path):
 def test_every_step_on_images_with_and_without_objects(tmp_path):
     """Images of no object and of nothing but a crowd are background from the classifier to the score, which is of 81 classes."""
     prepare_coco(build(tmp_path / "coco"), "clean")
-    summary = compose(tmp_path, "data.masks=clean", "name=all", "model.backbone=resnet18", "model.pretrained=false", "data.image_size=32",
+    summary = compose(tmp_path, "data.masks=clean", "name=all", *TINY, "data.image_size=32",
                       "train_cam.epochs=2", "train_cam.batch_size=4", "train_irn.epochs=1", "train_irn.batch_size=4",
                       "make_lpcam.n_clusters=2", "make_cam.scales=[1.0,0.5]").run()
     run, train = tmp_path / "out" / "all", list(map(train_id, TRAIN))

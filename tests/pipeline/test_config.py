@@ -1,6 +1,5 @@
 """Bad configuration fails at once, names the key and says what is allowed."""
 
-import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,6 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+import run_pipeline
 from pipeline import Pipeline, config, machine
 from pipeline.helptext import help_text
 from pipeline.machine import MOST_LOADERS, choose_device, loader_processes
@@ -112,6 +112,22 @@ def test_the_name_of_a_run(overrides, name):
     assert typed(*overrides).run_name == name
 
 
+@pytest.fixture
+def door(tmp_path, monkeypatch, capfd):
+    """`door(*words)`: the exit code, the output and the errors of `python run_pipeline.py *words` in `tmp_path`, in this process."""
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["run_pipeline.py", *words])
+        code, said = 0, ""
+        try:
+            run_pipeline.main()
+        except SystemExit as end:   # with a text Python prints that and ends with 1
+            code, said = (1, f"{end.code}\n") if isinstance(end.code, str) else (end.code or 0, "")
+        output, errors = capfd.readouterr()
+        return code, output, errors + said
+    return call
+
+
 def test_the_command_line_refuses_in_one_line_and_writes_nothing(tmp_path):
     result = subprocess.run([sys.executable, str(ROOT / "run_pipeline.py"), f"outputs={tmp_path / 'out'}", "make_cam.scale=[1]"],
                             cwd=tmp_path, capture_output=True, text=True)
@@ -124,35 +140,35 @@ def test_the_command_line_refuses_in_one_line_and_writes_nothing(tmp_path):
 @pytest.mark.parametrize(("override", "message"), [("train_cam.epochs=0", "train_cam.epochs=0 is not possible"),
                                                    ("device=cuda", "device=cuda: torch sees no CUDA device"),
                                                    ("cam_to_ir_label.crf_backend=pydensecrf", "the package is not installed")])
-def test_an_impossible_value_is_refused_in_one_line(tmp_path, override, message):
+def test_an_impossible_value_is_refused_in_one_line(door, tmp_path, override, message):
     if override == "device=cuda" and torch.cuda.is_available() or "pydensecrf" in override and find_spec("pydensecrf"):
         pytest.skip("possible here")
-    result = subprocess.run([sys.executable, str(ROOT / "run_pipeline.py"), "experiment=smoke", override], cwd=tmp_path,
-                            capture_output=True, text=True)
-    assert result.returncode == 1 and message in result.stderr
-    assert len(result.stderr.splitlines()) == 1 and "smoke" not in {path.name for path in tmp_path.glob("outputs/*")}
+    code, _, errors = door("experiment=smoke", override)
+    assert code == 1 and message in errors
+    assert len(errors.splitlines()) == 1 and "smoke" not in {path.name for path in tmp_path.glob("outputs/*")}
 
 
-def test_a_typo_is_named_beside_a_flag_of_hydra_too(tmp_path):
-    result = subprocess.run([sys.executable, str(ROOT / "run_pipeline.py"), "--cfg", "job", "sed=1"], cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 1 and result.stderr.startswith("error: sed: there is no such key; did you mean 'seed'?")
+def test_a_typo_is_named_beside_a_flag_of_hydra_too(door):
+    code, _, errors = door("--cfg", "job", "sed=1")
+    assert code == 1 and errors.startswith("error: sed: there is no such key; did you mean 'seed'?")
 
 
-def test_the_shell_completes_keys_and_choices(tmp_path):
+def test_the_shell_completes_keys_and_choices(door, monkeypatch):
     """As bash asks after `eval "$(python run_pipeline.py -sc install=bash)"`."""
     def completed(line: str) -> list[str]:
-        result = subprocess.run([sys.executable, str(ROOT / "run_pipeline.py"), "-sc", "query=bash"], cwd=tmp_path, capture_output=True,
-                                text=True, env={**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": "1"})
-        assert result.returncode == 0, result.stderr
-        return result.stdout.split()
+        for name, value in {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": "1"}.items():
+            monkeypatch.setenv(name, value)
+        code, output, errors = door("-sc", "query=bash")
+        assert code == 0, errors
+        return output.split()
     assert "data=voc12" in completed("python run_pipeline.py data=")
     assert completed("python run_pipeline.py make_lpcam.n_cl") == ["make_lpcam.n_clusters="]
 
 
-def test_help_is_short(tmp_path):
-    result = subprocess.run([sys.executable, str(ROOT / "run_pipeline.py"), "--help"], cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "experiment=smoke" in result.stdout and "train_cam_pass" in result.stdout and len(result.stdout.splitlines()) < 40
+def test_help_is_short(door, tmp_path):
+    code, output, errors = door("--help")
+    assert code == 0, errors
+    assert "experiment=smoke" in output and "train_cam_pass" in output and len(output.splitlines()) < 40
     assert list(tmp_path.iterdir()) == []
 
 

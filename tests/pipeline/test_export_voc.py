@@ -18,6 +18,7 @@ from steps.artifacts import write_label
 from steps.journal import Journal, file_sum, merge_journals
 from tests.wsss.test_voc import AUG, TRAIN, VAL, build
 from wsss.data import Dataset
+from wsss.data.drawing import CLASSES
 from wsss.data.images import read_image, read_mask, write_mask
 from wsss.errors import ArtifactError, ConfigError, DataError
 from wsss.palette import VOC_PALETTE
@@ -126,7 +127,7 @@ def test_masks_that_are_missing_or_do_not_fit(export, outputs, target):
                                           r"first: python run_pipeline.py .* make_sem_seg_labels.split=train$") as error:
         export().export_voc()
     assert "export" not in str(error.value)
-    for wrong, message in ((np.full_like(whole, 99), "holds values beyond the 8 classes"), (whole[1:], "holds a label of")):
+    for wrong, message in ((np.full_like(whole, 99), f"holds values beyond the {len(CLASSES)} classes"), (whole[1:], "holds a label of")):
         write_mask(masks / "train_0002.png", wrong)
         index = (masks / "index.jsonl").read_text().splitlines()
         with_size = [line if "train_0002" not in line else resized(line, (masks / "train_0002.png").stat().st_size) for line in index]

@@ -14,12 +14,13 @@ from pipeline.config import selected
 from pipeline.lists import derive_lists
 from pipeline.summary import score_table
 from steps.make_ins_seg_labels import reader
+from tests.conftest import TINY
 from tests.wsss.test_voc import TRAIN
 from tests.wsss.test_voc import build as build_voc
 from wsss.data.images import write_mask
 from wsss.errors import ArtifactError, BackendError, ConfigError
 
-SMALL = ("experiment=irn_instances", "data=folder", "name=objects", "model.backbone=resnet18", "data.image_size=64", "train_cam.epochs=4",
+SMALL = ("experiment=irn_instances", "data=folder", "name=objects", *TINY, "data.image_size=64", "train_cam.epochs=4",
          "train_cam.batch_size=4", "train_irn.epochs=1", "train_irn.batch_size=4", "make_cam.scales=[1.0]", "threads=1",
          "cam_to_ir_label.conf_fg=0.5", "cam_to_ir_label.conf_bg=0.2", "make_sem_seg_labels.bg_threshold=0.3", "eval_ins_seg.coco_style=true",
          "eval_cam.threshold.cam=0.3")
@@ -52,13 +53,14 @@ def draw_folder(root):
     return root
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The folder `photos` and the finished run `out/objects`: never changed; see `run`."""
-    root = tmp_path_factory.mktemp("objects")
-    draw_folder(root / "photos")
-    summary = Pipeline.compose(*SMALL, f"data.root={root / 'photos'}", f"outputs={root / 'out'}").run()
-    return root, summary
+@pytest.fixture(scope="session")
+def finished(made_once):
+    """The folder `photos` and the finished run `out/objects`, and its summary: never changed; see `run`."""
+    def make(root):
+        draw_folder(root / "photos")
+        Pipeline.compose(*SMALL, f"data.root={root / 'photos'}", f"outputs={root / 'out'}").run()
+    root = made_once("objects", make)
+    return root, json.loads((root / "out/objects/summary.json").read_text())
 
 
 @pytest.fixture

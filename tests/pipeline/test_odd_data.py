@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from pipeline import Pipeline
+from tests.conftest import TINY
 from wsss.data.images import read_mask, write_mask
 from wsss.errors import DataError
 
-SMALL = ("data=folder", "name=odd", "model.backbone=resnet18", "data.image_size=64", "train_cam.epochs=2", "train_cam.batch_size=4",
+SMALL = ("data=folder", "name=odd", *TINY, "data.image_size=64", "train_cam.epochs=2", "train_cam.batch_size=4",
          "train_irn.epochs=1", "train_irn.batch_size=4", "make_lpcam.n_clusters=3", "make_cam.scales=[1.0,0.5]", "threads=1")
 NAMES = ["dog.1_a", "größe", "empty", "one", "wide", "grey", "constant", "palette", "alpha", "plain1", "plain2", "plain3"]
 CLASSES = {"empty": "", "one": "cat", "wide": "cat;dog", "grey": "dog"}   # the others: cat

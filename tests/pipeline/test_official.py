@@ -27,14 +27,14 @@ from wsss.official import PROTOTYPE_FILES, read_maps, write_label, write_network
 RESNET = "model.backbone=resnet18"
 
 
-@pytest.fixture(scope="module")
-def exported(smoke_outputs, tmp_path_factory):
+@pytest.fixture(scope="session")
+def exported(smoke_outputs, made_once):
     """What the finished run looks like to the official code: never changed; see `files`."""
-    target = tmp_path_factory.mktemp("official")
-    report = Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", f"export_to={target}").export_official()
-    assert {line.what: line.found for line in report} == {
-        "cam_mask": 32, "lpcam_mask": 32, "ir_label": 24, "sem_seg": 24, "res50_cam.pth": 0, "res50_irn.pth": 0}
-    return target
+    def make(target):
+        report = Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", f"export_to={target}").export_official()
+        assert {line.what: line.found for line in report} == {
+            "cam_mask": 32, "lpcam_mask": 32, "ir_label": 24, "sem_seg": 24, "res50_cam.pth": 0, "res50_irn.pth": 0}
+    return made_once("official", make)
 
 
 @pytest.fixture
@@ -213,12 +213,12 @@ def test_an_interrupted_import_continues(exported, other, monkeypatch):
 def test_labels_that_do_not_fit(files, other):
     first, second, *_ = sorted((files / "ir_label").glob("*.png"))
     write_label(first, np.zeros((5, 5), np.uint8))
-    write_label(second, np.full(read_mask(second).shape, 9, np.uint8))
+    write_label(second, np.full(read_mask(second).shape, len(CLASSES) + 1, np.uint8))
     with pytest.raises(Exception, match="2 of 24 images failed"):
         other(f"import_from={files}", "cam_to_ir_label_pass=true").import_official()
     failed = json.loads(next(other().folder.path.glob("cam_to_ir_label.partial-*/failed.json")).read_text())
     assert "is 5 high and 5 wide, its image" in failed[first.stem]
-    assert "holds values beyond the 8 classes of the data set" in failed[second.stem]
+    assert f"holds values beyond the {len(CLASSES)} classes of the data set" in failed[second.stem]
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
@@ -354,7 +354,7 @@ def test_a_provided_irn_alone(smoke, tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda state: state | {name: torch.zeros(20, 512, 1, 1) for name in ("classifier.weight", "newly_added.0.weight")},
-     r"model.cam_weights=.*cam.pth is a classifier of 20 classes \(classifier.weight \(20, 512, 1, 1\)\); the data set shapes in .* has 8"),
+     rf"model.cam_weights=.*cam.pth is a classifier of 20 classes \(classifier.weight \(20, 512, 1, 1\)\); the data set shapes in .* has {len(CLASSES)}"),
     (lambda state: {name: value for name, value in state.items() if not name.startswith(("resnet50.layer2", "stage2", "backbone.1."))},
      r"\(model.backbone=resnet18\) does not fit the network. \d+ missing: .*backbone.layer.*, \.\.\.\. Use the backbone"),
     (lambda state: {"classifier.weight": state["classifier.weight"], "head.weight": torch.zeros(1)}, "1 unexpected: head.weight"),
@@ -419,14 +419,14 @@ def test_official_prototypes_are_taken(smoke, outputs, few, tmp_path):
         arrays = dict(file)
     for name, is_context in zip(PROTOTYPE_FILES, (False, True), strict=True):
         torch.save({index: torch.from_numpy(arrays["center"][(arrays["class_index"] == index) & (arrays["is_context"] == is_context) & arrays["kept"]])
-                    for index in range(8)}, tmp_path / name)
+                    for index in range(len(CLASSES))}, tmp_path / name)
     before = Maps(outputs / "smoke/make_lpcam").packed("val_0001")
     smoke(f"make_lpcam.prototypes={tmp_path}", "steps=[train_cam,make_cam,make_lpcam]", f"make_lpcam.split={few}").run()
     assert np.array_equal(Maps(outputs / "smoke/make_lpcam").packed("val_0001"), before)
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda arrays: arrays | {"class_index": arrays["class_index"] + 1}, "is of 9 classes, the data set has 8"),
+    (lambda arrays: arrays | {"class_index": arrays["class_index"] + 1}, f"is of {len(CLASSES) + 1} classes, the data set has {len(CLASSES)}"),
     (lambda arrays: arrays | {"center": arrays["center"][:, :10]}, "holds features of 10 numbers, the network's have 32"),
     (lambda arrays: arrays | {"center": np.full_like(arrays["center"], np.inf)}, "holds numbers that are not finite"),
     (lambda arrays: arrays | {"kept": arrays["kept"][:3]}, r"does not hold center \(n, D\), class_index"),

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.console import Console
-from tests.conftest import SMOKE
+from tests.conftest import SMOKE, copied
 from tests.pipeline.test_resume import KILLED, ROOT, contents
 from wsss.errors import ConfigError, WsssError
 
@@ -20,24 +20,23 @@ PACKED, PACK = "artifacts.layout=packed", "packs/0-of-1.tar"
 STEPS = ("make_cam", "make_lpcam", "cam_to_ir_label", "make_sem_seg_labels")
 
 
-@pytest.fixture(scope="module")
-def packed_outputs(smoke_outputs, tmp_path_factory):
+@pytest.fixture(scope="session")
+def packed_outputs(smoke_outputs, made_once):
     """The finished run with the images of all steps made again, in packs: never changed."""
-    outputs = shutil.copytree(smoke_outputs, tmp_path_factory.mktemp("packed") / "outputs", copy_function=os.link)
-    for step in STEPS:
-        shutil.rmtree(outputs / "smoke" / step)
-    pipeline = Pipeline.compose(*SMOKE, f"outputs={outputs}", PACKED)
-    assert actions(pipeline) == dict.fromkeys(actions(pipeline), "skip") | dict.fromkeys(STEPS, "run")   # no fingerprint knows it
-    pipeline.run()
-    return outputs
+    def make(outputs):
+        copied(smoke_outputs, outputs)
+        for step in STEPS:
+            shutil.rmtree(outputs / "smoke" / step)
+        pipeline = Pipeline.compose(*SMOKE, f"outputs={outputs}", PACKED)
+        assert actions(pipeline) == dict.fromkeys(actions(pipeline), "skip") | dict.fromkeys(STEPS, "run")   # no fingerprint knows it
+        pipeline.run()
+    return made_once("packed", make)
 
 
 @pytest.fixture
 def outputs(packed_outputs, tmp_path):
     """As in tests/conftest.py, of the packed run."""
-    def copy(source, target):
-        (os.link if source.endswith("state.safetensors") else shutil.copy2)(source, target)
-    return shutil.copytree(packed_outputs, tmp_path / "outputs", copy_function=copy)
+    return copied(packed_outputs, tmp_path / "outputs")
 
 
 def actions(pipeline):

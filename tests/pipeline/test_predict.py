@@ -12,8 +12,11 @@ from pipeline import Pipeline
 from pipeline.commandline import act
 from steps.artifacts import Maps
 from tests.test_house import ROOT
+from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask
 from wsss.errors import ConfigError, DataError
+
+ONE, TWO = list(CLASSES)[0], list(CLASSES)[-1]
 
 
 @pytest.fixture
@@ -48,22 +51,22 @@ def test_a_photograph_of_the_run_comes_out_as_it_lies_in_the_run(outputs, photog
 
 def test_the_command_line_writes_pictures_and_arrays_and_says_where(outputs, photograph, capsys):
     words = ("action=predict", f"image='{photograph}'", "run=smoke")
-    pipeline = Pipeline.compose("threads=1", f"outputs={outputs}", *words, "classes=[fox,rose]")
+    pipeline = Pipeline.compose("threads=1", f"outputs={outputs}", *words, f"classes=[{ONE},{TWO}]")
     assert act(pipeline) == 0
     folder, said = outputs / "smoke/predictions" / photograph.name, capsys.readouterr().out
-    assert f"lie in {folder}/" in said and "classes: fox, rose" in said and "background threshold of the mask: 0." in said
-    pictures = {f"{kind}_{name}.png" for kind in ("cam", "lpcam", "walk") for name in ("fox", "rose")}
+    assert f"lie in {folder}/" in said and f"classes: {ONE}, {TWO}" in said and "background threshold of the mask: 0." in said
+    pictures = {f"{kind}_{name}.png" for kind in ("cam", "lpcam", "walk") for name in (ONE, TWO)}
     assert {path.name for path in folder.iterdir()} == pictures | {
         "cam.npy", "lpcam.npy", "walk.npy", "mask.npy", "mask.png", "mask_overlay.png", "prediction.json"}
     assert np.load(folder / "cam.npy").shape == (2, *np.load(folder / "mask.npy").shape)
-    assert json.loads((folder / "prediction.json").read_text())["classes"] == ["fox", "rose"]
-    assert act(Pipeline.compose("threads=1", f"outputs={outputs}", *words, "classes=[koi]")) == 0   # replaces it
-    assert {path.name for path in folder.glob("cam*.png")} == {"cam_koi.png"}
+    assert json.loads((folder / "prediction.json").read_text())["classes"] == [ONE, TWO]
+    assert act(Pipeline.compose("threads=1", f"outputs={outputs}", *words, f"classes=[{TWO}]")) == 0   # replaces it
+    assert {path.name for path in folder.glob("cam*.png")} == {f"cam_{TWO}.png"}
 
 
 def test_the_classifier_finds_the_classes(outputs, photograph, capsys):
     every = look(outputs, "class_threshold=0").predict(photograph)
-    assert len(every.classes) == 8 and all(0 < p < 1 for p in every.probabilities.values())
+    assert len(every.classes) == len(CLASSES) and all(0 < p < 1 for p in every.probabilities.values())
     most, second = sorted(every.probabilities.values())[-1:-3:-1]
     found = look(outputs, f"class_threshold={(most + second) / 2}").predict(photograph)
     assert found.classes == (max(every.probabilities, key=every.probabilities.get),)
@@ -74,11 +77,11 @@ def test_the_classifier_finds_the_classes(outputs, photograph, capsys):
 
 def test_what_the_run_has_not_is_left_out(outputs, photograph, capsys):
     shutil.rmtree(outputs / "smoke/train_irn")
-    prediction = look(outputs).predict(photograph, ["fox"])
+    prediction = look(outputs).predict(photograph, [ONE])
     assert prediction.mask is None and prediction.walk is None and prediction.lpcam is not None
     shutil.rmtree(outputs / "smoke/make_lpcam")
-    assert look(outputs).predict(photograph, ["fox"]).lpcam is None
-    assert act(look(outputs, "action=predict", f"image='{photograph}'", "classes=[fox]")) == 0
+    assert look(outputs).predict(photograph, [ONE]).lpcam is None
+    assert act(look(outputs, "action=predict", f"image='{photograph}'", f"classes=[{ONE}]")) == 0
     assert "no mask: " in capsys.readouterr().out
     shutil.rmtree(outputs / "smoke/make_cam")
     with pytest.raises(ConfigError, match="action=predict needs train_cam, make_cam, and .*smoke has no finished make_cam"):
@@ -86,8 +89,8 @@ def test_what_the_run_has_not_is_left_out(outputs, photograph, capsys):
 
 
 def test_what_cannot_be_is_refused(outputs, photograph, tmp_path):
-    with pytest.raises(ConfigError, match=r"the run knows no class 'foxx'; did you mean 'fox'\? \(allowed: fox, "):
-        look(outputs).predict(photograph, ["foxx"])
+    with pytest.raises(ConfigError, match=rf"the run knows no class '{ONE}x'; did you mean '{ONE}'\? \(allowed: {ONE}, "):
+        look(outputs).predict(photograph, [f"{ONE}x"])
     with pytest.raises(DataError, match="cannot read the image .*missing.jpg"):
         look(outputs).predict(tmp_path / "missing.jpg")
     (tmp_path / "text.jpg").write_text("no image")
@@ -109,5 +112,5 @@ def test_the_five_lines_of_the_readme(outputs, photograph, monkeypatch):
     assert len(code.strip().splitlines()) == 5
     monkeypatch.chdir(photograph.parent)   # where outputs/ is
     names: dict = {}
-    exec(code.replace("photo.jpg", photograph.name).replace('"dog"', '"koi"'), names)
-    assert names["prediction"].classes == ("koi",)
+    exec(code.replace("photo.jpg", photograph.name).replace('"dog"', f'"{TWO}"'), names)
+    assert names["prediction"].classes == (TWO,)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline import Pipeline
 from pipeline.console import Console
 from pipeline.order import STEPS
-from tests.conftest import SMOKE
+from tests.conftest import SMOKE, copied
 from wsss import ir_labels
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,13 +36,24 @@ def remove(outputs: Path, step: str) -> dict[str, bytes]:
     return before
 
 
+@pytest.fixture(scope="session")
+def instance_outputs(smoke_outputs, made_once) -> Path:
+    """The finished run with the two steps of the instance branch besides: never changed."""
+    def make(outputs: Path) -> None:
+        Pipeline.compose(*SMOKE, f"outputs={copied(smoke_outputs, outputs)}", WITH_INSTANCES).run()
+    return made_once("instances", make)
+
+
 @pytest.fixture
-def overrides(step, smoke) -> tuple[str, ...]:
-    """What the call of the finished run needs besides, for a step that is not among the default ones: that is made now."""
-    if not step.endswith(("_ins_seg", "_ins_seg_labels")):
-        return ()
-    smoke(WITH_INSTANCES).run()
-    return (WITH_INSTANCES,)
+def outputs(instance_outputs, tmp_path) -> Path:
+    """As in tests/conftest.py, of the run with instances."""
+    return copied(instance_outputs, tmp_path / "outputs")
+
+
+@pytest.fixture
+def overrides(step) -> tuple[str, ...]:
+    """What the call of the finished run needs besides, for a step that is not among the default ones."""
+    return (WITH_INSTANCES,) if step.endswith(("_ins_seg", "_ins_seg_labels")) else ()
 
 
 def actions(pipeline) -> dict[str, str]:

@@ -11,6 +11,7 @@ import torchvision
 from pipeline import Pipeline
 from steps.artifacts import Maps
 from tests.check_summary import check
+from tests.conftest import TINY
 from wsss.errors import ArtifactError, ConfigError, DataError, WeightsError
 from wsss.networks.weights import read_tensors
 
@@ -116,7 +117,7 @@ def test_a_list_that_does_not_cover_its_readers_is_refused(smoke, tmp_path, outp
         smoke(f"make_cam.split={short}").plan()
 
 
-QUICK = ("data.n_train=24", "data.n_val=8", "data.image_size=96", "train_cam.epochs=1", "train_irn.epochs=1", "threads=1")
+QUICK = (*TINY, "data.n_train=24", "data.n_val=8", "data.image_size=96", "train_cam.epochs=1", "train_irn.epochs=1", "threads=1")
 
 
 def test_the_irn_baseline_in_bf16_with_soft_maps(outputs):
@@ -160,7 +161,8 @@ def test_a_damaged_training_sample_is_named_also_by_a_loader_process(outputs):
 def test_a_local_weights_file_freezes_batch_norm_and_counts_by_its_bytes(outputs, tmp_path):
     state = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(state, tmp_path / "weights.pth")
-    call = ("experiment=smoke", *QUICK, "name=weights", f"model.weights={tmp_path / 'weights.pth'}", "replace=true", f"outputs={outputs}")
+    call = ("experiment=smoke", *QUICK, "name=weights", "model.backbone=resnet18", f"model.weights={tmp_path / 'weights.pth'}", "replace=true",
+            f"outputs={outputs}")
     Pipeline.compose(*call, "train_cam_pass=true").run()
     trained = read_tensors(outputs / "weights/train_cam/weights.safetensors")
     for name in ("conv1.weight", "bn1.weight", "layer4.1.bn2.running_mean"):
@@ -175,7 +177,7 @@ def test_a_local_weights_file_freezes_batch_norm_and_counts_by_its_bytes(outputs
     with pytest.raises(WeightsError, match="weights.pth is damaged"):
         Pipeline.compose(*call).plan()
     with pytest.raises(ConfigError, match="is not a file. Give torchvision's resnet18-f37072fd.pth"):
-        Pipeline.compose("experiment=smoke", "model.weights=nowhere.pth", f"outputs={outputs}").plan()
+        Pipeline.compose("experiment=smoke", "model.backbone=resnet18", "model.weights=nowhere.pth", f"outputs={outputs}").plan()
 
 
 def test_missing_results_of_training_and_scoring_are_found(smoke, outputs):
@@ -208,7 +210,7 @@ def test_without_masks_the_rest_runs(outputs, tmp_path):
     data = shutil.copytree(next((outputs / ".data").iterdir()), tmp_path / "data")
     shutil.rmtree(data / "masks")
     pipeline = Pipeline.compose("data=folder", f"data.root={data}", "name=bare", f"outputs={outputs}", "data.image_size=96",
-                                "model.backbone=resnet18", "train_cam.epochs=1", "train_irn.epochs=1", "make_lpcam.n_clusters=3", "threads=1")
+                                *TINY, "train_cam.epochs=1", "train_irn.epochs=1", "make_lpcam.n_clusters=3", "threads=1")
     plan = {planned.name: planned.state for planned in pipeline.plan()}
     assert plan["eval_cam"] == plan["eval_sem_seg"] == "nothing to score"
     summary = pipeline.run()
