@@ -14,7 +14,7 @@ from pipeline.runfolder import RunFolder
 from steps.given_prototypes import check_given
 from steps.inference import failures
 from steps.journal import BROKEN, CHANGED, MISSING, unfinished
-from steps.schedule import STATE, saved_step, steps_per_epoch
+from steps.schedule import STATE, epochs_of, saved_step, steps_per_epoch
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
 
@@ -167,7 +167,7 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
         planned.total = 1
     elif kind == "training":
         settings = getattr(config, planned.name)
-        planned.total = settings.epochs * steps_per_epoch(settings.batch_size, len(ids))
+        planned.total = epochs_of(settings, len(ids)) * steps_per_epoch(settings.batch_size, len(ids))
     elif kind == "score":
         planned.total = len(set().union(*planned.lists.values()))
     manifest, partial = folder.manifest(planned.name), folder.partial(planned.name, planned.fingerprint)

@@ -23,7 +23,7 @@ SUBJECTS = {"walk": "the random walk is", "crf": "the CRF is", "walk_crf": "the 
 THRESHOLD_KEYS = {"cam": "eval_cam.threshold.cam", "lpcam": "eval_cam.threshold.lpcam",
                   "pseudo_masks": "make_sem_seg_labels.bg_threshold"}
 # The keys whose values decide which suggestions make sense.
-SETTING_KEYS = ("seed_maps", "data.n_val", "model.pretrained", "train_cam.epochs", "train_irn.epochs", "make_lpcam.prototypes",
+SETTING_KEYS = ("seed_maps", "data.n_val", "model.backbone", "model.starts_from_weights", "train_cam.epochs", "train_irn.epochs", "make_lpcam.prototypes",
                 "make_lpcam.cam_threshold", "make_lpcam.fg_threshold", "make_lpcam.n_clusters", "make_lpcam.context_high",
                 "cam_to_ir_label.conf_fg", "make_sem_seg_labels.refiner", "make_sem_seg_labels.exp_times",
                 "make_sem_seg_labels.beta", *THRESHOLD_KEYS.values())
@@ -202,7 +202,7 @@ class _Run:
             threshold = self.scores[before].get("threshold")
             return [(THRESHOLD_KEYS["pseudo_masks"], threshold, f"as {TITLES[before]} in eval_cam")] * bool(threshold)
         if cause == "shrink":
-            epochs = self._value("train_irn.epochs", 3)
+            epochs = self._value("train_irn.epochs", None) or 6
             return [crf, ("make_sem_seg_labels.beta", beta / 2, "a walk that crosses weak edges more easily"),
                     ("train_irn.epochs", 2 * epochs, "edges that were trained longer")]
         return [crf, *shorter, ("make_sem_seg_labels.beta", 2 * beta, "a walk that keeps to the inside of edges")]
@@ -214,9 +214,9 @@ class _Run:
         val_map = ((self.steps.get("train_cam") or {}).get("result") or {}).get("val_map")
         if not _known(val_map) or val_map >= WEAK_MAP or all(change.verdict != "worse" for change in self.changes()):
             return []
-        wanted = [("model.pretrained", True, "start from ImageNet's weights")]
-        if epochs := self._value("train_cam.epochs"):
-            wanted.append(("train_cam.epochs", 2 * epochs, "a longer training"))
+        wanted = [("train_cam.epochs", 2 * (self._value("train_cam.epochs") or 4), "a longer training")]
+        if not self._value("model.starts_from_weights", True):
+            wanted.insert(0, ("model.backbone", "efficientnet_lite0", "start from ImageNet weights, which are installed"))
         text = f"The classifier has a mean average precision of {100 * val_map:.1f} on val: all maps come from it."
         return [Remark("cam", "classifier", text, suggestions=self._possible(wanted))]
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from steps.memory import SLACK, resident
 from steps.refining import OFFSETS
-from steps.schedule import OptimizerName
+from steps.schedule import OptimizerName, epochs_of
 from steps.side_by_side import available_cores, images_at_once
 from steps.store import Layout
 from wsss.data.dataset import Dataset
@@ -130,7 +130,7 @@ class _Step:
             sum(output.sum() for output in (outputs if isinstance(outputs, tuple) else [outputs])).backward()
         gradients = sum(p.nbytes for p in network.parameters() if p.grad is not None)   # of what is trained and of nothing else
         state = _weights(network) + gradients * (2 if settings.optimizer is OptimizerName.adamw else settings.momentum > 0)
-        log = log_line * settings.epochs * max(1, number // settings.batch_size)
+        log = log_line * epochs_of(settings, number) * max(1, number // settings.batch_size)
         return _Bytes(disk=_weights(network) + state + 2 * log,   # the state holds the log too
                       held=3 * state + gradients,                 # saving takes it twice more: tensor by tensor, and as a file
                       passing=_TRAINED * self._of_outputs(kept))

@@ -39,6 +39,13 @@ def steps_per_epoch(batch_size: int, n_ids: int) -> int:
     return max(1, n_ids // batch_size)
 
 
+def epochs_of(settings: Any, n_ids: int) -> int:
+    """How many epochs a training has: `epochs`; where that is null `min_epochs`, or as many as `min_steps` takes."""
+    if settings.epochs is not None:
+        return settings.epochs
+    return max(settings.min_epochs, -(-settings.min_steps // steps_per_epoch(settings.batch_size, n_ids)))
+
+
 def saved_step(folder: Path) -> int:
     """The number of steps after which a training in `folder` was last saved; 0 where there is no readable state."""
     try:
@@ -49,8 +56,10 @@ def saved_step(folder: Path) -> int:
 
 def require_schedule(step: str, settings: Any) -> None:
     """Check the settings that both training steps have."""
-    for name in ("epochs", "batch_size", "checkpoint_steps", "accumulate"):
+    require(settings.epochs is None or settings.epochs >= 1, f"{step}.epochs", settings.epochs, "null or at least 1")
+    for name in ("min_epochs", "batch_size", "checkpoint_steps", "accumulate"):
         require(getattr(settings, name) >= 1, f"{step}.{name}", getattr(settings, name), "at least 1")
+    require(settings.min_steps >= 0, f"{step}.min_steps", settings.min_steps, "0 or more")
     require(settings.accumulate <= settings.batch_size, f"{step}.accumulate", settings.accumulate,
             f"at most {step}.batch_size={settings.batch_size}")
     require(settings.crop_size >= 32 and settings.crop_size % 16 == 0, f"{step}.crop_size", settings.crop_size,

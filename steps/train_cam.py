@@ -16,7 +16,7 @@ import numpy as np
 
 from steps.context import StepContext, require
 from steps.memory import give_back
-from steps.schedule import OptimizerName, Plan, require_schedule
+from steps.schedule import OptimizerName, Plan, epochs_of, require_schedule
 from steps.side_by_side import memory_for
 from wsss.metrics import average_precision
 from wsss.seeding import generator
@@ -34,7 +34,9 @@ class Settings:
     """`train_cam.`: the values and their sources stand in `conf/recipe/`."""
 
     split: str | None            # the list to train on; null: train
-    epochs: int
+    epochs: int | None           # null: `min_epochs`, or as many as `min_steps` takes: few images need as many steps as more
+    min_epochs: int
+    min_steps: int
     batch_size: int
     crop_size: int               # pixels
     resize_long: list[float]     # the long side is drawn between these two, in crop sizes
@@ -96,7 +98,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
     backbone, head = classifier.parameter_groups()
     optimizer = make_optimizer(settings, (backbone, 1.0), (head, settings.classifier_rate))
-    plan = Plan("train_cam", settings.epochs, settings.batch_size,
+    plan = Plan("train_cam", epochs_of(settings, len(context.ids)), settings.batch_size,
                 poly_rate(settings.power, settings.warmup), settings.checkpoint_steps, settings.accumulate, settings.val_epochs)
     log = fit(context, plan, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
               lambda: cam_pictures(context, classifier))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from steps.artifacts import Labels
 from steps.context import StepContext, require
-from steps.schedule import OptimizerName, Plan, require_schedule
+from steps.schedule import OptimizerName, Plan, epochs_of, require_schedule
 from steps.side_by_side import images_at_once, in_order
 from wsss.seeding import generator
 
@@ -38,7 +38,9 @@ class Settings:
 
     split: str | None                # the list to train on; null: train
     backbone: IRNBackbone | None     # null: imagenet where the classifier started from ImageNet weights, else classifier
-    epochs: int
+    epochs: int | None               # null: by the next two, as of train_cam
+    min_epochs: int
+    min_steps: int
     batch_size: int
     crop_size: int                   # pixels
     scale: list[float]               # the photograph is scaled by a factor between these two
@@ -94,7 +96,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
     edge, displacement = irn.parameter_groups()
     optimizer = make_optimizer(settings, (edge, 1.0), (displacement, settings.displacement_rate))
-    plan = Plan("train_irn", settings.epochs, settings.batch_size, poly_rate(settings.power), settings.checkpoint_steps,
+    plan = Plan("train_irn", epochs_of(settings, len(context.ids)), settings.batch_size, poly_rate(settings.power), settings.checkpoint_steps,
                 settings.accumulate)
     log = fit(context, plan, irn, optimizer, sample, loss, pictures=lambda: edge_pictures(context, irn), counts=counts)
     irn.set_displacement_mean(displacement_mean(context, irn))
