@@ -120,7 +120,7 @@ def test_status_reads_no_photograph_and_still_sees_a_changed_label(smoke, output
     assert set(states(smoke()).values()) == {"done"}
     root = next((outputs / ".data").iterdir())
     labels = (root / "labels.csv").read_text()
-    (root / "labels.csv").write_text(re.sub("train_0000,.*", "train_0000,fox;rose", labels))
+    (root / "labels.csv").write_text(re.sub("train_0000,.*", "train_0000,tiger;rowan", labels))
     why = {step.name: step.why for step in smoke().status() if step.state == "stale"}
     assert why["train_cam"] == "labels of ids changed" and len(why) == 8
     partial = {step.name: step for step in smoke().status()}["make_cam"]

@@ -48,15 +48,15 @@ def test_a_photograph_of_the_run_comes_out_as_it_lies_in_the_run(outputs, photog
 
 def test_the_command_line_writes_pictures_and_arrays_and_says_where(outputs, photograph, capsys):
     words = ("action=predict", f"image='{photograph}'", "run=smoke")
-    pipeline = Pipeline.compose("threads=1", f"outputs={outputs}", *words, "classes=[fox,rose]")
+    pipeline = Pipeline.compose("threads=1", f"outputs={outputs}", *words, "classes=[tiger,rowan]")
     assert act(pipeline) == 0
     folder, said = outputs / "smoke/predictions" / photograph.name, capsys.readouterr().out
-    assert f"lie in {folder}/" in said and "classes: fox, rose" in said and "background threshold of the mask: 0." in said
-    pictures = {f"{kind}_{name}.png" for kind in ("cam", "lpcam", "walk") for name in ("fox", "rose")}
+    assert f"lie in {folder}/" in said and "classes: tiger, rowan" in said and "background threshold of the mask: 0." in said
+    pictures = {f"{kind}_{name}.png" for kind in ("cam", "lpcam", "walk") for name in ("tiger", "rowan")}
     assert {path.name for path in folder.iterdir()} == pictures | {
         "cam.npy", "lpcam.npy", "walk.npy", "mask.npy", "mask.png", "mask_overlay.png", "prediction.json"}
     assert np.load(folder / "cam.npy").shape == (2, *np.load(folder / "mask.npy").shape)
-    assert json.loads((folder / "prediction.json").read_text())["classes"] == ["fox", "rose"]
+    assert json.loads((folder / "prediction.json").read_text())["classes"] == ["tiger", "rowan"]
     assert act(Pipeline.compose("threads=1", f"outputs={outputs}", *words, "classes=[koi]")) == 0   # replaces it
     assert {path.name for path in folder.glob("cam*.png")} == {"cam_koi.png"}
 
@@ -74,11 +74,11 @@ def test_the_classifier_finds_the_classes(outputs, photograph, capsys):
 
 def test_what_the_run_has_not_is_left_out(outputs, photograph, capsys):
     shutil.rmtree(outputs / "smoke/train_irn")
-    prediction = look(outputs).predict(photograph, ["fox"])
+    prediction = look(outputs).predict(photograph, ["tiger"])
     assert prediction.mask is None and prediction.walk is None and prediction.lpcam is not None
     shutil.rmtree(outputs / "smoke/make_lpcam")
-    assert look(outputs).predict(photograph, ["fox"]).lpcam is None
-    assert act(look(outputs, "action=predict", f"image='{photograph}'", "classes=[fox]")) == 0
+    assert look(outputs).predict(photograph, ["tiger"]).lpcam is None
+    assert act(look(outputs, "action=predict", f"image='{photograph}'", "classes=[tiger]")) == 0
     assert "no mask: " in capsys.readouterr().out
     shutil.rmtree(outputs / "smoke/make_cam")
     with pytest.raises(ConfigError, match="action=predict needs train_cam, make_cam, and .*smoke has no finished make_cam"):
@@ -86,8 +86,8 @@ def test_what_the_run_has_not_is_left_out(outputs, photograph, capsys):
 
 
 def test_what_cannot_be_is_refused(outputs, photograph, tmp_path):
-    with pytest.raises(ConfigError, match=r"the run knows no class 'foxx'; did you mean 'fox'\? \(allowed: fox, "):
-        look(outputs).predict(photograph, ["foxx"])
+    with pytest.raises(ConfigError, match=r"the run knows no class 'tigerr'; did you mean 'tiger'\? \(allowed: tiger, "):
+        look(outputs).predict(photograph, ["tigerr"])
     with pytest.raises(DataError, match="cannot read the image .*missing.jpg"):
         look(outputs).predict(tmp_path / "missing.jpg")
     (tmp_path / "text.jpg").write_text("no image")
@@ -97,7 +97,7 @@ def test_what_cannot_be_is_refused(outputs, photograph, tmp_path):
         look(outputs, "name=smoek").predict(photograph)
     for words, message in ((["action=predict"], "image=None is not possible: expected a photograph with action=predict"),
                            (["image=x.jpg"], "image='x.jpg' is not possible"), (["run=smoke"], "run='smoke' is not possible"),
-                           (["classes=[fox]"], "classes=.*is not possible"), (["class_threshold=1"], "class_threshold=1.0"),
+                           (["classes=[tiger]"], "classes=.*is not possible"), (["class_threshold=1"], "class_threshold=1.0"),
                            (["action=predict", "image=x", "run=a", "name=b"], "nothing beside name=b")):
         with pytest.raises(ConfigError, match=message):
             Pipeline.compose(*words)

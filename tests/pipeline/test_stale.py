@@ -67,7 +67,7 @@ def test_a_raised_version_makes_the_step_and_what_follows_stale(smoke_outputs, m
 
 def relabel(root, image_id: str) -> None:
     lines = (root / "labels.csv").read_text().splitlines()
-    wrong = [f"{image_id},fox;rose" if line.startswith(f"{image_id},") else line for line in lines]
+    wrong = [f"{image_id},tiger;rowan" if line.startswith(f"{image_id},") else line for line in lines]
     assert wrong != lines
     (root / "labels.csv").write_text("\n".join(wrong) + "\n")
 

@@ -165,8 +165,8 @@ def test_a_run_folder_of_another_data_set_is_refused(smoke, outputs, tmp_path):
     data = shutil.copytree(next((outputs / ".data").iterdir()), tmp_path / "data")
     with pytest.raises(ConfigError, match="smoke was made from another data set, shapes in .*: kind 'shapes' there, 'folder' here.*name=NAME"):
         Pipeline.compose("data=folder", f"data.root={data}", "name=smoke", f"outputs={outputs}").plan()
-    (data / "classes.txt").write_text((data / "classes.txt").read_text().replace("rose", "tulip"))
-    (data / "labels.csv").write_text((data / "labels.csv").read_text().replace("rose", "tulip"))
+    (data / "classes.txt").write_text((data / "classes.txt").read_text().replace("rowan", "tulip"))
+    (data / "labels.csv").write_text((data / "labels.csv").read_text().replace("rowan", "tulip"))
     known = json.loads((outputs / "smoke/run.json").read_text())
     (outputs / "smoke/run.json").write_text(json.dumps({"data": {**known["data"], "kind": "folder", "name": "folder"}}))
     with pytest.raises(ConfigError, match="was made from another data set, .*classes .*'rose'.* there, .*'tulip'.* here"):
