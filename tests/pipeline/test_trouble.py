@@ -169,7 +169,7 @@ def test_a_run_folder_of_another_data_set_is_refused(smoke, outputs, tmp_path):
     (data / "labels.csv").write_text((data / "labels.csv").read_text().replace("rowan", "tulip"))
     known = json.loads((outputs / "smoke/run.json").read_text())
     (outputs / "smoke/run.json").write_text(json.dumps({"data": {**known["data"], "kind": "folder", "name": "folder"}}))
-    with pytest.raises(ConfigError, match="was made from another data set, .*classes .*'rose'.* there, .*'tulip'.* here"):
+    with pytest.raises(ConfigError, match="was made from another data set, .*classes .*'rowan'.* there, .*'tulip'.* here"):
         Pipeline.compose("data=folder", f"data.root={data}", "name=smoke", f"outputs={outputs}").run()
 
 

@@ -16,10 +16,10 @@ VERSION = 2  # raised when the pictures change
 
 # What decides how hard it is. Probabilities per image or object; lengths as a fraction of the image's shorter side unless stated.
 SIDE = (144, 192)  # pixels, both ends included, drawn for height and width separately
-LONGER = 1.25  # the longer side where there are several objects, relative to one of SIDE
+LONGER = 1.3  # the longer side where there are several objects, relative to one of SIDE
 OBJECTS = (0.5, 0.5)  # of 1, 2 objects in an image
 MATE = 0.4  # a second object is of the other class of the pair: higher keeps the classifier to the heads
-OBJECT_SIZE = (0.36, 0.48)  # half the length of a body
+OBJECT_SIZE = (0.46, 0.56)  # half the length of a body
 HABITAT = 0.7  # a class that has a habitat is seen there: higher makes maps leak more
 HABITAT_ALONE = 0.3  # any other image shows some habitat nevertheless: higher makes maps leak less
 CLUTTER = (1, 3)  # pieces in an image, both ends included

@@ -12,7 +12,7 @@ import numpy as np
 
 from wsss.data.forms import around, blend, box, bricks, disc, noise, polygon, steep, tinted, union
 
-TRACE = 0.05  # the pattern over the body, relative to its brightness: higher makes the body tell the class
+TRACE = 0.08  # the pattern over the body, relative to its brightness: higher makes the body tell the class
 
 Layer = tuple[np.ndarray, np.ndarray]
 
