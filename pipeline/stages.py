@@ -23,10 +23,10 @@ SUBJECTS = {"walk": "the random walk is", "crf": "the CRF is", "walk_crf": "the 
 THRESHOLD_KEYS = {"cam": "eval_cam.threshold.cam", "lpcam": "eval_cam.threshold.lpcam",
                   "pseudo_masks": "make_sem_seg_labels.bg_threshold"}
 # The keys whose values decide which suggestions make sense.
-SETTING_KEYS = ("seed_maps", "data.n_val", "model.backbone", "model.starts_from_weights", "train_cam.epochs", "train_irn.epochs", "make_lpcam.prototypes",
-                "make_lpcam.cam_threshold", "make_lpcam.fg_threshold", "make_lpcam.n_clusters", "make_lpcam.context_high",
-                "cam_to_ir_label.conf_fg", "make_sem_seg_labels.refiner", "make_sem_seg_labels.exp_times",
-                "make_sem_seg_labels.beta", *THRESHOLD_KEYS.values())
+SETTING_KEYS = ("seed_maps", "data.n_val", "model.backbone", "model.starts_from_weights", "train_cam.epochs", "train_irn.epochs",
+                "make_lpcam.prototypes", "make_lpcam.cam_threshold", "make_lpcam.fg_threshold", "make_lpcam.n_clusters",
+                "make_lpcam.context_high", "cam_to_ir_label.conf_fg", "make_sem_seg_labels.refiner",
+                "make_sem_seg_labels.exp_times", "make_sem_seg_labels.beta", *THRESHOLD_KEYS.values())
 
 
 @dataclass(frozen=True)
