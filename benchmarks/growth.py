@@ -1,6 +1,6 @@
 """Whether time an image and memory stay flat as images become more: `python -m benchmarks.growth [--images 100 2000]`.
 
-The inference steps, one after the other, on small pictures (sides from 100 to 168 pixels), with ResNet-18 in float32. Each number of
+The inference steps, one after the other, on pictures with sides from 100 to 168 pixels with ResNet-18 in float32. Each number of
 images has a process of its own; memory is that of the whole process at its peak.
 """
 
