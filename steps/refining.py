@@ -19,7 +19,7 @@ from steps.walk import Walk
 from wsss.crf import DenseCRF, unary_from_labels, unary_from_scores
 from wsss.maps import at_size
 from wsss.metrics import Confusion, ThresholdCounts
-from wsss.refinement import with_background
+from wsss.refinement import mask_of, with_background
 
 OFFSETS = (-0.05, 0.0, 0.05, 0.10, 0.15)   # a CRF is tried at the best threshold before it and at these beside it
 KEY = "make_sem_seg_labels"
@@ -46,7 +46,7 @@ class Refining:
             scores = at_size(self._crf(image_id, [with_background(maps, threshold)])[0], size)
         else:
             scores = with_background(self._maps(image_id, kept.get("walk"), size), threshold)
-        return self._mask(scores, image_id), kept
+        return mask_of(scores, self.maps.classes(image_id)), kept
 
     def soft(self, image_id: str, walks: bool) -> Tensor:
         """The maps (K, H, W) in [0, 1] in the size of the photograph, walked or not, that a background threshold cuts."""
@@ -59,7 +59,7 @@ class Refining:
             maps = self._maps(image_id, self.walk(image_id)[0] if walks else None, frame)
             scores += [with_background(maps, value) for value in values]
         size = self.context.dataset.size(image_id)
-        return [self._mask(at_size(found, size), image_id) for found in self._crf(image_id, scores)]
+        return [mask_of(at_size(found, size), self.maps.classes(image_id)) for found in self._crf(image_id, scores)]
 
     def _frame(self, image_id: str) -> tuple[int, int]:
         """(H, W) of the image that the networks see; `data.max_side` makes it smaller than the photograph."""
@@ -82,11 +82,6 @@ class Refining:
             unary = unary_from_scores(stacked, settings.sharpness)
         image = torch.from_numpy(self.context.dataset.image(image_id)).to(self.context.device)
         return DenseCRF(image, **settings.kernels).inference(unary, settings.iterations)
-
-    def _mask(self, scores: Tensor, image_id: str) -> np.ndarray:
-        """(H, W) uint8: of the greatest of the scores (K + 1, H, W); the first wins a tie, so background does."""
-        values = torch.tensor([0] + [c + 1 for c in self.maps.classes(image_id)], device=scores.device)
-        return values[scores.max(dim=0).indices].byte().cpu().numpy()
 
 
 def choose_refiner(context: StepContext, refining: Refining) -> dict[str, Any]:

@@ -96,8 +96,8 @@ def run(context: StepContext) -> dict[str, Any]:
 
     edge, displacement = irn.parameter_groups()
     optimizer = make_optimizer(settings, (edge, 1.0), (displacement, settings.displacement_rate))
-    plan = Plan("train_irn", epochs_of(settings, len(context.ids)), settings.batch_size, poly_rate(settings.power), settings.checkpoint_steps,
-                settings.accumulate)
+    plan = Plan("train_irn", epochs_of(settings, len(context.ids)), settings.batch_size, poly_rate(settings.power),
+                settings.checkpoint_steps, settings.accumulate)
     log = fit(context, plan, irn, optimizer, sample, loss, pictures=lambda: edge_pictures(context, irn), counts=counts)
     irn.set_displacement_mean(displacement_mean(context, irn))
     if context.group.leads:

@@ -4,6 +4,9 @@ The maps of the classes present, as they are or after IRN's random walk (`wsss.w
 scores (K + 1, H, W), whose greatest is the mask; or the dense CRF (`wsss.crf`) starts from these scores.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,3 +29,10 @@ def walk_steps(height: int, width: int, exp_times: int = 8) -> int:
 def with_background(maps: Tensor, threshold: float) -> Tensor:
     """Scores (K + 1, H, W): a background of `threshold` everywhere, then the maps (K, H, W) in [0, 1]; K may be 0."""
     return torch.cat([maps.new_full((1, *maps.shape[1:]), threshold), maps])
+
+
+def mask_of(scores: Tensor, classes: Sequence[int]) -> np.ndarray:
+    """The mask (H, W) uint8 of scores (K + 1, H, W), background first, of K `classes` (0-based): 0 background, class + 1. The
+    first wins a tie, so background does."""
+    values = torch.tensor([0] + [c + 1 for c in classes], device=scores.device)
+    return values[scores.max(dim=0).indices].byte().cpu().numpy()

@@ -18,9 +18,9 @@ from pipeline.report.images import image_iou
 from pipeline.report.scores import TITLES, measured, safely
 from pipeline.stages import MARGIN, REFINERS
 from steps.artifacts import Maps
-from steps.make_sem_seg_labels import mask_of
 from wsss.errors import WsssError
 from wsss.maps import at_size
+from wsss.refinement import mask_of, with_background
 
 MOST_SCORED = 400
 MOST_CLASSES = 5   # that gained, and as many that lost, of each pair of stages
@@ -73,7 +73,7 @@ class StageMasks:
             return mask if keeps_255 else np.where(mask == 255, 0, mask).astype(np.uint8)
         maps = self._maps[stage]
         soft = at_size(maps.map(image_id, "full", self.run.device), tuple(size))
-        return mask_of(soft, maps.classes(image_id), self._thresholds[stage])
+        return mask_of(with_background(soft, self._thresholds[stage]), maps.classes(image_id))
 
 
 def compare_stages(run: RecordedRun, progress: Callable[[int, int], None] = lambda done, total: None) -> StageImages:

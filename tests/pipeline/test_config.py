@@ -22,9 +22,11 @@ def typed(*overrides: str):
     return config.typed(config.compose(overrides))
 
 
-def test_the_default_is_the_clean_recipe_on_the_embedded_data_without_pretrained_weights():
+def test_the_default_is_the_clean_recipe_on_the_embedded_data_from_installed_weights():
     default = typed()
-    assert (default.recipe_name, default.data.kind, default.model.pretrained) == ("clean", "shapes", False)
+    assert (default.recipe_name, default.data.kind, default.model.backbone.value) == ("clean", "shapes", "efficientnet_lite0")
+    assert default.model.starts_from_weights and not typed("model.backbone=resnet18").model.starts_from_weights
+    assert not typed("model.pretrained=false").model.starts_from_weights
     assert default.steps == ["train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn",
                              "make_sem_seg_labels", "eval_sem_seg"]
     assert default.run_name == "shapes-clean"
@@ -66,7 +68,8 @@ def test_what_does_not_exist_is_named(overrides, message):
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["data=folder"], "data.root has no value: set data.root="),
-    (["train_cam.epochs=0"], "train_cam.epochs=0 is not possible: expected at least 1"),
+    (["train_cam.epochs=0"], "train_cam.epochs=0 is not possible: expected null or at least 1"),
+    (["data.min_side=300", "data.max_side=200"], "data.min_side=300 is not possible: expected null or from 16 pixels to data.max_side=200"),
     (["make_cam.scales=[]"], "make_cam.scales"),
     (["make_cam.scales=[1.0,0.0]"], "each above 0"),
     (["cam_to_ir_label.conf_fg=0.4"], "both null or both set"),

@@ -1,4 +1,4 @@
-"""The figures of the embedded data set: a large body that the two classes of a pair share, and a small head that is a class's own.
+"""The figures of the embedded data set: a large body that the two classes of a pair share, and a small head of a class's own.
 
 A class has a pattern. On the head it is strong and has colours of its own; over the body it fades to a trace, as markings do on
 animals. A figure is a list of layers from the back to the front: (distance (H, W), negative inside; colour (3,) or (H, W, 3)).
@@ -12,7 +12,7 @@ import numpy as np
 
 from wsss.data.forms import around, blend, box, bricks, disc, noise, polygon, steep, tinted, union
 
-TRACE = 0.08  # the pattern over the body, relative to its brightness: higher makes the body tell the class
+TRACE = 0.065  # how much the pattern darkens and brightens the body (standard deviation): higher makes the body tell the class
 
 Layer = tuple[np.ndarray, np.ndarray]
 
@@ -54,7 +54,7 @@ def _blossom(x, y, rng):
 
 
 def _rays(x, y, rng):
-    return steep(np.cos(8 * np.arctan2(y + 0.42, x)) * np.cos(14 * np.hypot(x, y + 0.42)), 4)
+    return steep(np.cos(8 * np.arctan2(y + 0.42, x - 0.1)) * np.cos(14 * np.hypot(x - 0.1, y + 0.42)), 4)
 
 
 def _beams(x, y, rng):
@@ -78,18 +78,23 @@ LOOKS = {
 }
 
 
+def _trace(pattern):
+    """What is left of a pattern over the body: as strong for every class."""
+    return TRACE / max(1e-3, float(pattern.std())) * (pattern - pattern.mean())
+
+
 # Bodies.
 
 def beast(x, y, rng, look):
     """A big cat from the side; its own: the head."""
     coat = around(rng, rng.choice([(0.8, 0.52, 0.25), (0.74, 0.46, 0.22), (0.84, 0.57, 0.32)]), 0.025)
-    pattern = look.pattern(x, y, rng.spawn(1)[0])   # the pair draws the same body
-    fur = tinted(coat, 0.06 * noise(rng, x.shape, 2, 2.5), TRACE * pattern, -0.15 * y)
+    pattern = look.pattern(x, y, rng.spawn(1)[0])   # draws of its own, so that a pair draws the same body
+    fur = tinted(coat, 0.06 * noise(rng, x.shape, 2, 2.5), _trace(pattern), -0.15 * y)
     trunk = union(disc(x, y, -0.15, 0, 0.7, 0.4), box(x, y, 0.35, -0.12, 0.25, 0.2, 0.15))
     legs = union(*(box(x, y, leg, 0.42, 0.11, 0.3, 0.08) for leg in (-0.66, -0.4, 0.12, 0.38)))
     tail = polygon(x, y, (-0.75, -0.2), (-0.66, 0.0), (-1.0, 0.42), (-1.08, 0.38))
-    head = disc(x, y, 0.66, -0.26, 0.3, 0.27)
-    ears = union(disc(x, y, 0.48, -0.5, 0.1), disc(x, y, 0.84, -0.5, 0.1))
+    head = disc(x, y, 0.67, -0.27, 0.27, 0.25)
+    ears = union(disc(x, y, 0.51, -0.49, 0.09), disc(x, y, 0.83, -0.49, 0.09))
     eyes = union(disc(x, y, 0.57, -0.3, 0.045), disc(x, y, 0.77, -0.3, 0.045), disc(x, y, 0.67, -0.14, 0.06))
     face = blend(look.light, look.dark, pattern)
     return [(union(legs, tail), fur * 0.93), (trunk, fur), (ears, np.asarray(look.dark)), (head, face), (eyes, np.full(3, 0.04))]
@@ -99,35 +104,40 @@ def fish(x, y, rng, look):
     """A fish from the side; its own: the head."""
     skin = around(rng, rng.choice([(0.74, 0.42, 0.44), (0.7, 0.38, 0.46), (0.78, 0.48, 0.46)]), 0.025)
     scales = steep(np.sin(26 * x + 3 * np.sin(13 * y)) * np.sin(26 * y), 2)
-    pattern = look.pattern(x, y, rng.spawn(1)[0])   # the pair draws the same body
-    side = tinted(skin, 0.06 * scales, TRACE * pattern, -0.15 * y)
-    fins = union(polygon(x, y, (-0.5, 0.0), (-1.0, 0.5), (-0.88, 0.0), (-1.0, -0.5)), polygon(x, y, (-0.5, 0.0), (-1.0, 0.5), (-1.0, 0.1)),
-                 polygon(x, y, (-0.3, -0.3), (-0.1, -0.7), (0.35, -0.35)), polygon(x, y, (-0.1, 0.35), (0.25, 0.38), (-0.05, 0.66)))
+    pattern = look.pattern(x, y, rng.spawn(1)[0])
+    side = tinted(skin, 0.06 * scales, _trace(pattern), -0.15 * y)
+    tail = union(polygon(x, y, (-0.5, 0.0), (-1.0, 0.5), (-0.88, 0.0), (-1.0, -0.5)),
+                 polygon(x, y, (-0.5, 0.0), (-1.0, 0.5), (-1.0, 0.1)))
+    fins = union(tail, polygon(x, y, (-0.3, -0.3), (-0.1, -0.7), (0.35, -0.35)),
+                 polygon(x, y, (-0.1, 0.35), (0.25, 0.38), (-0.05, 0.66)))
     body = disc(x, y, 0.1, 0, 0.86, 0.46)
-    head = np.maximum(body, 0.46 - x)
+    head = np.maximum(body, 0.52 - x)
     return [(fins, tinted(skin * 0.85, 0.08 * np.sin(30 * y))), (body, side), (head, blend(look.light, look.dark, pattern)),
             (disc(x, y, 0.68, -0.1, 0.06), np.full(3, 0.03))]
+
+
+LOBES = ((-0.42, -0.1, 0.42), (0.42, -0.1, 0.42), (0, -0.45, 0.48), (-0.3, -0.45, 0.36), (0.3, -0.45, 0.36), (0, 0, 0.4))
 
 
 def tree(x, y, rng, look):
     """A broad-leaved tree; its own: the bunch of berries or blossom."""
     green = around(rng, rng.choice([(0.16, 0.38, 0.2), (0.2, 0.42, 0.18), (0.14, 0.34, 0.24)]), 0.02)
-    pattern = look.pattern(x, y, rng.spawn(1)[0])   # the pair draws the same body
+    pattern = look.pattern(x, y, rng.spawn(1)[0])
     leaves = steep(noise(rng, x.shape, 3), 1)
-    crown = union(*(disc(x, y, cx + rng.normal(0, 0.04), cy + rng.normal(0, 0.04), radius) for cx, cy, radius in
-                    ((-0.42, -0.1, 0.42), (0.42, -0.1, 0.42), (0, -0.45, 0.48), (-0.3, -0.45, 0.36), (0.3, -0.45, 0.36), (0, 0, 0.4))))
+    crown = union(*(disc(x, y, cx + rng.normal(0, 0.04), cy + rng.normal(0, 0.04), radius) for cx, cy, radius in LOBES))
     trunk = union(box(x, y, 0, 0.6, 0.13, 0.4, 0.03), polygon(x, y, (-0.12, 0.8), (0.12, 0.8), (0.24, 1.0), (-0.24, 1.0)))
-    bunch = np.hypot(x - rng.uniform(0.2, 0.35), y + rng.uniform(0.2, 0.45)) - 0.28 - 0.04 * np.sin(7 * np.arctan2(y + 0.3, x - 0.3))
+    ragged = 0.035 * np.sin(7 * np.arctan2(y + 0.3, x - 0.3))
+    bunch = np.hypot(x - rng.uniform(0.2, 0.35), y + rng.uniform(0.2, 0.45)) - 0.25 - ragged
     return [(trunk, tinted(around(rng, (0.36, 0.25, 0.17), 0.02), 0.1 * np.sin(40 * x))),
-            (crown, tinted(green, 0.12 * leaves, TRACE * pattern, -0.2 * y)), (bunch, blend(look.light, look.dark, pattern))]
+            (crown, tinted(green, 0.12 * leaves, _trace(pattern), -0.2 * y)), (bunch, blend(look.light, look.dark, pattern))]
 
 
 def house(x, y, rng, look):
     """A house of bricks; its own: the gable."""
     clay = around(rng, rng.choice([(0.52, 0.25, 0.21), (0.47, 0.22, 0.2), (0.56, 0.3, 0.25)]), 0.02)
-    pattern = look.pattern(x, y, rng.spawn(1)[0])   # the pair draws the same body
-    wall = tinted(clay, 0.22 * bricks(x, y, 0.2, 0.1, 0.02), TRACE * pattern, 0.04 * noise(rng, x.shape, 3))
-    gable = polygon(x, y, (0, -0.85), (0.62, -0.22), (-0.62, -0.22))
+    pattern = look.pattern(x, y, rng.spawn(1)[0])
+    wall = tinted(clay, 0.22 * bricks(x, y, 0.2, 0.1, 0.02), _trace(pattern), 0.04 * noise(rng, x.shape, 3))
+    gable = polygon(x, y, (0.1, -0.85), (0.65, -0.22), (-0.45, -0.22))
     roof = polygon(x, y, (-0.7, -0.62), (0.7, -0.62), (0.95, -0.2), (-0.95, -0.2))
     windows = union(*(box(x, y, cx, 0.2, 0.1, 0.14) for cx in (-0.6, 0.6)))
     return [(box(x, y, 0, 0.24, 0.85, 0.46), wall), (roof, tinted(clay * 0.7, 0.15 * np.sin(60 * y))),

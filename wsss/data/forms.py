@@ -5,7 +5,6 @@ import math
 import numpy as np
 from PIL import Image
 
-
 # Distances, in the units of x and y.
 
 def disc(x, y, cx=0.0, cy=0.0, rx=1.0, ry=None):
