@@ -1,7 +1,7 @@
 """Whether time an image and memory stay flat as images become more: `python -m benchmarks.growth [--images 100 2000]`.
 
-The inference steps, one after the other, on pictures with sides from 100 to 168 pixels, as the embedded data set has them, with
-ResNet-18 in float32. Each number of images has a process of its own; memory is that of the whole process at its peak.
+The inference steps, one after the other, on pictures with sides from 100 to 168 pixels with ResNet-18 in float32. Each number of
+images has a process of its own; memory is that of the whole process at its peak.
 """
 
 import argparse

@@ -6,6 +6,7 @@ The official form is a plain re-statement of what the official code does, ours i
 import gc
 import json
 import platform
+import resource
 import statistics
 import tempfile
 import time
@@ -28,7 +29,7 @@ CPU = torch.device("cpu")
 
 class Seconds(NamedTuple):
     wall: float
-    cpu: float      # of all threads together
+    cpu: float      # of all threads together, and of the commands that have been started and have ended
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Case:
     per: int | dict[str, int] = 1   # images that a call works on, by which its time is divided
     disk: tuple[float, float] | None = None
     elsewhere: bool = False         # official: in processes of its own, whose memory and processor time are not known
+    commands: bool = False          # both forms are commands: their times are processor time, their memory is not known
     once: bool = False              # too long to repeat: both forms are prepared by a first call, which returns what is measured
 
 
@@ -129,7 +131,7 @@ def _compare(name: str, build: Builder, quick: bool, threads: int, repeats: int,
     per = case.per if isinstance(case.per, dict) else dict.fromkeys(forms, case.per)
     for form in forms:
         wall, cpu = (statistics.median(each) / per[form] for each in zip(*taken[form]))
-        setattr(row, f"{form}_s", wall)
+        setattr(row, f"{form}_s", cpu if case.commands else wall)
         setattr(row, f"{form}_cpu_s", None if case.elsewhere else cpu)
     row.once = ", ".join(slow)
     if case.official:
@@ -140,9 +142,14 @@ def _compare(name: str, build: Builder, quick: bool, threads: int, repeats: int,
 
 
 def timed(form: Callable[[], Any]) -> tuple[Seconds, Any]:
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), cpu_time()
     result = form()
-    return Seconds(time.perf_counter() - wall, time.process_time() - cpu), result
+    return Seconds(time.perf_counter() - wall, cpu_time() - cpu), result
+
+
+def cpu_time() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def measure_alone(build: Builder, form: str, quick: bool, threads: int) -> Alone | None:
@@ -162,7 +169,7 @@ def measure_alone(build: Builder, form: str, quick: bool, threads: int) -> Alone
         held = peak_before()
         seconds, result = timed(run)
     peak = peak_memory(CPU).get("host")
-    known = peak and not (case.elsewhere and form == "official")
+    known = peak and not case.commands and not (case.elsewhere and form == "official")
     peak = round(max(0.0, peak - held), 1) if known else None
     return Alone(seconds, peak, result if case.once or seconds.wall > SLOW else None)
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Case, share_of_unequal
-from wsss.kmeans import kmeans
+from wsss.clustering import kmeans
 
 ROUNDS = 100   # kmeans_pytorch has no limit
 

@@ -7,7 +7,6 @@ random walk, k-means and reading are not in it.
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 
 import torch
@@ -16,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.scaling import SIZES
 from pipeline.config import compose, typed
+from wsss import walk
 from wsss.affinity import affinity_losses
 from wsss.crf import crf_labels
 from wsss.data.images import scaled_size
@@ -23,7 +23,6 @@ from wsss.networks.classifier import Classifier
 from wsss.networks.irn import IRN
 from wsss.networks.resnet import fold_batch_norm, resnet
 
-random_walk = sys.modules["wsss.random_walk"]   # the package has a function of this name
 IMAGE = (375, 500)
 
 
@@ -68,16 +67,16 @@ def launches() -> dict[str, int]:
     labels = torch.randint(3, (1, 32, 32), generator=draw)
     classifier = fold_batch_norm(resnet("resnet50", "frozen_batch").eval().requires_grad_(False))
 
-    def walk(power: Callable) -> None:
-        power(maps, random_walk._symmetric_steps(edge, 10, 5, edge.numel())[0])
+    def walked(power: Callable) -> None:
+        power(maps, walk._symmetric_steps(edge, 10, 5, edge.numel())[0])
 
     def by_rows(x: torch.Tensor, bands: list) -> None:
-        random_walk._power_by_rows(x, *random_walk._as_rows(bands, edge.numel()), 256)
+        walk._power_by_rows(x, *walk._as_rows(bands, edge.numel()), 256)
 
     def by_bands(x: torch.Tensor, bands: list) -> None:
-        random_walk._power(x, bands, 256, edge.numel())
-    work = {"random walk of an image, by rows (GPU)": lambda: walk(by_rows),
-            "random walk of an image, by bands (CPU)": lambda: walk(by_bands),
+        walk._power(x, bands, 256, edge.numel())
+    work = {"random walk of an image, by rows (GPU)": lambda: walked(by_rows),
+            "random walk of an image, by bands (CPU)": lambda: walked(by_bands),
             "dense CRF of an image, both thresholds": lambda: crf_labels(image, seeds, 3),
             "affinity losses of a training step, with their gradients":
                 lambda: affinity_losses(logits, displacement, labels).total.backward(),

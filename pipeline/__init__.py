@@ -6,6 +6,12 @@ import os
 # becomes ten times slower when another process uses the cores too. Spinning for less costs nothing on idle cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from pipeline.runner import Pipeline  # noqa: E402
-
 __all__ = ["Pipeline"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "Pipeline":   # late: the text of --help needs nothing of what it imports
+        from pipeline.runner import Pipeline
+
+        return Pipeline
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,17 +11,14 @@ from typing import NoReturn
 
 from pipeline.changes import changes
 from pipeline.console import head_line, plan_table
-from pipeline.distributed import Processes, QuietConsole, find_place
+from pipeline.distributed import QuietConsole, find_place
 from pipeline.jobs import FOLDER as SCRIPTS
 from pipeline.jobs import job_lines
-from pipeline.predict import empty_folder
 from pipeline.runner import SUMMARY, Pipeline
+from pipeline.stages import stage_lines
 from pipeline.summary import score_table
-from pipeline.sweep import place_of, sweep_lines, write_sweep
-from pipeline.watch import FAREWELL
 from steps.context import Stopped
 from steps.datasets import download_dataset, list_findings, open_dataset, prepare_dataset
-from steps.prediction import RECORD, write_prediction
 from wsss.data.prepare import report_table
 from wsss.errors import ArtifactError, WsssError
 from wsss.files import user_path
@@ -38,6 +35,8 @@ def act(pipeline: Pipeline) -> int:
         place = find_place()
         if place is None or pipeline.config.action.value != "run":
             return _act(pipeline) if place is None or place.rank == 0 else 0
+        from pipeline.processes import Processes
+
         pipeline.group = Processes(place, pipeline.config.distributed)
     except WsssError as error:
         pipeline.console.error(str(error))
@@ -55,6 +54,8 @@ def end_with(error: WsssError) -> NoReturn:
     except WsssError:
         place = None
     if place is not None and place.rank:
+        from pipeline.watch import FAREWELL
+
         time.sleep(FAREWELL)   # a launcher ends all when the first one has ended
         sys.exit(1)
     sys.exit(f"error: {error}")
@@ -90,6 +91,8 @@ def run(pipeline: Pipeline) -> int:
     if not pipeline.group.leads or pipeline.config.shard is not None:
         return 0
     pipeline.console.result("\n" + score_table(summary))
+    for line in stage_lines(summary["stages"]):
+        pipeline.console.result(line)
     for line in changes(before, summary):
         pipeline.console.result(line)
     pipeline.console.result(f"Everything lies in {pipeline.folder.path}/, the scores in {pipeline.folder.path / SUMMARY}")
@@ -100,7 +103,7 @@ def run(pipeline: Pipeline) -> int:
 
 def plan(pipeline: Pipeline) -> int:
     steps = pipeline.plan()
-    pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.device))
+    pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.config.model, pipeline.device_type))
     pipeline.console.result(plan_table(pipeline.folder.path, steps))
     pipeline.console.result(f"  to do it: {pipeline.command}")
     return 0
@@ -108,7 +111,7 @@ def plan(pipeline: Pipeline) -> int:
 
 def status(pipeline: Pipeline) -> int:
     steps = pipeline.status()
-    pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.device))
+    pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.config.model, pipeline.device_type))
     jobs = job_lines(pipeline.folder)
     for step in steps:
         pipeline.console.result(f"  {step}")
@@ -157,6 +160,9 @@ def prepare(pipeline: Pipeline) -> int:
 
 
 def predict(pipeline: Pipeline) -> int:
+    from pipeline.predict import empty_folder
+    from steps.prediction import RECORD, write_prediction
+
     config, console, photograph = pipeline.config, pipeline.console, user_path(pipeline.config.image)
     prediction = pipeline.predict(photograph, config.classes)
     folder = empty_folder(pipeline.folder, photograph)
@@ -176,6 +182,8 @@ def predict(pipeline: Pipeline) -> int:
 
 
 def sweep(pipeline: Pipeline) -> int:
+    from pipeline.sweep import place_of, sweep_lines, write_sweep
+
     result = pipeline.sweep()
     folder = place_of(pipeline.folder, result["labels"])
     write_sweep(result, folder)

@@ -17,13 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.distributed import DistributedSettings
+from pipeline.helptext import CONF
 from pipeline.jobs import SubmitSettings
 from pipeline.order import BY_NAME, STEPS, seed_step
 from pipeline.published import Published
 from pipeline.tracking import Logger
 from steps.context import require
 from steps.datasets import KINDS
-from steps.networks import ModelSettings
+from steps.model import ModelSettings
 from steps.store import ArtifactSettings
 from steps.sweep import SweepSettings
 from wsss.data.dataset import check_id, did_you_mean
@@ -31,7 +32,6 @@ from wsss.errors import ConfigError, WsssError
 from wsss.files import user_path
 
 SET_BY_FILES = ("experiment_name", "recipe_name")   # of conf/, by no user
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 class Device(Enum):
@@ -82,9 +82,10 @@ class ReportSettings:
     images: int                  # in each of the galleries best, worst and random
     images_per_class: int        # of every class besides
     strips: int                  # images whose way through the steps is shown
+    changes: int                 # images that gained most, and as many that lost most, from each stage to the next
 
     def __post_init__(self) -> None:
-        for key in ("images", "images_per_class", "strips"):
+        for key in ("images", "images_per_class", "strips", "changes"):
             require(0 <= getattr(self, key) <= 200, f"report.{key}", getattr(self, key), "from 0 to 200: all are in one file")
 
 

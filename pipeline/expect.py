@@ -7,7 +7,6 @@ from typing import Any
 from pipeline.plan import PlannedStep, work_folder
 from pipeline.runfolder import RunFolder
 from steps.journal import INDEX, complete_lines, journal_files
-from steps.needs import expected_needs, needs_of_file
 from wsss.data.dataset import Dataset
 from wsss.files import user_path
 
@@ -28,6 +27,8 @@ def expect(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSte
 
     Disk and memory are measured where the step was made before with the same fingerprint, else computed (`steps.needs`).
     """
+    from steps.needs import expected_needs, needs_of_file  # late: what works needs torch in any case
+
     runs = [folder] + ([planned.donor.folder] if planned.donor else [])
     former = [manifest for run in runs if (manifest := run.manifest(planned.name))
               and manifest["device"].split(":")[0] == device and ("provided" in manifest["identity"]) == planned.provided]

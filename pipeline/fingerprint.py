@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.config import settings_of
-from pipeline.lists import Lists, chooses_pair
+from pipeline.lists import Lists, chooses_pair, masks_to_choose_by
 from pipeline.order import BY_NAME, irn_backbone
 from steps.given_prototypes import digest_of_given
 from steps.make_lpcam import CLUSTERING
-from steps.networks import weights_digest
+from steps.model import weights_digest
 from wsss.data.dataset import Dataset
 from wsss.files import user_path
-from wsss.networks.weights import file_sha256
+from wsss.networks.facts import file_sha256
 
 DIGEST = re.compile("[0-9a-f]{32,}")
 # lists count by their content; saving and measuring change nothing
@@ -48,7 +48,7 @@ def identities(config: Any, dataset: Dataset, lists: dict[str, Lists],
 
 def provided_identity(dataset: Dataset, name: str, digest: str) -> dict[str, Any]:
     """The identity of a step that is taken from files with this digest instead of being done: no setting counts."""
-    frame = {} if BY_NAME[name].kind == "training" else {"max_side": dataset.max_side}
+    frame = {} if BY_NAME[name].kind == "training" else frame_of(dataset)
     return {"provided": digest, "data": {"classes": list(dataset.classes), **frame}}
 
 
@@ -67,7 +67,7 @@ def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dic
         identity["precision"] = config.precision.value
     if "model" in step.depends:
         identity["model"] = _model(config, name)
-    identity["data"] = {"classes": list(dataset.classes), "max_side": dataset.max_side}
+    identity["data"] = {"classes": list(dataset.classes), **frame_of(dataset)}
     for purpose, ids in lists[name].items():
         if not ids or (name, purpose) == ("train_cam", "val") or (step.kind, purpose) == ("images", "ids"):
             continue
@@ -82,6 +82,11 @@ def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dic
     return identity
 
 
+def frame_of(dataset: Dataset) -> dict[str, int | None]:
+    """The size in which the networks see the photographs."""
+    return {"max_side": dataset.max_side} | ({"min_side": dataset.min_side} if dataset.min_side else {})
+
+
 def _settings(config: Any, name: str) -> dict[str, Any]:
     """The settings that the results of a step depend on; of files their digest."""
     own = {key: value for key, value in settings_of(getattr(config, name)).items() if key not in NOT_RESULTS}
@@ -91,8 +96,26 @@ def _settings(config: Any, name: str) -> dict[str, Any]:
 
 
 def is_read(config: Any, dataset: Dataset, name: str, source: str) -> bool:
-    """Whether step `name` really reads `source` with this data set: no threshold is chosen where there are no masks."""
-    return not (name == "cam_to_ir_label" and source == "eval_cam") or chooses_pair(config, dataset)
+    """Whether step `name` really reads `source` with this data set: no threshold is chosen where there are no masks, and IRN is
+    for refiners that walk."""
+    if (name, source) == ("cam_to_ir_label", "eval_cam"):
+        return chooses_pair(config, dataset)
+    if (name, source) == ("make_sem_seg_labels", "train_irn"):
+        refiners = config.make_sem_seg_labels.refiners(bool(masks_to_choose_by(dataset)))
+        return any(refiner.walks for refiner in refiners)
+    return True
+
+
+def unread_steps(config: Any, dataset: Dataset) -> dict[str, str]:
+    """The steps that others of the experiment could read and none does, each with the reason."""
+    unread: dict[str, str] = {}
+    for name in reversed(config.steps):
+        readers = [reader for reader in config.steps if name in BY_NAME[reader].reads(config)]
+        reading = [reader for reader in readers if reader not in unread and is_read(config, dataset, reader, name)]
+        if readers and not reading and BY_NAME[name].kind != "score":
+            refiner = config.make_sem_seg_labels.refiners(bool(masks_to_choose_by(dataset)))[0].value
+            unread[name] = f"no step reads it with make_sem_seg_labels.refiner={refiner}"
+    return unread
 
 
 def fingerprint(identity: dict) -> str:

@@ -89,7 +89,7 @@ def _train_irn(config: Any, dataset: Dataset, needed: dict) -> Lists:
 
 def _make_sem_seg_labels(config: Any, dataset: Dataset, needed: dict) -> Lists:
     ids = _split(dataset, config.make_sem_seg_labels.split, _union([dataset.lists["train"], *needed.values()]))
-    val = masks_to_choose_by(dataset) if config.make_sem_seg_labels.bg_threshold is None else ()
+    val = masks_to_choose_by(dataset) if config.make_sem_seg_labels.chooses else ()
     scored = _union(needed.values())
     _refuse_choosing_on_scored("eval_sem_seg", scored, val, "make_sem_seg_labels.bg_threshold")
     return {"ids": ids, "val": val}

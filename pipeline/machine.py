@@ -1,37 +1,79 @@
 """The machine a run works on: its device, its threads, what is measured of it."""
 
+from __future__ import annotations
+
 import os
 import platform
+import re
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from steps.memory import keep_freed
 from steps.side_by_side import available_cores
 from wsss.errors import ConfigError
 
+if TYPE_CHECKING:
+    import torch
+
 MOST_LOADERS = 16   # processes; each holds two batches
+CPU_INFO = Path("/proc/cpuinfo")
+# One of them is there wherever torch can see a GPU on Linux: of NVIDIA, the same under WSL 2 and on a Jetson, of AMD.
+DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of `device=`. Raises ConfigError where CUDA is asked for and not there."""
+def choose_device(name: str) -> str:
+    """The device of `device=`: "cpu" or "cuda". Raises ConfigError where CUDA is asked for and not there.
+
+    torch is asked only where there may be a GPU, because it takes long to import.
+    """
+    if name == "cpu" or name == "auto" and sys.platform == "linux" and not any(map(os.path.exists, DRIVERS)):
+        return "cpu"
+    import torch
+
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: torch sees no CUDA device here. Set device=cpu or device=auto, or install a torch "
                           "build that fits the driver")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def fast_precision(device: torch.device) -> str:
+def fast_precision(device: str) -> str:
     """What `precision=auto` stands for: "bf16" where the device computes in it (CUDA from Ampere on; x86 with AVX-512 BF16
     or AMX, ARM with SVE BF16), else "float32". Elsewhere bf16 is emulated, slower than float32."""
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    if device == "cuda":
+        import torch
+
+        native = torch.cuda.get_device_capability() >= (8, 0)
     else:
-        has = torch.cpu.get_capabilities()
-        native = any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
+        native = cpu_has_bf16()
     return "bf16" if native else "float32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU computes in bf16, by what Linux says of an x86 one, elsewhere by torch."""
+    told = _told_by_linux()
+    if told is not None:
+        return told
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
+
+
+def _told_by_linux() -> bool | None:
+    """None where it names no flags of an x86 CPU, or is older than 5.3, which first knew bf16, and the CPU has AVX-512."""
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", CPU_INFO.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    has = set(flags[1].split()) if flags else set()
+    version = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+    if not has or "avx512f" in has and version < (5, 3):
+        return None
+    return bool(has & {"avx512_bf16", "amx_bf16"})
 
 
 def prepare_process(threads: int | None, device: torch.device, processes: int = 1) -> None:
@@ -40,6 +82,8 @@ def prepare_process(threads: int | None, device: torch.device, processes: int = 
     `threads`; None: all cores this process may use, shared by `processes` on this machine where Slurm does not say
     how many each has.
     """
+    import torch
+
     torch.set_num_threads(threads or _cores(processes))
     keep_freed()
     if device.type == "cuda":
@@ -68,6 +112,8 @@ def _cores(processes: int) -> int:
 def reset_peak_memory(device: torch.device) -> None:
     """Start the measurement of `peak_memory` anew."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
     try:
         Path("/proc/self/clear_refs").write_text("5")   # Linux: starts the process's memory high-water mark anew
@@ -84,11 +130,15 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     except (OSError, IndexError):
         pass
     if device.type == "cuda":
+        import torch
+
         peak["cuda"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return peak
 
 
 def versions() -> dict[str, str]:
     """The versions of what computes."""
+    import torch
+
     return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision"),
             "numpy": np.__version__, "hydra-core": version("hydra-core")}

@@ -91,9 +91,10 @@ def export_official(config: Any, dataset: Dataset, folder: RunFolder, chosen: Co
         other results (`force=true` replaces them).
     """
     target = export_target(config, dataset, folder, "export_official")
-    if dataset.max_side is not None:
-        raise ConfigError(f"data.max_side={dataset.max_side}: the maps are those of shrunk photographs, the official code reads "
-                          "whole ones. Export a run that was made without it")
+    if dataset.max_side or dataset.min_side:
+        key = "max_side" if dataset.max_side else "min_side"
+        raise ConfigError(f"data.{key}={getattr(dataset, key)}: the maps are those of resized photographs, the official code "
+                          "reads them as they are. Export a run that was made without it")
     done, report = [], []
     for planned in survey(config, dataset, folder):
         reason = _why_not(planned, folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import selected
-from pipeline.fingerprint import differences, fingerprint, identities, is_read
+from pipeline.fingerprint import differences, fingerprint, identities, is_read, unread_steps
 from pipeline.lists import Lists, derive_lists
 from pipeline.order import BY_NAME, Step
 from pipeline.reuse import Donor, find_donor, refuse_strangers
@@ -14,8 +14,7 @@ from pipeline.runfolder import RunFolder
 from steps.given_prototypes import check_given
 from steps.inference import failures
 from steps.journal import BROKEN, CHANGED, MISSING, unfinished
-from steps.networks import check_weights, provided_network
-from steps.training import STATE, saved_step, steps_per_epoch
+from steps.schedule import STATE, epochs_of, saved_step, steps_per_epoch
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
 
@@ -108,10 +107,13 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
     """
     chosen = selected(config)
     plan = {planned.name: planned for planned in survey(config, dataset, folder)}
+    unread = unread_steps(config, dataset)
     refuse_strangers(donors or [], {name: planned.identity for name, planned in plan.items()})
     for name, planned in plan.items():
         wanted = config.steps.index(name) <= config.steps.index(chosen[-1])   # what comes later need not be taken over
         _decide(config, dataset, folder, planned, name in chosen, donors or [] if wanted else [])
+        if name in unread and planned.action != SKIP and not getattr(config, BY_NAME[name].flag):
+            planned.action, planned.usable, planned.why = LEFT_OUT, False, unread[name]
         if planned.works:
             _check_replacing(config, folder, planned)
         if planned.works and planned.action != REUSE:
@@ -121,10 +123,14 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
     made = [planned for planned in plan.values() if planned.works and planned.action != REUSE]
     for planned in made:
         if planned.provided:
+            from steps.networks import provided_network
+
             provided_network(planned.name, config.model, dataset)   # refuses a file that is not such a network
         if planned.name == "make_lpcam" and config.make_lpcam.prototypes:
             check_given(config.make_lpcam.prototypes, len(dataset.classes), config.model)
     if any("weights" in planned.identity.get("model", {}) for planned in made):
+        from steps.networks import check_weights
+
         check_weights(config.model, fetch)
     return list(plan.values())
 
@@ -161,7 +167,7 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
         planned.total = 1
     elif kind == "training":
         settings = getattr(config, planned.name)
-        planned.total = settings.epochs * steps_per_epoch(settings.batch_size, len(ids))
+        planned.total = epochs_of(settings, len(ids)) * steps_per_epoch(settings.batch_size, len(ids))
     elif kind == "score":
         planned.total = len(set().union(*planned.lists.values()))
     manifest, partial = folder.manifest(planned.name), folder.partial(planned.name, planned.fingerprint)

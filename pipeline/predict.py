@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from pipeline.reading import require_finished
 from pipeline.runfolder import RunFolder
+from steps.make_sem_seg_labels import Refiner
 from steps.prediction import RECORD, FinishedRun
 from wsss.data.dataset import did_you_mean
 from wsss.errors import ConfigError
@@ -36,14 +37,16 @@ def finished_run(config: Any, folder: RunFolder) -> FinishedRun:
         if "provided" in manifests.get(step, {"identity": {}})["identity"]:
             del manifests[step]
     seed_maps = seeds_of(manifests.get("make_sem_seg_labels"))
-    if not {"train_irn", "make_lpcam" if seed_maps == "lpcam" else "make_cam"} <= manifests.keys():   # the walk needs both
+    refined = manifests.get("make_sem_seg_labels", {"result": {}})["result"].get("refiner", "none")
+    needed = {"make_lpcam" if seed_maps == "lpcam" else "make_cam", *["train_irn"] * Refiner(refined).walks}
+    if not needed <= manifests.keys():
         manifests.pop("make_sem_seg_labels", None)
     data = manifests["make_cam"]["identity"]["data"]
     return FinishedRun(
         folders={step: folder.result(step) for step in manifests},
         settings={step: made_with(getattr(config, step), manifest["settings"]) for step, manifest in manifests.items()},
         precision={step: manifest["precision"] for step, manifest in manifests.items()},
-        classes=tuple(data["classes"]), max_side=data["max_side"], seed_maps=seed_maps)
+        classes=tuple(data["classes"]), max_side=data["max_side"], min_side=data.get("min_side"), seed_maps=seed_maps)
 
 
 def seeds_of(manifest: dict[str, Any] | None) -> str:

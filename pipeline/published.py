@@ -7,6 +7,8 @@ from steps.context import require
 
 STEP_OF = {"cam": "make_cam", "lpcam_fg": "make_lpcam", "lpcam": "make_lpcam", "pseudo_masks": "make_sem_seg_labels"}
 SCORES = ("miou", "fp", "fn", "precision", "recall")
+AVERAGES = ("precision and recall: the paper does not say how they are averaged over the classes; the measured ones are means "
+            "over the classes without background")
 
 
 @dataclass
@@ -26,6 +28,11 @@ class Published:
             for name, value in scores.items():
                 require(name in SCORES, f"published.scores.{what}", name, f"one of {', '.join(SCORES)}")
                 require(0 <= value <= 100, f"published.scores.{what}.{name}", value, "percent, from 0 to 100")
+
+
+def averages_note(comparison: dict[str, Any] | None) -> str:
+    """`AVERAGES` where what `compare` returned has precision or recall, else nothing."""
+    return AVERAGES if any(row["score"] in ("precision", "recall") for row in (comparison or {}).get("rows", ())) else ""
 
 
 def compare(published: Published, measured: dict[str, dict[str, Any]]) -> dict[str, Any]:

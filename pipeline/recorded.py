@@ -1,12 +1,13 @@
 """A run as its folder recorded it: the configuration of its last call, and what is there of each step. Read by reports."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,6 +21,9 @@ from steps.datasets import KINDS
 from wsss.data.dataset import Dataset, did_you_mean
 from wsss.errors import ConfigError
 from wsss.files import user_path
+
+if TYPE_CHECKING:
+    import torch
 
 CONFIG = "config.yaml"
 OF_THE_CALL = ("action", "device", "threads", "log_level", "report", "runs")   # keys that say nothing of a run's results

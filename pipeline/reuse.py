@@ -12,7 +12,7 @@ from pipeline.order import BY_NAME
 from pipeline.runfolder import MANIFEST, RunFolder
 from steps.journal import BROKEN, INDEX, TAKEN, Journal, journal_files, journal_lines, merge_journals, pack_names, unfinished
 from steps.packs import free_name, remove_damaged
-from steps.training import STATE
+from steps.schedule import STATE
 from wsss.data.dataset import Dataset, did_you_mean
 from wsss.errors import ConfigError
 from wsss.files import storage, user_path

@@ -16,7 +16,7 @@ from steps.artifacts import read_json, write_json
 from steps.inference import FAILED
 from steps.journal import INDEX, JOURNALS, file_sum, kept_in
 from steps.packs import DAMAGED
-from steps.training import STATE
+from steps.schedule import STATE
 from wsss.errors import ArtifactError, ConfigError
 from wsss.files import file_sizes, storage, sweep
 

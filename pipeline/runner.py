@@ -1,12 +1,14 @@
 """Run a pipeline: compose, plan, work, report. The same from the command line and from Python."""
 
+from __future__ import annotations
+
 import shlex
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,28 +20,28 @@ from pipeline.expect import expect
 from pipeline.export_voc import STEP as EXPORTED
 from pipeline.export_voc import export_voc
 from pipeline.machine import choose_device, fast_precision, prepare_process
-from pipeline.official import export_official, import_plan
 from pipeline.plan import REUSE, PlannedStep, check_share, make_plan, survey
-from pipeline.predict import class_indices, finished_run
 from pipeline.reading import reading
 from pipeline.recorded import RecordedRun, find_run, recorded_config
 from pipeline.reuse import open_donors
 from pipeline.runfolder import RunFolder
+from pipeline.stages import settings_in_use
 from pipeline.status import StepStatus, run_status
 from pipeline.submit import Submitted, Submitter, require_one_step
 from pipeline.summary import build_summary
-from pipeline.sweep import finished_steps, run_sweep
 from pipeline.tracking import check_logger
 from pipeline.verify import Verified, verify_step
 from pipeline.work import Work, put_away
 from steps.artifacts import read_json, write_json
 from steps.context import Group
 from steps.datasets import open_dataset
-from steps.prediction import Prediction, predict
 from wsss.data.dataset import did_you_mean
 from wsss.data.prepare import Finding
 from wsss.errors import ArtifactError, ConfigError
 from wsss.files import user_path, write_text
+
+if TYPE_CHECKING:
+    from steps.prediction import Prediction
 
 SUMMARY, LOG = "summary.json", "run.log"
 # keys that only other actions look at
@@ -61,15 +63,15 @@ class Pipeline(Work):
             config.name = f"{config.multirun.name}/{configuration.member_name(config.multirun.over, overrides)}"
         self.composed, self.config, self.overrides = config, configuration.typed(config), overrides
         self.folder = RunFolder(self.config.folder, inside=config.multirun.name is not None)
-        self.device = choose_device(self.config.device.value)
+        self.device_type = choose_device(self.config.device.value)
         if self.config.precision is Precision.auto:
-            config.precision = self.config.precision = Precision(fast_precision(self.device))
+            config.precision = self.config.precision = Precision(fast_precision(self.device_type))
         self.console = Console(self.config.log_level.value)
         self.report_path: Path | None = None   # of the report that the last call of `run` left
-        self.group = Group()   # the processes of this run; `pipeline.distributed` makes it several
+        self.group = Group()   # the processes of this run; `pipeline.processes` makes it several
 
     @classmethod
-    def compose(cls, *overrides: str) -> "Pipeline":
+    def compose(cls, *overrides: str) -> Pipeline:
         """From overrides as on the command line, for example `Pipeline.compose("data=folder", "data.root=photos")`."""
         return cls(configuration.compose(overrides), overrides)
 
@@ -136,6 +138,8 @@ class Pipeline(Work):
 
     def import_official(self) -> dict[str, Any]:
         """Convert official files into finished steps (`pipeline.official`); the summary, as `run` returns it."""
+        from pipeline.official import import_plan
+
         return self._carry_out(lambda: import_plan(self.config, self.dataset, self.folder))
 
     def _carry_out(self, plan_of: Callable[[], list[PlannedStep]]) -> dict[str, Any]:
@@ -158,7 +162,7 @@ class Pipeline(Work):
                 self.console.log_to(self.folder.path / LOG, shlex.join(["python", "run_pipeline.py", *self.overrides]))
                 held.push(self.console.leave)
             self._assemble()
-            self.console.info(head_line(self.folder.path, self.dataset, self.device))
+            self.console.info(head_line(self.folder.path, self.dataset, self.config.model, self.device))
             self.console.info(plan_table(self.folder.path, plan))
             for number, planned in enumerate(to_do):
                 claim(*_claimed(to_do[number:], config.part), planned.name)
@@ -195,6 +199,8 @@ class Pipeline(Work):
 
     def export_official(self) -> list[Finding]:
         """Write maps, labels and networks as the official code would have written them (`pipeline.official`)."""
+        from pipeline.official import export_official
+
         chosen = selected(self.config)
         with self._reading(chosen):
             self.console.start("export_official")
@@ -211,6 +217,9 @@ class Pipeline(Work):
         ConfigError, DataError
             when there is no such run, class or photograph.
         """
+        from pipeline.predict import class_indices, finished_run
+        from steps.prediction import predict
+
         self._require_run()
         run = finished_run(self.config, self.folder)
         indices = class_indices(classes, run.classes) or None
@@ -228,6 +237,8 @@ class Pipeline(Work):
         Stopped
             after SIGINT or SIGTERM.
         """
+        from pipeline.sweep import finished_steps, run_sweep
+
         self._require_run()
         steps = finished_steps(self.config, self.folder)
         prepare_process(self.config.threads, self.device)
@@ -294,14 +305,15 @@ class Pipeline(Work):
             if planned.works and planned.action != REUSE:
                 check_share(config, planned, self.group.size)
             if planned.works:
-                planned.expected = expect(config, dataset, self.folder, planned, self.device.type)
+                planned.expected = expect(config, dataset, self.folder, planned, self.device_type)
         return plan
 
     def _summary(self) -> dict[str, Any]:
         """The summary of what is up to date by now, also by other runs on this folder."""
         plan = survey(self.config, self.dataset, self.folder, photographs=False)
         try:
-            return build_summary(self.folder, plan, self.dataset.classes, self.config.published)
+            return build_summary(self.folder, plan, self.dataset.classes, self.config.published,
+                                 settings_in_use(self.config))
         except ArtifactError as error:
             raise put_away(error, "summary") from error
 

@@ -1,9 +1,11 @@
 """The summary of a run: the scores of both evaluation steps and what each step cost, as JSON and as a table."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from pipeline import stages
 from pipeline.plan import DONE, NOTHING, PlannedStep
-from pipeline.published import Published, compare
+from pipeline.published import Published, averages_note, compare
 from pipeline.runfolder import RunFolder
 from steps import eval_cam, eval_ins_seg, eval_sem_seg
 from steps.artifacts import read_json
@@ -14,8 +16,11 @@ TITLES = {"cam": "CAM", "lpcam_fg": "LPCAM-F", "lpcam": "LPCAM", "pseudo_masks":
 
 
 def build_summary(folder: RunFolder, plan: list[PlannedStep], classes: tuple[str, ...],
-                  published: Published | None = None) -> dict[str, Any]:
-    """The summary of all results that are up to date. Scores are None where there is nothing to score against."""
+                  published: Published | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The summary of all results that are up to date. Scores are None where there is nothing to score against.
+
+    `settings`: the values in use, for what is said of the stages (`pipeline.stages.settings_in_use`).
+    """
     summary: dict[str, Any] = {"name": str(folder.path.name), "classes": ["background", *classes], "steps": {}}
     for planned in plan:
         if planned.state != DONE:
@@ -37,6 +42,7 @@ def build_summary(folder: RunFolder, plan: list[PlannedStep], classes: tuple[str
             summary[planned.name] = None
     if published:
         summary["published"] = compare(published, _measured(summary))
+    summary["stages"] = stages.describe(summary, settings)
     return summary
 
 
@@ -91,7 +97,8 @@ def _published_lines(published: dict[str, Any]) -> list[str]:
               f"{row['difference']:+.1f}", "" if row["within"] else "outside") for row in published["rows"]]
     first = published["first_outside"]
     verdict = f"the first step outside is {first}" if first else "all within"
-    return [*_aligned(rows), f"published: {published['source']}; tolerance (ours) {published['tolerance']} points: {verdict}"]
+    return [*_aligned(rows), f"published: {published['source']}; tolerance (ours) {published['tolerance']} points: {verdict}",
+            *filter(None, [averages_note(published)])]
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

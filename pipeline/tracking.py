@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from steps.context import StepContext
-from steps.training import saved_step
+from steps.schedule import saved_step
 from wsss.errors import BackendError
 
 

@@ -11,7 +11,7 @@ from steps.artifacts import File, set_aside
 from steps.imported import Import
 from steps.journal import file_sum, journal_lines
 from steps.packs import OpenFiles
-from steps.training import STATE
+from steps.schedule import STATE
 from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError, WsssError
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import torch.distributed as dist
 
 if TYPE_CHECKING:
-    from pipeline.distributed import Processes
+    from pipeline.processes import Processes
 
 BEAT = 0.5       # seconds
 FAREWELL = 5.0   # seconds in which the others notice that one has ended

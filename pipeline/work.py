@@ -1,14 +1,15 @@
 """How steps are worked on: by this process alone, or by a group of processes of which the first one leads."""
 
+from __future__ import annotations
+
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import settings_of
 from pipeline.console import Console
@@ -28,6 +29,9 @@ from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError, StorageError, WsssError, prefixed
 from wsss.files import file_sizes
 
+if TYPE_CHECKING:
+    import torch
+
 PATIENCE = 10.0   # seconds in which a new file must be seen by all machines
 
 
@@ -37,9 +41,16 @@ class Work:
     config: Any
     folder: RunFolder
     dataset: Dataset
-    device: torch.device
+    device_type: str   # "cpu" or "cuda"
     console: Console
     group: Group
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where this process computes; of several processes each gets its own by `_assemble`."""
+        import torch
+
+        return torch.device(self.device_type)
 
     def _assemble(self) -> None:
         """Make sure that all processes see the run folder, and give each its device and threads.
@@ -73,6 +84,8 @@ class Work:
 
     def _work(self, planned: PlannedStep) -> None:
         """Do one step and make its result final."""
+        import torch
+
         folder, step = work_folder(self.folder, planned), planned.step
         if self.config.part:   # others work there too: clear nothing away
             self.folder.share(planned.name, folder, planned.identity)

@@ -4,22 +4,25 @@ Every reader checks shape, dtype, range and finiteness, and names the file and t
 image is a `File`: a path, or a member of a pack (`steps.store`).
 """
 
+from __future__ import annotations
+
 import io
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from steps.packs import DAMAGED, Member
 from steps.store import Store
 from wsss.data.images import decode_mask, write_mask
 from wsss.errors import ArtifactError, WsssError
 from wsss.files import replacing, write_bytes, write_text
-from wsss.maps import at_size, grids, pack, rebuild
+
+if TYPE_CHECKING:
+    import torch
 
 File = Path | Member
 STRIDED = "strided"   # sub-folder of imported maps with those at stride 4
@@ -180,6 +183,8 @@ class Maps:
 
     def packed(self, image_id: str) -> np.ndarray:
         """(K, P) float16, checked: in [0, 1], negative only for LPCAM with prototypes that did not come out of a ReLU."""
+        from wsss.maps import at_size, grids, pack
+
         facts = self.facts(image_id)
         sizes = grids(facts["height"], facts["width"], facts["scales"])
         if "imported" in facts:   # as near as what is left of them allows
@@ -212,6 +217,10 @@ class Maps:
 
     def map(self, image_id: str, resolution: str, device: torch.device | str = "cpu") -> torch.Tensor:
         """(K, h, w) float32 in [0, 1]: the official `cam` ("strided") or `high_res` ("full") map."""
+        import torch
+
+        from wsss.maps import rebuild
+
         facts = self.facts(image_id)
         if "imported" in facts:
             height, width = facts["height"], facts["width"]

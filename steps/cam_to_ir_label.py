@@ -15,7 +15,6 @@ from steps.eval_cam import SCORES
 from steps.inference import for_each_image
 from steps.thresholds import PUBLISHED, confident_pair, read_chosen
 from wsss.data.images import encode_mask
-from wsss.ir_label import ir_label
 
 VERSION = 1
 reader = Labels
@@ -53,6 +52,8 @@ def check(settings: Settings) -> None:
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    from wsss.ir_labels import ir_label
+
     settings, maps = context.settings, Maps(context.seed_folder)
     (conf_fg, conf_bg), source = confident_thresholds(context)
 

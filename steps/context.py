@@ -11,22 +11,27 @@ A step is a module of this package with
                     reads and checks what a finished step left behind; of a step that makes an artifact an image it
                     returns the function that does so for one image id. Raises ArtifactError, naming the file
 
+A step's module is imported also by what only plans, so what takes long to import, torch before all, is imported in its functions.
 It reads artifacts from `context.inputs`, writes into `context.folder` and nowhere else, and knows neither the run
 folder nor the Hydra config.
 """
+
+from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from steps.store import Layout
 from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError, BackendError, ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Stopped(Exception):
@@ -73,6 +78,12 @@ class Group:
         return 1
 
 
+def _cpu() -> torch.device:
+    import torch
+
+    return torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class StepContext:
     """The world of one step.
@@ -91,7 +102,7 @@ class StepContext:
     model: Any = None
     seed_maps: str = "lpcam"
     seed: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=_cpu)
     precision: str = "float32"
     workers: int = 0
     layout: Layout = Layout.files
@@ -133,6 +144,8 @@ class StepContext:
 
     def reduce(self, counts: np.ndarray) -> np.ndarray:
         """The sum of an array of integers, or of float64, over the group."""
+        import torch
+
         return self.group.sum(torch.from_numpy(counts)).numpy()
 
     @property
@@ -146,6 +159,8 @@ class StepContext:
 
     def autocast(self) -> torch.autocast:
         """Mixed precision of the networks, as `precision=` says."""
+        import torch
+
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 

@@ -1,7 +1,7 @@
 """The kinds of data sets: the settings of each under `data.`, and how it is opened. A new kind is a row in `KINDS`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class DataSettings:
     root: str                 # the folder of the data set
     image_size: int           # side of the training crops in pixels
     max_side: int | None      # photographs with a longer side are shrunk to it when read; results keep their size
+    min_side: int | None      # photographs whose longer side is below it are enlarged to it: a finer grid, for small objects
 
     def __post_init__(self) -> None:
         require(self.kind in KINDS and KINDS[self.kind].settings is type(self), "data.kind", self.kind,
@@ -34,6 +35,8 @@ class DataSettings:
         require(self.image_size >= 32 and self.image_size % 16 == 0, "data.image_size", self.image_size,
                 "a multiple of 16, at least 32")
         require(self.max_side is None or self.max_side >= 16, "data.max_side", self.max_side, "null or at least 16 pixels")
+        require(self.min_side is None or 16 <= self.min_side <= (self.max_side or self.min_side), "data.min_side", self.min_side,
+                f"null or from 16 pixels to data.max_side={self.max_side}")
 
 
 @dataclass
@@ -126,7 +129,7 @@ def open_dataset(data: DataSettings, *, scratch: Path | None = None, check: bool
 
     With `scratch`, a folder of the caller, it is drawn there and the root stays as it is. Without `check` no image is read.
     """
-    return KINDS[data.kind].open(data, scratch, check)
+    return replace(KINDS[data.kind].open(data, scratch, check), min_side=data.min_side)
 
 
 def download_dataset(data: DataSettings, progress: Progress) -> list[Finding]:

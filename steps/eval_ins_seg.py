@@ -14,7 +14,6 @@ from steps.context import StepContext, require
 from steps.make_ins_seg_labels import THRESHOLD
 from steps.make_ins_seg_labels import reader as instance_reader
 from steps.thresholds import read_chosen
-from wsss.instance_metrics import CocoPrecision, InstancePrecision, pycocotools
 
 VERSION = 1
 SCORES = "scores.json"
@@ -33,11 +32,15 @@ class Settings:
 
 
 def check(settings: Settings) -> None:
+    from wsss.instance_metrics import pycocotools
+
     if settings.coco_style:
         pycocotools()
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    from wsss.instance_metrics import CocoPrecision, InstancePrecision
+
     if not context.group.leads:
         return {}
     dataset, folder, settings = context.dataset, context.inputs["make_ins_seg_labels"], context.settings

@@ -46,7 +46,8 @@ def run(context: StepContext) -> dict[str, Any]:
         return {}
     chosen = read_chosen(folder / THRESHOLD)
     write_json(context.folder / SCORES, {**confusion.scores().as_dict(), "threshold": chosen["threshold"],
-                                         "threshold_source": chosen["source"], "images": len(scored),
+                                         "threshold_source": chosen["source"], "refiner": chosen.get("refiner"),
+                                         "images": len(scored),
                                          "confusion": confusion.counts.tolist()})
     return {}
 

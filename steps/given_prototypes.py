@@ -5,14 +5,11 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from steps.networks import ModelSettings
+from steps.model import ModelSettings
 from wsss.errors import DataError, WeightsError
 from wsss.files import user_path
-from wsss.networks.resnet import resnet
-from wsss.networks.weights import file_sha256
-from wsss.official import PROTOTYPE_FILES, read_prototypes
+from wsss.networks.facts import file_sha256
 
 NEEDED = ("center", "class_index", "is_context", "kept")   # the arrays of a prototypes.npz that maps are made from
 
@@ -24,6 +21,8 @@ def digest_of_given(given: str) -> str:
         try:
             digests.append(file_sha256(path))
         except WeightsError as error:
+            from wsss.official import PROTOTYPE_FILES
+
             raise DataError(f"make_lpcam.prototypes={given}: there is no readable file {path}; expected a prototypes.npz, or a "
                             f"folder with {' and '.join(PROTOTYPE_FILES)}. Correct the name") from error
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
@@ -31,8 +30,13 @@ def digest_of_given(given: str) -> str:
 
 def check_given(given: str, n_classes: int, model: ModelSettings) -> None:
     """Read given prototypes before any work and make sure that they fit the classes and the network. Raises DataError."""
+    import torch
+
+    from wsss.networks.backbones import new_backbone
+
+
     with torch.device("meta"):
-        dimension = resnet(model.backbone.value).channels[-1]
+        dimension = new_backbone(model.backbone.value, model.norm).feature_channels
     read_given(given, n_classes, dimension)
 
 
@@ -41,6 +45,8 @@ def read_given(given: str, n_classes: int, dimension: int) -> dict[str, np.ndarr
 
     Raises DataError when they cannot be read, are not finite, or are of other classes or features.
     """
+    from wsss.official import read_prototypes
+
     paths = _files(given)
     if len(paths) == 1:
         try:
@@ -75,4 +81,8 @@ def read_given(given: str, n_classes: int, dimension: int) -> dict[str, np.ndarr
 
 def _files(given: str) -> list[Path]:
     path = user_path(given)
-    return [path / name for name in PROTOTYPE_FILES] if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    from wsss.official import PROTOTYPE_FILES
+
+    return [path / name for name in PROTOTYPE_FILES]

@@ -20,8 +20,6 @@ from steps.make_sem_seg_labels import THRESHOLD
 from wsss.data.dataset import Dataset, format_size
 from wsss.data.images import encode_mask, read_mask
 from wsss.errors import DataError
-from wsss.maps import SCALES
-from wsss.official import read_maps
 
 MAPS = {"make_cam": "cam_mask", "make_lpcam": "lpcam_mask"}                     # official folder names (run_sample.py)
 LABELS = {"cam_to_ir_label": "ir_label", "make_sem_seg_labels": "sem_seg"}
@@ -76,6 +74,9 @@ class Import:
         return Maps(folder).check_imported if self.step in MAPS else Labels(folder, n_classes)
 
     def _maps(self, context: StepContext, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+        from wsss.maps import SCALES
+        from wsss.official import read_maps
+
         height, width = context.dataset.working_size(image_id)
         maps = read_maps(official_file(self.source, self.step, image_id), (height, width), context.dataset.labels[image_id])
         contents = {f"{kind}{image_id}.npy": encode_array(array.astype(np.float16))

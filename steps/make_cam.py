@@ -11,14 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from steps.artifacts import Maps, encode_array
 from steps.context import StepContext, require
 from steps.inference import for_each_image
-from steps.networks import feature_function, load_classifier
-from wsss.cam import multi_scale_cam
-from wsss.maps import pack
 
 VERSION = 2
 
@@ -39,6 +35,12 @@ class Settings:
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    import torch
+
+    from steps.networks import feature_function, load_classifier
+    from wsss.cam import multi_scale_cam
+    from wsss.maps import pack
+
     classifier = load_classifier(context)
     features_of = feature_function(context, classifier)
     scales = list(context.settings.scales)
@@ -47,7 +49,8 @@ def run(context: StepContext) -> dict[str, Any]:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
         weight = classifier.classifier.weight[classes].flatten(1)   # (K, D)
         with torch.inference_mode():
-            packed, maxima = pack(multi_scale_cam(features_of, image, weight, scales, context.device))
+            packed, maxima = pack(multi_scale_cam(features_of, image, weight, scales, context.device,
+                                                   classifier.backbone.normalisation))
         facts = {"height": image.shape[0], "width": image.shape[1], "classes": classes, "scales": scales,
                  "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}
         return {f"{image_id}.npy": encode_array(packed.cpu().numpy())}, facts

@@ -7,23 +7,22 @@ photograph of VOC, where the official masks (n, H, W) take n * H * W bytes. n is
 the official code crashes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from steps.artifacts import File, Maps, encode_arrays, read_arrays, write_json
+from steps.artifacts import encode_arrays, write_json
 from steps.context import StepContext, require
 from steps.inference import for_each_image
 from steps.make_sem_seg_labels import THRESHOLD
-from steps.networks import load_irn, network_input
 from steps.store import Store
 from steps.thresholds import Chosen, read_chosen
-from wsss.errors import ArtifactError
-from wsss.instances import Detections, detect_instances, group_pixels, nothing_detected, refine_centroids, walk_instances
+
+if TYPE_CHECKING:
+    from wsss.instances import Detections
 
 VERSION = 1
 
@@ -54,6 +53,8 @@ class Settings:
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    from steps.instances import Instances
+
     find = Instances(context)
     chosen = Chosen(context.settings.bg_threshold, "make_ins_seg_labels.bg_threshold in the configuration").as_dict()
     if context.group.leads:
@@ -69,33 +70,10 @@ def run(context: StepContext) -> dict[str, Any]:
     return chosen
 
 
-class Instances:
-    """The instances of one image after the other."""
-
-    def __init__(self, context: StepContext):
-        self.context, self.maps, self.irn = context, Maps(context.seed_folder), load_irn(context)
-
-    def __call__(self, image_id: str) -> Detections:
-        context, settings, classes = self.context, self.context.settings, self.maps.classes(image_id)
-        facts, size = self.maps.facts(image_id), context.dataset.size(image_id)
-        if not classes:
-            return nothing_detected(size)
-        with torch.inference_mode():
-            batch = network_input(context, image_id, flip=True)   # (2, 3, H, W)
-            with context.autocast():
-                edge, displacement = self.irn.edge_and_displacement(batch, settings.pad_to or 0)
-            field = displacement.float().cpu().numpy()   # (2, h, w)
-            groups = group_pixels(refine_centroids(field, settings.refinements), field, settings.group_threshold)
-            seeds = self.maps.map(image_id, "strided", context.device)   # (C, h, w)
-            strength, owner = walk_instances(
-                seeds, groups, edge.float(), (facts["height"], facts["width"]), size, beta=settings.beta,
-                exp_times=settings.exp_times, radius=settings.radius)
-        return detect_instances(strength, owner, classes, int(groups.max()) + 1, background=settings.bg_threshold,
-                      min_area=settings.min_area)
-
-
 def reader(folder: Path, n_classes: int) -> Callable[..., Detections]:
     """A function that reads and checks the instances of an image of the finished step, of its recorded size or of a given one."""
+    from steps.instances import read_instances
+
     store = Store(folder)
     read_chosen(folder / THRESHOLD)
 
@@ -103,23 +81,3 @@ def reader(folder: Path, n_classes: int) -> Callable[..., Detections]:
         size = size or [store.index[image_id][side] for side in ("height", "width")]
         return read_instances(store.file(image_id, f"{image_id}.npz"), size, n_classes)
     return read
-
-
-def read_instances(path: File, size: Sequence[int], n_classes: int) -> Detections:
-    """Read the instances of an image of `size` (H, W).
-
-    Raises
-    ------
-    ArtifactError
-        when the file is missing, damaged, of another size, or holds numbers that cannot be.
-    """
-    arrays = read_arrays(path, ("score", "class", "label"))
-    score, classes, label = (arrays[name] for name in ("score", "class", "label"))
-    good = (score.dtype == np.float32 and classes.dtype == np.int64 and label.dtype.kind == "u" and score.ndim == 1
-            and classes.shape == score.shape and label.shape == tuple(size) and ((score >= 0) & (score <= 1)).all()
-            and ((classes >= 0) & (classes < n_classes)).all()
-            and np.array_equal(np.unique(label[label != 0]), np.arange(1, len(score) + 1)))
-    if not good:
-        raise ArtifactError(f"{path} does not hold instances of an image of {tuple(size)} with {n_classes} classes. Delete it; "
-                            "the same command makes it again", damaged=path)
-    return Detections(score, classes, label)

@@ -6,29 +6,31 @@ official file: `step/make_lpcam.py`. Reads the classifier and the CAMs. First it
 `fg_only/ID.npy`: the maps without the context term (LPCAM-F).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from steps.artifacts import FG_ONLY, Maps, encode_array
 from steps.context import StepContext, require, require_package
 from steps.inference import for_each_image
-from steps.networks import feature_function, load_classifier
-from steps.prototypes import FILE, Prototypes, make_prototypes
-from wsss.cam import multi_scale_features
-from wsss.lpcam import lpcam_maps
-from wsss.maps import pack
+
+if TYPE_CHECKING:
+    import torch
+
+    from steps.prototypes import Prototypes
+    from wsss.networks.classifier import Classifier
 
 VERSION = 2
 # The settings that say how prototypes are found: they count for nothing where prototypes are given.
-CLUSTERING = {"prototype_images", "prototype_seed", "n_clusters", "cam_threshold", "fg_threshold", "context_low", "context_high",
-              "max_features_per_class", "kmeans_iterations", "kmeans_init", "kmeans_tolerance", "kmeans_total_shift",
-              "kmeans_backend"}
+CLUSTERING = {"prototype_images", "prototype_seed", "n_clusters", "cam_threshold", "fg_threshold", "min_prototypes",
+              "context_low", "context_high", "max_features_per_class", "kmeans_iterations", "kmeans_init", "kmeans_tolerance",
+              "kmeans_total_shift", "kmeans_backend", "centred"}
 
 
 class KMeansInit(Enum):
@@ -52,6 +54,7 @@ class Settings:
     n_clusters: int                  # of the foreground and of the context features of a class, each
     cam_threshold: float             # features above it are foreground, below it context
     fg_threshold: float              # a foreground centre is kept when its class probability is above
+    min_prototypes: int              # foreground centres that are kept at least, the most probable ones
     context_low: float               # a context centre is kept when its class probability is between these two
     context_high: float
     max_features_per_class: int      # of foreground and of context features, each; more are sampled by seed
@@ -60,12 +63,13 @@ class Settings:
     kmeans_tolerance: float          # stop when the centres together move less, relative to the sum of their lengths,
     kmeans_total_shift: float        # or by less than this
     kmeans_backend: KMeansBackend
+    centred: bool                    # cosines of features less the mean of all features
     relu_without_context: bool       # the ReLU also over the maps of a class without context prototypes
     save_fg_maps: bool
     prototypes: str | None           # a prototypes.npz, or a folder with the official two files: nothing is clustered
 
     def __post_init__(self) -> None:
-        for name in ("n_clusters", "kmeans_iterations"):
+        for name in ("n_clusters", "kmeans_iterations", "min_prototypes"):
             require(getattr(self, name) >= 1, f"make_lpcam.{name}", getattr(self, name), "at least 1")
         for name in ("cam_threshold", "fg_threshold", "context_low", "context_high"):
             require(0 <= getattr(self, name) <= 1, f"make_lpcam.{name}", getattr(self, name), "a number in [0, 1]")
@@ -90,23 +94,33 @@ def prepare(context: StepContext) -> None:
     _prepare(context)
 
 
-def _prepare(context: StepContext) -> tuple[Callable, Maps, Prototypes]:
-    """The features of an image, the CAMs, the prototypes."""
+def _prepare(context: StepContext) -> tuple[Classifier, Maps, Prototypes]:
+    """The classifier, the CAMs, the prototypes."""
+    from steps.networks import load_classifier
+    from steps.prototypes import make_prototypes
+
     classifier, cams = load_classifier(context), Maps(context.inputs["make_cam"])
-    features_of = feature_function(context, classifier)
-    return features_of, cams, make_prototypes(context, features_of, classifier.classifier.weight.flatten(1), cams)
+    return classifier, cams, make_prototypes(context, classifier, cams)
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    features_of, cams, prototypes = _prepare(context)
+    import torch
+
+    from steps.networks import feature_function
+    from wsss.cam import multi_scale_features
+    from wsss.lpcam import lpcam_maps
+
+    classifier, cams, prototypes = _prepare(context)
+    features_of, normalisation = feature_function(context, classifier), classifier.backbone.normalisation
     relu_without_context = context.settings.relu_without_context
 
     def make(image_id: str):
         image, facts = context.dataset.image(image_id), cams.facts(image_id)
         vectors = prototypes.of(facts["classes"])
         with torch.inference_mode():
-            pairs = [lpcam_maps(features, vectors.foreground, vectors.context, relu_without_context=relu_without_context)
-                     for features in multi_scale_features(features_of, image, facts["scales"], context.device)]
+            pairs = [lpcam_maps(features, vectors.foreground, vectors.context, relu_without_context=relu_without_context,
+                                mean=prototypes.mean)
+                     for features in multi_scale_features(features_of, image, facts["scales"], context.device, normalisation)]
         kinds = {f"{FG_ONLY}/": [fg for fg, _ in pairs], "": [full for _, full in pairs]}
         if not context.settings.save_fg_maps:
             del kinds[f"{FG_ONLY}/"]
@@ -119,6 +133,10 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
+    import torch
+
+    from steps.prototypes import FILE, Prototypes
+
     Prototypes(folder / FILE, n_classes, torch.device("cpu"))
     maps, fg_maps = Maps(folder), Maps(folder, FG_ONLY)
 
@@ -131,6 +149,8 @@ def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
 
 def _pack(maps: list[torch.Tensor], has_foreground: torch.Tensor, cams: Maps, image_id: str) -> np.ndarray:
     """Pack the maps of an image; a class without any foreground prototype keeps its CAM."""
+    from wsss.maps import pack
+
     packed = pack(maps)[0].cpu().numpy()
     missing = ~has_foreground.cpu().numpy()
     if missing.any():

@@ -1,29 +1,84 @@
-"""Spread the seed maps by IRN's random walk and write the pseudo masks.
+"""Refine the seed maps and write the pseudo masks.
 
-Official file: `step/make_sem_seg_labels.py` (IRN, LPCAM). Reads the maps that go on and IRN; writes `ID.png`, palette PNGs
-in the size of the photograph, ready to be used as `SegmentationClass`, and with `save_soft` the edge map `edge/ID.npy`
-(h, w) and the walked maps `walk/ID.npy` (K, h, w), float16 at stride 4.
+Official file: `step/make_sem_seg_labels.py` (IRN, LPCAM), which has the random walk alone (`refiner=walk`). Reads the maps that
+go on and, where the walk is wanted or tried, IRN; writes `ID.png`, palette PNGs in the size of the photograph, ready to be used
+as `SegmentationClass`, and with `save_soft` the edge map `edge/ID.npy` (h, w) and the walked maps `walk/ID.npy` (K, h, w),
+float16 at stride 4. `threshold.json` says which refiner and which background threshold were taken, and what they scored on val.
 """
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from steps.artifacts import Labels, Maps, encode_array, read_array, write_json
-from steps.context import StepContext, require, require_prepared
+from steps.artifacts import Labels, encode_array, read_array
+from steps.context import StepContext, require
 from steps.inference import for_each_image
-from steps.networks import load_irn, network_input
-from steps.thresholds import PUBLISHED, choose, count, read_chosen
+from steps.thresholds import read_chosen
 from wsss.data.images import encode_mask
-from wsss.maps import from_stride_4
-from wsss.random_walk import random_walk
 
-VERSION = 2
+VERSION = 3
 THRESHOLD = "threshold.json"
+
+
+class Refiner(Enum):
+    """What is done with the seed maps."""
+
+    none = "none"                # they are cut at the background threshold as they are
+    crf = "crf"                  # dense CRF
+    walk = "walk"                # IRN's random walk (official)
+    walk_crf = "walk_crf"        # the walk, then the dense CRF
+
+    @property
+    def walks(self) -> bool:
+        return self in (Refiner.walk, Refiner.walk_crf)
+
+    @property
+    def has_crf(self) -> bool:
+        return self in (Refiner.crf, Refiner.walk_crf)
+
+
+WITHOUT_MASKS = Refiner.crf      # what `refiner: null` comes to where no val masks choose (docs/results.md has what it loses)
+
+
+class Unary(Enum):
+    labels = "labels"            # of the thresholded maps, trusted by `gt_prob` (official crf_inference_label)
+    scores = "scores"            # softmax of `sharpness` times the maps and the background threshold
+
+
+@dataclass
+class CRFSettings:
+    """`make_sem_seg_labels.crf.`: the dense CRF behind the maps or behind the walk."""
+
+    iterations: int
+    unary: Unary
+    gt_prob: float               # of unary=labels
+    sharpness: float             # of unary=scores
+    gaussian_sxy: float          # standard deviation of the spatial kernel, in pixels
+    gaussian_compat: float       # its weight
+    bilateral_sxy: float         # of the bilateral kernel: in pixels,
+    bilateral_srgb: float        # and in grey levels of 0..255
+    bilateral_compat: float
+
+    def __post_init__(self) -> None:
+        where = "make_sem_seg_labels.crf"
+        require(self.iterations >= 1, f"{where}.iterations", self.iterations, "at least 1")
+        require(0 < self.gt_prob < 1, f"{where}.gt_prob", self.gt_prob, "a probability above 0 and below 1")
+        for key in ("sharpness", "gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
+            require(getattr(self, key) > 0, f"{where}.{key}", getattr(self, key), "above 0")
+        for key in ("gaussian_compat", "bilateral_compat"):
+            require(getattr(self, key) >= 0, f"{where}.{key}", getattr(self, key), "0 or more")
+
+    @property
+    def kernels(self) -> dict[str, float]:
+        """The arguments of `wsss.crf.DenseCRF`."""
+        return {key: getattr(self, key) for key in ("gaussian_sxy", "gaussian_compat", "bilateral_sxy", "bilateral_srgb",
+                                                    "bilateral_compat")}
 
 
 @dataclass
@@ -31,10 +86,13 @@ class Settings:
     """`make_sem_seg_labels.`: the values and their sources stand in `conf/recipe/`."""
 
     split: str | None                # null: what eval_sem_seg scores
+    refiner: Refiner | None          # null: the best of all four on val masks; without val masks crf
     beta: float                      # exponent of the affinity
     exp_times: int                   # the walk has 2^exp_times steps
+    scale_steps: bool                # so many on a VOC photograph; on other sizes in proportion to the area
     radius: int                      # of a step, in cells of stride 4
     pad_to: int | None               # the input of IRN is padded to sides of at least so many pixels
+    crf: CRFSettings
     bg_threshold: float | None       # null: chosen on val masks, else the published constant
     save_soft: bool
 
@@ -46,35 +104,42 @@ class Settings:
         require(self.bg_threshold is None or 0 <= self.bg_threshold <= 1, "make_sem_seg_labels.bg_threshold",
                 self.bg_threshold, "null or a number in [0, 1]")
 
+    @property
+    def chooses(self) -> bool:
+        """Whether val masks, where there are some, choose anything."""
+        return self.refiner is None or self.bg_threshold is None
+
+    def refiners(self, has_val: bool) -> tuple[Refiner, ...]:
+        """The one refiner, or those that val masks choose among."""
+        if self.refiner is not None:
+            return (self.refiner,)
+        return tuple(Refiner) if has_val else (WITHOUT_MASKS,)
+
 
 def prepare(context: StepContext) -> None:
-    """Choose the background threshold, which all images need."""
-    background_threshold(context, Walk(context))
+    """Choose the refiner and the background threshold, which all images need."""
+    from steps.refining import Refining, choose_refiner
+
+    choose_refiner(context, Refining(context))
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    walk = Walk(context)
-    chosen = background_threshold(context, walk)
+    from steps.refining import Refining, choose_refiner
+
+    refining = Refining(context)
+    chosen = choose_refiner(context, refining)
+    refiner = Refiner(chosen["refiner"])
 
     def make(image_id: str):
-        walked, edge = walk(image_id)
-        soft, size = walk.soft(walked, image_id)
-        label = mask_of(soft, walk.maps.classes(image_id), chosen["threshold"])
+        label, soft = refining(image_id, refiner, chosen["threshold"])
         contents = {f"{image_id}.png": encode_mask(label)}
         if context.settings.save_soft:
-            for kind, array in (("walk", walked), ("edge", edge)):
-                contents[f"{kind}/{image_id}.npy"] = encode_array(array.cpu().numpy().astype(np.float16))
-        return contents, {"height": size[0], "width": size[1]}
+            contents |= {f"{kind}/{image_id}.npy": encode_array(array.cpu().numpy().astype(np.float16))
+                         for kind, array in soft.items()}
+        return contents, {"height": label.shape[0], "width": label.shape[1]}
 
-    for_each_image(context, make)
+    for_each_image(context, make, small_operations=refiner is Refiner.crf)
     return chosen
-
-
-def mask_of(soft: torch.Tensor, classes: Sequence[int], threshold: float) -> np.ndarray:
-    """(H, W) uint8 from maps (K, H, W): the greatest map's class + 1 where that map exceeds the threshold, else background 0."""
-    values = torch.tensor([0] + [c + 1 for c in classes], device=soft.device)
-    background = soft.new_full((1, *soft.shape[1:]), threshold)
-    return values[torch.cat([background, soft]).max(dim=0).indices].byte().cpu().numpy()
 
 
 def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
@@ -87,51 +152,3 @@ def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
             if name.endswith(".npy"):
                 read_array(labels.store.file(image_id, name), "make_sem_seg_labels")
     return read
-
-
-class Walk:
-    """The random walk of one image after the other."""
-
-    def __init__(self, context: StepContext):
-        self.context, self.maps, self.irn = context, Maps(context.seed_folder), load_irn(context)
-
-    def __call__(self, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """The walked maps (K, h, w), divided by their common maximum, and the edge map (h, w), at stride 4."""
-        context, settings = self.context, self.context.settings
-        with torch.inference_mode():
-            batch = network_input(context, image_id, flip=True)   # (2, 3, H, W)
-            with context.autocast():
-                edge = self.irn.edge_map(batch, settings.pad_to or 0).float()   # (1, h, w)
-        walked = self.again(edge[0], image_id, settings.beta, settings.exp_times)
-        highest = walked.max() if walked.numel() else walked.new_zeros(())
-        return (walked / highest if highest > 0 else walked), edge[0]
-
-    def again(self, edge: torch.Tensor, image_id: str, beta: float, exp_times: int) -> torch.Tensor:
-        """The walked maps of an image whose edge map (h, w) is known, for other exponents; not divided: `soft` does that."""
-        with torch.inference_mode():
-            seeds = self.maps.map(image_id, "strided", self.context.device)   # (K, h, w)
-            return random_walk(seeds, edge[None], beta=beta, exp_times=exp_times, radius=self.context.settings.radius)
-
-    def soft(self, walked: torch.Tensor, image_id: str) -> tuple[torch.Tensor, tuple[int, int]]:
-        """The walked maps at the size of the photograph: official x4, crop; then divided by their common maximum."""
-        facts, size = self.maps.facts(image_id), self.context.dataset.size(image_id)
-        soft = from_stride_4(walked, (facts["height"], facts["width"]), size)   # differ where data.max_side shrank the photograph
-        highest = soft.max() if soft.numel() else soft.new_zeros(())
-        return (soft / highest if highest > 0 else soft), size
-
-
-def background_threshold(context: StepContext, walk: Walk) -> dict[str, Any]:
-    """The background threshold and its source; the sweep over val is recorded in `threshold.json`."""
-    path, val = context.folder / THRESHOLD, context.lists["val"]
-    if context.group.first(path.exists):
-        return read_chosen(path)
-    require_prepared(context, path)
-    counts = count(context, val, lambda image_id: walk.soft(walk(image_id)[0], image_id)[0], walk.maps.classes,
-                   "val images, to choose the background threshold") if val else None
-    chosen = choose(context.settings.bg_threshold, "make_sem_seg_labels.bg_threshold", counts, len(val),
-                    PUBLISHED[context.seed_maps].walk_bg).as_dict()
-    if counts is not None:
-        chosen["val_miou"] = [counts.scores(i).miou for i in range(len(counts.thresholds))]
-    if context.group.leads:
-        write_json(path, chosen)
-    return chosen

@@ -18,16 +18,17 @@ import torch
 from torch import nn
 
 from steps.memory import SLACK, resident
+from steps.refining import OFFSETS
+from steps.schedule import OptimizerName, epochs_of
 from steps.side_by_side import available_cores, images_at_once
 from steps.store import Layout
-from steps.training import OptimizerName
 from wsss.data.dataset import Dataset
 from wsss.instances import AT_ONCE
 from wsss.maps import grids
 from wsss.metrics import THRESHOLDS
+from wsss.networks.backbones import new_backbone
 from wsss.networks.classifier import Classifier
 from wsss.networks.irn import IRN
-from wsss.networks.resnet import resnet
 
 _CPU = torch.device("cpu")
 MIB, SAMPLE = 2**20, 50      # SAMPLE: so many ids of a list are looked at
@@ -111,7 +112,7 @@ class _Step:
 
     def network(self, irn: bool = False) -> Classifier | IRN:
         with torch.device("meta"):
-            backbone = resnet(self.config.model.backbone.value, self.config.model.norm)
+            backbone = new_backbone(self.config.model.backbone.value, self.config.model.norm)
             return IRN(backbone) if irn else Classifier(backbone, len(self.dataset.classes),
                                                         getattr(self.settings, "detach_after_layer2", False))
 
@@ -129,7 +130,7 @@ class _Step:
             sum(output.sum() for output in (outputs if isinstance(outputs, tuple) else [outputs])).backward()
         gradients = sum(p.nbytes for p in network.parameters() if p.grad is not None)   # of what is trained and of nothing else
         state = _weights(network) + gradients * (2 if settings.optimizer is OptimizerName.adamw else settings.momentum > 0)
-        log = log_line * settings.epochs * max(1, number // settings.batch_size)
+        log = log_line * epochs_of(settings, number) * max(1, number // settings.batch_size)
         return _Bytes(disk=_weights(network) + state + 2 * log,   # the state holds the log too
                       held=3 * state + gradients,                 # saving takes it twice more: tensor by tensor, and as a file
                       passing=_TRAINED * self._of_outputs(kept))
@@ -211,7 +212,7 @@ def _make_lpcam(step: _Step) -> _Bytes:
     rows += 2 * min(cells, 128 * settings.n_clusters)             # k-means++ chooses among so many, and normalises them
     if settings.kmeans_backend.value == "kmeans_pytorch":
         rows += min(cells, limit) * (settings.n_clusters + 2)     # its N x K x D array, and two copies of the features
-    feature = 4 * network.backbone.channels[-1]                   # float32
+    feature = 4 * network.backbone.feature_channels                   # float32
     near = 9 * (4 * max(map(len, step.lists["prototypes"][:1]), default=0) + 8)   # ids (UCS-4) and cells of the nearest features
     centers = 2 * settings.n_clusters * len(shown) * (feature + 14 + near)
     return _Bytes(step.maps(images, 1 + settings.save_fg_maps) + centers, _weights(network),
@@ -245,10 +246,17 @@ def _part(settings: Any, images: int) -> int:
 
 def _make_sem_seg_labels(step: _Step) -> _Bytes:
     network, images, originals = step.network(irn=True).eval(), step.images("ids"), step.images("ids", original=True)
-    soft = step.settings.save_soft * images.total(2 * (images.classes + 1) * images.pixels / 16)   # float16 at stride 4
+    refiners, (pixel, label) = step.settings.refiners(bool(step.lists["val"])), _CRF
+    walks, crf = any(refiner.walks for refiner in refiners), any(refiner.has_crf for refiner in refiners)
+    soft = walks * step.settings.save_soft * images.total(2 * (images.classes + 1) * images.pixels / 16)   # float16 at stride 4
     walk = images.most(8 / 16 * 2 * _directions(step.settings.radius), 8 / 16 * 6)   # float64 at stride 4; 6 copies of the maps
-    return _Bytes(_labels(originals, _MASK) + soft, _weights(network),
-                  max(step.forwards(network, network.edge_map, images), walk, originals.most(*_SOFT)))
+    labellings = len(OFFSETS) * (1 + walks) if step.settings.chooses and step.lists["val"] else 1
+    passing = [originals.most(*_SOFT)]
+    if walks:
+        passing += [step.forwards(network, network.edge_map, images), walk]
+    if crf:
+        passing.append(images.most(pixel + label * labellings, label * labellings))
+    return _Bytes(_labels(originals, _MASK) + soft, walks * _weights(network), max(passing))
 
 
 def _make_ins_seg_labels(step: _Step) -> _Bytes:

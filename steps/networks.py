@@ -4,8 +4,6 @@ A weights file says in its header which network it belongs to, so that no later 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +11,23 @@ import torch
 from torch.nn import Conv2d, Module
 
 from steps.context import StepContext
+from steps.model import ModelSettings
 from wsss.data.dataset import Dataset
 from wsss.data.images import normalise
-from wsss.errors import ArtifactError, ConfigError, WeightsError
+from wsss.errors import ArtifactError, WeightsError
 from wsss.files import user_path
-from wsss.networks.classifier import Classifier
-from wsss.networks.irn import IRN
-from wsss.networks.resnet import fold_batch_norm, resnet
-from wsss.networks.weights import (
-    file_sha256,
-    fill,
+from wsss.networks.backbones import (
+    is_at_hand,
     load_pretrained,
+    new_backbone,
+)
+from wsss.networks.classifier import Classifier
+from wsss.networks.facts import read_metadata
+from wsss.networks.irn import IRN
+from wsss.networks.resnet import fold_batch_norm
+from wsss.networks.weights import (
+    fill,
     load_weights,
-    pretrained_cache,
-    pretrained_name,
-    read_metadata,
     read_tensors,
     save_weights,
 )
@@ -38,44 +38,12 @@ from wsss.seeding import derived_seed
 WEIGHTS = "weights.safetensors"
 
 
-class Backbone(Enum):
-    resnet18 = "resnet18"
-    resnet34 = "resnet34"
-    resnet50 = "resnet50"
-    resnet101 = "resnet101"
-    tiny = "tiny"                     # for trying the machinery; too small to learn much
-
-
-@dataclass
-class ModelSettings:
-    """`model.`: the network of the classifier. The values stand in `conf/config.yaml`."""
-
-    backbone: Backbone
-    pretrained: bool                  # start from torchvision's ImageNet weights (V1)
-    weights: str | None               # those weights as a local file: nothing is downloaded
-    cam_weights: str | None           # a trained classifier (official res50_cam.pth): train_cam takes it
-    irn_weights: str | None           # a trained IRN (official res50_irn.pth): train_irn takes it
-
-    @property
-    def starts_from_weights(self) -> bool:
-        return self.pretrained or self.weights is not None
-
-    def provided(self, step: str) -> str | None:
-        """The file that a training is taken from instead of being done; None where there is none."""
-        return {"train_cam": self.cam_weights, "train_irn": self.irn_weights}.get(step)
-
-    @property
-    def norm(self) -> str:
-        """Frozen batch norm belongs to ImageNet weights; from scratch group norm, so that ranks do not change the model."""
-        return "frozen_batch" if self.starts_from_weights else "group"
-
-
 def new_classifier(context: StepContext) -> Classifier:
     """An untrained classifier on the step's device, its backbone from ImageNet weights where `model.` says so."""
     model = context.model
-    backbone = resnet(model.backbone.value, model.norm, seed=derived_seed(context.seed, "train_cam", "backbone"))
+    backbone = new_backbone(model.backbone.value, model.norm, seed=derived_seed(context.seed, "train_cam", "backbone"))
     if model.starts_from_weights:
-        load_pretrained(backbone, model.backbone.value, model.weights)
+        load_pretrained(backbone, model.weights)
     classifier = Classifier(backbone, len(context.dataset.classes), context.settings.detach_after_layer2,
                             seed=derived_seed(context.seed, "train_cam", "classifier"))
     return to_train(classifier, context.device)
@@ -98,20 +66,20 @@ def new_irn(context: StepContext) -> IRN:
     if "train_cam" in context.inputs:
         backbone = _read_classifier(context).backbone
     else:
-        backbone = resnet(context.model.backbone.value, "frozen_batch")
-        load_pretrained(backbone, context.model.backbone.value, context.model.weights)
+        backbone = new_backbone(context.model.backbone.value, "frozen_batch")
+        load_pretrained(backbone, context.model.weights)
     return IRN(_frozen(backbone, context), seed=derived_seed(context.seed, "train_irn", "branches")).to(context.device)
 
 
 def load_irn(context: StepContext) -> IRN:
     """The network of train_irn, in evaluation mode on the step's device; only to be used."""
-    irn = _load(context.inputs["train_irn"] / WEIGHTS, lambda facts: IRN(resnet(facts["backbone"], facts["norm"])))
+    irn = _load(context.inputs["train_irn"] / WEIGHTS, lambda facts: IRN(new_backbone(facts["backbone"], facts["norm"])))
     return _only_used(irn, context)
 
 
 def _read_classifier(context: StepContext) -> Classifier:
     return _load(context.inputs["train_cam"] / WEIGHTS, lambda facts: Classifier(
-        resnet(facts["backbone"], facts["norm"]), facts["n_classes"]), len(context.dataset.classes))
+        new_backbone(facts["backbone"], facts["norm"]), facts["n_classes"]), len(context.dataset.classes))
 
 
 def _frozen(network: Module, context: StepContext) -> Module:
@@ -151,7 +119,7 @@ def provided_network(step: str, model: ModelSettings, dataset: Dataset) -> Class
     state = own_state(read_tensors(model.provided(step)), layout, where)
     # batch norm is that of the official networks; only a network that was trained here from scratch has group norm
     norm = "frozen_batch" if "backbone.bn1.running_mean" in state else "group"
-    backbone = resnet(model.backbone.value, norm)
+    backbone = new_backbone(model.backbone.value, norm)
     head = state.get("classifier.weight")
     if step == "train_cam" and head is not None and len(head) != len(dataset.classes):
         raise WeightsError(f"{where} is a classifier of {len(head)} classes (classifier.weight {tuple(head.shape)}); the data "
@@ -165,7 +133,7 @@ def provided_network(step: str, model: ModelSettings, dataset: Dataset) -> Class
 def save_network(context: StepContext, network: Classifier | IRN) -> None:
     """Write the network with what is needed to build it again."""
     save_weights(context.folder / WEIGHTS, network, {
-        "backbone": network.backbone.depth, "norm": network.backbone.norm, "n_classes": len(context.dataset.classes)})
+        "backbone": network.backbone.name, "norm": network.backbone.norm, "n_classes": len(context.dataset.classes)})
 
 
 def feature_function(context: StepContext, classifier: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -176,21 +144,11 @@ def feature_function(context: StepContext, classifier: Classifier) -> Callable[[
     return features
 
 
-def network_input(context: StepContext, image_id: str, flip: bool = False) -> torch.Tensor:
-    """An image as (1, 3, H, W), with `flip` and its mirror image as (2, 3, H, W), normalised, on the step's device."""
-    image = normalise(context.dataset.image(image_id), context.device)
+def network_input(context: StepContext, network: Classifier | IRN, image_id: str, flip: bool = False) -> torch.Tensor:
+    """An image as (1, 3, H, W), with `flip` and its mirror image as (2, 3, H, W), normalised as the network expects, on the
+    step's device."""
+    image = normalise(context.dataset.image(image_id), context.device, network.backbone.normalisation)
     return torch.stack([image, image.flip(-1)] if flip else [image])
-
-
-def weights_digest(model: ModelSettings) -> str:
-    """What tells the ImageNet weights of a run from others: the SHA-256 of a local file; of torchvision's the name, which
-    holds the start of its SHA-256 and is checked against it on reading."""
-    if model.weights is None:
-        return pretrained_name(model.backbone.value)
-    if not user_path(model.weights).is_file():
-        raise ConfigError(f"model.weights={model.weights!r} is not a file. Give torchvision's "
-                          f"{pretrained_name(model.backbone.value)} or another file with its parameter names")
-    return file_sha256(user_path(model.weights))
 
 
 def network_reader(folder: Path, n_classes: int) -> None:
@@ -240,5 +198,5 @@ def check_weights(model: ModelSettings, fetch: bool = True) -> None:
     WeightsError
         with what to put where.
     """
-    if fetch or model.weights is not None or pretrained_cache(model.backbone.value).is_file():
-        load_pretrained(resnet(model.backbone.value, "frozen_batch"), model.backbone.value, model.weights)
+    if fetch or model.weights is not None or is_at_hand(model.backbone.value):
+        load_pretrained(new_backbone(model.backbone.value, "frozen_batch"), model.weights)

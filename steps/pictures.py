@@ -25,7 +25,7 @@ def cam_pictures(context: StepContext, classifier: Classifier) -> dict[str, np.n
     for image_id in (context.lists["val"] or context.ids)[:SHOWN]:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
         with torch.inference_mode(), context.autocast():
-            features = classifier.features(network_input(context, image_id)).float()
+            features = classifier.features(network_input(context, classifier, image_id)).float()
             maps = class_activation_maps(features, classifier.classifier.weight[classes].flatten(1))   # (1, K, h, w)
         found[image_id] = np.concatenate([image, *(overlay_map(image, _fit(values, image)) for values in maps[0])], axis=1)
     return found
@@ -39,7 +39,7 @@ def edge_pictures(context: StepContext, irn: IRN) -> dict[str, np.ndarray]:
         image = context.dataset.image(image_id)
         label = read(image_id, image.shape[:2])
         with torch.inference_mode(), context.autocast():
-            edge = irn.edge_map(network_input(context, image_id, flip=True)).float()   # (1, h, w)
+            edge = irn.edge_map(network_input(context, irn, image_id, flip=True)).float()   # (1, h, w)
         found[image_id] = np.concatenate([image, overlay_mask(image, label), overlay_map(image, _fit(edge[0], image))], axis=1)
     return found
 

@@ -7,7 +7,7 @@ photograph of the run's own list is what lies in the run.
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from steps import make_cam, make_lpcam
 from steps.artifacts import Maps, write_array, write_json, write_label
 from steps.context import StepContext
 from steps.inference import ImagesFailed, failures
-from steps.make_sem_seg_labels import THRESHOLD, Walk, mask_of
+from steps.make_sem_seg_labels import THRESHOLD, Refiner
 from steps.networks import load_classifier, network_input
 from steps.prototypes import FILE
+from steps.refining import Refining
 from steps.thresholds import read_chosen
 from wsss.data.dataset import Dataset
 from wsss.data.images import read_image
@@ -41,6 +42,7 @@ class FinishedRun:
     precision: Mapping[str, str]      # step -> "float32" or "bf16"
     classes: tuple[str, ...]
     max_side: int | None
+    min_side: int | None
     seed_maps: str                    # "cam" or "lpcam": the maps that the walk spreads
 
 
@@ -53,7 +55,7 @@ class Prediction:
     probabilities: dict[str, float]                # of every class that the run knows, by the classifier
     cam: np.ndarray = field(repr=False)            # (K, H, W) float32, each map in [0, 1]
     lpcam: np.ndarray | None = field(repr=False)   # the same
-    walk: np.ndarray | None = field(repr=False)    # (K, H, W) float32 in [0, 1], divided by their common maximum
+    walk: np.ndarray | None = field(repr=False)    # (K, H, W) float32 in [0, 1], divided by their common maximum; None: no walk
     mask: np.ndarray | None = field(repr=False)    # (H, W) uint8: 0 background, i + 1 for class i of the run
     threshold: dict[str, Any] | None               # the background threshold of the mask and its source
 
@@ -82,7 +84,7 @@ def predict(run: FinishedRun, photograph: Path, classes: Sequence[int] | None, c
             warn(f"{photograph}: no class has a probability above class_threshold={class_threshold:g} (the highest: "
                  f"{run.classes[best]}, {probabilities[best]:.2f}), so everything is background. Lower it, or give classes=[...]")
         maps = work.maps(tuple(sorted(classes)))
-        walk, mask, chosen = work.walk() if "make_sem_seg_labels" in run.folders else (None, None, None)
+        walk, mask, chosen = work.mask() if "make_sem_seg_labels" in run.folders else (None, None, None)
     return Prediction(image, tuple(run.classes[i] for i in sorted(classes)),
                       {name: round(float(p), 4) for name, p in zip(run.classes, probabilities)},
                       maps["make_cam"], maps.get("make_lpcam"), walk, mask, chosen)
@@ -100,7 +102,7 @@ class _Work:
         context = self._context("train_cam", {"train_cam": self.run.folders["train_cam"]})
         classifier = load_classifier(context)
         with torch.inference_mode(), context.autocast():
-            return classifier(network_input(context, ID)).float().sigmoid()[0].cpu().numpy()
+            return classifier(network_input(context, classifier, ID)).float().sigmoid()[0].cpu().numpy()
 
     def maps(self, classes: tuple[int, ...]) -> dict[str, np.ndarray]:
         """By step the maps (K, H, W) at the size of the photograph."""
@@ -122,19 +124,22 @@ class _Work:
             result[name] = at_size(maps, self.dataset.size(ID)).cpu().numpy()
         return result
 
-    def walk(self) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        """The walked maps (K, H, W), the mask (H, W), and its background threshold with the source."""
-        inputs = {"train_irn": self.run.folders["train_irn"], **{name: self.folder / name for name in ("make_cam", "make_lpcam")}}
-        walk = Walk(self._context("make_sem_seg_labels", inputs))
-        soft, _ = walk.soft(walk(ID)[0], ID)
+    def mask(self) -> tuple[np.ndarray | None, np.ndarray, dict[str, Any]]:
+        """The walked maps (K, H, W), None where the run's refiner has no walk; the mask (H, W); its refiner, its background
+        threshold and the source of that."""
+        networks = {name: self.run.folders[name] for name in ("train_irn",) if name in self.run.folders}
+        inputs = {**networks, **{name: self.folder / name for name in ("make_cam", "make_lpcam")}}
         chosen = read_chosen(self.run.folders["make_sem_seg_labels"] / THRESHOLD)
-        mask = mask_of(soft, walk.maps.classes(ID), chosen["threshold"])
-        return soft.cpu().numpy(), mask, {key: chosen[key] for key in ("threshold", "source")}
+        context, refiner = self._context("make_sem_seg_labels", inputs), Refiner(chosen["refiner"])
+        refining = Refining(replace(context, settings=replace(context.settings, refiner=refiner)))
+        mask, kept = refining(ID, refiner, chosen["threshold"])
+        walk = refining.walk.soft(kept["walk"], ID, self.dataset.size(ID)).cpu().numpy() if refiner.walks else None
+        return walk, mask, {key: chosen[key] for key in ("threshold", "source", "refiner")}
 
     def _dataset(self, classes: tuple[int, ...]) -> Dataset:
         return Dataset(name="photograph", root=self.photograph.parent, classes=self.run.classes,
                        lists={"train": (ID,), "val": (), "all": (ID,)}, labels={ID: classes},
-                       image_files={ID: self.photograph.name}, max_side=self.run.max_side)
+                       image_files={ID: self.photograph.name}, max_side=self.run.max_side, min_side=self.run.min_side)
 
     def _context(self, step: str, inputs: Mapping[str, Path]) -> StepContext:
         return StepContext(settings=self.run.settings[step], dataset=self.dataset, folder=self.folder / step, inputs=inputs,

@@ -7,13 +7,13 @@
     center (n, D) float32      arithmetic mean of raw features
     probability (n,) float32   softmax over the classes of centre . classifier weight, at the class
     kept (n,) bool             whether it is a prototype
+    mean (D,) float32          taken off features and centres before their cosine; 0 but for `centred`
     near_id (n, m) str, near_cell (n, m, 2) int32
                                image id and (row, column) on the feature grid of its m nearest features ("" where fewer)
 """
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,14 @@ from steps.artifacts import Maps, read_arrays, write_arrays
 from steps.context import StepContext, require_prepared
 from steps.given_prototypes import NEEDED, read_given
 from steps.memory import give_back
-from steps.networks import network_input
+from steps.networks import feature_function, network_input
 from steps.side_by_side import images_at_once, in_order
-from wsss.kmeans import KMeans, kmeans, kmeans_pytorch
+from wsss.clustering import KMeans, kmeans, kmeans_pytorch
 from wsss.lpcam import class_probability, mean_direction, select_prototypes, split_cells
+from wsss.networks.classifier import Classifier
 from wsss.seeding import generator
 
-FILE = "prototypes.npz"
+FILE, MEAN = "prototypes.npz", "mean.npz"   # the latter in the folder of the classes that are done
 NEAREST = 9
 SHOWN = 8   # classes in a warning
 
@@ -52,11 +53,13 @@ class Prototypes:
     def __init__(self, path: Path, n_classes: int, device: torch.device):
         self.arrays = read_arrays(path, NEEDED)
         dimension = self.arrays["center"].shape[1]
+        mean = self.arrays.get("mean", np.zeros(dimension, np.float32))   # official prototypes have none
         self.vectors = torch.zeros(2, n_classes, dimension)
         for context in (0, 1):
             for index in range(n_classes):
-                self.vectors[context, index] = mean_direction(torch.from_numpy(self._kept(index, bool(context))))
+                self.vectors[context, index] = mean_direction(torch.from_numpy(self._kept(index, bool(context)) - mean))
         self.vectors = self.vectors.to(device)
+        self.mean = torch.from_numpy(mean).to(device) if mean.any() else None
 
     def _kept(self, index: int, context: bool) -> np.ndarray:
         arrays = self.arrays
@@ -101,7 +104,7 @@ class _Sample:
         self.size = self.limit
 
 
-def make_prototypes(context: StepContext, features_of: Callable, weight: torch.Tensor, cams: Maps) -> Prototypes:
+def make_prototypes(context: StepContext, classifier: Classifier, cams: Maps) -> Prototypes:
     """Cluster the features of every class, select its prototypes and write `prototypes.npz`; or write those that are given.
 
     A class is a unit of work, done by one process: its result is kept in `prototypes/INDEX.npz` until all are done. Memory
@@ -110,14 +113,16 @@ def make_prototypes(context: StepContext, features_of: Callable, weight: torch.T
     path, n_classes = context.folder / FILE, len(context.dataset.classes)
     parts = context.folder / "prototypes"
     if context.settings.prototypes:
-        context.group.first(lambda: path.exists() or _write_given(context, path, n_classes, weight.shape[1]))
+        context.group.first(lambda: path.exists() or _write_given(context, path, n_classes, classifier.backbone.feature_channels))
     if not context.group.first(path.exists):
         require_prepared(context, path)
         images = prototype_images(context)
+        context.group.first(lambda: (parts / MEAN).exists() or _write_mean(context, classifier, parts / MEAN))
+        mean = torch.from_numpy(read_arrays(parts / MEAN, ("mean",))["mean"])
         for index in context.part(range(n_classes)):
             context.check_stop()
             if not (parts / f"{index}.npz").exists():
-                arrays = _class_prototypes(context, index, images[index], features_of, weight, cams)
+                arrays = _class_prototypes(context, index, images[index], classifier, cams, mean)
                 write_arrays(parts / f"{index}.npz", **arrays)
             context.progress(index + 1, n_classes, f"prototypes of {context.dataset.classes[index]}")
         context.group.gather(None)   # wait until all classes are done
@@ -147,7 +152,22 @@ def _join(context: StepContext, parts: Path, path: Path) -> None:
         context.warn(f"{len(without)} of {len(classes)} classes have no feature above make_lpcam.cam_threshold="
                      f"{context.settings.cam_threshold} ({some}): their CAMs go on unchanged. Train longer or lower it, "
                      "unless no image shows them")
-    write_arrays(path, **{name: np.concatenate([arrays[name] for arrays in loaded]) for name in loaded[0]})
+    write_arrays(path, mean=read_arrays(parts / MEAN, ("mean",))["mean"],
+                 **{name: np.concatenate([arrays[name] for arrays in loaded]) for name in loaded[0]})
+
+
+def _write_mean(context: StepContext, classifier: Classifier, path: Path) -> None:
+    """Write the mean (D,) float32 of the features over all cells of all images of the list, at scale 1.0; 0 but for `centred`."""
+    total, cells = torch.zeros(classifier.backbone.feature_channels, dtype=torch.float64), 0
+    features_of = feature_function(context, classifier)
+    for number, image_id in enumerate(context.lists["prototypes"] if context.settings.centred else (), start=1):
+        context.check_stop()
+        with torch.inference_mode():
+            features = features_of(network_input(context, classifier, image_id))[0].flatten(1)   # (D, h w)
+        total, cells = total + features.double().sum(dim=1).cpu(), cells + features.shape[1]
+        context.progress(number, len(context.lists["prototypes"]), "mean of the features")
+        give_back()
+    write_arrays(path, mean=(total / max(cells, 1)).float().numpy())
 
 
 def prototype_images(context: StepContext) -> list[list[str]]:
@@ -168,18 +188,21 @@ def prototype_images(context: StepContext) -> list[list[str]]:
     return [[images[i] for i in draws.choice(len(images), settings.prototype_images)] if images else [] for images in showing]
 
 
-def _class_prototypes(context: StepContext, index: int, ids: list[str], features_of: Callable, weight: torch.Tensor,
-                      cams: Maps) -> dict[str, np.ndarray]:
+def _class_prototypes(context: StepContext, index: int, ids: list[str], classifier: Classifier,
+                      cams: Maps, mean: torch.Tensor) -> dict[str, np.ndarray]:
     settings, name = context.settings, context.dataset.classes[index]
-    samples = _gather(context, index, ids, features_of, weight.shape[1], cams)
+    weight = classifier.classifier.weight.flatten(1)   # (C, D)
+    samples = _gather(context, index, ids, classifier, cams)
     found = {}
     for kind, sample in zip(("foreground", "context"), samples, strict=True):
         features, cells = sample.result()
+        if settings.centred:
+            features -= mean
         result = _cluster(features.to(context.device), settings, generator(context.seed, "make_lpcam", kind, name))
-        found[kind] = result.centers, *_nearest(result, cells, ids)
+        found[kind] = result.centers + mean.to(context.device), *_nearest(result, cells, ids)
     centers = [found[kind][0] for kind in ("foreground", "context")]
     kept = select_prototypes(*centers, weight, index, fg_threshold=settings.fg_threshold,
-                             bg_low=settings.context_low, bg_high=settings.context_high)
+                             bg_low=settings.context_low, bg_high=settings.context_high, minimum=settings.min_prototypes)
     center = torch.cat(centers)
     return {"class_index": np.full(len(center), index), "is_context": np.repeat([False, True], [len(c) for c in centers]),
             "center": center.cpu().numpy(), "probability": class_probability(center, weight)[:, index].cpu().numpy(),
@@ -196,10 +219,10 @@ def _cluster(features: torch.Tensor, settings: Any, draws: np.random.Generator) 
                   init=settings.kmeans_init.value)
 
 
-def _gather(context: StepContext, index: int, ids: list[str], features_of: Callable, dimension: int,
-            cams: Maps) -> tuple[_Sample, _Sample]:
+def _gather(context: StepContext, index: int, ids: list[str], classifier: Classifier, cams: Maps) -> tuple[_Sample, _Sample]:
     """The foreground and the context features of a class, at scale 1.0, not flipped (official). An id may occur again."""
-    limit = context.settings.max_features_per_class
+    limit, dimension = context.settings.max_features_per_class, classifier.backbone.feature_channels
+    features_of = feature_function(context, classifier)
     most = sum(-(-cams.facts(i)["height"] // 16) * -(-cams.facts(i)["width"] // 16) for i in ids)
     samples = _Sample(dimension, limit, most), _Sample(dimension, limit, most)
     first = {image_id: number for number, image_id in reversed(list(enumerate(ids)))}
@@ -207,7 +230,7 @@ def _gather(context: StepContext, index: int, ids: list[str], features_of: Calla
     def split(image_id: str) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         cam = cams.map(image_id, "full", context.device)[cams.classes(image_id).index(index)]   # (H, W)
         with torch.inference_mode():
-            features = features_of(network_input(context, image_id))[0]   # (D, h, w)
+            features = features_of(network_input(context, classifier, image_id))[0]   # (D, h, w)
         return features, split_cells(cam, features.shape[1:], context.settings.cam_threshold)
     drawn = Counter(ids)
     with closing(in_order(context, split, drawn, images_at_once(context.device))) as results:

@@ -4,18 +4,21 @@ On a GPU one image alone leaves it waiting while the image is read, resized and 
 dense CRF keep several cores busy only so; a network does not gain: its large operations are done faster by all threads together.
 """
 
+from __future__ import annotations
+
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
-from typing import TypeVar
-
-import torch
+from typing import TYPE_CHECKING, TypeVar
 
 from steps.context import StepContext, Stopped
 from wsss.errors import WsssError
+
+if TYPE_CHECKING:
+    import torch
 
 ON_GPU = 4                  # images: one computes, the others are read and written
 MOST = 8                    # images on the CPU,
@@ -31,6 +34,8 @@ def available_cores() -> int:
 
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that there was no memory; torch's allocator for the CPU raises a plain RuntimeError."""
+    import torch
+
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
@@ -51,6 +56,8 @@ def images_at_once(device: torch.device, pixels: int | None = None, threads: int
     `pixels`: of the largest image, of a step that has no network and so gains by it on the CPU. `threads`: of the process; by
     default as torch is set.
     """
+    import torch
+
     if device.type == "cuda":
         return ON_GPU
     if pixels is None:
@@ -71,6 +78,8 @@ def in_order(context: StepContext, make: Callable[[str], T], ids: Iterable[str],
     Stopped
         when the step is asked to stop before all is begun, after all that is.
     """
+    import torch
+
     if at_once == 1:
         for image_id in ids:
             context.check_stop()

@@ -3,19 +3,24 @@
 It makes no artifact of a step. The maps are those that lie in the run; the walks are made anew from them.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from steps.context import StepContext, require
 from steps.eval_cam import SCORES, count_maps, kinds_of_maps
-from steps.make_sem_seg_labels import THRESHOLD, Walk
+from steps.make_sem_seg_labels import THRESHOLD
 from steps.thresholds import confident_pair, read_chosen
 from wsss.data.dataset import Dataset
 from wsss.data.folder import held_out
 from wsss.errors import ConfigError
 from wsss.metrics import THRESHOLDS, ThresholdCounts
+
+if TYPE_CHECKING:
+    from steps.walk import Walk
 
 SCORE_NAMES = ("miou", "fp", "fn", "precision", "recall")
 CONFIDENT_NAMES = ("fg_right", "fg_share", "bg_right", "bg_share")
@@ -81,6 +86,8 @@ def sweep(context: StepContext, settings: SweepSettings) -> dict[str, Any]:
     ConfigError
         when the run has no maps of some of the images.
     """
+    from steps.walk import Walk
+
     ids, kinds = context.ids, kinds_of_maps(context)
     seeds = "make_lpcam" if context.seed_maps == "lpcam" else "make_cam"
     walk = Walk(context) if {"train_irn", seeds} <= context.inputs.keys() else None
@@ -105,6 +112,8 @@ def _now(context: StepContext, kind: str) -> dict[str, Any] | None:
     if step not in context.inputs:
         return None
     chosen = read_chosen(context.inputs[step] / name, None if kind == "walk" else kind)
+    if kind == "walk" and chosen.get("refiner") != "walk":   # the run's threshold is of other scores
+        return None
     return {key: chosen[key] for key in ("threshold", "source")}
 
 
@@ -166,7 +175,7 @@ def _walks(context: StepContext, settings: SweepSettings, walk: Walk, before: in
         truth, (walked, edge) = dataset.mask(image_id), walk(image_id)
         for pair in pairs:
             context.check_stop()
-            soft, _ = walk.soft(walked if pair == own else walk.again(edge, image_id, *pair), image_id)
+            soft = walk.soft(walked if pair == own else walk.again(edge, image_id, *pair), image_id, dataset.size(image_id))
             counts[pair].update(soft, maps.classes(image_id), truth)
         context.progress(before + number, total, f"images, {len(pairs)} walks each")
     points = []

@@ -3,22 +3,25 @@
 Never from the list that is scored. The source stands beside every threshold in the results.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from steps.artifacts import read_json
 from steps.context import StepContext
 from steps.memory import give_back
 from steps.side_by_side import images_at_once, in_order
 from wsss.errors import ArtifactError
-from wsss.maps import at_size
 from wsss.metrics import THRESHOLDS, ThresholdCounts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def count(context: StepContext, ids: Sequence[str], soft: Callable[[str], Tensor
     `soft(id)`: maps (K, h, w) of the K `classes(id)`, brought to the size of the mask where they have another
     (`data.max_side` shrank the photograph). `note`, `before` and `total` are of the progress that is shown.
     """
+    from wsss.maps import at_size
+
     counts = ThresholdCounts(len(context.dataset.classes), thresholds)
 
     def read(image_id: str) -> tuple[Tensor, np.ndarray]:

@@ -5,27 +5,28 @@ Official files: `step/train_cam.py`, `net/resnet50_cam.py` (IRN, LPCAM). Reads i
 `state.safetensors`.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.nn.functional import multilabel_soft_margin_loss
 
 from steps.context import StepContext, require
 from steps.memory import give_back
-from steps.networks import network_input, network_reader, new_classifier, provide, save_network
-from steps.pictures import cam_pictures
+from steps.schedule import OptimizerName, Plan, epochs_of, require_schedule
 from steps.side_by_side import memory_for
-from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
-from wsss.data.augment import classifier_sample
 from wsss.metrics import average_precision
-from wsss.networks.classifier import Classifier
 from wsss.seeding import generator
 
+if TYPE_CHECKING:
+    import torch
+
+    from wsss.networks.classifier import Classifier
+
 VERSION = 1
-reader = network_reader
 
 
 @dataclass
@@ -33,7 +34,9 @@ class Settings:
     """`train_cam.`: the values and their sources stand in `conf/recipe/`."""
 
     split: str | None            # the list to train on; null: train
-    epochs: int
+    epochs: int | None           # null: `min_epochs`, or as many as `min_steps` takes: few images need as many steps as more
+    min_epochs: int
+    min_steps: int
     batch_size: int
     crop_size: int               # pixels
     resize_long: list[float]     # the long side is drawn between these two, in crop sizes
@@ -64,16 +67,29 @@ class Settings:
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    import torch
+    from torch.nn.functional import multilabel_soft_margin_loss
+
+    from steps.networks import new_classifier, provide, save_network
+    from steps.pictures import cam_pictures
+    from steps.training import fit, make_optimizer, poly_rate
+    from wsss.data.augment import classifier_sample
+
     if context.model.provided("train_cam"):
         return provide(context, "train_cam")
     settings, dataset = context.settings, context.dataset
+    if not context.model.starts_from_weights and context.group.leads:
+        context.warn(f"the network {context.model.backbone.value} starts from random weights: on a few hundred images the maps "
+                     "of every later step are poor. Take model.backbone=efficientnet_lite0, whose ImageNet weights are "
+                     "installed, or model.pretrained=true; or raise train_cam.epochs")
     classifier = new_classifier(context)
     resize_long = tuple(round(factor * settings.crop_size) for factor in settings.resize_long)
 
     def sample(epoch: int, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
         draws = generator(context.seed, "train_cam", epoch, image_id)
         image = classifier_sample(dataset.image(image_id), draws, settings.crop_size, resize_long,
-                                  color_jitter=settings.color_jitter)
+                                  color_jitter=settings.color_jitter,
+                                  normalisation=classifier.backbone.normalisation)
         return image, torch.from_numpy(dataset.label_vector(image_id))
 
     def loss(images: torch.Tensor, labels: torch.Tensor, total: None) -> dict[str, torch.Tensor]:
@@ -82,7 +98,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
     backbone, head = classifier.parameter_groups()
     optimizer = make_optimizer(settings, (backbone, 1.0), (head, settings.classifier_rate))
-    plan = Plan("train_cam", settings.epochs, settings.batch_size,
+    plan = Plan("train_cam", epochs_of(settings, len(context.ids)), settings.batch_size,
                 poly_rate(settings.power, settings.warmup), settings.checkpoint_steps, settings.accumulate, settings.val_epochs)
     log = fit(context, plan, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
               lambda: cam_pictures(context, classifier))
@@ -91,12 +107,22 @@ def run(context: StepContext) -> dict[str, Any]:
     return {"steps": log[-1]["step"], "val_map": log[-1].get("val_map")}
 
 
+def reader(folder: Path, n_classes: int) -> None:
+    from steps.networks import network_reader
+
+    network_reader(folder, n_classes)
+
+
 def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
     """Mean average precision on the list "val", or on every n-th of its images where `max_val_images` says so; nothing when
     there is no such list.
 
     Whole images. Differs from the official top-left crops of 512 because only VOC's images always fit into such a crop.
     """
+    import torch
+
+    from steps.networks import network_input
+
     ids = context.lists["val"]
     if not ids:
         return {}
@@ -106,7 +132,7 @@ def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
     with torch.inference_mode(), context.autocast():
         for row in context.part(range(len(ids))):
             with memory_for(ids[row]):
-                scores[row] = classifier(network_input(context, ids[row])).float().cpu().numpy()[0]
+                scores[row] = classifier(network_input(context, classifier, ids[row])).float().cpu().numpy()[0]
             give_back()
     labels = np.stack([context.dataset.label_vector(image_id) for image_id in ids])
     return {"val_map": average_precision(context.reduce(scores), labels)[1]}

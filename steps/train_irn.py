@@ -5,26 +5,26 @@ official files: `step/train_irn.py`, `net/resnet50_irn.py`. Reads the labels of 
 its backbone is the frozen one); writes `weights.safetensors`, `log.jsonl`, `log.csv` and the resumable `state.safetensors`.
 """
 
+from __future__ import annotations
+
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from steps.artifacts import Labels
 from steps.context import StepContext, require
-from steps.networks import network_reader, new_irn, provide, save_network
-from steps.pictures import edge_pictures
+from steps.schedule import OptimizerName, Plan, epochs_of, require_schedule
 from steps.side_by_side import images_at_once, in_order
-from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate, require_schedule
-from wsss.affinity import affinity_losses, pair_counts
-from wsss.data.augment import irn_sample, top_left_crop
-from wsss.networks.irn import IRN
 from wsss.seeding import generator
 
+if TYPE_CHECKING:
+    import torch
+
+    from wsss.networks.irn import IRN
+
 VERSION = 2
-reader = network_reader
 
 
 class IRNBackbone(Enum):
@@ -38,7 +38,9 @@ class Settings:
 
     split: str | None                # the list to train on; null: train
     backbone: IRNBackbone | None     # null: imagenet where the classifier started from ImageNet weights, else classifier
-    epochs: int
+    epochs: int | None               # null: by the next two, as of train_cam
+    min_epochs: int
+    min_steps: int
     batch_size: int
     crop_size: int                   # pixels
     scale: list[float]               # the photograph is scaled by a factor between these two
@@ -64,6 +66,12 @@ class Settings:
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    from steps.networks import new_irn, provide, save_network
+    from steps.pictures import edge_pictures
+    from steps.training import fit, make_optimizer, poly_rate
+    from wsss.affinity import affinity_losses, pair_counts
+    from wsss.data.augment import irn_sample
+
     if context.model.provided("train_irn"):
         return provide(context, "train_irn")
     settings, dataset = context.settings, context.dataset
@@ -73,7 +81,7 @@ def run(context: StepContext) -> dict[str, Any]:
         image = dataset.image(image_id)
         label = read(image_id, image.shape[:2])
         return irn_sample(image, label, generator(context.seed, "train_irn", epoch, image_id), settings.crop_size,
-                          tuple(settings.scale))
+                          tuple(settings.scale), irn.backbone.normalisation)
 
     pairs = {"radius": settings.radius, "all_pairs": settings.all_pairs}
 
@@ -88,8 +96,8 @@ def run(context: StepContext) -> dict[str, Any]:
 
     edge, displacement = irn.parameter_groups()
     optimizer = make_optimizer(settings, (edge, 1.0), (displacement, settings.displacement_rate))
-    plan = Plan("train_irn", settings.epochs, settings.batch_size, poly_rate(settings.power), settings.checkpoint_steps,
-                settings.accumulate)
+    plan = Plan("train_irn", epochs_of(settings, len(context.ids)), settings.batch_size, poly_rate(settings.power),
+                settings.checkpoint_steps, settings.accumulate)
     log = fit(context, plan, irn, optimizer, sample, loss, pictures=lambda: edge_pictures(context, irn), counts=counts)
     irn.set_displacement_mean(displacement_mean(context, irn))
     if context.group.leads:
@@ -97,17 +105,27 @@ def run(context: StepContext) -> dict[str, Any]:
     return {"steps": log[-1]["step"], "displacement_mean": irn.mean_shift.running_mean.tolist()}
 
 
+def reader(folder: Path, n_classes: int) -> None:
+    from steps.networks import network_reader
+
+    network_reader(folder, n_classes)
+
+
 def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
     """Mean displacement (2,) over the top-left crops of all images.
 
     Differs from the official code because that drops the last incomplete batch: with fewer images than a batch it fails.
     """
+    import torch
+
+    from wsss.data.augment import top_left_crop
+
     irn.eval()
     irn.set_displacement_mean(torch.zeros(2))
     total = torch.zeros(2, dtype=torch.float64)
 
     def mean(image_id: str) -> torch.Tensor:
-        image = top_left_crop(context.dataset.image(image_id), context.settings.crop_size)
+        image = top_left_crop(context.dataset.image(image_id), context.settings.crop_size, irn.backbone.normalisation)
         with torch.inference_mode(), context.autocast():
             _, displacement = irn(image[None].to(context.device))
         return displacement.double().mean(dim=(0, 2, 3)).cpu()

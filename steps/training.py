@@ -12,9 +12,6 @@ import math
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,49 +19,15 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from steps.context import StepContext, Stopped, require
+from steps.context import StepContext, Stopped
+from steps.schedule import LOG, LOG_CSV, STATE, OptimizerName, Plan
 from steps.side_by_side import lacks_memory
 from wsss.errors import ArtifactError, WeightsError, WsssError, prefixed
 from wsss.files import write_text
 from wsss.networks.classifier import poly_factor
-from wsss.networks.weights import read_metadata, read_tensors, save_tensors
+from wsss.networks.facts import read_metadata
+from wsss.networks.weights import read_tensors, save_tensors
 from wsss.seeding import generator
-
-STATE, LOG, LOG_CSV = "state.safetensors", "log.jsonl", "log.csv"
-
-
-class OptimizerName(Enum):
-    sgd = "sgd"
-    adamw = "adamw"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long a training is and how its rate falls. `rate(step, total)` is a factor on the rates of the optimiser."""
-
-    purpose: str            # the step's name: part of every random draw
-    epochs: int
-    batch_size: int
-    rate: Callable[[int, int], float]
-    checkpoint_steps: int
-    accumulate: int = 1     # parts of a batch that are worked through one after the other
-    val_epochs: int = 1     # validated after every so many epochs, and after the last
-
-    def steps_per_epoch(self, n_ids: int) -> int:
-        return steps_per_epoch(self.batch_size, n_ids)
-
-
-def steps_per_epoch(batch_size: int, n_ids: int) -> int:
-    """Official: drop_last. Fewer images than a batch are one smaller batch here (official: no step at all)."""
-    return max(1, n_ids // batch_size)
-
-
-def saved_step(folder: Path) -> int:
-    """The number of steps after which a training in `folder` was last saved; 0 where there is no readable state."""
-    try:
-        return read_metadata(folder / STATE)["step"]
-    except (WeightsError, KeyError):
-        return 0
 
 
 def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.optim.Optimizer,
@@ -302,17 +265,3 @@ def make_optimizer(settings: Any, *groups: tuple[list[nn.Parameter], float]) -> 
     if settings.optimizer is OptimizerName.adamw:
         return torch.optim.AdamW(parts, weight_decay=settings.weight_decay, fused=True)
     return torch.optim.SGD(parts, momentum=settings.momentum, weight_decay=settings.weight_decay)
-
-
-def require_schedule(step: str, settings: Any) -> None:
-    """Check the settings that both training steps have."""
-    for name in ("epochs", "batch_size", "checkpoint_steps", "accumulate"):
-        require(getattr(settings, name) >= 1, f"{step}.{name}", getattr(settings, name), "at least 1")
-    require(settings.accumulate <= settings.batch_size, f"{step}.accumulate", settings.accumulate,
-            f"at most {step}.batch_size={settings.batch_size}")
-    require(settings.crop_size >= 32 and settings.crop_size % 16 == 0, f"{step}.crop_size", settings.crop_size,
-            "a multiple of 16, at least 32")
-    require(settings.learning_rate > 0, f"{step}.learning_rate", settings.learning_rate, "above 0")
-    for name, upper in (("momentum", 1), ("weight_decay", 1), ("warmup", 1)):
-        require(0 <= getattr(settings, name, 0) < upper, f"{step}.{name}", getattr(settings, name, 0), "in [0, 1)")
-    require(settings.power >= 0, f"{step}.power", settings.power, "at least 0")

@@ -1,14 +1,20 @@
 """The laws of the house that can be read off the source: arrows point down, nothing unsafe is loaded, one list of packages."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
+import wsss
+from tests.conftest import SMOKE
+
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("wsss", "steps", "pipeline", "run_pipeline")   # from the bottom up
+HEAVY = ("torch", "torchvision", "scipy", "matplotlib")   # each takes long to import
 SOURCES = sorted(path for room in ROOMS for path in ([ROOT / f"{room}.py"] if room == "run_pipeline" else (ROOT / room).rglob("*.py")))
 
 
@@ -45,6 +51,41 @@ def test_nothing_unsafe_is_loaded(path):
         if name == "torch.load" or name.endswith("load_state_dict_from_url"):
             assert options.get("weights_only") == "True", f"{path}:{call.lineno}"
         assert not name.startswith("pickle."), f"{path}:{call.lineno}"
+
+
+@pytest.fixture(scope="module")
+def imported(smoke_outputs):
+    """`imported(*words)`: the top-level names of all that `run_pipeline.py` with these words imports."""
+    def call(*words: str) -> set[str]:
+        code = ("import atexit, runpy, sys; sys.argv = ['run_pipeline.py', *sys.argv[1:]]\n"
+                "atexit.register(lambda: print('IMPORTED', *sys.modules))\n"
+                f"runpy.run_path({str(ROOT / 'run_pipeline.py')!r}, run_name='__main__')")
+        settings = () if "--help" in words else (*SMOKE, f"outputs={smoke_outputs}", "device=cpu")
+        result = subprocess.run([sys.executable, "-c", code, *settings, *words], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return {name.split(".")[0] for name in result.stdout.split("IMPORTED")[1].split()}
+    return call
+
+
+@pytest.mark.parametrize("words", [["action=plan"], ["action=status"], ["--cfg", "job"], ["--help"], ["--help", "action=plan"]],
+                         ids=" ".join)
+def test_what_only_looks_waits_for_nothing_heavy(words, imported):
+    assert not imported(*words) & set(HEAVY)
+
+
+@pytest.mark.parametrize("code", [
+    "import wsss, wsss.data, pipeline, pipeline.commandline, pipeline.multirun",
+    "from pipeline.config import compose, typed; from steps.model import weights_digest; "
+    "weights_digest(typed(compose(['experiment=lpcam_voc12', 'data.root=x'])).model)"])
+def test_nothing_heavy_is_imported_with_the_pipeline_or_for_a_fingerprint(code):
+    code += f"; import sys; print(set({HEAVY}) & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_no_public_function_has_the_name_of_a_module():
+    """For `from wsss import NAME` would be the module once that has been imported."""
+    assert not set(wsss.__all__) & {path.stem for path in (ROOT / "wsss").glob("*.py")}
+    assert all(getattr(wsss, name) for name in wsss.__all__)
 
 
 def test_no_step_names_a_data_set():

@@ -1,20 +1,22 @@
 """The science of weakly supervised semantic segmentation on plain arrays and tensors, without configuration."""
 
-from wsss.affinity import affinity_losses, edge_to_affinity
-from wsss.cam import class_activation_maps, multi_scale_cam, multi_scale_features
-from wsss.crf import DenseCRF, crf_labels, unary_from_labels
-from wsss.instance_metrics import CocoPrecision, InstancePrecision
-from wsss.instances import Detections, detect_instances, group_pixels, refine_centroids, walk_instances
-from wsss.ir_label import ir_label
-from wsss.kmeans import kmeans
-from wsss.lpcam import class_probability, lpcam_maps, mean_direction, select_prototypes, split_cells
-from wsss.maps import pack, rebuild
-from wsss.metrics import Confusion, ThresholdCounts, average_precision
-from wsss.random_walk import random_walk
+import importlib
 
-__all__ = [
-    "CocoPrecision", "Confusion", "DenseCRF", "Detections", "InstancePrecision", "ThresholdCounts", "affinity_losses",
-    "average_precision", "class_activation_maps", "class_probability", "crf_labels", "detect_instances", "edge_to_affinity",
-    "group_pixels", "ir_label", "kmeans", "lpcam_maps", "mean_direction", "multi_scale_cam", "multi_scale_features", "pack",
-    "random_walk", "rebuild", "refine_centroids", "select_prototypes", "split_cells", "unary_from_labels", "walk_instances",
-]
+# The module of each public name. It is imported when the name is first asked for, because torch takes seconds to import and
+# what reads `wsss.errors` or `wsss.data` alone need not wait for it. No module may be called as one of these names.
+_MODULES = {
+    "CocoPrecision": "instance_metrics", "Confusion": "metrics", "DenseCRF": "crf", "Detections": "instances",
+    "InstancePrecision": "instance_metrics", "ThresholdCounts": "metrics", "affinity_losses": "affinity",
+    "average_precision": "metrics", "class_activation_maps": "cam", "class_probability": "lpcam", "crf_labels": "crf",
+    "detect_instances": "instances", "edge_to_affinity": "affinity", "group_pixels": "instances", "ir_label": "ir_labels",
+    "kmeans": "clustering", "lpcam_maps": "lpcam", "mean_direction": "lpcam", "multi_scale_cam": "cam",
+    "multi_scale_features": "cam", "pack": "maps", "random_walk": "walk", "rebuild": "maps", "refine_centroids": "instances",
+    "select_prototypes": "lpcam", "split_cells": "lpcam", "unary_from_labels": "crf", "walk_instances": "instances",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss.data.images import normalise, resize_image, scaled_size
+from wsss.data.images import IMAGENET, Normalisation, normalise, resize_image, scaled_size
 from wsss.errors import ArgumentError
 from wsss.maps import SCALES
 
@@ -43,6 +43,7 @@ def multi_scale_features(
     image: np.ndarray,
     scales: Sequence[float] = SCALES,
     device: torch.device | str = "cpu",
+    normalisation: Normalisation = IMAGENET,
 ) -> Iterator[Tensor]:
     """The features of one image and its mirror image, scale by scale, without gradients.
 
@@ -53,12 +54,13 @@ def multi_scale_features(
         network_features: (2, 3, h, w) normalised float32 on `device` -> (2, D, h', w'). In evaluation mode.
         image: (H, W, 3) uint8.
         scales: relative to the original size.
+        normalisation: of the network's input.
 
     Yields:
         (2, D, h', w') for each scale.
     """
     for scale in scales:
-        resized = normalise(resize_image(image, scaled_size(image.shape[:2], scale)), device)  # (3, h, w)
+        resized = normalise(resize_image(image, scaled_size(image.shape[:2], scale)), device, normalisation)  # (3, h, w)
         with torch.no_grad():
             features = network_features(torch.stack([resized, resized.flip(-1)]))
         yield features
@@ -70,11 +72,12 @@ def multi_scale_cam(
     weight: Tensor,
     scales: Sequence[float] = SCALES,
     device: torch.device | str = "cpu",
+    normalisation: Normalisation = IMAGENET,
 ) -> list[Tensor]:
     """The class activation maps of one image: per scale (n, h_s, w_s) float32 on `device`, mirror image added.
 
     Args: as for `multi_scale_features`, and `weight` (n, D): the classifier's rows of the present classes.
     """
     weight = weight.to(device)
-    features = multi_scale_features(network_features, image, scales, device)
+    features = multi_scale_features(network_features, image, scales, device, normalisation)
     return [flip_sum(class_activation_maps(f, weight)) for f in features]

@@ -131,6 +131,25 @@ def unary_from_labels(labels: np.ndarray | Tensor, n_labels: int, gt_prob: float
     return unary.scatter_(-3, labels.long().unsqueeze(-3), -math.log(gt_prob))
 
 
+def unary_from_scores(scores: Tensor, sharpness: float) -> Tensor:
+    """Energies from scores of each label, as activation maps beside a background threshold: -log softmax(sharpness * scores).
+
+    Args:
+        scores: (..., L, H, W) float, finite; in [0, 1] for maps.
+        sharpness: positive; the larger, the more the greatest score is trusted. A map of 1 against a background of 0.5 has at 8
+            the odds exp(4).
+
+    Returns:
+        (..., L, H, W) float32.
+
+    Raises:
+        ArgumentError: `sharpness` is not positive.
+    """
+    if not 0 < sharpness < math.inf:
+        raise ArgumentError(f"unary_from_scores: sharpness is {sharpness}; expected a positive number")
+    return torch.log_softmax(scores.float() * sharpness, dim=-3).neg_().contiguous()
+
+
 def crf_labels(
     image: np.ndarray | Tensor,
     labels: np.ndarray | Tensor,

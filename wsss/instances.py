@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wsss.errors import ArgumentError
 from wsss.maps import from_stride_4
-from wsss.random_walk import random_walk
+from wsss.walk import random_walk
 
 AT_ONCE = 32  # maps that walk and are enlarged together: what bounds the memory where there are tens of groups
 

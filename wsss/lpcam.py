@@ -56,14 +56,16 @@ def select_prototypes(
     fg_threshold: float = 0.9,
     bg_low: float = 0.05,
     bg_high: float = 0.9,
+    minimum: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Which centres become prototypes of a class.
 
     A foreground centre is kept when the classifier gives the class a probability above `fg_threshold`, a background
     centre, then called context, when it lies strictly between `bg_low` and `bg_high`. The defaults are those of the
     official code for VOC; for COCO it has 0 and 0.5 (`step_coco/make_lpcam.py`), and the paper has no lower bound.
-    When no foreground centre passes, the most probable one is kept (official VOC: crash; official COCO: also those
-    within 1e-6 of it).
+    Where fewer than `minimum` foreground centres pass, the most probable `minimum` are kept. With 1 this is what the official
+    code does on COCO, but for those within 1e-6 of the most probable one; on VOC it crashes. One centre alone depends on the
+    random start of k-means: two classes that are always together, as face and body, have no centre that is sure of one of them.
 
     Args:
         fg_centers: (Kf, D) raw means. bg_centers: (Kb, D) raw means. Either may be empty.
@@ -77,8 +79,8 @@ def select_prototypes(
     foreground = class_probability(fg_centers, weight)[:, class_index]  # (Kf,)
     background = class_probability(bg_centers, weight)[:, class_index]  # (Kb,)
     kept = foreground > fg_threshold
-    if len(kept) and not kept.any():
-        kept[foreground.argmax()] = True
+    if kept.sum() < minimum:
+        kept[foreground.topk(min(minimum, len(kept))).indices] = True
     return kept, (background > bg_low) & (background < bg_high)
 
 
@@ -93,7 +95,7 @@ def mean_direction(prototypes: Tensor) -> Tensor:
 
 
 def lpcam_maps(features: Tensor, foreground: Tensor, context: Tensor, *,
-               relu_without_context: bool = False) -> tuple[Tensor, Tensor]:
+               relu_without_context: bool = False, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The LPCAM maps of one image at one scale.
 
     Args:
@@ -102,6 +104,7 @@ def lpcam_maps(features: Tensor, foreground: Tensor, context: Tensor, *,
         context: (n, D), the same for its context prototypes; zero for a class that has none.
         relu_without_context: whether the ReLU also goes over the FG of a class without context (paper, section 3.2; official
             code: no). Centres of features that come out of a ReLU are not negative, nor is their FG: it matters for others.
+        mean: (D,), taken off every feature before its cosine, as it was off the prototypes (ours; None: nothing).
 
     Returns:
         (foreground term only (n, h, w), with context (n, h, w)), float32 in [-1, 1]: FG, and ReLU(FG - BG) or, for a class
@@ -113,9 +116,12 @@ def lpcam_maps(features: Tensor, foreground: Tensor, context: Tensor, *,
             f"lpcam_maps: features, foreground and context are {shapes}, expected (2, D, h, w), (n, D) and (n, D)"
         )
     vectors, parts = torch.cat([foreground, context]).float(), []  # (2n, D)
+    off = None if mean is None else 2 * mean.float()[:, None, None]  # of an image and its mirror image
     blocks = max(1, features[0].numel() // _BLOCK) if features.device.type == "cpu" else 1
     for image, mirrored in zip(features[0].chunk(blocks, dim=1), features[1].chunk(blocks, dim=1)):  # (D, some rows, w)
         summed = image.float() + mirrored.float().flip(-1)  # its length does not matter to a cosine
+        if off is not None:
+            summed = summed - off
         length = torch.linalg.vector_norm(summed, dim=0).clamp_min(1e-8)  # (rows, w)
         parts.append((vectors @ summed.flatten(1)).unflatten(1, length.shape) / length)
     fg, bg = torch.cat(parts, dim=1).chunk(2)

@@ -4,15 +4,19 @@ First counts, in whole numbers, which can be added up over shards; then any scor
 official evaluation (IRN and LPCAM `step/eval_cam.py`, `step/eval_sem_seg.py`, chainercv's confusion).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from wsss.errors import ArgumentError, DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORE = 255
 THRESHOLDS = tuple(i / 100 for i in range(101))
@@ -77,7 +81,7 @@ class Confusion:
             table[:, 0] += table[:, IGNORE]
         self.counts += table[: self.n_classes + 1, : self.n_classes + 1]
 
-    def __add__(self, other: "Confusion") -> "Confusion":
+    def __add__(self, other: Confusion) -> Confusion:
         return Confusion(self.n_classes, self.counts + _checked_counts(other.counts, self.counts.shape))
 
     def scores(self) -> Scores:
@@ -117,6 +121,8 @@ class ThresholdCounts:
     """
 
     def __init__(self, n_classes: int, thresholds: Sequence[float] = THRESHOLDS, counts: np.ndarray | None = None):
+        import torch
+
         self.n_classes = _checked_n_classes(n_classes)
         self.thresholds = tuple(float(threshold) for threshold in thresholds)
         self._values = torch.tensor(self.thresholds, dtype=torch.float32)  # (T,)
@@ -142,6 +148,8 @@ class ThresholdCounts:
             DataError: a label is none of 0..C and 255. ArgumentError: shapes do not fit, a class is unknown or given
                 twice, or a map is not finite.
         """
+        import torch
+
         maps, true = torch.as_tensor(maps), _labels(ground_truth, "ground_truth")
         classes = [int(c) for c in classes]
         if maps.ndim != 3 or maps.shape != (len(classes), *true.shape):
@@ -164,7 +172,7 @@ class ThresholdCounts:
         cell = values.clamp(0, 1).mul_(self._n_cells).int()
         return below.index_select(0, cell).add_(values > following.index_select(0, cell))
 
-    def __add__(self, other: "ThresholdCounts") -> "ThresholdCounts":
+    def __add__(self, other: ThresholdCounts) -> ThresholdCounts:
         if self.thresholds != other.thresholds:
             raise ArgumentError(f"the counts to add were made at different thresholds: {len(self.thresholds)} and "
                                 f"{len(other.thresholds)} of them; expected the same ones on both sides")
@@ -220,6 +228,8 @@ def _average_precision(score: np.ndarray, positive: np.ndarray) -> float:
 
 def _greatest(maps: Tensor) -> tuple[Tensor, Tensor]:
     """(H * W,) greatest value and int32 index of the first map that has it; much faster than max(dim=0) on a CPU."""
+    import torch
+
     best, index = maps[0].flatten(), torch.zeros(maps[0].numel(), dtype=torch.int32, device=maps.device)
     for k, challenger in enumerate(maps[1:].flatten(1), start=1):
         index = torch.maximum(index, (challenger > best).int().mul_(k))   # k rises, so the greater one is the later one

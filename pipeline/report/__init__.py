@@ -9,6 +9,7 @@ Imported only where a page is written: matplotlib and Jinja2 take longer to load
     pictures    arrays to embedded pictures: photographs, masks, maps, errors
     strips      the way of an image through the steps
     prototypes  the nearest patches of every prototype
+    stage_images  the images that gained and lost most from one stage to the next
     figures     curves and the confusion matrix, as SVG in the colours of the page
     compare     several runs side by side
 """

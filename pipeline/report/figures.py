@@ -130,6 +130,16 @@ def dots(titles: Sequence[str], runs: Sequence[str], values: np.ndarray, title: 
         return _svg(figure, title)
 
 
+def change_scatter(before: np.ndarray, after: np.ndarray, kind: str, xlabel: str, ylabel: str) -> str:
+    """The mIoU (N,) of each image in two stages, in [0, 1]; above the diagonal are those that gained."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _figure(3.3, 3.2)
+        axes.plot([0, 100], [0, 100], color=TONES["muted"], linewidth=1)
+        axes.plot(100 * before, 100 * after, MARKS[kind], color=TONES[kind], markersize=4, alpha=0.65, markeredgewidth=0)
+        axes.set(title="mIoU of each image, percent", xlabel=xlabel, ylabel=ylabel, xlim=(0, 100), ylim=(0, 100), aspect="equal")
+        return _svg(figure, f"{xlabel} and {ylabel}, image by image")
+
+
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import OmegaConf
 
 from pipeline.config import settings_of
+from pipeline.published import averages_note
 from pipeline.recorded import RecordedRun
 from pipeline.report import figures, pictures
 from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_strips, gallery_tile
@@ -24,6 +25,7 @@ from pipeline.report.scores import (
     confusion,
     measured,
     percent,
+    published_tables,
     safely,
     score_rows,
     step_rows,
@@ -31,12 +33,14 @@ from pipeline.report.scores import (
     training_figures,
     versions,
 )
+from pipeline.report.stage_images import StageImages, compare_stages, stage_sections
 from pipeline.report.strips import Strip, StripMaker
+from pipeline.stages import MARGIN
 from wsss.files import write_text
 
 FOLDER, FILE = "report", "report.html"
 MOST_MISSING = 12   # lines about what is not there
-VERSION = 1   # raised when the same run gives another page
+VERSION = 2   # raised when the same run gives another page
 
 
 def report_path(run_folder: Path) -> Path:
@@ -68,6 +72,8 @@ def _content(run: RecordedRun, tell: Callable[[int, int, str], None]) -> dict[st
     missing = absent(run, scores) + unread
     maker = StripMaker(run)
     shown = choose_shown(run, scores, maker.available)
+    stage_images = safely(lambda: compare_stages(run, lambda done, total: tell(done, total, "stages compared")), missing,
+                          StageImages())
     strips, tiles = _strips(run, maker, scores, missing), _tiles(run, scores, shown, missing)
     content = {
         "title": run.name, "run": run, "missing": missing,
@@ -77,6 +83,9 @@ def _content(run: RecordedRun, tell: Callable[[int, int, str], None]) -> dict[st
         "published": run.summary.get("published"), "instances": run.summary.get("eval_ins_seg"),
         "classes": class_rows(run), "thresholds": safely(lambda: threshold_figures(run), missing, []),
         "training": safely(lambda: training_figures(run), missing, []),
+        "tables": published_tables(run), "averages": averages_note(run.summary.get("published")),
+        "stages": run.summary.get("stages"), "margin": MARGIN, "stage_images": stage_images,
+        "stage_sections": stage_sections(run, stage_images, missing),
         "strips": strips, "tiles": tiles, "tags": TAGS,
         "images_scored": len(scores.ids), "names": ["background", *run.dataset.classes], "errors": pictures.ERRORS,
         "sheets": safely(lambda: sheets(run), missing, []), "confusion": safely(lambda: confusion(run), missing, None),

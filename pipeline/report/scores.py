@@ -12,10 +12,11 @@ from pipeline.plan import DONE
 from pipeline.recorded import RecordedRun
 from pipeline.report import figures, pictures
 from pipeline.report.images import ImageScores
+from pipeline.tables import cell, load_papers, measured_cells
 from steps import eval_cam, eval_sem_seg
 from steps.artifacts import read_arrays, read_json
 from steps.make_sem_seg_labels import THRESHOLD
-from steps.training import LOG
+from steps.schedule import LOG
 from wsss.errors import WsssError
 from wsss.metrics import THRESHOLDS, ThresholdCounts
 
@@ -55,6 +56,29 @@ def score_rows(run: RecordedRun) -> list[dict[str, Any]]:
                      "threshold": "–" if threshold is None else f"{threshold:.2f}", "source": score["threshold_source"],
                      "oracle": f"{percent(oracle['miou'])} at {oracle['threshold']:.2f}" if oracle else "–"})
     return rows
+
+
+def published_tables(run: RecordedRun) -> list[dict[str, Any]]:
+    """The tables of the papers that this run's experiment reproduces a cell of, and the paper's other ones: rows for the page."""
+    found, published = [], run.config.published
+    for paper in load_papers() if published else ():
+        if not any(run.config.experiment_name in table.experiments for table in paper.tables):
+            continue
+        for table in paper.tables:
+            cells = measured_cells(table, run.config.experiment_name, measured(run), published.images)
+            found.append({"number": table.number, "caption": table.caption, "paper": paper.paper, "notes": table.notes,
+                          "columns": [column.name for column in table.columns], "measured": len(cells),
+                          "of_experiment": run.config.experiment_name in table.experiments, "rows": [
+                              {"group": row.group if i == 0 or row.group != table.rows[i - 1].group else None, "name": row.name,
+                               "note": table.note(row), "cells": [_published_cell(value, cells.get((i, j)))
+                                                                  for j, value in enumerate(row.values)]}
+                              for i, row in enumerate(table.rows)]})
+    return found
+
+
+def _published_cell(value: float | None, here: float | None) -> dict[str, Any]:
+    beside = None if here is None else f"here {here:.1f}" + (f" ({round(here - value, 2):+.1f})" if value is not None else "")
+    return {"value": cell(value), "here": beside}
 
 
 def class_rows(run: RecordedRun) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ import numpy as np
 from pipeline.recorded import RecordedRun
 from pipeline.report import pictures
 from steps.artifacts import FG_ONLY, Labels, Maps, read_array
-from steps.make_sem_seg_labels import Walk
 from steps.networks import WEIGHTS
+from steps.walk import Walk
 from wsss.errors import WsssError
 
 SIDE = 208          # pixels of the longer side of a picture
@@ -94,7 +94,10 @@ class StripMaker:
         network, seeds = run.place("train_irn"), run.place(run.seed_step)
         if "make_sem_seg_labels" not in run.by_name or not network or not (network / WEIGHTS).exists() or not seeds:
             return None
-        self._walk = self._walk or Walk(run.context("make_sem_seg_labels"))
+        context = run.context("make_sem_seg_labels")
+        if "train_irn" not in context.inputs:   # its refiner has no walk
+            return None
+        self._walk = self._walk or Walk(context)
         if image_id not in self._walk.maps.index:
             return None
         walked, edge = self._walk(image_id)

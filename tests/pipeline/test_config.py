@@ -10,8 +10,9 @@ import torch
 from omegaconf import OmegaConf
 
 import run_pipeline
-from pipeline import Pipeline, config
-from pipeline.machine import MOST_LOADERS, loader_processes
+from pipeline import Pipeline, config, machine
+from pipeline.helptext import help_text
+from pipeline.machine import MOST_LOADERS, choose_device, loader_processes
 from wsss.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,9 +22,11 @@ def typed(*overrides: str):
     return config.typed(config.compose(overrides))
 
 
-def test_the_default_is_the_clean_recipe_on_the_embedded_data_without_pretrained_weights():
+def test_the_default_is_the_clean_recipe_on_the_embedded_data_from_installed_weights():
     default = typed()
-    assert (default.recipe_name, default.data.kind, default.model.pretrained) == ("clean", "shapes", False)
+    assert (default.recipe_name, default.data.kind, default.model.backbone.value) == ("clean", "shapes", "efficientnet_lite0")
+    assert default.model.starts_from_weights and not typed("model.backbone=resnet18").model.starts_from_weights
+    assert not typed("model.pretrained=false").model.starts_from_weights
     assert default.steps == ["train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn",
                              "make_sem_seg_labels", "eval_sem_seg"]
     assert default.run_name == "shapes-clean"
@@ -65,7 +68,8 @@ def test_what_does_not_exist_is_named(overrides, message):
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["data=folder"], "data.root has no value: set data.root="),
-    (["train_cam.epochs=0"], "train_cam.epochs=0 is not possible: expected at least 1"),
+    (["train_cam.epochs=0"], "train_cam.epochs=0 is not possible: expected null or at least 1"),
+    (["data.min_side=300", "data.max_side=200"], "data.min_side=300 is not possible: expected null or from 16 pixels to data.max_side=200"),
     (["make_cam.scales=[]"], "make_cam.scales"),
     (["make_cam.scales=[1.0,0.0]"], "each above 0"),
     (["cam_to_ir_label.conf_fg=0.4"], "both null or both set"),
@@ -171,18 +175,51 @@ def test_help_is_short(door, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_help_is_what_hydra_prints(tmp_path):
+    words = [sys.executable, str(ROOT / "run_pipeline.py"), "--help", "experiment=smoke"]   # with a setting beside it Hydra does
+    assert subprocess.run(words, cwd=tmp_path, capture_output=True, text=True).stdout == help_text() + "\n"
+
+
 @pytest.mark.parametrize("features, precision", [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"),
                                                  ({"sve_bf16": True, "neon": True}, "bf16"),
                                                  ({"avx512_f": True, "avx512_bf16": False}, "float32"), ({}, "float32")])
 def test_automatic_precision_is_that_of_the_cpu(features, precision, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "nowhere")   # so torch is asked
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
     pipeline = Pipeline.compose("precision=auto", "device=cpu", f"outputs={tmp_path}")
     assert pipeline.config.precision.value == precision
     assert OmegaConf.to_container(pipeline.composed, resolve=True, enum_to_str=True)["precision"] == precision   # what is recorded
 
 
+@pytest.mark.parametrize("flags, version, bf16", [
+    ("fpu avx512f avx512_bf16", "6.1.0-13-amd64", True), ("fpu amx_bf16", "6.1.0", True), ("fpu avx2", "6.1.0", False),
+    ("fpu avx512f", "5.3.1", False), ("fpu avx512f", "4.19.0", None), ("fpu avx2", "4.19.0", False), ("", "6.1.0", None)])
+def test_what_linux_says_of_the_cpu(flags, version, bf16, monkeypatch, tmp_path):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: x\n{'flags' if flags else 'Features'}\t\t: {flags}\nbugs\t\t: none\n")
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine.platform, "release", lambda: version)
+    asked = []
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: asked.append(1) or {"avx512_bf16": True})
+    assert machine.cpu_has_bf16() is (bf16 is not False) and bool(asked) is (bf16 is None)
+
+
+def test_linux_says_of_this_cpu_what_torch_says(monkeypatch, tmp_path):
+    told = machine.cpu_has_bf16()
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "nowhere")
+    assert told is machine.cpu_has_bf16()
+
+
+def test_a_gpu_is_looked_for_where_there_is_a_driver(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(machine.sys, "platform", "linux")
+    monkeypatch.setattr(machine, "DRIVERS", (tmp_path / "nowhere",))
+    assert choose_device("auto") == "cpu" and choose_device("cuda") == "cuda"
+    monkeypatch.setattr(machine, "DRIVERS", (tmp_path / "nowhere", tmp_path))
+    assert choose_device("auto") == "cuda" and choose_device("cpu") == "cpu"
+
+
 def test_precision_is_automatic_for_the_embedded_default_alone(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(machine, "cpu_has_bf16", lambda: True)
     for words, precision in (((), "bf16"), (("precision=float32",), "float32"), (("experiment=smoke",), "float32"),
                              (("recipe=official",), "float32"), (("data=folder", "data.root=x", "name=n"), "float32")):
         assert Pipeline.compose("device=cpu", f"outputs={tmp_path}", *words).config.precision.value == precision

@@ -203,7 +203,7 @@ def test_an_interrupted_import_continues(exported, other, monkeypatch):
         if len(read) == 3:
             pipeline.group.asked = signal.SIGTERM
         return read_maps(path, *arguments)
-    monkeypatch.setattr("steps.imported.read_maps", stop_after_three)
+    monkeypatch.setattr("wsss.official.read_maps", stop_after_three)
     with pytest.raises(Stopped):
         pipeline.import_official()
     other(*call).import_official()
@@ -274,7 +274,7 @@ def test_an_interrupted_replacement_is_not_taken_for_the_new_results(smoke, file
     (["export_to=null"], "action=export_official writes a folder and was given none"),
     (["export_to={tmp}", "name=nothing"], "there is no run"),
     (["export_to={tmp}", "seed=1"], "has nothing to export that is up to date"),
-    (["export_to={tmp}", "data.max_side=100"], "data.max_side=100: the maps are those of shrunk photographs"),
+    (["export_to={tmp}", "data.max_side=100"], "data.max_side=100: the maps are those of resized photographs"),
 ])
 def test_what_cannot_be_exported(smoke, tmp_path, overrides, message):
     with pytest.raises(ConfigError, match=message):

@@ -100,7 +100,7 @@ def test_what_cannot_be_is_refused(outputs, photograph, tmp_path):
         look(outputs, "name=smoek").predict(photograph)
     for words, message in ((["action=predict"], "image=None is not possible: expected a photograph with action=predict"),
                            (["image=x.jpg"], "image='x.jpg' is not possible"), (["run=smoke"], "run='smoke' is not possible"),
-                           (["classes=[fox]"], "classes=.*is not possible"), (["class_threshold=1"], "class_threshold=1.0"),
+                           (["classes=[tiger]"], "classes=.*is not possible"), (["class_threshold=1"], "class_threshold=1.0"),
                            (["action=predict", "image=x", "run=a", "name=b"], "nothing beside name=b")):
         with pytest.raises(ConfigError, match=message):
             Pipeline.compose(*words)

@@ -15,12 +15,17 @@ import pytest
 from benchmarks.report import measure
 from pipeline import Pipeline
 from pipeline.commandline import act
+from pipeline.config import compose, typed
+from pipeline.published import compare
 from pipeline.recorded import find_run
-from pipeline.report import figures, images, page, pictures
+from pipeline.report import figures, images, page, pictures, stage_images
 from pipeline.report.compare import config_differences
 from pipeline.report.gallery import choose_shown, choose_strips
 from pipeline.report.images import ImageScores, image_iou, score_images
+from pipeline.report.scores import published_tables
+from pipeline.report.stage_images import compare_stages, sample, stage_sections
 from pipeline.report.strips import StripMaker
+from steps.artifacts import Maps
 from steps.datasets import open_dataset
 from tests.browser import needs_browser, show
 from tests.conftest import SMOKE, copied
@@ -30,7 +35,7 @@ from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask, write_mask
 from wsss.errors import ConfigError
 
-SECTIONS = ("scores", "classes", "thresholds", "training", "way", "images", "prototypes", "confusion", "steps", "configuration")
+SECTIONS = ("scores", "classes", "thresholds", "training", "way", "changes", "images", "prototypes", "confusion", "steps", "configuration")
 
 
 class Page(HTMLParser):
@@ -102,7 +107,8 @@ def test_the_command_line_starts_without_what_only_reports_need():
 def test_a_run_ends_with_its_report_and_leaves_one_that_is_up_to_date(smoke, outputs, capsys):
     assert act(smoke("report.write=true")) == 0
     path = outputs / "smoke/report/report.html"
-    assert f"Report: {path}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"Report: {path}" in out and "\nstages, in points of mIoU: LPCAM " in out
     before = path.stat().st_mtime_ns
     smoke("report.write=true").run()
     assert path.stat().st_mtime_ns == before
@@ -145,7 +151,7 @@ def test_a_report_says_what_is_missing(smoke, outputs, removed, lacking):
     for step in removed:
         shutil.rmtree(outputs / "smoke" / step)
     found = read(smoke().report())
-    assert set(SECTIONS) - set(found.sections) <= lacking | {"thresholds"} and {"steps", "images", "way"} <= set(found.sections)
+    assert set(SECTIONS) - set(found.sections) <= lacking | {"thresholds", "changes"} and {"steps", "images", "way"} <= set(found.sections)
     assert not lacking & set(found.sections) or lacking == {"thresholds"}
     for step in removed:
         assert f"{step}: missing" in found.text
@@ -192,6 +198,77 @@ def test_published_scores_stand_beside_the_measured_ones(smoke):
     found = read(page.write_report(run))
     assert "published 48.8 (-40.5, outside)" in found.text and "the first step outside is train_cam" in found.text
     assert "Published: a paper, table 1" in found.text
+
+
+def test_the_tables_of_a_paper_stand_in_the_report_of_its_experiments(smoke, outputs):
+    run = smoke()._recorded(outputs / "smoke")
+    assert published_tables(run) == []
+    run.config.published = typed(compose(["experiment=irn_voc12", "data.root=x"])).published
+    run.config.experiment_name = "irn_voc12"
+    assert [table["measured"] for table in published_tables(run)] == [0] * 4   # 24 images are no 1,464
+    run.config.published.images = 24
+    tables, miou = published_tables(run), 100 * run.summary["eval_cam"]["cam"]["miou"]
+    assert [table["measured"] for table in tables] == [5, 2, 0, 0]
+    assert tables[1]["rows"][0]["cells"][0] == {"value": "48.8", "here": f"here {miou:.1f} ({round(miou - 48.8, 2):+.1f})"}
+    run.summary["published"] = compare(run.config.published, run.summary["eval_cam"])
+    found = read(page.write_report(run))
+    assert "published" in found.sections and "Table 4. mIoU of DeepLabV2 beside other methods not measured by this run" in found.text
+    assert f"here {miou:.1f}" in found.text and "Precision and recall: the paper does not say how they are averaged" in found.text
+
+
+def test_the_report_says_what_the_stages_did(report, smoke_outputs):
+    found, stages = read(report), json.loads((smoke_outputs / "smoke/summary.json").read_text())["stages"]
+    assert stages["headline"].startswith("LPCAM ") and stages["headline"] in found.text and "What each stage did" in found.text
+    for remark in stages["remarks"]:
+        assert remark["text"] in found.text
+        assert all(each["setting"] in found.text for each in remark["suggestions"])
+
+
+def test_images_are_compared_from_stage_to_stage(smoke, outputs):
+    run = smoke("report.changes=2")._recorded(outputs / "smoke")
+    found, scores = compare_stages(run), run.summary["eval_cam"]
+    assert list(found.changes) == [("cam", "lpcam"), ("lpcam", "pseudo_masks")] and found.looked_at == found.scored == 24
+    kept = score_images(run)
+    of_masks = dict(zip(kept.ids, kept.miou))
+    for first, second in zip(*(sorted(changes, key=lambda change: change.image_id) for changes in found.changes.values())):
+        image_id = first.image_id
+        truth, maps = run.dataset.mask(image_id), Maps(outputs / "smoke/make_lpcam")
+        soft = maps.map(image_id, "full").numpy()
+        values = np.array([0, *(index + 1 for index in maps.classes(image_id))])
+        mask = values[np.where(soft.max(0, initial=0) > np.float32(scores["lpcam"]["threshold"]), soft.argmax(0) + 1, 0)]
+        iou = image_iou(mask.astype(np.uint8), truth)
+        assert first.after == second.before == pytest.approx(np.mean(list(iou.values())))
+        assert second.after == pytest.approx(of_masks[image_id], abs=1e-6)
+        assert {label: after for label, (_, after) in first.labels.items() if after} == pytest.approx({k: v for k, v in iou.items() if v})
+    missing: list[str] = []
+    for section, changes in zip(stage_sections(run, found, missing), found.changes.values()):
+        points = [change.points for change in changes]
+        assert points == sorted(points, reverse=True) and section["images"] == 24
+        assert [tile["id"] for tile in section["ends"]["gained most"]] == [c.image_id for c in changes[:2] if c.points > 0.5]
+        assert [tile["id"] for tile in section["ends"]["lost most"]] == [c.image_id for c in changes[:-3:-1] if c.points < -0.5]
+        for tile in [*section["ends"]["gained most"], *section["ends"]["lost most"]]:
+            assert list(tile["pictures"])[:3] == ["photograph", "ground truth", section["before"]]
+    assert section["after"] == "pseudo mask (walk)" and not missing
+
+
+def test_the_images_compared_are_a_bounded_sample(smoke, outputs, monkeypatch):
+    ids = [f"{i:05d}" for i in range(10_000)]
+    chosen = sample(ids)
+    assert len(chosen) == 400 and chosen == sorted(chosen) == sample(reversed(ids)) and set(sample(ids, 50)) < set(chosen)
+    assert set(sample(ids[:5000])) >= set(chosen) & set(ids[:5000])
+    monkeypatch.setattr(stage_images, "sample", lambda ids: sample(ids, 5))
+    found = read(smoke("report.changes=1").report())
+    assert "Of the 24 scored images 5 were looked at, chosen by a hash of the id" in found.text
+
+
+def test_a_map_that_cannot_be_read_is_left_out_of_the_comparison(smoke, outputs):
+    run = smoke()._recorded(outputs / "smoke")
+    path = next((outputs / "smoke/make_cam").glob("train_*.npy"))
+    path.write_bytes(path.read_bytes()[:-20])
+    found, missing = compare_stages(run), []
+    stage_sections(run, found, missing)
+    assert list(found.failed) == [path.stem] and "1 images could not be compared from stage to stage" in missing[0]
+    assert all(len(changes) == 23 for changes in found.changes.values())
 
 
 def test_the_iou_of_an_image_by_hand():

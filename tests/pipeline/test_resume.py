@@ -12,8 +12,8 @@ import torch
 from pipeline import Pipeline
 from pipeline.console import Console
 from pipeline.order import STEPS
-from steps import cam_to_ir_label
 from tests.conftest import SMOKE, copied
+from wsss import ir_labels
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = {step.name: step.flag for step in STEPS}
@@ -82,12 +82,12 @@ def test_an_exception_in_the_middle(step, overrides, smoke, outputs, monkeypatch
 
 def test_an_image_that_is_made_later_is_computed_with_as_many_threads(smoke, outputs, monkeypatch):
     """Sums depend on that number. Two threads work on two images at once, also where only one is left."""
-    threads, whole = [], cam_to_ir_label.ir_label
+    threads, whole = [], ir_labels.ir_label
 
     def counted(*args, **more):
         threads.append(torch.get_num_threads())
         return whole(*args, **more)
-    monkeypatch.setattr(cam_to_ir_label, "ir_label", counted)
+    monkeypatch.setattr(ir_labels, "ir_label", counted)
     remove(outputs, "cam_to_ir_label")
     before = torch.get_num_threads()
     try:

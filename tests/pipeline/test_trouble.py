@@ -13,11 +13,11 @@ import torch
 from pipeline import Pipeline
 from pipeline.commandline import act
 from pipeline.console import Console
-from steps import make_cam
 from steps.artifacts import Maps
 from steps.inference import ImagesFailed
 from tests.conftest import SMOKE
 from tests.pipeline.test_resume import contents, remove
+from wsss import cam
 from wsss.data.drawing import CLASSES
 from wsss.errors import ArtifactError, ConfigError
 
@@ -53,7 +53,7 @@ def test_one_bad_image_does_not_end_a_step(smoke, outputs, capsys):
 @pytest.mark.parametrize("error", [MemoryError("a map of 4 GB"), torch.OutOfMemoryError("CUDA out of memory")])
 def test_an_image_that_is_too_large_fails_alone(smoke, outputs, monkeypatch, error):
     remove(outputs, "make_cam")
-    whole = make_cam.multi_scale_cam
+    whole = cam.multi_scale_cam
 
     def too_large(features_of, image, weight, *args):
         if image.shape == too_large.shape:
@@ -62,7 +62,7 @@ def test_an_image_that_is_too_large_fails_alone(smoke, outputs, monkeypatch, err
     pipeline = smoke("to_step=make_cam")
     pipeline.plan()
     too_large.shape = pipeline.dataset.image("train_0005").shape
-    monkeypatch.setattr(make_cam, "multi_scale_cam", too_large)
+    monkeypatch.setattr(cam, "multi_scale_cam", too_large)
     with pytest.raises(ImagesFailed, match="train_0005: not enough memory"):
         pipeline.run()
 

@@ -7,7 +7,7 @@ import pytest
 
 from steps.artifacts import encode_arrays, write_arrays
 from steps.eval_ins_seg import reader as read_scores
-from steps.make_ins_seg_labels import read_instances
+from steps.instances import read_instances
 from wsss.errors import ArtifactError
 from wsss.files import write_bytes
 

@@ -10,7 +10,7 @@ from pipeline.config import compose, typed
 from steps import prototypes
 from steps.context import StepContext
 from steps.prototypes import prototype_images
-from wsss.kmeans import kmeans
+from wsss.clustering import kmeans
 from wsss.seeding import generator
 
 CLASSES = ("a", "b", "c")
@@ -61,11 +61,11 @@ class Cams:
 
 
 def test_an_image_drawn_twice_counts_twice(dataset, monkeypatch):
-    monkeypatch.setattr(prototypes, "network_input", lambda context, image_id: torch.full((1, 1, 1, 1), float(image_id)))
-
-    def features_of(image):
-        return image.expand(1, 4, 2, 2)   # every feature says which image it is of
-    samples = prototypes._gather(context(dataset), 0, ["7", "5", "7"], features_of, 4, Cams())
+    # every feature says which image it is of
+    monkeypatch.setattr(prototypes, "network_input", lambda context, network, image_id: torch.full((1, 1, 1, 1), float(image_id)))
+    monkeypatch.setattr(prototypes, "feature_function", lambda context, network: lambda image: image.expand(1, 4, 2, 2))
+    classifier = SimpleNamespace(backbone=SimpleNamespace(feature_channels=4))
+    samples = prototypes._gather(context(dataset), 0, ["7", "5", "7"], classifier, Cams())
     for sample in samples:
         features, cells = sample.result()
         assert sorted(features[:, 0].tolist()) == [5, 5, 7, 7, 7, 7]

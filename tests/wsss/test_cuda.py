@@ -2,7 +2,6 @@
 fake tensors have shapes and devices, no numbers, and refuse an operation on tensors of two devices.
 """
 
-import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -11,17 +10,18 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from wsss import walk
 from wsss.affinity import affinity_losses, pair_counts
 from wsss.cam import multi_scale_cam, multi_scale_features
+from wsss.clustering import kmeans
 from wsss.crf import crf_labels
-from wsss.ir_label import ir_label
-from wsss.kmeans import kmeans
+from wsss.ir_labels import ir_label
 from wsss.lpcam import lpcam_maps
 from wsss.maps import from_stride_4, grids, pack, rebuild
 from wsss.networks.classifier import Classifier
 from wsss.networks.irn import IRN
 from wsss.networks.resnet import fold_batch_norm, resnet
-from wsss.random_walk import random_walk
+from wsss.walk import random_walk
 
 CUDA = torch.device("cuda", 0)
 HEIGHT, WIDTH, SCALES = 61, 83, (1.0, 0.5)
@@ -94,7 +94,6 @@ def gradients(device):
 
 def walked_rows(device):
     """The walk but for its look at the range of the edges."""
-    walk = sys.modules[random_walk.__module__]
     bands, scale = walk._symmetric_steps(values(16, 21).double().to(device) ** 3, 10, 5, 16 * 21)
     return [walk._power_by_rows(values(2, 336).double().to(device) * scale, *walk._as_rows(bands, 336), 256)]
 

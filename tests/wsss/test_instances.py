@@ -15,7 +15,7 @@ from wsss.instances import (
     refine_centroids,
     walk_instances,
 )
-from wsss.random_walk import random_walk
+from wsss.walk import random_walk
 
 FOUR = ((0, 1), (1, 0), (0, -1), (-1, 0))
 

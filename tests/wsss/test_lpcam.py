@@ -160,3 +160,24 @@ def test_wrong_shapes_are_refused():
         split_features(torch.zeros(2, 3, 4), torch.zeros(1, 6, 8), 0.5)
     with pytest.raises(ArgumentError, match=r"features has shape \(3, 4\)"):
         split_features(torch.zeros(3, 4), torch.zeros(6, 8), 0.5)
+
+
+def test_a_class_without_a_sure_centre_keeps_the_most_probable_ones():
+    """Two classes that are always together: no centre is sure of either."""
+    weight = torch.tensor([[1.0, 0.0], [0.98, 0.02]])
+    centers = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 0.0]])   # the larger the surer, none above 0.9
+    for minimum in (1, 3, 10):
+        kept, _ = select_prototypes(centers, centers[:0], weight, 0, minimum=minimum)
+        assert kept.tolist() == [i >= 4 - minimum for i in range(4)]
+    sure = torch.tensor([[900.0, 0.0], [1.0, 0.0], [800.0, 0.0]])
+    assert select_prototypes(sure, centers[:0], weight, 0, minimum=2)[0].tolist() == [True, False, True]   # enough pass
+
+
+def test_a_mean_is_taken_off_before_the_cosine():
+    generator = torch.Generator().manual_seed(0)
+    features, mean = torch.rand(2, 5, 3, 4, generator=generator), torch.rand(5, generator=generator)
+    foreground, context = torch.rand(2, 5, generator=generator), torch.rand(2, 5, generator=generator)
+    centred = lpcam_maps(features, foreground, context, mean=mean)
+    plain = lpcam_maps(features - mean[:, None, None], foreground, context)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(centred, plain))
+    assert not torch.allclose(centred[0], lpcam_maps(features, foreground, context)[0])

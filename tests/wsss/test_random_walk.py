@@ -1,16 +1,13 @@
 """The sparse walk against a dense one written plainly, and against the reference case."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 from tests.reference import IDS, load
+from wsss import walk
 from wsss.errors import ArgumentError
-from wsss.random_walk import random_walk
-
-walk = sys.modules[random_walk.__module__]
+from wsss.walk import random_walk
 
 
 def dense_walk(x, edge, beta=10, exp_times=8, radius=5):

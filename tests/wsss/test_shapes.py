@@ -12,6 +12,7 @@ from PIL import Image
 
 from wsss.data import drawing, make_shapes, open_folder, shapes
 from wsss.data.drawing import CLASSES, draw_picture
+from wsss.data.figures import LOOKS
 from wsss.errors import DataError, StorageError
 from wsss.seeding import generator
 
@@ -34,9 +35,9 @@ def test_it_is_an_ordinary_folder(root):
     for image_id in data.lists["all"]:
         height, width = data.size(image_id)
         mask = data.mask(image_id)
-        assert 100 <= height <= 168 and 100 <= width <= 168 and height != width
+        assert 144 <= height <= 240 and 144 <= width <= 240 and height != width
         assert tuple(int(value) - 1 for value in np.unique(mask) if value) == data.labels[image_id]
-        assert 1 <= len(data.labels[image_id]) <= 3 and (mask == 0).any()
+        assert 1 <= len(data.labels[image_id]) <= 2 and (mask == 0).mean() > 0.3
         sizes.add((height, width))
     assert len(sizes) > 30
     assert all(data.label_vector(image_id).sum() == len(data.labels[image_id]) for image_id in data.lists["all"])
@@ -132,37 +133,54 @@ def test_pictures_depend_on_seed_and_name_alone(root, tmp_path):
     assert (seed_1 / "images/train_0002.jpg").read_bytes() != (root / "images/train_0002.jpg").read_bytes()
 
 
-def test_masks_are_exact(root):
+PLACE = (80, 70, 60)   # cx, cy, half the length
+
+
+def painted(name, colour=(0, 0, 0), draws="one"):
+    """An object of a class painted on a colour -> (H, W, 3), and its inside (H, W)."""
+    canvas = np.zeros((150, 160, 3), np.float32) + np.float32(colour)
+    window, layers = drawing._object(name, PLACE, generator(0, draws), canvas.shape[:2])
+    drawing._paint(canvas[window], layers)
+    inside = np.zeros(canvas.shape[:2], bool)
+    inside[window] = drawing._inside(layers)
+    return canvas, inside
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_masks_are_exact(name):
     """Painted on black and on green, without light and noise: nothing green shows inside the mask, but for the smooth edge."""
-    background = np.array([[[0.0, 1.0, 0.0]]], np.float32)
-    for name, (body, _) in CLASSES.items():
-        layers = drawing._object(body, name, generator(0, name), (120, 140))
-        inside = drawing._inside(layers)
-        first, second = np.zeros((120, 140, 3), np.float32), np.zeros((120, 140, 3), np.float32) + background
-        drawing._paint(first, layers), drawing._paint(second, layers)
-        seen_through = abs(second - first)[..., 1]  # how much of the background is left
-        assert seen_through[inside].max() <= 0.5 and seen_through[~inside].min() >= 0.2  # two edges may meet outside
-        assert (seen_through[inside] > 0.01).mean() < 0.2 and (seen_through[~inside] < 0.5).mean() < 0.005
+    (first, inside), (second, _) = painted(name), painted(name, (0, 1, 0))
+    seen_through = abs(second - first)[..., 1]  # how much of the background is left
+    assert seen_through[inside].max() <= 0.5 and seen_through[~inside].min() >= 0.2  # two edges may meet outside
+    assert (seen_through[inside] > 0.01).mean() < 0.2 and (seen_through[~inside] < 0.5).mean() < 0.005
 
 
-def test_a_pair_shares_its_body_and_not_its_mark():
+def test_a_pair_shares_its_body_and_not_its_head():
     pairs = {}
     for name, (body, habitat) in CLASSES.items():
         pairs.setdefault(body, []).append((name, habitat))
+    assert CLASSES.keys() == LOOKS.keys() and len(pairs) == 4
     assert all(len(pair) == 2 and sum(habitat is not None for _, habitat in pair) == 1 for pair in pairs.values())
-    for body, ((one, _), (two, _)) in pairs.items():
-        first, second = (np.zeros((120, 140, 3), np.float32) for _ in range(2))
-        layers = drawing._object(body, one, generator(0, body), (120, 140))
-        drawing._paint(first, layers), drawing._paint(second, drawing._object(body, two, generator(0, body), (120, 140)))
-        different = abs(first - second).max(axis=-1) > 1e-6
-        assert 0.05 < different.sum() / drawing._inside(layers).sum() < 0.5
+    for (one, _), (two, _) in pairs.values():
+        (first, inside), (second, inside_too) = painted(one), painted(two)
+        assert (inside != inside_too).mean() < 0.01
+        different = abs(first - second).max(axis=-1) > 0.15
+        assert 0.02 < different.sum() / inside.sum() < 0.35
+
+
+def test_objects_hide_little_of_each_other(root):
+    for name in open_folder(root).lists["all"]:
+        _, _, objects = draw_picture(generator(0, "shapes", name))
+        assert set(np.unique(objects)) == set(range(objects.max() + 1)) and objects.max() in (1, 2)
+        sizes = np.bincount(objects.ravel())[1:]
+        assert sizes.min() > 0.03 * objects.size
 
 
 def test_habitats_go_with_their_class():
     draws = generator(0, "habitat")
     seen = [drawing._scene(["koi"], draws) for _ in range(1000)]
-    assert abs(seen.count("pond") / 1000 - drawing.HABITAT - (1 - drawing.HABITAT) * drawing.HABITAT_ALONE / 4) < 0.05
-    seen = [drawing._scene(["tetra"], draws) for _ in range(1000)]
+    assert abs(seen.count("water") / 1000 - drawing.HABITAT - (1 - drawing.HABITAT) * drawing.HABITAT_ALONE / 4) < 0.05
+    seen = [drawing._scene(["perch"], draws) for _ in range(1000)]
     assert abs(sum(scene in drawing.HABITATS for scene in seen) / 1000 - drawing.HABITAT_ALONE) < 0.05
 
 

@@ -10,14 +10,13 @@ import torch
 import torchvision
 
 from wsss.errors import WeightsError
+from wsss.networks.backbones import load_pretrained
 from wsss.networks.classifier import Classifier
+from wsss.networks.facts import PRETRAINED, file_sha256, read_metadata
 from wsss.networks.resnet import resnet
 from wsss.networks.weights import (
-    file_sha256,
-    load_pretrained,
     load_weights,
     pretrained_name,
-    read_metadata,
     read_tensors,
     save_weights,
 )
@@ -48,9 +47,14 @@ def small_classifier(n_classes=3, seed=0):
     return Classifier(resnet("resnet18", seed=seed), n_classes, seed=seed)
 
 
+@pytest.mark.parametrize("depth", PRETRAINED)
+def test_names_that_are_known_without_torchvision(depth):
+    assert PRETRAINED[depth] == pretrained_name(depth)
+
+
 def test_offline_error_says_what_to_get_and_where_to_put_it(offline):
     with pytest.raises(WeightsError) as error:
-        load_pretrained(resnet("resnet18", "frozen_batch"), "resnet18")
+        load_pretrained(resnet("resnet18", "frozen_batch"))
     url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
     for part in (url, NAME, "f37072fd", str(offline / NAME), "model.weights=FILE", "no route to host"):
         assert part in str(error.value)
@@ -62,12 +66,12 @@ def test_a_download_that_breaks_off_is_no_traceback(offline, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "urlopen", broken)
     with pytest.raises(WeightsError, match="cannot fetch torchvision's resnet18 weights: IncompleteRead"):
-        load_pretrained(resnet("resnet18", "frozen_batch"), "resnet18")
+        load_pretrained(resnet("resnet18", "frozen_batch"))
 
 
 def test_tiny_has_none():
     with pytest.raises(WeightsError, match="there are no pretrained weights of model.backbone=tiny.* set model.pretrained=false or choose"):
-        load_pretrained(resnet("tiny", "frozen_batch"), "tiny")
+        load_pretrained(resnet("tiny", "frozen_batch"))
 
 
 def test_the_name_of_every_depth_is_torchvisions():
@@ -79,7 +83,7 @@ def test_a_damaged_file_in_the_cache_is_not_used(offline):
     offline.mkdir(parents=True)
     (offline / NAME).write_bytes(b"half a file")
     with pytest.raises(WeightsError, match="does not start with f37072fd"):
-        load_pretrained(resnet("resnet18", "frozen_batch"), "resnet18")
+        load_pretrained(resnet("resnet18", "frozen_batch"))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -91,13 +95,13 @@ def test_local_file_with_torchvisions_names(tmp_path, pretrained, suffix):
         save_weights(path, torchvision.models.resnet18(weights=None))
         pretrained = read_tensors(path)
     net = resnet("resnet18", "frozen_batch", seed=1)
-    load_pretrained(net, "resnet18", path)
+    load_pretrained(net, path)
     assert all(torch.equal(value, pretrained[name]) for name, value in net.state_dict().items())
 
 
 def test_old_torchvision_file_without_batch_counters(tmp_path, pretrained):
     torch.save({name: value for name, value in pretrained.items() if "num_batches" not in name}, tmp_path / "old.pth")
-    load_pretrained(resnet("resnet18", "frozen_batch", seed=1), "resnet18", tmp_path / "old.pth")
+    load_pretrained(resnet("resnet18", "frozen_batch", seed=1), tmp_path / "old.pth")
 
 
 def test_a_hash_in_the_name_is_checked(tmp_path, pretrained):
@@ -112,10 +116,10 @@ def test_a_hash_in_the_name_is_checked(tmp_path, pretrained):
 
 def test_weights_of_another_network_are_refused(tmp_path, pretrained):
     torch.save(pretrained, tmp_path / "mine.pth")
-    with pytest.raises(WeightsError, match="use norm='frozen_batch'"):
-        load_pretrained(resnet("resnet18", "group"), "resnet18", tmp_path / "mine.pth")
+    with pytest.raises(WeightsError, match="use norm='frozen_batch' with them"):
+        load_pretrained(resnet("resnet18", "group"), tmp_path / "mine.pth")
     with pytest.raises(WeightsError, match="missing: layer1.2.conv1.weight"):
-        load_pretrained(resnet("resnet34", "frozen_batch"), "resnet34", tmp_path / "mine.pth")
+        load_pretrained(resnet("resnet34", "frozen_batch"), tmp_path / "mine.pth")
 
 
 def test_own_weights_come_back_with_their_metadata(tmp_path):

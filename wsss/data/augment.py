@@ -1,7 +1,7 @@
 """Training samples as the official IRN and LPCAM loaders make them (`voc12/dataloader.py`, `misc/imutils.py`).
 
 Every random number comes from the generator that is passed, in the order of the docstrings.
-Padding is 0 *after* normalisation, that is ImageNet's mean colour, and 255 in labels.
+Padding is 0 *after* normalisation, that is the mean colour of the network's training images, and 255 in labels.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageEnhance
 from torch.nn.functional import pad
 
-from wsss.data.images import normalise, resize_image, resize_mask, scaled_size
+from wsss.data.images import IMAGENET, Normalisation, normalise, resize_image, resize_mask, scaled_size
 from wsss.errors import ArgumentError
 
 _IGNORE = 255
@@ -17,7 +17,8 @@ _LABEL_STRIDE = 4  # of the IRN edge map
 
 
 def classifier_sample(image: np.ndarray, generator: np.random.Generator, crop_size: int,
-                      resize_long: tuple[int, int] = (320, 640), color_jitter: float = 0.0) -> torch.Tensor:
+                      resize_long: tuple[int, int] = (320, 640), color_jitter: float = 0.0,
+                      normalisation: Normalisation = IMAGENET) -> torch.Tensor:
     """`image` (H, W, 3) uint8 -> (3, crop_size, crop_size) float32, normalised, for training the classifier.
 
     Draws: long side from `resize_long` (both ends included; bicubic); with `color_jitter` j > 0 factors of brightness, contrast
@@ -37,11 +38,12 @@ def classifier_sample(image: np.ndarray, generator: np.random.Generator, crop_si
     if generator.random() < 0.5:
         pixels = pixels.flip(-1)
     top, left = random_window(image.shape[:2], crop_size, generator)
-    return _crop_image(pixels, top, left, crop_size)
+    return _crop_image(pixels, top, left, crop_size, normalisation)
 
 
 def irn_sample(image: np.ndarray, label: np.ndarray, generator: np.random.Generator, crop_size: int,
-               scale: tuple[float, float] = (0.5, 1.5)) -> tuple[torch.Tensor, torch.Tensor]:
+               scale: tuple[float, float] = (0.5, 1.5),
+               normalisation: Normalisation = IMAGENET) -> tuple[torch.Tensor, torch.Tensor]:
     """Image (H, W, 3) and label (H, W), both uint8 -> (3, S, S) float32, normalised, and (S/4, S/4) uint8, with S = `crop_size`.
 
     Draws: one scale for both (image bicubic, label nearest), a flip with probability 1/2, one place of the crop for both.
@@ -62,12 +64,12 @@ def irn_sample(image: np.ndarray, label: np.ndarray, generator: np.random.Genera
     top, left = random_window(size, crop_size, generator)
     classes = _pad(_cut(classes, top, left, crop_size), top, left, crop_size, fill=_IGNORE)
     reduced = resize_mask(classes[0].numpy(), (crop_size // _LABEL_STRIDE,) * 2)
-    return _crop_image(pixels, top, left, crop_size), torch.from_numpy(reduced)
+    return _crop_image(pixels, top, left, crop_size, normalisation), torch.from_numpy(reduced)
 
 
-def top_left_crop(image: np.ndarray, crop_size: int) -> torch.Tensor:
+def top_left_crop(image: np.ndarray, crop_size: int, normalisation: Normalisation = IMAGENET) -> torch.Tensor:
     """`image` (H, W, 3) uint8 -> its top-left (3, crop_size, crop_size) float32, normalised, 0 beyond the image (validation)."""
-    return _crop_image(torch.from_numpy(image).permute(2, 0, 1), 0, 0, crop_size)
+    return _crop_image(torch.from_numpy(image).permute(2, 0, 1), 0, 0, crop_size, normalisation)
 
 
 def random_window(size: tuple[int, int], crop_size: int, generator: np.random.Generator) -> tuple[int, int]:
@@ -83,10 +85,10 @@ def random_window(size: tuple[int, int], crop_size: int, generator: np.random.Ge
     return top, left
 
 
-def _crop_image(pixels: torch.Tensor, top: int, left: int, crop_size: int) -> torch.Tensor:
+def _crop_image(pixels: torch.Tensor, top: int, left: int, crop_size: int, normalisation: Normalisation) -> torch.Tensor:
     """Normalises only what the crop shows, then pads with 0: the same numbers as normalising everything first."""
     shown = _cut(pixels, top, left, crop_size).permute(1, 2, 0).numpy()
-    return _pad(normalise(shown), top, left, crop_size, fill=0)
+    return _pad(normalise(shown, normalisation=normalisation), top, left, crop_size, fill=0)
 
 
 def _cut(tensor: torch.Tensor, top: int, left: int, crop_size: int) -> torch.Tensor:

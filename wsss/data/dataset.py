@@ -1,7 +1,8 @@
 """The one description of a data set. VOC, COCO, a user's folder and the embedded set are all a `Dataset`; no step knows which.
 
 Mask values: 0 background, i + 1 for class i (0-based), 255 ignore. Two frames: the *original* one of the files, in which
-ground-truth masks live, and the *working* one, the image shrunk to at most `max_side`, in which networks and stored maps live.
+ground-truth masks live, and the *working* one, the image with a long side between `min_side` and `max_side`, in which networks
+and stored maps live.
 """
 
 import difflib
@@ -157,7 +158,8 @@ class Dataset:
     labels: Mapping[str, tuple[int, ...]] = field(repr=False)  # id -> classes present, 0-based, ascending
     image_files: Mapping[str, str] = field(repr=False)  # id -> file
     mask_files: Mapping[str, str] = field(repr=False, default_factory=dict)  # id -> file, for the ids that have one
-    max_side: int | None = None  # longest side of the working frame in pixels; None keeps the original
+    max_side: int | None = None  # the long side of the working frame is at most so many pixels; None: any
+    min_side: int | None = None  # and at least so many
     objects: ObjectSource | None = field(repr=False, default=None)  # ground truth of single objects, where there is one
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
 
@@ -166,6 +168,8 @@ class Dataset:
             raise DataError(f"data set {self.name}: {len(self.classes)} classes; expected 1 to {MAX_CLASSES} (a mask is 8-bit)")
         if self.max_side is not None and self.max_side < 1:
             raise DataError(f"data set {self.name}: max_side is {self.max_side}; expected at least 1, or none")
+        if self.min_side is not None and not 1 <= self.min_side <= (self.max_side or self.min_side):
+            raise DataError(f"data set {self.name}: min_side is {self.min_side}; expected 1 to max_side={self.max_side}, or none")
         if missing := {"train", "val", "all"} - set(self.lists):
             raise DataError(f"data set {self.name}: no list {sorted(missing)}; expected train, val and all")
         for name, ids in self.lists.items():
@@ -193,7 +197,8 @@ class Dataset:
         return read_image(self.image_path(image_id))
 
     def image(self, image_id: str) -> np.ndarray:
-        """(h, w, 3) uint8 RGB in the working frame: shrunk by Pillow's bicubic so that the long side is at most `max_side`."""
+        """(h, w, 3) uint8 RGB in the working frame: resized by Pillow's bicubic so that the long side is at least `min_side` and
+        at most `max_side`."""
         image = self.full_image(image_id)
         return resize_image(image, self._working(image.shape[:2]))
 
@@ -207,9 +212,8 @@ class Dataset:
 
     def _working(self, size: tuple[int, int]) -> tuple[int, int]:
         long_side = max(size)
-        if self.max_side is None or long_side <= self.max_side:
-            return size
-        return scaled_size(size, self.max_side / long_side)
+        wanted = max(min(long_side, self.max_side or long_side), self.min_side or 1)
+        return size if wanted == long_side else scaled_size(size, wanted / long_side)
 
     def mask(self, image_id: str) -> np.ndarray:
         """Ground truth (H, W) uint8 in the original frame: 0 background, 1..C class, 255 ignore.

@@ -4,25 +4,37 @@ Images are `(H, W, 3)` uint8 RGB, masks `(H, W)` uint8 with 0 background, 1..C c
 in which a viewer shows them: an EXIF orientation is applied when reading, so a mask must be drawn on the shown image.
 """
 
+from __future__ import annotations
+
 import io
 import os
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
-import torch
 from PIL import ExifTags, Image
 
 from wsss.errors import ArgumentError, DataError
 from wsss.files import write_bytes
 from wsss.palette import VOC_PALETTE
 
-#: Mean and standard deviation of ImageNet's RGB values in 0..1, with which the torchvision weights were trained.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+if TYPE_CHECKING:
+    import torch
+
+
+class Normalisation(NamedTuple):
+    """Mean and standard deviation of each RGB channel in 0..1, by which a network's input is normalised."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+#: Of ImageNet's values, with which the torchvision weights were trained.
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 # What Pillow raises on damaged files of the two formats.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -217,20 +229,28 @@ def _resize(array: np.ndarray, size: tuple[int, int], method: Image.Resampling) 
     return np.array(Image.fromarray(array).resize((size[1], size[0]), method))
 
 
-# Per channel the normalised value of every byte, computed in float64 and then rounded, as official `TorchvisionNormalize` does.
-_NORMALISED = ((np.arange(256)[:, None] / 255.0 - IMAGENET_MEAN) / IMAGENET_STD).astype(np.float32).T.copy()  # (3, 256)
+@cache
+def _normalised_bytes(normalisation: Normalisation) -> np.ndarray:
+    """(3, 256): per channel the normalised value of every byte, computed in float64 and then rounded, as official
+    `TorchvisionNormalize` does."""
+    return ((np.arange(256)[:, None] / 255.0 - normalisation.mean) / normalisation.std).astype(np.float32).T.copy()
 
 
-def normalise(image: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
-    """`image` (H, W, 3) uint8 -> (3, H, W) float32 on `device`: each channel / 255, less its ImageNet mean, over its standard
-    deviation. The same bits on every device."""
+def normalise(image: np.ndarray, device: torch.device | str = "cpu", normalisation: Normalisation = IMAGENET) -> torch.Tensor:
+    """`image` (H, W, 3) uint8 -> (3, H, W) float32 on `device`: each channel / 255, less its mean, over its standard deviation.
+    The same bits on every device."""
+    import torch  # late: what looks at files alone need not wait for it
+
     _check_array("image", image, 3)
+    values = _normalised_bytes(normalisation)
     if torch.device(device).type != "cpu":
-        return _looked_up(torch.from_numpy(np.ascontiguousarray(image)).to(device))   # a quarter of the bytes to be sent
-    return torch.from_numpy(np.stack([values[plane] for values, plane in zip(_NORMALISED, image.transpose(2, 0, 1))]))
+        return _looked_up(torch.from_numpy(np.ascontiguousarray(image)).to(device), values)   # a quarter of the bytes to be sent
+    return torch.from_numpy(np.stack([row[plane] for row, plane in zip(values, image.transpose(2, 0, 1))]))
 
 
-def _looked_up(image: torch.Tensor) -> torch.Tensor:
+def _looked_up(image: torch.Tensor, values: np.ndarray) -> torch.Tensor:
     """`normalise` where `image` lies."""
+    import torch
+
     planes = image.permute(2, 0, 1).long() + 256 * torch.arange(3, device=image.device)[:, None, None]
-    return torch.from_numpy(_NORMALISED).to(image.device).take(planes)
+    return torch.from_numpy(values).to(image.device).take(planes)

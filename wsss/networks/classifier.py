@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from wsss.networks.resnet import ResNet, seeded
+from wsss.networks.resnet import seeded
 
 
 class Classifier(nn.Module):
@@ -11,15 +11,15 @@ class Classifier(nn.Module):
     detach_after_layer2: in training, no gradient goes to stem, layer1 and layer2 (IRN; LPCAM took it out).
     """
 
-    def __init__(self, backbone: ResNet, n_classes: int, detach_after_layer2: bool = False, seed: int = 0):
+    def __init__(self, backbone: nn.Module, n_classes: int, detach_after_layer2: bool = False, seed: int = 0):
         super().__init__()
         self.backbone = backbone
         self.detach_after_layer2 = detach_after_layer2
         with seeded(seed):
-            self.classifier = nn.Conv2d(backbone.channels[-1], n_classes, 1, bias=False)
+            self.classifier = nn.Conv2d(backbone.feature_channels, n_classes, 1, bias=False)
 
     def features(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to layer4 after its ReLU, (B, D, ceil(H/16), ceil(W/16))."""
+        """Images (B, 3, H, W) to the features that are pooled, (B, D, ceil(H/16), ceil(W/16))."""
         return self.backbone(x, self.detach_after_layer2)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,11 +3,14 @@
 Ahn et al. 2019, section 4; layers and parameter names as in the official `net/resnet50_irn.py`.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsss.networks.resnet import ResNet, seeded
+from wsss.errors import ArgumentError
+from wsss.networks.resnet import seeded
 
 
 class MeanShift(nn.Module):
@@ -22,30 +25,34 @@ class MeanShift(nn.Module):
 
 
 class IRN(nn.Module):
-    """Edge and displacement branches on the five stages of a backbone, which stays in eval mode and is not trained.
+    """Edge and displacement branches on the stages of a backbone, which stays in eval mode and is not trained.
 
-    The backbone is used as it is given, with its gradients switched off for good.
+    The backbone is used as it is given, with its gradients switched off for good. With its `channels` and `strides`, two to five
+    from 4 upwards, the branches have the official widths: the stages of stride 4 give 64, 128, 128 channels of the displacement
+    branch, the coarser ones 256 each, which are joined at stride 8. A ResNet's five stages give the official network.
+
+    Raises ArgumentError for a backbone of other stages.
     """
 
-    def __init__(self, backbone: ResNet, seed: int = 0):
+    def __init__(self, backbone: nn.Module, seed: int = 0):
         super().__init__()
         self.backbone = backbone.requires_grad_(False).eval()
         self.mean_shift = MeanShift(2)
-        c1, c2, c3, c4, c5 = backbone.channels
+        strides = tuple(backbone.strides)
+        fine = strides.count(4)
+        if not 2 <= len(strides) <= 5 or not 1 <= fine <= 3 or fine == len(strides) or strides != tuple(sorted(strides)):
+            raise ArgumentError(f"IRN: the backbone has stages of stride {strides}; expected two to five from fine to coarse, "
+                                "one to three of them of stride 4 and at least one coarser")
+        stages = list(enumerate(zip(backbone.channels, strides), start=1))
         with seeded(seed):
-            self.fc_edge1 = _branch(c1, 32, 4)
-            self.fc_edge2 = _branch(c2, 32, 4)
-            self.fc_edge3 = _branch(c3, 32, 4, upsample=2)
-            self.fc_edge4 = _branch(c4, 32, 4, upsample=4)
-            self.fc_edge5 = _branch(c5, 32, 4, upsample=4)
-            self.fc_edge6 = nn.Conv2d(160, 1, 1)
-            self.fc_dp1 = _branch(c1, 64, 8)
-            self.fc_dp2 = _branch(c2, 128, 16)
-            self.fc_dp3 = _branch(c3, 256, 16)
-            self.fc_dp4 = _branch(c4, 256, 16, upsample=2)
-            self.fc_dp5 = _branch(c5, 256, 16, upsample=2)
-            self.fc_dp6 = _branch(768, 256, 16, upsample=2)
-            self.fc_dp7 = nn.Sequential(*_branch(448, 256, 16), nn.Conv2d(256, 2, 1, bias=False))
+            for i, (channels, stride) in stages:
+                self.add_module(f"fc_edge{i}", _branch(channels, 32, 4, upsample=stride // 4))
+            self.fc_edge6 = nn.Conv2d(32 * len(stages), 1, 1)
+            widths = [(64, 128, 128)[i - 1] if stride == 4 else 256 for i, (_, stride) in stages]
+            for (i, (channels, stride)), width in zip(stages, widths):
+                self.add_module(f"fc_dp{i}", _branch(channels, width, min(16, width // 8), upsample=max(1, stride // 8)))
+            self.fc_dp6 = _branch(sum(widths[fine:]), 256, 16, upsample=2)
+            self.fc_dp7 = nn.Sequential(*_branch(sum(widths[:fine]) + 256, 256, 16), nn.Conv2d(256, 2, 1, bias=False))
 
     def train(self, mode: bool = True) -> "IRN":
         super().train(mode)
@@ -89,15 +96,16 @@ class IRN(nn.Module):
         return self.backbone.stages(x)
 
     def _edge(self, stages: tuple[Tensor, ...]) -> Tensor:
-        x1, x2, x3, x4, x5 = stages
-        parts = [self.fc_edge1(x1), self.fc_edge2(x2), self.fc_edge3(x3), self.fc_edge4(x4), self.fc_edge5(x5)]
-        return self.fc_edge6(torch.cat([_cropped(part, x1) for part in parts], 1))
+        parts = [_cropped(self._modules[f"fc_edge{i}"](x), stages[0].shape) for i, x in enumerate(stages, start=1)]
+        return self.fc_edge6(torch.cat(parts, 1))
 
     def _displacement(self, stages: tuple[Tensor, ...]) -> Tensor:
-        x1, x2, x3, x4, x5 = stages
-        coarse = [self.fc_dp3(x3), _cropped(self.fc_dp4(x4), x3), _cropped(self.fc_dp5(x5), x3)]
-        coarse = _cropped(self.fc_dp6(torch.cat(coarse, 1)), x1)
-        return self.mean_shift(self.fc_dp7(torch.cat([self.fc_dp1(x1), self.fc_dp2(x2), coarse], 1)))
+        parts = [self._modules[f"fc_dp{i}"](x) for i, x in enumerate(stages, start=1)]
+        fine = self.backbone.strides.count(4)
+        grid = stages[0].shape                                                           # of stride 4
+        half = [-(-side // 2) for side in grid]                                          # of stride 8
+        coarse = self.fc_dp6(torch.cat([_cropped(part, half) for part in parts[fine:]], 1))
+        return self.mean_shift(self.fc_dp7(torch.cat([*parts[:fine], _cropped(coarse, grid)], 1)))
 
     @staticmethod
     def _merge(edge_logits: Tensor) -> Tensor:
@@ -122,5 +130,6 @@ def _padded(images: Tensor, side: int) -> Tensor:
     return F.pad(images, (0, max(0, side - images.shape[3]), 0, max(0, side - images.shape[2])))
 
 
-def _cropped(x: Tensor, like: Tensor) -> Tensor:
-    return x[..., : like.shape[2], : like.shape[3]]
+def _cropped(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """`x` cut to the last two sides of `shape`."""
+    return x[..., : shape[-2], : shape[-1]]

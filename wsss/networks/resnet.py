@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from wsss.data.images import IMAGENET
 from wsss.errors import ArgumentError
 
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "tiny")
@@ -34,26 +35,29 @@ class GroupNorm(nn.GroupNorm):
 class ResNet(nn.Module):
     """conv1 to layer4 of a torchvision ResNet, under torchvision's parameter names; strides 4, 4, 8, 16, 16.
 
-    The first block of layer4 has stride 1 and no dilation. `channels`: those of the five outputs of `stages`; `depth` and `norm`:
-    what `resnet` made it of.
+    The first block of layer4 has stride 1 and no dilation. channels, strides: of the outputs of `stages`. feature_channels: of
+    `forward`. name, norm: what `resnet` made it of.
     """
+
+    strides = (4, 4, 8, 16, 16)
+    normalisation = IMAGENET
 
     def __init__(self, net: nn.Module, depth: str, norm: str):
         super().__init__()
-        self.depth, self.norm = depth, norm
+        self.name, self.norm = depth, norm
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         for module in self.layer4.modules():
             if isinstance(module, nn.Conv2d):
                 module.stride = (1, 1)
         width = net.fc.in_features // 8  # channels of layer1
+        self.feature_channels = 8 * width
         self.channels = (net.conv1.out_channels, width, 2 * width, 4 * width, 8 * width)
 
     def forward(self, x: Tensor, detach_after_layer2: bool = False) -> Tensor:
         """(B, 3, H, W), normalised by `data.images`, to layer4 after its ReLU: (B, D, ceil(H/16), ceil(W/16))."""
-        x = self.layer2(self.layer1(self._stem(x)))
-        if detach_after_layer2:
-            x = x.detach()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_after_layer2):
+            x = self.layer2(self.layer1(self._stem(x)))
         return self.layer4(self.layer3(x))
 
     def stages(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -121,9 +125,9 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     for parent in list(network.modules()):
         before = ""
         for name, child in list(parent.named_children()):
-            if isinstance(child, FrozenBatchNorm):
+            if isinstance(child, nn.BatchNorm2d):
                 setattr(parent, before, fuse_conv_bn_eval(getattr(parent, before), child))
-                setattr(parent, name, nn.Identity())
+                setattr(parent, name, getattr(child, "act", nn.Identity()))   # timm's have their activation inside
             before = name
     return network
 

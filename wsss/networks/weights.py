@@ -1,6 +1,5 @@
 """Weights files: torchvision's pretrained ones, local ones, and our own (safetensors, so that reading never runs code)."""
 
-import hashlib
 import http.client
 import json
 import pickle
@@ -16,24 +15,10 @@ from torch import Tensor, nn
 
 from wsss.errors import WeightsError
 from wsss.files import replacing, user_path
-from wsss.networks.resnet import ResNet
+from wsss.networks.facts import file_sha256, read_metadata
 
 DAMAGED = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError)
 LISTED = 8  # names shown in an error
-
-
-def load_pretrained(backbone: ResNet, depth: str, file: str | Path | None = None) -> None:
-    """Fills a backbone of `depth` ("resnet50", ...) with torchvision's ImageNet V1 weights, or with those of a local file.
-
-    file: .pth, .pt or .safetensors with torchvision's names; its classifier (`fc.*`) is not used. None: torchvision's own file,
-    from its cache or the net. Raises WeightsError if it cannot be had, is damaged, or does not fit.
-    """
-    tensors = _fetch(depth) if file is None else read_tensors(file)
-    where = f"torchvision's {depth} weights" if file is None else str(file)
-    tensors = {name: value for name, value in tensors.items() if not name.startswith("fc.")}
-    if "bn1.running_mean" in tensors and "bn1.running_mean" not in backbone.state_dict():
-        raise WeightsError(f"{where} come with batch norm, the network has group norm: use norm='frozen_batch' with them")
-    fill(backbone, tensors, where)
 
 
 def save_weights(path: str | Path, module: nn.Module, metadata: dict | None = None) -> None:
@@ -57,19 +42,6 @@ def load_weights(path: str | Path, module: nn.Module) -> dict:
     """
     fill(module, read_tensors(path), str(path))
     return read_metadata(path)
-
-
-def read_metadata(path: str | Path) -> dict:
-    """The JSON values beside the parameters in a file of `save_weights`. Raises WeightsError if it is missing or damaged."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("json", "{}"))
-    except DAMAGED as error:
-        raise WeightsError(f"{path} is missing or damaged ({type(error).__name__}: {error}): make it again") from error
-    if not isinstance(metadata, dict):
-        raise WeightsError(f"{path} is not a weights file of ours: its metadata is {metadata!r}, expected names with values: "
-                           "make it again")
-    return metadata
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -97,16 +69,6 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal. Raises WeightsError if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"cannot read the weights {path}: {error.strerror or error}; check its name and "
-                           "permissions") from error
-
-
 def pretrained_name(depth: str) -> str:
     """The name of torchvision's V1 file, for example resnet50-0676ba61.pth: it ends in the start of its SHA-256."""
     return Path(urlparse(_url(depth)).path).name
@@ -126,7 +88,9 @@ def _url(depth: str) -> str:
     return get_model_weights(depth).IMAGENET1K_V1.url
 
 
-def _fetch(depth: str) -> dict[str, Tensor]:
+def fetch_pretrained(depth: str) -> dict[str, Tensor]:
+    """The tensors of torchvision's V1 file of a ResNet ("resnet50", ...), from its cache or the net. Raises WeightsError, with
+    the ways there are without the net."""
     url, name = _url(depth), pretrained_name(depth)
     cached = pretrained_cache(depth)
     if cached.is_file():
@@ -136,7 +100,8 @@ def _fetch(depth: str) -> dict[str, Tensor]:
     except (*DAMAGED, http.client.HTTPException) as error:
         raise WeightsError(
             f"cannot fetch torchvision's {depth} weights: {error}. On a machine with access to the net get {url} (SHA-256 "
-            f"starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then put it at {cached}, or set model.weights=FILE"
+            f"starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then put it at {cached}, or set model.weights=FILE; "
+            "or take model.backbone=efficientnet_lite0, whose ImageNet weights are installed with this project"
         ) from error
 
 

@@ -28,8 +28,9 @@ Band = tuple[int, int, Tensor]  # (i, j, weights): the flattened pixels i, i+1, 
 
 
 @torch.no_grad()
-def random_walk(x: Tensor, edge: Tensor, *, beta: float = 10, exp_times: int = 8, radius: int = 5) -> Tensor:
-    """Spreads maps over the image but not across its edges: (x * (1 - edge)) T^(2^exp_times).
+def random_walk(x: Tensor, edge: Tensor, *, beta: float = 10, exp_times: int = 8, radius: int = 5,
+                steps: int | None = None) -> Tensor:
+    """Spreads maps over the image but not across its edges: (x * (1 - edge)) T^steps, by default of 2^exp_times steps.
 
     x: (K, h, w), for example activation maps in [0, 1] on the grid of stride 4; K may be 0. edge: (h, w) or (1, h, w), class
     boundary in [0, 1]. T[i, j] = a_ij^beta / sum_i a_ij^beta, where a_ij is the affinity of two pixels nearer than `radius`
@@ -38,6 +39,7 @@ def random_walk(x: Tensor, edge: Tensor, *, beta: float = 10, exp_times: int = 8
     Raises ArgumentError for shapes that do not fit, an edge outside [0, 1], or numbers out of range.
     """
     _check(x, edge, beta, exp_times, radius)
+    steps = 2**exp_times if steps is None else steps
     dtype = torch.promote_types(x.dtype, torch.float32)
     if x.numel() == 0:
         return x.to(dtype)
@@ -46,12 +48,12 @@ def random_walk(x: Tensor, edge: Tensor, *, beta: float = 10, exp_times: int = 8
     if x.device.type == "cpu":
         bands, scale = _symmetric_steps(edge, beta, radius, AT_ONCE)
         starts = (x.flatten(1) * scale).split(max(1, AT_ONCE // edge.numel()))
-        walked = [_power(start, bands, 2**exp_times, AT_ONCE) for start in starts]
+        walked = [_power(start, bands, steps, AT_ONCE) for start in starts]
     else:
         bands, scale = _symmetric_steps(edge, beta, radius, edge.numel())
         starts = (x.flatten(1) * scale).split(max(1, GATHERED // (len(bands) * edge.numel())))
         matrix = _as_rows(bands, edge.numel())
-        walked = [_power_by_rows(start, *matrix, 2**exp_times) for start in starts]
+        walked = [_power_by_rows(start, *matrix, steps) for start in starts]
     return (torch.cat(walked) / scale).view_as(x).to(dtype)
 
 

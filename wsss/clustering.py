@@ -105,7 +105,7 @@ def kmeans_pytorch(features: Tensor, n_clusters: int, *, generator: np.random.Ge
     except ImportError as error:
         raise BackendError(
             f"the back end kmeans_pytorch cannot be imported ({error}): pip install kmeans-pytorch tqdm. It is optional because "
-            "it never ends once a cluster is empty (NaN) and needs N x K x D floats; wsss.kmeans.kmeans needs nothing"
+            "it never ends once a cluster is empty (NaN) and needs N x K x D floats; wsss.kmeans needs nothing"
         ) from error
     _check(features, n_clusters)
     lengths = _lengths(features)

@@ -1,0 +1,168 @@
+"""Which images gain and which lose from one stage to the next: CAM, LPCAM, pseudo masks, each at the threshold in use.
+
+The maps are read from the run and cut again. At most `MOST_SCORED` images are looked at, chosen by a hash of their id, so that
+an image is among them or not whatever the seed.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.recorded import RecordedRun
+from pipeline.report import figures, pictures
+from pipeline.report.gallery import SIDE, MaskReader
+from pipeline.report.images import image_iou
+from pipeline.report.scores import TITLES, measured, safely
+from pipeline.stages import MARGIN, REFINERS
+from steps.artifacts import Maps
+from wsss.errors import WsssError
+from wsss.maps import at_size
+from wsss.refinement import mask_of, with_background
+
+MOST_SCORED = 400
+MOST_CLASSES = 5   # that gained, and as many that lost, of each pair of stages
+STEP_OF = {"cam": "make_cam", "lpcam": "make_lpcam"}
+
+
+@dataclass(frozen=True)
+class ImageChange:
+    """The IoU of an image in two stages, by label; `before` and `after` are their means, in [0, 1]."""
+
+    image_id: str
+    before: float
+    after: float
+    labels: dict[int, tuple[float, float]]   # in truth or either mask, background 0; of a label that one lacks: 0
+
+    @property
+    def points(self) -> float:
+        return 100 * (self.after - self.before)
+
+
+@dataclass
+class StageImages:
+    """`changes`: by (stage before, stage after), the images that gained most first. `failed`: id -> why it was left out."""
+
+    looked_at: int = 0
+    scored: int = 0
+    changes: dict[tuple[str, str], list[ImageChange]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class StageMasks:
+    """The mask of an image in each stage that is there and scored: (H, W) uint8."""
+
+    def __init__(self, run: RecordedRun):
+        self.run, scores = run, measured(run)
+        self._thresholds = {kind: scores[kind]["threshold"] for kind in STEP_OF if kind in scores}
+        self._maps = {kind: Maps(place) for kind in self._thresholds if (place := run.place(STEP_OF[kind]))}
+        self._masks = MaskReader(run)
+
+    def has(self, stage: str, image_id: str) -> bool:
+        if stage == "pseudo_masks":
+            return image_id in self._masks.made
+        return stage in self._maps and image_id in self._maps[stage].index
+
+    def __call__(self, stage: str, image_id: str, size: Sequence[int]) -> np.ndarray:
+        """`size`: (H, W) of the ground truth. Raises WsssError where an artifact cannot be read."""
+        if stage == "pseudo_masks":
+            mask = self._masks(image_id)
+            keeps_255 = self.run.config.eval_sem_seg.unsure.value != "background"
+            return mask if keeps_255 else np.where(mask == 255, 0, mask).astype(np.uint8)
+        maps = self._maps[stage]
+        soft = at_size(maps.map(image_id, "full", self.run.device), tuple(size))
+        return mask_of(with_background(soft, self._thresholds[stage]), maps.classes(image_id))
+
+
+def compare_stages(run: RecordedRun, progress: Callable[[int, int], None] = lambda done, total: None) -> StageImages:
+    """The change of every image that is looked at, from each stage to the next one that it goes into."""
+    masks, seed = StageMasks(run), "lpcam" if run.seed_step == "make_lpcam" else "cam"
+    planned = run.by_name.get("eval_cam")
+    scored = [image_id for image_id in (planned.lists["scored"] if planned else ()) if image_id in run.dataset.mask_files]
+    found, pairs = StageImages(scored=len(scored)), (("cam", "lpcam"), (seed, "pseudo_masks"))
+    wanted = {pair: ids for pair in pairs
+              if (ids := {image_id for image_id in scored if all(masks.has(stage, image_id) for stage in pair)})}
+    ids = sample(set().union(*wanted.values()))
+    found.looked_at, found.changes = len(ids), {pair: [] for pair in wanted}
+    for number, image_id in enumerate(ids, start=1):
+        try:
+            truth = run.dataset.mask(image_id)
+            iou = {stage: image_iou(masks(stage, image_id, truth.shape), truth) for stage in dict.fromkeys(sum(wanted, ()))
+                   if masks.has(stage, image_id)}
+        except WsssError as error:
+            found.failed[image_id] = str(error)
+            continue
+        for pair in wanted:
+            if image_id in wanted[pair] and all(iou[stage] for stage in pair):
+                found.changes[pair].append(_change(image_id, iou[pair[0]], iou[pair[1]]))
+        progress(number, len(ids))
+    for changes in found.changes.values():
+        changes.sort(key=lambda change: (-change.points, change.image_id))
+    return found
+
+
+def sample(ids: Iterable[str], most: int = MOST_SCORED) -> list[str]:
+    """At most so many of the ids, those with the smallest hash, sorted."""
+    return sorted(sorted(ids, key=lambda image_id: hashlib.blake2b(image_id.encode(), digest_size=8).digest())[:most])
+
+
+def _change(image_id: str, before: dict[int, float], after: dict[int, float]) -> ImageChange:
+    return ImageChange(image_id, float(np.mean(list(before.values()))), float(np.mean(list(after.values()))),
+                       {value: (before.get(value, 0.0), after.get(value, 0.0)) for value in sorted({*before, *after})})
+
+
+def stage_sections(run: RecordedRun, found: StageImages, missing: list[str]) -> list[dict[str, Any]]:
+    """What the page shows of each pair of stages: numbers, a figure, and the images that gained and lost most.
+
+    Where an image cannot be read it is left out, and the reason is added to `missing`.
+    """
+    masks, most, sections = StageMasks(run), run.config.report.changes, []
+    if found.failed:
+        some = "; ".join(f"{image_id}: {why}" for image_id, why in list(found.failed.items())[:3])
+        missing.append(f"{len(found.failed)} images could not be compared from stage to stage ({some})")
+    for pair, changes in found.changes.items():
+        if not changes:
+            continue
+        points, titles = np.array([change.points for change in changes]), (TITLES[pair[0]], _title(run, pair[1]))
+        ends = {"gained most": [change for change in changes[:most] if change.points > MARGIN],
+                "lost most": [change for change in changes[::-1][:most] if change.points < -MARGIN]}
+
+        def tiles(some: list[ImageChange], pair=pair, titles=titles) -> list[dict[str, Any]]:
+            made = [safely(lambda change=change: _tile(run, masks, pair, titles, change), missing, None) for change in some]
+            return [tile for tile in made if tile is not None]
+        before, after = (np.array([getattr(change, end) for change in changes]) for end in ("before", "after"))
+        sections.append({
+            "before": titles[0], "after": titles[1], "images": len(changes), "mean": float(points.mean()),
+            "gained": int((points > MARGIN).sum()), "lost": int((points < -MARGIN).sum()),
+            "classes": _class_changes(run, pair), "ends": {name: tiles(some) for name, some in ends.items()},
+            "figure": figures.change_scatter(before, after, pair[1], *titles) if len(changes) > 1 else None})
+    return sections
+
+
+def _class_changes(run: RecordedRun, pair: tuple[str, str]) -> list[tuple[int, float, float]]:
+    """(label, IoU before, IoU after) over all scored images: the classes that gained most first, those that lost most last."""
+    scores = [measured(run).get(stage, {}).get("iou", ()) for stage in pair]
+    rows = [(value, *ious) for value, ious in enumerate(zip(*scores)) if None not in ious]
+    rows.sort(key=lambda row: row[1] - row[2])
+    return rows if len(rows) <= 2 * MOST_CLASSES else rows[:MOST_CLASSES] + rows[-MOST_CLASSES:]
+
+
+def _title(run: RecordedRun, stage: str) -> str:
+    if stage != "pseudo_masks":
+        return TITLES[stage]
+    score = run.summary.get("eval_sem_seg") or {}
+    refiner = score.get("refiner") or ("walk" if score.get("threshold") is not None else None)   # None: imported
+    return f"pseudo mask ({REFINERS[refiner]})" if refiner in REFINERS else "pseudo mask"
+
+
+def _tile(run: RecordedRun, masks: StageMasks, pair: tuple[str, str], titles: tuple[str, str],
+          change: ImageChange) -> dict[str, Any]:
+    """Photograph, truth and the masks of both stages of an image, and its classes by how far they moved."""
+    image_id, truth = change.image_id, run.dataset.mask(change.image_id)
+    shown = {"photograph": pictures.photograph(run.dataset.image(image_id), SIDE), "ground truth": pictures.label(truth, SIDE)}
+    shown |= {title: pictures.label(masks(stage, image_id, truth.shape), SIDE) for title, stage in zip(titles, pair)}
+    classes = sorted(change.labels.items(), key=lambda item: -abs(item[1][1] - item[1][0]))
+    return {"id": image_id, "pictures": shown, "points": change.points, "before": change.before, "after": change.after,
+            "classes": [(value, *ious) for value, ious in classes]}

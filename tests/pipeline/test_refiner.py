@@ -1,0 +1,94 @@
+"""make_sem_seg_labels.refiner: each way makes its own masks, val masks choose among them, and what nothing reads is left out."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import Pipeline
+from steps.artifacts import Labels, Maps
+from tests.conftest import SMOKE
+from wsss.crf import DenseCRF, unary_from_labels, unary_from_scores
+from wsss.data.images import read_image
+from wsss.errors import ConfigError
+from wsss.refinement import with_background
+
+REFINE = ("from_step=make_sem_seg_labels",)
+
+
+def masks(outputs, name="smoke"):
+    folder = outputs / name / "make_sem_seg_labels"
+    read = Labels(folder, 8)
+    return {path.stem: read(path.stem) for path in sorted(folder.glob("*.png"))}
+
+
+def chosen(outputs):
+    return json.loads((outputs / "smoke/make_sem_seg_labels/threshold.json").read_text())
+
+
+def test_none_cuts_the_seed_maps_as_they_are(smoke, outputs):
+    smoke(*REFINE, "make_sem_seg_labels.refiner=none", "make_sem_seg_labels.bg_threshold=0.4").run()
+    maps = Maps(outputs / "smoke/make_lpcam")
+    for image_id, mask in masks(outputs).items():
+        values = np.array([0] + [c + 1 for c in maps.classes(image_id)])
+        assert np.array_equal(mask, values[with_background(maps.map(image_id, "full"), 0.4).max(0).indices])
+    assert chosen(outputs)["refiner"] == "none" and "val_miou" not in chosen(outputs)
+
+
+@pytest.mark.parametrize("unary", ["scores", "labels"])
+def test_crf_refines_what_none_cuts(smoke, outputs, unary):
+    smoke(*REFINE, "make_sem_seg_labels.refiner=crf", "make_sem_seg_labels.bg_threshold=0.4", "make_sem_seg_labels.crf.iterations=3",
+          "make_sem_seg_labels.crf.bilateral_sxy=30", f"make_sem_seg_labels.crf.unary={unary}").run()
+    maps = Maps(outputs / "smoke/make_lpcam")
+    found, image_id = masks(outputs), "train_0003"
+    image = read_image(next((outputs / ".data").glob(f"*/images/{image_id}.jpg")))
+    scores = with_background(maps.map(image_id, "full"), 0.4)
+    start = unary_from_scores(scores, 8.0) if unary == "scores" else unary_from_labels(scores.max(0).indices, len(scores), 0.7)
+    label = DenseCRF(image, bilateral_sxy=30).inference(start, 3).max(0).indices
+    values = torch.tensor([0] + [c + 1 for c in maps.classes(image_id)])
+    assert np.array_equal(found[image_id], values[label])
+
+
+def test_val_masks_choose_among_all_four_and_what_they_tried_is_recorded(smoke, outputs):
+    of_the_walk = chosen(outputs)   # that the finished run chose by the same masks
+    summary = smoke(*REFINE, "make_sem_seg_labels.refiner=null").run()
+    record = chosen(outputs)
+    tried = {trial["refiner"]: trial for trial in record["tried"]}
+    assert set(tried) == {"none", "crf", "walk", "walk_crf"}
+    best = max(record["tried"], key=lambda trial: trial["miou"])
+    assert (record["refiner"], record["threshold"]) == (best["refiner"], best["threshold"])
+    assert record["refiner_source"] == record["source"] == "best mIoU on the masks of 8 val images"
+    assert summary["eval_sem_seg"]["refiner"] == record["refiner"]
+    assert tried["walk"]["threshold"] == of_the_walk["threshold"] and tried["walk"]["miou"] == max(of_the_walk["val_miou"])
+
+
+def test_a_configured_threshold_is_kept_by_every_refiner(smoke, outputs):
+    smoke(*REFINE, "make_sem_seg_labels.refiner=null", "make_sem_seg_labels.bg_threshold=0.35").run()
+    record = chosen(outputs)
+    assert record["threshold"] == 0.35 and "in the configuration" in record["source"]
+    assert {trial["threshold"] for trial in record["tried"]} == {0.35}
+
+
+def test_without_a_walk_irn_and_its_labels_are_left_out(outputs, tmp_path):
+    fresh = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", "make_sem_seg_labels.refiner=crf")
+    plan = {planned.name: planned for planned in fresh.plan()}
+    for name in ("cam_to_ir_label", "train_irn"):
+        assert (plan[name].action, plan[name].why) == ("left out", "no step reads it with make_sem_seg_labels.refiner=crf")
+    assert plan["make_sem_seg_labels"].reads == ("make_lpcam",) and plan["eval_cam"].action == "run"
+    asked = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", "make_sem_seg_labels.refiner=crf",
+                             "cam_to_ir_label_pass=true", "eval_cam_pass=true", "make_lpcam_pass=true", "make_cam_pass=true", "train_cam_pass=true")
+    assert {p.name: p.action for p in asked.plan()}["cam_to_ir_label"] == "run"
+
+
+def test_with_a_walk_they_are_needed(outputs, tmp_path):
+    for refiner in ("walk", "walk_crf", "null"):
+        fresh = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", f"make_sem_seg_labels.refiner={refiner}")
+        assert all(planned.action == "run" for planned in fresh.plan()), refiner
+
+
+def test_impossible_settings_are_refused(smoke):
+    with pytest.raises(ConfigError, match=r"make_sem_seg_labels.refiner=crff: there is no such choice; did you mean 'crf'"):
+        smoke("make_sem_seg_labels.refiner=crff")
+    with pytest.raises(ConfigError, match="make_sem_seg_labels.crf.sharpness=0.0 is not possible: expected above 0"):
+        smoke("make_sem_seg_labels.crf.sharpness=0")

