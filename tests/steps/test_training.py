@@ -128,7 +128,7 @@ def test_a_bad_sample_is_named_by_its_image(tmp_path, workers):
 @pytest.mark.parametrize(("limit", "expected"), [(None, 10), (10, 10), (4, 4), (1, 1)])
 def test_val_is_thinned_evenly(monkeypatch, limit, expected):
     seen = []
-    monkeypatch.setattr(train_cam, "network_input", lambda context, image_id: seen.append(image_id) or torch.zeros(1, 2))
+    monkeypatch.setattr("steps.networks.network_input", lambda context, image_id: seen.append(image_id) or torch.zeros(1, 2))
     dataset = SimpleNamespace(classes=("a", "b"), label_vector=lambda image_id: np.ones(2, np.float32))
     context = StepContext(SimpleNamespace(max_val_images=limit), dataset, {"val": tuple("abcdefghij")}, None, {})
     assert train_cam.validate(context, torch.nn.Linear(2, 2)) == {"val_map": 1.0}
