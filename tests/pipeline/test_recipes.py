@@ -102,15 +102,16 @@ def other(key: str, value: object) -> object:
 
 
 @pytest.mark.parametrize("key", [key for key in THREE if not key.startswith("cam_to_ir_label")] + [
-    "cam_to_ir_label.conf", "make_sem_seg_labels.pad_to", "train_cam.detach_after_layer2", "make_lpcam.prototype_images",
-    "make_lpcam.context_high", "make_lpcam.prototype_split"])
+    "cam_to_ir_label.conf", "make_sem_seg_labels.pad_to", "make_lpcam.prototype_images", "make_lpcam.context_high",
+    "make_lpcam.prototype_split", "train_cam.classifier_rate"])
 def test_a_switch_makes_its_own_step_stale_and_no_step_before_it(smoke_outputs, key):
     """Every result before the switch's step stays; of the settings of the step only this one changed."""
     step = key.split(".")[0]
     overrides = {
         "cam_to_ir_label.conf": ["cam_to_ir_label.conf_fg=0.45", "cam_to_ir_label.conf_bg=0.25"],
         "make_sem_seg_labels.pad_to": ["make_sem_seg_labels.pad_to=512"],
-        "train_cam.detach_after_layer2": ["train_cam.detach_after_layer2=true"],
+        "make_sem_seg_labels.refiner": ["make_sem_seg_labels.refiner=crf"],   # the recipes have walk, as the run has, and null
+        "train_cam.classifier_rate": ["train_cam.classifier_rate=10.0"],
         "make_lpcam.prototype_images": ["make_lpcam.prototype_images=5"],
         "make_lpcam.context_high": ["make_lpcam.context_high=0.5"],
         "make_lpcam.prototype_split": ["make_lpcam.prototype_split=val"],

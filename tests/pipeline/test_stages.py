@@ -9,7 +9,8 @@ from pipeline.config import compose, typed
 from pipeline.stages import MARGIN, describe, settings_in_use, stage_lines
 
 VAL = "best mIoU on the masks of 60 val images"
-DEFAULTS = {"seed_maps": "lpcam", "data.n_val": 60, "model.pretrained": False, "train_cam.epochs": 12, "train_irn.epochs": 4,
+DEFAULTS = {"seed_maps": "lpcam", "data.n_val": 60, "model.backbone": "efficientnet_lite0", "model.starts_from_weights": True,
+            "train_cam.epochs": 12, "train_irn.epochs": 4,
             "make_lpcam.prototypes": None, "make_lpcam.cam_threshold": 0.1, "make_lpcam.fg_threshold": 0.9,
             "make_lpcam.n_clusters": 12, "make_lpcam.context_high": 0.9, "cam_to_ir_label.conf_fg": None,
             "make_sem_seg_labels.refiner": "walk", "make_sem_seg_labels.exp_times": 8, "make_sem_seg_labels.beta": 10.0,
@@ -69,8 +70,14 @@ def test_seeds_that_are_worse_and_a_threshold_far_from_the_best():
         "LPCAM has 40.0 at the threshold 0.20, but 44.0 at 0.50, the best one on the scored images: 60 val images that choose a "
         "threshold may be too few. The confident labels follow from this threshold.")
     assert tried(found["lpcam", "threshold"]) == ["data.n_val=240"]
-    assert "56.0 on val" in found["cam", "classifier"]["text"] and tried(found["cam", "classifier"])[0] == "model.pretrained=true"
+    assert "56.0 on val" in found["cam", "classifier"]["text"] and tried(found["cam", "classifier"]) == ["train_cam.epochs=24"]
     assert set(found) == {("cam", "classifier"), ("lpcam", "change"), ("lpcam", "threshold")}
+
+
+def test_a_weak_classifier_from_scratch_is_told_of_the_weights_first():
+    found, _ = remarks(summary(score(40.2), cam=score(45.0), lpcam=score(40.0), val_map=0.56),
+                       {**DEFAULTS, "model.backbone": "resnet18", "model.starts_from_weights": False})
+    assert tried(found["cam", "classifier"]) == ["model.backbone=efficientnet_lite0", "train_cam.epochs=24"]
 
 
 def test_the_classes_that_lost_most_are_named():

@@ -15,6 +15,9 @@ from tests.conftest import SMOKE
 from wsss.data.dataset import Dataset
 
 MEASURED_PROCESS = needs._process.__wrapped__   # without its cache: Pipeline keeps the value of the first plan
+# The network and the trainings of which the numbers below are: every layer of a ResNet-50 from scratch learns.
+RESNET50 = ("model.backbone=resnet50", "model.pretrained=false", "train_cam.detach_after_layer2=false", "train_cam.batch_size=4",
+            "train_cam.epochs=20", "train_irn.batch_size=4", "train_irn.epochs=6", "make_sem_seg_labels.refiner=walk")
 PHOTOGRAPHS = ((375, 500), (500, 375), (333, 500), (500, 333), (400, 500), (500, 442), (281, 500))
 
 
@@ -46,7 +49,7 @@ def dataset(n_images: int, n_classes: int = 20) -> Dataset:
 
 
 def expected(data: Dataset, step: str, *overrides: str) -> Needs:
-    config = typed(compose(["data=folder", "data.root=nowhere", "data.image_size=512", "threads=1", *overrides]))
+    config = typed(compose(["data=folder", "data.root=nowhere", "data.image_size=512", "threads=1", *RESNET50, *overrides]))
     return expected_needs(step, config, data, derive_lists(config, data)[step])
 
 
