@@ -202,19 +202,25 @@ class _Run:
             threshold = self.scores[before].get("threshold")
             return [(THRESHOLD_KEYS["pseudo_masks"], threshold, f"as {TITLES[before]} in eval_cam")] * bool(threshold)
         if cause == "shrink":
-            epochs = self._value("train_irn.epochs", None) or 6
             return [crf, ("make_sem_seg_labels.beta", beta / 2, "a walk that crosses weak edges more easily"),
-                    ("train_irn.epochs", 2 * epochs, "edges that were trained longer")]
+                    ("train_irn.epochs", 2 * self._epochs("train_irn", 6), "edges that were trained longer")]
         return [crf, *shorter, ("make_sem_seg_labels.beta", 2 * beta, "a walk that keeps to the inside of edges")]
+
+    def _result(self, step: str) -> Mapping[str, Any]:
+        return (self.steps.get(step) or {}).get("result") or {}
+
+    def _epochs(self, step: str, default: int) -> int:
+        """How many epochs a training had, also where the setting is null and the number of images decided."""
+        return self._result(step).get("epochs") or self._value(f"{step}.epochs") or default
 
     # What else a score says.
 
     def classifier(self) -> list[Remark]:
         """A weak classifier, where a stage is worse than the one before."""
-        val_map = ((self.steps.get("train_cam") or {}).get("result") or {}).get("val_map")
+        val_map = self._result("train_cam").get("val_map")
         if not _known(val_map) or val_map >= WEAK_MAP or all(change.verdict != "worse" for change in self.changes()):
             return []
-        wanted = [("train_cam.epochs", 2 * (self._value("train_cam.epochs") or 4), "a longer training")]
+        wanted = [("train_cam.epochs", 2 * self._epochs("train_cam", 4), "a longer training")]
         if not self._value("model.starts_from_weights", True):
             wanted.insert(0, ("model.backbone", "efficientnet_lite0", "start from ImageNet weights, which are installed"))
         text = f"The classifier has a mean average precision of {100 * val_map:.1f} on val: all maps come from it."

@@ -52,7 +52,7 @@ _INSTANCES, _LARGE = 900, 4  # an .npz of instances besides its borders; bytes a
 _IR_LABEL, _MASK = 5, 3      # more for each pixel of a side, for borders: 3.0 to 4.7 and 1.0 to 1.8; VOC's own masks 4.1
 _MAPS_LINE, _LABEL_LINE = 235, 145   # of the index, an image
 _PACKED = 768 + 40           # more for a file in a pack: its header, half a block of padding, and its place in the index
-_CAM_STEP, _IRN_STEP = 150, 330      # of both logs, a training step
+_CAM_STEP, _IRN_STEP = 120, 330      # of both logs, a training step
 _CURVE, _CELL = 4500, 12     # of scores.json: the curve of a kind of map; a number of the confusion matrix
 
 

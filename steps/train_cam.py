@@ -104,7 +104,7 @@ def run(context: StepContext) -> dict[str, Any]:
               lambda: cam_pictures(context, classifier))
     if context.group.leads:
         save_network(context, classifier)
-    return {"steps": log[-1]["step"], "val_map": log[-1].get("val_map")}
+    return {"steps": log[-1]["step"], "epochs": plan.epochs, "val_map": log[-1].get("val_map")}
 
 
 def reader(folder: Path, n_classes: int) -> None:

@@ -102,7 +102,7 @@ def run(context: StepContext) -> dict[str, Any]:
     irn.set_displacement_mean(displacement_mean(context, irn))
     if context.group.leads:
         save_network(context, irn)
-    return {"steps": log[-1]["step"], "displacement_mean": irn.mean_shift.running_mean.tolist()}
+    return {"steps": log[-1]["step"], "epochs": plan.epochs, "displacement_mean": irn.mean_shift.running_mean.tolist()}
 
 
 def reader(folder: Path, n_classes: int) -> None:

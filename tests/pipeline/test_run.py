@@ -162,7 +162,7 @@ def test_a_local_weights_file_freezes_batch_norm_and_counts_by_its_bytes(outputs
     state = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(state, tmp_path / "weights.pth")
     call = ("experiment=smoke", *QUICK, "name=weights", "model.backbone=resnet18", f"model.weights={tmp_path / 'weights.pth'}", "replace=true",
-            f"outputs={outputs}")
+            "train_cam.detach_after_layer2=false", f"outputs={outputs}")
     Pipeline.compose(*call, "train_cam_pass=true").run()
     trained = read_tensors(outputs / "weights/train_cam/weights.safetensors")
     for name in ("conv1.weight", "bn1.weight", "layer4.1.bn2.running_mean"):
@@ -176,7 +176,7 @@ def test_a_local_weights_file_freezes_batch_norm_and_counts_by_its_bytes(outputs
     (tmp_path / "weights.pth").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="weights.pth is damaged"):
         Pipeline.compose(*call).plan()
-    with pytest.raises(ConfigError, match="is not a file. Give torchvision's resnet18-f37072fd.pth"):
+    with pytest.raises(ConfigError, match="is not a file. Give resnet18-f37072fd.pth or another file"):
         Pipeline.compose("experiment=smoke", "model.backbone=resnet18", "model.weights=nowhere.pth", f"outputs={outputs}").plan()
 
 
@@ -209,8 +209,12 @@ def test_thresholds_are_never_chosen_on_what_is_scored(smoke):
 def test_without_masks_the_rest_runs(outputs, tmp_path):
     data = shutil.copytree(next((outputs / ".data").iterdir()), tmp_path / "data")
     shutil.rmtree(data / "masks")
-    pipeline = Pipeline.compose("data=folder", f"data.root={data}", "name=bare", f"outputs={outputs}", "data.image_size=96",
-                                *TINY, "train_cam.epochs=1", "train_irn.epochs=1", "make_lpcam.n_clusters=3", "threads=1")
+    call = ("data=folder", f"data.root={data}", "name=bare", f"outputs={outputs}", "data.image_size=96", *TINY, "train_cam.epochs=1",
+            "train_irn.epochs=1", "make_lpcam.n_clusters=3", "threads=1")
+    default = {planned.name: planned.action for planned in Pipeline.compose(*call).plan()}   # the CRF, which reads no labels and no IRN
+    assert default == {"train_cam": "run", "make_cam": "run", "make_lpcam": "run", "eval_cam": "skip", "cam_to_ir_label": "left out",
+                       "train_irn": "left out", "make_sem_seg_labels": "run", "eval_sem_seg": "skip"}
+    pipeline = Pipeline.compose(*call, "make_sem_seg_labels.refiner=walk")
     plan = {planned.name: planned.state for planned in pipeline.plan()}
     assert plan["eval_cam"] == plan["eval_sem_seg"] == "nothing to score"
     summary = pipeline.run()

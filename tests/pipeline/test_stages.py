@@ -80,6 +80,15 @@ def test_a_weak_classifier_from_scratch_is_told_of_the_weights_first():
     assert tried(found["cam", "classifier"]) == ["model.backbone=efficientnet_lite0", "train_cam.epochs=24"]
 
 
+@pytest.mark.parametrize(("result", "setting"), [({"epochs": 34}, "train_cam.epochs=68"), ({}, "train_cam.epochs=8")])
+def test_a_longer_training_is_longer_than_the_one_that_was(result, setting):
+    """epochs=null has as many as the number of images asks for; summaries of earlier versions do not tell it."""
+    of = summary(score(40.2), cam=score(45.0), lpcam=score(40.0), val_map=0.56)
+    of["steps"]["train_cam"]["result"] |= result
+    found, _ = remarks(of, {**DEFAULTS, "train_cam.epochs": None})
+    assert tried(found["cam", "classifier"]) == [setting]
+
+
 def test_the_classes_that_lost_most_are_named():
     of = summary(score(40.0, iou=[0.9, 0.1, 0.5, None, 0.3, 0.2]), lpcam=score(45.0, iou=[1.0, 0.4, 0.4, 0.9, 0.35, 0.2]))
     found, _ = remarks({**of, "classes": ["background", "fox", "taxi", "koi", "rose", "tetra"]})

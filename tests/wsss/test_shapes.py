@@ -35,7 +35,7 @@ def test_it_is_an_ordinary_folder(root):
     for image_id in data.lists["all"]:
         height, width = data.size(image_id)
         mask = data.mask(image_id)
-        assert 144 <= height <= 240 and 144 <= width <= 240 and height != width
+        assert 144 <= height <= 250 and 144 <= width <= 250 and height != width
         assert tuple(int(value) - 1 for value in np.unique(mask) if value) == data.labels[image_id]
         assert 1 <= len(data.labels[image_id]) <= 2 and (mask == 0).mean() > 0.3
         sizes.add((height, width))
