@@ -82,6 +82,19 @@ class CRFSettings:
 
 
 @dataclass
+class Fallback:
+    """`make_sem_seg_labels.fallback.`: the background threshold of each kind of seed map where no val masks choose one."""
+
+    cam: float
+    lpcam: float
+
+    def __post_init__(self) -> None:
+        for kind in ("cam", "lpcam"):
+            value = getattr(self, kind)
+            require(0 <= value <= 1, f"make_sem_seg_labels.fallback.{kind}", value, "a number in [0, 1]")
+
+
+@dataclass
 class Settings:
     """`make_sem_seg_labels.`: the values and their sources stand in `conf/recipe/`."""
 
@@ -93,7 +106,8 @@ class Settings:
     radius: int                      # of a step, in cells of stride 4
     pad_to: int | None               # the input of IRN is padded to sides of at least so many pixels
     crf: CRFSettings
-    bg_threshold: float | None       # null: chosen on val masks, else the published constant
+    bg_threshold: float | None       # null: chosen on val masks, else `fallback`
+    fallback: Fallback
     save_soft: bool
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from steps.context import StepContext, require_prepared
 from steps.make_sem_seg_labels import THRESHOLD, Refiner, Unary
 from steps.memory import give_back
 from steps.side_by_side import images_at_once, in_order
-from steps.thresholds import PUBLISHED, count, read_chosen
+from steps.thresholds import count, read_chosen
 from steps.walk import Walk
 from wsss.crf import DenseCRF, unary_from_labels, unary_from_scores
 from wsss.maps import at_size
@@ -101,8 +101,8 @@ def choose_refiner(context: StepContext, refining: Refining) -> dict[str, Any]:
     if best:
         chosen["refiner"] = best["refiner"]
     if settings.bg_threshold is None:
-        chosen["threshold"] = best["threshold"] if best else _published(context, refining.refiners[0])
-        chosen["source"] = by_val if best else "published constant (no val masks to choose by)"
+        chosen["threshold"] = best["threshold"] if best else getattr(settings.fallback, context.seed_maps)
+        chosen["source"] = by_val if best else f"{KEY}.fallback (no val masks to choose by)"
     if best:
         chosen["tried"] = [{key: trial[key] for key in ("refiner", "threshold", "miou")} for trial in tried]
         if "curve" in best:
@@ -110,11 +110,6 @@ def choose_refiner(context: StepContext, refining: Refining) -> dict[str, Any]:
     if context.group.leads:
         write_json(path, chosen)
     return chosen
-
-
-def _published(context: StepContext, refiner: Refiner) -> float:
-    published = PUBLISHED[context.seed_maps]
-    return published.walk_bg if refiner.walks else published.evaluation
 
 
 def _try_on_val(context: StepContext, refining: Refining, val: tuple[str, ...]) -> list[dict[str, Any]]:
