@@ -11,7 +11,8 @@ _MODULES = {
     "detect_instances": "instances", "edge_to_affinity": "affinity", "group_pixels": "instances", "ir_label": "ir_labels",
     "kmeans": "clustering", "lpcam_maps": "lpcam", "mean_direction": "lpcam", "multi_scale_cam": "cam",
     "multi_scale_features": "cam", "pack": "maps", "random_walk": "walk", "rebuild": "maps", "refine_centroids": "instances",
-    "select_prototypes": "lpcam", "split_cells": "lpcam", "unary_from_labels": "crf", "walk_instances": "instances",
+    "mask_of": "refinement", "select_prototypes": "lpcam", "split_cells": "lpcam", "unary_from_labels": "crf",
+    "unary_from_scores": "crf", "walk_instances": "instances", "walk_steps": "refinement", "with_background": "refinement",
 }
 __all__ = list(_MODULES)
 

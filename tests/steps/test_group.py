@@ -9,7 +9,7 @@ import torch
 
 from pipeline import Pipeline
 from pipeline.lists import derive_lists
-from steps import train_cam, train_irn
+from steps import networks, train_cam, train_irn
 from steps.context import Group, StepContext
 from steps.datasets import open_dataset
 from steps.training import STATE
@@ -54,14 +54,14 @@ def states(step, calls: list[tuple[int, int]], outputs, tmp_path, monkeypatch) -
     """What a training leaves after one step, for each (number of processes, parts of a batch)."""
     found, lock = [], threading.Lock()
     new = {train_cam: "new_classifier", train_irn: "new_irn"}[step]
-    build = getattr(step, new)
+    build = getattr(networks, new)
 
     def one_after_the_other(context):   # torch's generator, which draws the weights, is one for all threads
         with lock:
             network = build(context)
         context.group.gather(None)
         return network
-    monkeypatch.setattr(step, new, one_after_the_other)
+    monkeypatch.setattr(networks, new, one_after_the_other)
     for size, parts in calls:
         folder = tmp_path / f"{size}-{parts}"
         folder.mkdir()
