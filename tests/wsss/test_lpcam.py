@@ -107,7 +107,7 @@ def test_zero_features_and_constant_features():
 
 def test_a_class_that_is_its_context_has_a_zero_map():
     direction = mean_direction(torch.rand(3, 16))[None]
-    assert not lpcam_maps(random_features(), direction, direction)[1].any()
+    assert lpcam_maps(random_features(), direction, direction)[1].max() < 1e-6   # two rows of one product: equal but for rounding
 
 
 def test_the_relu_without_context_matters_for_negative_prototypes_only():
