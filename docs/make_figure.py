@@ -72,7 +72,7 @@ def main() -> None:
     arguments = parser.parse_args()
     configuration.register()
     data = OmegaConf.load(arguments.run / "config.yaml").data
-    dataset = open_dataset(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(KINDS[data.kind][0]), data)))
+    dataset = open_dataset(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(KINDS[data.kind].settings), data)))
     with torch.inference_mode():
         draw([strip(arguments.run, dataset, image_id) for image_id in arguments.ids]).save(arguments.output)
 
