@@ -3,7 +3,7 @@
 import sys
 
 from pipeline.helptext import help_text
-from steps.memory import start_again
+from steps.runtime.memory import start_again
 
 if __name__ == "__main__":   # before anything that takes long to import
     if sys.argv[1:] in (["--help"], ["-h"]):

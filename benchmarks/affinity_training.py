@@ -11,9 +11,9 @@ from benchmarks.harness import Case, greatest_difference
 from benchmarks.random_walk import search_directions, straight_path
 from benchmarks.setting import Run, backbone, drawn
 from benchmarks.training import RATE, STEPS, our_step
-from steps.networks import new_irn
-from wsss.affinity import affinity_losses
+from steps.runtime.networks import new_irn
 from wsss.networks.irn import IRN
+from wsss.refinement.affinity import affinity_losses
 
 
 class PathIndex:

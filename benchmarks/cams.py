@@ -16,11 +16,11 @@ from benchmarks.lpcam import cosine_maps
 from benchmarks.random_walk import dense_walk
 from benchmarks.setting import Run, drawn
 from steps import cam_to_ir_label, make_cam, make_lpcam, make_sem_seg_labels
-from steps.artifacts import Maps
-from steps.networks import load_classifier
-from wsss.crf import crf_labels
+from steps.runtime.artifacts import Maps
+from steps.runtime.networks import load_classifier
+from wsss.cams.maps import SCALES
 from wsss.data.images import read_mask
-from wsss.maps import SCALES
+from wsss.refinement.crf import crf_labels
 
 CRF = "pydensecrf" if find_spec("pydensecrf") else "torch"
 FG, BG, SEM_SEG_BG = 0.45, 0.25, 0.35    # official LPCAM: conf_fg_thres, conf_bg_thres, sem_seg_bg_thres

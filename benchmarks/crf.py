@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from benchmarks.harness import CPU, Case, share_of_unequal
 from benchmarks.pictures import drawn_mask, picture
 from benchmarks.training import context
-from steps.side_by_side import images_at_once, in_order
-from wsss.crf import crf_labels
+from steps.runtime.concurrency import images_at_once, in_order
+from wsss.refinement.crf import crf_labels
 
 HEIGHT, WIDTH, CLASSES = 375, 500, 2
 SIZE = f"{HEIGHT}x{WIDTH}, {CLASSES + 1} labels, 2 thresholds"

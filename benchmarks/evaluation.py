@@ -8,8 +8,8 @@ from benchmarks.cams import official_cam
 from benchmarks.harness import MIB, Case, greatest_difference
 from benchmarks.setting import N_CLASSES, Run, drawn
 from steps import make_cam
-from steps.artifacts import Maps
-from wsss.metrics import THRESHOLDS, ThresholdCounts
+from steps.runtime.artifacts import Maps
+from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
 
 
 def official_counts(cam: np.ndarray, keys: list[int], truth: np.ndarray, thresholds: tuple[float, ...] = THRESHOLDS) -> Tensor:

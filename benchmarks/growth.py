@@ -13,10 +13,10 @@ import torch
 from benchmarks.harness import CPU, in_child, machine
 from benchmarks.pictures import draw_dataset
 from benchmarks.setting import N_CLASSES, Run, scratch
-from pipeline.machine import peak_memory, reset_peak_memory
+from pipeline.cluster.machine import peak_memory, reset_peak_memory
 from steps import cam_to_ir_label, eval_cam, make_cam, make_lpcam, make_sem_seg_labels
-from steps.memory import release, start_again
-from steps.side_by_side import available_cores
+from steps.runtime.concurrency import available_cores
+from steps.runtime.memory import release, start_again
 
 STEPS = (make_cam, make_lpcam, eval_cam, cam_to_ir_label, make_sem_seg_labels)
 WARM_UP = 10   # images, before the measurement

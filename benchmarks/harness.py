@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pipeline.machine import peak_memory, reset_peak_memory
+from pipeline.cluster.machine import peak_memory, reset_peak_memory
 
 REPEATS, SLOW = 5, 10.0      # a form that takes more than SLOW seconds runs once
 MIB = 2**20

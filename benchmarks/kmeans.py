@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Case, share_of_unequal
-from wsss.clustering import kmeans
+from wsss.cams.clustering import kmeans
 
 ROUNDS = 100   # kmeans_pytorch has no limit
 

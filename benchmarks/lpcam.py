@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.harness import Case, greatest_difference
-from wsss.lpcam import lpcam_maps, mean_direction
-from wsss.maps import grids, pack, rebuild
+from wsss.cams.lpcam import lpcam_maps, mean_direction
+from wsss.cams.maps import grids, pack, rebuild
 
 
 def cosine_maps(features: list[Tensor], foreground: list[Tensor], context: list[Tensor], size: tuple[int, int]) -> list[Tensor]:

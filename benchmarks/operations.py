@@ -15,13 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.scaling import SIZES
 from pipeline.config import compose, typed
-from wsss import walk
-from wsss.affinity import affinity_losses
-from wsss.crf import crf_labels
+from wsss.classifiers.plain import Classifier
 from wsss.data.images import scaled_size
-from wsss.networks.classifier import Classifier
+from wsss.networks.backbones.resnet import fold_batch_norm, resnet
 from wsss.networks.irn import IRN
-from wsss.networks.resnet import fold_batch_norm, resnet
+from wsss.refinement import walk
+from wsss.refinement.affinity import affinity_losses
+from wsss.refinement.crf import crf_labels
 
 IMAGE = (375, 500)
 

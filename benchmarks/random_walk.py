@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.harness import Case, greatest_difference
-from wsss.walk import random_walk
+from wsss.refinement.walk import random_walk
 
 
 def dense_walk(x: Tensor, edge: Tensor, beta: float = 10, exp_times: int = 8, radius: int = 5) -> Tensor:

@@ -16,9 +16,9 @@ from PIL import Image
 
 from pipeline import Pipeline
 from pipeline.report.page import write_report
-from steps.artifacts import write_arrays
-from steps.journal import JOURNALS, file_sum
-from steps.prototypes import FILE, NEAREST
+from steps.parts.prototypes import FILE, NEAREST
+from steps.runtime.artifacts import write_arrays
+from steps.runtime.journal import JOURNALS, file_sum
 from wsss.data.dataset import Dataset
 from wsss.data.images import write_mask
 

@@ -15,11 +15,11 @@ import torch
 from torch.nn.functional import interpolate
 
 from pipeline import Pipeline
-from steps.artifacts import Maps
-from steps.context import StepContext
-from steps.datasets import open_dataset
-from steps.networks import load_classifier, network_input
-from wsss.lpcam import class_probability
+from steps.runtime.artifacts import Maps
+from steps.runtime.context import StepContext
+from steps.runtime.datasets import open_dataset
+from steps.runtime.networks import load_classifier, network_input
+from wsss.cams.lpcam import class_probability
 
 GROUPS = (("strong, above 0.9", 0.9, 1.01), ("between", 0.5, 0.9), ("weak, below 0.5", -0.01, 0.5))
 KINDS = (("CAM", "make_cam"), ("LPCAM", "make_lpcam"))

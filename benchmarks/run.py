@@ -11,8 +11,8 @@ from pathlib import Path
 
 from benchmarks import affinity_training, cams, crf, evaluation, kmeans, lpcam, random_walk, startup, training
 from benchmarks.harness import Builder, Row, as_json, machine, measure, table
-from steps.memory import start_again
-from steps.side_by_side import available_cores
+from steps.runtime.concurrency import available_cores
+from steps.runtime.memory import start_again
 
 MODULES = (random_walk, lpcam, kmeans, crf, cams, training, affinity_training, evaluation, startup)
 BENCHMARKS: dict[str, Builder] = {name: build for module in MODULES for name, build in module.BENCHMARKS.items()}

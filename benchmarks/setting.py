@@ -14,16 +14,16 @@ import torchvision.models  # noqa: F401 - the pipeline imports it late; a proces
 
 from benchmarks.pictures import draw_dataset
 from pipeline.config import compose, typed
-from steps import networks
-from steps.artifacts import write_arrays
-from steps.context import StepContext
-from steps.journal import merge_journals
-from steps.memory import keep_freed
-from steps.networks import WEIGHTS
+from steps.runtime import networks
+from steps.runtime.artifacts import write_arrays
+from steps.runtime.context import StepContext
+from steps.runtime.journal import merge_journals
+from steps.runtime.memory import keep_freed
+from steps.runtime.networks import WEIGHTS
+from wsss.classifiers.plain import Classifier
 from wsss.data.dataset import Dataset
-from wsss.networks.classifier import Classifier
+from wsss.networks.backbones.resnet import ResNet, resnet
 from wsss.networks.irn import IRN
-from wsss.networks.resnet import ResNet, resnet
 from wsss.networks.weights import save_weights
 
 N_CLASSES = 20

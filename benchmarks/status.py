@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import Pipeline, runner
-from pipeline.machine import peak_memory, reset_peak_memory
-from pipeline.plan import survey
-from pipeline.runfolder import MANIFEST_KEYS
-from steps import make_cam, needs  # noqa: F401  needs: a plan with work to do imports it, and torch with it, which is not what is timed
-from steps.inference import for_each_image
-from steps.journal import JOURNALS
-from steps.packs import PACKS, Pack
+from pipeline.cluster.machine import peak_memory, reset_peak_memory
+from pipeline.plan.plan import survey
+from pipeline.runfolder.folder import MANIFEST_KEYS
+from steps import make_cam
+from steps.runtime import needs  # noqa: F401  needs: a plan with work to do imports it, and torch with it, which is not what is timed
+from steps.runtime.inference import for_each_image
+from steps.runtime.journal import JOURNALS
+from steps.runtime.packs import PACKS, Pack
 from wsss.data.dataset import Dataset
 from wsss.files import file_sizes
 

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 
 from benchmarks.harness import CPU, REPEATS, Case, greatest_difference
 from benchmarks.setting import N_CLASSES, backbone, scratch
-from steps.context import StepContext
-from steps.memory import keep_freed
-from steps.networks import to_train
-from steps.training import OptimizerName, Plan, learn, make_optimizer
-from wsss.networks.classifier import Classifier
+from steps.runtime.context import StepContext
+from steps.runtime.memory import keep_freed
+from steps.runtime.networks import to_train
+from steps.runtime.training import OptimizerName, Plan, learn, make_optimizer
+from wsss.classifiers.plain import Classifier
 
 RATE, STEPS = 1e-3, 1   # a low rate: the weights are random, and the loss has to stay finite over all repetitions
 SETTINGS = SimpleNamespace(optimizer=OptimizerName.sgd, learning_rate=RATE, momentum=1e-4, weight_decay=1e-4)

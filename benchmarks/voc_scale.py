@@ -20,10 +20,10 @@ from benchmarks.harness import machine
 from benchmarks.pictures import draw_dataset
 from benchmarks.setting import backbone
 from pipeline import Pipeline
-from steps.context import StepContext
-from steps.datasets import prepare_dataset
-from steps.memory import start_again
-from steps.networks import load_classifier
+from steps.runtime.context import StepContext
+from steps.runtime.datasets import prepare_dataset
+from steps.runtime.memory import start_again
+from steps.runtime.networks import load_classifier
 from wsss.data.images import normalise, read_image, resize_image, scaled_size
 from wsss.networks.weights import save_weights
 

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import config as configuration
-from steps.artifacts import FG_ONLY, Maps
-from steps.datasets import KINDS, open_dataset
+from steps.runtime.artifacts import FG_ONLY, Maps
+from steps.runtime.datasets import KINDS, open_dataset
 from wsss.data.images import read_mask
 from wsss.palette import VOC_PALETTE
 

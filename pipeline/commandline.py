@@ -9,16 +9,16 @@ import traceback
 from contextlib import suppress
 from typing import NoReturn
 
-from pipeline.changes import changes
+from pipeline.cluster.distributed import QuietConsole, find_place
+from pipeline.cluster.jobs import FOLDER as SCRIPTS
+from pipeline.cluster.jobs import job_lines
 from pipeline.console import head_line, plan_table
-from pipeline.distributed import QuietConsole, find_place
-from pipeline.jobs import FOLDER as SCRIPTS
-from pipeline.jobs import job_lines
+from pipeline.plan.changes import changes
+from pipeline.report.stages import stage_lines
+from pipeline.runfolder.summary import score_table
 from pipeline.runner import SUMMARY, Pipeline
-from pipeline.stages import stage_lines
-from pipeline.summary import score_table
-from steps.context import Stopped
-from steps.datasets import download_dataset, list_findings, open_dataset, prepare_dataset
+from steps.runtime.context import Stopped
+from steps.runtime.datasets import download_dataset, list_findings, open_dataset, prepare_dataset
 from wsss.data.prepare import report_table
 from wsss.errors import ArtifactError, WsssError
 from wsss.files import user_path
@@ -35,7 +35,7 @@ def act(pipeline: Pipeline) -> int:
         place = find_place()
         if place is None or pipeline.config.action.value != "run":
             return _act(pipeline) if place is None or place.rank == 0 else 0
-        from pipeline.processes import Processes
+        from pipeline.cluster.processes import Processes
 
         pipeline.group = Processes(place, pipeline.config.distributed)
     except WsssError as error:
@@ -54,7 +54,7 @@ def end_with(error: WsssError) -> NoReturn:
     except WsssError:
         place = None
     if place is not None and place.rank:
-        from pipeline.watch import FAREWELL
+        from pipeline.cluster.heartbeat import FAREWELL
 
         time.sleep(FAREWELL)   # a launcher ends all when the first one has ended
         sys.exit(1)
@@ -160,8 +160,8 @@ def prepare(pipeline: Pipeline) -> int:
 
 
 def predict(pipeline: Pipeline) -> int:
-    from pipeline.predict import empty_folder
-    from steps.prediction import RECORD, write_prediction
+    from pipeline.actions.predict import empty_folder
+    from steps.parts.prediction import RECORD, write_prediction
 
     config, console, photograph = pipeline.config, pipeline.console, user_path(pipeline.config.image)
     prediction = pipeline.predict(photograph, config.classes)
@@ -182,7 +182,7 @@ def predict(pipeline: Pipeline) -> int:
 
 
 def sweep(pipeline: Pipeline) -> int:
-    from pipeline.sweep import place_of, sweep_lines, write_sweep
+    from pipeline.actions.tune import place_of, sweep_lines, write_sweep
 
     result = pipeline.sweep()
     folder = place_of(pipeline.folder, result["labels"])

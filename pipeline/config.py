@@ -16,17 +16,17 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from pipeline.distributed import DistributedSettings
+from pipeline.cluster.distributed import DistributedSettings
+from pipeline.cluster.jobs import SubmitSettings
 from pipeline.helptext import CONF
-from pipeline.jobs import SubmitSettings
 from pipeline.order import BY_NAME, STEPS, seed_step
-from pipeline.published import Published
+from pipeline.report.published import Published
 from pipeline.tracking import Logger
-from steps.context import require
-from steps.datasets import KINDS
-from steps.model import ModelSettings
-from steps.store import ArtifactSettings
-from steps.sweep import SweepSettings
+from steps.parts.tuning import SweepSettings
+from steps.runtime.context import require
+from steps.runtime.datasets import KINDS
+from steps.runtime.model import ModelSettings
+from steps.runtime.store import ArtifactSettings
 from wsss.data.dataset import check_id, did_you_mean
 from wsss.errors import ConfigError, WsssError
 from wsss.files import user_path
@@ -132,7 +132,7 @@ class RunSettings:
     steps: list[str]             # of the experiment, in order
     seed_maps: SeedMaps          # the maps that go on to cam_to_ir_label, make_sem_seg_labels and make_ins_seg_labels
     published: Published | None  # the scores of the paper that the experiment re-does
-    data: Any                    # a class of steps.datasets
+    data: Any                    # a class of steps.runtime.datasets
     model: ModelSettings
     artifacts: ArtifactSettings
     distributed: DistributedSettings

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from steps.context import Stopped
+from steps.runtime.context import Stopped
 from wsss.files import storage
 
 EVERY_SECONDS = 5.0      # between plain lines

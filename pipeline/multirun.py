@@ -15,13 +15,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from pipeline.config import _explain
-from pipeline.fingerprint import identities
-from pipeline.lists import derive_lists
 from pipeline.order import BY_NAME
-from pipeline.runfolder import MANIFEST
+from pipeline.plan.fingerprint import identities
+from pipeline.plan.lists import derive_lists
+from pipeline.runfolder.folder import MANIFEST
 from pipeline.runner import SUMMARY, Pipeline
-from steps.artifacts import read_json
-from steps.datasets import open_dataset
+from steps.runtime.artifacts import read_json
+from steps.runtime.datasets import open_dataset
 from wsss.errors import ConfigError
 from wsss.files import replacing, write_text
 

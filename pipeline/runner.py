@@ -13,35 +13,35 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config as configuration
-from pipeline.claims import Claim, Owner
+from pipeline.actions.export_voc import STEP as EXPORTED
+from pipeline.actions.export_voc import export_voc
+from pipeline.cluster.machine import choose_device, fast_precision, prepare_process
+from pipeline.cluster.submit import Submitted, Submitter, require_one_step
 from pipeline.config import Precision, selected
 from pipeline.console import Console, head_line, plan_table
-from pipeline.expect import expect
-from pipeline.export_voc import STEP as EXPORTED
-from pipeline.export_voc import export_voc
-from pipeline.machine import choose_device, fast_precision, prepare_process
-from pipeline.plan import REUSE, PlannedStep, check_share, make_plan, survey
-from pipeline.reading import reading
-from pipeline.recorded import RecordedRun, find_run, recorded_config
-from pipeline.reuse import open_donors
-from pipeline.runfolder import RunFolder
-from pipeline.stages import settings_in_use
-from pipeline.status import StepStatus, run_status
-from pipeline.submit import Submitted, Submitter, require_one_step
-from pipeline.summary import build_summary
+from pipeline.plan.expect import expect
+from pipeline.plan.plan import REUSE, PlannedStep, check_share, make_plan, survey
+from pipeline.report.stages import settings_in_use
+from pipeline.runfolder.claims import Claim, Owner
+from pipeline.runfolder.folder import RunFolder
+from pipeline.runfolder.reading import reading
+from pipeline.runfolder.recorded import RecordedRun, find_run, recorded_config
+from pipeline.runfolder.reuse import open_donors
+from pipeline.runfolder.status import StepStatus, run_status
+from pipeline.runfolder.summary import build_summary
+from pipeline.runfolder.verify import Verified, verify_step
 from pipeline.tracking import check_logger
-from pipeline.verify import Verified, verify_step
 from pipeline.work import Work, put_away
-from steps.artifacts import read_json, write_json
-from steps.context import Group
-from steps.datasets import open_dataset
+from steps.runtime.artifacts import read_json, write_json
+from steps.runtime.context import Group
+from steps.runtime.datasets import open_dataset
 from wsss.data.dataset import did_you_mean
 from wsss.data.prepare import Finding
 from wsss.errors import ArtifactError, ConfigError
 from wsss.files import user_path, write_text
 
 if TYPE_CHECKING:
-    from steps.prediction import Prediction
+    from steps.parts.prediction import Prediction
 
 SUMMARY, LOG = "summary.json", "run.log"
 # keys that only other actions look at
@@ -68,7 +68,7 @@ class Pipeline(Work):
             config.precision = self.config.precision = Precision(fast_precision(self.device_type))
         self.console = Console(self.config.log_level.value)
         self.report_path: Path | None = None   # of the report that the last call of `run` left
-        self.group = Group()   # the processes of this run; `pipeline.processes` makes it several
+        self.group = Group()   # the processes of this run; `pipeline.cluster.processes` makes it several
 
     @classmethod
     def compose(cls, *overrides: str) -> Pipeline:
@@ -137,8 +137,8 @@ class Pipeline(Work):
         return self._carry_out(self._plan)
 
     def import_official(self) -> dict[str, Any]:
-        """Convert official files into finished steps (`pipeline.official`); the summary, as `run` returns it."""
-        from pipeline.official import import_plan
+        """Convert official files into finished steps (`pipeline.actions.official`); the summary, as `run` returns it."""
+        from pipeline.actions.official import import_plan
 
         return self._carry_out(lambda: import_plan(self.config, self.dataset, self.folder))
 
@@ -191,15 +191,15 @@ class Pipeline(Work):
             return Submitter(self.config, self.folder, self.dataset, self.overrides).submit(plan)
 
     def export_voc(self) -> list[Finding]:
-        """Write photographs and pseudo masks as a folder in the layout of PASCAL VOC (`pipeline.export_voc`)."""
+        """Write photographs and pseudo masks as a folder in the layout of PASCAL VOC (`pipeline.actions.export_voc`)."""
         with self._reading([EXPORTED]):
             self.console.start("export_voc")
             command = self.command.replace(" force=true", "")   # meant for the folder, not for the steps
             return export_voc(self.config, self.dataset, self.folder, command, self.console.progress)
 
     def export_official(self) -> list[Finding]:
-        """Write maps, labels and networks as the official code would have written them (`pipeline.official`)."""
-        from pipeline.official import export_official
+        """Write maps, labels and networks as the official code would have written them (`pipeline.actions.official`)."""
+        from pipeline.actions.official import export_official
 
         chosen = selected(self.config)
         with self._reading(chosen):
@@ -217,8 +217,8 @@ class Pipeline(Work):
         ConfigError, DataError
             when there is no such run, class or photograph.
         """
-        from pipeline.predict import class_indices, finished_run
-        from steps.prediction import predict
+        from pipeline.actions.predict import class_indices, finished_run
+        from steps.parts.prediction import predict
 
         self._require_run()
         run = finished_run(self.config, self.folder)
@@ -228,7 +228,7 @@ class Pipeline(Work):
             return predict(run, user_path(photograph), indices, self.config.class_threshold, self.device, self.console.warning)
 
     def sweep(self) -> dict[str, Any]:
-        """Scores over thresholds and walks on the stored maps of this finished run (`pipeline.sweep`). Writes nothing.
+        """Scores over thresholds and walks on the stored maps of this finished run (`pipeline.actions.tune`). Writes nothing.
 
         Raises
         ------
@@ -237,7 +237,7 @@ class Pipeline(Work):
         Stopped
             after SIGINT or SIGTERM.
         """
-        from pipeline.sweep import finished_steps, run_sweep
+        from pipeline.actions.tune import finished_steps, run_sweep
 
         self._require_run()
         steps = finished_steps(self.config, self.folder)

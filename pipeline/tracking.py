@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from steps.context import StepContext
-from steps.schedule import saved_step
+from steps.runtime.context import StepContext
+from steps.runtime.schedule import saved_step
 from wsss.errors import BackendError
 
 

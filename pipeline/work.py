@@ -11,20 +11,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.cluster.machine import loader_processes, peak_memory, prepare_process, reset_peak_memory, versions
 from pipeline.config import settings_of
 from pipeline.console import Console
-from pipeline.lists import derive_lists
-from pipeline.machine import loader_processes, peak_memory, prepare_process, reset_peak_memory, versions
 from pipeline.order import BY_NAME
-from pipeline.plan import CONTINUE, REUSE, PlannedStep, work_folder
-from pipeline.reuse import take_over
-from pipeline.runfolder import RUN, RunFolder
+from pipeline.plan.lists import derive_lists
+from pipeline.plan.plan import CONTINUE, REUSE, PlannedStep, work_folder
+from pipeline.runfolder.folder import RUN, RunFolder
+from pipeline.runfolder.reuse import take_over
 from pipeline.tracking import tracked
-from steps.artifacts import set_aside
-from steps.context import Group, StepContext
-from steps.datasets import open_dataset
-from steps.journal import join_divisions, merge_journals, unfinished
-from steps.memory import release
+from steps.runtime.artifacts import set_aside
+from steps.runtime.context import Group, StepContext
+from steps.runtime.datasets import open_dataset
+from steps.runtime.journal import join_divisions, merge_journals, unfinished
+from steps.runtime.memory import release
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError, StorageError, WsssError, prefixed
 from wsss.files import file_sizes

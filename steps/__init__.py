@@ -1,1 +1,1 @@
-"""What each step does. One file a step, one verb, one `run(context)`; see `steps.context` for what a step is."""
+"""What each step does. One file a step, one verb, one `run(context)`; see `steps.runtime.context` for what a step is."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from steps.artifacts import Labels, Maps
-from steps.context import StepContext, require, require_package
 from steps.eval_cam import SCORES
-from steps.inference import for_each_image
-from steps.thresholds import PUBLISHED, confident_pair, read_chosen
+from steps.parts.thresholds import PUBLISHED, confident_pair, read_chosen
+from steps.runtime.artifacts import Labels, Maps
+from steps.runtime.context import StepContext, require, require_package
+from steps.runtime.inference import for_each_image
 from wsss.data.images import encode_mask
 
 VERSION = 1
@@ -52,7 +52,7 @@ def check(settings: Settings) -> None:
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    from wsss.ir_labels import ir_label
+    from wsss.refinement.ir_label import ir_label
 
     settings, maps = context.settings, Maps(context.seed_folder)
     (conf_fg, conf_bg), source = confident_thresholds(context)

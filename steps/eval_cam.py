@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from steps.artifacts import FG_ONLY, Maps, check_keys, read_arrays, write_arrays, write_json
-from steps.context import StepContext, require
-from steps.thresholds import PUBLISHED, Chosen, choose, count
-from wsss.metrics import THRESHOLDS, ThresholdCounts
+from steps.parts.thresholds import PUBLISHED, Chosen, choose, count
+from steps.runtime.artifacts import FG_ONLY, Maps, check_keys, read_arrays, write_arrays, write_json
+from steps.runtime.context import StepContext, require
+from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
 
 VERSION = 1
 SCORES, COUNTS = "scores.json", "counts.npz"

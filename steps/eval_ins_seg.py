@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import check_keys, write_json
-from steps.context import StepContext, require
 from steps.make_ins_seg_labels import THRESHOLD
 from steps.make_ins_seg_labels import reader as instance_reader
-from steps.thresholds import read_chosen
+from steps.parts.thresholds import read_chosen
+from steps.runtime.artifacts import check_keys, write_json
+from steps.runtime.context import StepContext, require
 
 VERSION = 1
 SCORES = "scores.json"
@@ -32,14 +32,14 @@ class Settings:
 
 
 def check(settings: Settings) -> None:
-    from wsss.instance_metrics import pycocotools
+    from wsss.metrics.instances import pycocotools
 
     if settings.coco_style:
         pycocotools()
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    from wsss.instance_metrics import CocoPrecision, InstancePrecision
+    from wsss.metrics.instances import CocoPrecision, InstancePrecision
 
     if not context.group.leads:
         return {}

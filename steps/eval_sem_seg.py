@@ -8,11 +8,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import Labels, check_keys, write_json
-from steps.context import StepContext
 from steps.make_sem_seg_labels import THRESHOLD
-from steps.thresholds import read_chosen
-from wsss.metrics import Confusion
+from steps.parts.thresholds import read_chosen
+from steps.runtime.artifacts import Labels, check_keys, write_json
+from steps.runtime.context import StepContext
+from wsss.metrics.semantic import Confusion
 
 VERSION = 1
 SCORES = "scores.json"

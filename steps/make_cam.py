@@ -1,7 +1,7 @@
 """Make the multi-scale class activation maps of the classes present in each image.
 
 Official files: `step/make_cam.py` (IRN, LPCAM). Reads the classifier; writes `ID.npy`, float16 (K, P): the map of each
-of the K present classes at every scale on its own feature grid (`wsss.maps`). Both official maps, `cam` and `high_res`,
+of the K present classes at every scale on its own feature grid (`wsss.cams.maps`). Both official maps, `cam` and `high_res`,
 are rebuilt from it.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from steps.artifacts import Maps, encode_array
-from steps.context import StepContext, require
-from steps.inference import for_each_image
+from steps.runtime.artifacts import Maps, encode_array
+from steps.runtime.context import StepContext, require
+from steps.runtime.inference import for_each_image
 
 VERSION = 2
 
@@ -37,9 +37,9 @@ class Settings:
 def run(context: StepContext) -> dict[str, Any]:
     import torch
 
-    from steps.networks import feature_function, load_classifier
-    from wsss.cam import multi_scale_cam
-    from wsss.maps import pack
+    from steps.runtime.networks import feature_function, load_classifier
+    from wsss.cams.cam import multi_scale_cam
+    from wsss.cams.maps import pack
 
     classifier = load_classifier(context)
     features_of = feature_function(context, classifier)

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.artifacts import encode_arrays, write_json
-from steps.context import StepContext, require
-from steps.inference import for_each_image
 from steps.make_sem_seg_labels import THRESHOLD
-from steps.store import Store
-from steps.thresholds import Chosen, read_chosen
+from steps.parts.thresholds import Chosen, read_chosen
+from steps.runtime.artifacts import encode_arrays, write_json
+from steps.runtime.context import StepContext, require
+from steps.runtime.inference import for_each_image
+from steps.runtime.store import Store
 
 if TYPE_CHECKING:
-    from wsss.instances import Detections
+    from wsss.refinement.instances import Detections
 
 VERSION = 1
 
@@ -53,7 +53,7 @@ class Settings:
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    from steps.instances import Instances
+    from steps.parts.instances import Instances
 
     find = Instances(context)
     chosen = Chosen(context.settings.bg_threshold, "make_ins_seg_labels.bg_threshold in the configuration").as_dict()
@@ -72,7 +72,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
 def reader(folder: Path, n_classes: int) -> Callable[..., Detections]:
     """A function that reads and checks the instances of an image of the finished step, of its recorded size or of a given one."""
-    from steps.instances import read_instances
+    from steps.parts.instances import read_instances
 
     store = Store(folder)
     read_chosen(folder / THRESHOLD)

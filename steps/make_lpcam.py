@@ -2,7 +2,7 @@
 
 Paper: Chen & Sun, "Extracting Class Activation Maps from Non-Discriminative Features as well", CVPR 2023, section 3;
 official file: `step/make_lpcam.py`. Reads the classifier and the CAMs. First it clusters the features of each class
-(`steps.prototypes`), then it writes for each image `ID.npy` in the form of make_cam and, with `save_fg_maps`,
+(`steps.parts.prototypes`), then it writes for each image `ID.npy` in the form of make_cam and, with `save_fg_maps`,
 `fg_only/ID.npy`: the maps without the context term (LPCAM-F).
 """
 
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steps.artifacts import FG_ONLY, Maps, encode_array
-from steps.context import StepContext, require, require_package
-from steps.inference import for_each_image
+from steps.runtime.artifacts import FG_ONLY, Maps, encode_array
+from steps.runtime.context import StepContext, require, require_package
+from steps.runtime.inference import for_each_image
 
 if TYPE_CHECKING:
     import torch
 
-    from steps.prototypes import Prototypes
-    from wsss.networks.classifier import Classifier
+    from steps.parts.prototypes import Prototypes
+    from wsss.classifiers.plain import Classifier
 
 VERSION = 2
 # The settings that say how prototypes are found: they count for nothing where prototypes are given.
@@ -96,8 +96,8 @@ def prepare(context: StepContext) -> None:
 
 def _prepare(context: StepContext) -> tuple[Classifier, Maps, Prototypes]:
     """The classifier, the CAMs, the prototypes."""
-    from steps.networks import load_classifier
-    from steps.prototypes import make_prototypes
+    from steps.parts.prototypes import make_prototypes
+    from steps.runtime.networks import load_classifier
 
     classifier, cams = load_classifier(context), Maps(context.inputs["make_cam"])
     return classifier, cams, make_prototypes(context, classifier, cams)
@@ -106,9 +106,9 @@ def _prepare(context: StepContext) -> tuple[Classifier, Maps, Prototypes]:
 def run(context: StepContext) -> dict[str, Any]:
     import torch
 
-    from steps.networks import feature_function
-    from wsss.cam import multi_scale_features
-    from wsss.lpcam import lpcam_maps
+    from steps.runtime.networks import feature_function
+    from wsss.cams.cam import multi_scale_features
+    from wsss.cams.lpcam import lpcam_maps
 
     classifier, cams, prototypes = _prepare(context)
     features_of, normalisation = feature_function(context, classifier), classifier.backbone.normalisation
@@ -135,7 +135,7 @@ def run(context: StepContext) -> dict[str, Any]:
 def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
     import torch
 
-    from steps.prototypes import FILE, Prototypes
+    from steps.parts.prototypes import FILE, Prototypes
 
     Prototypes(folder / FILE, n_classes, torch.device("cpu"))
     maps, fg_maps = Maps(folder), Maps(folder, FG_ONLY)
@@ -149,7 +149,7 @@ def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
 
 def _pack(maps: list[torch.Tensor], has_foreground: torch.Tensor, cams: Maps, image_id: str) -> np.ndarray:
     """Pack the maps of an image; a class without any foreground prototype keeps its CAM."""
-    from wsss.maps import pack
+    from wsss.cams.maps import pack
 
     packed = pack(maps)[0].cpu().numpy()
     missing = ~has_foreground.cpu().numpy()

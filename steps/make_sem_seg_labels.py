@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from steps.artifacts import Labels, encode_array, read_array
-from steps.context import StepContext, require
-from steps.inference import for_each_image
-from steps.thresholds import read_chosen
+from steps.parts.thresholds import read_chosen
+from steps.runtime.artifacts import Labels, encode_array, read_array
+from steps.runtime.context import StepContext, require
+from steps.runtime.inference import for_each_image
 from wsss.data.images import encode_mask
 
 VERSION = 3
@@ -76,7 +76,7 @@ class CRFSettings:
 
     @property
     def kernels(self) -> dict[str, float]:
-        """The arguments of `wsss.crf.DenseCRF`."""
+        """The arguments of `wsss.refinement.crf.DenseCRF`."""
         return {key: getattr(self, key) for key in ("gaussian_sxy", "gaussian_compat", "bilateral_sxy", "bilateral_srgb",
                                                     "bilateral_compat")}
 
@@ -132,13 +132,13 @@ class Settings:
 
 def prepare(context: StepContext) -> None:
     """Choose the refiner and the background threshold, which all images need."""
-    from steps.refining import Refining, choose_refiner
+    from steps.parts.refining import Refining, choose_refiner
 
     choose_refiner(context, Refining(context))
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    from steps.refining import Refining, choose_refiner
+    from steps.parts.refining import Refining, choose_refiner
 
     refining = Refining(context)
     chosen = choose_refiner(context, refining)

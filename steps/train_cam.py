@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steps.context import StepContext, require
-from steps.memory import give_back
-from steps.schedule import OptimizerName, Plan, epochs_of, require_schedule
-from steps.side_by_side import memory_for
-from wsss.metrics import average_precision
+from steps.runtime.concurrency import memory_for
+from steps.runtime.context import StepContext, require
+from steps.runtime.memory import give_back
+from steps.runtime.schedule import OptimizerName, Plan, epochs_of, require_schedule
+from wsss.metrics.semantic import average_precision
 from wsss.seeding import generator
 
 if TYPE_CHECKING:
     import torch
 
-    from wsss.networks.classifier import Classifier
+    from wsss.classifiers.plain import Classifier
 
 VERSION = 1
 
@@ -70,9 +70,9 @@ def run(context: StepContext) -> dict[str, Any]:
     import torch
     from torch.nn.functional import multilabel_soft_margin_loss
 
-    from steps.networks import new_classifier, provide, save_network
-    from steps.pictures import cam_pictures
-    from steps.training import fit, make_optimizer, poly_rate
+    from steps.parts.training_pictures import cam_pictures
+    from steps.runtime.networks import new_classifier, provide, save_network
+    from steps.runtime.training import fit, make_optimizer, poly_rate
     from wsss.data.augment import classifier_sample
 
     if context.model.provided("train_cam"):
@@ -108,7 +108,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 def reader(folder: Path, n_classes: int) -> None:
-    from steps.networks import network_reader
+    from steps.runtime.networks import network_reader
 
     network_reader(folder, n_classes)
 
@@ -121,7 +121,7 @@ def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
     """
     import torch
 
-    from steps.networks import network_input
+    from steps.runtime.networks import network_input
 
     ids = context.lists["val"]
     if not ids:

@@ -13,10 +13,10 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.artifacts import Labels
-from steps.context import StepContext, require
-from steps.schedule import OptimizerName, Plan, epochs_of, require_schedule
-from steps.side_by_side import images_at_once, in_order
+from steps.runtime.artifacts import Labels
+from steps.runtime.concurrency import images_at_once, in_order
+from steps.runtime.context import StepContext, require
+from steps.runtime.schedule import OptimizerName, Plan, epochs_of, require_schedule
 from wsss.seeding import generator
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ class Settings:
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    from steps.networks import new_irn, provide, save_network
-    from steps.pictures import edge_pictures
-    from steps.training import fit, make_optimizer, poly_rate
-    from wsss.affinity import affinity_losses, pair_counts
+    from steps.parts.training_pictures import edge_pictures
+    from steps.runtime.networks import new_irn, provide, save_network
+    from steps.runtime.training import fit, make_optimizer, poly_rate
     from wsss.data.augment import irn_sample
+    from wsss.refinement.affinity import affinity_losses, pair_counts
 
     if context.model.provided("train_irn"):
         return provide(context, "train_irn")
@@ -106,7 +106,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 def reader(folder: Path, n_classes: int) -> None:
-    from steps.networks import network_reader
+    from steps.runtime.networks import network_reader
 
     network_reader(folder, n_classes)
 

@@ -10,9 +10,9 @@ import torch
 from benchmarks import affinity_training, cams, growth, harness, kmeans, lpcam, pictures, random_walk, run, setting, training
 from benchmarks.evaluation import official_counts
 from benchmarks.harness import Case, as_json, greatest_difference, in_child, measure, measure_alone, table
-from wsss.affinity import affinity_losses
 from wsss.data.images import read_image
-from wsss.metrics import THRESHOLDS, ThresholdCounts
+from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
+from wsss.refinement.affinity import affinity_losses
 
 REQUIRED = {"name", "official_s", "ours_s", "ratio", "max_difference", "official_peak_mb", "ours_peak_mb"}
 

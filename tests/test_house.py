@@ -75,7 +75,7 @@ def test_what_only_looks_waits_for_nothing_heavy(words, imported):
 
 @pytest.mark.parametrize("code", [
     "import wsss, wsss.data, pipeline, pipeline.commandline, pipeline.multirun",
-    "from pipeline.config import compose, typed; from steps.model import weights_digest; "
+    "from pipeline.config import compose, typed; from steps.runtime.model import weights_digest; "
     "weights_digest(typed(compose(['experiment=lpcam_voc12', 'data.root=x'])).model)"])
 def test_nothing_heavy_is_imported_with_the_pipeline_or_for_a_fingerprint(code):
     code += f"; import sys; print(set({HEAVY}) & set(sys.modules))"
@@ -89,7 +89,7 @@ def test_no_public_function_has_the_name_of_a_module():
 
 
 def test_no_step_names_a_data_set():
-    for path in (ROOT / "steps").glob("*.py"):
+    for path in (ROOT / "steps").rglob("*.py"):
         if path.name != "datasets.py":
             words = {node.value.lower() for node in ast.walk(ast.parse(path.read_text()))
                      if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 20}

@@ -4,16 +4,21 @@ import importlib
 
 # The module of each public name. It is imported when the name is first asked for, because torch takes seconds to import and
 # what reads `wsss.errors` or `wsss.data` alone need not wait for it. No module may be called as one of these names.
-_MODULES = {
-    "CocoPrecision": "instance_metrics", "Confusion": "metrics", "DenseCRF": "crf", "Detections": "instances",
-    "InstancePrecision": "instance_metrics", "ThresholdCounts": "metrics", "affinity_losses": "affinity",
-    "average_precision": "metrics", "class_activation_maps": "cam", "class_probability": "lpcam", "crf_labels": "crf",
-    "detect_instances": "instances", "edge_to_affinity": "affinity", "group_pixels": "instances", "ir_label": "ir_labels",
-    "kmeans": "clustering", "lpcam_maps": "lpcam", "mean_direction": "lpcam", "multi_scale_cam": "cam",
-    "multi_scale_features": "cam", "pack": "maps", "random_walk": "walk", "rebuild": "maps", "refine_centroids": "instances",
-    "mask_of": "refinement", "select_prototypes": "lpcam", "split_cells": "lpcam", "unary_from_labels": "crf",
-    "unary_from_scores": "crf", "walk_instances": "instances", "walk_steps": "refinement", "with_background": "refinement",
+_NAMES = {
+    "cams.cam": ["class_activation_maps", "multi_scale_cam", "multi_scale_features"],
+    "cams.clustering": ["kmeans"],
+    "cams.lpcam": ["class_probability", "lpcam_maps", "mean_direction", "select_prototypes", "split_cells"],
+    "cams.maps": ["pack", "rebuild"],
+    "metrics.instances": ["CocoPrecision", "InstancePrecision"],
+    "metrics.semantic": ["Confusion", "ThresholdCounts", "average_precision"],
+    "refinement.affinity": ["affinity_losses", "edge_to_affinity"],
+    "refinement.crf": ["DenseCRF", "crf_labels", "unary_from_labels", "unary_from_scores"],
+    "refinement.instances": ["Detections", "detect_instances", "group_pixels", "refine_centroids", "walk_instances"],
+    "refinement.ir_label": ["ir_label"],
+    "refinement.masks": ["mask_of", "walk_steps", "with_background"],
+    "refinement.walk": ["random_walk"],
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = list(_MODULES)
 
 

@@ -12,12 +12,12 @@ import torch
 from omegaconf import OmegaConf
 
 from pipeline.order import BY_NAME
-from pipeline.recorded import RecordedRun
 from pipeline.report import figures, pictures
 from pipeline.report.gallery import SIDE, MaskReader
 from pipeline.report.images import MASKS, ImageScores, score_images
 from pipeline.report.page import render
 from pipeline.report.scores import SCORES, TITLES, measured, percent, safely
+from pipeline.runfolder.recorded import RecordedRun
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError, WsssError
 from wsss.files import write_text

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.recorded import RecordedRun
 from pipeline.report import pictures
 from pipeline.report.images import MASKS, ImageScores
-from steps.artifacts import Labels
+from pipeline.runfolder.recorded import RecordedRun
+from steps.runtime.artifacts import Labels
 from wsss.seeding import generator
 
 TAGS = ("best", "worst", "random")

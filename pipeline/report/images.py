@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.recorded import RecordedRun
-from steps.artifacts import Labels, read_arrays, write_arrays
-from steps.journal import INDEX, file_sum
+from pipeline.runfolder.recorded import RecordedRun
+from steps.runtime.artifacts import Labels, read_arrays, write_arrays
+from steps.runtime.journal import INDEX, file_sum
 from wsss.errors import ArtifactError, StorageError, WsssError
 
 FILE, NEEDED = "images.npz", ("key", "ids", "miou", "first", "value", "iou")

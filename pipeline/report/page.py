@@ -11,12 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import OmegaConf
 
 from pipeline.config import settings_of
-from pipeline.published import averages_note
-from pipeline.recorded import RecordedRun
 from pipeline.report import figures, pictures
 from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_strips, gallery_tile
 from pipeline.report.images import ImageScores, score_images
 from pipeline.report.prototypes import sheets
+from pipeline.report.published import averages_note
 from pipeline.report.scores import (
     SCORES,
     TITLES,
@@ -34,8 +33,9 @@ from pipeline.report.scores import (
     versions,
 )
 from pipeline.report.stage_images import StageImages, compare_stages, stage_sections
+from pipeline.report.stages import MARGIN
 from pipeline.report.strips import Strip, StripMaker
-from pipeline.stages import MARGIN
+from pipeline.runfolder.recorded import RecordedRun
 from wsss.files import write_text
 
 FOLDER, FILE = "report", "report.html"

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.recorded import RecordedRun
 from pipeline.report import pictures
-from steps.artifacts import read_arrays
-from steps.prototypes import FILE
+from pipeline.runfolder.recorded import RecordedRun
+from steps.parts.prototypes import FILE
+from steps.runtime.artifacts import read_arrays
 from wsss.errors import WsssError
 
 STRIDE = 16          # pixels of a cell of the feature grid

@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import summary
 from pipeline.config import settings_of
-from pipeline.plan import DONE
-from pipeline.recorded import RecordedRun
+from pipeline.plan.plan import DONE
 from pipeline.report import figures, pictures
 from pipeline.report.images import ImageScores
-from pipeline.tables import cell, load_papers, measured_cells
+from pipeline.report.tables import cell, load_papers, measured_cells
+from pipeline.runfolder import summary
+from pipeline.runfolder.recorded import RecordedRun
 from steps import eval_cam, eval_sem_seg
-from steps.artifacts import read_arrays, read_json
 from steps.make_sem_seg_labels import THRESHOLD
-from steps.schedule import LOG
+from steps.runtime.artifacts import read_arrays, read_json
+from steps.runtime.schedule import LOG
 from wsss.errors import WsssError
-from wsss.metrics import THRESHOLDS, ThresholdCounts
+from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
 
 TITLES = {**summary.TITLES, "pseudo_masks": "pseudo masks"}
 SCORES = {"fp": "FP", "fn": "FN", "precision": "precision", "recall": "recall", "miou": "mIoU"}   # as LPCAM, table 1

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.recorded import RecordedRun
 from pipeline.report import figures, pictures
 from pipeline.report.gallery import SIDE, MaskReader
 from pipeline.report.images import image_iou
 from pipeline.report.scores import TITLES, measured, safely
-from pipeline.stages import MARGIN, REFINERS
-from steps.artifacts import Maps
+from pipeline.report.stages import MARGIN, REFINERS
+from pipeline.runfolder.recorded import RecordedRun
+from steps.runtime.artifacts import Maps
+from wsss.cams.maps import at_size
 from wsss.errors import WsssError
-from wsss.maps import at_size
-from wsss.refinement import mask_of, with_background
+from wsss.refinement.masks import mask_of, with_background
 
 MOST_SCORED = 400
 MOST_CLASSES = 5   # that gained, and as many that lost, of each pair of stages

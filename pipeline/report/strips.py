@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.recorded import RecordedRun
 from pipeline.report import pictures
-from steps.artifacts import FG_ONLY, Labels, Maps, read_array
-from steps.networks import WEIGHTS
-from steps.walk import Walk
+from pipeline.runfolder.recorded import RecordedRun
+from steps.parts.walk import Walk
+from steps.runtime.artifacts import FG_ONLY, Labels, Maps, read_array
+from steps.runtime.networks import WEIGHTS
 from wsss.errors import WsssError
 
 SIDE = 208          # pixels of the longer side of a picture

@@ -15,7 +15,7 @@ import pytest
 from pipeline import Pipeline
 from pipeline.commandline import act
 from pipeline.console import plan_table
-from steps.journal import INDEX, file_sum
+from steps.runtime.journal import INDEX, file_sum
 from tests.conftest import SMOKE
 from wsss.data.dataset import Dataset
 from wsss.data.drawing import CLASSES

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.claims import Claim, Claims, Owner
+from pipeline.runfolder.claims import Claim, Claims, Owner
 from tests.conftest import SMOKE
 from tests.pipeline.test_distributed import SLOW
 from wsss.errors import BusyError
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLDS = """
 import sys, time
 from pathlib import Path
-from pipeline.claims import Claims
+from pipeline.runfolder.claims import Claims
 claims = Claims(Path(sys.argv[1]))
 with claims.planning(), claims.hold([("make_cam", 0, 1), ("eval_cam", 0, 1)], ["train_cam"]):
     print("held", flush=True)

@@ -10,9 +10,10 @@ import torch
 from omegaconf import OmegaConf
 
 import run_pipeline
-from pipeline import Pipeline, config, machine
+from pipeline import Pipeline, config
+from pipeline.cluster import machine
+from pipeline.cluster.machine import MOST_LOADERS, choose_device, loader_processes
 from pipeline.helptext import help_text
-from pipeline.machine import MOST_LOADERS, choose_device, loader_processes
 from wsss.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

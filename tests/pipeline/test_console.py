@@ -12,9 +12,9 @@ import pytest
 from rich.progress import Progress
 
 from pipeline import console
-from pipeline.changes import changes
 from pipeline.commandline import act
 from pipeline.console import Console
+from pipeline.plan.changes import changes
 from wsss.errors import StorageError
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.distributed import DistributedSettings, Place, find_place, first_host
-from steps.journal import journal_lines
+from pipeline.cluster.distributed import DistributedSettings, Place, find_place, first_host
+from steps.runtime.journal import journal_lines
 from tests.conftest import SMOKE
 from tests.pipeline.test_resume import contents, remove
 from wsss.errors import ConfigError

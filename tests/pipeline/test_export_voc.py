@@ -12,10 +12,10 @@ from torchvision.datasets import VOCSegmentation
 
 from pipeline import Pipeline
 from pipeline.commandline import act
-from pipeline.plan import work_folder
-from pipeline.runfolder import MANIFEST_KEYS
-from steps.artifacts import write_label
-from steps.journal import Journal, file_sum, merge_journals
+from pipeline.plan.plan import work_folder
+from pipeline.runfolder.folder import MANIFEST_KEYS
+from steps.runtime.artifacts import write_label
+from steps.runtime.journal import Journal, file_sum, merge_journals
 from tests.wsss.test_voc import AUG, TRAIN, VAL, build
 from wsss.data import Dataset
 from wsss.data.drawing import CLASSES

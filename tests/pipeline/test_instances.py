@@ -11,8 +11,8 @@ from PIL import Image
 from pipeline import Pipeline
 from pipeline.commandline import act
 from pipeline.config import selected
-from pipeline.lists import derive_lists
-from pipeline.summary import score_table
+from pipeline.plan.lists import derive_lists
+from pipeline.runfolder.summary import score_table
 from steps.make_ins_seg_labels import reader
 from tests.conftest import TINY
 from tests.wsss.test_voc import TRAIN

@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 
 from pipeline import Pipeline
 from pipeline.commandline import act
-from steps.artifacts import Maps
-from steps.context import Stopped
+from steps.runtime.artifacts import Maps
+from steps.runtime.context import Stopped
 from tests.conftest import SMOKE
 from tests.wsss.official_networks import OfficialCam, OfficialIrn
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask
 from wsss.errors import ConfigError, DataError, WeightsError
+from wsss.networks.backbones.resnet import resnet
 from wsss.networks.irn import IRN
-from wsss.networks.resnet import resnet
 from wsss.official import IRN as OFFICIAL_IRN
 from wsss.official import PROTOTYPE_FILES, read_maps, write_label, write_network
 
@@ -263,7 +263,7 @@ def test_an_interrupted_replacement_is_not_taken_for_the_new_results(smoke, file
     def stop(path, label):
         raise KeyboardInterrupt
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.official.write_label", stop)
+        patch.setattr("pipeline.actions.official.write_label", stop)
         with pytest.raises(KeyboardInterrupt):
             smoke(*call, "force=true").export_official()
     with pytest.raises(ConfigError, match="sem_seg is there and was not written from these results"):

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.commandline import act
-from steps.artifacts import Maps
+from steps.runtime.artifacts import Maps
 from tests.test_house import ROOT
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask

@@ -9,8 +9,8 @@ import yaml
 from pipeline import Pipeline
 from pipeline.config import compose, settings_of, typed
 from pipeline.order import STEPS
-from pipeline.published import Published, compare
-from pipeline.summary import score_table
+from pipeline.report.published import Published, compare
+from pipeline.runfolder.summary import score_table
 from tests.conftest import SMOKE
 from wsss.errors import ConfigError
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from pipeline import Pipeline
-from steps.artifacts import Labels, Maps
+from steps.runtime.artifacts import Labels, Maps
 from tests.conftest import SMOKE
-from wsss.crf import DenseCRF, unary_from_labels, unary_from_scores
 from wsss.data.images import read_image
 from wsss.errors import ConfigError
-from wsss.refinement import with_background
+from wsss.refinement.crf import DenseCRF, unary_from_labels, unary_from_scores
+from wsss.refinement.masks import with_background
 
 REFINE = ("from_step=make_sem_seg_labels",)
 

@@ -16,17 +16,17 @@ from benchmarks.report import measure
 from pipeline import Pipeline
 from pipeline.commandline import act
 from pipeline.config import compose, typed
-from pipeline.published import compare
-from pipeline.recorded import find_run
 from pipeline.report import figures, images, page, pictures, stage_images
 from pipeline.report.compare import config_differences
 from pipeline.report.gallery import choose_shown, choose_strips
 from pipeline.report.images import ImageScores, image_iou, score_images
+from pipeline.report.published import compare
 from pipeline.report.scores import published_tables
 from pipeline.report.stage_images import compare_stages, sample, stage_sections
 from pipeline.report.strips import StripMaker
-from steps.artifacts import Maps
-from steps.datasets import open_dataset
+from pipeline.runfolder.recorded import find_run
+from steps.runtime.artifacts import Maps
+from steps.runtime.datasets import open_dataset
 from tests.browser import needs_browser, show
 from tests.conftest import SMOKE, copied
 from tests.test_house import ROOT
@@ -100,7 +100,7 @@ def test_a_report_shows_everything_and_needs_nothing_beside_it(report, smoke_out
 
 
 def test_the_command_line_starts_without_what_only_reports_need():
-    code = "import sys, pipeline.commandline; assert not {'matplotlib', 'pipeline.report'} & set(sys.modules)"
+    code = "import sys, pipeline.commandline; assert not {'matplotlib', 'pipeline.report.page'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -13,7 +13,7 @@ from pipeline import Pipeline
 from pipeline.console import Console
 from pipeline.order import STEPS
 from tests.conftest import SMOKE, copied
-from wsss import ir_labels
+from wsss.refinement import ir_label as ir_labels
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = {step.name: step.flag for step in STEPS}

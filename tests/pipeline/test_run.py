@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from pipeline import Pipeline
-from steps.artifacts import Maps
+from steps.runtime.artifacts import Maps
 from tests.check_summary import check
 from tests.conftest import TINY
 from wsss.errors import ArtifactError, ConfigError, DataError, WeightsError

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from pipeline.config import compose, typed
-from pipeline.stages import MARGIN, describe, settings_in_use, stage_lines
+from pipeline.report.stages import MARGIN, describe, settings_in_use, stage_lines
 
 VAL = "best mIoU on the masks of 60 val images"
 DEFAULTS = {"seed_maps": "lpcam", "data.n_val": 60, "model.backbone": "efficientnet_lite0", "model.starts_from_weights": True,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.jobs import job_lines, queue
+from pipeline.cluster.jobs import job_lines, queue
 from tests.pipeline.test_resume import contents, remove
 from wsss.errors import ArtifactError, BackendError, ConfigError
 

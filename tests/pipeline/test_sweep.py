@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from pipeline.commandline import act
-from steps.datasets import open_dataset
-from steps.sweep import SweepSettings, choosing_ids, confident_curve
+from steps.parts.tuning import SweepSettings, choosing_ids, confident_curve
+from steps.runtime.datasets import open_dataset
 from wsss.data.folder import held_out
 from wsss.errors import ConfigError, DataError
-from wsss.metrics import ThresholdCounts
+from wsss.metrics.semantic import ThresholdCounts
 
 SMALL = ("sweep.beta=[4.0]", "sweep.exp_times=[3]")
 

@@ -13,11 +13,11 @@ import torch
 from pipeline import Pipeline
 from pipeline.commandline import act
 from pipeline.console import Console
-from steps.artifacts import Maps
-from steps.inference import ImagesFailed
+from steps.runtime.artifacts import Maps
+from steps.runtime.inference import ImagesFailed
 from tests.conftest import SMOKE
 from tests.pipeline.test_resume import contents, remove
-from wsss import cam
+from wsss.cams import cam
 from wsss.data.drawing import CLASSES
 from wsss.errors import ArtifactError, ConfigError
 

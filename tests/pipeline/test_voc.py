@@ -4,7 +4,7 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.commandline import act
-from pipeline.lists import derive_lists
+from pipeline.plan.lists import derive_lists
 from tests.wsss.test_download import packed
 from tests.wsss.test_voc import ALL, AUG, TRAIN, VAL, build
 from wsss.data import prepare_voc, voc_prepare

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.journal import journal_lines
+from steps.runtime.journal import journal_lines
 from tests.conftest import SMOKE
 from tests.pipeline.test_resume import contents, remove
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from steps.prototypes import Prototypes
-from steps.thresholds import read_chosen
-from steps.training import STATE, _load_state
+from steps.parts.prototypes import Prototypes
+from steps.parts.thresholds import read_chosen
+from steps.runtime.training import STATE, _load_state
 from wsss.errors import ArtifactError
 from wsss.networks.weights import save_tensors
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from steps.networks import WEIGHTS, load_classifier, load_irn, new_irn
-from wsss.networks.classifier import Classifier
+from steps.runtime.networks import WEIGHTS, load_classifier, load_irn, new_irn
+from wsss.classifiers.plain import Classifier
+from wsss.networks.backbones.resnet import FrozenBatchNorm, ResNet, resnet
 from wsss.networks.irn import IRN
-from wsss.networks.resnet import FrozenBatchNorm, ResNet, resnet
 from wsss.networks.weights import load_weights, save_weights
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from pipeline import Pipeline
-from pipeline.lists import derive_lists
-from steps import networks, train_cam, train_irn
-from steps.context import Group, StepContext
-from steps.datasets import open_dataset
-from steps.training import STATE
+from pipeline.plan.lists import derive_lists
+from steps import train_cam, train_irn
+from steps.runtime import networks
+from steps.runtime.context import Group, StepContext
+from steps.runtime.datasets import open_dataset
+from steps.runtime.training import STATE
 from tests.conftest import SMOKE
 from wsss.networks.weights import read_tensors
 

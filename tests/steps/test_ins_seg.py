@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from steps.artifacts import encode_arrays, write_arrays
 from steps.eval_ins_seg import reader as read_scores
-from steps.instances import read_instances
+from steps.parts.instances import read_instances
+from steps.runtime.artifacts import encode_arrays, write_arrays
 from wsss.errors import ArtifactError
 from wsss.files import write_bytes
 

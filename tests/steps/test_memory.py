@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from steps import memory
-from steps.memory import SLACK
+from steps.runtime import memory
+from steps.runtime.memory import SLACK
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import compose, typed
-from pipeline.lists import derive_lists
-from steps import needs
-from steps.datasets import open_dataset
-from steps.needs import MIB, Needs, expected_needs
+from pipeline.plan.lists import derive_lists
+from steps.runtime import needs
+from steps.runtime.datasets import open_dataset
+from steps.runtime.needs import MIB, Needs, expected_needs
 from tests.conftest import SMOKE
 from wsss.data.dataset import Dataset
 

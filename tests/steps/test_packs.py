@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steps.artifacts import Labels, encode_array, read_array, set_aside
-from steps.journal import INDEX, JOURNALS, Journal, merge_journals, unfinished
-from steps.packs import Pack, free_name
-from steps.store import Layout, Store, writer
+from steps.runtime.artifacts import Labels, encode_array, read_array, set_aside
+from steps.runtime.journal import INDEX, JOURNALS, Journal, merge_journals, unfinished
+from steps.runtime.packs import Pack, free_name
+from steps.runtime.store import Layout, Store, writer
 from wsss.data.dataset import Dataset
 from wsss.data.images import encode_mask
 from wsss.errors import ArtifactError, StorageError
@@ -224,7 +224,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
     pack = Pack(tmp_path, "packs/0-of-1.tar")
     pack.add("a", b"1")
     with monkeypatch.context() as patch, pytest.raises(StorageError, match="0-of-1.tar cannot be written"):
-        patch.setattr("steps.packs._write", lambda file, content: (file.write(content[:100]), os.write(10**6, b"")))
+        patch.setattr("steps.runtime.packs._write", lambda file, content: (file.write(content[:100]), os.write(10**6, b"")))
         pack.add("b", b"2")
     pack.close()
     assert tarfile.open(tmp_path / "packs/0-of-1.tar").getnames() == ["a"]
@@ -236,7 +236,7 @@ def test_names(tmp_path):
 
 
 def test_many_packs_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("steps.packs.MOST_OPEN", 2)
+    monkeypatch.setattr("steps.runtime.packs.MOST_OPEN", 2)
     for index, image_id in enumerate(IDS):
         make(tmp_path, image_id, shard=(index, 6))
     before = len(os.listdir("/proc/self/fd"))

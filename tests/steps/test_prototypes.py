@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from pipeline.config import compose, typed
-from steps import prototypes
-from steps.context import StepContext
-from steps.prototypes import prototype_images
-from wsss.clustering import kmeans
+from steps.parts import prototypes
+from steps.parts.prototypes import prototype_images
+from steps.runtime.context import StepContext
+from wsss.cams.clustering import kmeans
 from wsss.seeding import generator
 
 CLASSES = ("a", "b", "c")

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.cluster.machine import prepare_process
 from pipeline.config import compose, typed
-from pipeline.machine import prepare_process
 from steps import cam_to_ir_label, eval_cam, eval_sem_seg, make_cam, make_lpcam, make_sem_seg_labels
-from steps.artifacts import Maps, read_json, write_arrays
-from steps.context import StepContext
-from steps.journal import merge_journals
-from steps.networks import WEIGHTS
+from steps.runtime.artifacts import Maps, read_json, write_arrays
+from steps.runtime.context import StepContext
+from steps.runtime.journal import merge_journals
+from steps.runtime.networks import WEIGHTS
 from tests.reference import EXPECTED, IDS, REFERENCE, load
 from tests.wsss.reference_networks import reference_classifier, reference_irn
 from wsss.data.dataset import Dataset

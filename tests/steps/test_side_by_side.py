@@ -8,8 +8,8 @@ from threading import Barrier, Event, Timer
 import pytest
 import torch
 
-from steps.context import StepContext, Stopped
-from steps.side_by_side import MOST, ON_GPU, images_at_once, in_order, lacks_memory
+from steps.runtime.concurrency import MOST, ON_GPU, images_at_once, in_order, lacks_memory
+from steps.runtime.context import StepContext, Stopped
 from wsss.errors import WsssError
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from steps import networks, train_cam
-from steps.context import StepContext, Stopped
-from steps.training import OptimizerName, Plan, fit, make_optimizer, poly_rate
+from steps import train_cam
+from steps.runtime import networks
+from steps.runtime.context import StepContext, Stopped
+from steps.runtime.training import OptimizerName, Plan, fit, make_optimizer, poly_rate
 from wsss.errors import DataError, WsssError
 
 SETTINGS = SimpleNamespace(optimizer=OptimizerName.sgd, learning_rate=0.1, momentum=0.0, weight_decay=0.0)

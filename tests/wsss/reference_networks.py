@@ -10,9 +10,9 @@ import torch
 import torchvision
 
 from tests.reference import EXPECTED, REFERENCE
-from wsss.networks.classifier import Classifier
+from wsss.classifiers.plain import Classifier
+from wsss.networks.backbones.resnet import FrozenBatchNorm, ResNet
 from wsss.networks.irn import IRN
-from wsss.networks.resnet import FrozenBatchNorm, ResNet
 
 
 def reference_backbone() -> ResNet:

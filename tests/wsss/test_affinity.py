@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from tests.reference import EXPECTED, REFERENCE
 from tests.wsss.reference_networks import reference_image, reference_irn
-from wsss import affinity
-from wsss.affinity import affinity_losses, edge_to_affinity, pair_counts
 from wsss.errors import ArgumentError
-from wsss.paths import path_pixels, search_paths
+from wsss.refinement import affinity
+from wsss.refinement.affinity import affinity_losses, edge_to_affinity, pair_counts
+from wsss.refinement.paths import path_pixels, search_paths
 
 LOSSES = ("pos_aff", "neg_aff", "dp_fg", "dp_bg")
 

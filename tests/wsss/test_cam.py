@@ -8,10 +8,10 @@ import torch
 import torchvision
 
 from tests.reference import IDS, REFERENCE, load
-from wsss.cam import class_activation_maps, flip_sum, multi_scale_cam, multi_scale_features
+from wsss.cams.cam import class_activation_maps, flip_sum, multi_scale_cam, multi_scale_features
+from wsss.cams.maps import SCALES, grids, pack, rebuild
 from wsss.data.images import read_image
 from wsss.errors import ArgumentError
-from wsss.maps import SCALES, grids, pack, rebuild
 
 
 @lru_cache

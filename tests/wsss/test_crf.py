@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from tests.reference import IDS, REFERENCE
-from wsss.crf import DenseCRF, crf_labels, unary_from_labels
 from wsss.errors import ArgumentError, BackendError
-from wsss.permutohedral import PermutohedralLattice
+from wsss.refinement.crf import DenseCRF, crf_labels, unary_from_labels
+from wsss.refinement.permutohedral import PermutohedralLattice
 
 
 def photograph(image_id: str = IDS[0], top: int = 0, left: int = 0, height: int = 9999, width: int = 9999) -> np.ndarray:
@@ -226,7 +226,7 @@ def test_one_label_is_certain():
 def test_large_image_of_noise_stays_below_3_gib():
     """The worst case of the lattice: nearly six vertices a pixel. Measured 2.4 GiB, of which 0.5 are torch."""
     code = (
-        "import numpy, resource, torch; from wsss.crf import crf_labels\n"
+        "import numpy, resource, torch; from wsss.refinement.crf import crf_labels\n"
         "image = numpy.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=numpy.uint8)\n"
         "crf_labels(image, torch.randint(4, (2, 1000, 1000)), 4, iterations=1)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

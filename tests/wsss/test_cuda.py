@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from wsss import walk
-from wsss.affinity import affinity_losses, pair_counts
-from wsss.cam import multi_scale_cam, multi_scale_features
-from wsss.clustering import kmeans
-from wsss.crf import crf_labels
-from wsss.ir_labels import ir_label
-from wsss.lpcam import lpcam_maps
-from wsss.maps import from_stride_4, grids, pack, rebuild
-from wsss.networks.classifier import Classifier
+from wsss.cams.cam import multi_scale_cam, multi_scale_features
+from wsss.cams.clustering import kmeans
+from wsss.cams.lpcam import lpcam_maps
+from wsss.cams.maps import from_stride_4, grids, pack, rebuild
+from wsss.classifiers.plain import Classifier
+from wsss.networks.backbones.resnet import fold_batch_norm, resnet
 from wsss.networks.irn import IRN
-from wsss.networks.resnet import fold_batch_norm, resnet
-from wsss.walk import random_walk
+from wsss.refinement import walk
+from wsss.refinement.affinity import affinity_losses, pair_counts
+from wsss.refinement.crf import crf_labels
+from wsss.refinement.ir_label import ir_label
+from wsss.refinement.walk import random_walk
 
 CUDA = torch.device("cuda", 0)
 HEIGHT, WIDTH, SCALES = 61, 83, (1.0, 0.5)

@@ -9,13 +9,13 @@ import pytest
 import timm
 import torch
 
+from wsss.classifiers.plain import Classifier
 from wsss.errors import WeightsError
-from wsss.networks import packaged
-from wsss.networks.backbones import load_pretrained, new_backbone
-from wsss.networks.classifier import Classifier
+from wsss.networks.backbones import packaged
+from wsss.networks.backbones.build import load_pretrained, new_backbone
+from wsss.networks.backbones.packaged import packaged_weights
+from wsss.networks.backbones.resnet import fold_batch_norm, resnet
 from wsss.networks.irn import IRN
-from wsss.networks.packaged import packaged_weights
-from wsss.networks.resnet import fold_batch_norm, resnet
 from wsss.networks.weights import read_tensors
 
 LITE0 = "efficientnet_lite0"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from wsss.errors import ArgumentError, BackendError
-from wsss.instance_metrics import CocoPrecision, InstancePrecision, intersection_over_union, precision_area
-from wsss.instances import Detections, nothing_detected
+from wsss.metrics.instances import CocoPrecision, InstancePrecision, intersection_over_union, precision_area
+from wsss.refinement.instances import Detections, nothing_detected
 
 SIZE = (20, 30)
 

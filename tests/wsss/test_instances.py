@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from tests.reference import IDS, load
-from wsss import instances
 from wsss.errors import ArgumentError
-from wsss.instances import (
+from wsss.refinement import instances
+from wsss.refinement.instances import (
     Detections,
     detect_instances,
     group_pixels,
@@ -15,7 +15,7 @@ from wsss.instances import (
     refine_centroids,
     walk_instances,
 )
-from wsss.walk import random_walk
+from wsss.refinement.walk import random_walk
 
 FOUR = ((0, 1), (1, 0), (0, -1), (-1, 0))
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.reference import IDS, REFERENCE, load
-from wsss.crf import crf_labels
 from wsss.errors import ArgumentError
-from wsss.ir_labels import ir_label
+from wsss.refinement.crf import crf_labels
+from wsss.refinement.ir_label import ir_label
 
 CONF = dict(conf_fg=0.45, conf_bg=0.25)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wsss.clustering import kmeans, kmeans_pytorch
+from wsss.cams.clustering import kmeans, kmeans_pytorch
 from wsss.errors import ArgumentError, BackendError
 
 
@@ -36,7 +36,7 @@ def plain_kmeans(features, centers, iterations):
 
 @pytest.mark.parametrize("iterations", [1, 2, 3])
 def test_equals_a_plain_loop(iterations, monkeypatch):
-    monkeypatch.setattr("wsss.clustering._CHUNK", 250)  # several chunks, the last one smaller
+    monkeypatch.setattr("wsss.cams.clustering._CHUNK", 250)  # several chunks, the last one smaller
     features, _ = blobs()
     initial = features[:4].clone()
     assignment, centers = plain_kmeans(features, initial, iterations)

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 
 from tests.reference import IDS, REFERENCE, load
 from tests.wsss.test_cam import reference_features
+from wsss.cams.lpcam import class_probability, lpcam_maps, mean_direction, select_prototypes, split_cells, split_features
+from wsss.cams.maps import pack, rebuild
 from wsss.errors import ArgumentError
-from wsss.lpcam import class_probability, lpcam_maps, mean_direction, select_prototypes, split_cells, split_features
-from wsss.maps import pack, rebuild
 
 
 def prototypes(kind, classes):

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from wsss.cams.maps import SCALES, grids, pack, rebuild, unpack
 from wsss.errors import ArgumentError
-from wsss.maps import SCALES, grids, pack, rebuild, unpack
 
 SIZES = [(375, 500), (97, 131), (1, 1), (16, 17), (700, 3)]
 

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, confusion_matrix
 from tests.reference import EXPECTED, IDS, REFERENCE, load
 from wsss.data.images import read_mask
 from wsss.errors import ArgumentError, DataError
-from wsss.metrics import THRESHOLDS, Confusion, ThresholdCounts, average_precision
+from wsss.metrics.semantic import THRESHOLDS, Confusion, ThresholdCounts, average_precision
 
 
 def random_labels(n_classes, shape, seed, ignored=0.1):

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from tests.reference import EXPECTED, IDS, REFERENCE, load
 from tests.wsss.reference_networks import reference_classifier, reference_image, reference_irn
+from wsss.classifiers.plain import Classifier, poly_factor
 from wsss.errors import ArgumentError
-from wsss.networks.classifier import Classifier, poly_factor
+from wsss.networks.backbones.resnet import FrozenBatchNorm, resnet
 from wsss.networks.irn import IRN
-from wsss.networks.resnet import FrozenBatchNorm, resnet
 
 
 def image(height=33, width=50, batch=1):

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tests.wsss.official_networks import OfficialCam, OfficialIrn
+from wsss.classifiers.plain import Classifier
 from wsss.errors import DataError, WeightsError
-from wsss.networks.classifier import Classifier
+from wsss.networks.backbones.resnet import resnet
 from wsss.networks.irn import IRN as OurIrn
-from wsss.networks.resnet import resnet
 from wsss.networks.weights import fill, read_tensors
 from wsss.official import (
     CAM,

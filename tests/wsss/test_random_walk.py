@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from tests.reference import IDS, load
-from wsss import walk
 from wsss.errors import ArgumentError
-from wsss.walk import random_walk
+from wsss.refinement import walk
+from wsss.refinement.walk import random_walk
 
 
 def dense_walk(x, edge, beta=10, exp_times=8, radius=5):

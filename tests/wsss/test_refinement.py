@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from wsss.crf import DenseCRF, unary_from_labels, unary_from_scores
 from wsss.errors import ArgumentError
-from wsss.refinement import walk_steps, with_background
-from wsss.walk import random_walk
+from wsss.refinement.crf import DenseCRF, unary_from_labels, unary_from_scores
+from wsss.refinement.masks import walk_steps, with_background
+from wsss.refinement.walk import random_walk
 
 
 def test_the_walk_is_as_long_as_officially_on_a_photograph_of_voc_and_grows_with_the_area():

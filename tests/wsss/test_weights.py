@@ -9,11 +9,11 @@ import safetensors.torch
 import torch
 import torchvision
 
+from wsss.classifiers.plain import Classifier
 from wsss.errors import WeightsError
-from wsss.networks.backbones import load_pretrained
-from wsss.networks.classifier import Classifier
+from wsss.networks.backbones.build import load_pretrained
+from wsss.networks.backbones.resnet import resnet
 from wsss.networks.facts import PRETRAINED, file_sha256, read_metadata
-from wsss.networks.resnet import resnet
 from wsss.networks.weights import (
     load_weights,
     pretrained_name,

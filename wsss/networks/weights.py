@@ -80,7 +80,7 @@ def pretrained_cache(depth: str) -> Path:
 
 
 def _url(depth: str) -> str:
-    from torchvision.models import get_model_weights  # late, as in `wsss.networks.resnet`
+    from torchvision.models import get_model_weights  # late, as in `wsss.networks.backbones.resnet`
 
     if depth == "tiny":
         raise WeightsError("there are no pretrained weights of model.backbone=tiny, which is for trying the machinery: set "

@@ -1,0 +1,1 @@
+"""What `action=NAME` does: one file an action."""

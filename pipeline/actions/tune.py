@@ -1,0 +1,171 @@
+"""`action=sweep`: curves over thresholds and walks as CSV, JSON and a plot, and the values to set. Changes nothing in the run."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from pipeline.actions.predict import made_with, seeds_of
+from pipeline.order import BY_NAME
+from pipeline.plan.lists import derive_lists
+from pipeline.runfolder.folder import RunFolder
+from pipeline.runfolder.reading import require_finished
+from pipeline.runfolder.summary import TITLES
+from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, choosing_ids, sweep
+from steps.runtime.artifacts import write_json
+from steps.runtime.context import StepContext
+from wsss.data.dataset import Dataset
+from wsss.files import replacing, write_text
+
+FOLDER = "sweeps"
+# Okabe & Ito: safe for the colour-blind
+COLOURS = {"cam": "#0072B2", "lpcam_fg": "#E69F00", "lpcam": "#009E73", "walk": "#D55E00"}
+LINES = ("-", "--", ":", "-.")
+
+
+def finished_steps(config: Any, folder: RunFolder) -> list[str]:
+    """The steps of a run that a sweep reads, as far as it has finished them. Raises ConfigError where there are no CAMs."""
+    require_finished(folder, ("make_cam",), "sweep")
+    wanted = ("make_cam", "make_lpcam", "eval_cam", "train_irn", "make_sem_seg_labels")
+    found = {step: manifest for step in wanted if step in config.steps and (manifest := folder.manifest(step))}
+    return [step for step in found if not (step == "make_sem_seg_labels" and "provided" in found[step]["identity"])]
+
+
+def run_sweep(config: Any, dataset: Dataset, folder: RunFolder, steps: list[str], **world: Any) -> dict[str, Any]:
+    """Sweep over the finished `steps` of a run and return the result (see `steps.parts.tuning.sweep`) with "labels": what chose.
+
+    `world`: the device, stop, progress and warn of the context.
+    """
+    ids = choosing_ids(dataset, config.sweep)
+    manifest, seed_maps = folder.manifest("make_sem_seg_labels"), config.seed_maps.value
+    settings, precision = config.make_sem_seg_labels, config.precision.value
+    if "make_sem_seg_labels" in steps:
+        settings, precision = made_with(settings, manifest["settings"]), manifest["precision"]
+        seed_maps = seeds_of(manifest)
+    context = StepContext(settings=settings, dataset=dataset, lists={"ids": ids}, folder=folder.path, precision=precision,
+                          inputs={step: folder.result(step) for step in steps}, seed_maps=seed_maps, **world)
+    scored = set().union(*(lists.get("scored", ()) for name, lists in derive_lists(config, dataset).items()
+                           if BY_NAME[name].kind == "score"))
+    labels = {"list": config.sweep.split, "held_out": config.sweep.held_out, "images": len(ids),
+              "also_scored": len(scored.intersection(ids))}
+    return {"labels": labels, **sweep(context, config.sweep)}
+
+
+def place_of(folder: RunFolder, labels: dict[str, Any]) -> Path:
+    """Where a sweep is written: `sweeps/LIST` of the run, so that one by other labels stays."""
+    part = f"-{labels['held_out']:g}" if labels["held_out"] else ""
+    return folder.path / FOLDER / f"{Path(labels['list']).stem}{part}"
+
+
+def write_sweep(result: dict[str, Any], folder: Path) -> None:
+    """Write thresholds.csv, walk.csv, sweep.png and, last, sweep.json."""
+    rows: list[tuple] = [("maps", "threshold", *SCORE_NAMES, *CONFIDENT_NAMES)]
+    for kind, swept in result["maps"].items():
+        columns = [swept["curve"][name] for name in ("threshold", *SCORE_NAMES)]
+        columns += [swept["confident"]["curve"][name] for name in CONFIDENT_NAMES]
+        rows += [(kind, *row) for row in zip(*columns)]
+    _write_csv(folder / "thresholds.csv", rows)
+    if result["walk"]:
+        rows = [("beta", "exp_times", "threshold", *SCORE_NAMES)]
+        for point in result["walk"]["points"]:
+            rows += [(point["beta"], point["exp_times"], *row)
+                     for row in zip(*(point["curve"][name] for name in ("threshold", *SCORE_NAMES)))]
+        _write_csv(folder / "walk.csv", rows)
+    _plot(result, folder / "sweep.png")
+    write_json(folder / "sweep.json", result)
+
+
+def sweep_lines(result: dict[str, Any]) -> list[str]:
+    """The best values for the screen, which labels chose them, and the words that set them."""
+    labels = result["labels"]
+    part = f"{labels['held_out']:g} of " if labels["held_out"] else ""
+    lines = [f"chosen by the masks of {labels['images']} images: {part}the list {labels['list']}"]
+    if labels["also_scored"]:
+        lines.append(f"{labels['also_scored']} of them are scored in this run too: there these values are an oracle, no result")
+    for kind, swept in result["maps"].items():
+        pair, run = swept["confident"], swept["run"]
+        rule, best = pair["rule"], pair["best"]
+        lines.append(f"  {TITLES[kind]:<8} background threshold {_at(swept['best'])}{f'; the run has {_at(run)}' if run else ''}")
+        lines.append(f"  {'':<8} confident pair by the rule {rule['conf_fg']:g}, {rule['conf_bg']:g}: right for "
+                     f"{_percent(rule['fg_right'])}, {_percent(rule['bg_right'])} of their pixels before the CRF; "
+                     f"right for {_percent(pair['confidence'])}: {_value(best['conf_fg'])}, {_value(best['conf_bg'])}")
+    if walk := result["walk"]:
+        best, run = walk["best"], walk["run"]
+        now = f", {_at(run)}" if "threshold" in run else ""
+        lines.append(f"  {'walk':<8} beta {best['beta']:g}, exp_times {best['exp_times']}, background threshold {_at(best)}; "
+                     f"the run has {run['beta']:g}, {run['exp_times']}{now}")
+    return [*lines, "to set them: " + " ".join(settings_words(result))]
+
+
+def settings_words(result: dict[str, Any]) -> list[str]:
+    """The command-line words that set the best thresholds, the confident pair by the rule, and the walk."""
+    words = [f"eval_cam.threshold.{kind}={swept['best']['threshold']:g}" for kind, swept in result["maps"].items()]
+    if walk := result["walk"]:
+        rule, best = result["maps"][walk["seed_maps"]]["confident"]["rule"], walk["best"]
+        words += [f"cam_to_ir_label.{half}={rule[half]:g}" for half in ("conf_fg", "conf_bg")]
+        words += [f"make_sem_seg_labels.{key}={best[name]:g}" for key, name in
+                  (("beta", "beta"), ("exp_times", "exp_times"), ("bg_threshold", "threshold"))]
+    return words
+
+
+def _at(point: dict[str, Any]) -> str:
+    return f"{point['threshold']:.2f} (mIoU {100 * point['miou']:.1f})"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def _value(threshold: float | None) -> str:
+    return "never" if threshold is None else f"{threshold:g}"
+
+
+def _write_csv(path: Path, rows: list[tuple]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _plot(result: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure  # not at the top: only what draws waits for it
+
+    labels, walk = result["labels"], result["walk"]
+    figure = Figure(figsize=(15 if walk else 10, 4.2), layout="constrained")
+    maps, confident, *rest = figure.subplots(1, 3 if walk else 2)
+    for kind, swept in result["maps"].items():
+        maps.plot(swept["curve"]["threshold"], _in_percent(swept["curve"]["miou"]), color=COLOURS[kind], label=TITLES[kind])
+        maps.plot(swept["best"]["threshold"], 100 * swept["best"]["miou"], "o", color=COLOURS[kind])
+        if swept["run"]:
+            maps.axvline(swept["run"]["threshold"], color=COLOURS[kind], linestyle=":", linewidth=1)
+    if walk:
+        best = max(walk["points"], key=lambda point: point["best"]["miou"])
+        maps.plot(best["curve"]["threshold"], _in_percent(best["curve"]["miou"]), color=COLOURS["walk"], label="walk (best)")
+        maps.plot(best["best"]["threshold"], 100 * best["best"]["miou"], "o", color=COLOURS["walk"])
+    maps.set(xlabel="background threshold", ylabel="mIoU in percent", title="dot: best; dotted: of the run")
+    kind = walk["seed_maps"] if walk else list(result["maps"])[-1]
+    pair, grid = result["maps"][kind]["confident"], result["maps"][kind]["curve"]["threshold"]
+    for half, colour, name in (("fg", "#D55E00", "class"), ("bg", "#0072B2", "background")):
+        confident.plot(grid, _in_percent(pair["curve"][f"{half}_right"]), color=colour, label=f"{name}: right")
+        confident.plot(grid, _in_percent(pair["curve"][f"{half}_share"]), color=colour, linestyle="--",
+                       label=f"{name}: share of pixels")
+        confident.axvline(pair["rule"][f"conf_{half}"], color=colour, linestyle=":", linewidth=1)
+    confident.set(xlabel="threshold", ylabel="percent", title=f"confident pixels of {TITLES[kind]}; dotted: by the rule")
+    for axes in rest:
+        times = sorted({point["exp_times"] for point in walk["points"]})
+        for number, exp_times in enumerate(times):
+            points = [point for point in walk["points"] if point["exp_times"] == exp_times]
+            axes.plot([point["beta"] for point in points], _in_percent([point["best"]["miou"] for point in points]), marker="o",
+                      color=COLOURS["walk"], linestyle=LINES[number % len(LINES)], alpha=0.4 + 0.6 * (number + 1) / len(times),
+                      label=f"2^{exp_times} steps")
+        axes.set(xlabel="beta", ylabel="mIoU in percent", title="walk, each at its best threshold")
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    scored = ", scored too" * bool(labels["also_scored"])
+    figure.suptitle(f"chosen by {labels['images']} images of {labels['list']}{scored}", fontsize="small")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _in_percent(values: list[float | None]) -> list[float]:
+    return [float("nan") if value is None else 100 * value for value in values]

@@ -1,0 +1,1 @@
+"""Several processes and Slurm: how a run is spread over machines."""

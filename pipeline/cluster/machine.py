@@ -1,0 +1,144 @@
+"""The machine a run works on: its device, its threads, what is measured of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steps.runtime.concurrency import available_cores
+from steps.runtime.memory import keep_freed
+from wsss.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_LOADERS = 16   # processes; each holds two batches
+CPU_INFO = Path("/proc/cpuinfo")
+# One of them is there wherever torch can see a GPU on Linux: of NVIDIA, the same under WSL 2 and on a Jetson, of AMD.
+DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")
+
+
+def choose_device(name: str) -> str:
+    """The device of `device=`: "cpu" or "cuda". Raises ConfigError where CUDA is asked for and not there.
+
+    torch is asked only where there may be a GPU, because it takes long to import.
+    """
+    if name == "cpu" or name == "auto" and sys.platform == "linux" and not any(map(os.path.exists, DRIVERS)):
+        return "cpu"
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: torch sees no CUDA device here. Set device=cpu or device=auto, or install a torch "
+                          "build that fits the driver")
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def fast_precision(device: str) -> str:
+    """What `precision=auto` stands for: "bf16" where the device computes in it (CUDA from Ampere on; x86 with AVX-512 BF16
+    or AMX, ARM with SVE BF16), else "float32". Elsewhere bf16 is emulated, slower than float32."""
+    if device == "cuda":
+        import torch
+
+        native = torch.cuda.get_device_capability() >= (8, 0)
+    else:
+        native = cpu_has_bf16()
+    return "bf16" if native else "float32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU computes in bf16, by what Linux says of an x86 one, elsewhere by torch."""
+    told = _told_by_linux()
+    if told is not None:
+        return told
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
+
+
+def _told_by_linux() -> bool | None:
+    """None where it names no flags of an x86 CPU, or is older than 5.3, which first knew bf16, and the CPU has AVX-512."""
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", CPU_INFO.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    has = set(flags[1].split()) if flags else set()
+    version = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+    if not has or "avx512f" in has and version < (5, 3):
+        return None
+    return bool(has & {"avx512_bf16", "amx_bf16"})
+
+
+def prepare_process(threads: int | None, device: torch.device, processes: int = 1) -> None:
+    """A fixed thread count: sums depend on it, so results are bit-identical at the same count only. Freed memory stays.
+
+    `threads`; None: all cores this process may use, shared by `processes` on this machine where Slurm does not say
+    how many each has.
+    """
+    import torch
+
+    torch.set_num_threads(threads or _cores(processes))
+    keep_freed()
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False   # float32 is float32
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")   # asked for by torch's deterministic algorithms
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False   # it would write every output twice
+        torch.backends.cudnn.benchmark = False
+
+
+def loader_processes(workers: int | None, threads: int | None, device: torch.device, processes: int = 1) -> int:
+    """How many processes load training images. None: one for each of the `threads` (None: cores), at most `MOST_LOADERS`, where a
+    GPU would wait for them; none where the cores compute."""
+    if workers is not None:
+        return workers
+    return min(threads or _cores(processes), MOST_LOADERS) if device.type == "cuda" else 0
+
+
+def _cores(processes: int) -> int:
+    """The cores of this process, one of `processes` on this machine."""
+    if processes > 1:
+        return int(os.environ.get("SLURM_CPUS_PER_TASK", max(1, available_cores() // processes)))
+    return available_cores()
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start the measurement of `peak_memory` anew."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")   # Linux: starts the process's memory high-water mark anew
+    except OSError:
+        pass
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Peak memory in MiB of the process ("host"), and of the CUDA device where one is used ("cuda")."""
+    peak = {}
+    try:
+        status = Path("/proc/self/status").read_text()
+        peak["host"] = round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
+    except (OSError, IndexError):
+        pass
+    if device.type == "cuda":
+        import torch
+
+        peak["cuda"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return peak
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computes."""
+    import torch
+
+    return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision"),
+            "numpy": np.__version__, "hydra-core": version("hydra-core")}

@@ -1,0 +1,131 @@
+"""Several processes that do the steps of one run together.
+
+Each beats in a store of torch.distributed; the first watches the beats, so that a process that dies ends the others, by name,
+instead of leaving them waiting.
+"""
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+from pipeline.cluster.distributed import DistributedSettings, Place
+from pipeline.cluster.heartbeat import BEAT, FAREWELL, Watch, end_process
+from pipeline.runfolder.claims import Owner
+from steps.runtime.context import Group, Stopped
+from wsss.errors import BackendError, ConfigError, WsssError
+
+FOREVER = timedelta(days=365)   # of a sum: the watch decides who is dead, not the time that another one needs
+
+
+class Processes(Group):
+    """This process in a group of several. Raises WsssError when the others do not come (`distributed.start`)."""
+
+    def __init__(self, place: Place, settings: DistributedSettings):
+        self.rank, self.size, self.place = place.rank, place.size, place
+        self.asked: int | None = None       # the signal by which any process was asked to stop
+        self._fast = None                   # the group for sums of CUDA tensors
+        start = timedelta(seconds=settings.start)
+        keeps = self.leads and not place.launcher_keeps_store
+        try:
+            self.store = dist.TCPStore(place.host, place.port, None, keeps, timeout=start, wait_for_workers=False)
+            self.store.set(f"member/{self.rank}", json.dumps(asdict(Owner.me())))
+            self.members = self._await_members(settings.start)
+            dist.init_process_group("gloo", store=dist.PrefixStore("gloo", self.store), rank=self.rank, world_size=self.size,
+                                    timeout=FOREVER)
+        except WsssError:
+            raise
+        except (RuntimeError, ValueError, OSError) as error:   # torch's DistError is a RuntimeError
+            raise BackendError(f"process {self.rank} of {self.size} on {socket.gethostname()} did not meet the others at "
+                               f"{place.host}:{place.port} ({str(error).splitlines()[0]}). Look at their messages; a port that "
+                               "is taken is changed by MASTER_PORT, a slow start by distributed.start") from error
+        self.watch = Watch(self, settings.timeout)
+        self.watch.start()
+
+    def _await_members(self, patience: float) -> list[Owner]:
+        names = [f"member/{rank}" for rank in range(self.size)]
+        end = time.monotonic() + patience
+        while not self.store.check(names):
+            if time.monotonic() > end:
+                missing = [rank for rank, name in enumerate(names) if not self.store.check([name])]
+                raise BackendError(f"of {self.size} processes {self.size - len(missing)} came within distributed.start="
+                                   f"{patience:g} seconds; missing: {', '.join(map(str, missing))}. See why they did not start")
+            time.sleep(0.05)
+        return [Owner(**json.loads(value)) for value in self.store.multi_get(names)]
+
+    def name(self, rank: int) -> str:
+        return f"process {rank} of {self.size} (pid {self.members[rank].pid} on {self.members[rank].host})"
+
+    def choose_device(self, device: torch.device) -> torch.device:
+        """The device of this process: on CUDA a GPU of its own.
+
+        Raises
+        ------
+        ConfigError
+            in every process, when two have the same GPU, or some have one and others none.
+        """
+        if device.type == "cuda":
+            device = torch.device("cuda", self.place.local_rank % torch.cuda.device_count())
+            torch.cuda.set_device(device)
+        has = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+        all_have = self.gather(has)
+        if len({one is None for one in all_have}) > 1:
+            without = ", ".join(self.name(rank) for rank, one in enumerate(all_have) if one is None)
+            raise ConfigError(f"device=auto: {without} sees no CUDA device, others do. Start as many processes on each machine "
+                              "as it has GPUs, or set device=cpu")
+        if has is not None and len(set(all_have)) < self.size:
+            first, second = next((all_have.index(one), rank) for rank, one in enumerate(all_have) if all_have.index(one) != rank)
+            raise ConfigError(f"{self.name(first)} and {self.name(second)} have the same GPU. Start at most as many processes on "
+                              "a machine as it has GPUs")
+        if has is not None:
+            self._fast = dist.new_group(backend="nccl", timeout=FOREVER)
+        return device
+
+    @property
+    def here(self) -> int:
+        """How many of the processes are on this machine."""
+        return sum(member.host == self.members[self.rank].host for member in self.members)
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        self._together(lambda: dist.all_reduce(tensor, group=self._fast if tensor.is_cuda else None))
+        return tensor
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        box = [make() if self.leads else None]
+        self._together(lambda: dist.broadcast_object_list(box, src=0))
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        box = [None] * self.size
+        self._together(lambda: dist.all_gather_object(box, value))
+        return box
+
+    def _together(self, exchange: Callable[[], None]) -> None:
+        """Exchange with all others. Where one of them has gone the watch finds out who, and ends this process."""
+        try:
+            exchange()
+        except RuntimeError as error:
+            self.watch.patience = min(self.watch.patience, 10 * BEAT)
+            end = time.monotonic() + self.watch.patience + FAREWELL
+            while time.monotonic() < end:
+                if self.asked is not None:
+                    raise Stopped from error
+                time.sleep(BEAT)
+            why = str(error).splitlines()[0]
+            raise WsssError(f"the processes lost each other ({why}). The same command continues") from error
+
+    def leave(self, code: int, why: str = "") -> NoReturn:
+        """End this process with the exit code `code`; `why`: the error that it ends with, which the first one prints."""
+        if code and not self.leads:
+            self.watch.tell(code, why)
+        elif code:
+            self.watch.say({"rank": 0, "code": code, "why": ""})
+        self.watch.ended.set()
+        self.watch.part(FAREWELL if code else None)
+        end_process(code)

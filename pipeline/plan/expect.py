@@ -1,0 +1,51 @@
+"""What a planned step is expected to need: time where a former run gives a rate, disk and memory always."""
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from pipeline.plan.plan import PlannedStep, work_folder
+from pipeline.runfolder.folder import RunFolder
+from steps.runtime.journal import INDEX, complete_lines, journal_files
+from wsss.data.dataset import Dataset
+from wsss.files import user_path
+
+LINES = 10_000   # of a journal: enough for a mean
+
+
+@dataclass(frozen=True)
+class Expected:
+    """`seconds` for what is still to do (None without a former run); MiB of the step's folder and of the process's peak."""
+
+    seconds: float | None
+    disk_mb: float
+    memory_mb: float
+
+
+def expect(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep, device: str) -> Expected:
+    """Rates are those of the same step in this run or in the run it is taken from, on the same kind of device.
+
+    Disk and memory are measured where the step was made before with the same fingerprint, else computed (`steps.runtime.needs`).
+    """
+    from steps.runtime.needs import expected_needs, needs_of_file  # late: what works needs torch in any case
+
+    runs = [folder] + ([planned.donor.folder] if planned.donor else [])
+    former = [manifest for run in runs if (manifest := run.manifest(planned.name))
+              and manifest["device"].split(":")[0] == device and ("provided" in manifest["identity"]) == planned.provided]
+    rate = next((manifest["made"]["seconds"] / manifest["made"]["units"] for manifest in former if manifest["made"]["units"]),
+                _journal_rate(folder, planned))
+    file = config.model.provided(planned.name)
+    needs = needs_of_file(user_path(file)) if file else expected_needs(planned.name, config, dataset, planned.lists)
+    disk, memory = needs.disk_mb, needs.memory_mb
+    for manifest in former:
+        if manifest["fingerprint"] == planned.fingerprint and manifest["made"]["total"]:
+            disk = manifest["disk_mb"] * planned.total / manifest["made"]["total"]
+            memory = manifest["peak_memory_mb"].get("host", memory)
+    return Expected(None if rate is None else rate * planned.to_do, disk, memory)
+
+
+def _journal_rate(folder: RunFolder, planned: PlannedStep) -> float | None:
+    """Seconds an image, from the first lines of the journals of work that was interrupted."""
+    times = [line["seconds"] for path in journal_files(work_folder(folder, planned)) if path.name != INDEX
+             for line in islice(complete_lines(path), LINES) if "seconds" in line]
+    return sum(times) / len(times) if times else None

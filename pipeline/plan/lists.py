@@ -1,0 +1,151 @@
+"""Which ids each step works on: by default exactly what the experiment's later steps read."""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from pipeline.order import BY_NAME
+from wsss.data.dataset import Dataset
+from wsss.errors import ConfigError
+
+Lists = dict[str, tuple[str, ...]]   # purpose -> ids
+
+
+def derive_lists(config: Any, dataset: Dataset, imported: Collection[str] = ()) -> dict[str, Lists]:
+    """The lists of every step of the experiment, by purpose (see `steps.runtime.context.StepContext.lists`).
+
+    The experiment's steps count, not the flags of this call: making the maps today and scoring them tomorrow is the
+    same as both at once. Scoring lists are empty where there are no masks; "val" is empty where nothing is chosen. A training
+    that is taken from a file has no list; neither it nor the steps `imported` read anything.
+
+    Raises
+    ------
+    ConfigError
+        when an explicit list does not cover what a later step reads from it.
+    """
+    lists: dict[str, Lists] = {}
+    needed: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in BY_NAME}   # step -> reader -> ids
+    for name in reversed(config.steps):
+        if config.model.provided(name):
+            lists[name] = {}
+            continue
+        lists[name] = _LISTS[name](config, dataset, needed[name])
+        _check_cover(config, name, lists[name], needed[name])
+        wanted = _union(lists[name].values())
+        for source in BY_NAME[name].reads(config) if name not in imported else ():
+            needed[source][name] = wanted
+    return {name: lists[name] for name in config.steps}
+
+
+def masks_to_choose_by(dataset: Dataset) -> tuple[str, ...]:
+    """The val ids when all of them have masks, else none."""
+    val = dataset.lists["val"]
+    return val if val and dataset.has_masks(val) else ()
+
+
+def chooses_pair(config: Any, dataset: Dataset) -> bool:
+    """Whether cam_to_ir_label's confident pair comes from the threshold of eval_cam, which then has something to do."""
+    return config.cam_to_ir_label.conf_fg is None and any(_eval_cam(config, dataset, {}).values())
+
+
+def _split(dataset: Dataset, split: str | None, default: Iterable[str]) -> tuple[str, ...]:
+    return tuple(default) if split is None else dataset.list_ids(split)
+
+
+def _union(lists: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(image_id for ids in lists for image_id in ids))
+
+
+def _train_cam(config: Any, dataset: Dataset, needed: dict) -> Lists:
+    return {"ids": _split(dataset, config.train_cam.split, dataset.lists["train"]), "val": dataset.lists["val"]}
+
+
+def _make_cam(config: Any, dataset: Dataset, needed: dict) -> Lists:
+    return {"ids": _split(dataset, config.make_cam.split, _union(needed.values()) or dataset.lists["train"])}
+
+
+def _make_lpcam(config: Any, dataset: Dataset, needed: dict) -> Lists:
+    return {"ids": _split(dataset, config.make_lpcam.split, _union(needed.values()) or dataset.lists["train"]),
+            "prototypes": () if config.make_lpcam.prototypes else
+            _split(dataset, config.make_lpcam.prototype_split, dataset.lists["train"])}
+
+
+def _eval_cam(config: Any, dataset: Dataset, needed: dict) -> Lists:
+    threshold = config.eval_cam.threshold
+    scored = _with_masks(dataset, config.eval_cam.split)
+    if None not in (threshold.cam, threshold.lpcam_fg, threshold.lpcam):
+        return {"scored": scored, "val": ()}
+    val = masks_to_choose_by(dataset)
+    _refuse_choosing_on_scored("eval_cam", scored, val, "eval_cam.threshold")
+    return {"scored": scored, "val": val}
+
+
+def _cam_to_ir_label(config: Any, dataset: Dataset, needed: dict) -> Lists:
+    return {"ids": _split(dataset, config.cam_to_ir_label.split, _union(needed.values()) or dataset.lists["train"])}
+
+
+def _train_irn(config: Any, dataset: Dataset, needed: dict) -> Lists:
+    return {"ids": _split(dataset, config.train_irn.split, dataset.lists["train"])}
+
+
+def _make_sem_seg_labels(config: Any, dataset: Dataset, needed: dict) -> Lists:
+    ids = _split(dataset, config.make_sem_seg_labels.split, _union([dataset.lists["train"], *needed.values()]))
+    val = masks_to_choose_by(dataset) if config.make_sem_seg_labels.chooses else ()
+    scored = _union(needed.values())
+    _refuse_choosing_on_scored("eval_sem_seg", scored, val, "make_sem_seg_labels.bg_threshold")
+    return {"ids": ids, "val": val}
+
+
+def _make_ins_seg_labels(config: Any, dataset: Dataset, needed: dict) -> Lists:
+    return {"ids": _split(dataset, config.make_ins_seg_labels.split, _union([dataset.lists["train"], *needed.values()]))}
+
+
+def _eval_ins_seg(config: Any, dataset: Dataset, needed: dict) -> Lists:
+    """The list to score; empty when it is the default list and no objects of it are known."""
+    split = config.eval_ins_seg.split
+    ids = _split(dataset, split, dataset.lists["train"])
+    known = sum(map(dataset.has_instances, ids))
+    if known < len(ids) and (known or split is not None):
+        raise ConfigError(f"eval_ins_seg scores {len(ids)} images, but only of {known} are the objects known in {dataset.root}. "
+                          "Add the others, choose another eval_ins_seg.split, or take eval_ins_seg out of steps")
+    return {"scored": ids if known else ()}
+
+
+def _eval_sem_seg(config: Any, dataset: Dataset, needed: dict) -> Lists:
+    return {"scored": _with_masks(dataset, config.eval_sem_seg.split)}
+
+
+_LISTS = {"train_cam": _train_cam, "make_cam": _make_cam, "make_lpcam": _make_lpcam, "eval_cam": _eval_cam,
+          "cam_to_ir_label": _cam_to_ir_label, "train_irn": _train_irn, "make_sem_seg_labels": _make_sem_seg_labels,
+          "eval_sem_seg": _eval_sem_seg, "make_ins_seg_labels": _make_ins_seg_labels, "eval_ins_seg": _eval_ins_seg}
+
+
+def _with_masks(dataset: Dataset, split: str | None) -> tuple[str, ...]:
+    """The list to score; empty when it is the default list and has no masks."""
+    ids = _split(dataset, split, dataset.lists["train"])
+    if dataset.has_masks(ids):
+        return ids
+    if split is not None:
+        raise ConfigError(f"split={split!r} is to be scored, but not all of its {len(ids)} images have masks in "
+                          f"{dataset.root}. Add the masks or choose another list")
+    return ()
+
+
+def _refuse_choosing_on_scored(step: str, scored: tuple[str, ...], val: tuple[str, ...], key: str) -> None:
+    """A threshold must not be chosen on images that are scored with it."""
+    both = set(scored) & set(val)
+    if both:
+        raise ConfigError(f"{step}.split holds {len(both)} images of the list val, on whose masks {key} is chosen. Set {key} to "
+                          "numbers, or score a list without them")
+
+
+def _check_cover(config: Any, name: str, lists: Lists, readers: dict[str, tuple[str, ...]]) -> None:
+    """Refuse an explicit list that lacks what a later step reads."""
+    if "ids" not in lists or BY_NAME[name].kind != "images":
+        return
+    have = set(lists["ids"])
+    for reader, wanted in reversed(readers.items()):
+        missing = [image_id for image_id in wanted if image_id not in have]
+        if missing:
+            raise ConfigError(f"{name}.split={getattr(config, name).split!r} covers {len(wanted) - len(missing)} of the "
+                              f"{len(wanted)} ids that {reader} reads (first missing: {missing[0]!r}). Leave {name}.split "
+                              f"null (then it follows its readers) or give {reader} a list that it covers")

@@ -1,0 +1,274 @@
+"""The plan: the state of every step, what will be done with it and why, and all that can be refused before work starts."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import selected
+from pipeline.order import BY_NAME, Step
+from pipeline.plan.fingerprint import differences, fingerprint, identities, is_read, unread_steps
+from pipeline.plan.lists import Lists, derive_lists
+from pipeline.runfolder.folder import RunFolder
+from pipeline.runfolder.reuse import Donor, find_donor, refuse_strangers
+from steps.parts.given_prototypes import check_given
+from steps.runtime.inference import failures
+from steps.runtime.journal import BROKEN, CHANGED, MISSING, unfinished
+from steps.runtime.schedule import STATE, epochs_of, saved_step, steps_per_epoch
+from wsss.data.dataset import Dataset
+from wsss.errors import ConfigError
+
+# states
+DONE, STALE, PARTIAL, ABSENT, NOTHING = "done", "stale", "partial", "missing", "nothing to score"
+# actions
+SKIP, CONTINUE, RUN, RERUN, REUSE, LEFT_OUT = "skip", "continue", "run", "re-run", "reuse", "left out"
+PROVIDED = "provided"   # a training: taken from the file that the configuration names
+REASONS = {BROKEN: "{n} artifact{s} broken", CHANGED: "{n} image{s} or their labels changed", MISSING: "{n} image{s} new"}
+SHOWN = 4   # differences
+
+
+@dataclass
+class PlannedStep:
+    """One step: what state its result is in, and what a run does with it."""
+
+    step: Step
+    lists: Lists
+    identity: dict
+    reads: tuple[str, ...]
+    state: str                       # one of the states above
+    why: str = ""                    # of the state: what changed, what is broken
+    done: int = 0                    # images, or training steps, that need not be made again
+    total: int = 0
+    fresh: bool = False              # work from an empty folder, not where an earlier run stopped
+    damaged: list[str] = field(default_factory=list)   # files besides those of single images that must be made again
+    failed: dict[str, str] = field(default_factory=dict)   # images that failed the last time: id -> reason
+    action: str = SKIP               # one of the actions above
+    donor: Donor | None = None       # the run whose result is taken over
+    expected: Any = None             # pipeline.plan.expect.Expected, of a step that works
+    usable: bool = True              # its result can be read by later steps, now or once it has run
+
+    @property
+    def name(self) -> str:
+        return self.step.name
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.identity)
+
+    @property
+    def works(self) -> bool:
+        return self.action in (RUN, RERUN, CONTINUE, REUSE, PROVIDED)
+
+    @property
+    def provided(self) -> bool:
+        """Whether it is taken from files: a training from `model.cam_weights` or `irn_weights`, maps and labels by importing."""
+        return "provided" in self.identity
+
+    @property
+    def to_do(self) -> int:
+        return self.total - self.done if self.works else 0
+
+    @property
+    def unit(self) -> str:
+        return "images" if self.step.kind != "training" else "file" if self.provided else "steps"
+
+    def __str__(self) -> str:
+        count = f" {self.done} of {self.total} {self.unit}" if self.action in (CONTINUE, REUSE) else ""
+        return f"{self.name}: {self.action}{count}" + (f" ({self.why})" if self.why else "")
+
+
+def survey(config: Any, dataset: Dataset, folder: RunFolder, photographs: bool = True) -> list[PlannedStep]:
+    """The state of every step of the experiment. Writes nothing and refuses no state.
+
+    Without `photographs` no image and no mask is read (see `pipeline.plan.fingerprint.identities`).
+    """
+    imported = {name: digest for name in config.steps if (digest := folder.imported(name))}
+    lists = derive_lists(config, dataset, imported)
+    known = identities(config, dataset, lists, None if photographs else folder.recorded, imported)
+    result = []
+    for name in config.steps:
+        planned = PlannedStep(BY_NAME[name], lists[name], known[name], (), ABSENT)
+        if not planned.provided:
+            planned.reads = tuple(source for source in BY_NAME[name].reads(config) if is_read(config, dataset, name, source))
+        _find_state(config, dataset, folder, planned, photographs)
+        result.append(planned)
+    return result
+
+
+def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Donor] | None = None,
+              fetch: bool = True) -> list[PlannedStep]:
+    """Plan every step of the experiment. Writes nothing, but for ImageNet weights that are fetched with `fetch`.
+
+    Raises
+    ------
+    ConfigError
+        when a selected step reads what neither exists nor is made in this call, a finished training would be replaced,
+        or a run to reuse has nothing in common with this one.
+    """
+    chosen = selected(config)
+    plan = {planned.name: planned for planned in survey(config, dataset, folder)}
+    unread = unread_steps(config, dataset)
+    refuse_strangers(donors or [], {name: planned.identity for name, planned in plan.items()})
+    for name, planned in plan.items():
+        wanted = config.steps.index(name) <= config.steps.index(chosen[-1])   # what comes later need not be taken over
+        _decide(config, dataset, folder, planned, name in chosen, donors or [] if wanted else [])
+        if name in unread and planned.action != SKIP and not getattr(config, BY_NAME[name].flag):
+            planned.action, planned.usable, planned.why = LEFT_OUT, False, unread[name]
+        if planned.works:
+            _check_replacing(config, folder, planned)
+        if planned.works and planned.action != REUSE:
+            _check_reads(config, planned, plan)
+            if hasattr(planned.step.module, "check"):
+                planned.step.module.check(getattr(config, name))
+    made = [planned for planned in plan.values() if planned.works and planned.action != REUSE]
+    for planned in made:
+        if planned.provided:
+            from steps.runtime.networks import provided_network
+
+            provided_network(planned.name, config.model, dataset)   # refuses a file that is not such a network
+        if planned.name == "make_lpcam" and config.make_lpcam.prototypes:
+            check_given(config.make_lpcam.prototypes, len(dataset.classes), config.model)
+    if any("weights" in planned.identity.get("model", {}) for planned in made):
+        from steps.runtime.networks import check_weights
+
+        check_weights(config.model, fetch)
+    return list(plan.values())
+
+
+def check_share(config: Any, planned: PlannedStep, processes: int) -> None:
+    """Refuse more processes than a batch of a training has images. Raises ConfigError."""
+    if planned.step.kind != "training" or planned.provided:
+        return
+    key, ids = f"{planned.name}.batch_size", len(planned.lists["ids"])
+    batch = min(getattr(config, planned.name).batch_size, ids)
+    if processes > batch:
+        raise ConfigError(f"{processes} processes cannot share the batches of {planned.name}, which have {batch} images ({key}="
+                          f"{getattr(config, planned.name).batch_size}, {ids} images). Start at most {batch} processes"
+                          + (f", or raise {key}" if batch < ids else ""))
+
+
+def work_folder(folder: RunFolder, planned: PlannedStep) -> Path:
+    """Where a step is worked on: in its result when only parts of that are missing."""
+    manifest = folder.manifest(planned.name)
+    if manifest is not None and manifest["fingerprint"] == planned.fingerprint and not planned.fresh:
+        return folder.result(planned.name)
+    return folder.partial(planned.name, planned.fingerprint)
+
+
+def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep, photographs: bool) -> None:
+    """Set the state of a step, and why it is not done."""
+    kind, ids = planned.step.kind, planned.lists.get("ids", ())
+    if kind == "score" and not any(planned.lists.values()):
+        truth = "instances" if "instances" in planned.step.depends else "masks"
+        planned.state, planned.why = NOTHING, f"not all images of its list have {truth}"
+        return
+    planned.total = len(ids)
+    if planned.provided and kind == "training":
+        planned.total = 1
+    elif kind == "training":
+        settings = getattr(config, planned.name)
+        planned.total = epochs_of(settings, len(ids)) * steps_per_epoch(settings.batch_size, len(ids))
+    elif kind == "score":
+        planned.total = len(set().union(*planned.lists.values()))
+    manifest, partial = folder.manifest(planned.name), folder.partial(planned.name, planned.fingerprint)
+    current = manifest is not None and manifest["fingerprint"] == planned.fingerprint
+    place = folder.result(planned.name) if current else partial
+    planned.failed = failures(place)
+    if not current:
+        planned.done = finished_in(dataset, planned, place, photographs)
+        planned.state = STALE if manifest else PARTIAL if partial.exists() else ABSENT
+        planned.why = "; ".join(_shortened(differences(manifest["identity"], planned.identity))) if manifest else ""
+        return
+    lacking = unfinished(place, ids, dataset, photographs) if kind == "images" else {}
+    planned.done, planned.damaged = planned.total - len(lacking), folder.damaged_files(planned.name)
+    reasons = [REASONS[reason].format(n=n, s="s" * (n != 1)) for reason, n in sorted(Counter(lacking.values()).items())]
+    if planned.damaged:
+        reasons.append(f"{', '.join(planned.damaged[:SHOWN])} missing or damaged")
+    elif folder.has_open_journal(planned.name):
+        reasons.append("its journal is not merged yet")
+    planned.state, planned.why = PARTIAL if reasons else DONE, "; ".join(reasons)
+    if planned.damaged and kind != "images":
+        planned.fresh = kind == "score" or not (place / STATE).exists()   # a training is taken from its last state
+        planned.done = 0 if planned.fresh else saved_step(place)
+
+
+def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep, chosen: bool, donors: list[Donor]) -> None:
+    """Set what is to be done with a step, by its state."""
+    if planned.state == NOTHING:
+        return
+    imported = planned.provided and planned.step.kind == "images"
+    if planned.state == DONE:
+        planned.why = "imported" if imported else "up to date"
+        if config.force and chosen and not imported:
+            _again(dataset, folder, planned, "force=true")
+            _take_provided(config, planned)
+        return
+    if imported and chosen:
+        raise ConfigError(f"{planned.name} was imported, and not all that is needed is there ({planned.why}). Import the rest "
+                          f"with action=import_official import_from=DIR; or remove {folder.result(planned.name)}, then it is "
+                          "made here")
+    if donor := find_donor(donors, planned.name, planned.fingerprint, planned.lists.get("ids"), dataset):
+        planned.action, planned.donor = REUSE, donor
+        planned.done = max(planned.done, donor.covers)
+        planned.why = "; ".join(filter(None, [f"from {donor.folder.path}", planned.why]))
+    elif not chosen or imported:
+        planned.action, planned.usable = LEFT_OUT, False
+    elif planned.fresh or config.force and planned.state == PARTIAL and planned.why:
+        _again(dataset, folder, planned, planned.why if planned.fresh else "force=true")
+    elif planned.done or planned.state == PARTIAL:
+        planned.action = CONTINUE
+    else:
+        planned.action = RERUN if planned.state == STALE else RUN
+    _take_provided(config, planned)
+
+
+def _take_provided(config: Any, planned: PlannedStep) -> None:
+    """A training that the configuration provides is not done but taken from its file."""
+    if planned.provided and planned.action in (RUN, RERUN, CONTINUE):
+        planned.action, planned.done = PROVIDED, 0
+        planned.why = "; ".join(filter(None, [f"from {config.model.provided(planned.name)}", planned.why]))
+
+
+def _again(dataset: Dataset, folder: RunFolder, planned: PlannedStep, why: str) -> None:
+    """Make a step again beside its present result, or go on where that was interrupted."""
+    partial = folder.partial(planned.name, planned.fingerprint)
+    planned.fresh, planned.why, planned.damaged = True, why, []
+    planned.done = finished_in(dataset, planned, partial)
+    planned.action = CONTINUE if planned.done else RERUN
+
+
+def finished_in(dataset: Dataset, planned: PlannedStep, place: Path, photographs: bool = True) -> int:
+    """How many images, or training steps, are finished in a folder."""
+    if planned.step.kind == "images":
+        return planned.total - len(unfinished(place, planned.lists["ids"], dataset, photographs))
+    return saved_step(place) if planned.step.kind == "training" else 0
+
+
+def _check_reads(config: Any, planned: PlannedStep, plan: dict[str, PlannedStep]) -> None:
+    for source in planned.reads:
+        if source not in plan:
+            raise ConfigError(f"{planned.name} reads {source}, which is not among the steps of this experiment "
+                              f"({', '.join(config.steps)}). {_without(planned.name, source)}")
+        if not plan[source].usable:
+            state = f"is not up to date ({plan[source].why})" if plan[source].why else "has not been made"
+            remedy = f"from_step={source}" if config.from_step else f"{BY_NAME[source].flag}=true, or set no flag at all"
+            raise ConfigError(f"{planned.name} reads {source}, which {state}. Run it too: {remedy}")
+
+
+def _without(name: str, source: str) -> str:
+    if (name, source) == ("cam_to_ir_label", "eval_cam"):
+        return "Add it, or set cam_to_ir_label.conf_fg and cam_to_ir_label.conf_bg"
+    return f"Add {source} to steps"
+
+
+def _check_replacing(config: Any, folder: RunFolder, planned: PlannedStep) -> None:
+    manifest = folder.manifest(planned.name)
+    if planned.step.kind != "training" or config.replace or manifest is None or "provided" in manifest["identity"]:
+        return   # what came from a file can be had from it again
+    if work_folder(folder, planned) != folder.result(planned.name):
+        raise ConfigError(f"{planned.name} is finished in {folder.result(planned.name)} and would be replaced ({planned.why}). "
+                          "Set replace=true to allow it, name=NAME for another run, or undo the change")
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    return lines[:SHOWN] + [f"and {len(lines) - SHOWN} more"] * (len(lines) > SHOWN)

@@ -1,0 +1,61 @@
+"""The scores that an experiment's paper prints, and how far the measured ones are from them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from steps.runtime.context import require
+
+STEP_OF = {"cam": "make_cam", "lpcam_fg": "make_lpcam", "lpcam": "make_lpcam", "pseudo_masks": "make_sem_seg_labels"}
+SCORES = ("miou", "fp", "fn", "precision", "recall")
+AVERAGES = ("precision and recall: the paper does not say how they are averaged over the classes; the measured ones are means "
+            "over the classes without background")
+
+
+@dataclass
+class Published:
+    """`published.`: set by the files in `conf/experiment/` that re-do a paper."""
+
+    source: str
+    images: int                            # how many were scored: scores of other lists are not compared
+    tolerance: float                       # points of a percent, by which a score may differ; ours, no paper gives one
+    scores: dict[str, dict[str, float]]    # of cam, lpcam_fg, lpcam, pseudo_masks: miou, fp, fn, precision, recall in percent
+
+    def __post_init__(self) -> None:
+        require(self.images >= 1, "published.images", self.images, "at least 1")
+        require(self.tolerance >= 0, "published.tolerance", self.tolerance, "at least 0")
+        for what, scores in self.scores.items():
+            require(what in STEP_OF, "published.scores", what, f"one of {', '.join(STEP_OF)}")
+            for name, value in scores.items():
+                require(name in SCORES, f"published.scores.{what}", name, f"one of {', '.join(SCORES)}")
+                require(0 <= value <= 100, f"published.scores.{what}.{name}", value, "percent, from 0 to 100")
+
+
+def averages_note(comparison: dict[str, Any] | None) -> str:
+    """`AVERAGES` where what `compare` returned has precision or recall, else nothing."""
+    return AVERAGES if any(row["score"] in ("precision", "recall") for row in (comparison or {}).get("rows", ())) else ""
+
+
+def compare(published: Published, measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The published scores beside the measured ones (`measured`: what was scored -> its scores in [0, 1]).
+
+    Returns a JSON-able dict: source and tolerance; `rows`, in the order of the steps, each with `of`, `score`, `published`,
+    `measured` and `difference` in percent, whether it is `within` the tolerance, and the `step` that makes what was scored;
+    `first_outside`: the first step with a row outside; `not_comparable`: the number of images scored, where it is another.
+    """
+    rows, images = [], []
+    for of, step in STEP_OF.items():
+        scores = measured.get(of)
+        if scores is None or of not in published.scores:
+            continue
+        if scores["images"] != published.images:
+            images.append(scores["images"])
+            continue
+        for score, value in published.scores[of].items():
+            if scores[score] is None:
+                continue
+            difference = 100 * scores[score] - value
+            rows.append({"of": of, "score": score, "published": value, "measured": round(100 * scores[score], 2),
+                         "difference": round(difference, 2), "within": abs(difference) <= published.tolerance, "step": step})
+    return {"source": published.source, "tolerance": published.tolerance, "images": published.images, "rows": rows,
+            "first_outside": next((row["step"] for row in rows if not row["within"]), None),
+            "not_comparable": max(images, default=None)}

@@ -1,0 +1,163 @@
+"""The tables that papers print, as data: `conf/published_*.yaml`, shown in reports and on docs/published.md.
+
+    python -m pipeline.report.tables > docs/published.md      writes that page anew
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.helptext import CONF
+from pipeline.report.published import SCORES, STEP_OF
+from steps.runtime.context import require
+from wsss.errors import ConfigError
+
+FILES = "published_*.yaml"
+COMMAND = "python -m pipeline.report.tables > docs/published.md"
+
+
+@dataclass
+class Column:
+    """`score` and `of`: what a run measures of it (`pipeline.report.published`); None: nothing, or as the row says."""
+
+    name: str
+    of: str | None = None
+    score: str | None = None
+    experiments: list[str] = field(default_factory=list)   # that measure it, of those of the row; empty: all of them
+
+
+@dataclass
+class Row:
+    """`values`: percent, one a column; None: not given. `marks`: keys of the table's."""
+
+    name: str
+    values: list[float | None]
+    group: str | None = None
+    of: str | None = None
+    experiments: list[str] = field(default_factory=list)   # that measure it
+    marks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Table:
+    """`marks`: footnote marks, key -> words. `notes`: what has to be known of the whole table."""
+
+    number: int
+    caption: str
+    columns: list[Column]
+    rows: list[Row]
+    marks: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        key = f"tables[number={self.number}]"
+        for part in (*self.columns, *self.rows):
+            require(part.of is None or part.of in STEP_OF, f"{key}.{part.name}.of", part.of, f"one of {', '.join(STEP_OF)}")
+        for column in self.columns:
+            require(column.score is None or column.score in SCORES, f"{key}.{column.name}.score", column.score,
+                    f"one of {', '.join(SCORES)}")
+        for row in self.rows:
+            require(len(row.values) == len(self.columns), f"{key}.{row.name}.values", row.values,
+                    f"{len(self.columns)} values, one a column")
+            require(all(value is None or 0 <= value <= 100 for value in row.values), f"{key}.{row.name}.values", row.values,
+                    "percent, from 0 to 100, or null")
+            require(set(row.marks) <= set(self.marks), f"{key}.{row.name}.marks", row.marks,
+                    f"keys of the table's marks ({', '.join(self.marks) or 'none'})")
+
+    @property
+    def experiments(self) -> list[str]:
+        """The experiments that measure a cell."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.experiments))
+
+    def note(self, row: Row) -> str:
+        """The footnotes of a row, in words."""
+        return "; ".join(self.marks[mark] for mark in row.marks)
+
+
+@dataclass
+class Paper:
+    """The tables of one paper."""
+
+    paper: str
+    link: str
+    tables: list[Table]
+
+
+def load_papers(folder: Path = CONF) -> tuple[Paper, ...]:
+    """The papers whose tables lie in `folder`, by the names of their files.
+
+    Raises
+    ------
+    ConfigError
+        for a file that cannot be read, a key that does not exist or a value that is not possible.
+    """
+    return tuple(_load(path) for path in sorted(folder.glob(FILES)))
+
+
+def _load(path: Path) -> Paper:
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Paper), OmegaConf.load(path)))
+    except (OSError, ValueError, OmegaConfBaseException) as error:
+        why = " ".join(str(error).split(" full_key:")[0].split())
+        key = getattr(error, "full_key", None)
+        raise ConfigError(f"{path} does not hold the tables of a paper ({f'{key}: ' if key else ''}{why}). It is part of the "
+                          "repository: take it from there again, or fix what was changed") from error
+
+
+def measured_cells(table: Table, experiment: str | None, measured: Mapping[str, Mapping[str, Any]],
+                   images: int) -> dict[tuple[int, int], float]:
+    """The cells (row, column) of a table that an experiment reproduces, and what it measured there, in percent.
+
+    `measured`: what was scored -> its scores in [0, 1], as in `published.compare`; scores of another number of images
+    than `images` are left out.
+    """
+    found = {}
+    for i, row in enumerate(table.rows):
+        for j, column in enumerate(table.columns):
+            if experiment not in row.experiments or column.experiments and experiment not in column.experiments:
+                continue
+            scores = measured.get(column.of or row.of or "") or {}
+            value = scores.get(column.score or "")
+            if value is not None and scores.get("images") == images:
+                found[i, j] = 100 * value
+    return found
+
+
+def cell(value: float | None) -> str:
+    """A published value as it is shown."""
+    return "–" if value is None else f"{value:.1f}"
+
+
+def markdown(papers: tuple[Paper, ...]) -> str:
+    """The tables as a page of the documents."""
+    lines = ["# Published scores", "", f"<!-- made by: {COMMAND} -->", "",
+             "The tables of the papers that the experiments reproduce, as printed, in percent; – is not given. They stand in "
+             "`conf/published_*.yaml`. The [report](report.md) of such an experiment shows them with the measured scores beside "
+             "the published ones; [recipes.md](recipes.md) says how the two are compared."]
+    for paper in papers:
+        lines += ["", f"## {paper.paper.rpartition('(')[2].rstrip(')')}", "", f"[{paper.paper}]({paper.link})"]
+        for table in paper.tables:
+            lines += ["", f"### Table {table.number}. {table.caption}", "", *_rows(table), "", *_below(table)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _rows(table: Table) -> list[str]:
+    grouped, marked = any(row.group for row in table.rows), any(row.marks for row in table.rows)
+    head = [*[""] * (1 + grouped), *(column.name for column in table.columns), *["note"] * marked]
+    rows = [[*([row.group or ""] if grouped else []), row.name, *map(cell, row.values), *([table.note(row)] if marked else [])]
+            for row in table.rows]
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def _below(table: Table) -> list[str]:
+    experiments = ", ".join(f"`experiment={name}`" for name in table.experiments)
+    return [" ".join([*table.notes, f"Measured by {experiments}." if experiments else
+                      "Not measured here: the pipeline ends at the pseudo masks."])]
+
+
+if __name__ == "__main__":
+    print(markdown(load_papers()), end="")

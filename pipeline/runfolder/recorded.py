@@ -1,0 +1,115 @@
+"""A run as its folder recorded it: the configuration of its last call, and what is there of each step. Read by reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.config import Config
+from pipeline.order import seed_step
+from pipeline.plan.plan import DONE, PARTIAL, PlannedStep
+from pipeline.runfolder.folder import RunFolder
+from steps.runtime.context import StepContext
+from steps.runtime.datasets import KINDS
+from wsss.data.dataset import Dataset, did_you_mean
+from wsss.errors import ConfigError
+from wsss.files import user_path
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG = "config.yaml"
+OF_THE_CALL = ("action", "device", "threads", "log_level", "report", "runs")   # keys that say nothing of a run's results
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """What a report reads of a run. `plan` is its survey, `summary` the scores of what is up to date."""
+
+    config: Any
+    composed: DictConfig
+    dataset: Dataset
+    folder: RunFolder
+    device: torch.device
+    plan: list[PlannedStep]
+    summary: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.name
+
+    @cached_property
+    def by_name(self) -> dict[str, PlannedStep]:
+        return {planned.name: planned for planned in self.plan}
+
+    def place(self, step: str) -> Path | None:
+        """Where the up-to-date artifacts of a step lie, all or some of them; None where there are none.
+
+        What is stale is not shown: it belongs to other settings than the report prints.
+        """
+        planned = self.by_name.get(step)
+        if planned is None or planned.state not in (DONE, PARTIAL):
+            return None
+        manifest, partial = self.folder.manifest(step), self.folder.partial(step, planned.fingerprint)
+        current = manifest is not None and manifest["fingerprint"] == planned.fingerprint
+        return self.folder.result(step) if current else partial if partial.exists() else None
+
+    @property
+    def seed_step(self) -> str:
+        return seed_step(self.config)
+
+    def context(self, step: str) -> StepContext:
+        """The world of a finished step, to compute again what it did not keep. Nothing is written into it."""
+        config = self.config
+        inputs = {name: place for name in self.by_name if (place := self.place(name)) is not None}
+        return StepContext(settings=getattr(config, step), dataset=self.dataset, lists=self.by_name[step].lists,
+                           folder=self.folder.result(step), inputs=inputs, model=config.model, seed_maps=config.seed_maps.value,
+                           seed=config.seed, device=self.device, precision=config.precision.value)
+
+
+def recorded_config(run: Path, current: DictConfig, moved: bool = False) -> DictConfig:
+    """The configuration of the last call on a run folder; keys that it does not know yet are those of `current`.
+
+    `moved`: the data set lies where `current` says.
+
+    Raises
+    ------
+    ConfigError
+        when the folder holds none, or a damaged one.
+    """
+    path = run / CONFIG
+    try:
+        stored = OmegaConf.load(path)
+        schema = OmegaConf.structured(Config)
+        schema.data = OmegaConf.structured(KINDS[stored.data.kind].settings)
+        known = {key: value for key, value in current.items() if key != "data"}
+        of_the_call = {key: current[key] for key in OF_THE_CALL}
+        place = {"data": {"root": current.data.root}} if moved else {}
+        return OmegaConf.merge(schema, known, stored, of_the_call, {"outputs": str(run.parent), "name": run.name}, place)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{path} does not hold the configuration of a run ({type(error).__name__}: {why}). The command that "
+                          "made the run, given once more, writes it anew") from error
+
+
+def find_run(run: str, outputs: str) -> Path:
+    """The folder of a run, given by its name below `outputs` or by its path.
+
+    Raises
+    ------
+    ConfigError
+        when there is no such run.
+    """
+    below = user_path(outputs)
+    for path in (below / run, user_path(run)):
+        if (path / CONFIG).exists():
+            return path.resolve()
+    there = sorted(str(path.parent.relative_to(below)) for path in below.glob(f"**/{CONFIG}"))
+    raise ConfigError(f"runs: there is no run {run!r}{did_you_mean(run, there)} (in {below}: {', '.join(there) or 'none'})")

@@ -1,0 +1,138 @@
+"""Taking the results of steps from other runs (`reuse_from=[RUN, ...]`), where the fingerprints are equal."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.order import BY_NAME
+from pipeline.plan.fingerprint import differences, fingerprint
+from pipeline.runfolder.folder import MANIFEST, RunFolder
+from steps.runtime.journal import (
+    BROKEN,
+    INDEX,
+    TAKEN,
+    Journal,
+    journal_files,
+    journal_lines,
+    merge_journals,
+    pack_names,
+    unfinished,
+)
+from steps.runtime.packs import free_name, remove_damaged
+from steps.runtime.schedule import STATE
+from wsss.data.dataset import Dataset, did_you_mean
+from wsss.errors import ConfigError
+from wsss.files import storage, user_path
+
+
+@dataclass(frozen=True)
+class Donor:
+    """A run to take from; `covers`: how many images of the step in question it has."""
+
+    folder: RunFolder
+    covers: int = 0
+
+
+def open_donors(config: Any) -> list[Donor]:
+    """The runs of `reuse_from`, each a name below `outputs` or a folder.
+
+    Raises
+    ------
+    ConfigError
+        for a run that does not exist, or is this one.
+    """
+    donors, outputs = [], user_path(config.outputs)
+    for run in config.reuse_from:
+        found = [path for path in (outputs / run, user_path(run)) if any(path.glob(f"*/{MANIFEST}"))]
+        if not found:
+            there = sorted(str(path.parent.parent.relative_to(outputs)) for path in outputs.glob(f"**/train_cam/{MANIFEST}"))
+            raise ConfigError(f"reuse_from: there is no run {run!r} with a finished step{did_you_mean(run, there)} "
+                              f"(in {outputs}: {', '.join(there) or 'none'})")
+        if found[0].resolve() == config.folder.resolve():
+            raise ConfigError(f"reuse_from: {run!r} is this run itself ({config.folder}). Leave it out, or choose another run "
+                              "with name=NAME")
+        donors.append(Donor(RunFolder(found[0])))
+    return donors
+
+
+def refuse_strangers(donors: list[Donor], identities: Mapping[str, dict]) -> None:
+    """Refuse a run from which no step can be taken.
+
+    Raises
+    ------
+    ConfigError
+        with the first step that differs, and how.
+    """
+    for donor in donors:
+        differ = {}
+        for name, identity in identities.items():
+            manifest = donor.folder.manifest(name)
+            if manifest is not None and manifest["fingerprint"] == fingerprint(identity):
+                break
+            if manifest is not None:
+                differ[name] = differences(manifest["identity"], identity)
+        else:
+            name = next(iter(differ), None)
+            how = f"{name} differs first: {'; '.join(differ[name][:4])}" if name else "it has finished none of these steps"
+            raise ConfigError(f"reuse_from: no step can be taken from {donor.folder.path}. {how[0].upper() + how[1:]}. Undo the "
+                              "difference, or leave the run out")
+
+
+def find_donor(donors: list[Donor], step: str, wanted: str, ids: tuple[str, ...] | None, dataset: Dataset) -> Donor | None:
+    """The first run that has the step with the fingerprint `wanted`, whole; of an "images" step at least one image."""
+    for donor in donors:
+        manifest = donor.folder.manifest(step)
+        if manifest is None or manifest["fingerprint"] != wanted or donor.folder.damaged_files(step):
+            continue
+        if BY_NAME[step].kind != "images":
+            return Donor(donor.folder, covers=manifest["made"]["total"])
+        if covers := len(ids) - len(unfinished(donor.folder.result(step), ids, dataset)):
+            return Donor(donor.folder, covers)
+    return None
+
+
+def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dataset: Dataset) -> dict:
+    """Bring the finished files of a step from `donor` into the folder `into`; return the donor's manifest.
+
+    Files are hard links where the file system allows it, else copies: no artifact is ever changed in place.
+    """
+    source, manifest = donor.result(step), donor.manifest(step)
+    names = [name for name in manifest["files"] if name != INDEX] + [STATE] * (source / STATE).exists()
+    with storage(into):
+        for name in names:
+            _link(source / name, into / name)
+        if BY_NAME[step].kind == "images":
+            merge_journals(into, ids)
+            lacking, there = unfinished(into, ids, dataset), unfinished(source, ids, dataset)
+            used, packs = pack_names(journal_files(into)), {}
+            journal = Journal(into, name=TAKEN)
+            for line in journal_lines(source):
+                if line["id"] not in lacking or line["id"] in there:
+                    continue
+                if pack := line.get("pack"):
+                    if pack not in packs:
+                        packs[pack] = free_name(pack, used)
+                        used.add(packs[pack])
+                        _link(source / pack, into / packs[pack])
+                    line["pack"] = packs[pack]
+                else:
+                    for name in line["files"]:
+                        _link(source / name, into / name)
+                journal.append(line)
+                if lacking[line["id"]] == BROKEN:
+                    for name in line["files"]:
+                        remove_damaged(into, name)
+            journal.close()
+    return manifest
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,98 @@
+"""`action=status`: how far every step of a run is, who works on it, what is left over. Reads names and sizes, no artifact."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.plan.fingerprint import differences
+from pipeline.plan.plan import ABSENT, DONE, NOTHING, STALE, PlannedStep, finished_in, survey
+from pipeline.runfolder.claims import Claim
+from pipeline.runfolder.folder import RunFolder
+from steps.runtime.journal import journal_lines
+from wsss.data.dataset import Dataset
+from wsss.errors import ArtifactError
+from wsss.files import file_sizes
+
+RUNNING, FAILED, DAMAGED, UNKNOWN = "running", "failed", "damaged", "unknown"
+
+
+@dataclass(frozen=True)
+class StepStatus:
+    """The state of one step: "done", "stale", "partial", "missing", "failed", "running", "damaged" (its manifest), "unknown"
+    (a manifest is damaged) or "nothing to score"."""
+
+    name: str
+    state: str
+    done: int                        # images, or training steps
+    total: int
+    unit: str                        # "images" or "steps"
+    why: str                         # what changed, what is broken, who works
+    failed: dict[str, str]           # image id -> reason
+    finished: str | None             # when its result was finished
+    left_over: tuple["LeftOver", ...] = ()
+
+    def __str__(self) -> str:
+        count = {DONE: f"{self.total} {self.unit}", NOTHING: "", ABSENT: "", DAMAGED: "", UNKNOWN: ""}.get(
+            self.state, f"{self.done} of {self.total} {self.unit}")
+        why = self.why or (f"finished {self.finished}" if self.state == DONE else "")
+        return f"{self.name:<20} {self.state:<17} {count:<22} {why}".rstrip()
+
+
+@dataclass(frozen=True)
+class LeftOver:
+    """A folder of work that was begun with other settings and not finished."""
+
+    path: Path
+    images: int
+    mb: float
+    why: str
+
+    def __str__(self) -> str:
+        return (f"left over: {self.path} ({self.images} images, {self.mb:.1f} MB, begun with other settings: {self.why}). "
+                "Those settings continue it; delete it when it is not wanted")
+
+
+def run_status(config: Any, dataset: Dataset, folder: RunFolder) -> list[StepStatus]:
+    """The status of every step. A damaged manifest is reported, not raised."""
+    bad = {}
+    for name in config.steps:
+        try:
+            folder.manifest(name)
+        except ArtifactError as error:
+            bad[name] = str(error)
+    if bad:   # what reads these steps cannot be compared, so nothing else is said of them
+        return [StepStatus(name, DAMAGED if name in bad else UNKNOWN, 0, 0, "images", bad.get(name, ""), {}, None)
+                for name in config.steps]
+    claims = folder.claims.living()
+    return [_status(dataset, folder, planned, claims) for planned in survey(config, dataset, folder, photographs=False)]
+
+
+def _left_overs(folder: RunFolder, planned: PlannedStep) -> Iterator[LeftOver]:
+    for path in folder.partials(planned.name):
+        identity = folder.begun(path)
+        if path == folder.partial(planned.name, planned.fingerprint) or identity is None:
+            continue
+        why = differences(planned.identity, identity)
+        yield LeftOver(path, sum(1 for _ in journal_lines(path)), sum(file_sizes(path).values()) / 2**20, "; ".join(why[:2]))
+
+
+def _status(dataset: Dataset, folder: RunFolder, planned: PlannedStep, claims: list[Claim]) -> StepStatus:
+    state, why = planned.state, planned.why
+    if planned.failed and state != DONE:
+        state, why = FAILED, (f"{len(planned.failed)} image{'s' * (len(planned.failed) != 1)} failed: "
+                             f"{', '.join(list(planned.failed)[:3])}")
+    for claim in claims:
+        if planned.name == claim.now:
+            state, why = RUNNING, f"by {claim.owner} since {claim.since}"
+        elif state != DONE and planned.name in [step for step, _, _ in claim.makes]:
+            why = "; ".join(filter(None, [why, f"will be made by {claim.owner}"]))
+    if state == STALE and planned.done:
+        why += "; its replacement is begun"
+    done = planned.total if state == DONE else planned.done
+    if state == RUNNING and (partial := folder.partial(planned.name, planned.fingerprint)).exists():   # beside the present result
+        done = finished_in(dataset, planned, partial, photographs=False)
+    manifest = folder.manifest(planned.name)
+    busy = any(planned.name == step for claim in claims for step, _, _ in claim.makes)
+    return StepStatus(planned.name, state, done, planned.total, planned.unit, why, planned.failed,
+                      manifest.get("finished") if manifest else None, () if busy else tuple(_left_overs(folder, planned)))

@@ -1,0 +1,109 @@
+"""`action=verify`: read every artifact of a run, check sums and contents, put the broken ones out of the way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.order import BY_NAME
+from pipeline.runfolder.folder import RunFolder
+from steps.parts.imported import Import
+from steps.runtime.artifacts import File, set_aside
+from steps.runtime.journal import file_sum, journal_lines
+from steps.runtime.packs import OpenFiles
+from steps.runtime.schedule import STATE
+from wsss.data.dataset import Dataset
+from wsss.errors import ArtifactError, WsssError
+
+NOT_FINISHED = "not finished"
+
+
+@dataclass
+class Verified:
+    """What the check of one step found."""
+
+    name: str
+    read: int                        # files
+    broken: dict[str, str]           # file -> what is wrong
+    note: str = ""                   # why there was nothing to check, or it could not be gone on with
+    needs_replace: bool = False      # a training without its last state: it must be trained again
+
+    def __str__(self) -> str:
+        return f"{self.name:<20} {self.note or f'{self.read} files read, {len(self.broken)} broken'}"
+
+    @property
+    def sound(self) -> bool:
+        return not self.broken and self.note in ("", NOT_FINISHED)
+
+
+def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[int, int], None]) -> Verified:
+    """Read and check every artifact of a finished step.
+
+    Sizes and checksums are compared with the index and the manifest, then the step's own reader checks shape, type,
+    range and finiteness. A broken file is renamed to `FILE.damaged`, so that the next run makes it again, alone; of a broken
+    member of a pack a copy is put into `packs/`, which says the same.
+    """
+    result = Verified(name, 0, {})
+    try:
+        manifest = folder.manifest(name)
+        if manifest is None:
+            return Verified(name, 0, {}, NOT_FINISHED)
+        place, module = folder.result(name), BY_NAME[name].module
+        lines = list(journal_lines(place)) if BY_NAME[name].kind == "images" else []
+        for file, recorded in manifest["files"].items():
+            _check(result, place / file, recorded)
+        if "provided" in manifest["identity"] and lines:
+            module = Import(name, place)
+        read, packs = _reader(result, module, place, len(dataset.classes)), OpenFiles(place)
+        for number, line in enumerate(lines, start=1):
+            sound = [_check(result, packs.of(line, file), recorded) for file, recorded in line["files"].items()]
+            if read and all(sound):
+                _try(result, place, lambda image_id=line["id"]: read(image_id))
+            tick(number, len(lines))
+    except ArtifactError as error:
+        result.note = str(error)
+        set_aside(error)
+    result.needs_replace = (BY_NAME[name].kind == "training" and bool(result.broken) and "provided" not in manifest["identity"]
+                            and not (folder.result(name) / STATE).exists())
+    return result
+
+
+def _reader(result: Verified, module: Any, place: Path, n_classes: int) -> Callable[[str], Any] | None:
+    """The step's reader of one image; None where it has none or cannot be made, because what it needs is broken."""
+    if result.broken:
+        return None
+    made: list[Callable] = []
+    _try(result, place, lambda: made.append(module.reader(place, n_classes)))
+    return made[0] if made else None
+
+
+def _check(result: Verified, path: File, recorded: list[int]) -> bool:
+    """Compare size and checksum of a file; put it out of the way when they differ."""
+    result.read += 1
+    try:
+        found = file_sum(path)
+    except OSError as error:
+        result.broken[str(path)] = f"cannot be read ({error.strerror})"
+        return False
+    except ArtifactError as error:   # a member of a pack checks itself
+        _note(result, path, error)
+        return False
+    if found != list(recorded)[:2]:
+        _note(result, path, ArtifactError(f"{path} is not what was written: size and checksum are {found}, not {list(recorded)}",
+                                          damaged=path))
+    else:
+        return True
+    return False
+
+
+def _try(result: Verified, place: Path, read: Callable[[], Any]) -> None:
+    try:
+        read()
+    except WsssError as error:
+        _note(result, place, error)
+
+
+def _note(result: Verified, path: File, error: WsssError) -> None:
+    named = getattr(error, "damaged", None) or path
+    set_aside(error)
+    result.broken[str(named)] = str(error).removeprefix(f"{named} ")

@@ -1,0 +1,1 @@
+"""What several steps and actions share: prototypes, thresholds, walks, instances, imported results."""

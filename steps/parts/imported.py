@@ -1,0 +1,99 @@
+"""Results that are imported from files of the official code instead of being made: maps, confident labels, pseudo masks.
+
+What `make_cam` and `make_lpcam` import exists at two sizes only: `ID.npy` holds the official `high_res`, `strided/ID.npy` the
+official `cam`, both float16; the index says so, and `Maps` (`steps.runtime.artifacts`) reads both. Labels are written as ours are.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steps.make_sem_seg_labels import THRESHOLD
+from steps.runtime.artifacts import STRIDED, Labels, Maps, encode_array, write_json
+from steps.runtime.context import StepContext
+from steps.runtime.inference import for_each_image
+from wsss.data.dataset import Dataset, format_size
+from wsss.data.images import encode_mask, read_mask
+from wsss.errors import DataError
+
+MAPS = {"make_cam": "cam_mask", "make_lpcam": "lpcam_mask"}                     # official folder names (run_sample.py)
+LABELS = {"cam_to_ir_label": "ir_label", "make_sem_seg_labels": "sem_seg"}
+FOLDERS = {**MAPS, **LABELS}
+_ENDS = 4096   # bytes at each end of a file that its digest looks at
+
+
+def official_file(folder: Path, step: str, image_id: str) -> Path:
+    """The official file of an image, in the folder that holds `cam_mask` and so on."""
+    return folder / FOLDERS[step] / f"{image_id}.{'npy' if step in MAPS else 'png'}"
+
+
+@dataclass(frozen=True)
+class Import:
+    """A step that converts the official files in `source` instead of making anything; it stands in for the step's module."""
+
+    step: str
+    source: Path
+
+    def ids(self, dataset: Dataset) -> tuple[str, ...]:
+        """The images of the data set that have a file, in its order."""
+        folder = self.source / FOLDERS[self.step]
+        names = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+        return tuple(i for i in dataset.lists["all"] if official_file(self.source, self.step, i).name in names)
+
+    def digest(self, ids: Iterable[str]) -> str:
+        """Of the files of `ids`: of each its name, size, first and last 4 KiB, as for photographs. Raises DataError."""
+        digest = hashlib.sha256()
+        for image_id in ids:
+            path = official_file(self.source, self.step, image_id)
+            try:
+                with open(path, "rb") as file:
+                    size = file.seek(0, os.SEEK_END)
+                    digest.update(f"{image_id}\t{size}\n".encode())
+                    for start in (0, max(0, size - _ENDS)):
+                        file.seek(start)
+                        digest.update(file.read(_ENDS))
+            except OSError as error:
+                raise DataError(f"cannot read {path}: {error.strerror or error}; check its permissions, or leave it out of "
+                                "import_from") from error
+        return digest.hexdigest()
+
+    def run(self, context: StepContext) -> dict[str, Any]:
+        make = self._maps if self.step in MAPS else self._label
+        if self.step == "make_sem_seg_labels":
+            write_json(context.folder / THRESHOLD, {"threshold": None, "source": "imported pseudo masks"})
+        for_each_image(context, lambda image_id: make(context, image_id))
+        return {"imported_from": str(self.source.resolve())}
+
+    def reader(self, folder: Path, n_classes: int) -> Callable[[str], Any]:
+        """Reads and checks what was imported, for one image after the other."""
+        return Maps(folder).check_imported if self.step in MAPS else Labels(folder, n_classes)
+
+    def _maps(self, context: StepContext, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+        from wsss.cams.maps import SCALES
+        from wsss.official import read_maps
+
+        height, width = context.dataset.working_size(image_id)
+        maps = read_maps(official_file(self.source, self.step, image_id), (height, width), context.dataset.labels[image_id])
+        contents = {f"{kind}{image_id}.npy": encode_array(array.astype(np.float16))
+                    for kind, array in (("", maps.high_res), (f"{STRIDED}/", maps.cam))}
+        # the scales are those at which make_lpcam goes on from imported CAMs
+        return contents, {"height": height, "width": width, "scales": list(SCALES), "imported": True}
+
+    def _label(self, context: StepContext, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+        dataset, path = context.dataset, official_file(self.source, self.step, image_id)
+        size = dataset.working_size(image_id) if self.step == "cam_to_ir_label" else dataset.size(image_id)
+        label = read_mask(path)
+        if label.shape != size:
+            raise DataError(f"{path} is {format_size(label.shape)}, its image {format_size(size)}. Take the labels that were "
+                            "made from this image")
+        if ((label > len(dataset.classes)) & (label != 255)).any():
+            raise DataError(f"{path} holds values beyond the {len(dataset.classes)} classes of the data set. Take labels of this "
+                            "data set")
+        return {f"{image_id}.png": encode_mask(label)}, {"height": size[0], "width": size[1]}
+
+

@@ -1,0 +1,64 @@
+"""The instances of one image after the other: found with IRN and the walk, or read from what make_ins_seg_labels has written."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from steps.runtime.artifacts import File, Maps, read_arrays
+from steps.runtime.context import StepContext
+from steps.runtime.networks import load_irn, network_input
+from wsss.errors import ArtifactError
+from wsss.refinement.instances import (
+    Detections,
+    detect_instances,
+    group_pixels,
+    nothing_detected,
+    refine_centroids,
+    walk_instances,
+)
+
+
+class Instances:
+    """The instances of one image after the other."""
+
+    def __init__(self, context: StepContext):
+        self.context, self.maps, self.irn = context, Maps(context.seed_folder), load_irn(context)
+
+    def __call__(self, image_id: str) -> Detections:
+        context, settings, classes = self.context, self.context.settings, self.maps.classes(image_id)
+        facts, size = self.maps.facts(image_id), context.dataset.size(image_id)
+        if not classes:
+            return nothing_detected(size)
+        with torch.inference_mode():
+            batch = network_input(context, self.irn, image_id, flip=True)   # (2, 3, H, W)
+            with context.autocast():
+                edge, displacement = self.irn.edge_and_displacement(batch, settings.pad_to or 0)
+            field = displacement.float().cpu().numpy()   # (2, h, w)
+            groups = group_pixels(refine_centroids(field, settings.refinements), field, settings.group_threshold)
+            seeds = self.maps.map(image_id, "strided", context.device)   # (C, h, w)
+            strength, owner = walk_instances(
+                seeds, groups, edge.float(), (facts["height"], facts["width"]), size, beta=settings.beta,
+                exp_times=settings.exp_times, radius=settings.radius)
+        return detect_instances(strength, owner, classes, int(groups.max()) + 1, background=settings.bg_threshold,
+                      min_area=settings.min_area)
+
+
+def read_instances(path: File, size: Sequence[int], n_classes: int) -> Detections:
+    """Read the instances of an image of `size` (H, W).
+
+    Raises
+    ------
+    ArtifactError
+        when the file is missing, damaged, of another size, or holds numbers that cannot be.
+    """
+    arrays = read_arrays(path, ("score", "class", "label"))
+    score, classes, label = (arrays[name] for name in ("score", "class", "label"))
+    good = (score.dtype == np.float32 and classes.dtype == np.int64 and label.dtype.kind == "u" and score.ndim == 1
+            and classes.shape == score.shape and label.shape == tuple(size) and ((score >= 0) & (score <= 1)).all()
+            and ((classes >= 0) & (classes < n_classes)).all()
+            and np.array_equal(np.unique(label[label != 0]), np.arange(1, len(score) + 1)))
+    if not good:
+        raise ArtifactError(f"{path} does not hold instances of an image of {tuple(size)} with {n_classes} classes. Delete it; "
+                            "the same command makes it again", damaged=path)
+    return Detections(score, classes, label)

@@ -1,0 +1,258 @@
+"""The first half of make_lpcam: the local prototypes of each class, and where they came from.
+
+`prototypes.npz` holds every centre that was found, kept or not:
+
+    class_index (n,) int64     0-based class
+    is_context (n,) bool       centre of context (True) or of foreground features
+    center (n, D) float32      arithmetic mean of raw features
+    probability (n,) float32   softmax over the classes of centre . classifier weight, at the class
+    kept (n,) bool             whether it is a prototype
+    mean (D,) float32          taken off features and centres before their cosine; 0 but for `centred`
+    near_id (n, m) str, near_cell (n, m, 2) int32
+                               image id and (row, column) on the feature grid of its m nearest features ("" where fewer)
+"""
+
+import shutil
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from steps.parts.given_prototypes import NEEDED, read_given
+from steps.runtime.artifacts import Maps, read_arrays, write_arrays
+from steps.runtime.concurrency import images_at_once, in_order
+from steps.runtime.context import StepContext, require_prepared
+from steps.runtime.memory import give_back
+from steps.runtime.networks import feature_function, network_input
+from wsss.cams.clustering import KMeans, kmeans, kmeans_pytorch
+from wsss.cams.lpcam import class_probability, mean_direction, select_prototypes, split_cells
+from wsss.classifiers.plain import Classifier
+from wsss.seeding import generator
+
+FILE, MEAN = "prototypes.npz", "mean.npz"   # the latter in the folder of the classes that are done
+NEAREST = 9
+SHOWN = 8   # classes in a warning
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What the maps of one image need: a row for each of its K classes."""
+
+    foreground: torch.Tensor       # (K, D)
+    context: torch.Tensor          # (K, D), zero without context
+    has_foreground: torch.Tensor   # (K,) bool
+
+
+class Prototypes:
+    """The kept centres of all classes, folded into one foreground and one context vector a class."""
+
+    def __init__(self, path: Path, n_classes: int, device: torch.device):
+        self.arrays = read_arrays(path, NEEDED)
+        dimension = self.arrays["center"].shape[1]
+        mean = self.arrays.get("mean", np.zeros(dimension, np.float32))   # official prototypes have none
+        self.vectors = torch.zeros(2, n_classes, dimension)
+        for context in (0, 1):
+            for index in range(n_classes):
+                self.vectors[context, index] = mean_direction(torch.from_numpy(self._kept(index, bool(context)) - mean))
+        self.vectors = self.vectors.to(device)
+        self.mean = torch.from_numpy(mean).to(device) if mean.any() else None
+
+    def _kept(self, index: int, context: bool) -> np.ndarray:
+        arrays = self.arrays
+        return arrays["center"][(arrays["class_index"] == index) & (arrays["is_context"] == context) & arrays["kept"]]
+
+    def of(self, classes: list[int]) -> Vectors:
+        foreground, context = self.vectors[:, classes]
+        return Vectors(foreground, context, foreground.any(dim=1))
+
+    def summary(self) -> dict[str, Any]:
+        kept, context = self.arrays["kept"], self.arrays["is_context"]
+        return {"foreground": int((kept & ~context).sum()), "context": int((kept & context).sum()), "centers": len(kept)}
+
+
+class _Sample:
+    """At most `limit` features, chosen by the smallest of random keys, so by seed and not by order."""
+
+    def __init__(self, dimension: int, limit: int, most: int):
+        self.limit, self.size = limit, 0
+        rows = min(most, limit + max(limit // 4, 1024))
+        self.features = torch.empty(rows, dimension)
+        self.keys, self.cells = np.empty(rows), np.empty((rows, 3), np.int32)   # cell: image number, row, column
+
+    def add(self, features: torch.Tensor, keys: np.ndarray, cells: np.ndarray) -> None:
+        while len(keys):
+            if self.size == len(self.keys):
+                self._keep_smallest()
+            n = min(len(keys), len(self.keys) - self.size)
+            rows = slice(self.size, self.size + n)
+            self.features[rows], self.keys[rows], self.cells[rows] = features[:n].cpu(), keys[:n], cells[:n]
+            features, keys, cells, self.size = features[n:], keys[n:], cells[n:], self.size + n
+
+    def result(self) -> tuple[torch.Tensor, np.ndarray]:
+        if self.size > self.limit:
+            self._keep_smallest()
+        return self.features[:self.size], self.cells[:self.size]
+
+    def _keep_smallest(self) -> None:
+        keep = np.sort(np.argpartition(self.keys[:self.size], self.limit - 1)[:self.limit])
+        for array in (self.features, self.keys, self.cells):
+            array[:self.limit] = array[keep]
+        self.size = self.limit
+
+
+def make_prototypes(context: StepContext, classifier: Classifier, cams: Maps) -> Prototypes:
+    """Cluster the features of every class, select its prototypes and write `prototypes.npz`; or write those that are given.
+
+    A class is a unit of work, done by one process: its result is kept in `prototypes/INDEX.npz` until all are done. Memory
+    holds the features of one class (`max_features_per_class` of foreground and of context).
+    """
+    path, n_classes = context.folder / FILE, len(context.dataset.classes)
+    parts = context.folder / "prototypes"
+    if context.settings.prototypes:
+        context.group.first(lambda: path.exists() or _write_given(context, path, n_classes, classifier.backbone.feature_channels))
+    if not context.group.first(path.exists):
+        require_prepared(context, path)
+        images = prototype_images(context)
+        context.group.first(lambda: (parts / MEAN).exists() or _write_mean(context, classifier, parts / MEAN))
+        mean = torch.from_numpy(read_arrays(parts / MEAN, ("mean",))["mean"])
+        for index in context.part(range(n_classes)):
+            context.check_stop()
+            if not (parts / f"{index}.npz").exists():
+                arrays = _class_prototypes(context, index, images[index], classifier, cams, mean)
+                write_arrays(parts / f"{index}.npz", **arrays)
+            context.progress(index + 1, n_classes, f"prototypes of {context.dataset.classes[index]}")
+        context.group.gather(None)   # wait until all classes are done
+        context.group.first(lambda: _join(context, parts, path))
+    if context.group.leads and not context.prepared:
+        shutil.rmtree(parts, ignore_errors=True)
+    return Prototypes(path, n_classes, context.device)
+
+
+def _write_given(context: StepContext, path: Path, n_classes: int, dimension: int) -> None:
+    """Write the prototypes of the file that is given."""
+    given = read_given(context.settings.prototypes, n_classes, dimension)
+    kept = set(given["class_index"][given["kept"] & ~given["is_context"]].tolist())
+    if without := [name for index, name in enumerate(context.dataset.classes) if index not in kept]:
+        some = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
+        context.warn(f"make_lpcam.prototypes={context.settings.prototypes} has no foreground prototype of {len(without)} of "
+                     f"{n_classes} classes ({some}): their CAMs go on unchanged. Give prototypes of this data set")
+    write_arrays(path, **given)
+
+
+def _join(context: StepContext, parts: Path, path: Path) -> None:
+    """Write the prototypes of all classes as one file."""
+    classes = context.dataset.classes
+    loaded = [read_arrays(parts / f"{index}.npz") for index in range(len(classes))]
+    if without := [name for name, arrays in zip(classes, loaded) if arrays["is_context"].all()]:
+        some = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
+        context.warn(f"{len(without)} of {len(classes)} classes have no feature above make_lpcam.cam_threshold="
+                     f"{context.settings.cam_threshold} ({some}): their CAMs go on unchanged. Train longer or lower it, "
+                     "unless no image shows them")
+    write_arrays(path, mean=read_arrays(parts / MEAN, ("mean",))["mean"],
+                 **{name: np.concatenate([arrays[name] for arrays in loaded]) for name in loaded[0]})
+
+
+def _write_mean(context: StepContext, classifier: Classifier, path: Path) -> None:
+    """Write the mean (D,) float32 of the features over all cells of all images of the list, at scale 1.0; 0 but for `centred`."""
+    total, cells = torch.zeros(classifier.backbone.feature_channels, dtype=torch.float64), 0
+    features_of = feature_function(context, classifier)
+    for number, image_id in enumerate(context.lists["prototypes"] if context.settings.centred else (), start=1):
+        context.check_stop()
+        with torch.inference_mode():
+            features = features_of(network_input(context, classifier, image_id))[0].flatten(1)   # (D, h w)
+        total, cells = total + features.double().sum(dim=1).cpu(), cells + features.shape[1]
+        context.progress(number, len(context.lists["prototypes"]), "mean of the features")
+        give_back()
+    write_arrays(path, mean=(total / max(cells, 1)).float().numpy())
+
+
+def prototype_images(context: StepContext) -> list[list[str]]:
+    """For each class the images whose features are clustered: all of the list that show it, or a draw of them.
+
+    The draw is that of the official code (LPCAM `step_coco/make_lpcam.py`, split_100): class after class from one generator
+    of NumPy's old kind, with replacement, over the images in the order of their ids. An image drawn twice counts twice.
+    """
+    settings, labels = context.settings, context.dataset.labels
+    ids = context.lists["prototypes"] if settings.prototype_images is None else sorted(context.lists["prototypes"])
+    showing: list[list[str]] = [[] for _ in context.dataset.classes]
+    for image_id in ids:
+        for index in labels[image_id]:
+            showing[index].append(image_id)
+    if settings.prototype_images is None:
+        return showing
+    draws = np.random.RandomState(settings.prototype_seed)
+    return [[images[i] for i in draws.choice(len(images), settings.prototype_images)] if images else [] for images in showing]
+
+
+def _class_prototypes(context: StepContext, index: int, ids: list[str], classifier: Classifier,
+                      cams: Maps, mean: torch.Tensor) -> dict[str, np.ndarray]:
+    settings, name = context.settings, context.dataset.classes[index]
+    weight = classifier.classifier.weight.flatten(1)   # (C, D)
+    samples = _gather(context, index, ids, classifier, cams)
+    found = {}
+    for kind, sample in zip(("foreground", "context"), samples, strict=True):
+        features, cells = sample.result()
+        if settings.centred:
+            features -= mean
+        result = _cluster(features.to(context.device), settings, generator(context.seed, "make_lpcam", kind, name))
+        found[kind] = result.centers + mean.to(context.device), *_nearest(result, cells, ids)
+    centers = [found[kind][0] for kind in ("foreground", "context")]
+    kept = select_prototypes(*centers, weight, index, fg_threshold=settings.fg_threshold,
+                             bg_low=settings.context_low, bg_high=settings.context_high, minimum=settings.min_prototypes)
+    center = torch.cat(centers)
+    return {"class_index": np.full(len(center), index), "is_context": np.repeat([False, True], [len(c) for c in centers]),
+            "center": center.cpu().numpy(), "probability": class_probability(center, weight)[:, index].cpu().numpy(),
+            "kept": torch.cat(kept).cpu().numpy(),
+            "near_id": np.concatenate([found[kind][1] for kind in found]),
+            "near_cell": np.concatenate([found[kind][2] for kind in found])}
+
+
+def _cluster(features: torch.Tensor, settings: Any, draws: np.random.Generator) -> KMeans:
+    if settings.kmeans_backend.value == "kmeans_pytorch" and len(features) > 1:
+        return kmeans_pytorch(features, settings.n_clusters, generator=draws)
+    return kmeans(features, settings.n_clusters, generator=draws, max_iterations=settings.kmeans_iterations,
+                  tolerance=settings.kmeans_tolerance, total_shift=settings.kmeans_total_shift,
+                  init=settings.kmeans_init.value)
+
+
+def _gather(context: StepContext, index: int, ids: list[str], classifier: Classifier, cams: Maps) -> tuple[_Sample, _Sample]:
+    """The foreground and the context features of a class, at scale 1.0, not flipped (official). An id may occur again."""
+    limit, dimension = context.settings.max_features_per_class, classifier.backbone.feature_channels
+    features_of = feature_function(context, classifier)
+    most = sum(-(-cams.facts(i)["height"] // 16) * -(-cams.facts(i)["width"] // 16) for i in ids)
+    samples = _Sample(dimension, limit, most), _Sample(dimension, limit, most)
+    first = {image_id: number for number, image_id in reversed(list(enumerate(ids)))}
+
+    def split(image_id: str) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        cam = cams.map(image_id, "full", context.device)[cams.classes(image_id).index(index)]   # (H, W)
+        with torch.inference_mode():
+            features = features_of(network_input(context, classifier, image_id))[0]   # (D, h, w)
+        return features, split_cells(cam, features.shape[1:], context.settings.cam_threshold)
+    drawn = Counter(ids)
+    with closing(in_order(context, split, drawn, images_at_once(context.device))) as results:
+        for image_id, result in results:
+            features, masks = result()
+            draws = generator(context.seed, "make_lpcam", "sample", index, image_id)
+            for _ in range(drawn[image_id]):
+                keys = draws.random(features[0].numel())
+                for sample, mask in zip(samples, masks, strict=True):
+                    flat = mask.flatten().cpu().numpy()
+                    cells = np.stack([np.full(flat.sum(), first[image_id]), *np.nonzero(mask.cpu().numpy())], axis=1)
+                    sample.add(features.flatten(1).T[mask.flatten()], keys[flat], cells)
+            give_back()
+    return samples
+
+
+def _nearest(result: KMeans, cells: np.ndarray, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Image ids (K, NEAREST) and cells (K, NEAREST, 2) of the members most similar to each centre."""
+    near_id = np.full((len(result.centers), NEAREST), "", dtype=f"<U{max(map(len, ids), default=1)}")
+    near_cell = np.zeros((len(result.centers), NEAREST, 2), np.int32)
+    for cluster in range(len(result.centers)):
+        best = cells[result.nearest(cluster, NEAREST).cpu().numpy()]
+        near_id[cluster, :len(best)] = [ids[number] for number in best[:, 0]]
+        near_cell[cluster, :len(best)] = best[:, 1:]
+    return near_id, near_cell

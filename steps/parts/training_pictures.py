@@ -1,0 +1,50 @@
+"""What a training shows of itself: what the network makes of a few images now. No random draws, so it changes nothing."""
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from steps.runtime.artifacts import Labels
+from steps.runtime.context import StepContext
+from steps.runtime.networks import network_input
+from wsss.cams.cam import class_activation_maps
+from wsss.classifiers.plain import Classifier
+from wsss.networks.irn import IRN
+from wsss.pictures import overlay_map, overlay_mask
+
+SHOWN = 4   # images
+
+
+def cam_pictures(context: StepContext, classifier: Classifier) -> dict[str, np.ndarray]:
+    """By image id, of val where there is such a list: photograph and the CAM of each class present, side by side.
+
+    Leaves the classifier in evaluation mode.
+    """
+    classifier.eval()
+    found = {}
+    for image_id in (context.lists["val"] or context.ids)[:SHOWN]:
+        image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
+        with torch.inference_mode(), context.autocast():
+            features = classifier.features(network_input(context, classifier, image_id)).float()
+            maps = class_activation_maps(features, classifier.classifier.weight[classes].flatten(1))   # (1, K, h, w)
+        found[image_id] = np.concatenate([image, *(overlay_map(image, _fit(values, image)) for values in maps[0])], axis=1)
+    return found
+
+
+def edge_pictures(context: StepContext, irn: IRN) -> dict[str, np.ndarray]:
+    """By image id: photograph, the label that is learned from, and the edge map, side by side. Leaves IRN in evaluation mode."""
+    irn.eval()
+    found, read = {}, Labels(context.inputs["cam_to_ir_label"], len(context.dataset.classes))
+    for image_id in context.ids[:SHOWN]:
+        image = context.dataset.image(image_id)
+        label = read(image_id, image.shape[:2])
+        with torch.inference_mode(), context.autocast():
+            edge = irn.edge_map(network_input(context, irn, image_id, flip=True)).float()   # (1, h, w)
+        found[image_id] = np.concatenate([image, overlay_mask(image, label), overlay_map(image, _fit(edge[0], image))], axis=1)
+    return found
+
+
+def _fit(values: torch.Tensor, image: np.ndarray) -> np.ndarray:
+    """A map (h, w) at the size of its image, divided by its maximum."""
+    resized = interpolate(values[None, None], size=image.shape[:2], mode="bilinear", align_corners=False)[0, 0]
+    return (resized / resized.max().clamp_min(1e-8)).cpu().numpy()

@@ -1,0 +1,193 @@
+"""Scores over thresholds and walks, counted on the stored maps of a finished run: what to choose, and by which labels.
+
+It makes no artifact of a step. The maps are those that lie in the run; the walks are made anew from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steps.eval_cam import SCORES, count_maps, kinds_of_maps
+from steps.make_sem_seg_labels import THRESHOLD
+from steps.parts.thresholds import confident_pair, read_chosen
+from steps.runtime.context import StepContext, require
+from wsss.data.dataset import Dataset
+from wsss.data.folder import held_out
+from wsss.errors import ConfigError
+from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
+
+if TYPE_CHECKING:
+    from steps.parts.walk import Walk
+
+SCORE_NAMES = ("miou", "fp", "fn", "precision", "recall")
+CONFIDENT_NAMES = ("fg_right", "fg_share", "bg_right", "bg_share")
+
+
+@dataclass
+class SweepSettings:
+    """`sweep.`: the values stand in `conf/config.yaml`."""
+
+    split: str                   # the list (or file) whose masks choose
+    held_out: float | None       # only this share of it, chosen by a hash of the id
+    confidence: float            # share of its pixels for which each half of the confident pair must be right
+    beta: list[float]            # of the walks, beside the run's own
+    exp_times: list[int]
+
+    def __post_init__(self) -> None:
+        require(self.held_out is None or 0 < self.held_out < 1, "sweep.held_out", self.held_out,
+                "null or a share above 0 and below 1")
+        require(0 < self.confidence < 1, "sweep.confidence", self.confidence, "a share above 0 and below 1")
+        require(all(beta > 0 for beta in self.beta), "sweep.beta", self.beta, "numbers above 0")
+        require(all(0 <= times <= 16 for times in self.exp_times), "sweep.exp_times", self.exp_times, "numbers from 0 to 16")
+
+
+def choosing_ids(dataset: Dataset, settings: SweepSettings) -> tuple[str, ...]:
+    """The ids whose masks choose.
+
+    Raises
+    ------
+    ConfigError
+        for test labels, too few images to hold some out, or images without masks.
+    DataError
+        when there is no such list.
+    """
+    key, ids = f"sweep.split={settings.split!r}", dataset.list_ids(settings.split)
+    of_test = set(ids).intersection(*[set().union(*(listed for name, listed in dataset.lists.items() if _is_test(name)))])
+    if _is_test(settings.split) or of_test:
+        raise ConfigError(f"{key} holds test images: nothing may be chosen by their masks, or their scores mean nothing. Choose "
+                          "val, train, or a part that is held out: sweep.held_out=0.2")
+    if settings.held_out is not None:
+        ids = held_out(ids, settings.held_out)
+        if not ids:
+            raise ConfigError(f"{key} has too few images to hold out sweep.held_out={settings.held_out} of them. Set it to null")
+    if not dataset.has_masks(ids):
+        raise ConfigError(f"{key}: not all of its {len(ids)} images have masks in {dataset.root}, so nothing can be chosen by "
+                          "them. Add the masks, or choose another list")
+    return ids
+
+
+def _is_test(name: str) -> bool:
+    return name.replace("\\", "/").rpartition("/")[2].lower().startswith("test")
+
+
+def sweep(context: StepContext, settings: SweepSettings) -> dict[str, Any]:
+    """Count and score; `context.lists["ids"]` choose, `context.settings` are those of the run's walk.
+
+    Returns
+    -------
+    "maps": for each kind of map the curve over background thresholds, its best, the run's own, and the confident pair;
+    "walk": for each pair of exponents the curve and its best; None where the run has no walk.
+
+    Raises
+    ------
+    ConfigError
+        when the run has no maps of some of the images.
+    """
+    from steps.parts.walk import Walk
+
+    ids, kinds = context.ids, kinds_of_maps(context)
+    seeds = "make_lpcam" if context.seed_maps == "lpcam" else "make_cam"
+    walk = Walk(context) if {"train_irn", seeds} <= context.inputs.keys() else None
+    for name, maps in {**kinds, **({"walk": walk.maps} if walk else {})}.items():
+        if missing := [image_id for image_id in ids if image_id not in maps.index]:
+            raise ConfigError(f"sweep.split={settings.split!r}: the run has no {name} maps of {len(missing)} of its {len(ids)} "
+                              f"images (first missing: {missing[0]!r}). Choose a list that the run covers, or make them with "
+                              f"{maps.step}.split")
+    total = len(ids) * (len(kinds) + bool(walk))
+    result: dict[str, Any] = {"maps": {}, "walk": None}
+    for number, (kind, maps) in enumerate(kinds.items()):
+        counts = count_maps(context, maps, ids, THRESHOLDS, number * len(ids), total)
+        result["maps"][kind] = _scored(counts, _now(context, kind)) | {"confident": _confident(counts, settings.confidence)}
+    if walk:
+        result["walk"] = _walks(context, settings, walk, len(kinds) * len(ids), total)
+    return result
+
+
+def _now(context: StepContext, kind: str) -> dict[str, Any] | None:
+    """The threshold of the run and its source; None where it has none yet."""
+    step, name = ("make_sem_seg_labels", THRESHOLD) if kind == "walk" else ("eval_cam", SCORES)
+    if step not in context.inputs:
+        return None
+    chosen = read_chosen(context.inputs[step] / name, None if kind == "walk" else kind)
+    if kind == "walk" and chosen.get("refiner") != "walk":   # the run's threshold is of other scores
+        return None
+    return {key: chosen[key] for key in ("threshold", "source")}
+
+
+def _scored(counts: ThresholdCounts, now: dict[str, Any] | None) -> dict[str, Any]:
+    """The curve over the thresholds, the best of it, and the run's own threshold on the same images."""
+    scores = [counts.scores(i) for i in range(len(counts.thresholds))]
+    threshold, best = counts.best()
+    if now is not None:
+        now = {**now, "miou": scores[_nearest(counts.thresholds, now["threshold"])].miou}
+    return {"best": {"threshold": threshold, "miou": best.miou}, "run": now,
+            "curve": {"threshold": list(counts.thresholds), **{name: [getattr(s, name) for s in scores] for name in SCORE_NAMES}}}
+
+
+def _confident(counts: ThresholdCounts, confidence: float) -> dict[str, Any]:
+    """The pair (conf_fg, conf_bg): by the rule of LPCAM's author, and by how often each half is right without a CRF.
+
+    The lowest conf_fg and the highest conf_bg that are right for the share `confidence` of the pixels they label; None where
+    no threshold is. Where the two cross they are one threshold, which leaves no pixel unsure.
+    """
+    curve = confident_curve(counts)
+    fg = next((t for t, right in zip(counts.thresholds, curve["fg_right"]) if right is not None and right >= confidence), None)
+    bg = next((t for t, right in reversed(list(zip(counts.thresholds, curve["bg_right"])))
+               if right is not None and right >= confidence), None)
+    if fg is not None and bg is not None:
+        bg = min(fg, bg)
+    rule = dict(zip(("conf_fg", "conf_bg"), confident_pair(counts.best()[0])))
+    at = {half: _nearest(counts.thresholds, rule[f"conf_{half}"]) for half in ("fg", "bg")}
+    measured = {f"{half}_{what}": curve[f"{half}_{what}"][at[half]] for half in ("fg", "bg") for what in ("right", "share")}
+    return {"rule": {**rule, **measured}, "confidence": confidence, "best": {"conf_fg": fg, "conf_bg": bg}, "curve": curve}
+
+
+def confident_curve(counts: ThresholdCounts) -> dict[str, list[float | None]]:
+    """At each threshold, of the pixels above it with a class and of those that are not: how many are right, and their share.
+
+    "fg_right": share of the pixels labelled a class that show it; "bg_right": share of those labelled background that are;
+    "fg_share", "bg_share": what these pixels are of all. None where there is no such pixel. Pixels of 255 are not counted.
+    """
+    table = counts.counts   # (C + 1 ground truth, C + 1 greatest class, T + 1 thresholds below)
+    total = table.sum()
+    right = np.array([table[c, c] for c in range(1, len(table))]).sum(axis=0)      # (T + 1,)
+    classes = table[:, 1:].sum(axis=(0, 1))
+    above = {"all": classes[::-1].cumsum()[::-1][1:], "right": right[::-1].cumsum()[::-1][1:]}   # (T,): passes threshold i
+    bg_all = total - above["all"]
+    bg_right = table[0].sum() - table[0, 1:].sum(axis=0)[::-1].cumsum()[::-1][1:]
+    return {"fg_right": _shares(above["right"], above["all"]), "fg_share": _shares(above["all"], total),
+            "bg_right": _shares(bg_right, bg_all), "bg_share": _shares(bg_all, total)}
+
+
+def _shares(part: np.ndarray, whole: np.ndarray | int) -> list[float | None]:
+    return [float(p / w) if w else None for p, w in np.broadcast(part, whole)]
+
+
+def _walks(context: StepContext, settings: SweepSettings, walk: Walk, before: int, total: int) -> dict[str, Any]:
+    """Every walk over every image; the edge map of an image is computed once."""
+    own, dataset, maps = (context.settings.beta, context.settings.exp_times), context.dataset, walk.maps
+    pairs = sorted({own, *((beta, times) for beta in settings.beta for times in settings.exp_times)})
+    counts = {pair: ThresholdCounts(len(dataset.classes)) for pair in pairs}
+    for number, image_id in enumerate(context.ids, start=1):
+        truth, (walked, edge) = dataset.mask(image_id), walk(image_id)
+        for pair in pairs:
+            context.check_stop()
+            soft = walk.soft(walked if pair == own else walk.again(edge, image_id, *pair), image_id, dataset.size(image_id))
+            counts[pair].update(soft, maps.classes(image_id), truth)
+        context.progress(before + number, total, f"images, {len(pairs)} walks each")
+    points = []
+    for (beta, times), counted in counts.items():
+        now = _now(context, "walk") if (beta, times) == own else None
+        points.append({"beta": beta, "exp_times": times, **_scored(counted, now)})
+    best = max(points, key=lambda point: point["best"]["miou"])
+    current = next(point for point in points if (point["beta"], point["exp_times"]) == own)
+    return {"seed_maps": context.seed_maps, "points": points,
+            "best": {"beta": best["beta"], "exp_times": best["exp_times"], **best["best"]},
+            "run": {"beta": own[0], "exp_times": own[1], **(current["run"] or {})}}
+
+
+def _nearest(thresholds: tuple[float, ...], value: float) -> int:
+    return int(np.abs(np.array(thresholds) - value).argmin())

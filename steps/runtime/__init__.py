@@ -1,0 +1,1 @@
+"""What every step uses: its context, artifacts, journal, loops, training, networks, memory."""

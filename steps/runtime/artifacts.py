@@ -1,0 +1,277 @@
+"""Readers and writers of what the steps leave behind: packed maps (`ID.npy`), labels (`ID.png`), scores (`*.json`).
+
+Every reader checks shape, dtype, range and finiteness, and names the file and the command that repairs it. What is read of an
+image is a `File`: a path, or a member of a pack (`steps.runtime.store`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steps.runtime.packs import DAMAGED, Member
+from steps.runtime.store import Store
+from wsss.data.images import decode_mask, write_mask
+from wsss.errors import ArtifactError, WsssError
+from wsss.files import replacing, write_bytes, write_text
+
+if TYPE_CHECKING:
+    import torch
+
+File = Path | Member
+STRIDED = "strided"   # sub-folder of imported maps with those at stride 4
+FG_ONLY = "fg_only"   # sub-folder of make_lpcam with the maps without the context term
+
+
+def encode_array(array: np.ndarray) -> bytes:
+    """A plain `.npy`."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def write_array(path: Path, array: np.ndarray) -> Path:
+    """Write a plain `.npy`, whole or not at all."""
+    write_bytes(path, encode_array(array))
+    return path
+
+
+def read_array(path: File, step: str) -> np.ndarray:
+    """Read a plain `.npy` of finite numbers, made by `step`.
+
+    Raises
+    ------
+    ArtifactError
+        when it is missing, damaged or not finite.
+    """
+    try:
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+    except (MemoryError, ArtifactError):
+        raise
+    except Exception as error:   # a damaged header raises almost anything
+        raise ArtifactError(f"{path} cannot be read ({error}). {_repair(path, step)}", damaged=path) from error
+    if not np.isfinite(array).all():
+        raise ArtifactError(f"{path} holds numbers that are not finite. {_repair(path, step)}", damaged=path)
+    return array
+
+
+def _repair(path: File, step: str) -> str:
+    if isinstance(path, Member):
+        return f"Run {step} again: only this image is made"
+    return f"Delete it and run {step} again: only missing files are made"
+
+
+def encode_arrays(**arrays: np.ndarray) -> bytes:
+    """A compressed `.npz`."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> Path:
+    """Write a plain `.npz`, whole or not at all."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+    return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours.
+
+    Raises
+    ------
+    ArtifactError
+        when it is missing or damaged.
+    """
+    step = path.parent.name.split(".")[0]
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} does not exist. Run the step {step} first") from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}). Move it away and run {step} again", damaged=path) from error
+
+
+def check_keys(path: Path, keys: Sequence[str]) -> None:
+    """Make sure that a JSON file of ours is an object with `keys`. Raises ArtifactError."""
+    value = read_json(path)
+    if not isinstance(value, dict) or not set(keys) <= value.keys():
+        raise ArtifactError(f"{path} does not hold {', '.join(keys)}. Delete it; the same command makes it again", damaged=path)
+
+
+def read_arrays(path: File, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Read an `.npz` of ours, which has at least the arrays `names`.
+
+    Raises
+    ------
+    ArtifactError
+        when it is missing or damaged, lacks an array, or a real array is not finite.
+    """
+    try:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+            arrays = dict(file)
+        wrong = [f"no array {name!r}" for name in names if name not in arrays]
+        wrong += [f"{name} is not finite" for name, array in arrays.items()
+                  if array.dtype.kind == "f" and not np.isfinite(array).all()]
+    except (MemoryError, ArtifactError):
+        raise
+    except Exception as error:   # a damaged archive raises almost anything
+        wrong = [f"{type(error).__name__}: {error}"]
+    if wrong:
+        raise ArtifactError(f"{path} cannot be read ({'; '.join(wrong)}). Delete it; the same command makes it again",
+                            damaged=path)
+    return arrays
+
+
+def set_aside(error: BaseException) -> Path | None:
+    """Put the damaged artifact that an error names out of the way, so that the next run makes it again, alone.
+
+    Returns its new path, of a member of a pack that of a copy; None when the error names none, it is gone, or the system
+    refused to read it: then the file may be whole.
+    """
+    path, cause = getattr(error, "damaged", None), error.__cause__
+    while cause is not None and getattr(cause, "errno", None) is None:
+        cause = cause.__cause__
+    if path is None or cause is not None:
+        return None
+    try:
+        if isinstance(path, Member):
+            target = path.damaged_name
+            write_bytes(target, path.raw())
+        else:
+            target = path.with_name(path.name + DAMAGED)
+            os.replace(path, target)
+    except OSError:   # it is gone, or the disk can only be read
+        return None
+    return target
+
+
+class Maps:
+    """The maps of a finished step (make_cam, make_lpcam): one `ID.npy` an image, facts in the index.
+
+    They are packed, on the feature grid of every scale; imported ones (`steps.parts.imported`) are at full size and at stride 4.
+    `kind` is "" for the maps of the step itself or a sub-folder's name (`fg_only`).
+    """
+
+    def __init__(self, folder: Path, kind: str = ""):
+        self.step, self.kind, self.folder = folder.name.split(".")[0], kind, folder / kind
+        self._store = Store(folder)
+        self.index = self._store.index
+
+    def __bool__(self) -> bool:
+        """Whether there are maps of this kind."""
+        return any(self._name(image_id) in line["files"] for image_id, line in self.index.items())
+
+    def facts(self, image_id: str) -> dict:
+        """The line of the index: height, width, classes (0-based), scales."""
+        if image_id not in self.index:
+            raise ArtifactError(f"{self.folder} has no maps of {image_id!r} ({len(self.index)} images are there). "
+                                f"Run {self.step} again")
+        return self.index[image_id]
+
+    def packed(self, image_id: str) -> np.ndarray:
+        """(K, P) float16, checked: in [0, 1], negative only for LPCAM with prototypes that did not come out of a ReLU."""
+        from wsss.cams.maps import at_size, grids, pack
+
+        facts = self.facts(image_id)
+        sizes = grids(facts["height"], facts["width"], facts["scales"])
+        if "imported" in facts:   # as near as what is left of them allows
+            full = self.map(image_id, "full")
+            return pack([at_size(full, size) for size in sizes])[0].numpy()
+        packed = self._read(image_id, "", (sum(h * w for h, w in sizes),))
+        if packed.size and packed.min() < -1:
+            path = self._store.file(image_id, self._name(image_id))
+            raise ArtifactError(f"{path} holds values outside [-1, 1]. {_repair(path, self.step)}", damaged=path)
+        return packed
+
+    def check_imported(self, image_id: str) -> None:
+        """Read both sizes of imported maps. Raises ArtifactError."""
+        for resolution in ("full", "strided"):
+            self.map(image_id, resolution)
+
+    def _name(self, image_id: str, kind: str = "") -> str:
+        return "/".join(filter(None, (self.kind, kind, f"{image_id}.npy")))
+
+    def _read(self, image_id: str, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+        """(K, *shape) float16 of a file, checked, at most 1."""
+        path = self._store.file(image_id, self._name(image_id, kind))
+        expected, repair = (len(self.classes(image_id)), *shape), _repair(path, self.step)
+        array = read_array(path, self.step)
+        if array.shape != expected or array.dtype != np.float16:
+            raise ArtifactError(f"{path} holds {array.dtype} {array.shape}, expected float16 {expected}. {repair}", damaged=path)
+        if array.max(initial=0) > 1:
+            raise ArtifactError(f"{path} holds values above 1. {repair}", damaged=path)
+        return array
+
+    def map(self, image_id: str, resolution: str, device: torch.device | str = "cpu") -> torch.Tensor:
+        """(K, h, w) float32 in [0, 1]: the official `cam` ("strided") or `high_res` ("full") map."""
+        import torch
+
+        from wsss.cams.maps import rebuild
+
+        facts = self.facts(image_id)
+        if "imported" in facts:
+            height, width = facts["height"], facts["width"]
+            kind, shape = ("", (height, width)) if resolution == "full" else (STRIDED, (-(-height // 4), -(-width // 4)))
+            return torch.from_numpy(self._read(image_id, kind, shape)).to(device).float()
+        packed = torch.from_numpy(self.packed(image_id)).to(device)
+        epsilon = facts.get("epsilon", 0.0)   # in units of the raw maps, which were divided by `maxima` to be stored
+        if epsilon:
+            epsilon = epsilon / torch.tensor(facts["maxima"], device=device)
+        return rebuild(packed, facts["height"], facts["width"], facts["scales"], resolution=resolution, eps=epsilon)
+
+    def classes(self, image_id: str) -> list[int]:
+        return self.facts(image_id)["classes"]
+
+
+class Labels:
+    """The labels of a finished step: one `ID.png` an image, facts in the index."""
+
+    def __init__(self, folder: Path, n_classes: int):
+        self.store, self._n_classes = Store(folder), n_classes
+        self.index = self.store.index
+
+    def __call__(self, image_id: str, size: Sequence[int] = ()) -> np.ndarray:
+        """The label of an image, read and checked (`read_label`); of its recorded size, or of a given one."""
+        size = size or [self.index[image_id][side] for side in ("height", "width")]
+        return read_label(self.store.file(image_id, f"{image_id}.png"), size, self._n_classes)
+
+
+def write_label(path: Path, label: np.ndarray) -> Path:
+    """Write an (H, W) uint8 label as a palette PNG."""
+    write_mask(path, label)
+    return path
+
+
+def read_label(path: File, size: Sequence[int], n_classes: int) -> np.ndarray:
+    """Read an (H, W) uint8 label of ours: 0 background, 1..n_classes, 255 unsure; `size` is the expected (H, W).
+
+    Raises
+    ------
+    ArtifactError
+        when it is missing, damaged, of another size, or holds another value.
+    """
+    repair = _repair(path, path.parent.name.split(".")[0])
+    try:
+        label = decode_mask(path.read_bytes(), path)
+    except ArtifactError:
+        raise
+    except (WsssError, OSError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}). {repair}", damaged=path) from error
+    if label.shape != tuple(size):
+        raise ArtifactError(f"{path} holds a label of {label.shape}, expected {tuple(size)}. {repair}", damaged=path)
+    if ((label > n_classes) & (label != 255)).any():
+        raise ArtifactError(f"{path} holds values beyond the {n_classes} classes. {repair}", damaged=path)
+    return label

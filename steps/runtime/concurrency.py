@@ -1,0 +1,133 @@
+"""Several images at work at the same time, in threads of one process, and their results in order.
+
+On a GPU one image alone leaves it waiting while the image is read, resized and written. On the CPU the many small operations of a
+dense CRF keep several cores busy only so; a network does not gain: its large operations are done faster by all threads together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+from steps.runtime.context import StepContext, Stopped
+from wsss.errors import WsssError
+
+if TYPE_CHECKING:
+    import torch
+
+ON_GPU = 4                  # images: one computes, the others are read and written
+MOST = 8                    # images on the CPU,
+PIXELS_AT_ONCE = 2**21      # and pixels of all of them: a dense CRF takes about a kilobyte for each
+T = TypeVar("T")
+_AGAIN = object()
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that there was no memory; torch's allocator for the CPU raises a plain RuntimeError."""
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def memory_for(image_id: str) -> Iterator[None]:
+    """Raises WsssError, with the id, where what is done inside lacks memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise WsssError(f"not enough memory for {image_id} ({type(error).__name__}: {error})") from error
+
+
+def images_at_once(device: torch.device, pixels: int | None = None, threads: int | None = None) -> int:
+    """How many images a step works on at the same time.
+
+    `pixels`: of the largest image, of a step that has no network and so gains by it on the CPU. `threads`: of the process; by
+    default as torch is set.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return ON_GPU
+    if pixels is None:
+        return 1
+    return max(1, min(threads or torch.get_num_threads(), MOST, PIXELS_AT_ONCE // max(1, pixels)))
+
+
+def in_order(context: StepContext, make: Callable[[str], T], ids: Iterable[str],
+             at_once: int) -> Iterator[tuple[str, Callable[[], T]]]:
+    """Each id with a function that returns what `make(id)` has returned, or raises what it has raised; in the order of `ids`.
+
+    `make` must allow several threads. They share the process's threads: each has the same number of them for any number of ids,
+    so that an image made later or alone has the same bits. What there was no memory for beside others is made again by itself,
+    and raises a WsssError where that fails too. The iterator is to be closed.
+
+    Raises
+    ------
+    Stopped
+        when the step is asked to stop before all is begun, after all that is.
+    """
+    import torch
+
+    if at_once == 1:
+        for image_id in ids:
+            context.check_stop()
+            yield image_id, memory_for(image_id)(lambda image_id=image_id: make(image_id))
+        return
+    ids, threads, waiting = iter(ids), torch.get_num_threads(), deque[tuple[str, Future]]()
+
+    def begin() -> None:
+        torch.set_num_threads(max(1, threads // at_once))
+        if context.device.index is not None:
+            torch.cuda.set_device(context.device)   # each thread has one of its own
+
+    def attempt(image_id: str) -> T:
+        try:
+            return make(image_id)
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+        return _AGAIN       # not the error, which holds all that the attempt took
+
+    def first() -> tuple[str, Callable[[], T]]:
+        image_id, future = waiting.popleft()
+
+        def result() -> T:
+            found = future.result()
+            if found is _AGAIN:
+                wait([other for _, other in waiting])
+                with memory_for(image_id):
+                    found = pool.submit(make, image_id).result()
+            return found
+        return image_id, result
+
+    pool, stopped, ended = ThreadPoolExecutor(at_once, "image", begin), False, False
+    try:
+        while True:
+            if not stopped and context.stop():
+                begun = [each for each in waiting if not each[1].cancel()]
+                stopped = len(begun) < len(waiting) or next(ids, None) is not None
+                waiting.clear()
+                waiting.extend(begun)
+            for image_id in islice(ids, 0 if stopped else 2 * at_once - len(waiting)):
+                waiting.append((image_id, pool.submit(attempt, image_id)))
+            if not waiting:
+                break
+            yield first()
+        ended = True
+        if stopped:
+            raise Stopped
+    finally:
+        pool.shutdown(cancel_futures=not ended)
+        torch.set_num_threads(threads)

@@ -1,0 +1,166 @@
+"""The kinds of data sets: the settings of each under `data.`, and how it is opened. A new kind is a row in `KINDS`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from steps.runtime.context import require
+from wsss.data.archives import Progress
+from wsss.data.coco import POLICIES, open_coco
+from wsss.data.coco_prepare import download_coco, prepare_coco
+from wsss.data.dataset import Dataset
+from wsss.data.folder import open_folder
+from wsss.data.prepare import Finding
+from wsss.data.shapes import make_shapes
+from wsss.data.voc import open_voc
+from wsss.data.voc_prepare import download_voc, prepare_voc
+from wsss.files import user_path
+
+
+@dataclass
+class DataSettings:
+    """What every kind of data set has. The values stand in `conf/data/`."""
+
+    kind: str
+    name: str                 # goes into the default name of the run
+    root: str                 # the folder of the data set
+    image_size: int           # side of the training crops in pixels
+    max_side: int | None      # photographs with a longer side are shrunk to it when read; results keep their size
+    min_side: int | None      # photographs whose longer side is below it are enlarged to it: a finer grid, for small objects
+
+    def __post_init__(self) -> None:
+        require(self.kind in KINDS and KINDS[self.kind].settings is type(self), "data.kind", self.kind,
+                "what the file of the group sets; choose the kind by data=NAME")
+        require(self.image_size >= 32 and self.image_size % 16 == 0, "data.image_size", self.image_size,
+                "a multiple of 16, at least 32")
+        require(self.max_side is None or self.max_side >= 16, "data.max_side", self.max_side, "null or at least 16 pixels")
+        require(self.min_side is None or 16 <= self.min_side <= (self.max_side or self.min_side), "data.min_side", self.min_side,
+                f"null or from 16 pixels to data.max_side={self.max_side}")
+
+
+@dataclass
+class FolderData(DataSettings):
+    """A folder of the user's own images."""
+
+    val_fraction: float       # share of the ids held out as val when there is neither train.txt nor val.txt
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "a share in [0, 1)")
+
+
+@dataclass
+class ShapesData(DataSettings):
+    """The embedded data set, generated on first use below `root`."""
+
+    seed: int
+    n_train: int
+    n_val: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.n_train >= 1, "data.n_train", self.n_train, "at least 1 image")
+        require(self.n_val >= 1, "data.n_val", self.n_val, "at least 1 image: thresholds are chosen on val")
+
+
+@dataclass
+class VocData(DataSettings):
+    """PASCAL VOC 2012: `root` is the folder VOC2012, or has VOCdevkit/VOC2012 in it."""
+
+
+@dataclass
+class Coco14Data(DataSettings):
+    """MS COCO 2014 in its official folder, prepared once."""
+
+    masks: str                # official | clean: how masks are made from the annotations
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.masks in POLICIES, "data.masks", self.masks, f"one of {', '.join(POLICIES)}")
+
+
+def _open_folder(data: FolderData, scratch: Path | None, check: bool) -> Dataset:
+    return open_folder(user_path(data.root), name=data.name, max_side=data.max_side, val_fraction=data.val_fraction,
+                       check=check)
+
+
+def _open_voc(data: VocData, scratch: Path | None, check: bool) -> Dataset:
+    return open_voc(user_path(data.root), name=data.name, max_side=data.max_side, check=check)
+
+
+def _open_shapes(data: ShapesData, scratch: Path | None, check: bool) -> Dataset:
+    folder = user_path(data.root) / f"shapes-seed{data.seed}-train{data.n_train}-val{data.n_val}"
+    if scratch and not folder.exists():
+        folder = scratch / folder.name
+    make_shapes(folder, seed=data.seed, n_train=data.n_train, n_val=data.n_val)
+    return open_folder(folder, name=data.name, max_side=data.max_side, check=check)
+
+
+def _open_coco14(data: Coco14Data, scratch: Path | None, check: bool) -> Dataset:
+    return open_coco(user_path(data.root), name=data.name, masks=data.masks, max_side=data.max_side, check=check)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of data set: its settings, how it is opened (settings, scratch, check), and prepared (None: it need not be).
+
+    `download` (settings, progress) fetches its official archives; None: there are none.
+    """
+
+    settings: type[DataSettings]
+    open: Callable[[Any, Path | None, bool], Dataset]
+    prepare: Callable[[Any], list[Finding]] | None = None
+    download: Callable[[Any, Progress], list[Finding]] | None = None
+
+
+KINDS = {
+    "folder": Kind(FolderData, _open_folder),
+    "shapes": Kind(ShapesData, _open_shapes),
+    "voc12": Kind(VocData, _open_voc, lambda data: prepare_voc(user_path(data.root)),
+                  lambda data, progress: download_voc(user_path(data.root), progress)),
+    "coco14": Kind(Coco14Data, _open_coco14, lambda data: prepare_coco(user_path(data.root), data.masks),
+                   lambda data, progress: download_coco(user_path(data.root), progress)),
+}
+
+
+def open_dataset(data: DataSettings, *, scratch: Path | None = None, check: bool = True) -> Dataset:
+    """Open the data set that `data` describes; the embedded kind is drawn where it is not there yet.
+
+    With `scratch`, a folder of the caller, it is drawn there and the root stays as it is. Without `check` no image is read.
+    """
+    return replace(KINDS[data.kind].open(data, scratch, check), min_side=data.min_side)
+
+
+def download_dataset(data: DataSettings, progress: Progress) -> list[Finding]:
+    """Fetch and unpack what is missing of the official archives of a data set.
+
+    Raises
+    ------
+    ConfigError
+        for a kind that has none.
+    DataError, StorageError, BusyError
+        as `wsss.data.download.obtain`.
+    """
+    fetch = KINDS[data.kind].download
+    with_archives = ", ".join(name for name, kind in KINDS.items() if kind.download)
+    require(fetch is not None, "download", True, f"false for data={data.kind}: official archives exist of {with_archives}")
+    return fetch(data, progress)
+
+
+def prepare_dataset(data: DataSettings) -> list[Finding]:
+    """Check the files of a data set and make once what is derived from them; nothing for a kind that needs no preparing.
+
+    Raises
+    ------
+    DataError
+        when there is no such data set.
+    """
+    prepare = KINDS[data.kind].prepare
+    return prepare(data) if prepare else []
+
+
+def list_findings(dataset: Dataset) -> list[Finding]:
+    """What the lists of a data set hold."""
+    return [Finding(f"list {name}", len(ids), note=f"{sum(image_id in dataset.mask_files for image_id in ids):,} with masks")
+            for name, ids in dataset.lists.items()]

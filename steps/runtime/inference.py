@@ -1,0 +1,118 @@
+"""The loop of every step that makes one artifact an image: what is done is skipped, what is new is recorded."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from steps.runtime.artifacts import read_json, set_aside, write_json
+from steps.runtime.concurrency import images_at_once, in_order
+from steps.runtime.context import StepContext, Stopped
+from steps.runtime.journal import BROKEN, JOURNALS, Journal, unfinished
+from steps.runtime.memory import give_back
+from steps.runtime.packs import remove_damaged
+from steps.runtime.store import writer
+from wsss.data.dataset import Dataset
+from wsss.errors import ArtifactError, StorageError, WsssError
+
+FAILED = "failed.json"
+SHOWN = 3
+SAMPLE = 100   # images whose sizes are looked at
+
+
+class ImagesFailed(WsssError):
+    """Some images of a step failed; all others are done."""
+
+
+def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str, bytes], dict[str, Any]]],
+                   small_operations: bool = False) -> None:
+    """Call `make(id)` for every id of this shard that has no complete artifact yet.
+
+    `make` returns the files of one image, each by its name in the step's folder, and the facts that go into the index. They
+    must depend on that image alone: then it does not matter who makes it, when, and after what interruption. Several threads may
+    call it at once (`steps.runtime.concurrency`, which also says what has `small_operations`).
+
+    Raises
+    ------
+    ImagesFailed
+        at the end, when images failed: their ids and reasons stand in `failed.json`; the others are done.
+    StorageError
+        when nothing can be written. What was finished before stays.
+    """
+    ids, dataset = context.my_ids, context.dataset
+    pending = unfinished(context.folder, ids, dataset)
+    failed: dict[str, str] = {}
+    journal = Journal(context.folder, context.worker)
+    store = writer(context.layout, context.folder, journal.path)
+    # by the whole list, not by what is pending: an image has the same bits whenever it is made
+    at_once = images_at_once(context.device, _largest(dataset, context.ids) if small_operations else None)
+    made = in_order(context, lambda image_id: (dataset.digest_of_image(image_id), *make(image_id)), pending, at_once)
+    try:
+        start = time.perf_counter()
+        for number, (image_id, result) in enumerate(made, start=len(ids) - len(pending) + 1):
+            try:
+                source, contents, facts = result()
+                placed = store.write(contents)
+            except StorageError:
+                raise
+            except WsssError as error:
+                failed[image_id] = str(error)
+                context.warn(f"{image_id}: {failed[image_id]}")
+                set_aside(error)
+            else:
+                journal.add(image_id, placed, time.perf_counter() - start, source=source,
+                            **{**facts, "classes": list(dataset.labels[image_id])})
+                if pending[image_id] == BROKEN:
+                    for name in contents:
+                        remove_damaged(context.folder, name)
+            context.progress(number, len(ids), "images")
+            give_back()
+            start = time.perf_counter()
+    except Stopped:
+        _record(context, failed)
+        raise
+    finally:
+        made.close()
+        journal.close()
+        store.close()
+    failed = {image_id: reason for part in context.group.gather(failed) for image_id, reason in part.items()}
+    path = _record(context, failed)
+    if failed:
+        some = "; ".join(f"{image_id}: {reason}" for image_id, reason in list(failed.items())[:SHOWN])
+        raise ImagesFailed(f"{len(failed)} of {len(context.shard_ids)} images failed, the others are done. {some}"
+                           f"{'; ...' if len(failed) > SHOWN else ''}. All reasons stand in {path}. Mend or remove these images, "
+                           "then the same command tries only them")
+
+
+def failures(folder: Path) -> dict[str, str]:
+    """The images that failed when the step last worked in `folder`: id -> reason."""
+    paths = [folder / FAILED, *sorted(folder.glob(f"{JOURNALS}/*-{FAILED}"))]
+    found: dict[str, str] = {}
+    for path in paths:
+        with suppress(ArtifactError, AttributeError, ValueError, TypeError):   # it only informs: a damaged one says nothing
+            found.update({str(image_id): str(reason) for image_id, reason in read_json(path).items()})
+    return found
+
+
+def _largest(dataset: Dataset, ids: Sequence[str]) -> int:
+    """Pixels of the largest of some images of a list, by their headers."""
+    pixels = [0]
+    for image_id in ids[::max(1, -(-len(ids) // SAMPLE))]:
+        with suppress(WsssError):     # it fails where it is made
+            pixels.append(math.prod(dataset.working_size(image_id)))
+    return max(pixels)
+
+
+def _record(context: StepContext, failed: dict[str, str]) -> Path:
+    """Write the failures of this shard, or remove the file of an earlier call."""
+    index, count = context.shard
+    path = context.folder / (FAILED if count == 1 else f"{JOURNALS}/{index}-of-{count}-{FAILED}")
+    if not context.group.leads:
+        return path
+    if failed:
+        write_json(path, failed)
+    else:
+        path.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,249 @@
+"""The journal of a step: one line for each finished image, appended when its artifact lies on the disk.
+
+A step that is killed reads its journal and goes on with the ids that are not in it. When all are done, the journals of
+all shards are merged into `index.jsonl`, in the order of the step's list and without times, so that an interrupted
+and an undisturbed run leave identical bytes. A line has [size, CRC-32] of each file; where they lie in a pack
+(`steps.runtime.packs`), also the byte at which the file begins, and the pack's name.
+"""
+
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from steps.runtime.packs import PACKS, OpenFiles, Sizes, close_pack, pack_end
+from wsss.data.dataset import Dataset
+from wsss.errors import ArtifactError
+from wsss.files import replacing, storage
+
+INDEX, JOURNALS = "index.jsonl", "journals"
+TAKEN = "taken"   # the journal of what is taken from another run
+_TAIL = 2**16     # bytes
+_SECONDS, _PACK = re.compile(r', "seconds": [^,}]*'), re.compile(rb'"pack": "([^"]*)"')
+WHOLE, MISSING, BROKEN, CHANGED = "whole", "missing", "broken", "changed"
+
+
+class Journal:
+    """The journal of one shard in a step's folder: `journals/I-of-N.jsonl`, or one with a name of its own."""
+
+    def __init__(self, folder: Path, shard: tuple[int, int] = (0, 1), name: str = ""):
+        self.path = folder / JOURNALS / f"{name or f'{shard[0]}-of-{shard[1]}'}.jsonl"
+        with storage(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_torn_line(self.path)
+            self._file = open(self.path, "a", encoding="utf-8")
+
+    def add(self, image_id: str, placed: dict[str, Any], seconds: float, **facts: Any) -> None:
+        """Record that the artifacts of `image_id` are complete; `placed`: what `steps.runtime.store` says of where they lie."""
+        self.append({"id": image_id, **facts, "seconds": round(seconds, 4), **placed})
+
+    def append(self, line: dict) -> None:
+        """Add a whole line. Raises StorageError when the disk is full; a torn line does not count."""
+        with storage(self.path):
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError:   # what a full disk did not take; `append` has said so
+            pass
+
+
+def file_sum(path: Path) -> list[int]:
+    """[size in bytes, CRC-32] of a file."""
+    size = checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            size, checksum = size + len(part), zlib.crc32(part, checksum)
+    return [size, checksum]
+
+
+def unfinished(folder: Path, ids: Sequence[str], dataset: Dataset, photographs: bool = True) -> dict[str, str]:
+    """The ids that have no complete artifact in the folder of an "images" step, in their order, with the reason.
+
+    "missing": not made yet; "broken": a file is gone, has another size than recorded or was put away as damaged; "changed":
+    the photograph or its labels are no longer those it was made from. Without `photographs` these are not read, only labels
+    compared.
+    Nothing is kept of what is finished: a million images take seconds and little memory.
+    """
+    found, packed = dict.fromkeys(ids, MISSING), Sizes(folder)
+    for line in journal_lines(folder):
+        state = _state(line, folder, packed, dataset, photographs)
+        if state is WHOLE:
+            found.pop(line["id"], None)
+        else:
+            found[line["id"]] = state
+    return {image_id: found[image_id] for image_id in ids if image_id in found} if found else found
+
+
+def _state(line: dict, folder: Path, packed: Sizes, dataset: Dataset, photographs: bool) -> str:
+    image_id = line["id"]
+    try:
+        if "pack" in line:
+            if not packed.hold(line):
+                return BROKEN
+        else:
+            for name, (size, _) in line["files"].items():
+                if os.stat(f"{folder}/{name}").st_size != size:
+                    return BROKEN
+    except OSError:
+        return BROKEN
+    if line["classes"] != list(dataset.labels.get(image_id, ())):
+        return CHANGED
+    if photographs and image_id in dataset.image_files and line["source"] != dataset.digest_of_image(image_id):
+        return CHANGED
+    return WHOLE
+
+
+def journal_lines(folder: Path) -> Iterator[dict]:
+    """The lines of the index and of all journals of a folder; for an id with several lines the last one counts."""
+    for path in journal_files(folder):
+        yield from complete_lines(path)
+
+
+def journal_files(folder: Path) -> list[Path]:
+    """The index and the journals of a folder, in the order in which they count: what was taken from other runs comes first."""
+    journals = sorted(folder.glob(f"{JOURNALS}/*.jsonl"), key=lambda path: (path.stem != TAKEN, path.name))
+    return [path for path in (folder / INDEX, *journals) if path.exists()]
+
+
+class Lines(Mapping[str, dict]):
+    """The line of each image of a step's folder, by id. In memory is only where each lies, about 0.13 kB an id."""
+
+    def __init__(self, folder: Path):
+        self._files, self._names, self._places = OpenFiles(folder), [], {}   # a place: file, offset and length in one number
+        for index, path in enumerate(journal_files(folder)):
+            self._names.append(str(path.relative_to(folder)))
+            self._files.read(self._names[-1], 0, 0)   # opened now, so that it stays this one
+            for line, offset, length in _placed_lines(path):
+                self._places[line["id"]] = (index << 48 | offset) << 32 | length
+
+    def __getitem__(self, image_id: str) -> dict:
+        return json.loads(self._text(self._places[image_id]))
+
+    def take(self, image_id: str) -> str:
+        """The line of an image as it stands in the file; it is here no more."""
+        return self._text(self._places.pop(image_id))
+
+    def _text(self, place: int) -> str:
+        place, length = place >> 32, place & 0xFFFFFFFF
+        return self._files.read(self._names[place >> 48], place & (1 << 48) - 1, length).decode("utf-8", "replace")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._places
+
+
+def merge_journals(folder: Path, ids: Iterable[str]) -> int:
+    """Write `index.jsonl` from all journals, `ids` first and in their order; return the number of images in it.
+
+    Packs that the journals name are ended; those that no line names are removed.
+    """
+    lines, packs = Lines(folder), pack_names(journal_files(folder))
+    number = len(lines)
+    for path in folder.glob(f"{JOURNALS}/*-of-*.jsonl"):
+        if last := last_packed(path):
+            close_pack(folder / last["pack"], pack_end(last))
+    with replacing(folder / INDEX) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        for image_id in chain(ids, [*lines]):
+            if image_id in lines:
+                file.write(_SECONDS.sub("", lines.take(image_id), count=1))
+    shutil.rmtree(folder / JOURNALS, ignore_errors=True)
+    for path in folder.glob(f"{PACKS}/*.tar"):
+        if f"{PACKS}/{path.name}" not in packs:
+            path.unlink()
+    return number
+
+
+def pack_names(paths: Iterable[Path]) -> set[str]:
+    """The packs that journals name, without understanding more of the lines."""
+    found: set[bytes] = set()
+    for path in paths:
+        if path.exists():
+            with open(path, "rb") as file:
+                found.update(match[1] for text in file if (match := _PACK.search(text)))
+    return {json.loads(b'"' + name + b'"') for name in found}
+
+
+def join_divisions(folder: Path, ids: Iterable[str], workers: int) -> None:
+    """Before `workers` processes write a journal each: put into the index what another number of them has left.
+
+    Else two journals could have a line of one id, and nothing would say which is the later.
+    """
+    if any(not path.name.endswith(f"-of-{workers}.jsonl") for path in folder.glob(f"{JOURNALS}/*.jsonl")):
+        merge_journals(folder, ids)
+
+
+def complete_lines(path: Path) -> Iterator[dict]:
+    """The lines of a journal; a torn last line (the process was killed while writing it) does not count."""
+    return (line for line, _, _ in _placed_lines(path))
+
+
+def _placed_lines(path: Path) -> Iterator[tuple[dict, int, int]]:
+    """The lines of a journal with their offsets and lengths in bytes."""
+    offset, decode = 0, json.JSONDecoder().raw_decode
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.endswith(b"\n"):
+                return
+            try:
+                line, _ = decode(raw.decode("utf-8", "replace"))
+                line["id"], line["source"], line["classes"], line["files"].items()   # noqa: B018
+                if "pack" in line:
+                    for _size, _checksum, _begin in line["files"].values():
+                        pass
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ArtifactError(f"{path}, line {number}, is no journal line ({error!r}). The artifacts beside it are "
+                                    "untouched. Move the file away; the same command makes them anew", damaged=path) from error
+            yield line, offset, len(raw)
+            offset += len(raw)
+
+
+def kept_in(folder: Path) -> Iterator[str]:
+    """Every file that the lines of a folder stand for: packs, and files of images that lie by themselves."""
+    for path in journal_files(folder):
+        yield from pack_names([path])
+        with open(path, "rb") as file:
+            for text in file:
+                if not _PACK.search(text):
+                    yield from json.loads(text)["files"]
+
+
+def last_packed(path: Path) -> dict | None:
+    """The last line of a journal that names a pack."""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+        tail = [text for text in file.read().split(b"\n")[1:-1] if _PACK.search(text)]
+    if tail:
+        return json.loads(tail[-1])
+    last = None
+    for line in complete_lines(path):
+        last = line if "pack" in line else last
+    return last
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with open(path, "r+b") as file:
+        end = size = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _TAIL)
+            file.seek(start)
+            if found := file.read(end - start).rfind(b"\n") + 1:
+                end = start + found
+                break
+            end = start
+        if end != size:
+            file.truncate(end)

@@ -1,0 +1,286 @@
+"""What a step will need on disk and in memory, told before any work and without any: from its settings, the headers of a few
+images, and its network on torch's meta device, where tensors have shapes and no numbers.
+
+Memory is the process's, with the networks on the CPU (on a GPU most of it lies there) and without loader processes.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+import numpy as np
+import torch
+from torch import nn
+
+from steps.parts.refining import OFFSETS
+from steps.runtime.concurrency import available_cores, images_at_once
+from steps.runtime.memory import SLACK, resident
+from steps.runtime.schedule import OptimizerName, epochs_of
+from steps.runtime.store import Layout
+from wsss.cams.maps import grids
+from wsss.classifiers.plain import Classifier
+from wsss.data.dataset import Dataset
+from wsss.metrics.semantic import THRESHOLDS
+from wsss.networks.backbones.build import new_backbone
+from wsss.networks.irn import IRN
+from wsss.refinement.instances import AT_ONCE
+
+_CPU = torch.device("cpu")
+MIB, SAMPLE = 2**20, 50      # SAMPLE: so many ids of a list are looked at
+
+# Measured with torch 2.15 on Linux: VmHWM of /proc/self/status after a 5 to clear_refs. "Default run": run_pipeline.py as it is.
+_PROCESS = 700 * MIB         # with the pipeline imported; used only where /proc does not tell
+_LIBRARIES = 75 * MIB        # what a first forward and backward leave for good, even after malloc_trim: kernels of oneDNN
+_LEFT_OVER = 200 * MIB       # freed by earlier steps and kept by glibc: eval_cam takes 35 alone, 550 in the default run
+_LIVE = 4                    # largest outputs that a forward holds at once, copies of oneDNN included: resnet18 3, resnet50 5
+_KEPT = 0.6                  # such outputs that glibc keeps, freed, for each further image size, until `runtime.memory` gives them
+#                              back: 333 to 500 px, scales up to 2: resnet18 0.6, resnet50 1.0; 100 to 168 px: resnet18 0.4
+_KEPT_OUTPUT = 128 * MIB     # counted so large at most: blocks above 32 MiB are given back (resnet18, 700 to 1000 px: 80 a size)
+_TRAINED = 1.3               # a training against what autograd keeps, for freed memory stays: 16 crops of 512 px take 11.3 GB
+_BF16 = 0.75                 # outputs under autocast on the CPU against float32: 0.65 to 0.78
+_CRF = 500, 100              # bytes a pixel, and a pixel and label: photographs, 2 to 13 labels: within 25 %; noise doubles it
+_SWEEP, _SOFT = (42, 7), (27, 7)  # the same with classes: a map counted at all thresholds, a walked map up to its label
+_CONFUSION = 20              # bytes a pixel of `Confusion.update`
+# Bytes on disk, measured on the files of the default run.
+_PNG = 850                   # a label of one class: palette and chunks
+_INSTANCES, _LARGE = 900, 4  # an .npz of instances besides its borders; bytes a pixel of a walked map at full size
+_IR_LABEL, _MASK = 5, 3      # more for each pixel of a side, for borders: 3.0 to 4.7 and 1.0 to 1.8; VOC's own masks 4.1
+_MAPS_LINE, _LABEL_LINE = 235, 145   # of the index, an image
+_PACKED = 768 + 40           # more for a file in a pack: its header, half a block of padding, and its place in the index
+_CAM_STEP, _IRN_STEP = 120, 330      # of both logs, a training step
+_CURVE, _CELL = 4500, 12     # of scores.json: the curve of a kind of map; a number of the confusion matrix
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a step is expected to need."""
+
+    disk_mb: float      # MiB that the step's folder will hold when it is complete
+    memory_mb: float    # MiB, peak resident memory of the process (host) while the step works
+
+
+class _Bytes(NamedTuple):
+    disk: float
+    held: float         # memory on top of everything else
+    passing: float      # memory that is taken and freed, in the place of what earlier work has freed
+
+
+@dataclass(eq=False)
+class _Kept:
+    """What autograd keeps for backward; it goes with the graph."""
+
+    tensor: torch.Tensor
+
+
+class _Images:
+    """A list, by an evenly spaced sample of it: (H, W) of the files (`original`) or as the networks see them; classes present."""
+
+    def __init__(self, dataset: Dataset, ids: Sequence[str], original: bool = False):
+        sample, size = ids[::max(1, -(-len(ids) // SAMPLE))], dataset.size if original else dataset.working_size
+        self.number, self.sizes = len(ids), [size(image_id) for image_id in sample]
+        self.present = [dataset.labels[image_id] for image_id in sample]
+        self.shown = sum(len(dataset.labels[image_id]) for image_id in ids)   # classes on all images: a sample may be 20 % off
+        self.pixels, self.classes = np.array([h * w for h, w in self.sizes]), np.array([len(p) for p in self.present])   # (n,)
+
+    def total(self, each: np.ndarray) -> float:
+        """The sum over the whole list of what is known of the sample (n,)."""
+        return self.number * float(each.mean()) if len(each) else 0.0
+
+    def most(self, pixel: float, pixel_and_class: float = 0) -> float:
+        """Bytes of the image that takes most."""
+        return float((self.pixels * (pixel + pixel_and_class * self.classes)).max(initial=0))
+
+    def cells(self, scales: Sequence[float] = (1.0,)) -> np.ndarray:
+        """Cells of the feature grids of all scales (n,)."""
+        return np.array([sum(h * w for h, w in grids(*size, scales)) for size in self.sizes])
+
+
+@dataclass(frozen=True)
+class _Step:
+    config: Any
+    settings: Any
+    dataset: Dataset
+    lists: Mapping[str, tuple[str, ...]]
+
+    def images(self, purpose: str, original: bool = False) -> _Images:
+        return _Images(self.dataset, self.lists[purpose], original)
+
+    def network(self, irn: bool = False) -> Classifier | IRN:
+        with torch.device("meta"):
+            backbone = new_backbone(self.config.model.backbone.value, self.config.model.norm)
+            return IRN(backbone) if irn else Classifier(backbone, len(self.dataset.classes),
+                                                        getattr(self.settings, "detach_after_layer2", False))
+
+    def training(self, network: Classifier | IRN, log_line: int) -> _Bytes:
+        """Weights, gradients, moments, and the outputs that autograd keeps of a batch."""
+        settings, number, alive = self.settings, len(self.lists["ids"]), WeakSet()
+
+        def keep(tensor: torch.Tensor) -> _Kept:
+            alive.add(kept := _Kept(tensor.detach()))   # without its own graph, which would keep itself
+            return kept
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
+            outputs = network.train()(torch.empty(_part(settings, number), 3, *2 * [settings.crop_size], device="meta"))
+            own = {tensor.untyped_storage() for tensor in network.state_dict().values()}
+            kept = sum(storage.nbytes() for storage in {kept.tensor.untyped_storage() for kept in alive} - own)
+            sum(output.sum() for output in (outputs if isinstance(outputs, tuple) else [outputs])).backward()
+        gradients = sum(p.nbytes for p in network.parameters() if p.grad is not None)   # of what is trained and of nothing else
+        state = _weights(network) + gradients * (2 if settings.optimizer is OptimizerName.adamw else settings.momentum > 0)
+        log = log_line * epochs_of(settings, number) * max(1, number // settings.batch_size)
+        return _Bytes(disk=_weights(network) + state + 2 * log,   # the state holds the log too
+                      held=3 * state + gradients,                 # saving takes it twice more: tensor by tensor, and as a file
+                      passing=_TRAINED * self._of_outputs(kept))
+
+    def forwards(self, network: nn.Module, forward: Callable, images: _Images, scale: float = 1.0, batch: int = 2) -> float:
+        """Bytes that pass while `forward` sees one image after the other; `batch` is 2 with the mirror image."""
+        if not images.number:
+            return 0.0
+        height, width = (math.ceil(side * scale) for side in max(images.sizes, key=math.prod))
+        outputs: list[int] = []
+        for module in network.modules():
+            module.register_forward_hook(lambda _, inputs, output: outputs.append(getattr(output, "nbytes", 0)))   # 0: several
+        with torch.no_grad():
+            forward(torch.empty(batch, 3, height, width, device="meta"))
+        largest = self._of_outputs(max(outputs))
+        return _LIVE * largest + min(_KEPT * len(set(images.sizes)) * min(largest, _KEPT_OUTPUT), SLACK)
+
+    def maps(self, images: _Images, kinds: int = 1) -> float:
+        """Bytes of packed maps, in float16 with the 128 bytes at the head of a .npy file, and of their index."""
+        cells = images.total(images.cells(self.config.make_cam.scales)) / max(1, images.number)
+        return images.number * (128 * kinds + _MAPS_LINE) + kinds * 2 * images.shown * cells
+
+    def _of_outputs(self, in_float32: float) -> float:
+        return in_float32 * (_BF16 if self.config.precision.value == "bf16" else 1)
+
+
+def expected_needs(step: str, config: Any, dataset: Dataset, lists: Mapping[str, tuple[str, ...]]) -> Needs:
+    """What the step of this name will need, under the typed configuration and with its ids by purpose."""
+    process = _process()
+    disk, held, passing = _NEEDS[step](_Step(config, getattr(config, step), dataset, lists))
+    if config.artifacts.layout is Layout.packed and step in _FILES:
+        disk += _PACKED * _FILES[step](getattr(config, step)) * len(lists["ids"])
+    return Needs(disk / MIB, (process + _LIBRARIES + held + max(_LEFT_OVER, passing)) / MIB)
+
+
+def needs_of_file(path: Path) -> Needs:
+    """What a training needs that is taken from a file: its network as it was saved, read, and written."""
+    size = path.stat().st_size
+    return Needs(size / MIB, (_process() + _LEFT_OVER + 3 * size) / MIB)
+
+
+@cache
+def _process() -> int:
+    """Bytes that this process holds before any work."""
+    return resident() or _PROCESS
+
+
+def _weights(network: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in network.state_dict().values())
+
+
+def _labels(images: _Images, border: float) -> float:
+    return images.total(_PNG + border * np.sqrt(images.pixels) + _LABEL_LINE)
+
+
+def _directions(radius: int) -> float:
+    """How many pairs nearer than `radius` a pixel has with those after it: nearly half a disc (152 at radius 10)."""
+    return math.pi / 2 * radius ** 2
+
+
+def _train_cam(step: _Step) -> _Bytes:
+    network = step.network()
+    needs = step.training(network, _CAM_STEP)
+    return needs._replace(passing=max(needs.passing, step.forwards(network, network.features, step.images("val"), batch=1)))
+
+
+def _make_cam(step: _Step) -> _Bytes:
+    network, images = step.network(), step.images("ids")
+    passing = step.forwards(network, network.features, images, max(step.settings.scales))
+    return _Bytes(step.maps(images), _weights(network), passing)
+
+
+def _make_lpcam(step: _Step) -> _Bytes:
+    network, settings, images, sources = step.network(), step.settings, step.images("ids"), step.images("prototypes")
+    shown = Counter(index for present in sources.present for index in present)
+    share = max(shown.values(), default=0) / max(1, len(sources.present))   # of the commonest class
+    cells, limit = share * sources.total(sources.cells()), settings.max_features_per_class
+    rows = min(cells, 2.5 * limit) + limit * (cells > limit)      # both samples with their spare rows, and the copy that cuts one
+    rows += 2 * min(cells, 128 * settings.n_clusters)             # k-means++ chooses among so many, and normalises them
+    if settings.kmeans_backend.value == "kmeans_pytorch":
+        rows += min(cells, limit) * (settings.n_clusters + 2)     # its N x K x D array, and two copies of the features
+    feature = 4 * network.backbone.feature_channels                   # float32
+    near = 9 * (4 * max(map(len, step.lists["prototypes"][:1]), default=0) + 8)   # ids (UCS-4) and cells of the nearest features
+    centers = 2 * settings.n_clusters * len(shown) * (feature + 14 + near)
+    return _Bytes(step.maps(images, 1 + settings.save_fg_maps) + centers, _weights(network),
+                  max(step.forwards(network, network.features, images, max(step.config.make_cam.scales)),
+                      step.forwards(network, network.features, sources) + feature * rows))
+
+
+def _eval_cam(step: _Step) -> _Bytes:
+    kinds = 1 + ("make_lpcam" in step.config.steps) * (1 + step.config.make_lpcam.save_fg_maps)
+    lists = [step.images(purpose, original=True) for purpose in ("scored", "val")]
+    counts = kinds * sum(images.number > 0 for images in lists) * 8 * (len(step.dataset.classes) + 1) ** 2 * (len(THRESHOLDS) + 1)
+    return _Bytes(counts + kinds * _CURVE, counts, max(images.most(*_SWEEP) for images in lists))
+
+
+def _cam_to_ir_label(step: _Step) -> _Bytes:
+    images, (pixel, label) = step.images("ids"), _CRF
+    at_once = images_at_once(_CPU, images.pixels.max(initial=1), step.config.threads or available_cores())
+    return _Bytes(_labels(images, _IR_LABEL), 0, at_once * images.most(pixel + label, label))
+
+
+def _train_irn(step: _Step) -> _Bytes:
+    needs, settings = step.training(step.network(irn=True), _IRN_STEP), step.settings
+    affinities = 4 * _part(settings, settings.batch_size) * (settings.crop_size / 4) ** 2 * _directions(settings.radius)
+    return needs._replace(passing=needs.passing + 2 * affinities)   # with their gradients
+
+
+def _part(settings: Any, images: int) -> int:
+    """How many images of a batch a training has at work at once."""
+    return math.ceil(min(settings.batch_size, images) / settings.accumulate)
+
+
+def _make_sem_seg_labels(step: _Step) -> _Bytes:
+    network, images, originals = step.network(irn=True).eval(), step.images("ids"), step.images("ids", original=True)
+    refiners, (pixel, label) = step.settings.refiners(bool(step.lists["val"])), _CRF
+    walks, crf = any(refiner.walks for refiner in refiners), any(refiner.has_crf for refiner in refiners)
+    soft = walks * step.settings.save_soft * images.total(2 * (images.classes + 1) * images.pixels / 16)   # float16 at stride 4
+    walk = images.most(8 / 16 * 2 * _directions(step.settings.radius), 8 / 16 * 6)   # float64 at stride 4; 6 copies of the maps
+    labellings = len(OFFSETS) * (1 + walks) if step.settings.chooses and step.lists["val"] else 1
+    passing = [originals.most(*_SOFT)]
+    if walks:
+        passing += [step.forwards(network, network.edge_map, images), walk]
+    if crf:
+        passing.append(images.most(pixel + label * labellings, label * labellings))
+    return _Bytes(_labels(originals, _MASK) + soft, walks * _weights(network), max(passing))
+
+
+def _make_ins_seg_labels(step: _Step) -> _Bytes:
+    network, images, originals = step.network(irn=True).eval(), step.images("ids"), step.images("ids", original=True)
+    walk = images.most(8 / 16 * (2 * _directions(step.settings.radius) + 6 * AT_ONCE))   # as above, of so many maps together
+    return _Bytes(originals.total(_INSTANCES + _MASK * np.sqrt(originals.pixels) + _LABEL_LINE), _weights(network),
+                  max(step.forwards(network, network.edge_and_displacement, images), walk, originals.most(_LARGE * AT_ONCE)))
+
+
+def _eval_ins_seg(step: _Step) -> _Bytes:
+    objects = step.dataset.objects
+    return _Bytes(_CELL * len(step.dataset.classes) + 400, 0, step.images("scored", original=True).most(_CONFUSION)
+                  + (objects.memory if objects and step.lists["scored"] else 0))
+
+
+def _eval_sem_seg(step: _Step) -> _Bytes:
+    return _Bytes(_CELL * (len(step.dataset.classes) + 1) ** 2, 0, step.images("scored", original=True).most(_CONFUSION))
+
+
+_FILES: dict[str, Callable[[Any], int]] = {   # of an image
+    "make_cam": lambda settings: 1, "make_lpcam": lambda settings: 1 + settings.save_fg_maps,
+    "cam_to_ir_label": lambda settings: 1, "make_sem_seg_labels": lambda settings: 1 + 2 * settings.save_soft,
+    "make_ins_seg_labels": lambda settings: 1}
+_NEEDS: dict[str, Callable[[_Step], _Bytes]] = {
+    "train_cam": _train_cam, "make_cam": _make_cam, "make_lpcam": _make_lpcam, "eval_cam": _eval_cam,
+    "cam_to_ir_label": _cam_to_ir_label, "train_irn": _train_irn, "make_sem_seg_labels": _make_sem_seg_labels,
+    "eval_sem_seg": _eval_sem_seg, "make_ins_seg_labels": _make_ins_seg_labels, "eval_ins_seg": _eval_ins_seg}

@@ -1,0 +1,70 @@
+"""How long a training is, how its rate falls, and how far it has come. Needs no torch: see `steps.runtime.training`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from steps.runtime.context import require
+from wsss.errors import WeightsError
+from wsss.networks.facts import read_metadata
+
+STATE, LOG, LOG_CSV = "state.safetensors", "log.jsonl", "log.csv"
+
+
+class OptimizerName(Enum):
+    sgd = "sgd"
+    adamw = "adamw"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a training is and how its rate falls. `rate(step, total)` is a factor on the rates of the optimiser."""
+
+    purpose: str            # the step's name: part of every random draw
+    epochs: int
+    batch_size: int
+    rate: Callable[[int, int], float]
+    checkpoint_steps: int
+    accumulate: int = 1     # parts of a batch that are worked through one after the other
+    val_epochs: int = 1     # validated after every so many epochs, and after the last
+
+    def steps_per_epoch(self, n_ids: int) -> int:
+        return steps_per_epoch(self.batch_size, n_ids)
+
+
+def steps_per_epoch(batch_size: int, n_ids: int) -> int:
+    """Official: drop_last. Fewer images than a batch are one smaller batch here (official: no step at all)."""
+    return max(1, n_ids // batch_size)
+
+
+def epochs_of(settings: Any, n_ids: int) -> int:
+    """How many epochs a training has: `epochs`; where that is null `min_epochs`, or as many as `min_steps` takes."""
+    if settings.epochs is not None:
+        return settings.epochs
+    return max(settings.min_epochs, -(-settings.min_steps // steps_per_epoch(settings.batch_size, n_ids)))
+
+
+def saved_step(folder: Path) -> int:
+    """The number of steps after which a training in `folder` was last saved; 0 where there is no readable state."""
+    try:
+        return read_metadata(folder / STATE)["step"]
+    except (WeightsError, KeyError):
+        return 0
+
+
+def require_schedule(step: str, settings: Any) -> None:
+    """Check the settings that both training steps have."""
+    require(settings.epochs is None or settings.epochs >= 1, f"{step}.epochs", settings.epochs, "null or at least 1")
+    for name in ("min_epochs", "batch_size", "checkpoint_steps", "accumulate"):
+        require(getattr(settings, name) >= 1, f"{step}.{name}", getattr(settings, name), "at least 1")
+    require(settings.min_steps >= 0, f"{step}.min_steps", settings.min_steps, "0 or more")
+    require(settings.accumulate <= settings.batch_size, f"{step}.accumulate", settings.accumulate,
+            f"at most {step}.batch_size={settings.batch_size}")
+    require(settings.crop_size >= 32 and settings.crop_size % 16 == 0, f"{step}.crop_size", settings.crop_size,
+            "a multiple of 16, at least 32")
+    require(settings.learning_rate > 0, f"{step}.learning_rate", settings.learning_rate, "above 0")
+    for name, upper in (("momentum", 1), ("weight_decay", 1), ("warmup", 1)):
+        require(0 <= getattr(settings, name, 0) < upper, f"{step}.{name}", getattr(settings, name, 0), "in [0, 1)")
+    require(settings.power >= 0, f"{step}.power", settings.power, "at least 0")

@@ -1,0 +1,267 @@
+"""The training loop of every training step: resumable at any saved step, with the same bytes as an undisturbed run.
+
+Order and augmentation of the samples derive from (seed, step name, epoch, image id), so the state of a training is
+only its weights, its optimiser's tensors, the log and the number of the next step: `state.safetensors`, replaced whole at
+each save.
+"""
+
+import csv
+import io
+import json
+import math
+import signal
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from steps.runtime.concurrency import lacks_memory
+from steps.runtime.context import StepContext, Stopped
+from steps.runtime.schedule import LOG, LOG_CSV, STATE, OptimizerName, Plan
+from wsss.classifiers.plain import poly_factor
+from wsss.errors import ArtifactError, WeightsError, WsssError, prefixed
+from wsss.files import write_text
+from wsss.networks.facts import read_metadata
+from wsss.networks.weights import read_tensors, save_tensors
+from wsss.seeding import generator
+
+
+def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.optim.Optimizer,
+        sample: Callable[[int, str], tuple], loss: Callable[..., dict[str, torch.Tensor]],
+        validate: Callable[[], dict[str, Any]] = dict,
+        pictures: Callable[[], dict[str, np.ndarray]] = dict,
+        counts: Callable[..., torch.Tensor | None] = lambda *part: None) -> list[dict[str, Any]]:
+    """Train `module` on the step's ids and return the log, one dict a step and one a validation.
+
+    `sample(epoch, id)` gives the tensors of one training sample. `loss(*part, total)` gives named scalars, among them
+    "loss", of a part of a batch: its share of the losses of the whole, so that losses and gradients are sums over the parts.
+    `total` is the sum of `counts(*part)` over all of them, or None where the part is the whole.
+    `validate()` is called after every `plan.val_epochs` and its values go into the log; `pictures()` where some are wanted
+    (`context.show`): name -> (H, W, 3) uint8. Neither may draw random numbers.
+
+    A batch is cut into `plan.accumulate` parts, or as many as there are processes where these are more: images i, i + parts, ...
+    are part i, and process r of R works on the parts r, r + R, ... So one process and two that cut a batch into the same two
+    parts add the same gradients, and leave the same bits.
+
+    Raises
+    ------
+    Stopped
+        when asked to stop; the state is saved.
+    WsssError
+        when the loss is no longer finite.
+    """
+    ids, epoch_steps = context.ids, plan.steps_per_epoch(len(context.ids))
+    total = plan.epochs * epoch_steps
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    step, log = _load_state(context, module, optimizer, total)
+    module.train()
+    measured: dict[str, Any] = {}
+    for epoch in range(step // epoch_steps, plan.epochs):
+        for batch in _batches(context, plan, sample, ids, epoch, first=step - epoch * epoch_steps):
+            factor = plan.rate(step, total)
+            for group, base in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = base * factor
+            losses = learn(context, plan, module, optimizer, loss, batch, counts)
+            log.append({"step": step, "epoch": epoch, "rate": base_rates[0] * factor,
+                        **{name: _finite(name, value, step, plan) for name, value in losses.items()}})
+            context.track(log[-1])
+            step += 1
+            context.progress(step, total, _note({"loss": log[-1]["loss"], **measured}))
+            if step == total or step % (plan.val_epochs * epoch_steps) == 0:
+                measured = validate()
+                log.append({"step": step, "epoch": epoch, **measured})
+                context.track(log[-1])
+                module.train()
+            if context.show(step, pictures):
+                module.train()
+            stop = _any(context, context.stop())
+            if context.group.leads and (stop or step == total or step % plan.checkpoint_steps == 0):
+                _save_state(context, module, optimizer, step, log)
+            if stop:
+                raise Stopped
+    if context.group.leads:
+        write_log(context, log)   # also where a finished training lost it
+    return log
+
+
+def _note(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
+
+
+def learn(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.optim.Optimizer,
+          loss: Callable[..., dict[str, torch.Tensor]], batch: Iterable[Iterable[torch.Tensor]],
+          counts: Callable[..., torch.Tensor | None] = lambda *part: None) -> dict[str, torch.Tensor]:
+    """One step of the optimiser, over the parts of a batch that this process has (see `fit`); the losses before it."""
+    try:
+        parts = [[tensor.to(context.device, non_blocking=True) for tensor in part] for part in batch]
+        total = _total(context, [counts(*part) for part in parts]) if len(parts) * context.group.size > 1 else None
+        optimizer.zero_grad(set_to_none=True)
+        losses: dict[str, torch.Tensor] = {}
+        for part in parts:
+            with context.autocast():
+                share = loss(*part, total)
+            share["loss"].backward()       # adds to the gradients of the parts before
+            losses = {name: losses.get(name, 0) + value.detach().double() for name, value in share.items()}
+        if context.group.size > 1:
+            losses = _sum_up(context, module, losses)
+        optimizer.step()
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        name = plan.purpose
+        raise WsssError(f"not enough memory for {name}.batch_size={plan.batch_size} in {plan.accumulate} parts ({error}). Raise "
+                        f"{name}.accumulate, or lower the batch or {name}.crop_size; the last saved state is kept") from error
+    return losses
+
+
+def _total(context: StepContext, counts: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """The sum over the parts of a batch, of all processes."""
+    return None if counts[0] is None else context.group.sum(torch.stack(counts).sum(0))
+
+
+def _sum_up(context: StepContext, module: nn.Module, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The losses of the whole batch; its gradients take the place of those of this process's parts."""
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    whole = context.group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, part in zip(gradients, whole.split([gradient.numel() for gradient in gradients])):
+        gradient.copy_(part.view_as(gradient))
+    values = context.group.sum(torch.stack(list(losses.values())).cpu())
+    return dict(zip(losses, values))
+
+
+def _any(context: StepContext, flag: bool) -> bool:
+    """Whether any process of the group says so."""
+    return bool(context.group.sum(torch.tensor(int(flag))))
+
+
+class _Samples(Dataset):
+    """Samples addressed by (epoch, id), so that a loader's workers need no state."""
+
+    def __init__(self, sample: Callable[[int, str], tuple]):
+        self.sample = sample
+
+    def __getitem__(self, key: tuple[int, str]) -> tuple | WsssError:
+        try:
+            return self.sample(*key)
+        except WsssError as error:   # handed over as a value: a loader would wrap it into its worker's traceback
+            return prefixed(error, key[1])
+
+
+def _collate(samples: list[tuple | WsssError]) -> list[torch.Tensor] | WsssError:
+    return next((sample for sample in samples if isinstance(sample, WsssError)), None) or default_collate(samples)
+
+
+def _worker_ignores_signals(worker: int) -> None:
+    """A signal to the process group is for the main process, which saves and then ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _batches(context: StepContext, plan: Plan, sample: Callable, ids: tuple[str, ...], epoch: int,
+             first: int) -> Iterator[list[list[torch.Tensor]]]:
+    """The batches of an epoch from number `first` on, each as the parts of it that this process has."""
+    order = generator(context.seed, plan.purpose, "order", epoch).permutation(len(ids))
+    size = min(plan.batch_size, len(ids))
+    parts = min(max(plan.accumulate, context.group.size), size)
+    mine = context.part(range(parts))
+    keys = [[(epoch, ids[i]) for i in order[b * size:(b + 1) * size][part::parts]]
+            for b in range(first, plan.steps_per_epoch(len(ids))) for part in mine]
+    loader = DataLoader(_Samples(sample), batch_sampler=keys, collate_fn=_collate, num_workers=min(context.workers, len(keys)),
+                        worker_init_fn=_worker_ignores_signals, pin_memory=context.device.type == "cuda",
+                        multiprocessing_context="fork" if context.workers else None)   # closures cannot be pickled
+    try:
+        batch = []
+        for part in loader:
+            if isinstance(part, WsssError):
+                raise part
+            batch.append(part)
+            if len(batch) == len(mine):
+                yield batch
+                batch = []
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise WsssError(f"a loader process of workers={context.workers} died ({str(error).splitlines()[0]}), mostly for lack of "
+                        "memory, or of shared memory (/dev/shm). Lower workers; the same command continues at the last saved "
+                        "state") from error
+
+
+def _finite(name: str, value: torch.Tensor, step: int, plan: Plan) -> float:
+    number = float(value.detach())
+    if not math.isfinite(number):
+        raise WsssError(f"{name} is {number} at step {step}, expected a finite number. Lower {plan.purpose}.learning_rate; "
+                        "the last saved state is untouched")
+    return number
+
+
+def _save_state(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, log: list) -> None:
+    tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": value for name, value in values.items() if value is not None}
+    save_tensors(context.folder / STATE, tensors, {"step": step, "log": log})
+    write_log(context, log)
+
+
+def _load_state(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, total: int) -> tuple[int, list]:
+    path = context.folder / STATE
+    if not path.exists():
+        return 0, []
+    try:
+        tensors, facts = read_tensors(path), read_metadata(path)
+    except WeightsError as error:
+        raise ArtifactError(f"{path} is damaged ({error}). Without it the same command trains again from the start",
+                            damaged=path) from error
+    state: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+    try:
+        for name, value in tensors.items():
+            if name.startswith("optimizer/"):
+                _, index, key = name.split("/")
+                state[int(index)][key] = value
+        step, log = facts["step"], facts["log"]
+        module.load_state_dict({name.removeprefix("module/"): value for name, value in tensors.items()
+                                if name.startswith("module/")})
+        optimizer.load_state_dict({"state": _laid_out(state, optimizer), "param_groups": optimizer.state_dict()["param_groups"]})
+    except (RuntimeError, ValueError, LookupError) as error:
+        why = " ".join(str(error).split())
+        raise ArtifactError(f"{path} does not fit the network ({type(error).__name__}: {why}). Delete it to train again from the "
+                            "start") from error
+    context.progress(step, total, "continued")
+    return step, log
+
+
+def _laid_out(state: dict[int, dict[str, torch.Tensor]], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, torch.Tensor]]:
+    """The tensors of each parameter in its memory format, as they had it before they were saved: fused optimisers need that."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {index: {name: torch.empty_like(parameters[index]).copy_(value) if value.shape == parameters[index].shape else value
+                    for name, value in values.items()} for index, values in state.items()}
+
+
+def write_log(context: StepContext, log: list[dict[str, Any]]) -> None:
+    """Write the training log as JSON lines and as CSV: the losses of every step, the validation of every epoch, no times."""
+    write_text(context.folder / LOG, "".join(json.dumps(line, sort_keys=True) + "\n" for line in log))
+    text = io.StringIO()
+    names = sorted({name for line in log for name in line} - {"step", "epoch"})   # a log that was read again has another order
+    table = csv.DictWriter(text, ["step", "epoch", *names], lineterminator="\n")
+    table.writeheader()
+    table.writerows(log)
+    write_text(context.folder / LOG_CSV, text.getvalue())
+
+
+def poly_rate(power: float, warmup: float = 0.0) -> Callable[[int, int], float]:
+    """The official poly rate (1 - step / total)^power, after a linear rise over the share `warmup` of the steps."""
+    def rate(step: int, total: int) -> float:
+        rise = min(1.0, (step + 1) / (warmup * total)) if warmup else 1.0
+        return rise * poly_factor(step, total, power)
+    return rate
+
+
+def make_optimizer(settings: Any, *groups: tuple[list[nn.Parameter], float]) -> torch.optim.Optimizer:
+    """The optimiser of `settings`; each group is (parameters, factor on the learning rate)."""
+    parts = [{"params": parameters, "lr": settings.learning_rate * factor} for parameters, factor in groups]
+    if settings.optimizer is OptimizerName.adamw:
+        return torch.optim.AdamW(parts, weight_decay=settings.weight_decay, fused=True)
+    return torch.optim.SGD(parts, momentum=settings.momentum, weight_decay=settings.weight_decay)

@@ -1,0 +1,83 @@
+"""Class activation maps at several scales, and the loop over scales and mirror images they share with LPCAM.
+
+CAM (Zhou et al. 2016, section 2) in the form of IRN `net/resnet50_cam.py` and `step/make_cam.py`. The result is per
+scale, on the feature grid; `wsss.cams.maps` stores it and makes the official maps of it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss.cams.maps import SCALES
+from wsss.data.images import IMAGENET, Normalisation, normalise, resize_image, scaled_size
+from wsss.errors import ArgumentError
+
+
+def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
+    """ReLU of the bias-free 1x1 classifier on every feature.
+
+    Args:
+        features: (B, D, h, w) of the last layer.
+        weight: (n, D), the rows of the classes asked for; n may be 0.
+
+    Returns:
+        (B, n, h, w) float32, not negative.
+    """
+    if features.ndim != 4 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
+        raise ArgumentError(
+            f"class_activation_maps: features {tuple(features.shape)} and weight {tuple(weight.shape)}, "
+            "expected (B, D, h, w) and (n, D)"
+        )
+    return (weight.float() @ features.float().flatten(2)).relu_().unflatten(2, features.shape[2:])
+
+
+def flip_sum(maps: Tensor) -> Tensor:
+    """(n, h, w): the maps of an image plus those of its mirror image, mirrored back, given as (2, n, h, w)."""
+    return maps[0] + maps[1].flip(-1)
+
+
+def multi_scale_features(
+    network_features: Callable[[Tensor], Tensor],
+    image: np.ndarray,
+    scales: Sequence[float] = SCALES,
+    device: torch.device | str = "cpu",
+    normalisation: Normalisation = IMAGENET,
+) -> Iterator[Tensor]:
+    """The features of one image and its mirror image, scale by scale, without gradients.
+
+    Each scale is made from the original by PIL's bicubic resize and then normalised (IRN `voc12/dataloader.py`,
+    VOC12ClassificationDatasetMSF). One image with its mirror image is one forward, so a result depends on no other image.
+
+    Args:
+        network_features: (2, 3, h, w) normalised float32 on `device` -> (2, D, h', w'). In evaluation mode.
+        image: (H, W, 3) uint8.
+        scales: relative to the original size.
+        normalisation: of the network's input.
+
+    Yields:
+        (2, D, h', w') for each scale.
+    """
+    for scale in scales:
+        resized = normalise(resize_image(image, scaled_size(image.shape[:2], scale)), device, normalisation)  # (3, h, w)
+        with torch.no_grad():
+            features = network_features(torch.stack([resized, resized.flip(-1)]))
+        yield features
+
+
+def multi_scale_cam(
+    network_features: Callable[[Tensor], Tensor],
+    image: np.ndarray,
+    weight: Tensor,
+    scales: Sequence[float] = SCALES,
+    device: torch.device | str = "cpu",
+    normalisation: Normalisation = IMAGENET,
+) -> list[Tensor]:
+    """The class activation maps of one image: per scale (n, h_s, w_s) float32 on `device`, mirror image added.
+
+    Args: as for `multi_scale_features`, and `weight` (n, D): the classifier's rows of the present classes.
+    """
+    weight = weight.to(device)
+    features = multi_scale_features(network_features, image, scales, device, normalisation)
+    return [flip_sum(class_activation_maps(f, weight)) for f in features]

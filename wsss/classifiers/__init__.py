@@ -1,0 +1,1 @@
+"""Image classifiers: a backbone and a head, and what trains them."""

@@ -1,0 +1,1 @@
+"""Scores of segmentations, of image labels and of instances."""

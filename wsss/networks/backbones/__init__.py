@@ -1,0 +1,1 @@
+"""Backbones: the networks whose features everything else is built on."""

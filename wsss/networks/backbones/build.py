@@ -1,0 +1,58 @@
+"""The backbones by name: how each is built, and where its ImageNet weights come from.
+
+A backbone is a module with `forward(x, detach_after_layer2)` to the features that its own classifier pools, `stages(x)` fine to
+coarse, and the attributes `name`, `norm`, `channels` and `strides` (of the stages), `feature_channels`, `normalisation`.
+"""
+
+from pathlib import Path
+
+from torch import nn
+
+from wsss.errors import ArgumentError, WeightsError
+from wsss.networks.backbones import efficientnet
+from wsss.networks.backbones.packaged import NAME as LITE0
+from wsss.networks.backbones.packaged import comes_with_weights, packaged_weights
+from wsss.networks.backbones.resnet import DEPTHS, resnet
+from wsss.networks.weights import fetch_pretrained, fill, pretrained_cache, read_tensors
+
+NAMES = (LITE0, *DEPTHS)
+
+
+def new_backbone(name: str, norm: str, seed: int = 0) -> nn.Module:
+    """The backbone `name` with random weights that depend on `seed` only. norm: "frozen_batch" for pretrained weights, "group"
+    for training from scratch. Raises ArgumentError for an unknown name or norm."""
+    if name == LITE0:
+        return efficientnet.efficientnet_lite0(norm, seed)
+    if name not in DEPTHS:
+        raise ArgumentError(f"unknown backbone {name!r}; known: {', '.join(NAMES)}")
+    return resnet(name, norm, seed)
+
+
+def load_pretrained(backbone: nn.Module, file: str | Path | None = None) -> None:
+    """Fills a backbone of norm "frozen_batch" with ImageNet weights.
+
+    file: .pth, .pt or .safetensors with the names of torchvision, or for `efficientnet_lite0` of timm or of its package; the
+    classifier in it is not used. None: the installed package of `efficientnet_lite0`; torchvision's V1 file of a ResNet, from
+    its cache or the net. Raises WeightsError if they cannot be had, are damaged, or are of another network.
+    """
+    name = backbone.name
+    if backbone.norm != "frozen_batch":
+        raise WeightsError(f"ImageNet weights of {name} come with batch norm, the network has group norm: use "
+                           "norm='frozen_batch' with them")
+    if file is not None:
+        tensors, where = read_tensors(file), str(file)
+    elif comes_with_weights(name):
+        path = packaged_weights()
+        tensors, where = read_tensors(path), str(path)
+    else:
+        tensors, where = fetch_pretrained(name), f"torchvision's {name} weights"
+    if name == LITE0:
+        tensors = efficientnet.timm_names(tensors, where)
+    else:
+        tensors = {key: value for key, value in tensors.items() if not key.startswith("fc.")}
+    fill(backbone, tensors, f"{where} ({name})")
+
+
+def is_at_hand(name: str) -> bool:
+    """Whether the ImageNet weights of a backbone can be read without a download."""
+    return comes_with_weights(name) or pretrained_cache(name).is_file()

