@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from benchmarks.harness import CPU, Case, share_of_unequal
 from benchmarks.pictures import drawn_mask, picture
 from benchmarks.training import context
-from steps.runtime.concurrency import images_at_once, in_order
+from steps.runtime.concurrency import max_concurrent, ordered_map
 from wsss.refinement.crf import crf_labels
 
 HEIGHT, WIDTH, CLASSES = 375, 500, 2
@@ -48,8 +48,8 @@ def _all_cores(quick: bool) -> Case:
     inputs = {str(seed): _image(seed) for seed in range(3, 3 + images)}
 
     def ours() -> torch.Tensor:
-        at_once = images_at_once(CPU, HEIGHT * WIDTH)
-        made = in_order(context("float32"), lambda name: _labels("torch", *inputs[name]), inputs, at_once)
+        at_once = max_concurrent(CPU, HEIGHT * WIDTH)
+        made = ordered_map(context("float32"), lambda name: _labels("torch", *inputs[name]), inputs, at_once)
         return torch.stack([result() for _, result in made])
     official = None
     if find_spec("pydensecrf"):

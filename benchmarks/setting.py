@@ -97,7 +97,7 @@ def write_prototypes(path: Path, classifier: Classifier, n_classes: int, each: i
     centers = torch.randn(n_classes, 2, each, dimension, generator=draw).relu()
     path.parent.mkdir(exist_ok=True)
     write_arrays(path, center=centers.view(-1, dimension).numpy(), class_index=np.repeat(np.arange(n_classes), 2 * each),
-                 is_context=np.tile(np.repeat([False, True], each), n_classes), kept=np.ones(n_classes * 2 * each, bool))
+                 is_background=np.tile(np.repeat([False, True], each), n_classes), kept=np.ones(n_classes * 2 * each, bool))
     return {False: list(centers[:, 0]), True: list(centers[:, 1])}
 
 

@@ -12,11 +12,11 @@ from benchmarks.setting import N_CLASSES, backbone, scratch
 from steps.runtime.context import StepContext
 from steps.runtime.memory import keep_freed
 from steps.runtime.networks import to_train
-from steps.runtime.training import OptimizerName, Plan, learn, make_optimizer
+from steps.runtime.training import OptimizerName, Schedule, make_optimizer, train_step
 from wsss.classifiers.plain import Classifier
 
 RATE, STEPS = 1e-3, 1   # a low rate: the weights are random, and the loss has to stay finite over all repetitions
-SETTINGS = SimpleNamespace(optimizer=OptimizerName.sgd, learning_rate=RATE, momentum=1e-4, weight_decay=1e-4)
+SETTINGS = SimpleNamespace(optimizer=OptimizerName.sgd, lr=RATE, momentum=1e-4, weight_decay=1e-4)
 
 
 def context(precision: str) -> StepContext:
@@ -25,9 +25,10 @@ def context(precision: str) -> StepContext:
 
 def our_step(module: torch.nn.Module, groups: tuple, loss: Callable, batch: tuple, precision: str) -> Callable[[], torch.Tensor]:
     """A training step of the pipeline on a batch that is ready; it returns the loss."""
-    optimizer, plan = make_optimizer(SETTINGS, *groups), Plan("bench", 1, len(batch[0]), lambda step, total: 1.0, 1)
+    optimizer, schedule = make_optimizer(SETTINGS, *groups), Schedule("bench", 1, len(batch[0]), lambda step, total: 1.0, 1)
     module.train()
-    return lambda: torch.stack([learn(context(precision), plan, module, optimizer, loss, [batch])["loss"] for _ in range(STEPS)])
+    return lambda: torch.stack([train_step(context(precision), schedule, module, optimizer, loss, [batch])["loss"]
+                                for _ in range(STEPS)])
 
 
 def samples(batch: int, crop: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -69,8 +69,8 @@ def measure(n: int, masks: Path | None = None, overrides: tuple[str, ...] = ()) 
         draw_voc(root, n, masks)
         save_weights(Path(folder, "random.safetensors"), backbone("resnet50"))
         pipeline = Pipeline.compose("experiment=lpcam_voc12", f"data.root={root}", f"outputs={folder}/outputs", "name=voc",
-                                    f"model.weights={folder}/random.safetensors", "train_cam.learning_rate=1e-3",
-                                    "train_irn.learning_rate=1e-3", *overrides)
+                                    f"model.weights={folder}/random.safetensors", "train_cam.lr=1e-3",
+                                    "train_irn.lr=1e-3", *overrides)
         prepare_dataset(pipeline.config.data)
         pipeline.run()
         bare = bare_forward(pipeline)

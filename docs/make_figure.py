@@ -49,7 +49,7 @@ def strip(run: Path, dataset, image_id: str) -> list[np.ndarray]:
 
 
 def draw(rows: list[list[np.ndarray]]) -> Image.Image:
-    """The strips below one another, with a line of titles."""
+    """The traces below one another, with a line of titles."""
     heights = [round(CELL * row[0].shape[0] / row[0].shape[1]) for row in rows]
     width = len(TITLES) * (CELL + GAP) + GAP
     sheet = Image.new("RGB", (width, TITLE + GAP + sum(heights) + GAP * len(rows)), "white")

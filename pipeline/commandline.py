@@ -54,9 +54,9 @@ def end_with(error: WsssError) -> NoReturn:
     except WsssError:
         place = None
     if place is not None and place.rank:
-        from pipeline.cluster.heartbeat import FAREWELL
+        from pipeline.cluster.heartbeat import GRACE
 
-        time.sleep(FAREWELL)   # a launcher ends all when the first one has ended
+        time.sleep(GRACE)   # a launcher ends all when the first one has ended
         sys.exit(1)
     sys.exit(f"error: {error}")
 
@@ -88,7 +88,7 @@ def run(pipeline: Pipeline) -> int:
     with suppress(ArtifactError):   # the first run in this folder
         before = pipeline.results()
     summary = pipeline.run()
-    if not pipeline.group.leads or pipeline.config.shard is not None:
+    if not pipeline.group.is_main or pipeline.config.shard is not None:
         return 0
     pipeline.console.result("\n" + score_table(summary))
     for line in stage_lines(summary["stages"]):
@@ -143,7 +143,7 @@ def verify(pipeline: Pipeline) -> int:
         replace = " replace=true" * any(step.needs_replace for step in steps)
         pipeline.console.result(f"{broken} broken; what could be read is kept as FILE.damaged. To make them again: "
                                 f"{pipeline.command}{replace}")
-    return 0 if all(step.sound for step in steps) else 1
+    return 0 if all(step.ok for step in steps) else 1
 
 
 def prepare(pipeline: Pipeline) -> int:
@@ -163,11 +163,11 @@ def predict(pipeline: Pipeline) -> int:
     from pipeline.actions.predict import empty_folder
     from steps.parts.prediction import RECORD, write_prediction
 
-    config, console, photograph = pipeline.config, pipeline.console, user_path(pipeline.config.image)
-    prediction = pipeline.predict(photograph, config.classes)
-    folder = empty_folder(pipeline.folder, photograph)
+    config, console, image = pipeline.config, pipeline.console, user_path(pipeline.config.image)
+    prediction = pipeline.predict(image, config.classes)
+    folder = empty_folder(pipeline.folder, image)
     write_prediction(prediction, folder, {
-        "photograph": str(photograph.resolve()), "run": str(pipeline.folder.path.resolve()),
+        "image": str(image.resolve()), "run": str(pipeline.folder.path.resolve()),
         "classes_by": "the command line" if config.classes else f"the classifier, above {config.class_threshold:g}"})
     likely = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:5]
     console.result(f"classes: {', '.join(prediction.classes) or 'none'} (by the classifier: "
@@ -181,13 +181,13 @@ def predict(pipeline: Pipeline) -> int:
     return 0
 
 
-def sweep(pipeline: Pipeline) -> int:
-    from pipeline.actions.tune import place_of, sweep_lines, write_sweep
+def tune(pipeline: Pipeline) -> int:
+    from pipeline.actions.tune import place_of, tune_lines, write_tune
 
-    result = pipeline.sweep()
+    result = pipeline.tune()
     folder = place_of(pipeline.folder, result["labels"])
-    write_sweep(result, folder)
-    for line in sweep_lines(result):
+    write_tune(result, folder)
+    for line in tune_lines(result):
         pipeline.console.result(line)
     pipeline.console.result(f"The run is unchanged. Curves and plot lie in {folder}/")
     return 0
@@ -224,5 +224,5 @@ def compare(pipeline: Pipeline) -> int:
 
 
 ACTIONS = {"run": run, "plan": plan, "status": status, "verify": verify, "submit": submit, "report": report, "compare": compare,
-           "predict": predict, "sweep": sweep, "prepare": prepare, "export_voc": export_voc,
+           "predict": predict, "tune": tune, "prepare": prepare, "export_voc": export_voc,
            "import_official": import_official, "export_official": export_official}

@@ -22,7 +22,7 @@ from pipeline.helptext import CONF
 from pipeline.order import BY_NAME, STEPS, seed_step
 from pipeline.report.published import Published
 from pipeline.tracking import Logger
-from steps.parts.tuning import SweepSettings
+from steps.parts.tuning import TuneSettings
 from steps.runtime.context import require
 from steps.runtime.datasets import KINDS
 from steps.runtime.model import ModelSettings
@@ -54,10 +54,10 @@ class Action(Enum):
     submit = "submit"    # hand the steps to a cluster
     report = "report"    # write the report of a run
     compare = "compare"  # set runs side by side
-    predict = "predict"  # maps and mask of one photograph, by a finished run
-    sweep = "sweep"      # scores over thresholds and walks, from the stored maps of a finished run
+    predict = "predict"  # maps and mask of one image, by a finished run
+    tune = "tune"        # scores over thresholds and walks, from the stored maps of a finished run
     prepare = "prepare"  # check the data set and make once what is derived from its files
-    export_voc = "export_voc"             # write photographs and pseudo masks as a folder in the layout of PASCAL VOC
+    export_voc = "export_voc"             # write images and pseudo masks as a folder in the layout of PASCAL VOC
     import_official = "import_official"   # convert results of the official code into finished steps
     export_official = "export_official"   # write results as the official code writes them
 
@@ -81,11 +81,11 @@ class ReportSettings:
     write: bool                  # at the end of every run
     images: int                  # in each of the galleries best, worst and random
     images_per_class: int        # of every class besides
-    strips: int                  # images whose way through the steps is shown
+    traces: int                  # images whose way through the steps is shown
     changes: int                 # images that gained most, and as many that lost most, from each stage to the next
 
     def __post_init__(self) -> None:
-        for key in ("images", "images_per_class", "strips", "changes"):
+        for key in ("images", "images_per_class", "traces", "changes"):
             require(0 <= getattr(self, key) <= 200, f"report.{key}", getattr(self, key), "from 0 to 200: all are in one file")
 
 
@@ -123,14 +123,14 @@ class RunSettings:
     download: bool               # let `action=prepare` fetch what is missing of the official archives
     export_to: str | None        # folder that the export actions write
     run: str | None              # the finished run that `action=predict` goes by; null: the one of `name`
-    image: str | None            # the photograph of `action=predict`
-    classes: list[str]           # on that photograph; empty: those that the classifier finds
+    image: str | None            # the image of `action=predict`
+    classes: list[str]           # on that image; empty: those that the classifier finds
     class_threshold: float       # it finds a class where its probability is above
-    sweep: SweepSettings
+    tune: TuneSettings
     runs: list[str]              # runs that `action=compare` sets side by side
     report: ReportSettings
     steps: list[str]             # of the experiment, in order
-    seed_maps: SeedMaps          # the maps that go on to cam_to_ir_label, make_sem_seg_labels and make_ins_seg_labels
+    seed_maps: SeedMaps          # the seed maps to cam_to_ir_label, make_sem_seg_labels and make_ins_seg_labels
     published: Published | None  # the scores of the paper that the experiment re-does
     data: Any                    # a class of steps.runtime.datasets
     model: ModelSettings
@@ -151,7 +151,7 @@ class RunSettings:
                 "nothing, but for action=predict; elsewhere a run is chosen by name=NAME")
         require(self.run is None or self.name is None, "run", self.run, f"nothing beside name={self.name}: both choose the run")
         require((self.image is not None) == (self.action is Action.predict), "image", self.image,
-                "a photograph with action=predict, and only there")
+                "an image with action=predict, and only there")
         require(not self.classes or self.action is Action.predict, "classes", self.classes, "nothing, but for action=predict")
         require(not self.runs or self.action is Action.compare, "runs", self.runs, "nothing, but for action=compare")
         require(self.shard in (None, "prepare") or self.part is not None, "shard", self.shard,
@@ -159,8 +159,8 @@ class RunSettings:
         for key in ("name", "outputs", "from_step", "to_step", "export_to"):
             require(getattr(self, key) != "", key, "", "a value; leave the key out for the default")
         _check_steps("steps", self.steps, BY_NAME)
-        in_order = [name for name in BY_NAME if name in self.steps]
-        require(self.steps == in_order and len(self.steps) > 0, "steps", self.steps, f"each step once and in order: {in_order}")
+        ordered = [name for name in BY_NAME if name in self.steps]
+        require(self.steps == ordered and len(self.steps) > 0, "steps", self.steps, f"each step once and in order: {ordered}")
         for key in ("from_step", "to_step"):
             _check_steps(key, [getattr(self, key)] if getattr(self, key) else [], self.steps)
         first, last = self._ends()

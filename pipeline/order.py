@@ -72,7 +72,7 @@ STEPS: tuple[Step, ...] = (
     Step("eval_cam", "eval_cam_pass", eval_cam, "score",
          reads=_eval_cam_reads, writes="scores of the maps at every threshold; the thresholds chosen on val"),
     Step("cam_to_ir_label", "cam_to_ir_label_pass", cam_to_ir_label, "images",
-         reads=_ir_label_reads, writes="confident labels, 255 where unsure"),
+         reads=_ir_label_reads, writes="confident labels, 255 (ignore) elsewhere"),
     Step("train_irn", "train_irn_pass", train_irn, "training",
          reads=_train_irn_reads, writes="the edge and displacement network", depends=("seed", "precision", "model")),
     Step("make_sem_seg_labels", "make_sem_seg_pass", make_sem_seg_labels, "images",

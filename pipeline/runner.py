@@ -31,7 +31,7 @@ from pipeline.runfolder.status import StepStatus, run_status
 from pipeline.runfolder.summary import build_summary
 from pipeline.runfolder.verify import Verified, verify_step
 from pipeline.tracking import check_logger
-from pipeline.work import Work, put_away
+from pipeline.work import Work, quarantined
 from steps.runtime.artifacts import read_json, write_json
 from steps.runtime.context import Group
 from steps.runtime.datasets import open_dataset
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 SUMMARY, LOG = "summary.json", "run.log"
 # keys that only other actions look at
-NOT_OF_A_RUN = ("action", "download", "import_from", "export_to", "run", "runs", "image", "classes", "class_threshold", "sweep")
+ACTION_KEYS = ("action", "download", "import_from", "export_to", "run", "runs", "image", "classes", "class_threshold", "tune")
 
 
 class Pipeline(Work):
@@ -93,7 +93,7 @@ class Pipeline(Work):
         return plan
 
     def status(self) -> list[StepStatus]:
-        """How far each step is, from names and sizes alone: no artifact, photograph or mask is read.
+        """How far each step is, from names and sizes alone: no artifact, image or mask is read.
 
         Raises
         ------
@@ -132,7 +132,7 @@ class Pipeline(Work):
         Stopped
             after SIGINT or SIGTERM; what was finished is saved.
         """
-        if not self.group.leads:
+        if not self.group.is_main:
             return self._follow()
         return self._carry_out(self._plan)
 
@@ -167,7 +167,7 @@ class Pipeline(Work):
             for number, planned in enumerate(to_do):
                 claim(*_claimed(to_do[number:], config.part), planned.name)
                 self._work(planned)
-            self.group.first(lambda: None)   # the others may go
+            self.group.broadcast(lambda: None)   # the others may go
             if config.shard is not None:
                 return {}
             summary = self._summary()
@@ -191,7 +191,7 @@ class Pipeline(Work):
             return Submitter(self.config, self.folder, self.dataset, self.overrides).submit(plan)
 
     def export_voc(self) -> list[Finding]:
-        """Write photographs and pseudo masks as a folder in the layout of PASCAL VOC (`pipeline.actions.export_voc`)."""
+        """Write images and pseudo masks as a folder in the layout of PASCAL VOC (`pipeline.actions.export_voc`)."""
         with self._reading([EXPORTED]):
             self.console.start("export_voc")
             command = self.command.replace(" force=true", "")   # meant for the folder, not for the steps
@@ -206,7 +206,7 @@ class Pipeline(Work):
             self.console.start("export_official")
             return export_official(self.config, self.dataset, self.folder, chosen, self.console.progress)
 
-    def predict(self, photograph: str | Path, classes: Sequence[str] = ()) -> Prediction:
+    def predict(self, image: str | Path, classes: Sequence[str] = ()) -> Prediction:
         """CAM, LPCAM, random walk and mask of any JPEG or PNG, by this finished run. Writes nothing.
 
         `classes` are names; without any those whose probability by the classifier is above `class_threshold`. The data set
@@ -215,7 +215,7 @@ class Pipeline(Work):
         Raises
         ------
         ConfigError, DataError
-            when there is no such run, class or photograph.
+            when there is no such run, class or image.
         """
         from pipeline.actions.predict import class_indices, finished_run
         from steps.parts.prediction import predict
@@ -225,28 +225,28 @@ class Pipeline(Work):
         indices = class_indices(classes, run.classes) or None
         prepare_process(self.config.threads, self.device)
         with reading(self.folder, run.folders, self.console.warning):
-            return predict(run, user_path(photograph), indices, self.config.class_threshold, self.device, self.console.warning)
+            return predict(run, user_path(image), indices, self.config.class_threshold, self.device, self.console.warning)
 
-    def sweep(self) -> dict[str, Any]:
+    def tune(self) -> dict[str, Any]:
         """Scores over thresholds and walks on the stored maps of this finished run (`pipeline.actions.tune`). Writes nothing.
 
         Raises
         ------
         ConfigError
-            when there is no such run, or its maps or the masks of `sweep.split` are missing, or that list is of test images.
+            when there is no such run, or its maps or the masks of `tune.split` are missing, or that list is of test images.
         Stopped
             after SIGINT or SIGTERM.
         """
-        from pipeline.actions.tune import finished_steps, run_sweep
+        from pipeline.actions.tune import finished_steps, run_tune
 
         self._require_run()
         steps = finished_steps(self.config, self.folder)
         prepare_process(self.config.threads, self.device)
-        self.console.start("sweep")
+        self.console.start("tune")
         with self._reading(steps), self._signals():
-            return run_sweep(self.config, self.dataset, self.folder, steps, device=self.device,
+            return run_tune(self.config, self.dataset, self.folder, steps, device=self.device,
                              stop=lambda: self.group.asked is not None, warn=self.console.warning,
-                             progress=lambda done, total, note: self.console.progress("sweep", done, total, note))
+                             progress=lambda done, total, note: self.console.progress("tune", done, total, note))
 
     def report(self) -> Path:
         """Write `report/report.html` from what lies in the run folder, with the configuration of its last call; its path.
@@ -282,7 +282,7 @@ class Pipeline(Work):
     @property
     def command(self) -> str:
         """The command line that runs this pipeline."""
-        words = [word for word in self.overrides if word.partition("=")[0].split(".")[0] not in NOT_OF_A_RUN]
+        words = [word for word in self.overrides if word.partition("=")[0].split(".")[0] not in ACTION_KEYS]
         return shlex.join(["python", "run_pipeline.py", *words])
 
     @property
@@ -310,12 +310,12 @@ class Pipeline(Work):
 
     def _summary(self) -> dict[str, Any]:
         """The summary of what is up to date by now, also by other runs on this folder."""
-        plan = survey(self.config, self.dataset, self.folder, photographs=False)
+        plan = survey(self.config, self.dataset, self.folder, read_images=False)
         try:
             return build_summary(self.folder, plan, self.dataset.classes, self.config.published,
                                  settings_in_use(self.config))
         except ArtifactError as error:
-            raise put_away(error, "summary") from error
+            raise quarantined(error, "summary") from error
 
     def _recorded(self, path: Path) -> RecordedRun:
         """A run as its folder recorded it; `report`, `device` and, where it is given, `data.root` are of this call."""
@@ -326,7 +326,7 @@ class Pipeline(Work):
         return last._as_recorded(last._summary())
 
     def _as_recorded(self, summary: dict[str, Any]) -> RecordedRun:
-        plan = survey(self.config, self.dataset, self.folder, photographs=False)
+        plan = survey(self.config, self.dataset, self.folder, read_images=False)
         return RecordedRun(self.config, self.composed, self.dataset, self.folder, self.device, plan, summary)
 
     def _report_on(self, summary: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from pipeline.plan.plan import CONTINUE, REUSE, PlannedStep, work_folder
 from pipeline.runfolder.folder import RUN, RunFolder
 from pipeline.runfolder.reuse import take_over
 from pipeline.tracking import tracked
-from steps.runtime.artifacts import set_aside
+from steps.runtime.artifacts import quarantine
 from steps.runtime.context import Group, StepContext
 from steps.runtime.datasets import open_dataset
 from steps.runtime.journal import join_divisions, merge_journals, unfinished
@@ -60,14 +60,14 @@ class Work:
         ConfigError
             in every process, when one of them does not see the folder.
         """
-        mark = Path(self.group.first(lambda: str((self.folder.path / RUN).resolve())))
+        mark = Path(self.group.broadcast(lambda: str((self.folder.path / RUN).resolve())))
         end = time.monotonic() + PATIENCE
         while not (seen := mark.exists()) and time.monotonic() < end:   # a network file system may lag behind
             time.sleep(0.1)
-        if blind := [rank for rank, sees in enumerate(self.group.gather(seen)) if not sees]:
+        if blind := [rank for rank, sees in enumerate(self.group.all_gather(seen)) if not sees]:
             raise ConfigError(f"{', '.join(map(self.group.name, blind))} does not see {mark}: the run folder must lie on a file "
                               "system that all machines share. Choose such a place with outputs=DIR")
-        self.config.precision = self.group.first(lambda: self.config.precision)   # where each machine chose its own
+        self.config.precision = self.group.broadcast(lambda: self.config.precision)   # where each machine chose its own
         self.device = self.group.choose_device(self.device)
         prepare_process(self.config.threads, self.device, self.group.here)
 
@@ -77,7 +77,7 @@ class Work:
             self._assemble()
             self.dataset = open_dataset(self.config.data, check=False)
             lists = derive_lists(self.config, self.dataset)
-            while order := self.group.first(dict):
+            while order := self.group.broadcast(dict):
                 name = order["step"]
                 self._do(PlannedStep(BY_NAME[name], lists[name], {}, tuple(order["reads"]), ""), Path(order["folder"]))
         return {}
@@ -98,14 +98,14 @@ class Work:
         if taken is None:
             if step.kind == "images" and self.config.shard is None:
                 join_divisions(folder, planned.lists["ids"], self.group.size)
-            self.group.first(lambda: {"step": planned.name, "folder": str(folder), "reads": planned.reads})
+            self.group.broadcast(lambda: {"step": planned.name, "folder": str(folder), "reads": planned.reads})
             result = self._do(planned, folder)
             if self.config.shard is not None:
                 self.console.finish(f"{planned.name}, shard={self.config.shard}", time.perf_counter() - start)
                 return
         images = merge_journals(folder, planned.lists["ids"]) if step.kind == "images" else None
         seconds = time.perf_counter() - start
-        settings = {} if planned.provided else settings_of(getattr(self.config, planned.name))
+        settings = {} if planned.imported else settings_of(getattr(self.config, planned.name))
         facts = taken or {
             "step": planned.name, "fingerprint": planned.fingerprint, "identity": planned.identity,
             "settings": settings, "seed": self.config.seed,
@@ -128,15 +128,15 @@ class Work:
             with self._watched(planned, self._context(planned, folder)) as context:
                 result = work(context)
         except WsssError as error:
-            raise put_away(error, planned.name) from error
-        self.group.gather(None)
+            raise quarantined(error, planned.name) from error
+        self.group.all_gather(None)
         release()
         return result
 
     @contextmanager
     def _watched(self, planned: PlannedStep, context: StepContext) -> Iterator[StepContext]:
         """The context of a step; of a training with the logger that is wanted, which the first process feeds."""
-        if planned.step.kind != "training" or not self.group.leads:
+        if planned.step.kind != "training" or not self.group.is_main:
             yield context
             return
         settings = settings_of(context.settings)
@@ -187,7 +187,7 @@ class Work:
                 signal.signal(number, handler)
 
 
-def put_away(error: WsssError, step: str) -> WsssError:
+def quarantined(error: WsssError, step: str) -> WsssError:
     """The error with the step it happened in; the damaged artifact that it names is put away."""
-    path = set_aside(error)
+    path = quarantine(error)
     return prefixed(error, step + (f" (put away as {path.name}: the same command makes it again)" if path else ""))

@@ -1,8 +1,8 @@
-"""Turn the seed maps into labels for IRN: confident foreground and background through a dense CRF, 255 where unsure.
+"""Turn the seed maps into labels for IRN: confident foreground and background through a dense CRF, 255 (ignore) elsewhere.
 
-Official file: `step/cam_to_ir_label.py` (IRN, LPCAM). Reads the maps that go on and, where the confident pair is not
-configured, the threshold that eval_cam chose on val; writes `ID.png`: 0 background, 1..C class, 255 unsure, in the frame
-in which the networks see the photograph.
+Official file: `step/cam_to_ir_label.py` (IRN, LPCAM). Reads the seed maps and, where the confident pair is not
+configured, the threshold that eval_cam chose on val; writes `ID.png`: 0 background, 1..C class, 255 ignore, in the frame
+in which the networks see the image.
 """
 
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ def run(context: StepContext) -> dict[str, Any]:
                          backend=settings.crf_backend.value)
         return {f"{image_id}.png": encode_mask(label.cpu().numpy())}, {"height": image.shape[0], "width": image.shape[1]}
 
-    for_each_image(context, make, small_operations=True)
+    for_each_image(context, make, cpu_parallel=True)
     return {"conf_fg": conf_fg, "conf_bg": conf_bg, "threshold_source": source}
 
 

@@ -57,7 +57,7 @@ def run(context: StepContext) -> dict[str, Any]:
             scored_counts = count_maps(context, maps, scored, grid, before + len(val), total)
             scores[kind] = score(scored_counts, chosen[kind], len(scored))
             counts[kind] = scored_counts.counts
-    if not context.group.leads:
+    if not context.group.is_main:
         return {}
     write_arrays(context.folder / COUNTS, **counts)
     write_json(context.folder / SCORES, {"chosen": {kind: choice.as_dict() for kind, choice in chosen.items()},

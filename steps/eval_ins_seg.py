@@ -41,7 +41,7 @@ def check(settings: Settings) -> None:
 def run(context: StepContext) -> dict[str, Any]:
     from wsss.metrics.instances import CocoPrecision, InstancePrecision
 
-    if not context.group.leads:
+    if not context.group.is_main:
         return {}
     dataset, folder, settings = context.dataset, context.inputs["make_ins_seg_labels"], context.settings
     precision = InstancePrecision(len(dataset.classes), settings.iou)

@@ -18,7 +18,7 @@ VERSION = 1
 SCORES = "scores.json"
 
 
-class Unsure(Enum):
+class Ignore(Enum):
     error = "error"              # a predicted 255 is refused
     background = "background"    # it counts as background (official, VOC)
     ignore = "ignore"            # it is left out
@@ -29,7 +29,7 @@ class Settings:
     """`eval_sem_seg.`: the values and their sources stand in `conf/recipe/`."""
 
     split: str | None            # the list that is scored; null: train
-    unsure: Unsure               # what a 255 in a pseudo mask counts as
+    ignore: Ignore               # what a 255 in a pseudo mask counts as
 
 
 def run(context: StepContext) -> dict[str, Any]:
@@ -39,10 +39,10 @@ def run(context: StepContext) -> dict[str, Any]:
     for number, image_id in enumerate(context.part(scored), start=1):
         context.check_stop()
         truth = dataset.mask(image_id)
-        confusion.update(read(image_id, truth.shape), truth, prediction_ignore=context.settings.unsure.value)
+        confusion.update(read(image_id, truth.shape), truth, prediction_ignore=context.settings.ignore.value)
         context.progress(number, len(scored), "pseudo masks")
     confusion.counts = context.reduce(confusion.counts)
-    if not context.group.leads:
+    if not context.group.is_main:
         return {}
     chosen = read_chosen(folder / THRESHOLD)
     write_json(context.folder / SCORES, {**confusion.scores().as_dict(), "threshold": chosen["threshold"],

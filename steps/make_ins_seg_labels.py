@@ -1,9 +1,9 @@
 """Find the instances: group pixels by IRN's displacements, walk in every group, and cut out what is strongest.
 
-Official file: `step/make_ins_seg_labels.py` of IRN (LPCAM keeps the flag and has no such step). Reads the maps that go on and
-IRN; writes `ID.npz` with `score` (n,) float32, `class` (n,) int64, 0-based, and `label` (H, W) in the size of the photograph:
+Official file: `step/make_ins_seg_labels.py` of IRN (LPCAM keeps the flag and has no such step). Reads the seed maps and
+IRN; writes `ID.npz` with `score` (n,) float32, `class` (n,) int64, 0-based, and `label` (H, W) in the size of the image:
 i + 1 where instance i is. One label map is enough because no two instances overlap, and compressed it takes about 2 kB for a
-photograph of VOC, where the official masks (n, H, W) take n * H * W bytes. n is 0 for an image without a detection, at which
+image of VOC, where the official masks (n, H, W) take n * H * W bytes. n is 0 for an image without a detection, at which
 the official code crashes.
 """
 
@@ -36,7 +36,7 @@ class Settings:
     exp_times: int               # the walk has 2^exp_times steps
     radius: int                  # of a step, in cells of stride 4
     pad_to: int | None           # the input of IRN is padded to sides of at least so many pixels
-    refinements: int             # steps in which a pixel follows the displacements to its centroid
+    centroid_iterations: int             # steps in which a pixel follows the displacements to its centroid
     group_threshold: float       # a displacement shorter than this, in cells of stride 4, belongs to a centre
     bg_threshold: float          # of the walked maps
     min_area: float              # share of the image below which an instance gets score 0
@@ -46,7 +46,8 @@ class Settings:
                 ("beta", self.beta > 0, "above 0"), ("exp_times", 0 <= self.exp_times <= 16, "from 0 to 16"),
                 ("radius", self.radius >= 2, "at least 2"),
                 ("pad_to", self.pad_to is None or self.pad_to >= 1, "null or at least 1"),
-                ("refinements", self.refinements >= 1, "at least 1"), ("group_threshold", self.group_threshold > 0, "above 0"),
+                ("centroid_iterations", self.centroid_iterations >= 1, "at least 1"),
+                ("group_threshold", self.group_threshold > 0, "above 0"),
                 ("bg_threshold", 0 <= self.bg_threshold <= 1, "a number in [0, 1]"),
                 ("min_area", 0 <= self.min_area <= 1, "a share in [0, 1]")):
             require(good, f"make_ins_seg_labels.{key}", getattr(self, key), expected)
@@ -57,7 +58,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
     find = Instances(context)
     chosen = Chosen(context.settings.bg_threshold, "make_ins_seg_labels.bg_threshold in the configuration").as_dict()
-    if context.group.leads:
+    if context.group.is_main:
         write_json(context.folder / THRESHOLD, chosen)
 
     def make(image_id: str):

@@ -1,9 +1,9 @@
-"""Make LPCAM maps: how alike each position is to the local prototypes of a class, less how alike to its context.
+"""Make LPCAM maps: the similarity of each position to a class's foreground prototypes, minus that to its background prototypes.
 
 Paper: Chen & Sun, "Extracting Class Activation Maps from Non-Discriminative Features as well", CVPR 2023, section 3;
 official file: `step/make_lpcam.py`. Reads the classifier and the CAMs. First it clusters the features of each class
 (`steps.parts.prototypes`), then it writes for each image `ID.npy` in the form of make_cam and, with `save_fg_maps`,
-`fg_only/ID.npy`: the maps without the context term (LPCAM-F).
+`fg_only/ID.npy`: the maps without the background term (LPCAM-F).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 VERSION = 2
 # The settings that say how prototypes are found: they count for nothing where prototypes are given.
 CLUSTERING = {"prototype_images", "prototype_seed", "n_clusters", "cam_threshold", "fg_threshold", "min_prototypes",
-              "context_low", "context_high", "max_features_per_class", "kmeans_iterations", "kmeans_init", "kmeans_tolerance",
-              "kmeans_total_shift", "kmeans_backend", "centred"}
+              "background_low", "background_high", "max_features_per_class", "kmeans_iterations", "kmeans_init",
+              "kmeans_tolerance", "kmeans_total_shift", "kmeans_backend", "centred"}
 
 
 class KMeansInit(Enum):
@@ -51,30 +51,30 @@ class Settings:
     prototype_split: str | None      # the list whose features are clustered; null: train
     prototype_images: int | None     # of that list so many images a class, drawn with replacement; null: all of them
     prototype_seed: int              # of that draw
-    n_clusters: int                  # of the foreground and of the context features of a class, each
-    cam_threshold: float             # features above it are foreground, below it context
+    n_clusters: int                  # of the foreground and of the background features of a class, each
+    cam_threshold: float             # features above it are foreground, below it background
     fg_threshold: float              # a foreground centre is kept when its class probability is above
     min_prototypes: int              # foreground centres that are kept at least, the most probable ones
-    context_low: float               # a context centre is kept when its class probability is between these two
-    context_high: float
-    max_features_per_class: int      # of foreground and of context features, each; more are sampled by seed
+    background_low: float               # a background centre is kept when its class probability is between these two
+    background_high: float
+    max_features_per_class: int      # of foreground and of background features, each; more are sampled by seed
     kmeans_iterations: int
     kmeans_init: KMeansInit
     kmeans_tolerance: float          # stop when the centres together move less, relative to the sum of their lengths,
     kmeans_total_shift: float        # or by less than this
     kmeans_backend: KMeansBackend
     centred: bool                    # cosines of features less the mean of all features
-    relu_without_context: bool       # the ReLU also over the maps of a class without context prototypes
+    relu_without_background: bool       # the ReLU also over the maps of a class without background prototypes
     save_fg_maps: bool
     prototypes: str | None           # a prototypes.npz, or a folder with the official two files: nothing is clustered
 
     def __post_init__(self) -> None:
         for name in ("n_clusters", "kmeans_iterations", "min_prototypes"):
             require(getattr(self, name) >= 1, f"make_lpcam.{name}", getattr(self, name), "at least 1")
-        for name in ("cam_threshold", "fg_threshold", "context_low", "context_high"):
+        for name in ("cam_threshold", "fg_threshold", "background_low", "background_high"):
             require(0 <= getattr(self, name) <= 1, f"make_lpcam.{name}", getattr(self, name), "a number in [0, 1]")
-        require(self.context_low <= self.context_high, "make_lpcam.context_low", self.context_low,
-                f"at most make_lpcam.context_high={self.context_high}")
+        require(self.background_low <= self.background_high, "make_lpcam.background_low", self.background_low,
+                f"at most make_lpcam.background_high={self.background_high}")
         require(self.max_features_per_class >= self.n_clusters, "make_lpcam.max_features_per_class",
                 self.max_features_per_class, f"at least make_lpcam.n_clusters={self.n_clusters}")
         for name in ("kmeans_tolerance", "kmeans_total_shift"):
@@ -112,13 +112,13 @@ def run(context: StepContext) -> dict[str, Any]:
 
     classifier, cams, prototypes = _prepare(context)
     features_of, normalisation = feature_function(context, classifier), classifier.backbone.normalisation
-    relu_without_context = context.settings.relu_without_context
+    relu_without_background = context.settings.relu_without_background
 
     def make(image_id: str):
         image, facts = context.dataset.image(image_id), cams.facts(image_id)
         vectors = prototypes.of(facts["classes"])
         with torch.inference_mode():
-            pairs = [lpcam_maps(features, vectors.foreground, vectors.context, relu_without_context=relu_without_context,
+            pairs = [lpcam_maps(features, vectors.foreground, vectors.background, relu_without_background=relu_without_background,
                                 mean=prototypes.mean)
                      for features in multi_scale_features(features_of, image, facts["scales"], context.device, normalisation)]
         kinds = {f"{FG_ONLY}/": [fg for fg, _ in pairs], "": [full for _, full in pairs]}

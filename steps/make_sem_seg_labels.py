@@ -1,7 +1,7 @@
 """Refine the seed maps and write the pseudo masks.
 
 Official file: `step/make_sem_seg_labels.py` (IRN, LPCAM), which has the random walk alone (`refiner=walk`). Reads the maps that
-go on and, where the walk is wanted or tried, IRN; writes `ID.png`, palette PNGs in the size of the photograph, ready to be used
+go on and, where the walk is wanted or tried, IRN; writes `ID.png`, palette PNGs in the size of the image, ready to be used
 as `SegmentationClass`, and with `save_soft` the edge map `edge/ID.npy` (h, w) and the walked maps `walk/ID.npy` (K, h, w),
 float16 at stride 4. `threshold.json` says which refiner and which background threshold were taken, and what they scored on val.
 """
@@ -102,7 +102,7 @@ class Settings:
     refiner: Refiner | None          # null: the best of all four on val masks; without val masks crf
     beta: float                      # exponent of the affinity
     exp_times: int                   # the walk has 2^exp_times steps
-    scale_steps: bool                # so many on a VOC photograph; on other sizes in proportion to the area
+    scale_steps: bool                # so many on a VOC image; on other sizes in proportion to the area
     radius: int                      # of a step, in cells of stride 4
     pad_to: int | None               # the input of IRN is padded to sides of at least so many pixels
     crf: CRFSettings
@@ -152,7 +152,7 @@ def run(context: StepContext) -> dict[str, Any]:
                          for kind, array in soft.items()}
         return contents, {"height": label.shape[0], "width": label.shape[1]}
 
-    for_each_image(context, make, small_operations=refiner is Refiner.crf)
+    for_each_image(context, make, cpu_parallel=refiner is Refiner.crf)
     return chosen
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from steps.runtime.concurrency import memory_for
 from steps.runtime.context import StepContext, require
 from steps.runtime.memory import give_back
-from steps.runtime.schedule import OptimizerName, Plan, epochs_of, require_schedule
+from steps.runtime.schedule import OptimizerName, Schedule, epochs_of, require_schedule
 from wsss.metrics.semantic import average_precision
 from wsss.seeding import generator
 
@@ -42,8 +42,8 @@ class Settings:
     resize_long: list[float]     # the long side is drawn between these two, in crop sizes
     color_jitter: float          # strength of random brightness, contrast and saturation; 0: none
     optimizer: OptimizerName
-    learning_rate: float         # of the backbone
-    classifier_rate: float       # rate of the classifier, in backbone rates
+    lr: float         # of the backbone
+    head_lr_mult: float       # rate of the classifier, in backbone rates
     momentum: float              # of sgd
     weight_decay: float
     power: float                 # of the poly rate
@@ -60,7 +60,7 @@ class Settings:
         require(len(low_high) == 2 and 0 < low_high[0] <= low_high[1], "train_cam.resize_long", low_high,
                 "two factors [lowest, highest] with 0 < lowest <= highest")
         require(0 <= self.color_jitter < 1, "train_cam.color_jitter", self.color_jitter, "a strength in [0, 1)")
-        require(self.classifier_rate > 0, "train_cam.classifier_rate", self.classifier_rate, "above 0")
+        require(self.head_lr_mult > 0, "train_cam.head_lr_mult", self.head_lr_mult, "above 0")
         require(self.max_val_images is None or self.max_val_images >= 1, "train_cam.max_val_images", self.max_val_images,
                 "null or at least 1")
         require(self.val_epochs >= 1, "train_cam.val_epochs", self.val_epochs, "at least 1")
@@ -72,13 +72,13 @@ def run(context: StepContext) -> dict[str, Any]:
 
     from steps.parts.training_pictures import cam_pictures
     from steps.runtime.networks import new_classifier, provide, save_network
-    from steps.runtime.training import fit, make_optimizer, poly_rate
+    from steps.runtime.training import fit, make_optimizer, poly_lr
     from wsss.data.augment import classifier_sample
 
-    if context.model.provided("train_cam"):
+    if context.model.imported("train_cam"):
         return provide(context, "train_cam")
     settings, dataset = context.settings, context.dataset
-    if not context.model.starts_from_weights and context.group.leads:
+    if not context.model.starts_from_weights and context.group.is_main:
         context.warn(f"the network {context.model.backbone.value} starts from random weights: on a few hundred images the maps "
                      "of every later step are poor. Take model.backbone=efficientnet_lite0, whose ImageNet weights are "
                      "installed, or model.pretrained=true; or raise train_cam.epochs")
@@ -97,14 +97,14 @@ def run(context: StepContext) -> dict[str, Any]:
         return {"loss": multilabel_soft_margin_loss(classifier(images).float(), labels) * share}
 
     backbone, head = classifier.parameter_groups()
-    optimizer = make_optimizer(settings, (backbone, 1.0), (head, settings.classifier_rate))
-    plan = Plan("train_cam", epochs_of(settings, len(context.ids)), settings.batch_size,
-                poly_rate(settings.power, settings.warmup), settings.checkpoint_steps, settings.accumulate, settings.val_epochs)
-    log = fit(context, plan, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
+    optimizer = make_optimizer(settings, (backbone, 1.0), (head, settings.head_lr_mult))
+    schedule = Schedule("train_cam", epochs_of(settings, len(context.ids)), settings.batch_size,
+                poly_lr(settings.power, settings.warmup), settings.checkpoint_steps, settings.accumulate, settings.val_epochs)
+    log = fit(context, schedule, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
               lambda: cam_pictures(context, classifier))
-    if context.group.leads:
+    if context.group.is_main:
         save_network(context, classifier)
-    return {"steps": log[-1]["step"], "epochs": plan.epochs, "val_map": log[-1].get("val_map")}
+    return {"steps": log[-1]["step"], "epochs": schedule.epochs, "val_map": log[-1].get("val_map")}
 
 
 def reader(folder: Path, n_classes: int) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.runtime.artifacts import Labels
-from steps.runtime.concurrency import images_at_once, in_order
+from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext, require
-from steps.runtime.schedule import OptimizerName, Plan, epochs_of, require_schedule
+from steps.runtime.schedule import OptimizerName, Schedule, epochs_of, require_schedule
 from wsss.seeding import generator
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ class Settings:
     min_steps: int
     batch_size: int
     crop_size: int                   # pixels
-    scale: list[float]               # the photograph is scaled by a factor between these two
+    scale: list[float]               # the image is scaled by a factor between these two
     optimizer: OptimizerName
-    learning_rate: float             # of the edge branch
-    displacement_rate: float         # rate of the displacement branch, in edge rates
+    lr: float             # of the edge branch
+    displacement_lr_mult: float         # rate of the displacement branch, in edge rates
     momentum: float
     weight_decay: float
     power: float                     # of the poly rate
@@ -59,7 +59,7 @@ class Settings:
         require_schedule("train_irn", self)
         require(len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1], "train_irn.scale", self.scale,
                 "two factors [lowest, highest] with 0 < lowest <= highest")
-        require(self.displacement_rate > 0, "train_irn.displacement_rate", self.displacement_rate, "above 0")
+        require(self.displacement_lr_mult > 0, "train_irn.displacement_lr_mult", self.displacement_lr_mult, "above 0")
         require(self.radius >= 2, "train_irn.radius", self.radius, "at least 2")
         require(self.all_pairs or self.radius <= self.crop_size // 8, "train_irn.radius", self.radius,
                 f"at most an eighth of train_irn.crop_size={self.crop_size}, or train_irn.all_pairs=true")
@@ -68,11 +68,11 @@ class Settings:
 def run(context: StepContext) -> dict[str, Any]:
     from steps.parts.training_pictures import edge_pictures
     from steps.runtime.networks import new_irn, provide, save_network
-    from steps.runtime.training import fit, make_optimizer, poly_rate
+    from steps.runtime.training import fit, make_optimizer, poly_lr
     from wsss.data.augment import irn_sample
     from wsss.refinement.affinity import affinity_losses, pair_counts
 
-    if context.model.provided("train_irn"):
+    if context.model.imported("train_irn"):
         return provide(context, "train_irn")
     settings, dataset = context.settings, context.dataset
     irn, read = new_irn(context), Labels(context.inputs["cam_to_ir_label"], len(dataset.classes))
@@ -95,14 +95,14 @@ def run(context: StepContext) -> dict[str, Any]:
                 "dp_fg": losses.dp_fg, "dp_bg": losses.dp_bg}
 
     edge, displacement = irn.parameter_groups()
-    optimizer = make_optimizer(settings, (edge, 1.0), (displacement, settings.displacement_rate))
-    plan = Plan("train_irn", epochs_of(settings, len(context.ids)), settings.batch_size, poly_rate(settings.power),
+    optimizer = make_optimizer(settings, (edge, 1.0), (displacement, settings.displacement_lr_mult))
+    schedule = Schedule("train_irn", epochs_of(settings, len(context.ids)), settings.batch_size, poly_lr(settings.power),
                 settings.checkpoint_steps, settings.accumulate)
-    log = fit(context, plan, irn, optimizer, sample, loss, pictures=lambda: edge_pictures(context, irn), counts=counts)
+    log = fit(context, schedule, irn, optimizer, sample, loss, pictures=lambda: edge_pictures(context, irn), counts=counts)
     irn.set_displacement_mean(displacement_mean(context, irn))
-    if context.group.leads:
+    if context.group.is_main:
         save_network(context, irn)
-    return {"steps": log[-1]["step"], "epochs": plan.epochs, "displacement_mean": irn.mean_shift.running_mean.tolist()}
+    return {"steps": log[-1]["step"], "epochs": schedule.epochs, "displacement_mean": irn.mean_shift.running_mean.tolist()}
 
 
 def reader(folder: Path, n_classes: int) -> None:
@@ -129,7 +129,7 @@ def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
         with torch.inference_mode(), context.autocast():
             _, displacement = irn(image[None].to(context.device))
         return displacement.double().mean(dim=(0, 2, 3)).cpu()
-    with closing(in_order(context, mean, context.part(context.ids), images_at_once(context.device))) as means:
+    with closing(ordered_map(context, mean, context.part(context.ids), max_concurrent(context.device))) as means:
         for _, result in means:
             total += result()
     return (context.group.sum(total) / len(context.ids)).float()

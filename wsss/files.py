@@ -63,7 +63,7 @@ def user_path(path: Path | str) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def sweep(folder: Path | str) -> None:
+def remove_temporary(folder: Path | str) -> None:
     """Remove the temporary files of writes that were killed, below a folder that nobody else writes to."""
     for name in file_sizes(folder):
         if name.rpartition("/")[2].startswith(TEMPORARY_PREFIX) and name.endswith(".tmp"):

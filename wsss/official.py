@@ -155,14 +155,14 @@ def write_label(path: Path | str, label: np.ndarray) -> None:
 def read_prototypes(folder: Path) -> dict[str, np.ndarray]:
     """The prototypes that official make_lpcam saves in `folder`, one dictionary class -> (n, D) for each of PROTOTYPE_FILES.
 
-    Returns `center` (n, D) float32, `class_index` (n,) int64, `is_context` (n,) bool, and `kept` (n,), all True. Raises DataError
-    when a file is missing or damaged, or holds something else.
+    Returns `center` (n, D) float32, `class_index` (n,) int64, `is_background` (n,) bool, and `kept` (n,), all True. Raises
+    DataError when a file is missing or damaged, or holds something else.
     """
     rows: list[tuple[int, bool, np.ndarray]] = []
-    for name, is_context in zip(PROTOTYPE_FILES, (False, True), strict=True):
+    for name, is_background in zip(PROTOTYPE_FILES, (False, True), strict=True):
         try:
             found = torch.load(folder / name, map_location="cpu", weights_only=True)
-            rows += [(int(index), is_context, centers.detach().float().numpy()) for index, centers in found.items()]
+            rows += [(int(index), is_background, centers.detach().float().numpy()) for index, centers in found.items()]
             center = np.concatenate([centers for _, _, centers in rows])   # refuses other dimensions
             _, _ = center.shape
         except MemoryError:
@@ -172,7 +172,8 @@ def read_prototypes(folder: Path) -> dict[str, np.ndarray]:
                             "it made again by the official code") from error
     counts = [len(centers) for _, _, centers in rows]
     return {"center": center, "class_index": np.repeat([index for index, _, _ in rows], counts),
-            "is_context": np.repeat([is_context for _, is_context, _ in rows], counts), "kept": np.ones(len(center), bool)}
+            "is_background": np.repeat([is_background for _, is_background, _ in rows], counts),
+            "kept": np.ones(len(center), bool)}
 
 
 # Prefix of official names -> of ours. The official networks hold most layers several times (`self.resnet50`, `self.stage2`,

@@ -1,4 +1,4 @@
-"""Pictures for people: maps and masks laid over the photograph, as PNG. Nothing of the pipeline reads them back."""
+"""Pictures for people: maps and masks laid over the image, as PNG. Nothing of the pipeline reads them back."""
 
 import io
 from functools import cache
@@ -13,14 +13,14 @@ from wsss.palette import VOC_PALETTE
 
 
 def overlay_map(image: np.ndarray, values: np.ndarray, strength: float = 0.8) -> np.ndarray:
-    """A map as heat on its photograph, by matplotlib's "inferno", whose order is seen without seeing colours.
+    """A map as heat on its image, by matplotlib's "inferno", whose order is seen without seeing colours.
 
-    The photograph stays as it is where the map is 0.
+    The image stays as it is where the map is 0.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         values: (H, W) float; below 0 and above 1 are shown as 0 and 1.
-        strength: share of the heat where the map is 1, in [0, 1]; the rest is the photograph.
+        strength: share of the heat where the map is 1, in [0, 1]; the rest is the image.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -32,7 +32,7 @@ def overlay_map(image: np.ndarray, values: np.ndarray, strength: float = 0.8) ->
 
 
 def overlay_mask(image: np.ndarray, mask: np.ndarray, strength: float = 0.6) -> np.ndarray:
-    """A mask (H, W) uint8 in the colours of VOC on its photograph (H, W, 3) uint8; background stays as it is, 255 turns pale."""
+    """A mask (H, W) uint8 in the colours of VOC on its image (H, W, 3) uint8; background stays as it is, 255 turns pale."""
     _check("overlay_mask", image, mask)
     return _blend(image, VOC_PALETTE[mask], np.where(mask == 0, 0.0, strength)[..., None])
 

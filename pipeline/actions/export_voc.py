@@ -1,12 +1,12 @@
-"""`action=export_voc`: photographs and pseudo masks as a folder that segmentation tools read as PASCAL VOC.
+"""`action=export_voc`: images and pseudo masks as a folder that segmentation tools read as PASCAL VOC.
 
     EXPORT_TO/
-      JPEGImages/ID.jpg             the photographs: hard links, symbolic ones where the disk is another
+      JPEGImages/ID.jpg             the images: hard links, symbolic ones where the disk is another
       SegmentationClassAug/ID.png   palette PNGs: pseudo masks of the training list, ground truth of val
       ImageSets/Segmentation/       train_aug.txt or train.txt, as the training list is called, and val.txt: an id a line
       classes.txt                   a class a line: line i is mask value i; 0 is background, 255 is not to be counted
 
-Tools look for `.jpg` alone and turn no picture by its EXIF orientation: a photograph that is no upright JPEG is written as one.
+Tools look for `.jpg` alone and turn no picture by its EXIF orientation: an image that is no upright JPEG is written as one.
 """
 
 import filecmp
@@ -30,7 +30,7 @@ from wsss.files import storage, user_path, write_bytes
 STEP = "make_sem_seg_labels"
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"
 
-Source = Path | Callable[[], bytes]   # a photograph to link to, or what makes a file's content
+Source = Path | Callable[[], bytes]   # an image to link to, or what makes a file's content
 
 
 def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
@@ -39,7 +39,7 @@ def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
 
     The training list is what train_cam learned from. Every file is checked before the first is written: each id of the list has a
     finished pseudo mask of this configuration, val has its ground truth and shares no image with the list, and every mask has
-    the size of its photograph and no value but 0..C and 255. A file that is there as it would be written is left alone, so an
+    the size of its image and no value but 0..C and 255. A file that is there as it would be written is left alone, so an
     interrupted call goes on.
 
     Raises
@@ -73,8 +73,8 @@ def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
     linked = sum(isinstance(source, Path) for source in files.values())
     return [Finding(f"pseudo masks, list {name}", len(train), len(train)),
             Finding("ground truth, list val", len(val), None, "" if val else "no val.txt: not all of val has masks"),
-            Finding("photographs linked", linked),
-            Finding("photographs written as upright JPEG", len(train) + len(val) - linked),
+            Finding("images linked", linked),
+            Finding("images written as upright JPEG", len(train) + len(val) - linked),
             Finding(f"files in {target}", len(files), None, f"{len(missing):,} new, {len(different):,} replaced")]
 
 
@@ -110,9 +110,9 @@ def _files(dataset: Dataset, masks: Path, lists: dict[str, tuple[str, ...]]) -> 
     read = Labels(masks, len(dataset.classes))
     for name, ids in lists.items():
         for image_id in ids:
-            photograph = dataset.image_path(image_id)
-            upright = is_upright_jpeg(photograph)
-            yield f"{IMAGES}/{image_id}.jpg", photograph.resolve() if upright else partial(_as_jpeg, dataset, image_id)
+            image = dataset.image_path(image_id)
+            upright = is_upright_jpeg(image)
+            yield f"{IMAGES}/{image_id}.jpg", image.resolve() if upright else partial(_as_jpeg, dataset, image_id)
             yield f"{MASKS}/{image_id}.png", partial(_truth if name == "val" else partial(_pseudo, read), dataset, image_id)
         if ids:
             yield f"{LISTS}/{name}.txt", partial(str.encode, "".join(f"{image_id}\n" for image_id in ids))

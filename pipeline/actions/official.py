@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.actions.export_voc import export_target
 from pipeline.config import selected
 from pipeline.order import BY_NAME
-from pipeline.plan.fingerprint import provided_identity
+from pipeline.plan.fingerprint import imported_identity
 from pipeline.plan.plan import ABSENT, CONTINUE, DONE, PARTIAL, RERUN, RUN, SKIP, STALE, PlannedStep, survey
 from pipeline.runfolder.folder import RunFolder
 from steps.parts.imported import FOLDERS, MAPS, Import, official_file
@@ -49,7 +49,7 @@ def import_plan(config: Any, dataset: Dataset, folder: RunFolder) -> list[Planne
     source, plan = user_path(config.import_from), []
     for name in selected(config):
         if name in FOLDERS and (ids := (module := Import(name, source)).ids(dataset)):
-            identity = provided_identity(dataset, name, module.digest(ids))
+            identity = imported_identity(dataset, name, module.digest(ids))
             plan.append(PlannedStep(replace(BY_NAME[name], module=module), {"ids": ids}, identity, (), ABSENT, total=len(ids)))
             _find_state(config, dataset, folder, plan[-1])
     if not plan:
@@ -63,7 +63,7 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
     """Set what is to be done with a step that is imported."""
     manifest = folder.manifest(planned.name)
     current = manifest is not None and manifest["fingerprint"] == planned.fingerprint
-    if manifest is not None and not current and "provided" not in manifest["identity"] and not config.replace:
+    if manifest is not None and not current and "imported" not in manifest["identity"] and not config.replace:
         raise ConfigError(f"{planned.name} is finished in {folder.result(planned.name)} and would be replaced by what is "
                           "imported. Set replace=true to allow it, or name=NAME for another run")
     place = folder.result(planned.name) if current else folder.partial(planned.name, planned.fingerprint)
@@ -93,7 +93,7 @@ def export_official(config: Any, dataset: Dataset, folder: RunFolder, chosen: Co
     target = export_target(config, dataset, folder, "export_official")
     if dataset.max_side or dataset.min_side:
         key = "max_side" if dataset.max_side else "min_side"
-        raise ConfigError(f"data.{key}={getattr(dataset, key)}: the maps are those of resized photographs, the official code "
+        raise ConfigError(f"data.{key}={getattr(dataset, key)}: the maps are those of resized images, the official code "
                           "reads them as they are. Export a run that was made without it")
     done, report = [], []
     for planned in survey(config, dataset, folder):

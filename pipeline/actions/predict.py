@@ -1,4 +1,4 @@
-"""`action=predict`: what a finished run makes of any photograph. The run's own manifests say how it was made."""
+"""`action=predict`: what a finished run makes of any image. The run's own manifests say how it was made."""
 
 import shutil
 from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ def finished_run(config: Any, folder: RunFolder) -> FinishedRun:
     require_finished(folder, NEEDED, "predict")
     manifests = {step: manifest for step in STEPS if (manifest := folder.manifest(step))}
     for step in ("make_lpcam", "make_sem_seg_labels"):   # what was imported was not made by this run's networks
-        if "provided" in manifests.get(step, {"identity": {}})["identity"]:
+        if "imported" in manifests.get(step, {"identity": {}})["identity"]:
             del manifests[step]
     seed_maps = seeds_of(manifests.get("make_sem_seg_labels"))
     refined = manifests.get("make_sem_seg_labels", {"result": {}})["result"].get("refiner", "none")
@@ -70,9 +70,9 @@ def class_indices(names: Iterable[str], classes: Sequence[str]) -> list[int]:
     return sorted({classes.index(name) for name in names})
 
 
-def empty_folder(run: RunFolder, photograph: Path) -> Path:
-    """Where the prediction of a photograph is written: `predictions/FILE` of the run, without that of an earlier call."""
-    folder = run.path / FOLDER / photograph.name
+def empty_folder(run: RunFolder, image: Path) -> Path:
+    """Where the prediction of an image is written: `predictions/FILE` of the run, without that of an earlier call."""
+    folder = run.path / FOLDER / image.name
     if (folder / RECORD).exists():
         with storage(folder):
             shutil.rmtree(folder)

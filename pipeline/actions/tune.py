@@ -1,4 +1,4 @@
-"""`action=sweep`: curves over thresholds and walks as CSV, JSON and a plot, and the values to set. Changes nothing in the run."""
+"""`action=tune`: curves over thresholds and walks as CSV, JSON and a plot, and the values to set. Changes nothing in the run."""
 
 import csv
 import io
@@ -11,32 +11,32 @@ from pipeline.plan.lists import derive_lists
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import require_finished
 from pipeline.runfolder.summary import TITLES
-from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, choosing_ids, sweep
+from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, choosing_ids, tune
 from steps.runtime.artifacts import write_json
 from steps.runtime.context import StepContext
 from wsss.data.dataset import Dataset
 from wsss.files import replacing, write_text
 
-FOLDER = "sweeps"
+FOLDER = "tune"
 # Okabe & Ito: safe for the colour-blind
 COLOURS = {"cam": "#0072B2", "lpcam_fg": "#E69F00", "lpcam": "#009E73", "walk": "#D55E00"}
 LINES = ("-", "--", ":", "-.")
 
 
 def finished_steps(config: Any, folder: RunFolder) -> list[str]:
-    """The steps of a run that a sweep reads, as far as it has finished them. Raises ConfigError where there are no CAMs."""
-    require_finished(folder, ("make_cam",), "sweep")
+    """The steps of a run that it reads, as far as it has finished them. Raises ConfigError where there are no CAMs."""
+    require_finished(folder, ("make_cam",), "tune")
     wanted = ("make_cam", "make_lpcam", "eval_cam", "train_irn", "make_sem_seg_labels")
     found = {step: manifest for step in wanted if step in config.steps and (manifest := folder.manifest(step))}
-    return [step for step in found if not (step == "make_sem_seg_labels" and "provided" in found[step]["identity"])]
+    return [step for step in found if not (step == "make_sem_seg_labels" and "imported" in found[step]["identity"])]
 
 
-def run_sweep(config: Any, dataset: Dataset, folder: RunFolder, steps: list[str], **world: Any) -> dict[str, Any]:
-    """Sweep over the finished `steps` of a run and return the result (see `steps.parts.tuning.sweep`) with "labels": what chose.
+def run_tune(config: Any, dataset: Dataset, folder: RunFolder, steps: list[str], **world: Any) -> dict[str, Any]:
+    """Sweep over the finished `steps` of a run and return the result (see `steps.parts.tuning.tune`) with "labels": what chose.
 
     `world`: the device, stop, progress and warn of the context.
     """
-    ids = choosing_ids(dataset, config.sweep)
+    ids = choosing_ids(dataset, config.tune)
     manifest, seed_maps = folder.manifest("make_sem_seg_labels"), config.seed_maps.value
     settings, precision = config.make_sem_seg_labels, config.precision.value
     if "make_sem_seg_labels" in steps:
@@ -46,19 +46,19 @@ def run_sweep(config: Any, dataset: Dataset, folder: RunFolder, steps: list[str]
                           inputs={step: folder.result(step) for step in steps}, seed_maps=seed_maps, **world)
     scored = set().union(*(lists.get("scored", ()) for name, lists in derive_lists(config, dataset).items()
                            if BY_NAME[name].kind == "score"))
-    labels = {"list": config.sweep.split, "held_out": config.sweep.held_out, "images": len(ids),
+    labels = {"list": config.tune.split, "held_out": config.tune.held_out, "images": len(ids),
               "also_scored": len(scored.intersection(ids))}
-    return {"labels": labels, **sweep(context, config.sweep)}
+    return {"labels": labels, **tune(context, config.tune)}
 
 
 def place_of(folder: RunFolder, labels: dict[str, Any]) -> Path:
-    """Where a sweep is written: `sweeps/LIST` of the run, so that one by other labels stays."""
+    """Where the result is written: `tune/LIST` of the run, so that one by other labels stays."""
     part = f"-{labels['held_out']:g}" if labels["held_out"] else ""
     return folder.path / FOLDER / f"{Path(labels['list']).stem}{part}"
 
 
-def write_sweep(result: dict[str, Any], folder: Path) -> None:
-    """Write thresholds.csv, walk.csv, sweep.png and, last, sweep.json."""
+def write_tune(result: dict[str, Any], folder: Path) -> None:
+    """Write thresholds.csv, walk.csv, tune.png and, last, tune.json."""
     rows: list[tuple] = [("maps", "threshold", *SCORE_NAMES, *CONFIDENT_NAMES)]
     for kind, swept in result["maps"].items():
         columns = [swept["curve"][name] for name in ("threshold", *SCORE_NAMES)]
@@ -71,11 +71,11 @@ def write_sweep(result: dict[str, Any], folder: Path) -> None:
             rows += [(point["beta"], point["exp_times"], *row)
                      for row in zip(*(point["curve"][name] for name in ("threshold", *SCORE_NAMES)))]
         _write_csv(folder / "walk.csv", rows)
-    _plot(result, folder / "sweep.png")
-    write_json(folder / "sweep.json", result)
+    _plot(result, folder / "tune.png")
+    write_json(folder / "tune.json", result)
 
 
-def sweep_lines(result: dict[str, Any]) -> list[str]:
+def tune_lines(result: dict[str, Any]) -> list[str]:
     """The best values for the screen, which labels chose them, and the words that set them."""
     labels = result["labels"]
     part = f"{labels['held_out']:g} of " if labels["held_out"] else ""

@@ -13,11 +13,11 @@ import torch.distributed as dist
 if TYPE_CHECKING:
     from pipeline.cluster.processes import Processes
 
-BEAT = 0.5       # seconds
-FAREWELL = 5.0   # seconds in which the others notice that one has ended
+INTERVAL = 0.5       # seconds
+GRACE = 5.0   # seconds in which the others notice that one has ended
 
 
-class Watch(threading.Thread):
+class Heartbeat(threading.Thread):
     """Beats for this process. In the first it also looks after the others and says who is gone; the others listen to it."""
 
     def __init__(self, group: "Processes", patience: float):
@@ -31,14 +31,14 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         group = self.group
-        while not self.ended.wait(BEAT):
+        while not self.ended.wait(INTERVAL):
             try:
                 self.store.add(f"beat/{group.rank}", 1)
                 if group.asked is not None and not self.store.check(["stop"]):
                     self.store.set("stop", str(int(group.asked)))
                 elif group.asked is None and self.store.check(["stop"]):
                     group.asked = int(self.store.get("stop"))
-                verdict = self._look() if group.leads else self._listen()
+                verdict = self._look() if group.is_main else self._listen()
             except RuntimeError:   # the store has gone, and with it who keeps it
                 verdict = {"rank": 0, "code": 1, "why": "has gone"}
             if verdict and not self.ended.is_set():
@@ -82,13 +82,13 @@ class Watch(threading.Thread):
     def _end(self, verdict: dict) -> None:
         """End this process because another one has ended."""
         group, rank = self.group, verdict["rank"]
-        if verdict["why"] and (group.leads or rank == 0):
+        if verdict["why"] and (group.is_main or rank == 0):
             print(f"error: {group.name(rank)}: {verdict['why']}. The others stop; the same command continues", file=sys.stderr,
                   flush=True)
-        if group.leads:
+        if group.is_main:
             self.say(verdict)
         self.ended.set()
-        self.part(FAREWELL)
+        self.part(GRACE)
         end_process(verdict["code"])
 
     def say(self, verdict: dict) -> None:
@@ -104,9 +104,9 @@ class Watch(threading.Thread):
             if code > 128:
                 self.store.set("stop", str(code - 128))
             self.store.set(f"end/{self.group.rank}", json.dumps({"code": code, "why": why}))
-            end = time.monotonic() + FAREWELL
+            end = time.monotonic() + GRACE
             while time.monotonic() < end and not self.store.check(["verdict"]):
-                time.sleep(BEAT)
+                time.sleep(INTERVAL)
             heard = self.store.check(["verdict"])
         except RuntimeError:
             heard = False
@@ -118,7 +118,7 @@ class Watch(threading.Thread):
         try:
             self.store.set(f"parted/{self.group.rank}", "")
             end = time.monotonic() + (self.patience if patience is None else patience)
-            while self.group.leads and time.monotonic() < end:
+            while self.group.is_main and time.monotonic() < end:
                 if self.store.check([f"parted/{rank}" for rank in range(self.group.size)]):
                     return
                 time.sleep(0.05)

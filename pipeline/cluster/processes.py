@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.cluster.distributed import DistributedSettings, Place
-from pipeline.cluster.heartbeat import BEAT, FAREWELL, Watch, end_process
+from pipeline.cluster.heartbeat import GRACE, INTERVAL, Heartbeat, end_process
 from pipeline.runfolder.claims import Owner
 from steps.runtime.context import Group, Stopped
 from wsss.errors import BackendError, ConfigError, WsssError
@@ -32,7 +32,7 @@ class Processes(Group):
         self.asked: int | None = None       # the signal by which any process was asked to stop
         self._fast = None                   # the group for sums of CUDA tensors
         start = timedelta(seconds=settings.start)
-        keeps = self.leads and not place.launcher_keeps_store
+        keeps = self.is_main and not place.launcher_keeps_store
         try:
             self.store = dist.TCPStore(place.host, place.port, None, keeps, timeout=start, wait_for_workers=False)
             self.store.set(f"member/{self.rank}", json.dumps(asdict(Owner.me())))
@@ -45,7 +45,7 @@ class Processes(Group):
             raise BackendError(f"process {self.rank} of {self.size} on {socket.gethostname()} did not meet the others at "
                                f"{place.host}:{place.port} ({str(error).splitlines()[0]}). Look at their messages; a port that "
                                "is taken is changed by MASTER_PORT, a slow start by distributed.start") from error
-        self.watch = Watch(self, settings.timeout)
+        self.watch = Heartbeat(self, settings.timeout)
         self.watch.start()
 
     def _await_members(self, patience: float) -> list[Owner]:
@@ -74,7 +74,7 @@ class Processes(Group):
             device = torch.device("cuda", self.place.local_rank % torch.cuda.device_count())
             torch.cuda.set_device(device)
         has = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
-        all_have = self.gather(has)
+        all_have = self.all_gather(has)
         if len({one is None for one in all_have}) > 1:
             without = ", ".join(self.name(rank) for rank, one in enumerate(all_have) if one is None)
             raise ConfigError(f"device=auto: {without} sees no CUDA device, others do. Start as many processes on each machine "
@@ -96,12 +96,12 @@ class Processes(Group):
         self._together(lambda: dist.all_reduce(tensor, group=self._fast if tensor.is_cuda else None))
         return tensor
 
-    def first(self, make: Callable[[], Any]) -> Any:
-        box = [make() if self.leads else None]
+    def broadcast(self, make: Callable[[], Any]) -> Any:
+        box = [make() if self.is_main else None]
         self._together(lambda: dist.broadcast_object_list(box, src=0))
         return box[0]
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         box = [None] * self.size
         self._together(lambda: dist.all_gather_object(box, value))
         return box
@@ -111,21 +111,21 @@ class Processes(Group):
         try:
             exchange()
         except RuntimeError as error:
-            self.watch.patience = min(self.watch.patience, 10 * BEAT)
-            end = time.monotonic() + self.watch.patience + FAREWELL
+            self.watch.patience = min(self.watch.patience, 10 * INTERVAL)
+            end = time.monotonic() + self.watch.patience + GRACE
             while time.monotonic() < end:
                 if self.asked is not None:
                     raise Stopped from error
-                time.sleep(BEAT)
+                time.sleep(INTERVAL)
             why = str(error).splitlines()[0]
             raise WsssError(f"the processes lost each other ({why}). The same command continues") from error
 
     def leave(self, code: int, why: str = "") -> NoReturn:
         """End this process with the exit code `code`; `why`: the error that it ends with, which the first one prints."""
-        if code and not self.leads:
+        if code and not self.is_main:
             self.watch.tell(code, why)
         elif code:
             self.watch.say({"rank": 0, "code": code, "why": ""})
         self.watch.ended.set()
-        self.watch.part(FAREWELL if code else None)
+        self.watch.part(GRACE if code else None)
         end_process(code)

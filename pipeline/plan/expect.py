@@ -31,10 +31,10 @@ def expect(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSte
 
     runs = [folder] + ([planned.donor.folder] if planned.donor else [])
     former = [manifest for run in runs if (manifest := run.manifest(planned.name))
-              and manifest["device"].split(":")[0] == device and ("provided" in manifest["identity"]) == planned.provided]
+              and manifest["device"].split(":")[0] == device and ("imported" in manifest["identity"]) == planned.imported]
     rate = next((manifest["made"]["seconds"] / manifest["made"]["units"] for manifest in former if manifest["made"]["units"]),
                 _journal_rate(folder, planned))
-    file = config.model.provided(planned.name)
+    file = config.model.imported(planned.name)
     needs = needs_of_file(user_path(file)) if file else expected_needs(planned.name, config, dataset, planned.lists)
     disk, memory = needs.disk_mb, needs.memory_mb
     for manifest in former:

@@ -16,7 +16,7 @@ from pipeline.config import settings_of
 from pipeline.order import BY_NAME, irn_backbone
 from pipeline.plan.lists import Lists, chooses_pair, masks_to_choose_by
 from steps.make_lpcam import CLUSTERING
-from steps.parts.given_prototypes import digest_of_given
+from steps.parts.imported_prototypes import digest_of_imported
 from steps.runtime.model import weights_digest
 from wsss.data.dataset import Dataset
 from wsss.files import user_path
@@ -24,21 +24,21 @@ from wsss.networks.facts import file_sha256
 
 DIGEST = re.compile("[0-9a-f]{32,}")
 # lists count by their content; saving and measuring change nothing
-NOT_RESULTS = {"split", "prototype_split", "checkpoint_steps", "max_val_images"}
+UNFINGERPRINTED = {"split", "prototype_split", "checkpoint_steps", "max_val_images"}
 
 
 def identities(config: Any, dataset: Dataset, lists: dict[str, Lists],
                recorded: Callable[[str], list[dict]] | None = None, imported: Mapping[str, str] | None = None) -> dict[str, dict]:
     """The identity of every step of the experiment. `imported`: digests of the files that steps were imported from, by step.
 
-    `recorded` gives the identities that stand in the run folder for a step. With it no photograph and no mask is read:
+    `recorded` gives the identities that stand in the run folder for a step. With it no image and no mask is read:
     their digests are taken from the recorded identity that fits, "unknown" where there is none. Labels always count.
     """
     result: dict[str, dict] = {}
     for name in config.steps:
-        digest = file_sha256(user_path(file)) if (file := config.model.provided(name)) else (imported or {}).get(name)
+        digest = file_sha256(user_path(file)) if (file := config.model.imported(name)) else (imported or {}).get(name)
         if digest:
-            result[name] = provided_identity(dataset, name, digest)
+            result[name] = imported_identity(dataset, name, digest)
             continue
         olds = [None] if recorded is None else recorded(name) or [{}]
         found = [_identity(config, dataset, lists, result, name, old) for old in olds]
@@ -46,10 +46,10 @@ def identities(config: Any, dataset: Dataset, lists: dict[str, Lists],
     return result
 
 
-def provided_identity(dataset: Dataset, name: str, digest: str) -> dict[str, Any]:
+def imported_identity(dataset: Dataset, name: str, digest: str) -> dict[str, Any]:
     """The identity of a step that is taken from files with this digest instead of being done: no setting counts."""
     frame = {} if BY_NAME[name].kind == "training" else frame_of(dataset)
-    return {"provided": digest, "data": {"classes": list(dataset.classes), **frame}}
+    return {"imported": digest, "data": {"classes": list(dataset.classes), **frame}}
 
 
 def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dict[str, dict], name: str,
@@ -83,15 +83,15 @@ def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dic
 
 
 def frame_of(dataset: Dataset) -> dict[str, int | None]:
-    """The size in which the networks see the photographs."""
+    """The size in which the networks see the images."""
     return {"max_side": dataset.max_side} | ({"min_side": dataset.min_side} if dataset.min_side else {})
 
 
 def _settings(config: Any, name: str) -> dict[str, Any]:
     """The settings that the results of a step depend on; of files their digest."""
-    own = {key: value for key, value in settings_of(getattr(config, name)).items() if key not in NOT_RESULTS}
+    own = {key: value for key, value in settings_of(getattr(config, name)).items() if key not in UNFINGERPRINTED}
     if name == "make_lpcam" and (given := own.pop("prototypes")):
-        own = {key: value for key, value in own.items() if key not in CLUSTERING} | {"prototypes": digest_of_given(given)}
+        own = {key: value for key, value in own.items() if key not in CLUSTERING} | {"prototypes": digest_of_imported(given)}
     return own
 
 
@@ -124,8 +124,8 @@ def fingerprint(identity: dict) -> str:
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
     """What changed from one identity to another, as "key: old -> new"."""
-    if not key and ("provided" in old) != ("provided" in new):
-        return ["taken from files now" if "provided" in new else "was taken from files"]
+    if not key and ("imported" in old) != ("imported" in new):
+        return ["taken from files now" if "imported" in new else "was taken from files"]
     if isinstance(old, dict) and isinstance(new, dict):
         names = dict.fromkeys([*old, *new])
         return [line for name in names

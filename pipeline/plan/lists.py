@@ -25,7 +25,7 @@ def derive_lists(config: Any, dataset: Dataset, imported: Collection[str] = ()) 
     lists: dict[str, Lists] = {}
     needed: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in BY_NAME}   # step -> reader -> ids
     for name in reversed(config.steps):
-        if config.model.provided(name):
+        if config.model.imported(name):
             lists[name] = {}
             continue
         lists[name] = _LISTS[name](config, dataset, needed[name])

@@ -10,8 +10,8 @@ from pipeline.order import BY_NAME, Step
 from pipeline.plan.fingerprint import differences, fingerprint, identities, is_read, unread_steps
 from pipeline.plan.lists import Lists, derive_lists
 from pipeline.runfolder.folder import RunFolder
-from pipeline.runfolder.reuse import Donor, find_donor, refuse_strangers
-from steps.parts.given_prototypes import check_given
+from pipeline.runfolder.reuse import Donor, find_donor, refuse_incompatible_runs
+from steps.parts.imported_prototypes import check_imported
 from steps.runtime.inference import failures
 from steps.runtime.journal import BROKEN, CHANGED, MISSING, unfinished
 from steps.runtime.schedule import STATE, epochs_of, saved_step, steps_per_epoch
@@ -22,7 +22,7 @@ from wsss.errors import ConfigError
 DONE, STALE, PARTIAL, ABSENT, NOTHING = "done", "stale", "partial", "missing", "nothing to score"
 # actions
 SKIP, CONTINUE, RUN, RERUN, REUSE, LEFT_OUT = "skip", "continue", "run", "re-run", "reuse", "left out"
-PROVIDED = "provided"   # a training: taken from the file that the configuration names
+IMPORT = "imported"   # a training: taken from the file that the configuration names
 REASONS = {BROKEN: "{n} artifact{s} broken", CHANGED: "{n} image{s} or their labels changed", MISSING: "{n} image{s} new"}
 SHOWN = 4   # differences
 
@@ -57,12 +57,12 @@ class PlannedStep:
 
     @property
     def works(self) -> bool:
-        return self.action in (RUN, RERUN, CONTINUE, REUSE, PROVIDED)
+        return self.action in (RUN, RERUN, CONTINUE, REUSE, IMPORT)
 
     @property
-    def provided(self) -> bool:
+    def imported(self) -> bool:
         """Whether it is taken from files: a training from `model.cam_weights` or `irn_weights`, maps and labels by importing."""
-        return "provided" in self.identity
+        return "imported" in self.identity
 
     @property
     def to_do(self) -> int:
@@ -70,27 +70,27 @@ class PlannedStep:
 
     @property
     def unit(self) -> str:
-        return "images" if self.step.kind != "training" else "file" if self.provided else "steps"
+        return "images" if self.step.kind != "training" else "file" if self.imported else "steps"
 
     def __str__(self) -> str:
         count = f" {self.done} of {self.total} {self.unit}" if self.action in (CONTINUE, REUSE) else ""
         return f"{self.name}: {self.action}{count}" + (f" ({self.why})" if self.why else "")
 
 
-def survey(config: Any, dataset: Dataset, folder: RunFolder, photographs: bool = True) -> list[PlannedStep]:
+def survey(config: Any, dataset: Dataset, folder: RunFolder, read_images: bool = True) -> list[PlannedStep]:
     """The state of every step of the experiment. Writes nothing and refuses no state.
 
-    Without `photographs` no image and no mask is read (see `pipeline.plan.fingerprint.identities`).
+    Without `read_images` no image and no mask is read (see `pipeline.plan.fingerprint.identities`).
     """
     imported = {name: digest for name in config.steps if (digest := folder.imported(name))}
     lists = derive_lists(config, dataset, imported)
-    known = identities(config, dataset, lists, None if photographs else folder.recorded, imported)
+    known = identities(config, dataset, lists, None if read_images else folder.recorded, imported)
     result = []
     for name in config.steps:
         planned = PlannedStep(BY_NAME[name], lists[name], known[name], (), ABSENT)
-        if not planned.provided:
+        if not planned.imported:
             planned.reads = tuple(source for source in BY_NAME[name].reads(config) if is_read(config, dataset, name, source))
-        _find_state(config, dataset, folder, planned, photographs)
+        _find_state(config, dataset, folder, planned, read_images)
         result.append(planned)
     return result
 
@@ -108,7 +108,7 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
     chosen = selected(config)
     plan = {planned.name: planned for planned in survey(config, dataset, folder)}
     unread = unread_steps(config, dataset)
-    refuse_strangers(donors or [], {name: planned.identity for name, planned in plan.items()})
+    refuse_incompatible_runs(donors or [], {name: planned.identity for name, planned in plan.items()})
     for name, planned in plan.items():
         wanted = config.steps.index(name) <= config.steps.index(chosen[-1])   # what comes later need not be taken over
         _decide(config, dataset, folder, planned, name in chosen, donors or [] if wanted else [])
@@ -122,12 +122,12 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
                 planned.step.module.check(getattr(config, name))
     made = [planned for planned in plan.values() if planned.works and planned.action != REUSE]
     for planned in made:
-        if planned.provided:
-            from steps.runtime.networks import provided_network
+        if planned.imported:
+            from steps.runtime.networks import imported_network
 
-            provided_network(planned.name, config.model, dataset)   # refuses a file that is not such a network
+            imported_network(planned.name, config.model, dataset)   # refuses a file that is not such a network
         if planned.name == "make_lpcam" and config.make_lpcam.prototypes:
-            check_given(config.make_lpcam.prototypes, len(dataset.classes), config.model)
+            check_imported(config.make_lpcam.prototypes, len(dataset.classes), config.model)
     if any("weights" in planned.identity.get("model", {}) for planned in made):
         from steps.runtime.networks import check_weights
 
@@ -137,7 +137,7 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
 
 def check_share(config: Any, planned: PlannedStep, processes: int) -> None:
     """Refuse more processes than a batch of a training has images. Raises ConfigError."""
-    if planned.step.kind != "training" or planned.provided:
+    if planned.step.kind != "training" or planned.imported:
         return
     key, ids = f"{planned.name}.batch_size", len(planned.lists["ids"])
     batch = min(getattr(config, planned.name).batch_size, ids)
@@ -155,7 +155,7 @@ def work_folder(folder: RunFolder, planned: PlannedStep) -> Path:
     return folder.partial(planned.name, planned.fingerprint)
 
 
-def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep, photographs: bool) -> None:
+def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep, read_images: bool) -> None:
     """Set the state of a step, and why it is not done."""
     kind, ids = planned.step.kind, planned.lists.get("ids", ())
     if kind == "score" and not any(planned.lists.values()):
@@ -163,7 +163,7 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
         planned.state, planned.why = NOTHING, f"not all images of its list have {truth}"
         return
     planned.total = len(ids)
-    if planned.provided and kind == "training":
+    if planned.imported and kind == "training":
         planned.total = 1
     elif kind == "training":
         settings = getattr(config, planned.name)
@@ -175,11 +175,11 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
     place = folder.result(planned.name) if current else partial
     planned.failed = failures(place)
     if not current:
-        planned.done = finished_in(dataset, planned, place, photographs)
+        planned.done = finished_in(dataset, planned, place, read_images)
         planned.state = STALE if manifest else PARTIAL if partial.exists() else ABSENT
         planned.why = "; ".join(_shortened(differences(manifest["identity"], planned.identity))) if manifest else ""
         return
-    lacking = unfinished(place, ids, dataset, photographs) if kind == "images" else {}
+    lacking = unfinished(place, ids, dataset, read_images) if kind == "images" else {}
     planned.done, planned.damaged = planned.total - len(lacking), folder.damaged_files(planned.name)
     reasons = [REASONS[reason].format(n=n, s="s" * (n != 1)) for reason, n in sorted(Counter(lacking.values()).items())]
     if planned.damaged:
@@ -196,12 +196,12 @@ def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSt
     """Set what is to be done with a step, by its state."""
     if planned.state == NOTHING:
         return
-    imported = planned.provided and planned.step.kind == "images"
+    imported = planned.imported and planned.step.kind == "images"
     if planned.state == DONE:
         planned.why = "imported" if imported else "up to date"
         if config.force and chosen and not imported:
             _again(dataset, folder, planned, "force=true")
-            _take_provided(config, planned)
+            _import_network(config, planned)
         return
     if imported and chosen:
         raise ConfigError(f"{planned.name} was imported, and not all that is needed is there ({planned.why}). Import the rest "
@@ -219,14 +219,14 @@ def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSt
         planned.action = CONTINUE
     else:
         planned.action = RERUN if planned.state == STALE else RUN
-    _take_provided(config, planned)
+    _import_network(config, planned)
 
 
-def _take_provided(config: Any, planned: PlannedStep) -> None:
+def _import_network(config: Any, planned: PlannedStep) -> None:
     """A training that the configuration provides is not done but taken from its file."""
-    if planned.provided and planned.action in (RUN, RERUN, CONTINUE):
-        planned.action, planned.done = PROVIDED, 0
-        planned.why = "; ".join(filter(None, [f"from {config.model.provided(planned.name)}", planned.why]))
+    if planned.imported and planned.action in (RUN, RERUN, CONTINUE):
+        planned.action, planned.done = IMPORT, 0
+        planned.why = "; ".join(filter(None, [f"from {config.model.imported(planned.name)}", planned.why]))
 
 
 def _again(dataset: Dataset, folder: RunFolder, planned: PlannedStep, why: str) -> None:
@@ -237,10 +237,10 @@ def _again(dataset: Dataset, folder: RunFolder, planned: PlannedStep, why: str) 
     planned.action = CONTINUE if planned.done else RERUN
 
 
-def finished_in(dataset: Dataset, planned: PlannedStep, place: Path, photographs: bool = True) -> int:
+def finished_in(dataset: Dataset, planned: PlannedStep, place: Path, read_images: bool = True) -> int:
     """How many images, or training steps, are finished in a folder."""
     if planned.step.kind == "images":
-        return planned.total - len(unfinished(place, planned.lists["ids"], dataset, photographs))
+        return planned.total - len(unfinished(place, planned.lists["ids"], dataset, read_images))
     return saved_step(place) if planned.step.kind == "training" else 0
 
 
@@ -263,7 +263,7 @@ def _without(name: str, source: str) -> str:
 
 def _check_replacing(config: Any, folder: RunFolder, planned: PlannedStep) -> None:
     manifest = folder.manifest(planned.name)
-    if planned.step.kind != "training" or config.replace or manifest is None or "provided" in manifest["identity"]:
+    if planned.step.kind != "training" or config.replace or manifest is None or "imported" in manifest["identity"]:
         return   # what came from a file can be had from it again
     if work_folder(folder, planned) != folder.result(planned.name):
         raise ConfigError(f"{planned.name} is finished in {folder.result(planned.name)} and would be replaced ({planned.why}). "

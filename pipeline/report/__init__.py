@@ -6,8 +6,8 @@ Imported only where a page is written: matplotlib and Jinja2 take longer to load
     scores      the tables: scores, classes, steps, configuration
     images      the IoU of every scored image
     gallery     which images are shown, and their tiles
-    pictures    arrays to embedded pictures: photographs, masks, maps, errors
-    strips      the way of an image through the steps
+    pictures    arrays to embedded pictures: images, masks, maps, errors
+    traces      the way of an image through the steps
     prototypes  the nearest patches of every prototype
     stage_images  the images that gained and lost most from one stage to the next
     figures     curves and the confusion matrix, as SVG in the colours of the page

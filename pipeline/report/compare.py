@@ -24,7 +24,7 @@ from wsss.files import write_text
 
 SHOWN = 48   # images that changed most
 # Where the keys stand that results depend on; the others say how and where a run works.
-OF_A_RESULT = {*BY_NAME, "data", "model", "seed", "precision", "seed_maps", "steps", "recipe_name", "experiment_name"}
+RESULT_KEYS = {*BY_NAME, "data", "model", "seed", "precision", "seed_maps", "steps", "recipe_name", "experiment_name"}
 SAVING = ("checkpoint_steps", "save_soft")   # what they change is kept, not what comes out
 
 
@@ -67,7 +67,7 @@ def write_comparison(runs: Sequence[RecordedRun], outputs: Path,
     if len(name.encode()) > 120:
         name = hashlib.sha256(name.encode()).hexdigest()[:16]
     path = outputs / f"compare-{name}.html"
-    tiles = [tile for change in changes[:SHOWN]   # without those whose photograph is gone
+    tiles = [tile for change in changes[:SHOWN]   # without those whose image is gone
              if (tile := safely(lambda change=change: _tile(first.dataset, names, readers, change), [], None))]
     write_text(path, render(
         "compare.html.j2", state="", title=" / ".join(names), names=names, scores=scores, score_names=SCORES, tiles=tiles,
@@ -99,7 +99,7 @@ def config_differences(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]
     """The keys that differ and can change a result, with the value of each run ("–" where a run has no such key)."""
     flat = [_flat(OmegaConf.to_container(run.composed, resolve=True)) for run in runs]
     keys = [key for key in dict.fromkeys(key for values in flat for key in values)
-            if key.split(".")[0] in OF_A_RESULT and not key.endswith(SAVING)]
+            if key.split(".")[0] in RESULT_KEYS and not key.endswith(SAVING)]
     rows = [(key, ["–" if key not in values else "null" if values[key] is None else str(values[key]) for values in flat])
             for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
@@ -151,7 +151,7 @@ def _stats(changes: Sequence[Change], number: int) -> dict[str, Any]:
 def _tile(dataset: Dataset, names: Sequence[str], readers: Sequence[MaskReader], change: Change) -> dict[str, Any]:
     """An image with the pseudo masks of all runs side by side."""
     image_id = change.image_id
-    shown = {"photograph": pictures.photograph(dataset.image(image_id), SIDE)}
+    shown = {"image": pictures.image(dataset.image(image_id), SIDE)}
     if image_id in dataset.mask_files:
         shown["ground truth"] = pictures.label(dataset.mask(image_id), SIDE)
     shown |= {name: pictures.label(read(image_id), SIDE) for name, read in zip(names, readers)}

@@ -29,8 +29,8 @@ class MaskReader:
 
 
 def gallery_tile(run: RecordedRun, read: MaskReader, scores: ImageScores, place: int | None, image_id: str) -> dict[str, Any]:
-    """An image: photograph, ground truth, pseudo mask and errors as far as they are there, its IoU and that of its classes."""
-    mask, shown = read(image_id), {"photograph": pictures.photograph(run.dataset.image(image_id), SIDE)}
+    """An image: image, ground truth, pseudo mask and errors as far as they are there, its IoU and that of its classes."""
+    mask, shown = read(image_id), {"image": pictures.image(run.dataset.image(image_id), SIDE)}
     truth = run.dataset.mask(image_id) if image_id in run.dataset.mask_files else None
     if truth is not None:
         shown["ground truth"] = pictures.label(truth, SIDE)
@@ -72,9 +72,9 @@ def choose_shown(run: RecordedRun, scores: ImageScores, available: Sequence[str]
     return chosen
 
 
-def choose_strips(run: RecordedRun, scores: ImageScores, available: Sequence[str]) -> list[str]:
+def choose_traces(run: RecordedRun, scores: ImageScores, available: Sequence[str]) -> list[str]:
     """The images whose way is shown: spread over the IoU from good to bad, with as many different classes as there are."""
-    wanted, usable = run.config.report.strips, set(available)
+    wanted, usable = run.config.report.traces, set(available)
     order = [image_id for place in np.argsort(-scores.miou, kind="stable") if (image_id := scores.ids[place]) in usable]
     order = [image_id for image_id in order or available if run.dataset.labels[image_id]] or list(available)
     chosen: list[str] = []

@@ -32,12 +32,12 @@ class ImageScores:
         return {image_id: place for place, image_id in enumerate(self.ids)}
 
 
-def image_iou(prediction: np.ndarray, truth: np.ndarray, unsure: str = "error") -> dict[int, float]:
+def image_iou(prediction: np.ndarray, truth: np.ndarray, ignore: str = "error") -> dict[int, float]:
     """The IoU of every label in the truth or the prediction, both (H, W) uint8; pixels whose truth is 255 do not count.
 
-    `unsure`: what a predicted 255 is, as in `eval_sem_seg.unsure`.
+    `ignore`: what a predicted 255 is, as in `eval_sem_seg.ignore`.
     """
-    if unsure == "background":
+    if ignore == "background":
         prediction = np.where(prediction == 255, 0, prediction)
     counted = (truth != 255) & (prediction != 255)
     predicted, true = prediction[counted], truth[counted]
@@ -55,14 +55,14 @@ def score_images(run: RecordedRun, progress: Callable[[int, int], None] = lambda
     ids = _scored(run, read.index)
     if not ids:
         return ImageScores()
-    unsure = run.config.eval_sem_seg.unsure.value
-    path, key = run.folder.path / "report" / FILE, _key(run, place, ids, unsure)
+    ignore = run.config.eval_sem_seg.ignore.value
+    path, key = run.folder.path / "report" / FILE, _key(run, place, ids, ignore)
     if (cached := _read(path, key)) is not None:
         return cached
 
     def one(image_id: str) -> dict[int, float] | str:
         try:
-            return image_iou(read(image_id), run.dataset.mask(image_id), unsure)
+            return image_iou(read(image_id), run.dataset.mask(image_id), ignore)
         except WsssError as error:
             return str(error)
     found = []
@@ -87,9 +87,9 @@ def _scored(run: RecordedRun, made: Collection[str]) -> tuple[str, ...]:
     return tuple(image_id for image_id in wanted if image_id in made and image_id in run.dataset.mask_files)
 
 
-def _key(run: RecordedRun, place: Path, ids: Sequence[str], unsure: str) -> str:
+def _key(run: RecordedRun, place: Path, ids: Sequence[str], ignore: str) -> str:
     index = file_sum(place / INDEX) if (place / INDEX).exists() else len(ids)
-    facts = (run.by_name[MASKS].fingerprint, index, unsure, run.dataset.digest_of_masks(ids))
+    facts = (run.by_name[MASKS].fingerprint, index, ignore, run.dataset.digest_of_masks(ids))
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 

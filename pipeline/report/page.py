@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from pipeline.config import settings_of
 from pipeline.report import figures, pictures
-from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_strips, gallery_tile
+from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_traces, gallery_tile
 from pipeline.report.images import ImageScores, score_images
 from pipeline.report.prototypes import sheets
 from pipeline.report.published import averages_note
@@ -34,7 +34,7 @@ from pipeline.report.scores import (
 )
 from pipeline.report.stage_images import StageImages, compare_stages, stage_sections
 from pipeline.report.stages import MARGIN
-from pipeline.report.strips import Strip, StripMaker
+from pipeline.report.traces import Trace, TraceMaker
 from pipeline.runfolder.recorded import RecordedRun
 from wsss.files import write_text
 
@@ -70,11 +70,11 @@ def _content(run: RecordedRun, tell: Callable[[int, int, str], None]) -> dict[st
     unread: list[str] = []
     scores = safely(lambda: score_images(run, lambda done, total: tell(done, total, "masks compared")), unread, ImageScores())
     missing = absent(run, scores) + unread
-    maker = StripMaker(run)
+    maker = TraceMaker(run)
     shown = choose_shown(run, scores, maker.available)
     stage_images = safely(lambda: compare_stages(run, lambda done, total: tell(done, total, "stages compared")), missing,
                           StageImages())
-    strips, tiles = _strips(run, maker, scores, missing), _tiles(run, scores, shown, missing)
+    traces, tiles = _strips(run, maker, scores, missing), _tiles(run, scores, shown, missing)
     content = {
         "title": run.name, "run": run, "missing": missing,
         "histogram": figures.histogram(scores.miou, f"{len(scores.ids):,} images") if len(scores.ids) > 1 else None,
@@ -86,7 +86,7 @@ def _content(run: RecordedRun, tell: Callable[[int, int, str], None]) -> dict[st
         "tables": published_tables(run), "averages": averages_note(run.summary.get("published")),
         "stages": run.summary.get("stages"), "margin": MARGIN, "stage_images": stage_images,
         "stage_sections": stage_sections(run, stage_images, missing),
-        "strips": strips, "tiles": tiles, "tags": TAGS,
+        "traces": traces, "tiles": tiles, "tags": TAGS,
         "images_scored": len(scores.ids), "names": ["background", *run.dataset.classes], "errors": pictures.ERRORS,
         "sheets": safely(lambda: sheets(run), missing, []), "confusion": safely(lambda: confusion(run), missing, None),
         "steps": step_rows(run), "versions": versions(run), "yaml": OmegaConf.to_yaml(run.composed, resolve=True)}
@@ -102,21 +102,21 @@ def _facts(run: RecordedRun) -> list[tuple[str, str]]:
                     if (manifest := run.folder.manifest(planned.name))), default="")
     return [("data set", f"{dataset.name}, {len(dataset.classes)} classes"), ("images", lists),
             ("recipe", config.recipe_name + (f", experiment {config.experiment_name}" if config.experiment_name else "")),
-            ("network", settings_of(config.model.backbone)), ("maps that go on", config.seed_maps.value),
+            ("network", settings_of(config.model.backbone)), ("seed maps", config.seed_maps.value),
             ("seed", str(config.seed)), ("finished", finished or "not yet")]
 
 
-def _strips(run: RecordedRun, maker: StripMaker, scores: ImageScores, missing: list[str]) -> list[Strip]:
+def _strips(run: RecordedRun, maker: TraceMaker, scores: ImageScores, missing: list[str]) -> list[Trace]:
     places, found = scores.place(), []
-    for image_id in choose_strips(run, scores, maker.available):
-        strip = safely(lambda image_id=image_id: maker(image_id), missing, None)
-        if strip is None:
+    for image_id in choose_traces(run, scores, maker.available):
+        trace = safely(lambda image_id=image_id: maker(image_id), missing, None)
+        if trace is None:
             continue
-        missing += [f"{image_id}, {column}: {why}" for column, why in strip.missing.items()]
+        missing += [f"{image_id}, {column}: {why}" for column, why in trace.missing.items()]
         if image_id in places:
             place = places[image_id]
-            strip.iou, strip.iou_by_label = float(scores.miou[place]), scores.iou[place]
-        found.append(strip)
+            trace.iou, trace.iou_by_label = float(scores.miou[place]), scores.iou[place]
+        found.append(trace)
     return found
 
 

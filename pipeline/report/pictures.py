@@ -1,4 +1,4 @@
-"""Arrays to pictures that stand in the page itself, small: photographs as WebP, labels as palette PNG."""
+"""Arrays to pictures that stand in the page itself, small: images as WebP, labels as palette PNG."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ _ERROR_PALETTE[:len(ERRORS)] = list(ERRORS.values())
 _QUALITY = 62   # of WebP
 
 
-def photograph(image: np.ndarray, side: int) -> str:
+def image(image: np.ndarray, side: int) -> str:
     """An (H, W, 3) uint8 image as a data URI, its longer side at most `side` pixels."""
     return _uri(Image.fromarray(image).resize(_size(image, side)[::-1], Image.Resampling.LANCZOS), "WEBP", quality=_QUALITY)
 
@@ -51,7 +51,7 @@ def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def heat(values: np.ndarray, image: np.ndarray, side: int) -> str:
-    """A map (h, w) in [0, 1], of any size, over its grey photograph (H, W, 3): dark blue 0, yellow 1."""
+    """A map (h, w) in [0, 1], of any size, over its grey image (H, W, 3): dark blue 0, yellow 1."""
     size = _size(image, side)
     grey = np.asarray(Image.fromarray(image).convert("L").resize(size[::-1], Image.Resampling.BILINEAR), np.float32)[..., None]
     cells = Image.fromarray(np.ascontiguousarray(values, np.float32)).resize(size[::-1], Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""The prototype sheet: for every foreground and context centre of a class the patches of its nearest features."""
+"""The prototype sheet: for every foreground and background centre of a class the patches of its nearest features."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from steps.runtime.artifacts import read_arrays
 from wsss.errors import WsssError
 
 STRIDE = 16          # pixels of a cell of the feature grid
-WINDOW = 48          # pixels of a patch in the photograph as the network saw it
+WINDOW = 48          # pixels of a patch in the image as the network saw it
 SIDE = 44            # pixels of a patch in the page
-MOST_ROWS = 12       # of foreground and of context centres of a class, each
+MOST_ROWS = 12       # of foreground and of background centres of a class, each
 MOST_PATCHES = 2400  # in the page
 
 
@@ -30,27 +30,27 @@ class Prototype:
 
 @dataclass
 class Sheet:
-    """The centres of a class, kept ones first; `hidden` (foreground, context) of them are left out."""
+    """The centres of a class, kept ones first; `hidden` (foreground, background) of them are left out."""
 
     index: int
     foreground: list[Prototype]
-    context: list[Prototype]
+    background: list[Prototype]
     hidden: tuple[int, int]
 
 
 def sheets(run: RecordedRun) -> list[Sheet]:
-    """The sheets of all classes; empty without make_lpcam, or where its prototypes were not found in photographs."""
+    """The sheets of all classes; empty without make_lpcam, or where its prototypes were not found in images."""
     place = run.place("make_lpcam")
     if place is None or not (place / FILE).exists():
         return []
-    arrays = read_arrays(place / FILE, ("class_index", "is_context", "kept"))
+    arrays = read_arrays(place / FILE, ("class_index", "is_background", "kept"))
     if not {"near_id", "near_cell", "probability"} <= arrays.keys():
         return []
     rows: dict[tuple[int, bool], np.ndarray] = {}
     for index in range(len(run.dataset.classes)):
-        for context in (False, True):
-            mine = np.flatnonzero((arrays["class_index"] == index) & (arrays["is_context"] == context))
-            rows[index, context] = mine[np.lexsort((-arrays["probability"][mine], ~arrays["kept"][mine]))]
+        for background in (False, True):
+            mine = np.flatnonzero((arrays["class_index"] == index) & (arrays["is_background"] == background))
+            rows[index, background] = mine[np.lexsort((-arrays["probability"][mine], ~arrays["kept"][mine]))]
     shown = [int(row) for mine in rows.values() for row in mine[:MOST_ROWS]]
     each = int(np.clip(MOST_PATCHES // max(len(shown), 1), 1, 6))
     crops = _crops(run, [(row, str(image_id), tuple(cell)) for row in shown for image_id, cell in
@@ -59,13 +59,13 @@ def sheets(run: RecordedRun) -> list[Sheet]:
     def prototype(row: int) -> Prototype:
         return Prototype(float(arrays["probability"][row]), bool(arrays["kept"][row]), len(crops[row]),
                          pictures.patches(crops[row], SIDE) if crops[row] else None)
-    return [Sheet(index, *([prototype(row) for row in rows[index, context][:MOST_ROWS]] for context in (False, True)),
-                  hidden=tuple(max(0, len(rows[index, context]) - MOST_ROWS) for context in (False, True)))
+    return [Sheet(index, *([prototype(row) for row in rows[index, background][:MOST_ROWS]] for background in (False, True)),
+                  hidden=tuple(max(0, len(rows[index, background]) - MOST_ROWS) for background in (False, True)))
             for index in range(len(run.dataset.classes))]
 
 
 def _crops(run: RecordedRun, wanted: list[tuple[int, str, tuple[int, int]]]) -> dict[int, list[np.ndarray]]:
-    """The patches of every row, nearest first. Each photograph is read once; one that is gone leaves its patches out."""
+    """The patches of every row, nearest first. Each image is read once; one that is gone leaves its patches out."""
     by_image = defaultdict(list)
     for number, (_, image_id, cell) in enumerate(wanted):
         by_image[image_id].append((number, cell))

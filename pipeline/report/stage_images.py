@@ -69,7 +69,7 @@ class StageMasks:
         """`size`: (H, W) of the ground truth. Raises WsssError where an artifact cannot be read."""
         if stage == "pseudo_masks":
             mask = self._masks(image_id)
-            keeps_255 = self.run.config.eval_sem_seg.unsure.value != "background"
+            keeps_255 = self.run.config.eval_sem_seg.ignore.value != "background"
             return mask if keeps_255 else np.where(mask == 255, 0, mask).astype(np.uint8)
         maps = self._maps[stage]
         soft = at_size(maps.map(image_id, "full", self.run.device), tuple(size))
@@ -159,9 +159,9 @@ def _title(run: RecordedRun, stage: str) -> str:
 
 def _tile(run: RecordedRun, masks: StageMasks, pair: tuple[str, str], titles: tuple[str, str],
           change: ImageChange) -> dict[str, Any]:
-    """Photograph, truth and the masks of both stages of an image, and its classes by how far they moved."""
+    """Image, truth and the masks of both stages of an image, and its classes by how far they moved."""
     image_id, truth = change.image_id, run.dataset.mask(change.image_id)
-    shown = {"photograph": pictures.photograph(run.dataset.image(image_id), SIDE), "ground truth": pictures.label(truth, SIDE)}
+    shown = {"image": pictures.image(run.dataset.image(image_id), SIDE), "ground truth": pictures.label(truth, SIDE)}
     shown |= {title: pictures.label(masks(stage, image_id, truth.shape), SIDE) for title, stage in zip(titles, pair)}
     classes = sorted(change.labels.items(), key=lambda item: -abs(item[1][1] - item[1][0]))
     return {"id": image_id, "pictures": shown, "points": change.points, "before": change.before, "after": change.after,

@@ -25,7 +25,7 @@ THRESHOLD_KEYS = {"cam": "eval_cam.threshold.cam", "lpcam": "eval_cam.threshold.
 # The keys whose values decide which suggestions make sense.
 SETTING_KEYS = ("seed_maps", "data.n_val", "model.backbone", "model.starts_from_weights", "train_cam.epochs", "train_irn.epochs",
                 "make_lpcam.prototypes", "make_lpcam.cam_threshold", "make_lpcam.fg_threshold", "make_lpcam.n_clusters",
-                "make_lpcam.context_high", "cam_to_ir_label.conf_fg", "make_sem_seg_labels.refiner",
+                "make_lpcam.background_high", "cam_to_ir_label.conf_fg", "make_sem_seg_labels.refiner",
                 "make_sem_seg_labels.exp_times", "make_sem_seg_labels.beta", *THRESHOLD_KEYS.values())
 
 
@@ -41,7 +41,7 @@ class Suggestion:
 class Remark:
     """What is said of one stage.
 
-    `about`: "change" (against `before`), "threshold" (against its best one), "context" (LPCAM against LPCAM-F), or
+    `about`: "change" (against `before`), "threshold" (against its best one), "background" (LPCAM against LPCAM-F), or
     "classifier". `points`: the difference in points of mIoU, where there is one; `verdict`: better, same, worse, or None.
     """
 
@@ -63,7 +63,7 @@ def describe(summary: Mapping[str, Any], settings: Mapping[str, Any] | None = No
     run = _Run(summary, settings)
     changes = run.changes()
     headline = ", ".join(run.short(remark) for remark in changes if remark.verdict)
-    remarks = [*run.classifier(), *changes, *run.context(), *run.thresholds()]
+    remarks = [*run.classifier(), *changes, *run.background(), *run.thresholds()]
     return {"headline": headline, "remarks": [asdict(remark) | {"suggestions": [asdict(each) for each in remark.suggestions]}
                                               for remark in remarks if remark.text]}   # lists, as JSON has no tuples
 
@@ -226,15 +226,15 @@ class _Run:
         text = f"The classifier has a mean average precision of {100 * val_map:.1f} on val: all maps come from it."
         return [Remark("cam", "classifier", text, suggestions=self._possible(wanted))]
 
-    def context(self) -> list[Remark]:
-        """LPCAM below LPCAM-F: the context prototypes take away parts of the objects."""
+    def background(self) -> list[Remark]:
+        """LPCAM below LPCAM-F: the background prototypes take away parts of the objects."""
         pair = [self.scores.get(kind) for kind in ("lpcam_fg", "lpcam")]
         if None in pair or _verdict(points := 100 * (pair[1]["miou"] - pair[0]["miou"])) != "worse":
             return []
-        high = self._value("make_lpcam.context_high", 0.9)
-        wanted = [("make_lpcam.context_high", 0.5, "fewer context prototypes")] if high > 0.5 else []
-        return [Remark("lpcam", "context", f"LPCAM is {-points:.1f} points below LPCAM-F, the same maps without context: the "
-                       "context prototypes take away parts of the objects.", "lpcam_fg", round(points, 2), "worse",
+        high = self._value("make_lpcam.background_high", 0.9)
+        wanted = [("make_lpcam.background_high", 0.5, "fewer background prototypes")] if high > 0.5 else []
+        return [Remark("lpcam", "background", f"LPCAM is {-points:.1f} points below LPCAM-F, the same maps without background "
+                       "prototypes, which take away parts of the objects.", "lpcam_fg", round(points, 2), "worse",
                        self._possible(wanted))]
 
     def thresholds(self) -> list[Remark]:

@@ -18,7 +18,7 @@ from steps.runtime.journal import INDEX, JOURNALS, file_sum, kept_in
 from steps.runtime.packs import DAMAGED
 from steps.runtime.schedule import STATE
 from wsss.errors import ArtifactError, ConfigError
-from wsss.files import file_sizes, storage, sweep
+from wsss.files import file_sizes, remove_temporary, storage
 
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = {"fingerprint", "identity", "files", "result", "images", "made", "device", "seconds", "disk_mb", "peak_memory_mb"}
@@ -74,7 +74,7 @@ class RunFolder:
     def imported(self, step: str) -> str | None:
         """The digest of the files that a finished "images" step was imported from; None where it was made here."""
         manifest = self.manifest(step) if BY_NAME[step].kind == "images" else None
-        return manifest["identity"].get("provided") if manifest else None
+        return manifest["identity"].get("imported") if manifest else None
 
     def begun(self, partial: Path) -> dict | None:
         """The identity of what is made in a partial folder; None where it does not say."""
@@ -146,7 +146,7 @@ class RunFolder:
         """Make `folder` ready for work: as far as it is, without temporary and damaged files."""
         with storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            sweep(folder)
+            remove_temporary(folder)
             for name in damaged:
                 if name != INDEX:   # what can be read of it still counts
                     (folder / name).unlink(missing_ok=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 CONFIG = "config.yaml"
-OF_THE_CALL = ("action", "device", "threads", "log_level", "report", "runs")   # keys that say nothing of a run's results
+CALL_KEYS = ("action", "device", "threads", "log_level", "report", "runs")   # keys that say nothing of a run's results
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def recorded_config(run: Path, current: DictConfig, moved: bool = False) -> Dict
         schema = OmegaConf.structured(Config)
         schema.data = OmegaConf.structured(KINDS[stored.data.kind].settings)
         known = {key: value for key, value in current.items() if key != "data"}
-        of_the_call = {key: current[key] for key in OF_THE_CALL}
+        of_the_call = {key: current[key] for key in CALL_KEYS}
         place = {"data": {"root": current.data.root}} if moved else {}
         return OmegaConf.merge(schema, known, stored, of_the_call, {"outputs": str(run.parent), "name": run.name}, place)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:

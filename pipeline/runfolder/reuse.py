@@ -58,7 +58,7 @@ def open_donors(config: Any) -> list[Donor]:
     return donors
 
 
-def refuse_strangers(donors: list[Donor], identities: Mapping[str, dict]) -> None:
+def refuse_incompatible_runs(donors: list[Donor], identities: Mapping[str, dict]) -> None:
     """Refuse a run from which no step can be taken.
 
     Raises

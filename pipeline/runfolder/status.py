@@ -65,7 +65,7 @@ def run_status(config: Any, dataset: Dataset, folder: RunFolder) -> list[StepSta
         return [StepStatus(name, DAMAGED if name in bad else UNKNOWN, 0, 0, "images", bad.get(name, ""), {}, None)
                 for name in config.steps]
     claims = folder.claims.living()
-    return [_status(dataset, folder, planned, claims) for planned in survey(config, dataset, folder, photographs=False)]
+    return [_status(dataset, folder, planned, claims) for planned in survey(config, dataset, folder, read_images=False)]
 
 
 def _left_overs(folder: RunFolder, planned: PlannedStep) -> Iterator[LeftOver]:
@@ -91,7 +91,7 @@ def _status(dataset: Dataset, folder: RunFolder, planned: PlannedStep, claims: l
         why += "; its replacement is begun"
     done = planned.total if state == DONE else planned.done
     if state == RUNNING and (partial := folder.partial(planned.name, planned.fingerprint)).exists():   # beside the present result
-        done = finished_in(dataset, planned, partial, photographs=False)
+        done = finished_in(dataset, planned, partial, read_images=False)
     manifest = folder.manifest(planned.name)
     busy = any(planned.name == step for claim in claims for step, _, _ in claim.makes)
     return StepStatus(planned.name, state, done, planned.total, planned.unit, why, planned.failed,

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.order import BY_NAME
 from pipeline.runfolder.folder import RunFolder
 from steps.parts.imported import Import
-from steps.runtime.artifacts import File, set_aside
+from steps.runtime.artifacts import File, quarantine
 from steps.runtime.journal import file_sum, journal_lines
 from steps.runtime.packs import OpenFiles
 from steps.runtime.schedule import STATE
@@ -32,7 +32,7 @@ class Verified:
         return f"{self.name:<20} {self.note or f'{self.read} files read, {len(self.broken)} broken'}"
 
     @property
-    def sound(self) -> bool:
+    def ok(self) -> bool:
         return not self.broken and self.note in ("", NOT_FINISHED)
 
 
@@ -52,7 +52,7 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
         lines = list(journal_lines(place)) if BY_NAME[name].kind == "images" else []
         for file, recorded in manifest["files"].items():
             _check(result, place / file, recorded)
-        if "provided" in manifest["identity"] and lines:
+        if "imported" in manifest["identity"] and lines:
             module = Import(name, place)
         read, packs = _reader(result, module, place, len(dataset.classes)), OpenFiles(place)
         for number, line in enumerate(lines, start=1):
@@ -62,8 +62,8 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
             tick(number, len(lines))
     except ArtifactError as error:
         result.note = str(error)
-        set_aside(error)
-    result.needs_replace = (BY_NAME[name].kind == "training" and bool(result.broken) and "provided" not in manifest["identity"]
+        quarantine(error)
+    result.needs_replace = (BY_NAME[name].kind == "training" and bool(result.broken) and "imported" not in manifest["identity"]
                             and not (folder.result(name) / STATE).exists())
     return result
 
@@ -105,5 +105,5 @@ def _try(result: Verified, place: Path, read: Callable[[], Any]) -> None:
 
 def _note(result: Verified, path: File, error: WsssError) -> None:
     named = getattr(error, "damaged", None) or path
-    set_aside(error)
+    quarantine(error)
     result.broken[str(named)] = str(error).removeprefix(f"{named} ")

@@ -1,7 +1,8 @@
 """Results that are imported from files of the official code instead of being made: maps, confident labels, pseudo masks.
 
 What `make_cam` and `make_lpcam` import exists at two sizes only: `ID.npy` holds the official `high_res`, `strided/ID.npy` the
-official `cam`, both float16; the index says so, and `Maps` (`steps.runtime.artifacts`) reads both. Labels are written as ours are.
+official `cam`, both float16; the index says so, and `Maps` (`steps.runtime.artifacts`) reads both.
+Labels are written as ours are.
 """
 
 import hashlib
@@ -46,7 +47,7 @@ class Import:
         return tuple(i for i in dataset.lists["all"] if official_file(self.source, self.step, i).name in names)
 
     def digest(self, ids: Iterable[str]) -> str:
-        """Of the files of `ids`: of each its name, size, first and last 4 KiB, as for photographs. Raises DataError."""
+        """Of the files of `ids`: of each its name, size, first and last 4 KiB, as for images. Raises DataError."""
         digest = hashlib.sha256()
         for image_id in ids:
             path = official_file(self.source, self.step, image_id)

@@ -1,7 +1,7 @@
-"""CAM, LPCAM, random walk and mask of one photograph that belongs to no data set, with the networks of a finished run.
+"""CAM, LPCAM, random walk and mask of one image that belongs to no data set, with the networks of a finished run.
 
-The steps themselves make them, in a temporary folder, on a data set of this one photograph. So what is predicted of a
-photograph of the run's own list is what lies in the run.
+The steps themselves make them, in a temporary folder, on a data set of this one image. So what is predicted of a
+image of the run's own list is what lies in the run.
 """
 
 import shutil
@@ -48,7 +48,7 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a finished run makes of one photograph. The maps are None where the run has not got so far."""
+    """What a finished run makes of one image. The maps are None where the run has not got so far."""
 
     image: np.ndarray = field(repr=False)          # (H, W, 3) uint8 RGB, as shown
     classes: tuple[str, ...]                       # K names, in the order of the maps
@@ -60,7 +60,7 @@ class Prediction:
     threshold: dict[str, Any] | None               # the background threshold of the mask and its source
 
 
-def predict(run: FinishedRun, photograph: Path, classes: Sequence[int] | None, class_threshold: float, device: torch.device,
+def predict(run: FinishedRun, image_file: Path, classes: Sequence[int] | None, class_threshold: float, device: torch.device,
             warn: Callable[[str], None] = lambda message: None) -> Prediction:
     """Maps and mask of a JPEG or PNG.
 
@@ -69,19 +69,19 @@ def predict(run: FinishedRun, photograph: Path, classes: Sequence[int] | None, c
     Raises
     ------
     DataError
-        when the photograph cannot be read.
+        when the image cannot be read.
     WsssError
         when it is too large for the memory.
     """
-    image = read_image(photograph)
+    image = read_image(image_file)
     with tempfile.TemporaryDirectory() as temporary:
-        work = _Work(run, photograph, Path(temporary), device, warn)
+        work = _Work(run, image_file, Path(temporary), device, warn)
         probabilities = work.probabilities()
         if classes is None:
             classes = np.flatnonzero(probabilities > class_threshold).tolist()
         if not classes:
             best = int(probabilities.argmax())
-            warn(f"{photograph}: no class has a probability above class_threshold={class_threshold:g} (the highest: "
+            warn(f"{image_file}: no class has a probability above class_threshold={class_threshold:g} (the highest: "
                  f"{run.classes[best]}, {probabilities[best]:.2f}), so everything is background. Lower it, or give classes=[...]")
         maps = work.maps(tuple(sorted(classes)))
         walk, mask, chosen = work.mask() if "make_sem_seg_labels" in run.folders else (None, None, None)
@@ -91,21 +91,21 @@ def predict(run: FinishedRun, photograph: Path, classes: Sequence[int] | None, c
 
 
 class _Work:
-    """One photograph on its way through the steps."""
+    """One image on its way through the steps."""
 
-    def __init__(self, run: FinishedRun, photograph: Path, folder: Path, device: torch.device, warn: Callable[[str], None]):
-        self.run, self.photograph, self.folder, self.device, self.warn = run, photograph, folder, device, warn
+    def __init__(self, run: FinishedRun, image_file: Path, folder: Path, device: torch.device, warn: Callable[[str], None]):
+        self.run, self.image_file, self.folder, self.device, self.warn = run, image_file, folder, device, warn
         self.dataset = self._dataset(())
 
     def probabilities(self) -> np.ndarray:
-        """(C,) by the classifier, of the whole photograph as train_cam validates."""
+        """(C,) by the classifier, of the whole image as train_cam validates."""
         context = self._context("train_cam", {"train_cam": self.run.folders["train_cam"]})
         classifier = load_classifier(context)
         with torch.inference_mode(), context.autocast():
             return classifier(network_input(context, classifier, ID)).float().sigmoid()[0].cpu().numpy()
 
     def maps(self, classes: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """By step the maps (K, H, W) at the size of the photograph."""
+        """By step the maps (K, H, W) at the size of the image."""
         self.dataset = self._dataset(classes)
         result = {}
         if "make_lpcam" in self.run.folders:
@@ -118,7 +118,7 @@ class _Work:
             try:
                 step.run(self._context(name, {"train_cam": self.run.folders["train_cam"], "make_cam": self.folder / "make_cam"}))
             except ImagesFailed as error:
-                raise WsssError(f"{self.photograph}: {name} failed ({failures(self.folder / name)[ID]}). Give a smaller image, "
+                raise WsssError(f"{self.image_file}: {name} failed ({failures(self.folder / name)[ID]}). Give a smaller image, "
                                 "or mend what is named") from error
             maps = Maps(self.folder / name).map(ID, "full", self.device)
             result[name] = at_size(maps, self.dataset.size(ID)).cpu().numpy()
@@ -137,9 +137,9 @@ class _Work:
         return walk, mask, {key: chosen[key] for key in ("threshold", "source", "refiner")}
 
     def _dataset(self, classes: tuple[int, ...]) -> Dataset:
-        return Dataset(name="photograph", root=self.photograph.parent, classes=self.run.classes,
+        return Dataset(name="image", root=self.image_file.parent, classes=self.run.classes,
                        lists={"train": (ID,), "val": (), "all": (ID,)}, labels={ID: classes},
-                       image_files={ID: self.photograph.name}, max_side=self.run.max_side, min_side=self.run.min_side)
+                       image_files={ID: self.image_file.name}, max_side=self.run.max_side, min_side=self.run.min_side)
 
     def _context(self, step: str, inputs: Mapping[str, Path]) -> StepContext:
         return StepContext(settings=self.run.settings[step], dataset=self.dataset, folder=self.folder / step, inputs=inputs,
@@ -148,7 +148,7 @@ class _Work:
 
 
 def write_prediction(prediction: Prediction, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write KIND_CLASS.png (the map on the photograph) and KIND.npy for each kind of map, mask.png, mask_overlay.png, mask.npy,
+    """Write KIND_CLASS.png (the map on the image) and KIND.npy for each kind of map, mask.png, mask_overlay.png, mask.npy,
     and prediction.json, with `facts` besides. The record comes last: where it stands, the folder is whole.
     """
     arrays = {kind: getattr(prediction, kind) for kind in ("cam", "lpcam", "walk", "mask")}

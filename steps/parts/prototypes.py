@@ -3,7 +3,7 @@
 `prototypes.npz` holds every centre that was found, kept or not:
 
     class_index (n,) int64     0-based class
-    is_context (n,) bool       centre of context (True) or of foreground features
+    is_background (n,) bool       centre of background (True) or of foreground features
     center (n, D) float32      arithmetic mean of raw features
     probability (n,) float32   softmax over the classes of centre . classifier weight, at the class
     kept (n,) bool             whether it is a prototype
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from steps.parts.given_prototypes import NEEDED, read_given
+from steps.parts.imported_prototypes import NEEDED, read_imported
 from steps.runtime.artifacts import Maps, read_arrays, write_arrays
-from steps.runtime.concurrency import images_at_once, in_order
+from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext, require_prepared
 from steps.runtime.memory import give_back
 from steps.runtime.networks import feature_function, network_input
@@ -43,35 +43,35 @@ class Vectors:
     """What the maps of one image need: a row for each of its K classes."""
 
     foreground: torch.Tensor       # (K, D)
-    context: torch.Tensor          # (K, D), zero without context
+    background: torch.Tensor       # (K, D), zero without background prototypes
     has_foreground: torch.Tensor   # (K,) bool
 
 
 class Prototypes:
-    """The kept centres of all classes, folded into one foreground and one context vector a class."""
+    """The kept centres of all classes, folded into one foreground and one background vector a class."""
 
     def __init__(self, path: Path, n_classes: int, device: torch.device):
         self.arrays = read_arrays(path, NEEDED)
         dimension = self.arrays["center"].shape[1]
         mean = self.arrays.get("mean", np.zeros(dimension, np.float32))   # official prototypes have none
         self.vectors = torch.zeros(2, n_classes, dimension)
-        for context in (0, 1):
+        for background in (0, 1):
             for index in range(n_classes):
-                self.vectors[context, index] = mean_direction(torch.from_numpy(self._kept(index, bool(context)) - mean))
+                self.vectors[background, index] = mean_direction(torch.from_numpy(self._kept(index, bool(background)) - mean))
         self.vectors = self.vectors.to(device)
         self.mean = torch.from_numpy(mean).to(device) if mean.any() else None
 
-    def _kept(self, index: int, context: bool) -> np.ndarray:
+    def _kept(self, index: int, background: bool) -> np.ndarray:
         arrays = self.arrays
-        return arrays["center"][(arrays["class_index"] == index) & (arrays["is_context"] == context) & arrays["kept"]]
+        return arrays["center"][(arrays["class_index"] == index) & (arrays["is_background"] == background) & arrays["kept"]]
 
     def of(self, classes: list[int]) -> Vectors:
-        foreground, context = self.vectors[:, classes]
-        return Vectors(foreground, context, foreground.any(dim=1))
+        foreground, background = self.vectors[:, classes]
+        return Vectors(foreground, background, foreground.any(dim=1))
 
     def summary(self) -> dict[str, Any]:
-        kept, context = self.arrays["kept"], self.arrays["is_context"]
-        return {"foreground": int((kept & ~context).sum()), "context": int((kept & context).sum()), "centers": len(kept)}
+        kept, background = self.arrays["kept"], self.arrays["is_background"]
+        return {"foreground": int((kept & ~background).sum()), "background": int((kept & background).sum()), "centers": len(kept)}
 
 
 class _Sample:
@@ -108,16 +108,17 @@ def make_prototypes(context: StepContext, classifier: Classifier, cams: Maps) ->
     """Cluster the features of every class, select its prototypes and write `prototypes.npz`; or write those that are given.
 
     A class is a unit of work, done by one process: its result is kept in `prototypes/INDEX.npz` until all are done. Memory
-    holds the features of one class (`max_features_per_class` of foreground and of context).
+    holds the features of one class (`max_features_per_class` of foreground and of background).
     """
     path, n_classes = context.folder / FILE, len(context.dataset.classes)
     parts = context.folder / "prototypes"
     if context.settings.prototypes:
-        context.group.first(lambda: path.exists() or _write_given(context, path, n_classes, classifier.backbone.feature_channels))
-    if not context.group.first(path.exists):
+        context.group.broadcast(lambda: path.exists() or _write_imported(context, path, n_classes,
+                                                                         classifier.backbone.feature_channels))
+    if not context.group.broadcast(path.exists):
         require_prepared(context, path)
         images = prototype_images(context)
-        context.group.first(lambda: (parts / MEAN).exists() or _write_mean(context, classifier, parts / MEAN))
+        context.group.broadcast(lambda: (parts / MEAN).exists() or _write_mean(context, classifier, parts / MEAN))
         mean = torch.from_numpy(read_arrays(parts / MEAN, ("mean",))["mean"])
         for index in context.part(range(n_classes)):
             context.check_stop()
@@ -125,17 +126,17 @@ def make_prototypes(context: StepContext, classifier: Classifier, cams: Maps) ->
                 arrays = _class_prototypes(context, index, images[index], classifier, cams, mean)
                 write_arrays(parts / f"{index}.npz", **arrays)
             context.progress(index + 1, n_classes, f"prototypes of {context.dataset.classes[index]}")
-        context.group.gather(None)   # wait until all classes are done
-        context.group.first(lambda: _join(context, parts, path))
-    if context.group.leads and not context.prepared:
+        context.group.all_gather(None)   # wait until all classes are done
+        context.group.broadcast(lambda: _join(context, parts, path))
+    if context.group.is_main and not context.prepared:
         shutil.rmtree(parts, ignore_errors=True)
     return Prototypes(path, n_classes, context.device)
 
 
-def _write_given(context: StepContext, path: Path, n_classes: int, dimension: int) -> None:
+def _write_imported(context: StepContext, path: Path, n_classes: int, dimension: int) -> None:
     """Write the prototypes of the file that is given."""
-    given = read_given(context.settings.prototypes, n_classes, dimension)
-    kept = set(given["class_index"][given["kept"] & ~given["is_context"]].tolist())
+    given = read_imported(context.settings.prototypes, n_classes, dimension)
+    kept = set(given["class_index"][given["kept"] & ~given["is_background"]].tolist())
     if without := [name for index, name in enumerate(context.dataset.classes) if index not in kept]:
         some = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
         context.warn(f"make_lpcam.prototypes={context.settings.prototypes} has no foreground prototype of {len(without)} of "
@@ -147,7 +148,7 @@ def _join(context: StepContext, parts: Path, path: Path) -> None:
     """Write the prototypes of all classes as one file."""
     classes = context.dataset.classes
     loaded = [read_arrays(parts / f"{index}.npz") for index in range(len(classes))]
-    if without := [name for name, arrays in zip(classes, loaded) if arrays["is_context"].all()]:
+    if without := [name for name, arrays in zip(classes, loaded) if arrays["is_background"].all()]:
         some = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
         context.warn(f"{len(without)} of {len(classes)} classes have no feature above make_lpcam.cam_threshold="
                      f"{context.settings.cam_threshold} ({some}): their CAMs go on unchanged. Train longer or lower it, "
@@ -194,17 +195,17 @@ def _class_prototypes(context: StepContext, index: int, ids: list[str], classifi
     weight = classifier.classifier.weight.flatten(1)   # (C, D)
     samples = _gather(context, index, ids, classifier, cams)
     found = {}
-    for kind, sample in zip(("foreground", "context"), samples, strict=True):
+    for kind, sample in zip(("foreground", "background"), samples, strict=True):
         features, cells = sample.result()
         if settings.centred:
             features -= mean
         result = _cluster(features.to(context.device), settings, generator(context.seed, "make_lpcam", kind, name))
         found[kind] = result.centers + mean.to(context.device), *_nearest(result, cells, ids)
-    centers = [found[kind][0] for kind in ("foreground", "context")]
+    centers = [found[kind][0] for kind in ("foreground", "background")]
     kept = select_prototypes(*centers, weight, index, fg_threshold=settings.fg_threshold,
-                             bg_low=settings.context_low, bg_high=settings.context_high, minimum=settings.min_prototypes)
+                             bg_low=settings.background_low, bg_high=settings.background_high, minimum=settings.min_prototypes)
     center = torch.cat(centers)
-    return {"class_index": np.full(len(center), index), "is_context": np.repeat([False, True], [len(c) for c in centers]),
+    return {"class_index": np.full(len(center), index), "is_background": np.repeat([False, True], [len(c) for c in centers]),
             "center": center.cpu().numpy(), "probability": class_probability(center, weight)[:, index].cpu().numpy(),
             "kept": torch.cat(kept).cpu().numpy(),
             "near_id": np.concatenate([found[kind][1] for kind in found]),
@@ -220,7 +221,7 @@ def _cluster(features: torch.Tensor, settings: Any, draws: np.random.Generator) 
 
 
 def _gather(context: StepContext, index: int, ids: list[str], classifier: Classifier, cams: Maps) -> tuple[_Sample, _Sample]:
-    """The foreground and the context features of a class, at scale 1.0, not flipped (official). An id may occur again."""
+    """The foreground and the background features of a class, at scale 1.0, not flipped (official). An id may occur again."""
     limit, dimension = context.settings.max_features_per_class, classifier.backbone.feature_channels
     features_of = feature_function(context, classifier)
     most = sum(-(-cams.facts(i)["height"] // 16) * -(-cams.facts(i)["width"] // 16) for i in ids)
@@ -233,7 +234,7 @@ def _gather(context: StepContext, index: int, ids: list[str], classifier: Classi
             features = features_of(network_input(context, classifier, image_id))[0]   # (D, h, w)
         return features, split_cells(cam, features.shape[1:], context.settings.cam_threshold)
     drawn = Counter(ids)
-    with closing(in_order(context, split, drawn, images_at_once(context.device))) as results:
+    with closing(ordered_map(context, split, drawn, max_concurrent(context.device))) as results:
         for image_id, result in results:
             features, masks = result()
             draws = generator(context.seed, "make_lpcam", "sample", index, image_id)

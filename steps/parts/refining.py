@@ -13,7 +13,7 @@ from steps.make_sem_seg_labels import THRESHOLD, Refiner, Unary
 from steps.parts.thresholds import count, read_chosen
 from steps.parts.walk import Walk
 from steps.runtime.artifacts import Maps, write_json
-from steps.runtime.concurrency import images_at_once, in_order
+from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext, require_prepared
 from steps.runtime.memory import give_back
 from wsss.cams.maps import at_size
@@ -35,7 +35,7 @@ class Refining:
         self.walk = Walk(context) if any(refiner.walks for refiner in self.refiners) else None
 
     def __call__(self, image_id: str, refiner: Refiner, threshold: float) -> tuple[np.ndarray, dict[str, Tensor]]:
-        """The mask (H, W) uint8 in the size of the photograph: 0 background, class + 1; and of a walk the walked maps (K, h, w)
+        """The mask (H, W) uint8 in the size of the image: 0 background, class + 1; and of a walk the walked maps (K, h, w)
         and the edge map (h, w) at stride 4, as "walk" and "edge"."""
         kept: dict[str, Tensor] = {}
         if refiner.walks:
@@ -49,7 +49,7 @@ class Refining:
         return mask_of(scores, self.maps.classes(image_id)), kept
 
     def soft(self, image_id: str, walks: bool) -> Tensor:
-        """The maps (K, H, W) in [0, 1] in the size of the photograph, walked or not, that a background threshold cuts."""
+        """The maps (K, H, W) in [0, 1] in the size of the image, walked or not, that a background threshold cuts."""
         return self._maps(image_id, self.walk(image_id)[0] if walks else None, self.context.dataset.size(image_id))
 
     def crf_masks(self, image_id: str, thresholds: dict[bool, list[float]]) -> list[np.ndarray]:
@@ -62,7 +62,7 @@ class Refining:
         return [mask_of(at_size(found, size), self.maps.classes(image_id)) for found in self._crf(image_id, scores)]
 
     def _frame(self, image_id: str) -> tuple[int, int]:
-        """(H, W) of the image that the networks see; `data.max_side` makes it smaller than the photograph."""
+        """(H, W) of the image that the networks see; `data.max_side` makes it smaller than the image."""
         facts = self.maps.facts(image_id)
         return facts["height"], facts["width"]
 
@@ -87,7 +87,7 @@ class Refining:
 def choose_refiner(context: StepContext, refining: Refining) -> dict[str, Any]:
     """The refiner, the background threshold and the sources of both; what was tried on val is recorded in `threshold.json`."""
     path, settings = context.folder / THRESHOLD, context.settings
-    if context.group.first(path.exists):
+    if context.group.broadcast(path.exists):
         return read_chosen(path)
     require_prepared(context, path)
     val = context.lists["val"] if settings.chooses else ()
@@ -107,7 +107,7 @@ def choose_refiner(context: StepContext, refining: Refining) -> dict[str, Any]:
         chosen["tried"] = [{key: trial[key] for key in ("refiner", "threshold", "miou")} for trial in tried]
         if "curve" in best:
             chosen["val_miou"] = best["curve"]
-    if context.group.leads:
+    if context.group.is_main:
         write_json(path, chosen)
     return chosen
 
@@ -148,8 +148,8 @@ def _try_crf(context: StepContext, refining: Refining, val: tuple[str, ...],
     pairs = [(walks, value) for walks, values in thresholds.items() for value in values]
     confusions = [Confusion(len(dataset.classes)) for _ in pairs]
     pixels = max((np.prod(dataset.working_size(image_id)) for image_id in val), default=0) * len(pairs)
-    at_once = images_at_once(context.device, int(pixels) if refining.walk is None else None)
-    made = in_order(context, lambda image_id: refining.crf_masks(image_id, thresholds), context.part(val), at_once)
+    at_once = max_concurrent(context.device, int(pixels) if refining.walk is None else None)
+    made = ordered_map(context, lambda image_id: refining.crf_masks(image_id, thresholds), context.part(val), at_once)
     with closing(made):
         for number, (image_id, result) in enumerate(made, start=1):
             truth = dataset.mask(image_id)

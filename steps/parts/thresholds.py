@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steps.runtime.artifacts import read_json
-from steps.runtime.concurrency import images_at_once, in_order
+from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext
 from steps.runtime.memory import give_back
 from wsss.errors import ArtifactError
@@ -56,7 +56,7 @@ def count(context: StepContext, ids: Sequence[str], soft: Callable[[str], Tensor
     """The confusion counts of `ids` at every threshold, over all processes.
 
     `soft(id)`: maps (K, h, w) of the K `classes(id)`, brought to the size of the mask where they have another
-    (`data.max_side` shrank the photograph). `note`, `before` and `total` are of the progress that is shown.
+    (`data.max_side` shrank the image). `note`, `before` and `total` are of the progress that is shown.
     """
     from wsss.cams.maps import at_size
 
@@ -65,7 +65,7 @@ def count(context: StepContext, ids: Sequence[str], soft: Callable[[str], Tensor
     def read(image_id: str) -> tuple[Tensor, np.ndarray]:
         truth = context.dataset.mask(image_id)
         return at_size(soft(image_id), truth.shape), truth
-    with closing(in_order(context, read, context.part(ids), images_at_once(context.device))) as results:
+    with closing(ordered_map(context, read, context.part(ids), max_concurrent(context.device))) as results:
         for number, (image_id, result) in enumerate(results, start=1):
             maps, truth = result()
             counts.update(maps, classes(image_id), truth)

@@ -27,8 +27,8 @@ CONFIDENT_NAMES = ("fg_right", "fg_share", "bg_right", "bg_share")
 
 
 @dataclass
-class SweepSettings:
-    """`sweep.`: the values stand in `conf/config.yaml`."""
+class TuneSettings:
+    """`tune.`: the values stand in `conf/config.yaml`."""
 
     split: str                   # the list (or file) whose masks choose
     held_out: float | None       # only this share of it, chosen by a hash of the id
@@ -37,14 +37,14 @@ class SweepSettings:
     exp_times: list[int]
 
     def __post_init__(self) -> None:
-        require(self.held_out is None or 0 < self.held_out < 1, "sweep.held_out", self.held_out,
+        require(self.held_out is None or 0 < self.held_out < 1, "tune.held_out", self.held_out,
                 "null or a share above 0 and below 1")
-        require(0 < self.confidence < 1, "sweep.confidence", self.confidence, "a share above 0 and below 1")
-        require(all(beta > 0 for beta in self.beta), "sweep.beta", self.beta, "numbers above 0")
-        require(all(0 <= times <= 16 for times in self.exp_times), "sweep.exp_times", self.exp_times, "numbers from 0 to 16")
+        require(0 < self.confidence < 1, "tune.confidence", self.confidence, "a share above 0 and below 1")
+        require(all(beta > 0 for beta in self.beta), "tune.beta", self.beta, "numbers above 0")
+        require(all(0 <= times <= 16 for times in self.exp_times), "tune.exp_times", self.exp_times, "numbers from 0 to 16")
 
 
-def choosing_ids(dataset: Dataset, settings: SweepSettings) -> tuple[str, ...]:
+def choosing_ids(dataset: Dataset, settings: TuneSettings) -> tuple[str, ...]:
     """The ids whose masks choose.
 
     Raises
@@ -54,15 +54,15 @@ def choosing_ids(dataset: Dataset, settings: SweepSettings) -> tuple[str, ...]:
     DataError
         when there is no such list.
     """
-    key, ids = f"sweep.split={settings.split!r}", dataset.list_ids(settings.split)
+    key, ids = f"tune.split={settings.split!r}", dataset.list_ids(settings.split)
     of_test = set(ids).intersection(*[set().union(*(listed for name, listed in dataset.lists.items() if _is_test(name)))])
     if _is_test(settings.split) or of_test:
         raise ConfigError(f"{key} holds test images: nothing may be chosen by their masks, or their scores mean nothing. Choose "
-                          "val, train, or a part that is held out: sweep.held_out=0.2")
+                          "val, train, or a part that is held out: tune.held_out=0.2")
     if settings.held_out is not None:
         ids = held_out(ids, settings.held_out)
         if not ids:
-            raise ConfigError(f"{key} has too few images to hold out sweep.held_out={settings.held_out} of them. Set it to null")
+            raise ConfigError(f"{key} has too few images to hold out tune.held_out={settings.held_out} of them. Set it to null")
     if not dataset.has_masks(ids):
         raise ConfigError(f"{key}: not all of its {len(ids)} images have masks in {dataset.root}, so nothing can be chosen by "
                           "them. Add the masks, or choose another list")
@@ -73,7 +73,7 @@ def _is_test(name: str) -> bool:
     return name.replace("\\", "/").rpartition("/")[2].lower().startswith("test")
 
 
-def sweep(context: StepContext, settings: SweepSettings) -> dict[str, Any]:
+def tune(context: StepContext, settings: TuneSettings) -> dict[str, Any]:
     """Count and score; `context.lists["ids"]` choose, `context.settings` are those of the run's walk.
 
     Returns
@@ -93,7 +93,7 @@ def sweep(context: StepContext, settings: SweepSettings) -> dict[str, Any]:
     walk = Walk(context) if {"train_irn", seeds} <= context.inputs.keys() else None
     for name, maps in {**kinds, **({"walk": walk.maps} if walk else {})}.items():
         if missing := [image_id for image_id in ids if image_id not in maps.index]:
-            raise ConfigError(f"sweep.split={settings.split!r}: the run has no {name} maps of {len(missing)} of its {len(ids)} "
+            raise ConfigError(f"tune.split={settings.split!r}: the run has no {name} maps of {len(missing)} of its {len(ids)} "
                               f"images (first missing: {missing[0]!r}). Choose a list that the run covers, or make them with "
                               f"{maps.step}.split")
     total = len(ids) * (len(kinds) + bool(walk))
@@ -166,7 +166,7 @@ def _shares(part: np.ndarray, whole: np.ndarray | int) -> list[float | None]:
     return [float(p / w) if w else None for p, w in np.broadcast(part, whole)]
 
 
-def _walks(context: StepContext, settings: SweepSettings, walk: Walk, before: int, total: int) -> dict[str, Any]:
+def _walks(context: StepContext, settings: TuneSettings, walk: Walk, before: int, total: int) -> dict[str, Any]:
     """Every walk over every image; the edge map of an image is computed once."""
     own, dataset, maps = (context.settings.beta, context.settings.exp_times), context.dataset, walk.maps
     pairs = sorted({own, *((beta, times) for beta in settings.beta for times in settings.exp_times)})

@@ -38,6 +38,6 @@ class Walk:
     def soft(self, walked: torch.Tensor, image_id: str, size: tuple[int, int]) -> torch.Tensor:
         """The walked maps at `size` (H, W): official x4, crop; then divided by their common maximum."""
         facts = self.maps.facts(image_id)
-        soft = from_stride_4(walked, (facts["height"], facts["width"]), size)   # differ where data.max_side shrank the photograph
+        soft = from_stride_4(walked, (facts["height"], facts["width"]), size)   # differ where data.max_side shrank the image
         highest = soft.max() if soft.numel() else soft.new_zeros(())
         return soft / highest if highest > 0 else soft

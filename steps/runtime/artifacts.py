@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 File = Path | Member
 STRIDED = "strided"   # sub-folder of imported maps with those at stride 4
-FG_ONLY = "fg_only"   # sub-folder of make_lpcam with the maps without the context term
+FG_ONLY = "fg_only"   # sub-folder of make_lpcam with the maps without the background term
 
 
 def encode_array(array: np.ndarray) -> bytes:
@@ -135,7 +135,7 @@ def read_arrays(path: File, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     return arrays
 
 
-def set_aside(error: BaseException) -> Path | None:
+def quarantine(error: BaseException) -> Path | None:
     """Put the damaged artifact that an error names out of the way, so that the next run makes it again, alone.
 
     Returns its new path, of a member of a pack that of a copy; None when the error names none, it is gone, or the system
@@ -256,7 +256,7 @@ def write_label(path: Path, label: np.ndarray) -> Path:
 
 
 def read_label(path: File, size: Sequence[int], n_classes: int) -> np.ndarray:
-    """Read an (H, W) uint8 label of ours: 0 background, 1..n_classes, 255 unsure; `size` is the expected (H, W).
+    """Read an (H, W) uint8 label of ours: 0 background, 1..n_classes, 255 ignore; `size` is the expected (H, W).
 
     Raises
     ------

@@ -50,7 +50,7 @@ def memory_for(image_id: str) -> Iterator[None]:
         raise WsssError(f"not enough memory for {image_id} ({type(error).__name__}: {error})") from error
 
 
-def images_at_once(device: torch.device, pixels: int | None = None, threads: int | None = None) -> int:
+def max_concurrent(device: torch.device, pixels: int | None = None, threads: int | None = None) -> int:
     """How many images a step works on at the same time.
 
     `pixels`: of the largest image, of a step that has no network and so gains by it on the CPU. `threads`: of the process; by
@@ -65,7 +65,7 @@ def images_at_once(device: torch.device, pixels: int | None = None, threads: int
     return max(1, min(threads or torch.get_num_threads(), MOST, PIXELS_AT_ONCE // max(1, pixels)))
 
 
-def in_order(context: StepContext, make: Callable[[str], T], ids: Iterable[str],
+def ordered_map(context: StepContext, make: Callable[[str], T], ids: Iterable[str],
              at_once: int) -> Iterator[tuple[str, Callable[[], T]]]:
     """Each id with a function that returns what `make(id)` has returned, or raises what it has raised; in the order of `ids`.
 

@@ -48,7 +48,7 @@ class Group:
     asked: int | None = None   # the signal by which any of them was asked to stop
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one process that writes what is not made image by image."""
         return self.rank == 0
 
@@ -56,11 +56,11 @@ class Group:
         """The sum of `tensor` over all processes, in its place."""
         return tensor
 
-    def first(self, make: Callable[[], Any]) -> Any:
+    def broadcast(self, make: Callable[[], Any]) -> Any:
         """What `make` returns in the first process, in every process; the others do not call it."""
         return make()
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """The values of all processes, in every process."""
         return [value]
 
@@ -150,7 +150,7 @@ class StepContext:
 
     @property
     def seed_folder(self) -> Path:
-        """The folder of the maps that go on (`seed_maps`)."""
+        """The folder of the seed maps (`seed_maps`)."""
         return self.inputs["make_lpcam" if self.seed_maps == "lpcam" else "make_cam"]
 
     def check_stop(self) -> None:

@@ -26,8 +26,8 @@ class DataSettings:
     name: str                 # goes into the default name of the run
     root: str                 # the folder of the data set
     image_size: int           # side of the training crops in pixels
-    max_side: int | None      # photographs with a longer side are shrunk to it when read; results keep their size
-    min_side: int | None      # photographs whose longer side is below it are enlarged to it: a finer grid, for small objects
+    max_side: int | None      # images with a longer side are shrunk to it when read; results keep their size
+    min_side: int | None      # images whose longer side is below it are enlarged to it: a finer grid, for small objects
 
     def __post_init__(self) -> None:
         require(self.kind in KINDS and KINDS[self.kind].settings is type(self), "data.kind", self.kind,

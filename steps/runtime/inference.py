@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from steps.runtime.artifacts import read_json, set_aside, write_json
-from steps.runtime.concurrency import images_at_once, in_order
+from steps.runtime.artifacts import quarantine, read_json, write_json
+from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext, Stopped
 from steps.runtime.journal import BROKEN, JOURNALS, Journal, unfinished
 from steps.runtime.memory import give_back
@@ -27,12 +27,12 @@ class ImagesFailed(WsssError):
 
 
 def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str, bytes], dict[str, Any]]],
-                   small_operations: bool = False) -> None:
+                   cpu_parallel: bool = False) -> None:
     """Call `make(id)` for every id of this shard that has no complete artifact yet.
 
     `make` returns the files of one image, each by its name in the step's folder, and the facts that go into the index. They
     must depend on that image alone: then it does not matter who makes it, when, and after what interruption. Several threads may
-    call it at once (`steps.runtime.concurrency`, which also says what has `small_operations`).
+    call it at once (`steps.runtime.concurrency`, which also says what has `cpu_parallel`).
 
     Raises
     ------
@@ -47,8 +47,8 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str
     journal = Journal(context.folder, context.worker)
     store = writer(context.layout, context.folder, journal.path)
     # by the whole list, not by what is pending: an image has the same bits whenever it is made
-    at_once = images_at_once(context.device, _largest(dataset, context.ids) if small_operations else None)
-    made = in_order(context, lambda image_id: (dataset.digest_of_image(image_id), *make(image_id)), pending, at_once)
+    at_once = max_concurrent(context.device, _largest(dataset, context.ids) if cpu_parallel else None)
+    made = ordered_map(context, lambda image_id: (dataset.digest_of_image(image_id), *make(image_id)), pending, at_once)
     try:
         start = time.perf_counter()
         for number, (image_id, result) in enumerate(made, start=len(ids) - len(pending) + 1):
@@ -60,7 +60,7 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str
             except WsssError as error:
                 failed[image_id] = str(error)
                 context.warn(f"{image_id}: {failed[image_id]}")
-                set_aside(error)
+                quarantine(error)
             else:
                 journal.add(image_id, placed, time.perf_counter() - start, source=source,
                             **{**facts, "classes": list(dataset.labels[image_id])})
@@ -77,7 +77,7 @@ def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str
         made.close()
         journal.close()
         store.close()
-    failed = {image_id: reason for part in context.group.gather(failed) for image_id, reason in part.items()}
+    failed = {image_id: reason for part in context.group.all_gather(failed) for image_id, reason in part.items()}
     path = _record(context, failed)
     if failed:
         some = "; ".join(f"{image_id}: {reason}" for image_id, reason in list(failed.items())[:SHOWN])
@@ -109,7 +109,7 @@ def _record(context: StepContext, failed: dict[str, str]) -> Path:
     """Write the failures of this shard, or remove the file of an earlier call."""
     index, count = context.shard
     path = context.folder / (FAILED if count == 1 else f"{JOURNALS}/{index}-of-{count}-{FAILED}")
-    if not context.group.leads:
+    if not context.group.is_main:
         return path
     if failed:
         write_json(path, failed)

@@ -64,17 +64,17 @@ def file_sum(path: Path) -> list[int]:
     return [size, checksum]
 
 
-def unfinished(folder: Path, ids: Sequence[str], dataset: Dataset, photographs: bool = True) -> dict[str, str]:
+def unfinished(folder: Path, ids: Sequence[str], dataset: Dataset, read_images: bool = True) -> dict[str, str]:
     """The ids that have no complete artifact in the folder of an "images" step, in their order, with the reason.
 
     "missing": not made yet; "broken": a file is gone, has another size than recorded or was put away as damaged; "changed":
-    the photograph or its labels are no longer those it was made from. Without `photographs` these are not read, only labels
+    the image or its labels are no longer those it was made from. Without `read_images` these are not read, only labels
     compared.
     Nothing is kept of what is finished: a million images take seconds and little memory.
     """
     found, packed = dict.fromkeys(ids, MISSING), Sizes(folder)
     for line in journal_lines(folder):
-        state = _state(line, folder, packed, dataset, photographs)
+        state = _state(line, folder, packed, dataset, read_images)
         if state is WHOLE:
             found.pop(line["id"], None)
         else:
@@ -82,7 +82,7 @@ def unfinished(folder: Path, ids: Sequence[str], dataset: Dataset, photographs: 
     return {image_id: found[image_id] for image_id in ids if image_id in found} if found else found
 
 
-def _state(line: dict, folder: Path, packed: Sizes, dataset: Dataset, photographs: bool) -> str:
+def _state(line: dict, folder: Path, packed: Sizes, dataset: Dataset, read_images: bool) -> str:
     image_id = line["id"]
     try:
         if "pack" in line:
@@ -96,7 +96,7 @@ def _state(line: dict, folder: Path, packed: Sizes, dataset: Dataset, photograph
         return BROKEN
     if line["classes"] != list(dataset.labels.get(image_id, ())):
         return CHANGED
-    if photographs and image_id in dataset.image_files and line["source"] != dataset.digest_of_image(image_id):
+    if read_images and image_id in dataset.image_files and line["source"] != dataset.digest_of_image(image_id):
         return CHANGED
     return WHOLE
 

@@ -33,7 +33,7 @@ class ModelSettings:
         asked = comes_with_weights(self.backbone.value) if self.pretrained is None else self.pretrained
         return asked or self.weights is not None
 
-    def provided(self, step: str) -> str | None:
+    def imported(self, step: str) -> str | None:
         """The file that a training is taken from instead of being done; None where there is none."""
         return {"train_cam": self.cam_weights, "train_irn": self.irn_weights}.get(step)
 

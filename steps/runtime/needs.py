@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from steps.parts.refining import OFFSETS
-from steps.runtime.concurrency import available_cores, images_at_once
+from steps.runtime.concurrency import available_cores, max_concurrent
 from steps.runtime.memory import SLACK, resident
 from steps.runtime.schedule import OptimizerName, epochs_of
 from steps.runtime.store import Layout
@@ -38,12 +38,12 @@ _PROCESS = 700 * MIB         # with the pipeline imported; used only where /proc
 _LIBRARIES = 75 * MIB        # what a first forward and backward leave for good, even after malloc_trim: kernels of oneDNN
 _LEFT_OVER = 200 * MIB       # freed by earlier steps and kept by glibc: eval_cam takes 35 alone, 550 in the default run
 _LIVE = 4                    # largest outputs that a forward holds at once, copies of oneDNN included: resnet18 3, resnet50 5
-_KEPT = 0.6                  # such outputs that glibc keeps, freed, for each further image size, until `runtime.memory` gives them
-#                              back: 333 to 500 px, scales up to 2: resnet18 0.6, resnet50 1.0; 100 to 168 px: resnet18 0.4
+_KEPT = 0.6                  # such outputs that glibc keeps, freed, for each further image size, until it is trimmed:
+#                              333 to 500 px, scales up to 2: resnet18 0.6, resnet50 1.0; 100 to 168 px: resnet18 0.4
 _KEPT_OUTPUT = 128 * MIB     # counted so large at most: blocks above 32 MiB are given back (resnet18, 700 to 1000 px: 80 a size)
 _TRAINED = 1.3               # a training against what autograd keeps, for freed memory stays: 16 crops of 512 px take 11.3 GB
 _BF16 = 0.75                 # outputs under autocast on the CPU against float32: 0.65 to 0.78
-_CRF = 500, 100              # bytes a pixel, and a pixel and label: photographs, 2 to 13 labels: within 25 %; noise doubles it
+_CRF = 500, 100              # bytes a pixel, and a pixel and label: images, 2 to 13 labels: within 25 %; noise doubles it
 _SWEEP, _SOFT = (42, 7), (27, 7)  # the same with classes: a map counted at all thresholds, a walked map up to its label
 _CONFUSION = 20              # bytes a pixel of `Confusion.update`
 # Bytes on disk, measured on the files of the default run.
@@ -229,7 +229,7 @@ def _eval_cam(step: _Step) -> _Bytes:
 
 def _cam_to_ir_label(step: _Step) -> _Bytes:
     images, (pixel, label) = step.images("ids"), _CRF
-    at_once = images_at_once(_CPU, images.pixels.max(initial=1), step.config.threads or available_cores())
+    at_once = max_concurrent(_CPU, images.pixels.max(initial=1), step.config.threads or available_cores())
     return _Bytes(_labels(images, _IR_LABEL), 0, at_once * images.most(pixel + label, label))
 
 

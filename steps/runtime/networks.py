@@ -101,12 +101,12 @@ def _only_used(network: Module, context: StepContext) -> Module:
 
 def provide(context: StepContext, step: str) -> dict[str, Any]:
     """Do the training `step` by taking its network from the file that `model.` names; return the result of the step."""
-    if context.group.leads:
-        save_network(context, provided_network(step, context.model, context.dataset))
-    return {"provided_from": str(user_path(context.model.provided(step)).resolve())}
+    if context.group.is_main:
+        save_network(context, imported_network(step, context.model, context.dataset))
+    return {"imported_from": str(user_path(context.model.imported(step)).resolve())}
 
 
-def provided_network(step: str, model: ModelSettings, dataset: Dataset) -> Classifier | IRN:
+def imported_network(step: str, model: ModelSettings, dataset: Dataset) -> Classifier | IRN:
     """The network in the file of `model.cam_weights` or `model.irn_weights`: of the official code, or of a run of ours.
 
     Raises
@@ -115,8 +115,8 @@ def provided_network(step: str, model: ModelSettings, dataset: Dataset) -> Class
         when the file is missing or damaged, or is of another network or number of classes.
     """
     key = {"train_cam": "model.cam_weights", "train_irn": "model.irn_weights"}[step]
-    where, layout = f"{key}={model.provided(step)}", CAM if step == "train_cam" else OFFICIAL_IRN
-    state = own_state(read_tensors(model.provided(step)), layout, where)
+    where, layout = f"{key}={model.imported(step)}", CAM if step == "train_cam" else OFFICIAL_IRN
+    state = own_state(read_tensors(model.imported(step)), layout, where)
     # batch norm is that of the official networks; only a network that was trained here from scratch has group norm
     norm = "frozen_batch" if "backbone.bn1.running_mean" in state else "group"
     backbone = new_backbone(model.backbone.value, norm)

@@ -19,13 +19,13 @@ class OptimizerName(Enum):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long a training is and how its rate falls. `rate(step, total)` is a factor on the rates of the optimiser."""
+class Schedule:
+    """How long a training is and how its rate falls. `lr_factor(step, total)` multiplies the learning rates of the optimiser."""
 
     purpose: str            # the step's name: part of every random draw
     epochs: int
     batch_size: int
-    rate: Callable[[int, int], float]
+    lr_factor: Callable[[int, int], float]
     checkpoint_steps: int
     accumulate: int = 1     # parts of a batch that are worked through one after the other
     val_epochs: int = 1     # validated after every so many epochs, and after the last
@@ -64,7 +64,7 @@ def require_schedule(step: str, settings: Any) -> None:
             f"at most {step}.batch_size={settings.batch_size}")
     require(settings.crop_size >= 32 and settings.crop_size % 16 == 0, f"{step}.crop_size", settings.crop_size,
             "a multiple of 16, at least 32")
-    require(settings.learning_rate > 0, f"{step}.learning_rate", settings.learning_rate, "above 0")
+    require(settings.lr > 0, f"{step}.lr", settings.lr, "above 0")
     for name, upper in (("momentum", 1), ("weight_decay", 1), ("warmup", 1)):
         require(0 <= getattr(settings, name, 0) < upper, f"{step}.{name}", getattr(settings, name, 0), "in [0, 1)")
     require(settings.power >= 0, f"{step}.power", settings.power, "at least 0")

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from steps.runtime.concurrency import lacks_memory
 from steps.runtime.context import StepContext, Stopped
-from steps.runtime.schedule import LOG, LOG_CSV, STATE, OptimizerName, Plan
+from steps.runtime.schedule import LOG, LOG_CSV, STATE, OptimizerName, Schedule
 from wsss.classifiers.plain import poly_factor
 from wsss.errors import ArtifactError, WeightsError, WsssError, prefixed
 from wsss.files import write_text
@@ -30,7 +30,7 @@ from wsss.networks.weights import read_tensors, save_tensors
 from wsss.seeding import generator
 
 
-def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.optim.Optimizer,
+def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: torch.optim.Optimizer,
         sample: Callable[[int, str], tuple], loss: Callable[..., dict[str, torch.Tensor]],
         validate: Callable[[], dict[str, Any]] = dict,
         pictures: Callable[[], dict[str, np.ndarray]] = dict,
@@ -40,11 +40,11 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
     `sample(epoch, id)` gives the tensors of one training sample. `loss(*part, total)` gives named scalars, among them
     "loss", of a part of a batch: its share of the losses of the whole, so that losses and gradients are sums over the parts.
     `total` is the sum of `counts(*part)` over all of them, or None where the part is the whole.
-    `validate()` is called after every `plan.val_epochs` and its values go into the log; `pictures()` where some are wanted
+    `validate()` is called after every `schedule.val_epochs` and its values go into the log; `pictures()` where some are wanted
     (`context.show`): name -> (H, W, 3) uint8. Neither may draw random numbers.
 
-    A batch is cut into `plan.accumulate` parts, or as many as there are processes where these are more: images i, i + parts, ...
-    are part i, and process r of R works on the parts r, r + R, ... So one process and two that cut a batch into the same two
+    A batch is cut into `schedule.accumulate` parts, or as many as there are processes where these are more: images i, i + parts,
+    ... are part i, and process r of R works on the parts r, r + R, ... So one process and two that cut a batch into the same two
     parts add the same gradients, and leave the same bits.
 
     Raises
@@ -54,24 +54,24 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
     WsssError
         when the loss is no longer finite.
     """
-    ids, epoch_steps = context.ids, plan.steps_per_epoch(len(context.ids))
-    total = plan.epochs * epoch_steps
-    base_rates = [group["lr"] for group in optimizer.param_groups]
+    ids, epoch_steps = context.ids, schedule.steps_per_epoch(len(context.ids))
+    total = schedule.epochs * epoch_steps
+    base_lrs = [group["lr"] for group in optimizer.param_groups]
     step, log = _load_state(context, module, optimizer, total)
     module.train()
     measured: dict[str, Any] = {}
-    for epoch in range(step // epoch_steps, plan.epochs):
-        for batch in _batches(context, plan, sample, ids, epoch, first=step - epoch * epoch_steps):
-            factor = plan.rate(step, total)
-            for group, base in zip(optimizer.param_groups, base_rates, strict=True):
+    for epoch in range(step // epoch_steps, schedule.epochs):
+        for batch in _batches(context, schedule, sample, ids, epoch, first=step - epoch * epoch_steps):
+            factor = schedule.lr_factor(step, total)
+            for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
                 group["lr"] = base * factor
-            losses = learn(context, plan, module, optimizer, loss, batch, counts)
-            log.append({"step": step, "epoch": epoch, "rate": base_rates[0] * factor,
-                        **{name: _finite(name, value, step, plan) for name, value in losses.items()}})
+            losses = train_step(context, schedule, module, optimizer, loss, batch, counts)
+            log.append({"step": step, "epoch": epoch, "lr": base_lrs[0] * factor,
+                        **{name: _finite(name, value, step, schedule) for name, value in losses.items()}})
             context.track(log[-1])
             step += 1
             context.progress(step, total, _note({"loss": log[-1]["loss"], **measured}))
-            if step == total or step % (plan.val_epochs * epoch_steps) == 0:
+            if step == total or step % (schedule.val_epochs * epoch_steps) == 0:
                 measured = validate()
                 log.append({"step": step, "epoch": epoch, **measured})
                 context.track(log[-1])
@@ -79,11 +79,11 @@ def fit(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.op
             if context.show(step, pictures):
                 module.train()
             stop = _any(context, context.stop())
-            if context.group.leads and (stop or step == total or step % plan.checkpoint_steps == 0):
+            if context.group.is_main and (stop or step == total or step % schedule.checkpoint_steps == 0):
                 _save_state(context, module, optimizer, step, log)
             if stop:
                 raise Stopped
-    if context.group.leads:
+    if context.group.is_main:
         write_log(context, log)   # also where a finished training lost it
     return log
 
@@ -92,7 +92,7 @@ def _note(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
 
 
-def learn(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.optim.Optimizer,
+def train_step(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: torch.optim.Optimizer,
           loss: Callable[..., dict[str, torch.Tensor]], batch: Iterable[Iterable[torch.Tensor]],
           counts: Callable[..., torch.Tensor | None] = lambda *part: None) -> dict[str, torch.Tensor]:
     """One step of the optimiser, over the parts of a batch that this process has (see `fit`); the losses before it."""
@@ -107,14 +107,15 @@ def learn(context: StepContext, plan: Plan, module: nn.Module, optimizer: torch.
             share["loss"].backward()       # adds to the gradients of the parts before
             losses = {name: losses.get(name, 0) + value.detach().double() for name, value in share.items()}
         if context.group.size > 1:
-            losses = _sum_up(context, module, losses)
+            losses = all_reduce_grads(context, module, losses)
         optimizer.step()
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
-        name = plan.purpose
-        raise WsssError(f"not enough memory for {name}.batch_size={plan.batch_size} in {plan.accumulate} parts ({error}). Raise "
-                        f"{name}.accumulate, or lower the batch or {name}.crop_size; the last saved state is kept") from error
+        name = schedule.purpose
+        raise WsssError(
+            f"not enough memory for {name}.batch_size={schedule.batch_size} in {schedule.accumulate} parts ({error}). Raise "
+            f"{name}.accumulate, or lower the batch or {name}.crop_size; the last saved state is kept") from error
     return losses
 
 
@@ -123,7 +124,7 @@ def _total(context: StepContext, counts: list[torch.Tensor | None]) -> torch.Ten
     return None if counts[0] is None else context.group.sum(torch.stack(counts).sum(0))
 
 
-def _sum_up(context: StepContext, module: nn.Module, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def all_reduce_grads(context: StepContext, module: nn.Module, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The losses of the whole batch; its gradients take the place of those of this process's parts."""
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     whole = context.group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
@@ -161,15 +162,15 @@ def _worker_ignores_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _batches(context: StepContext, plan: Plan, sample: Callable, ids: tuple[str, ...], epoch: int,
+def _batches(context: StepContext, schedule: Schedule, sample: Callable, ids: tuple[str, ...], epoch: int,
              first: int) -> Iterator[list[list[torch.Tensor]]]:
     """The batches of an epoch from number `first` on, each as the parts of it that this process has."""
-    order = generator(context.seed, plan.purpose, "order", epoch).permutation(len(ids))
-    size = min(plan.batch_size, len(ids))
-    parts = min(max(plan.accumulate, context.group.size), size)
+    order = generator(context.seed, schedule.purpose, "order", epoch).permutation(len(ids))
+    size = min(schedule.batch_size, len(ids))
+    parts = min(max(schedule.accumulate, context.group.size), size)
     mine = context.part(range(parts))
     keys = [[(epoch, ids[i]) for i in order[b * size:(b + 1) * size][part::parts]]
-            for b in range(first, plan.steps_per_epoch(len(ids))) for part in mine]
+            for b in range(first, schedule.steps_per_epoch(len(ids))) for part in mine]
     loader = DataLoader(_Samples(sample), batch_sampler=keys, collate_fn=_collate, num_workers=min(context.workers, len(keys)),
                         worker_init_fn=_worker_ignores_signals, pin_memory=context.device.type == "cuda",
                         multiprocessing_context="fork" if context.workers else None)   # closures cannot be pickled
@@ -190,10 +191,10 @@ def _batches(context: StepContext, plan: Plan, sample: Callable, ids: tuple[str,
                         "state") from error
 
 
-def _finite(name: str, value: torch.Tensor, step: int, plan: Plan) -> float:
+def _finite(name: str, value: torch.Tensor, step: int, schedule: Schedule) -> float:
     number = float(value.detach())
     if not math.isfinite(number):
-        raise WsssError(f"{name} is {number} at step {step}, expected a finite number. Lower {plan.purpose}.learning_rate; "
+        raise WsssError(f"{name} is {number} at step {step}, expected a finite number. Lower {schedule.purpose}.lr; "
                         "the last saved state is untouched")
     return number
 
@@ -251,7 +252,7 @@ def write_log(context: StepContext, log: list[dict[str, Any]]) -> None:
     write_text(context.folder / LOG_CSV, text.getvalue())
 
 
-def poly_rate(power: float, warmup: float = 0.0) -> Callable[[int, int], float]:
+def poly_lr(power: float, warmup: float = 0.0) -> Callable[[int, int], float]:
     """The official poly rate (1 - step / total)^power, after a linear rise over the share `warmup` of the steps."""
     def rate(step: int, total: int) -> float:
         rise = min(1.0, (step + 1) / (warmup * total)) if warmup else 1.0
@@ -261,7 +262,7 @@ def poly_rate(power: float, warmup: float = 0.0) -> Callable[[int, int], float]:
 
 def make_optimizer(settings: Any, *groups: tuple[list[nn.Parameter], float]) -> torch.optim.Optimizer:
     """The optimiser of `settings`; each group is (parameters, factor on the learning rate)."""
-    parts = [{"params": parameters, "lr": settings.learning_rate * factor} for parameters, factor in groups]
+    parts = [{"params": parameters, "lr": settings.lr * factor} for parameters, factor in groups]
     if settings.optimizer is OptimizerName.adamw:
         return torch.optim.AdamW(parts, weight_decay=settings.weight_decay, fused=True)
     return torch.optim.SGD(parts, momentum=settings.momentum, weight_decay=settings.weight_decay)

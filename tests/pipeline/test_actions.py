@@ -113,9 +113,9 @@ def test_status_of_every_kind(smoke, outputs):
     assert snapshot(outputs) == before
 
 
-def test_status_reads_no_photograph_and_still_sees_a_changed_label(smoke, outputs, monkeypatch):
+def test_status_reads_no_image_and_still_sees_a_changed_label(smoke, outputs, monkeypatch):
     def refuse(*args):
-        raise AssertionError("a photograph or mask was read")
+        raise AssertionError("an image or mask was read")
     for name in ("digest_of_image", "_mask_digest", "full_image", "mask", "size"):
         monkeypatch.setattr(Dataset, name, refuse)
     assert set(states(smoke()).values()) == {"done"}

@@ -24,7 +24,7 @@ CALL = ["run_pipeline.py", *SMOKE, "device=cpu", "distributed.timeout=5"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-# The door, with photographs that take a quarter of a second to read: a test has time to do something while they are at work.
+# The door, with images that take a quarter of a second to read: a test has time to do something while they are at work.
 SLOW = """
 import sys, time
 from wsss.data.dataset import Dataset
@@ -191,7 +191,7 @@ def test_a_process_that_dies_ends_the_others(outputs):
 @pytest.mark.slow
 def test_errors_of_one_process_are_told_once(outputs):
     shutil.rmtree(outputs / "smoke/make_cam")
-    photograph = sorted((outputs / ".data").glob("*/images/train_0001.*"))[0]
+    image = sorted((outputs / ".data").glob("*/images/train_0001.*"))[0]
     code = """
 import os, sys
 from wsss.data.dataset import Dataset
@@ -206,7 +206,7 @@ sys.argv[0] = "run_pipeline.py"
 import run_pipeline
 run_pipeline.main()
 """
-    assert photograph.exists()
+    assert image.exists()
     results = ends(start(outputs, "to_step=make_cam", code=code))
     assert [result[0] for result in results] == [1, 1], results
     assert "2 of 32 images failed, the others are done" in results[0][2] and "error" not in results[1][2]

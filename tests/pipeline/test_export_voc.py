@@ -50,7 +50,7 @@ def test_torchvision_reads_it(export, target, outputs, capsys):
     assert act(pipeline) == 0
     data, masks = pipeline.dataset, outputs / "smoke" / "make_sem_seg_labels"
     told = capsys.readouterr().out
-    assert all(line in told for line in ("pseudo masks, list train", "ground truth, list val", "photographs linked", "67 new, 0 replaced"))
+    assert all(line in told for line in ("pseudo masks, list train", "ground truth, list val", "images linked", "67 new, 0 replaced"))
     for name in ("train", "val"):
         read = HandedOver(str(target.parents[1]), image_set=name)
         assert len(read) == len(data.lists[name])
@@ -64,7 +64,7 @@ def test_torchvision_reads_it(export, target, outputs, capsys):
     assert len(list((target / "SegmentationClassAug").iterdir())) == len(list((target / "JPEGImages").iterdir())) == 32
 
 
-def test_photographs_are_links_and_a_second_call_writes_what_is_missing(export, target):
+def test_images_are_links_and_a_second_call_writes_what_is_missing(export, target):
     (pipeline := export()).export_voc()
     assert os.path.samefile(target / "JPEGImages" / "train_0001.jpg", pipeline.dataset.image_path("train_0001"))
     before = files_below(target)
@@ -98,7 +98,7 @@ def test_what_is_there_and_different_is_replaced_only_by_force(export, target):
     assert not (target / "classes.txt").exists() and (target / "JPEGImages/train_0001.jpg").read_bytes() == b"mine"
     assert export("force=true").export_voc()[-1].note == "1 new, 2 replaced"
     assert len(HandedOver(str(target.parents[1]), image_set="val")[0][0].getbands()) == 3
-    assert pipeline.dataset.image("train_0001").shape[2] == 3   # the photograph itself is as it was
+    assert pipeline.dataset.image("train_0001").shape[2] == 3   # the image itself is as it was
 
 
 @pytest.mark.parametrize("overrides, message", [
@@ -199,11 +199,11 @@ def pretend(pipeline, values):
     pipeline.folder.finish(planned.name, folder, facts)
 
 
-def test_every_form_of_photograph_becomes_an_upright_jpeg(own, tmp_path, target):
+def test_every_form_of_image_becomes_an_upright_jpeg(own, tmp_path, target):
     pretend(own(), {"plain": 1, "drawn": 0, "loud": 255, "turned": 1})
     pipeline = own("action=export_voc", f"export_to={target}")
     findings = {finding.what: finding.found for finding in pipeline.export_voc()}
-    assert findings["photographs linked"] == 3 and findings["photographs written as upright JPEG"] == 3
+    assert findings["images linked"] == 3 and findings["images written as upright JPEG"] == 3
     for name in ("train", "val"):
         for (image, mask), image_id in zip(HandedOver(str(target.parents[1]), image_set=name), pipeline.dataset.lists[name]):
             with Image.open(target / "JPEGImages" / f"{image_id}.jpg") as file:

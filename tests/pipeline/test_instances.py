@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")   # w
 
 
 def draw_folder(root):
-    """Dark photographs with two bright squares, each an object."""
+    """Dark images with two bright squares, each an object."""
     draws = np.random.default_rng(0)
     for part in ("images", "masks", "instances"):
         (root / part).mkdir(parents=True)
@@ -143,7 +143,7 @@ def test_an_image_without_detection(run):
         assert file["score"].shape == file["class"].shape == (0,) and not file["label"].any()
 
 
-def test_a_shrunk_photograph_keeps_its_size(run):
+def test_a_shrunk_image_keeps_its_size(run):
     run("data.max_side=48", "name=shrunk", "make_cam_pass=true", "train_cam_pass=true", "eval_cam_pass=true", "cam_to_ir_label_pass=true",
         "train_irn_pass=true", "make_ins_seg_pass=true", "eval_ins_seg_pass=true", "train_cam.epochs=1").run()
     with np.load(run.folder.parent / "shrunk/make_ins_seg_labels/wide.npz", allow_pickle=False) as file:
@@ -213,7 +213,7 @@ def test_without_pycocotools_it_is_refused_before_work(run, monkeypatch):
 
 @pytest.mark.parametrize(("key", "value", "expected"), [
     ("make_ins_seg_labels.beta", 0, "above 0"), ("make_ins_seg_labels.exp_times", 17, "from 0 to 16"), ("make_ins_seg_labels.radius", 1, "at least 2"),
-    ("make_ins_seg_labels.pad_to", 0, "null or at least 1"), ("make_ins_seg_labels.refinements", 0, "at least 1"),
+    ("make_ins_seg_labels.pad_to", 0, "null or at least 1"), ("make_ins_seg_labels.centroid_iterations", 0, "at least 1"),
     ("make_ins_seg_labels.group_threshold", 0, "above 0"), ("make_ins_seg_labels.bg_threshold", 1.5, "a number in"),
     ("make_ins_seg_labels.min_area", -1, "a share in"), ("eval_ins_seg.iou", 0, "above 0 and at most 1")])
 def test_impossible_settings(key, value, expected):

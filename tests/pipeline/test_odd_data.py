@@ -60,7 +60,7 @@ def test_odd_images_pass_every_step(folder, tmp_path):
     assert not read_mask(masks / "empty.png").any()
 
 
-def test_a_smaller_working_size_gives_masks_of_the_photographs_size(folder, tmp_path):
+def test_a_smaller_working_size_gives_masks_of_the_images_size(folder, tmp_path):
     summary = Pipeline.compose(*SMALL, f"data.root={folder}", f"outputs={tmp_path / 'out'}", "data.max_side=48").run()
     assert read_mask(tmp_path / "out/odd/make_sem_seg_labels/wide.png").shape == (40, 700)
     assert max(read_mask(tmp_path / "out/odd/cam_to_ir_label/wide.png").shape) == 48

@@ -1,4 +1,4 @@
-"""From and to the official code: imported maps and labels, exports, provided networks and prototypes."""
+"""From and to the official code: imported maps and labels, exports, imported networks and prototypes."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_later_steps_work_from_imported_maps_and_provided_networks(smoke_outputs
     keys = [f"model.cam_weights={smoke / 'train_cam/weights.safetensors'}", f"model.irn_weights={smoke / 'train_irn/weights.safetensors'}"]
     other("cam_to_ir_label_pass=false", "make_sem_seg_pass=false", f"import_from={exported}").import_official()
     plan = {planned.name: planned for planned in other(*keys).plan()}
-    assert [planned.action for planned in plan.values()] == ["provided", "skip", "skip", "run", "run", "provided", "run", "run"]
+    assert [planned.action for planned in plan.values()] == ["imported", "skip", "skip", "run", "run", "imported", "run", "run"]
     assert plan["make_cam"].why == "imported" and plan["train_cam"].why == f"from {smoke / 'train_cam/weights.safetensors'}"
     summary = other(*keys).run()
     for kind in ("cam", "lpcam"):
@@ -102,7 +102,7 @@ def test_later_steps_work_from_imported_maps_and_provided_networks(smoke_outputs
              for file in (other().folder.path / step).glob("*.png")]
     assert len(equal) == 48 and np.mean(equal) > 0.98
     assert summary["eval_sem_seg"]["images"] == 24
-    assert all(step.sound for step in other(*keys).verify())
+    assert all(step.ok for step in other(*keys).verify())
     assert set(actions(other(*keys)).values()) == {"skip"}
 
 
@@ -113,7 +113,7 @@ def test_lpcam_is_made_from_imported_cams(smoke_outputs, exported, other, few):
     other(*keys, "steps=[train_cam,make_cam,make_lpcam]", f"make_lpcam.split={few}").run()
     ours, theirs = Maps(other().folder.path / "make_lpcam"), Maps(smoke / "make_lpcam")
     kept = np.load(smoke / "make_lpcam/prototypes.npz")
-    found = set(kept["class_index"][kept["kept"] & ~kept["is_context"]].tolist())
+    found = set(kept["class_index"][kept["kept"] & ~kept["is_background"]].tolist())
     assert len(ours.index) == 3
     for image_id, facts in ours.index.items():
         for k, index in enumerate(facts["classes"]):
@@ -274,7 +274,7 @@ def test_an_interrupted_replacement_is_not_taken_for_the_new_results(smoke, file
     (["export_to=null"], "action=export_official writes a folder and was given none"),
     (["export_to={tmp}", "name=nothing"], "there is no run"),
     (["export_to={tmp}", "seed=1"], "has nothing to export that is up to date"),
-    (["export_to={tmp}", "data.max_side=100"], "data.max_side=100: the maps are those of resized photographs"),
+    (["export_to={tmp}", "data.max_side=100"], "data.max_side=100: the maps are those of resized images"),
 ])
 def test_what_cannot_be_exported(smoke, tmp_path, overrides, message):
     with pytest.raises(ConfigError, match=message):
@@ -290,7 +290,7 @@ def test_from_the_command_line(smoke_outputs, tmp_path, capsys):
     assert "make_cam             done              32 images" in capsys.readouterr().out
 
 
-# provided networks
+# imported networks
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
@@ -311,11 +311,11 @@ def test_a_provided_classifier(other, networks, few, tmp_path, monkeypatch):
     maps = ("steps=[train_cam,make_cam]", "seed_maps=cam", f"make_cam.split={few}")
     call = (RESNET, f"model.cam_weights={folder / 'cam.pth'}", *maps)
     plan = other(*call, "model.pretrained=true", "train_cam.split=nowhere.txt").plan()   # no list, no ImageNet weights
-    assert (plan[0].action, plan[0].to_do, plan[0].unit, plan[0].why) == ("provided", 1, "file", f"from {folder / 'cam.pth'}")
+    assert (plan[0].action, plan[0].to_do, plan[0].unit, plan[0].why) == ("imported", 1, "file", f"from {folder / 'cam.pth'}")
     assert not other().folder.path.exists()
     other(*call, "model.pretrained=true").run()
     facts = manifest(other(), "train_cam")
-    assert facts["result"] == {"provided_from": str(folder / "cam.pth")} and facts["lists"] == {}
+    assert facts["result"] == {"imported_from": str(folder / "cam.pth")} and facts["lists"] == {}
     weights = load_file(other().folder.result("train_cam") / "weights.safetensors")
     assert torch.equal(weights["backbone.layer4.1.conv2.weight"], net.resnet50.layer4[1].conv2.weight)
     assert list(actions(other(*call, "train_cam.epochs=3", "train_cam.batch_size=2")).values()) == ["skip", "skip"]
@@ -323,7 +323,7 @@ def test_a_provided_classifier(other, networks, few, tmp_path, monkeypatch):
     torch.save({"state_dict": net.state_dict()}, tmp_path / "other.pth")
     plan = other(RESNET, f"model.cam_weights={tmp_path / 'other.pth'}", *maps).plan()
     assert [(planned.action, planned.why) for planned in plan] == [
-        ("provided", f"from {tmp_path / 'other.pth'}; provided changed"), ("re-run", "train_cam changed")]
+        ("imported", f"from {tmp_path / 'other.pth'}; imported changed"), ("re-run", "train_cam changed")]
     plan = other(RESNET, *maps).plan()
     assert (plan[0].action, plan[0].why) == ("re-run", "was taken from files")
 
@@ -332,7 +332,7 @@ def test_a_finished_training_is_not_replaced_by_a_file_unasked(smoke, networks):
     call = (RESNET, f"model.cam_weights={networks[0] / 'cam.pth'}", "to_step=train_cam")
     with pytest.raises(ConfigError, match="train_cam is finished in .* and would be replaced .*taken from files now.* Set replace=true"):
         smoke(*call).plan()
-    assert smoke(*call, "replace=true").plan()[0].action == "provided"
+    assert smoke(*call, "replace=true").plan()[0].action == "imported"
 
 
 def test_a_provided_irn_alone(smoke, tmp_path):
@@ -341,14 +341,14 @@ def test_a_provided_irn_alone(smoke, tmp_path):
     write_network(tmp_path / "irn.pth", irn.state_dict(), OFFICIAL_IRN)
     call = (f"model.irn_weights={tmp_path / 'irn.pth'}", "replace=true")
     plan = actions(smoke(*call))
-    assert (plan["train_cam"], plan["train_irn"], plan["make_sem_seg_labels"]) == ("skip", "provided", "re-run")
+    assert (plan["train_cam"], plan["train_irn"], plan["make_sem_seg_labels"]) == ("skip", "imported", "re-run")
     smoke(*call, "train_irn_pass=true").run()
     weights = load_file(smoke().folder.result("train_irn") / "weights.safetensors")
     assert weights["mean_shift.running_mean"].tolist() == [0.25, -1.5]
     assert actions(smoke(*call, "train_irn.epochs=9"))["train_irn"] == "skip"
-    assert all(step.sound for step in smoke(*call).verify())
+    assert all(step.ok for step in smoke(*call).verify())
     (smoke().folder.result("train_irn") / "weights.safetensors").unlink()   # it is taken from its file again
-    assert actions(smoke(*call[:1]))["train_irn"] == "provided"
+    assert actions(smoke(*call[:1]))["train_irn"] == "imported"
     smoke(*call[:1], "train_irn_pass=true").run()
 
 
@@ -417,8 +417,8 @@ def test_given_prototypes_are_not_clustered(smoke, smoke_outputs, outputs, few, 
 def test_official_prototypes_are_taken(smoke, outputs, few, tmp_path):
     with np.load(outputs / "smoke/make_lpcam/prototypes.npz") as file:
         arrays = dict(file)
-    for name, is_context in zip(PROTOTYPE_FILES, (False, True), strict=True):
-        torch.save({index: torch.from_numpy(arrays["center"][(arrays["class_index"] == index) & (arrays["is_context"] == is_context) & arrays["kept"]])
+    for name, is_background in zip(PROTOTYPE_FILES, (False, True), strict=True):
+        torch.save({index: torch.from_numpy(arrays["center"][(arrays["class_index"] == index) & (arrays["is_background"] == is_background) & arrays["kept"]])
                     for index in range(len(CLASSES))}, tmp_path / name)
     before = Maps(outputs / "smoke/make_lpcam").packed("val_0001")
     smoke(f"make_lpcam.prototypes={tmp_path}", "steps=[train_cam,make_cam,make_lpcam]", f"make_lpcam.split={few}").run()

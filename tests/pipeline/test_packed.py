@@ -82,7 +82,7 @@ def test_the_same_bytes_in_another_container(smoke, smoke_outputs, outputs):
     for layout in ("files", "packed"):
         assert set(actions(smoke(f"artifacts.layout={layout}")).values()) == {"skip"}
         assert {step.state for step in smoke(f"artifacts.layout={layout}").status()} == {"done"}
-    assert all(step.sound for step in smoke().verify())
+    assert all(step.ok for step in smoke().verify())
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -154,7 +154,7 @@ def test_what_verify_finds_is_made_again_alone(step, name, layout, smoke, output
     smoke(f"artifacts.layout={layout}").run()
     assert made(folder) == 1 and images(folder) == before and not list(folder.rglob("*.damaged"))
     assert (folder / name).exists() == (layout == "files") and (folder / "packs/0-of-1-2.tar").exists() == (layout == "packed")
-    assert all(step.sound for step in smoke().verify()) and set(actions(smoke()).values()) == {"skip"}
+    assert all(step.ok for step in smoke().verify()) and set(actions(smoke()).values()) == {"skip"}
 
 
 def test_a_damaged_member_stops_the_step_that_reads_it_once(smoke, outputs):
@@ -203,7 +203,7 @@ def test_taken_by_another_run(smoke, outputs, tmp_path):
     theirs, ours = outputs / "smoke/make_cam", outputs / "other/make_cam"
     assert os.path.samefile(theirs / PACK, ours / PACK) and contents(theirs) == before
     assert list(members(ours / "packs/0-of-1-2.tar")) == ["val_0003.npy"] and len(images(ours)) == 32
-    assert all(step.sound for step in other.verify())
+    assert all(step.ok for step in other.verify())
     manifest = json.loads((ours / "manifest.json").read_text())
     assert list(manifest["files"]) == ["index.jsonl"] and manifest["disk_mb"] > 0
 
@@ -241,12 +241,12 @@ def test_whatever_else_reads_maps_and_masks(smoke, smoke_outputs, outputs, tmp_p
     taken = [smoke(f"name={layout}", *call[1:], f"artifacts.layout={layout}") for layout in ("files", "packed")]
     for pipeline in taken:
         pipeline.import_official()
-        assert all(step.sound for step in pipeline.verify())
+        assert all(step.ok for step in pipeline.verify())
     assert images(outputs / "packed/make_sem_seg_labels") == images(outputs / "smoke/make_sem_seg_labels")
     for step in ("make_lpcam", "make_sem_seg_labels"):
         assert images(outputs / "files" / step) == members(outputs / "packed" / step / PACK)
-    results = [pipeline.sweep() for pipeline in (smoke("sweep.beta=[10]", "sweep.exp_times=[4]"), Pipeline.compose(
-        *SMOKE, f"outputs={tmp_path / 'files'}", "sweep.beta=[10]", "sweep.exp_times=[4]"))]
+    results = [pipeline.tune() for pipeline in (smoke("tune.beta=[10]", "tune.exp_times=[4]"), Pipeline.compose(
+        *SMOKE, f"outputs={tmp_path / 'files'}", "tune.beta=[10]", "tune.exp_times=[4]"))]
     assert results[0] == results[1]
     pages = [pipeline.report().read_text() for pipeline in (smoke(), files)]
     assert pages[0].count("data:image") == pages[1].count("data:image") > 50

@@ -1,4 +1,4 @@
-"""action=predict: what a finished run makes of one photograph."""
+"""action=predict: what a finished run makes of one image."""
 
 import json
 import re
@@ -26,8 +26,8 @@ def image_id(outputs) -> str:
 
 
 @pytest.fixture
-def photograph(outputs, image_id, tmp_path) -> Path:
-    """A photograph of the run's own list, elsewhere and with another name."""
+def image(outputs, image_id, tmp_path) -> Path:
+    """An image of the run's own list, elsewhere and with another name."""
     source = next((outputs / ".data").glob(f"*/images/{image_id}.*"))
     return Path(shutil.copy(source, tmp_path / f"my photo{source.suffix}"))
 
@@ -36,11 +36,11 @@ def look(outputs: Path, *overrides: str) -> Pipeline:
     return Pipeline.compose("name=smoke", "threads=1", f"outputs={outputs}", *overrides)
 
 
-def test_a_photograph_of_the_run_comes_out_as_it_lies_in_the_run(outputs, photograph, image_id):
+def test_an_image_of_the_run_comes_out_as_it_lies_in_the_run(outputs, image, image_id):
     run, maps = outputs / "smoke", Maps(outputs / "smoke/make_cam")
     pipeline = look(outputs)   # neither experiment nor data set are said: the run knows
     names = json.loads((run / "summary.json").read_text())["classes"][1:]
-    prediction = pipeline.predict(photograph, [names[i] for i in maps.classes(image_id)])
+    prediction = pipeline.predict(image, [names[i] for i in maps.classes(image_id)])
     assert np.array_equal(prediction.cam, maps.map(image_id, "full").numpy())
     assert np.array_equal(prediction.lpcam, Maps(run / "make_lpcam").map(image_id, "full").numpy())
     assert np.array_equal(prediction.mask, read_mask(run / "make_sem_seg_labels" / f"{image_id}.png"))
@@ -49,11 +49,11 @@ def test_a_photograph_of_the_run_comes_out_as_it_lies_in_the_run(outputs, photog
     assert list(prediction.probabilities) == names and not (run / "predictions").exists()
 
 
-def test_the_command_line_writes_pictures_and_arrays_and_says_where(outputs, photograph, capsys):
-    words = ("action=predict", f"image='{photograph}'", "run=smoke")
+def test_the_command_line_writes_pictures_and_arrays_and_says_where(outputs, image, capsys):
+    words = ("action=predict", f"image='{image}'", "run=smoke")
     pipeline = Pipeline.compose("threads=1", f"outputs={outputs}", *words, f"classes=[{ONE},{TWO}]")
     assert act(pipeline) == 0
-    folder, said = outputs / "smoke/predictions" / photograph.name, capsys.readouterr().out
+    folder, said = outputs / "smoke/predictions" / image.name, capsys.readouterr().out
     assert f"lie in {folder}/" in said and f"classes: {ONE}, {TWO}" in said and "background threshold of the mask: 0." in said
     pictures = {f"{kind}_{name}.png" for kind in ("cam", "lpcam", "walk") for name in (ONE, TWO)}
     assert {path.name for path in folder.iterdir()} == pictures | {
@@ -64,41 +64,41 @@ def test_the_command_line_writes_pictures_and_arrays_and_says_where(outputs, pho
     assert {path.name for path in folder.glob("cam*.png")} == {f"cam_{TWO}.png"}
 
 
-def test_the_classifier_finds_the_classes(outputs, photograph, capsys):
-    every = look(outputs, "class_threshold=0").predict(photograph)
+def test_the_classifier_finds_the_classes(outputs, image, capsys):
+    every = look(outputs, "class_threshold=0").predict(image)
     assert len(every.classes) == len(CLASSES) and all(0 < p < 1 for p in every.probabilities.values())
     most, second = sorted(every.probabilities.values())[-1:-3:-1]
-    found = look(outputs, f"class_threshold={(most + second) / 2}").predict(photograph)
+    found = look(outputs, f"class_threshold={(most + second) / 2}").predict(image)
     assert found.classes == (max(every.probabilities, key=every.probabilities.get),)
-    nothing = look(outputs, "class_threshold=0.999").predict(photograph)
+    nothing = look(outputs, "class_threshold=0.999").predict(image)
     assert nothing.classes == () and not nothing.mask.any() and nothing.cam.shape == (0, *nothing.mask.shape)
     assert "no class has a probability above class_threshold=0.999 (the highest: " in capsys.readouterr().err
 
 
-def test_what_the_run_has_not_is_left_out(outputs, photograph, capsys):
+def test_what_the_run_has_not_is_left_out(outputs, image, capsys):
     shutil.rmtree(outputs / "smoke/train_irn")
-    prediction = look(outputs).predict(photograph, [ONE])
+    prediction = look(outputs).predict(image, [ONE])
     assert prediction.mask is None and prediction.walk is None and prediction.lpcam is not None
     shutil.rmtree(outputs / "smoke/make_lpcam")
-    assert look(outputs).predict(photograph, [ONE]).lpcam is None
-    assert act(look(outputs, "action=predict", f"image='{photograph}'", f"classes=[{ONE}]")) == 0
+    assert look(outputs).predict(image, [ONE]).lpcam is None
+    assert act(look(outputs, "action=predict", f"image='{image}'", f"classes=[{ONE}]")) == 0
     assert "no mask: " in capsys.readouterr().out
     shutil.rmtree(outputs / "smoke/make_cam")
     with pytest.raises(ConfigError, match="action=predict needs train_cam, make_cam, and .*smoke has no finished make_cam"):
-        look(outputs).predict(photograph)
+        look(outputs).predict(image)
 
 
-def test_what_cannot_be_is_refused(outputs, photograph, tmp_path):
+def test_what_cannot_be_is_refused(outputs, image, tmp_path):
     with pytest.raises(ConfigError, match=rf"the run knows no class '{ONE}x'; did you mean '{ONE}'\? \(allowed: {ONE}, "):
-        look(outputs).predict(photograph, [f"{ONE}x"])
+        look(outputs).predict(image, [f"{ONE}x"])
     with pytest.raises(DataError, match="cannot read the image .*missing.jpg"):
         look(outputs).predict(tmp_path / "missing.jpg")
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(DataError, match="is damaged or not a JPEG or PNG"):
         look(outputs).predict(tmp_path / "text.jpg")
     with pytest.raises(ConfigError, match=r"there is no run .*smoek; did you mean 'smoke'\?"):
-        look(outputs, "name=smoek").predict(photograph)
-    for words, message in ((["action=predict"], "image=None is not possible: expected a photograph with action=predict"),
+        look(outputs, "name=smoek").predict(image)
+    for words, message in ((["action=predict"], "image=None is not possible: expected an image with action=predict"),
                            (["image=x.jpg"], "image='x.jpg' is not possible"), (["run=smoke"], "run='smoke' is not possible"),
                            (["classes=[tiger]"], "classes=.*is not possible"), (["class_threshold=1"], "class_threshold=1.0"),
                            (["action=predict", "image=x", "run=a", "name=b"], "nothing beside name=b")):
@@ -106,11 +106,11 @@ def test_what_cannot_be_is_refused(outputs, photograph, tmp_path):
             Pipeline.compose(*words)
 
 
-def test_the_five_lines_of_the_readme(outputs, photograph, monkeypatch):
+def test_the_five_lines_of_the_readme(outputs, image, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     code = next(block for block in blocks if ".predict(" in block)
     assert len(code.strip().splitlines()) == 5
-    monkeypatch.chdir(photograph.parent)   # where outputs/ is
+    monkeypatch.chdir(image.parent)   # where outputs/ is
     names: dict = {}
-    exec(code.replace("photo.jpg", photograph.name).replace('"dog"', f'"{TWO}"'), names)
+    exec(code.replace("photo.jpg", image.name).replace('"dog"', f'"{TWO}"'), names)
     assert names["prediction"].classes == (TWO,)

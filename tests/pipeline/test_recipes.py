@@ -102,8 +102,8 @@ def other(key: str, value: object) -> object:
 
 
 @pytest.mark.parametrize("key", [key for key in THREE if not key.startswith("cam_to_ir_label")] + [
-    "cam_to_ir_label.conf", "make_sem_seg_labels.pad_to", "make_lpcam.prototype_images", "make_lpcam.context_high",
-    "make_lpcam.prototype_split", "train_cam.classifier_rate"])
+    "cam_to_ir_label.conf", "make_sem_seg_labels.pad_to", "make_lpcam.prototype_images", "make_lpcam.background_high",
+    "make_lpcam.prototype_split", "train_cam.head_lr_mult"])
 def test_a_switch_makes_its_own_step_stale_and_no_step_before_it(smoke_outputs, key):
     """Every result before the switch's step stays; of the settings of the step only this one changed."""
     step = key.split(".")[0]
@@ -111,9 +111,9 @@ def test_a_switch_makes_its_own_step_stale_and_no_step_before_it(smoke_outputs, 
         "cam_to_ir_label.conf": ["cam_to_ir_label.conf_fg=0.45", "cam_to_ir_label.conf_bg=0.25"],
         "make_sem_seg_labels.pad_to": ["make_sem_seg_labels.pad_to=512"],
         "make_sem_seg_labels.refiner": ["make_sem_seg_labels.refiner=crf"],   # the recipes have walk, as the run has, and null
-        "train_cam.classifier_rate": ["train_cam.classifier_rate=10.0"],
+        "train_cam.head_lr_mult": ["train_cam.head_lr_mult=10.0"],
         "make_lpcam.prototype_images": ["make_lpcam.prototype_images=5"],
-        "make_lpcam.context_high": ["make_lpcam.context_high=0.5"],
+        "make_lpcam.background_high": ["make_lpcam.background_high=0.5"],
         "make_lpcam.prototype_split": ["make_lpcam.prototype_split=val"],
     }.get(key)
     if overrides is None:

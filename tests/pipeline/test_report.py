@@ -18,12 +18,12 @@ from pipeline.commandline import act
 from pipeline.config import compose, typed
 from pipeline.report import figures, images, page, pictures, stage_images
 from pipeline.report.compare import config_differences
-from pipeline.report.gallery import choose_shown, choose_strips
+from pipeline.report.gallery import choose_shown, choose_traces
 from pipeline.report.images import ImageScores, image_iou, score_images
 from pipeline.report.published import compare
 from pipeline.report.scores import published_tables
 from pipeline.report.stage_images import compare_stages, sample, stage_sections
-from pipeline.report.strips import StripMaker
+from pipeline.report.traces import TraceMaker
 from pipeline.runfolder.recorded import find_run
 from steps.runtime.artifacts import Maps
 from steps.runtime.datasets import open_dataset
@@ -127,11 +127,11 @@ def test_no_report_makes_a_run_fail(smoke, monkeypatch, capsys):
 
 def test_a_report_is_made_with_the_configuration_of_the_run(smoke, outputs, capsys):
     config = outputs / "smoke/config.yaml"
-    config.write_text(config.read_text().replace("report:", "unheard_of:").replace("  strips: 6\n", ""))
+    config.write_text(config.read_text().replace("report:", "unheard_of:").replace("  traces: 6\n", ""))
     assert act(smoke("action=report")) == 1
     assert "does not hold the configuration of a run" in capsys.readouterr().err
     config.write_text(re.sub(r"unheard_of:\n(  .*\n)*", "", config.read_text()))   # of a version without reports
-    assert act(Pipeline.compose("name=smoke", f"outputs={outputs}", "action=report", "device=cpu", "report.strips=1")) == 0
+    assert act(Pipeline.compose("name=smoke", f"outputs={outputs}", "action=report", "device=cpu", "report.traces=1")) == 0
     found = read(outputs / "smoke/report/report.html")
     assert "Not in this report" not in found.text and found.text.count("mIoU") > 3
 
@@ -183,7 +183,7 @@ def test_a_damaged_artifact_is_named_and_the_rest_is_shown(smoke, outputs):
     assert "make_lpcam: partial" in found.text
 
 
-def test_photographs_that_are_gone_are_named_and_the_scores_are_shown(smoke, outputs):
+def test_images_that_are_gone_are_named_and_the_scores_are_shown(smoke, outputs):
     run = smoke()._recorded(outputs / "smoke")
     found = read(page.write_report(replace(run, dataset=replace(run.dataset, root=Path("gone")))))
     assert "cannot read the mask gone/masks/train_0000.png" in found.text and re.search(r"and \d+ more", found.text)
@@ -247,7 +247,7 @@ def test_images_are_compared_from_stage_to_stage(smoke, outputs):
         assert [tile["id"] for tile in section["ends"]["gained most"]] == [c.image_id for c in changes[:2] if c.points > 0.5]
         assert [tile["id"] for tile in section["ends"]["lost most"]] == [c.image_id for c in changes[:-3:-1] if c.points < -0.5]
         for tile in [*section["ends"]["gained most"], *section["ends"]["lost most"]]:
-            assert list(tile["pictures"])[:3] == ["photograph", "ground truth", section["before"]]
+            assert list(tile["pictures"])[:3] == ["image", "ground truth", section["before"]]
     assert section["after"] == "pseudo mask (walk)" and not missing
 
 
@@ -323,24 +323,24 @@ def test_the_images_shown_are_a_bounded_sample_of_all_kinds(smoke, outputs):
     assert set(tagged["best"]) == set(scores.ids[-24:]) and set(tagged["worst"]) == set(scores.ids[:24])
     assert {run.dataset.labels[image_id] for image_id in tagged["class"]} == {(i,) for i in range(80)}
     assert shown == choose_shown(run, scores, scores.ids)
-    strips = choose_strips(run, scores, scores.ids)
-    ious = [scores.miou[scores.ids.index(image_id)] for image_id in strips]
-    assert len(strips) == 6 and ious == sorted(ious, reverse=True) and len({run.dataset.labels[image_id] for image_id in strips}) == 6
+    traces = choose_traces(run, scores, scores.ids)
+    ious = [scores.miou[scores.ids.index(image_id)] for image_id in traces]
+    assert len(traces) == 6 and ious == sorted(ious, reverse=True) and len({run.dataset.labels[image_id] for image_id in traces}) == 6
     assert len(choose_shown(run, ImageScores(), scores.ids[:30])) == 30
 
 
 def test_a_strip_reads_what_save_soft_kept_and_computes_it_otherwise(smoke, outputs):
-    computed = StripMaker(run := smoke()._recorded(outputs / "smoke"))
+    computed = TraceMaker(run := smoke()._recorded(outputs / "smoke"))
     image_id = computed.available[0]
     walked, edge = computed._walked(image_id)
     folder = outputs / "smoke/make_sem_seg_labels"
     for kind, array in (("walk", walked), ("edge", edge)):
         (folder / kind).mkdir()
         np.save(folder / kind / f"{image_id}.npy", (array / 2).astype(np.float16))
-    kept, kept_edge = StripMaker(run)._walked(image_id)
+    kept, kept_edge = TraceMaker(run)._walked(image_id)
     assert np.allclose(2 * kept, walked, atol=2e-3) and np.allclose(2 * kept_edge, edge, atol=2e-3)
-    strip = computed(image_id)
-    assert strip.columns == ["photograph", "CAM", "LPCAM-F", "LPCAM", "confident label", "edge map", "random walk", "pseudo mask",
+    trace = computed(image_id)
+    assert trace.columns == ["image", "CAM", "LPCAM-F", "LPCAM", "confident label", "edge map", "random walk", "pseudo mask",
                              "ground truth", "errors"]
 
 

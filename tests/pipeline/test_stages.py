@@ -12,7 +12,7 @@ VAL = "best mIoU on the masks of 60 val images"
 DEFAULTS = {"seed_maps": "lpcam", "data.n_val": 60, "model.backbone": "efficientnet_lite0", "model.starts_from_weights": True,
             "train_cam.epochs": 12, "train_irn.epochs": 4,
             "make_lpcam.prototypes": None, "make_lpcam.cam_threshold": 0.1, "make_lpcam.fg_threshold": 0.9,
-            "make_lpcam.n_clusters": 12, "make_lpcam.context_high": 0.9, "cam_to_ir_label.conf_fg": None,
+            "make_lpcam.n_clusters": 12, "make_lpcam.background_high": 0.9, "cam_to_ir_label.conf_fg": None,
             "make_sem_seg_labels.refiner": "walk", "make_sem_seg_labels.exp_times": 8, "make_sem_seg_labels.beta": 10.0,
             "eval_cam.threshold.cam": None, "eval_cam.threshold.lpcam": None, "make_sem_seg_labels.bg_threshold": None}
 
@@ -112,8 +112,8 @@ def test_why_a_threshold_does_not_fit(source, says, setting):
 
 def test_context_that_takes_away_objects():
     found, _ = remarks(summary(cam=score(40.0), lpcam_fg=score(47.0), lpcam=score(45.0)))
-    assert "2.0 points below LPCAM-F" in found["lpcam", "context"]["text"]
-    assert tried(found["lpcam", "context"]) == ["make_lpcam.context_high=0.5"] and ("lpcam", "change") not in found
+    assert "2.0 points below LPCAM-F" in found["lpcam", "background"]["text"]
+    assert tried(found["lpcam", "background"]) == ["make_lpcam.background_high=0.5"] and ("lpcam", "change") not in found
 
 
 @pytest.mark.parametrize(("refiner", "short", "long", "first"), [

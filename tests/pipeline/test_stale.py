@@ -29,10 +29,10 @@ def stale(pipeline) -> dict[str, str]:
     ("make_sem_seg_labels.exp_times=7", STEPS[6:]),
     ("eval_cam.threshold.cam=0.2", ["eval_cam"]),
     ("eval_cam.threshold.lpcam=0.2", STEPS[3:]),         # the confident pair follows it
-    ("eval_sem_seg.unsure=ignore", ["eval_sem_seg"]),
+    ("eval_sem_seg.ignore=ignore", ["eval_sem_seg"]),
     ("make_lpcam.n_clusters=3", STEPS[2:]),
     ("make_cam.scales=[1.0,0.5]", STEPS[1:]),
-    ("train_irn.learning_rate=0.05", STEPS[5:]),
+    ("train_irn.lr=0.05", STEPS[5:]),
     ("cam_to_ir_label.crf_iterations=3", STEPS[4:]),
     ("precision=bf16", STEPS),
 ])
@@ -88,7 +88,7 @@ def test_a_changed_label_of_a_val_image_trains_nothing_again_but_what_its_thresh
     assert why["eval_cam"] == "labels of val changed"
 
 
-def test_a_changed_photograph_is_noticed(smoke, root):
+def test_a_changed_image_is_noticed(smoke, root):
     image = root / "images" / f"{(root / 'val.txt').read_text().split()[0]}.jpg"
     content = image.read_bytes()
     image.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])   # the same size

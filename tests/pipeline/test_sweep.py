@@ -1,4 +1,4 @@
-"""action=sweep: curves over thresholds and walks, and what must not choose."""
+"""action=tune: curves over thresholds and walks, and what must not choose."""
 
 import csv
 import json
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from pipeline.commandline import act
-from steps.parts.tuning import SweepSettings, choosing_ids, confident_curve
+from steps.parts.tuning import TuneSettings, choosing_ids, confident_curve
 from steps.runtime.datasets import open_dataset
 from wsss.data.folder import held_out
 from wsss.errors import ConfigError, DataError
 from wsss.metrics.semantic import ThresholdCounts
 
-SMALL = ("sweep.beta=[4.0]", "sweep.exp_times=[3]")
+SMALL = ("tune.beta=[4.0]", "tune.exp_times=[3]")
 
 
 def contents(folder) -> dict:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "sweeps" not in path.parts and ".locks" not in path.parts}
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "tune" not in path.parts and ".locks" not in path.parts}
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +28,12 @@ def draws():
 
 def test_val_chooses_again_what_it_chose_in_the_run(smoke, outputs, capsys):
     before = contents(outputs)
-    assert act(smoke("action=sweep", *SMALL)) == 0
+    assert act(smoke("action=tune", *SMALL)) == 0
     assert contents(outputs) == before
-    folder, said = outputs / "smoke/sweeps/val", capsys.readouterr().out
+    folder, said = outputs / "smoke/tune/val", capsys.readouterr().out
     assert f"The run is unchanged. Curves and plot lie in {folder}/" in said and "chosen by the masks of 8 images: the list val" in said
     assert "an oracle" not in said
-    result = json.loads((folder / "sweep.json").read_text())
+    result = json.loads((folder / "tune.json").read_text())
     chosen = json.loads((outputs / "smoke/eval_cam/scores.json").read_text())["chosen"]
     for kind, swept in result["maps"].items():
         assert swept["best"]["threshold"] == swept["run"]["threshold"] == chosen[kind]["threshold"]
@@ -48,28 +48,28 @@ def test_val_chooses_again_what_it_chose_in_the_run(smoke, outputs, capsys):
     assert len(rows) == 3 * 101 and {row["maps"] for row in rows} == {"cam", "lpcam_fg", "lpcam"}
     assert float(rows[5]["miou"]) == result["maps"]["cam"]["curve"]["miou"][5]
     assert len(list(csv.DictReader(open(folder / "walk.csv")))) == 2 * 101
-    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "tune.png").read_bytes().startswith(b"\x89PNG")
     rule = result["maps"]["lpcam"]["confident"]["rule"]
     assert f"cam_to_ir_label.conf_fg={rule['conf_fg']:g} cam_to_ir_label.conf_bg={rule['conf_bg']:g}" in said
 
 
 def test_the_words_it_suggests_can_be_given(smoke, capsys):
-    assert act(smoke("action=sweep", *SMALL)) == 0
+    assert act(smoke("action=tune", *SMALL)) == 0
     words = capsys.readouterr().out.split("to set them: ")[1].splitlines()[0].split()
     assert smoke(*words).config.eval_cam.threshold.cam is not None and len(words) == 8
 
 
 def test_scored_labels_are_called_an_oracle_and_a_part_can_be_held_out(smoke, outputs, capsys):
-    assert act(smoke("action=sweep", "sweep.split=train", "sweep.held_out=0.25", "sweep.beta=[]")) == 0
+    assert act(smoke("action=tune", "tune.split=train", "tune.held_out=0.25", "tune.beta=[]")) == 0
     said = capsys.readouterr().out
     assert "chosen by the masks of 6 images: 0.25 of the list train" in said
     assert "6 of them are scored in this run too: there these values are an oracle" in said
-    assert (outputs / "smoke/sweeps/train-0.25/sweep.json").exists()
+    assert (outputs / "smoke/tune/train-0.25/tune.json").exists()
 
 
 def test_what_may_not_choose_is_refused(smoke, outputs, tmp_path):
     dataset = open_dataset(smoke().config.data)
-    settings = SweepSettings("train", 0.25, 0.9, [], [])
+    settings = TuneSettings("train", 0.25, 0.9, [], [])
     assert choosing_ids(dataset, settings) == held_out(dataset.lists["train"], 0.25)
     assert choosing_ids(dataset, replace(settings, held_out=None)) == dataset.lists["train"]
     test = dataset.lists["train"][3:5]
@@ -79,23 +79,23 @@ def test_what_may_not_choose_is_refused(smoke, outputs, tmp_path):
     for split in ("test", "train", str(tmp_path / "mine.txt"), str(tmp_path / "Test.txt")):
         with pytest.raises(ConfigError, match="holds test images: nothing may be chosen by their masks"):
             choosing_ids(with_test, replace(settings, split=split, held_out=None))
-    with pytest.raises(ConfigError, match="too few images to hold out sweep.held_out=0.25"):
+    with pytest.raises(ConfigError, match="too few images to hold out tune.held_out=0.25"):
         choosing_ids(dataset, replace(settings, split=str(tmp_path / "mine.txt")))
     with pytest.raises(ConfigError, match="not all of its 24 images have masks"):
         choosing_ids(replace(dataset, mask_files={}), replace(settings, held_out=None))
     with pytest.raises(DataError, match=r"has no list 'trian'.*did you mean 'train'"):
-        smoke("sweep.split=trian").sweep()
+        smoke("tune.split=trian").tune()
     index = outputs / "smoke/make_cam/index.jsonl"
     index.write_text("".join(line for line in index.read_text().splitlines(keepends=True) if "val_0003" not in line))
     with pytest.raises(ConfigError, match="the run has no cam maps of 1 of its 8 images .first missing: 'val_0003'"):
-        smoke().sweep()
+        smoke().tune()
 
 
 def test_a_run_without_a_walk_is_swept_as_far_as_it_is(smoke, outputs):
     import shutil
     for step in ("train_irn", "eval_cam"):
         shutil.rmtree(outputs / "smoke" / step)
-    result = smoke().sweep()
+    result = smoke().tune()
     assert result["walk"] is None and result["maps"]["cam"]["run"] is None and result["maps"]["lpcam"]["best"]["miou"] > 0
 
 
@@ -119,8 +119,8 @@ def test_the_confident_curve_is_what_counting_pixels_gives(draws):
     assert curve["fg_right"][100] is None
 
 
-@pytest.mark.parametrize(("override", "message"), [("sweep.held_out=1", "sweep.held_out=1.0"), ("sweep.beta=[0]", "sweep.beta"),
-                                                   ("sweep.exp_times=[17]", "sweep.exp_times"), ("sweep.confidence=1", "sweep.confidence")])
+@pytest.mark.parametrize(("override", "message"), [("tune.held_out=1", "tune.held_out=1.0"), ("tune.beta=[0]", "tune.beta"),
+                                                   ("tune.exp_times=[17]", "tune.exp_times"), ("tune.confidence=1", "tune.confidence")])
 def test_impossible_settings_are_refused(smoke, override, message):
     with pytest.raises(ConfigError, match=message):
         smoke(override)

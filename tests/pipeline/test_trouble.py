@@ -70,7 +70,7 @@ def test_an_image_that_is_too_large_fails_alone(smoke, outputs, monkeypatch, err
 def val_image_without_prototype(folder: Path) -> str:
     """With a class that has no prototype: make_lpcam reads its CAM, but no prototype comes from it."""
     with np.load(folder / "prototypes.npz") as file:
-        found = set(file["class_index"][file["kept"] & ~file["is_context"]].tolist())
+        found = set(file["class_index"][file["kept"] & ~file["is_background"]].tolist())
     maps = Maps(folder)
     return next(image_id for image_id in maps.index if image_id.startswith("val") and not found.issuperset(maps.classes(image_id)))
 

@@ -13,7 +13,7 @@ from steps.runtime.training import STATE, _load_state
 from wsss.errors import ArtifactError
 from wsss.networks.weights import save_tensors
 
-CENTRES = {"class_index": np.array([0, 0]), "is_context": np.array([False, True]), "center": np.ones((2, 4), np.float32),
+CENTRES = {"class_index": np.array([0, 0]), "is_background": np.array([False, True]), "center": np.ones((2, 4), np.float32),
            "kept": np.array([True, True])}
 
 

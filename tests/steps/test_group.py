@@ -24,7 +24,7 @@ class Threads(Group):
     def __init__(self, rank: int, size: int, box: list, barrier: threading.Barrier):
         self.rank, self.size, self.box, self.barrier = rank, size, box, barrier
 
-    def gather(self, value):
+    def all_gather(self, value):
         self.box[self.rank] = value
         self.barrier.wait()
         values = list(self.box)
@@ -32,11 +32,11 @@ class Threads(Group):
         return values
 
     def sum(self, tensor):
-        values = self.gather(tensor.clone())
+        values = self.all_gather(tensor.clone())
         return tensor.copy_(torch.stack(values).sum(dim=0))
 
-    def first(self, make):
-        return self.gather(make() if self.leads else None)[0]
+    def broadcast(self, make):
+        return self.all_gather(make() if self.is_main else None)[0]
 
 
 def contexts(step: str, outputs, folder, size: int, accumulate: int = 1) -> list[StepContext]:
@@ -60,7 +60,7 @@ def states(step, calls: list[tuple[int, int]], outputs, tmp_path, monkeypatch) -
     def one_after_the_other(context):   # torch's generator, which draws the weights, is one for all threads
         with lock:
             network = build(context)
-        context.group.gather(None)
+        context.group.all_gather(None)
         return network
     monkeypatch.setattr(networks, new, one_after_the_other)
     for size, parts in calls:

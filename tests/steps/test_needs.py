@@ -89,7 +89,7 @@ def test_weights_and_training_state_are_exact(smoke_needs, smoke_outputs, name):
     assert within(1.01, need.disk_mb + names, manifest["disk_mb"])
 
 
-# VmHWM of single steps on 6 photographs of these sizes (8 with val), classifier from scratch, one thread, two cores
+# VmHWM of single steps on 6 images of these sizes (8 with val), classifier from scratch, one thread, two cores
 @pytest.mark.parametrize("step, measured, overrides", [
     ("train_cam", 2851, ["train_cam.batch_size=2"]),
     ("train_cam", 3378, ["train_cam.batch_size=4"]),
@@ -104,7 +104,7 @@ def test_weights_and_training_state_are_exact(smoke_needs, smoke_outputs, name):
     ("make_sem_seg_labels", 1070, []),
     ("make_ins_seg_labels", 1259, ["experiment=irn_instances"]),
     ("eval_cam", 734, [])])
-def test_photographs_and_resnet50(sized, step, measured, overrides):
+def test_images_and_resnet50(sized, step, measured, overrides):
     assert within(1.5, expected(dataset(6), step, *overrides).memory_mb, measured)
 
 
@@ -148,7 +148,7 @@ def test_a_sample_of_many_images_is_looked_at(sized):
         assert need.disk_mb > 0 and need.memory_mb > 700, step
 
 
-def test_a_larger_photograph_takes_more(sized, monkeypatch):
+def test_a_larger_image_takes_more(sized, monkeypatch):
     small = expected(dataset(7), "cam_to_ir_label").memory_mb
     monkeypatch.setattr(Dataset, "size", lambda self, image_id: (3000, 4000))
     large, shrunk = (expected(replace(dataset(7), max_side=side), "cam_to_ir_label") for side in (None, 500))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steps.runtime.artifacts import Labels, encode_array, read_array, set_aside
+from steps.runtime.artifacts import Labels, encode_array, quarantine, read_array
 from steps.runtime.journal import INDEX, JOURNALS, Journal, merge_journals, unfinished
 from steps.runtime.packs import Pack, free_name
 from steps.runtime.store import Layout, Store, writer
@@ -57,7 +57,7 @@ def test_any_tool_unpacks_it(tmp_path):
         assert tar.getnames() == [name for i in [*IDS, "ö" * 120] for name in (f"{i}.bin", f"more/{i}.bin")]
         assert {(member.mtime, member.uid, member.mode) for member in tar} == {(0, 0, 0o644)}
         assert tar.extractfile("b.bin").read() == b"b" * 700
-    assert read(tmp_path, "ö" * 120) == "ö".encode() * 120 * 700 and not unfinished(tmp_path, IDS, DATA, photographs=False)
+    assert read(tmp_path, "ö" * 120) == "ö".encode() * 120 * 700 and not unfinished(tmp_path, IDS, DATA, read_images=False)
     assert Store(tmp_path).file("c", "more/c.bin").read_bytes() == b""
 
 
@@ -80,7 +80,7 @@ def test_a_killed_process_leaves_the_bytes_of_an_undisturbed_one(tmp_path, undis
         pack.write(tarfile.TarInfo("d.bin").tobuf()[:300] if torn == "header" else torn)
     with open(folder / JOURNALS / "0-of-1.jsonl", "a") as journal:
         journal.write(line)
-    assert list(unfinished(folder, IDS, DATA, photographs=False)) == list(IDS[done:])
+    assert list(unfinished(folder, IDS, DATA, read_images=False)) == list(IDS[done:])
     make(folder, IDS[done:])
     merge_journals(folder, IDS)
     assert contents(folder) == undisturbed
@@ -99,11 +99,11 @@ def test_bytes_that_a_loss_of_power_took(tmp_path):
     """The journal has reached the disk, the pack not all: what it lacks is made again, behind nothing that was recorded."""
     make(tmp_path, IDS, close=False)
     os.truncate(tmp_path / "packs/0-of-1.tar", 5 * 1024)
-    lost = list(unfinished(tmp_path, IDS, DATA, photographs=False))
+    lost = list(unfinished(tmp_path, IDS, DATA, read_images=False))
     assert 0 < len(lost) < 6 and lost == list(IDS[-len(lost):])
     make(tmp_path, lost)
     merge_journals(tmp_path, IDS)
-    assert not unfinished(tmp_path, IDS, DATA, photographs=False)
+    assert not unfinished(tmp_path, IDS, DATA, read_images=False)
     assert [read(tmp_path, i) for i in IDS] == [i.encode() * 700 for i in IDS] and len(list(tmp_path.glob("packs/*"))) == 2
 
 
@@ -144,7 +144,7 @@ def test_both_layouts_in_one_folder(tmp_path):
     make(tmp_path, "ab")
     make(tmp_path, "cd", Layout.files)
     make(tmp_path, "ef")
-    assert not unfinished(tmp_path, IDS, DATA, photographs=False)
+    assert not unfinished(tmp_path, IDS, DATA, read_images=False)
     merge_journals(tmp_path, IDS)
     assert [read(tmp_path, i) for i in IDS] == [i.encode() * 700 for i in IDS]
     assert sorted(path.name for path in tmp_path.rglob("*.bin")) == ["c.bin", "c.bin", "d.bin", "d.bin"]
@@ -186,16 +186,16 @@ def test_a_damaged_member_is_put_away_alone(tmp_path):
     with pytest.raises(ArtifactError, match=r"a.npy \(in packs/0-of-1.tar\) holds numbers that are not finite. Run make_cam again"
                        ) as caught:
         read_array(file, "make_cam")
-    assert set_aside(caught.value) == tmp_path / "packs/a.npy.damaged"
+    assert quarantine(caught.value) == tmp_path / "packs/a.npy.damaged"
     assert (tmp_path / "packs/a.npy.damaged").read_bytes() == file.raw()
-    assert unfinished(tmp_path, "ab", DATA, photographs=False) == {"a": "broken"}
+    assert unfinished(tmp_path, "ab", DATA, read_images=False) == {"a": "broken"}
     assert read_array(Store(tmp_path).file("b", "b.npy"), "make_cam").tolist() == [[1, 1]]
 
 
 def test_a_pack_that_is_gone(tmp_path):
     make(tmp_path, "ab")
     (tmp_path / "packs/0-of-1.tar").unlink()
-    assert unfinished(tmp_path, "ab", DATA, photographs=False) == {"a": "broken", "b": "broken"}
+    assert unfinished(tmp_path, "ab", DATA, read_images=False) == {"a": "broken", "b": "broken"}
     with pytest.raises(ArtifactError, match=r"a.png cannot be read .*No such file"):
         Labels(tmp_path, 1)("a", (2, 2))
     make(tmp_path, "ab")

@@ -41,7 +41,7 @@ def write_prototypes(path: Path) -> None:
     with np.load(REFERENCE / "prototypes.npz") as file:
         rows = [(index, kind == "bg", center) for index in range(N_CLASSES) for kind in ("fg", "bg") for center in file[f"{kind}_{index}"]]
     index, context, center = zip(*rows, strict=True)
-    write_arrays(path, class_index=np.array(index), is_context=np.array(context), center=np.stack(center),
+    write_arrays(path, class_index=np.array(index), is_background=np.array(context), center=np.stack(center),
                  kept=np.ones(len(rows), bool))
 
 
@@ -117,4 +117,4 @@ def test_settings_are_those_of_the_official_code():
     assert (config.make_cam.scales, config.cam_to_ir_label.conf_fg, config.cam_to_ir_label.conf_bg) == ([1.0, 0.5, 1.5, 2.0], 0.45, 0.25)
     walk = config.make_sem_seg_labels
     assert (walk.beta, walk.exp_times, walk.radius, walk.bg_threshold) == (10.0, 8, 5, 0.35)
-    assert (config.train_cam.momentum, config.train_cam.power, config.train_cam.classifier_rate) == (1e-4, 0.9, 10.0)
+    assert (config.train_cam.momentum, config.train_cam.power, config.train_cam.head_lr_mult) == (1e-4, 0.9, 10.0)

@@ -8,7 +8,7 @@ from threading import Barrier, Event, Timer
 import pytest
 import torch
 
-from steps.runtime.concurrency import MOST, ON_GPU, images_at_once, in_order, lacks_memory
+from steps.runtime.concurrency import MOST, ON_GPU, lacks_memory, max_concurrent, ordered_map
 from steps.runtime.context import StepContext, Stopped
 from wsss.errors import WsssError
 
@@ -26,7 +26,7 @@ def context(**more) -> StepContext:
 
 
 def results(make, ids, at_once, **more) -> list:
-    with closing(in_order(context(**more), make, ids, at_once)) as made:
+    with closing(ordered_map(context(**more), make, ids, at_once)) as made:
         return [(image_id, result()) for image_id, result in made]
 
 
@@ -53,7 +53,7 @@ def test_an_error_is_that_of_its_image(at_once):
         if image_id == "b":
             raise ValueError(image_id)
         return image_id
-    with closing(in_order(context(), make, "abc", at_once)) as made:
+    with closing(ordered_map(context(), make, "abc", at_once)) as made:
         (_, a), (_, b), (_, c) = made
     assert a() == "a" and c() == "c"
     with pytest.raises(ValueError, match="^b$"):
@@ -115,7 +115,7 @@ def test_a_stop_lets_what_is_begun_end_and_begins_no_more(at_once):
             begun_before.update(begun)
             asked.set()
         return asked.is_set()
-    with closing(in_order(context(stop=stop), make, "abcdefgh" * 5, at_once)) as made, pytest.raises(Stopped):
+    with closing(ordered_map(context(stop=stop), make, "abcdefgh" * 5, at_once)) as made, pytest.raises(Stopped):
         for _, result in made:
             done.append(result())
     assert sorted(done) == sorted(begun) and 2 <= len(done) <= 2 + 2 * at_once
@@ -126,7 +126,7 @@ def test_a_stop_is_heard_after_the_last_is_in_line_and_not_when_all_is_begun():
 
     def stop_after(number):
         done.clear()
-        with closing(in_order(context(stop=lambda: len(done) >= number), lambda i: time.sleep(0.02) or i, "abcdefgh", 4)) as made:
+        with closing(ordered_map(context(stop=lambda: len(done) >= number), lambda i: time.sleep(0.02) or i, "abcdefgh", 4)) as made:
             for _, result in made:
                 done.append(result())
     with pytest.raises(Stopped):
@@ -143,7 +143,7 @@ def test_nothing_in_line_is_begun_when_the_caller_leaves():
         begun.append(image_id)
         assert image_id == "a" or go.wait(20)
         return image_id
-    with closing(in_order(context(), make, "abcdefgh", 2)) as made:
+    with closing(ordered_map(context(), make, "abcdefgh", 2)) as made:
         _, result = next(made)
         assert result() == "a"
         Timer(0.1, go.set).start()
@@ -151,9 +151,9 @@ def test_nothing_in_line_is_begun_when_the_caller_leaves():
 
 
 def test_how_many_images_are_at_work():
-    cpu, photograph = torch.device("cpu"), 375 * 500
-    assert images_at_once(torch.device("cuda", 1)) == ON_GPU
-    assert images_at_once(cpu) == 1
-    assert [images_at_once(cpu, photograph), images_at_once(cpu, photograph, threads=2)] == [4, 2]
-    assert images_at_once(cpu, photograph, threads=64) == MOST
-    assert [images_at_once(cpu, pixels, threads=64) for pixels in (2**20, 2**21, 2**24)] == [2, 1, 1]
+    cpu, image = torch.device("cpu"), 375 * 500
+    assert max_concurrent(torch.device("cuda", 1)) == ON_GPU
+    assert max_concurrent(cpu) == 1
+    assert [max_concurrent(cpu, image), max_concurrent(cpu, image, threads=2)] == [4, 2]
+    assert max_concurrent(cpu, image, threads=64) == MOST
+    assert [max_concurrent(cpu, pixels, threads=64) for pixels in (2**20, 2**21, 2**24)] == [2, 1, 1]

@@ -13,17 +13,17 @@ import torch
 from steps import train_cam
 from steps.runtime import networks
 from steps.runtime.context import StepContext, Stopped
-from steps.runtime.training import OptimizerName, Plan, fit, make_optimizer, poly_rate
+from steps.runtime.training import OptimizerName, Schedule, fit, make_optimizer, poly_lr
 from wsss.errors import DataError, WsssError
 
-SETTINGS = SimpleNamespace(optimizer=OptimizerName.sgd, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
+SETTINGS = SimpleNamespace(optimizer=OptimizerName.sgd, lr=0.1, momentum=0.0, weight_decay=0.0)
 
 
 def train(folder, sample, loss=None, workers=0):
     module = torch.nn.Linear(2, 1)
     context = StepContext(SETTINGS, None, {"ids": ("a", "b", "c", "d")}, folder, {}, workers=workers)
-    plan = Plan("train_cam", epochs=2, batch_size=2, rate=poly_rate(0.9), checkpoint_steps=1)
-    return fit(context, plan, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), sample,
+    schedule = Schedule("train_cam", epochs=2, batch_size=2, lr_factor=poly_lr(0.9), checkpoint_steps=1)
+    return fit(context, schedule, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), sample,
                loss or (lambda x, total: {"loss": module(x).mean()}))
 
 
@@ -41,8 +41,8 @@ def test_the_log_is_a_table_too_and_is_shown_elsewhere(tmp_path):
     module, seen, shown = torch.nn.Linear(2, 1), [], []
     context = StepContext(SETTINGS, None, {"ids": ("a", "b", "c", "d")}, tmp_path, {}, track=seen.append,
                           show=lambda step, pictures: shown.append((step, pictures())) or True)
-    plan = Plan("train_cam", epochs=2, batch_size=2, rate=poly_rate(0.9), checkpoint_steps=1)
-    log = fit(context, plan, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good,
+    schedule = Schedule("train_cam", epochs=2, batch_size=2, lr_factor=poly_lr(0.9), checkpoint_steps=1)
+    log = fit(context, schedule, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good,
               lambda x, total: {"loss": module(x).mean()}, lambda: {"val_map": 0.5}, lambda: {"picture": module.training})
     assert seen == log and [step for step, _ in shown] == [1, 2, 3, 4] and module.training
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
@@ -53,15 +53,15 @@ def test_the_log_is_a_table_too_and_is_shown_elsewhere(tmp_path):
 
 def test_the_validation_is_that_of_every_so_many_epochs_and_of_the_last(tmp_path):
     module, context = torch.nn.Linear(2, 1), StepContext(SETTINGS, None, {"ids": ("a", "b")}, tmp_path, {})
-    plan = Plan("train_cam", epochs=5, batch_size=2, rate=poly_rate(0.9), checkpoint_steps=1, val_epochs=2)
-    log = fit(context, plan, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good,
+    schedule = Schedule("train_cam", epochs=5, batch_size=2, lr_factor=poly_lr(0.9), checkpoint_steps=1, val_epochs=2)
+    log = fit(context, schedule, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good,
               lambda x, total: {"loss": module(x).mean()}, lambda: {"val_map": 0.5})
     assert [line["step"] for line in log if "val_map" in line] == [2, 4, 5]
 
 
 @pytest.mark.parametrize("optimizer", OptimizerName)
 def test_a_training_with_channels_last_continues_with_the_same_bits(tmp_path, optimizer):
-    settings = SimpleNamespace(optimizer=optimizer, learning_rate=0.1, momentum=0.9, weight_decay=0.01)
+    settings = SimpleNamespace(optimizer=optimizer, lr=0.1, momentum=0.9, weight_decay=0.01)
 
     def weights_after(folder, stops):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -69,9 +69,9 @@ def test_a_training_with_channels_last_continues_with_the_same_bits(tmp_path, op
         module = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
         asked = iter(stops)
         context = StepContext(settings, None, {"ids": tuple("abcd")}, tmp_path / folder, {}, stop=lambda: next(asked, False))
-        plan = Plan("train_cam", epochs=2, batch_size=2, rate=poly_rate(0.9), checkpoint_steps=1)
+        schedule = Schedule("train_cam", epochs=2, batch_size=2, lr_factor=poly_lr(0.9), checkpoint_steps=1)
         with suppress(Stopped):
-            fit(context, plan, module, make_optimizer(settings, (list(module.parameters()), 1.0)),
+            fit(context, schedule, module, make_optimizer(settings, (list(module.parameters()), 1.0)),
                 lambda epoch, image_id: (torch.full((3, 5, 5), ord(image_id) - 99.0) + torch.arange(5),),
                 lambda x, total: {"loss": module(x).sigmoid().mean()})
         assert module.weight.is_contiguous(memory_format=torch.channels_last)
@@ -90,8 +90,8 @@ def test_the_parts_of_a_batch_are_learned_together(tmp_path, accumulate):
         seen.append((len(x), None if total is None else int(total)))
         return {"loss": module(x).sum() / (total or len(x))}
     context = StepContext(SETTINGS, None, {"ids": tuple("abcde")}, tmp_path, {})
-    plan = Plan("train_cam", epochs=1, batch_size=5, rate=poly_rate(0.9), checkpoint_steps=1, accumulate=accumulate)
-    log = fit(context, plan, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good, loss,
+    schedule = Schedule("train_cam", epochs=1, batch_size=5, lr_factor=poly_lr(0.9), checkpoint_steps=1, accumulate=accumulate)
+    log = fit(context, schedule, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good, loss,
               counts=lambda x: torch.tensor(len(x)))
     assert seen == {1: [(5, None)], 2: [(3, 5), (2, 5)], 3: [(2, 5), (2, 5), (1, 5)]}[accumulate]
     assert len([line for line in log if "loss" in line]) == 1
@@ -107,7 +107,7 @@ def test_too_little_memory(tmp_path, error):
 
 
 def test_a_loss_that_is_not_finite(tmp_path):
-    with pytest.raises(WsssError, match="loss is nan at step 0, expected a finite number. Lower train_cam.learning_rate"):
+    with pytest.raises(WsssError, match="loss is nan at step 0, expected a finite number. Lower train_cam.lr"):
         train(tmp_path, good, lambda x, total: {"loss": (x * torch.nan).mean().requires_grad_()})
 
 

@@ -192,11 +192,11 @@ def test_the_report(root):
     findings = {finding.what: finding for finding in prepare_coco(root)}
     assert (findings["images of train2014"].found, findings["images of train2014"].expected) == (6, 82783)
     assert (findings["images of val2014"].found, findings["images of val2014"].expected) == (2, 40504)
-    assert findings["images of train2014 without object"].found == 1 and findings["images of val2014 without object"].sound
+    assert findings["images of train2014 without object"].found == 1 and findings["images of val2014 without object"].ok
     assert findings["annotations of train2014"].note == "2 of them crowds"
-    assert findings["classes on an image"].found == 5 and not findings["classes on an image"].sound
-    assert not findings["files in train2014 that are in no annotations"].sound
-    assert findings["masks in masks_official"].note == "8 made, 0 were there" and findings["masks in masks_official"].sound
+    assert findings["classes on an image"].found == 5 and not findings["classes on an image"].ok
+    assert not findings["files in train2014 that are in no annotations"].ok
+    assert findings["masks in masks_official"].note == "8 made, 0 were there" and findings["masks in masks_official"].ok
     assert re.search(r"images of val2014 +2 +40,504 +! ", report_table(list(findings.values())))
 
 

@@ -15,7 +15,7 @@ from wsss.refinement.crf import DenseCRF, crf_labels, unary_from_labels
 from wsss.refinement.permutohedral import PermutohedralLattice
 
 
-def photograph(image_id: str = IDS[0], top: int = 0, left: int = 0, height: int = 9999, width: int = 9999) -> np.ndarray:
+def photo(image_id: str = IDS[0], top: int = 0, left: int = 0, height: int = 9999, width: int = 9999) -> np.ndarray:
     return imageio.imread(REFERENCE / "JPEGImages" / f"{image_id}.jpg")[top : top + height, left : left + width]
 
 
@@ -85,7 +85,7 @@ def crf_features(image: np.ndarray, gaussian_sxy=3, bilateral_sxy=50, bilateral_
 def test_error_of_the_lattice_against_the_exact_gaussian():
     """A label's normalised mass around a pixel, 0..1. Measured: spatial 0.0085 on average, 0.049 at most; bilateral 0.024 and
     0.37, for its points lie thinly in five dimensions and the blur does not pass vertices without a point."""
-    image = photograph(IDS[0], 10, 10, 28, 36)
+    image = photo(IDS[0], 10, 10, 28, 36)
     onehot = F.one_hot(blobs(image, 3)).reshape(-1, 3).float()
     for features, mean, worst in zip(crf_features(image), (0.01, 0.03), (0.06, 0.4), strict=True):
         lattice = PermutohedralLattice(torch.tensor(features, dtype=torch.float32)).normalized()
@@ -118,7 +118,7 @@ def plain_mean_field(kernels: list[np.ndarray], unary: torch.Tensor, iterations:
 
 
 def test_inference_equals_plain_mean_field_over_the_lattice_kernels():
-    image = photograph(IDS[1], 5, 40, 21, 17)
+    image = photo(IDS[1], 5, 40, 21, 17)
     settings = dict(gaussian_sxy=2, gaussian_compat=4, bilateral_sxy=30, bilateral_srgb=9, bilateral_compat=6)
     unary = torch.randn(4, 21, 17, generator=torch.Generator().manual_seed(1))
     kernels = []
@@ -133,7 +133,7 @@ def test_inference_equals_plain_mean_field_over_the_lattice_kernels():
 @pytest.mark.parametrize(("image_id", "top", "left"), [(IDS[0], 10, 10), (IDS[1], 40, 60)])
 def test_labels_against_mean_field_over_all_pairs_of_pixels(image_id, top, left):
     """The lattice's own error in labels: measured 5.4 % and 1.2 % of the pixels, where the CRF changes 25 % and 29 %."""
-    image = photograph(image_id, top, left, 28, 36)
+    image = photo(image_id, top, left, 28, 36)
     labels = blobs(image, 3)
     unary = unary_from_labels(labels, 3)
     kernels = [w * exact_kernel(features) for features, w in zip(crf_features(image), (3, 10), strict=True)]
@@ -145,19 +145,19 @@ def test_labels_against_mean_field_over_all_pairs_of_pixels(image_id, top, left)
 
 def test_pydensecrf_gives_the_same_labels():
     pytest.importorskip("pydensecrf.densecrf")
-    image = photograph()
+    image = photo()
     labels = torch.stack([blobs(image, 4), blobs(image, 4, seed=1)])
     assert torch.equal(crf_labels(image, labels, 4, backend="pydensecrf"), crf_labels(image, labels, 4))
 
 
 def test_same_bits_in_every_run():
-    image = photograph()
+    image = photo()
     unary = unary_from_labels(blobs(image, 3), 3)
     assert torch.equal(DenseCRF(image).inference(unary), DenseCRF(image).inference(unary))
 
 
 def test_shared_lattice_equals_separate_ones():
-    image = photograph()
+    image = photo()
     labels = torch.stack([blobs(image, 3), blobs(image, 3, seed=1)])
     crf = DenseCRF(image)
     together = crf.inference(unary_from_labels(labels, 3))
@@ -168,7 +168,7 @@ def test_shared_lattice_equals_separate_ones():
 
 
 def test_tensors_arrays_and_views_are_the_same_image():
-    image = np.ascontiguousarray(photograph()[:40, :50])
+    image = np.ascontiguousarray(photo()[:40, :50])
     labels = blobs(image, 2).numpy()
     flipped = np.ascontiguousarray(image[:, ::-1])[:, ::-1]  # negative strides
     read_only = image.copy()
@@ -215,7 +215,7 @@ def test_constant_image():
 
 
 def test_one_label_is_certain():
-    image = photograph()
+    image = photo()
     zeros = torch.zeros(image.shape[:2], dtype=torch.int64)
     assert (DenseCRF(image).inference(unary_from_labels(zeros, 1)) == 1).all()
     assert torch.equal(crf_labels(image, zeros, 1), zeros)

@@ -31,7 +31,7 @@ def values(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).random(shape, np.float32))
 
 
-def photograph() -> np.ndarray:
+def photo() -> np.ndarray:
     """Smooth, with an edge: labels far from ties."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     return np.stack([3 * rows, 2 * columns, np.where(rows + columns > 70, 200, 30)], axis=2).astype(np.uint8)
@@ -54,7 +54,7 @@ def frozen(build: Callable[[], torch.nn.Module], device: torch.device) -> torch.
 
 def cams(device):
     classifier = frozen(lambda: Classifier(resnet("resnet18", "frozen_batch"), 5), device)
-    return multi_scale_cam(classifier.features, photograph(), classifier.classifier.weight[[1, 3]].flatten(1), SCALES, device)
+    return multi_scale_cam(classifier.features, photo(), classifier.classifier.weight[[1, 3]].flatten(1), SCALES, device)
 
 
 def rebuilt(device):
@@ -69,7 +69,7 @@ def packed(device):
 def lpcams(device):
     backbone = frozen(lambda: resnet("resnet18", "group"), device)
     vectors = [values(2, 512, seed=seed).to(device) for seed in (1, 2)]
-    return [maps for features in multi_scale_features(backbone, photograph(), SCALES, device)
+    return [maps for features in multi_scale_features(backbone, photo(), SCALES, device)
             for maps in lpcam_maps(features, *vectors)]
 
 
@@ -109,9 +109,9 @@ def clusters(device):
 
 
 def labels_of_crf(device):
-    image = torch.from_numpy(photograph()).to(device)
+    image = torch.from_numpy(photo()).to(device)
     return [crf_labels(image, (seeds() > 0.5).any(0).long().to(device), 2),
-            ir_label(photograph(), seeds().to(device), [2, 7], conf_fg=0.45, conf_bg=0.25)]
+            ir_label(photo(), seeds().to(device), [2, 7], conf_fg=0.45, conf_bg=0.25)]
 
 
 WITHOUT_NUMBERS = (cams, rebuilt, lpcams, edges, losses, walked_rows)   # nothing in them depends on what the numbers are

@@ -294,13 +294,13 @@ def test_voc_from_the_archive(server, tmp_path, below, monkeypatch):
     archive, root = server.archive("VOCtrainval_11-May-2012.tar", inside="VOCdevkit/VOC2012"), tmp_path / "new" / below
     download_voc(root, quiet, [archive])
     assert {name: data for name, data in files_below(tmp_path / "new").items() if "tar" not in name} == content
-    assert all(finding.sound for finding in prepare_voc(root) if "fit" in finding.what or "read" in finding.what)
+    assert all(finding.ok for finding in prepare_voc(root) if "fit" in finding.what or "read" in finding.what)
     assert open_voc(root).lists["val"] == tuple(test_voc.VAL)
     (tmp_path / "new" / "VOCdevkit" / "VOC2012" / "JPEGImages" / "2007_000032.jpg").unlink()
     (finding,) = download_voc(root, quiet, [archive])
     assert finding.found == 1 and len(server.asked) == 1
     monkeypatch.setattr(voc_prepare, "OFFICIAL", dict.fromkeys(voc_prepare.OFFICIAL, 6))
-    assert download_voc(root, quiet, [archive])[0].sound   # all is there: the archive is not looked at
+    assert download_voc(root, quiet, [archive])[0].ok   # all is there: the archive is not looked at
 
 
 def test_voc_takes_the_augmented_masks_that_lie_there(server, tmp_path):
@@ -326,7 +326,7 @@ def test_coco_from_its_three_archives(server, tmp_path, monkeypatch):
     findings = download_coco(root, quiet, ours)
     assert [finding.found for finding in findings] == [6, 2, 2]
     assert {name: data for name, data in files_below(root).items() if not name.endswith(".zip")} == content
-    assert coco_prepare.prepare_coco(root)[-1].sound
+    assert coco_prepare.prepare_coco(root)[-1].ok
     monkeypatch.setattr(coco_prepare, "COUNTS", {"train2014": 6, "val2014": 3})
     server.asked.clear()
     (root / "val2014.zip").unlink()

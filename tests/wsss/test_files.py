@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from wsss.files import replacing, sweep, write_bytes
+from wsss.files import remove_temporary, replacing, write_bytes
 
 
 def test_a_failed_write_keeps_the_old_file_and_no_temporary(tmp_path, monkeypatch):
@@ -29,5 +29,5 @@ def test_what_a_killed_write_leaves_is_swept(tmp_path):
         temporary.write_bytes(b"half")
         left = temporary.with_name(temporary.name.replace("a.npy", "killed.npy"))
         left.write_bytes(b"half")
-    sweep(tmp_path)
+    remove_temporary(tmp_path)
     assert sorted(os.listdir(tmp_path / "sub")) == ["a.npy", "b.npy"]

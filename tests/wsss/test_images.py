@@ -197,7 +197,7 @@ def test_write_mask_refuses_what_is_no_mask(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-def test_which_photographs_are_upright_jpegs(tmp_path, picture):
+def test_which_images_are_upright_jpegs(tmp_path, picture):
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 3
     Image.fromarray(picture).save(tmp_path / "a.jpg")

@@ -169,7 +169,7 @@ def test_memory_is_bounded_by_the_maps_at_once(monkeypatch):
     assert most == [32, 19]
 
 
-def test_a_shrunk_photograph_gets_masks_of_its_own_size():
+def test_a_shrunk_image_gets_masks_of_its_own_size():
     maps, edge, groups, frame = random_case()
     strength, owner = walk_instances(maps, groups, edge, frame, (140, 188))
     assert strength.shape == owner.shape == (140, 188) and strength.max() == 1

@@ -21,8 +21,8 @@ def prototypes(kind, classes):
 def test_lpcam_equals_official(image_id):
     features, size = reference_features(image_id)
     expected = load("lpcam", image_id)
-    foreground, context = prototypes("fg", expected["keys"]), prototypes("bg", expected["keys"])
-    maps = [lpcam_maps(f, foreground, context)[1] for f in features]
+    foreground, background = prototypes("fg", expected["keys"]), prototypes("bg", expected["keys"])
+    maps = [lpcam_maps(f, foreground, background)[1] for f in features]
     exact = torch.cat([m.flatten(1) for m in maps], dim=1)
     for resolution, name in (("strided", "cam"), ("full", "high_res")):
         for flat, tolerance in ((pack(maps)[0], 1e-3), (exact, 5e-5)):
@@ -30,7 +30,7 @@ def test_lpcam_equals_official(image_id):
             np.testing.assert_allclose(ours, expected[name], rtol=0, atol=tolerance)
 
 
-def test_reference_has_classes_with_and_without_context():
+def test_reference_has_classes_with_and_without_background():
     with np.load(REFERENCE / "prototypes.npz") as file:
         sizes = {len(file[f"bg_{c}"]) > 0 for i in IDS for c in load("lpcam", i)["keys"]}
     assert sizes == {True, False}  # else the test above would not cover both branches
@@ -43,8 +43,8 @@ def test_selection_equals_official():
     torch.testing.assert_close(class_probability(centers, weight), prob, rtol=1e-3, atol=1e-7)
     assert fg_mask.any() and bg_mask.any()
     for c in range(20):
-        kept, context = select_prototypes(centers, centers, weight, c)
-        assert torch.equal(context, bg_mask[:, c])
+        kept, background = select_prototypes(centers, centers, weight, c)
+        assert torch.equal(background, bg_mask[:, c])
         if fg_mask[:, c].any():
             assert torch.equal(kept, fg_mask[:, c])
         else:
@@ -60,14 +60,14 @@ def centers_of(*probabilities):
 def test_selection_rules():
     weight = torch.eye(2)
     fg, bg = centers_of(0.89, 0.91, 0.99), centers_of(0.01, 0.06, 0.5, 0.89, 0.91)
-    kept, context = select_prototypes(fg, bg, weight, 0)
-    assert kept.tolist() == [False, True, True] and context.tolist() == [False, True, True, True, False]
+    kept, background = select_prototypes(fg, bg, weight, 0)
+    assert kept.tolist() == [False, True, True] and background.tolist() == [False, True, True, True, False]
     _, coco = select_prototypes(fg, bg, weight, 0, bg_low=0, bg_high=0.4)
     assert coco.tolist() == [True, True, False, False, False]
     none_passes, _ = select_prototypes(centers_of(0.2, 0.6, 0.3), bg, weight, 0)
     assert none_passes.tolist() == [False, True, False]
-    kept, context = select_prototypes(centers_of(), centers_of(), weight, 0)
-    assert len(kept) == len(context) == 0
+    kept, background = select_prototypes(centers_of(), centers_of(), weight, 0)
+    assert len(kept) == len(background) == 0
     with pytest.raises(ArgumentError, match="class_index is 2, expected 0 to 1"):
         select_prototypes(fg, bg, weight, 2)
 
@@ -96,24 +96,24 @@ def test_maps_equal_a_loop_over_prototypes():
 def test_zero_features_and_constant_features():
     features = random_features()
     features[0, :, 0, 0] = features[1, :, 0, -1] = 0  # the mirror image's cell is at the other end
-    foreground, context = torch.rand(2, 16), torch.zeros(2, 16)
-    only, full = lpcam_maps(features, foreground, context)
+    foreground, background = torch.rand(2, 16), torch.zeros(2, 16)
+    only, full = lpcam_maps(features, foreground, background)
     assert torch.equal(only, full) and (only[:, 0, 0] == 0).all() and (only[:, 0, 1:] > 0).all()
-    assert not any(m.any() for m in lpcam_maps(torch.zeros(2, 16, 3, 5), foreground, context))
+    assert not any(m.any() for m in lpcam_maps(torch.zeros(2, 16, 3, 5), foreground, background))
     constant = lpcam_maps(torch.ones(2, 16, 3, 5), mean_direction(torch.ones(1, 16))[None], torch.zeros(1, 16))[1]
     torch.testing.assert_close(constant, torch.ones(1, 3, 5))
-    assert lpcam_maps(features, foreground[:0], context[:0])[1].shape == (0, 3, 5)
+    assert lpcam_maps(features, foreground[:0], background[:0])[1].shape == (0, 3, 5)
 
 
-def test_a_class_that_is_its_context_has_a_zero_map():
+def test_a_class_that_is_its_background_has_a_zero_map():
     direction = mean_direction(torch.rand(3, 16))[None]
     assert lpcam_maps(random_features(), direction, direction)[1].max() < 1e-6   # two rows of one product: equal but for rounding
 
 
-def test_the_relu_without_context_matters_for_negative_prototypes_only():
+def test_the_relu_without_background_matters_for_negative_prototypes_only():
     features = torch.rand(2, 3, 4, 5)
-    foreground, context = torch.tensor([[1.0, 1, 1], [-1, -1, -1], [1, 0, 0]]), torch.tensor([[0.0, 0, 0], [0, 0, 0], [0, 1, 0]])
-    official, paper = (lpcam_maps(features, foreground, context, relu_without_context=relu) for relu in (False, True))
+    foreground, background = torch.tensor([[1.0, 1, 1], [-1, -1, -1], [1, 0, 0]]), torch.tensor([[0.0, 0, 0], [0, 0, 0], [0, 1, 0]])
+    official, paper = (lpcam_maps(features, foreground, background, relu_without_background=relu) for relu in (False, True))
     assert torch.equal(official[0], paper[0])   # LPCAM-F stays
     assert torch.equal(official[1][[0, 2]], paper[1][[0, 2]])
     assert (official[1][1] < 0).all() and (paper[1][1] == 0).all()
@@ -176,8 +176,8 @@ def test_a_class_without_a_sure_centre_keeps_the_most_probable_ones():
 def test_a_mean_is_taken_off_before_the_cosine():
     generator = torch.Generator().manual_seed(0)
     features, mean = torch.rand(2, 5, 3, 4, generator=generator), torch.rand(5, generator=generator)
-    foreground, context = torch.rand(2, 5, generator=generator), torch.rand(2, 5, generator=generator)
-    centred = lpcam_maps(features, foreground, context, mean=mean)
-    plain = lpcam_maps(features - mean[:, None, None], foreground, context)
+    foreground, background = torch.rand(2, 5, generator=generator), torch.rand(2, 5, generator=generator)
+    centred = lpcam_maps(features, foreground, background, mean=mean)
+    plain = lpcam_maps(features - mean[:, None, None], foreground, background)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(centred, plain))
-    assert not torch.allclose(centred[0], lpcam_maps(features, foreground, context)[0])
+    assert not torch.allclose(centred[0], lpcam_maps(features, foreground, background)[0])

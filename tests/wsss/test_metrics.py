@@ -101,7 +101,7 @@ def test_parts_add_up():
 def test_predicted_255_needs_a_policy():
     prediction, truth = np.array([[0, 255]], dtype=np.uint8), np.array([[0, 1]], dtype=np.uint8)
     confusion = Confusion(1)
-    with pytest.raises(DataError, match="255 .unsure. in 1 pixels.*prediction_ignore"):
+    with pytest.raises(DataError, match="255 .ignore. in 1 pixels.*prediction_ignore"):
         confusion.update(prediction, truth)
     with pytest.raises(ArgumentError, match="prediction_ignore is 'skip'"):
         confusion.update(prediction, truth, "skip")

@@ -273,7 +273,7 @@ def test_official_prototypes(tmp_path):
     for name, content in zip(PROTOTYPE_FILES, (fg, bg), strict=True):
         torch.save(content, tmp_path / name)
     arrays = read_prototypes(tmp_path)
-    assert arrays["class_index"].tolist() == [0, 0, 1, 1, 1, 1] and arrays["is_context"].tolist() == [False] * 3 + [True] * 3
+    assert arrays["class_index"].tolist() == [0, 0, 1, 1, 1, 1] and arrays["is_background"].tolist() == [False] * 3 + [True] * 3
     assert np.array_equal(arrays["center"][3:], bg[1].numpy()) and arrays["kept"].all()
 
 

@@ -1,4 +1,4 @@
-"""Maps and masks on photographs."""
+"""Maps and masks on images."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from wsss.pictures import overlay_map, overlay_mask, write_picture
 IMAGE = np.full((4, 6, 3), 100, np.uint8)
 
 
-def test_a_map_of_zero_leaves_the_photograph_and_more_heat_shows_more():
+def test_a_map_of_zero_leaves_the_image_and_more_heat_shows_more():
     values = np.zeros((4, 6), np.float32)
     assert np.array_equal(overlay_map(IMAGE, values), IMAGE)
     values[0] = [0, 0.25, 0.5, 0.75, 1, 7]

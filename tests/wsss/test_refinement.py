@@ -9,7 +9,7 @@ from wsss.refinement.masks import walk_steps, with_background
 from wsss.refinement.walk import random_walk
 
 
-def test_the_walk_is_as_long_as_officially_on_a_photograph_of_voc_and_grows_with_the_area():
+def test_the_walk_is_as_long_as_officially_on_an_image_of_voc_and_grows_with_the_area():
     assert walk_steps(94, 125) == 2**8 and walk_steps(94, 125, exp_times=4) == 2**4
     assert walk_steps(188, 250) == 4 * 2**8
     assert walk_steps(1, 1) == 1

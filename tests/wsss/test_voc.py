@@ -114,7 +114,7 @@ def test_an_official_list_is_used_where_the_folder_has_none(root, monkeypatch):
     shipped = root.parent / "shipped"
     shutil.copytree(root / "ImageSets" / "Segmentation", shipped)
     (root / "ImageSets" / "Segmentation" / "train_aug.txt").unlink()
-    with pytest.raises(DataError, match=r"JPEGImages lacks \d+ photographs of the official list train_aug, for example \w+\.jpg; add them, or "
+    with pytest.raises(DataError, match=r"JPEGImages lacks \d+ images of the official list train_aug, for example \w+\.jpg; add them, or "
                                         r"write a list of your own to .*ImageSets/Segmentation/train_aug\.txt"):
         open_voc(root)
     shutil.rmtree(root / "ImageSets")
@@ -142,15 +142,15 @@ def test_lists_that_are_refused(root, name, text, message):
     report_table(prepare_voc(root))
 
 
-def test_a_missing_photograph_is_named(root):
+def test_a_missing_image_is_named(root):
     (root / "JPEGImages" / "2008_000015.jpg").unlink()
     with pytest.raises(DataError, match="train_aug.txt: 1 problem\n  - '2008_000015' has no image"):
         open_voc(root)
-    finding = by_name(prepare_voc(root))["photographs of the lists that can be read"]
+    finding = by_name(prepare_voc(root))["images of the lists that can be read"]
     assert (finding.found, finding.expected, finding.note) == (5, 6, "JPEGImages/2008_000015.jpg is missing")
 
 
-def test_photographs_outside_the_lists_do_not_belong_to_it(root):
+def test_images_outside_the_lists_do_not_belong_to_it(root):
     shutil.copy(root / "JPEGImages" / "2007_000032.jpg", root / "JPEGImages" / "2009_000001.jpg")
     assert open_voc(root).lists["all"] == tuple(ALL)
 
@@ -167,7 +167,7 @@ def test_labels_come_from_the_masks_where_there_is_no_annotation(root, caplog):
 def test_labels_are_read_from_the_file_that_prepare_makes(root):
     table = report_table(findings := prepare_voc(root))
     made = by_name(findings)["image labels"]
-    assert made.sound and made.note == f"written to {root / LABELS}: 6 from annotations, 0 from masks" and made.note in table
+    assert made.ok and made.note == f"written to {root / LABELS}: 6 from annotations, 0 from masks" and made.note in table
     assert (root / LABELS).read_text().splitlines()[:2] == ["name,classes", "2007_000032,aeroplane;person"]
     shutil.rmtree(root / "Annotations")
     shutil.rmtree(root / "SegmentationClassAug")
@@ -254,25 +254,25 @@ def test_masks_are_indices_of_the_palette_and_must_be_of_the_classes(root):
     assert found.found == 5 and "holds the values [21]" in found.note
 
 
-def test_a_mask_of_another_size_and_a_damaged_photograph_are_refused(root):
+def test_a_mask_of_another_size_and_a_damaged_image_are_refused(root):
     write_mask(root / "SegmentationClassAug" / "2007_000033.png", np.zeros((36, 24), np.uint8))
     (root / "JPEGImages" / "2008_000015.jpg").write_bytes(b"\xff\xd8 no more")
     with pytest.raises(DataError, match=r"2 problems(.|\n)*000033.png is 36 high and 24 wide but (.|\n)*2008_000015.jpg is damaged"):
         open_voc(root)
     assert open_voc(root, check=False).lists["all"] == tuple(ALL)
     found = by_name(prepare_voc(root))
-    assert "2007_000033.png is 36 high and 24 wide, its photograph 24 high and 36 wide" in found["masks of the lists that fit"].note
-    assert found["photographs of the lists that can be read"].found == 5
+    assert "2007_000033.png is 36 high and 24 wide, its image 24 high and 36 wide" in found["masks of the lists that fit"].note
+    assert found["images of the lists that can be read"].found == 5
 
 
 # Preparing.
 
 def test_prepare_counts_against_the_official_numbers(root):
     found = by_name(prepare_voc(root))
-    assert {what: (finding.found, finding.expected) for what, finding in found.items() if not finding.sound} == {
+    assert {what: (finding.found, finding.expected) for what, finding in found.items() if not finding.ok} == {
         "JPEGImages": (6, 17125), "Annotations": (6, 17125), "SegmentationClassAug": (6, 12031), "SegmentationClass": (0, 2913),
         "list train": (2, 1464), "list train_aug": (4, 10582), "list val": (2, 1449)}
-    assert found["JPEGImages"].note == f"put the photographs of VOCtrainval_11-May-2012.tar into {root / 'JPEGImages'}, or set download=true"
+    assert found["JPEGImages"].note == f"put the images of VOCtrainval_11-May-2012.tar into {root / 'JPEGImages'}, or set download=true"
     assert found["list val"].note == str(root / "ImageSets/Segmentation/val.txt")
 
 

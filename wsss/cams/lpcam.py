@@ -2,7 +2,7 @@
 
 Features of a class's images are split by its CAM into likely foreground and the rest, clustered (`wsss.kmeans`), and the
 centres the classifier is sure of become prototypes. A map is the mean cosine similarity of each feature to the
-foreground prototypes, minus that to the context prototypes. Official code: LPCAM `step/make_lpcam.py`.
+foreground prototypes, minus that to the background prototypes. Official code: LPCAM `step/make_lpcam.py`.
 """
 
 import torch
@@ -61,7 +61,7 @@ def select_prototypes(
     """Which centres become prototypes of a class.
 
     A foreground centre is kept when the classifier gives the class a probability above `fg_threshold`, a background
-    centre, then called context, when it lies strictly between `bg_low` and `bg_high`. The defaults are those of the
+    centre, then called background, when it lies strictly between `bg_low` and `bg_high`. The defaults are those of the
     official code for VOC; for COCO it has 0 and 0.5 (`step_coco/make_lpcam.py`), and the paper has no lower bound.
     Where fewer than `minimum` foreground centres pass, the most probable `minimum` are kept. With 1 this is what the official
     code does on COCO, but for those within 1e-6 of the most probable one; on VOC it crashes. One centre alone depends on the
@@ -94,28 +94,29 @@ def mean_direction(prototypes: Tensor) -> Tensor:
     return F.normalize(prototypes.float(), dim=1).sum(dim=0) / max(1, len(prototypes))
 
 
-def lpcam_maps(features: Tensor, foreground: Tensor, context: Tensor, *,
-               relu_without_context: bool = False, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def lpcam_maps(features: Tensor, foreground: Tensor, background: Tensor, *,
+               relu_without_background: bool = False, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The LPCAM maps of one image at one scale.
 
     Args:
         features: (2, D, h, w), of the image and of its mirror image, after the last ReLU.
         foreground: (n, D), for each class the `mean_direction` of its foreground prototypes.
-        context: (n, D), the same for its context prototypes; zero for a class that has none.
-        relu_without_context: whether the ReLU also goes over the FG of a class without context (paper, section 3.2; official
-            code: no). Centres of features that come out of a ReLU are not negative, nor is their FG: it matters for others.
+        background: (n, D), the same for its background prototypes; zero for a class that has none.
+        relu_without_background: whether the ReLU also goes over the FG of a class without background prototypes (paper,
+            section 3.2; official code: no). Centres of features that come out of a ReLU are never negative, so this
+            changes nothing for them.
         mean: (D,), taken off every feature before its cosine, as it was off the prototypes (ours; None: nothing).
 
     Returns:
-        (foreground term only (n, h, w), with context (n, h, w)), float32 in [-1, 1]: FG, and ReLU(FG - BG) or, for a class
-        without context, FG. A feature that is zero has cosine 0.
+        (foreground term only (n, h, w), with background (n, h, w)), float32 in [-1, 1]: FG, and ReLU(FG - BG) or, for a class
+        without background prototypes, FG. A feature that is zero has cosine 0.
     """
-    shapes = [tuple(tensor.shape) for tensor in (features, foreground, context)]
+    shapes = [tuple(tensor.shape) for tensor in (features, foreground, background)]
     if len(shapes[0]) != 4 or len(features) != 2 or shapes[1] != shapes[2] or shapes[1][1:] != shapes[0][1:2]:
         raise ArgumentError(
-            f"lpcam_maps: features, foreground and context are {shapes}, expected (2, D, h, w), (n, D) and (n, D)"
+            f"lpcam_maps: features, foreground and background are {shapes}, expected (2, D, h, w), (n, D) and (n, D)"
         )
-    vectors, parts = torch.cat([foreground, context]).float(), []  # (2n, D)
+    vectors, parts = torch.cat([foreground, background]).float(), []  # (2n, D)
     off = None if mean is None else 2 * mean.float()[:, None, None]  # of an image and its mirror image
     blocks = max(1, features[0].numel() // _BLOCK) if features.device.type == "cpu" else 1
     for image, mirrored in zip(features[0].chunk(blocks, dim=1), features[1].chunk(blocks, dim=1)):  # (D, some rows, w)
@@ -125,5 +126,5 @@ def lpcam_maps(features: Tensor, foreground: Tensor, context: Tensor, *,
         length = torch.linalg.vector_norm(summed, dim=0).clamp_min(1e-8)  # (rows, w)
         parts.append((vectors @ summed.flatten(1)).unflatten(1, length.shape) / length)
     fg, bg = torch.cat(parts, dim=1).chunk(2)
-    has_context = context.any(dim=1)[:, None, None]
-    return fg, torch.where(has_context, (fg - bg).relu(), fg.relu() if relu_without_context else fg)
+    has_background = background.any(dim=1)[:, None, None]
+    return fg, torch.where(has_background, (fg - bg).relu(), fg.relu() if relu_without_background else fg)

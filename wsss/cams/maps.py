@@ -122,10 +122,10 @@ def at_size(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def from_stride_4(maps: Tensor, frame: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Walked maps (K, h, w) of stride 4 at the size (H', W') of the photograph, (K, H', W'); K may be 0.
+    """Walked maps (K, h, w) of stride 4 at the size (H', W') of the image, (K, H', W'); K may be 0.
 
     As in the official code 4 times larger, bilinear, and cut to `frame`, (H, W) of the image that the networks saw; where that
-    was shrunk from the photograph, enlarged by `at_size`.
+    was shrunk from the image, enlarged by `at_size`.
     """
     if not len(maps):
         return maps.new_zeros(0, *size)

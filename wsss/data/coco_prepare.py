@@ -58,7 +58,7 @@ def prepare_coco(root: str | Path, policy: str = "official") -> list[Finding]:
     are not made again; several calls at once share the work. Both JSON files are parsed: about 5 GB of memory for the whole set.
 
     Raises DataError for another layout, JSON of another year or task, or files that do not fit it; BackendError without
-    pycocotools; StorageError if `root` cannot be written. A set of fewer images is no error: `Finding.sound` says that its
+    pycocotools; StorageError if `root` cannot be written. A set of fewer images is no error: `Finding.ok` says that its
     counts differ.
     """
     root = Path(root)

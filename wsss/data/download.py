@@ -61,7 +61,7 @@ def obtain(root: Path, into: Path, archives: Sequence[Archive], progress: Progre
     try:
         sizes = [_length(archive.url) for archive in missing]
         begun = sum(_size(_part(root, archive)) for archive in missing)
-        require_room(root, max(0, 2 * sum(sizes) - begun), "fetch and unpack what is missing")   # photographs do not shrink
+        require_room(root, max(0, 2 * sum(sizes) - begun), "fetch and unpack what is missing")   # images do not shrink
         for archive in archives:
             if archive in missing:
                 _fetch(archive, root / archive.name, progress)

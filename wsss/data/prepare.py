@@ -14,7 +14,7 @@ class Finding:
     note: str = ""
 
     @property
-    def sound(self) -> bool:
+    def ok(self) -> bool:
         return self.expected is None or self.found == self.expected
 
 
@@ -22,7 +22,7 @@ def report_table(findings: Sequence[Finding]) -> str:
     """The findings as aligned lines: what, found, expected, "ok" or "!", note."""
     rows = [("", "found", "expected", "", "")]
     rows += [(finding.what, f"{finding.found:,}", "" if finding.expected is None else f"{finding.expected:,}",
-              "ok" if finding.sound else "!", finding.note) for finding in findings]
+              "ok" if finding.ok else "!", finding.note) for finding in findings]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [(row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2]), row[3].ljust(widths[3]), row[4])
              for row in rows]

@@ -30,7 +30,7 @@ OBJECTS = "SegmentationObject"
 IMAGES, ANNOTATIONS, MASKS = "JPEGImages", "Annotations", ("SegmentationClassAug", "SegmentationClass")  # the first of MASKS wins
 
 LAYOUT = """  {root}/
-    JPEGImages/               ID.jpg: the photographs
+    JPEGImages/               ID.jpg: the images
     Annotations/              ID.xml: the objects on each; without it image labels come from the masks
     SegmentationClassAug/     optional: ID.png, masks of train_aug and val to score against; where it has none:
     SegmentationClass/        optional: ID.png, masks of train and val
@@ -55,10 +55,10 @@ class VocFiles:
 def open_voc(root: str | Path, *, name: str = "voc12", max_side: int | None = None, check: bool = True) -> Dataset:
     """The data set in `root`, laid out as `LAYOUT` says; `root` is the folder VOC2012, VOCdevkit or the folder above that.
 
-    Lists: train, train_aug, val, and their union "all"; no other photograph belongs to the data set. Image labels are those of
+    Lists: train, train_aug, val, and their union "all"; no other image belongs to the data set. Image labels are those of
     the file `image_labels.csv` that `prepare_voc` makes; without it they are derived at each call, which reads an XML file an
     image, or its mask where there is none. Masks cover all of train or none of it, likewise val; of train_aug any part.
-    `check` reads the head and tail of every photograph and the head of every mask.
+    `check` reads the head and tail of every image and the head of every mask.
 
     Raises DataError, with up to 10 problems at once, for whatever is missing, doubled, damaged or of the wrong size.
     """
@@ -116,7 +116,7 @@ def _read_lists(files: VocFiles) -> dict[str, tuple[str, ...]]:
         path = list_file(files.root, name)
         missing = [line for line in read_lines(path) if line and line not in files.images]
         if missing and path.parent == _SHIPPED:
-            raise DataError(f"{files.root / IMAGES} lacks {len(missing)} photographs of the official list {name}, for example "
+            raise DataError(f"{files.root / IMAGES} lacks {len(missing)} images of the official list {name}, for example "
                             f"{missing[0]}.jpg; add them, or write a list of your own to "
                             f"{files.root / 'ImageSets' / 'Segmentation' / path.name}")
         lists[name] = read_list(path, files.images)

@@ -32,7 +32,7 @@ from wsss.files import write_text
 OFFICIAL = {IMAGES: 17125, ANNOTATIONS: 17125, MASKS[0]: 12031, MASKS[1]: 2913, "train": 1464, "train_aug": 10582, "val": 1449}
 
 _SUFFIX = {IMAGES: ".jpg", ANNOTATIONS: ".xml", MASKS[0]: ".png", MASKS[1]: ".png"}
-_WHERE = {IMAGES: "put the photographs of VOCtrainval_11-May-2012.tar into {}, or set download=true",
+_WHERE = {IMAGES: "put the images of VOCtrainval_11-May-2012.tar into {}, or set download=true",
           ANNOTATIONS: "put the XML files of VOCtrainval_11-May-2012.tar into {}; without them image labels come from the masks",
           MASKS[0]: "put the masks of train_aug and val (SegmentationClassAug) into {}; needed only to score train_aug",
           MASKS[1]: "put the masks of VOCtrainval_11-May-2012.tar into {}"}
@@ -45,7 +45,7 @@ Labels = dict[str, tuple[int, ...]]
 def prepare_voc(root: str | Path) -> list[Finding]:
     """Count and read what lies in `root` (as of `open_voc`), write `image_labels.csv`, and say what is missing and where it goes.
 
-    Every photograph of the lists is looked at (both ends), every annotation and mask of them is read whole. `image_labels.csv` is
+    Every image of the lists is looked at (both ends), every annotation and mask of them is read whole. `image_labels.csv` is
     written when every id of the lists has its classes: from the annotation, else from the mask. Where they differ, it is listed.
 
     Raises DataError where `root` has nothing of PASCAL VOC 2012.
@@ -58,7 +58,7 @@ def prepare_voc(root: str | Path) -> list[Finding]:
         lists[name], finding = _list(root, name)
         findings.append(finding)
     ids = union(lists.values())
-    findings.append(_photographs(files, ids))
+    findings.append(_images(files, ids))
     from_masks, finding = _masks(files, ids)
     findings.append(finding)
     from_annotations, finding = _annotations(files, ids)
@@ -68,7 +68,7 @@ def prepare_voc(root: str | Path) -> list[Finding]:
 
 
 def download_voc(root: str | Path, progress: Progress, archives: Sequence[Archive] | None = None) -> list[Finding]:
-    """Fetch VOCtrainval_11-May-2012.tar (2 GB) and unpack it, where `root` has fewer photographs, annotations or masks than it.
+    """Fetch VOCtrainval_11-May-2012.tar (2 GB) and unpack it, where `root` has fewer images, annotations or masks than it.
 
     Where nothing of PASCAL VOC 2012 is there yet, it comes to lie in VOCdevkit/VOC2012 below `root`, or in a `root` of that name.
     Its address and MD5 are torchvision's. SegmentationClassAug is in no official archive: a SegmentationClassAug.zip, .tar or
@@ -81,9 +81,9 @@ def download_voc(root: str | Path, progress: Progress, archives: Sequence[Archiv
         into = root / {"VOC2012": "", "VOCdevkit": "VOC2012"}.get(root.name, "VOCdevkit/VOC2012")
     masks = [path for suffix in (".zip", ".tar", ".tar.gz") if (path := root / f"{MASKS[0]}{suffix}").is_file()]
     findings = []
-    if masks and not _count(into, MASKS[0]).sound:
+    if masks and not _count(into, MASKS[0]).ok:
         findings = [report_unpacked(masks[0], into, "", MASKS[:1], progress)]
-    if all(_count(into, folder).sound for folder in _TRAINVAL):
+    if all(_count(into, folder).ok for folder in _TRAINVAL):
         return [*findings, Finding("archives to fetch", 0, 0)]
     return findings + obtain(root, into, _archives() if archives is None else archives, progress)
 
@@ -106,13 +106,13 @@ def _list(root: Path, name: str) -> tuple[tuple[str, ...], Finding]:
     path = list_file(root, name)
     note = str(path) if root in path.parents else "the official list"
     try:
-        ids = read_list(path, dict.fromkeys(read_lines(path), ""))   # whether each has a photograph is another line of the report
+        ids = read_list(path, dict.fromkeys(read_lines(path), ""))   # whether each has an image is another line of the report
     except DataError as error:
         ids, note = (), str(error)
     return ids, Finding(f"list {name}", len(ids), OFFICIAL[name], note)
 
 
-def _photographs(files: VocFiles, ids: Sequence[str]) -> Finding:
+def _images(files: VocFiles, ids: Sequence[str]) -> Finding:
     wrong = []
     for image_id in ids:
         try:
@@ -122,7 +122,7 @@ def _photographs(files: VocFiles, ids: Sequence[str]) -> Finding:
                 wrong.append(f"{IMAGES}/{image_id}.jpg is missing")
         except DataError as error:
             wrong.append(str(error))
-    return Finding("photographs of the lists that can be read", len(ids) - len(wrong), len(ids), _first(wrong))
+    return Finding("images of the lists that can be read", len(ids) - len(wrong), len(ids), _first(wrong))
 
 
 def _masks(files: VocFiles, ids: Sequence[str]) -> tuple[Labels, Finding]:
@@ -138,7 +138,7 @@ def _masks(files: VocFiles, ids: Sequence[str]) -> tuple[Labels, Finding]:
             wrong.append(str(error))
             continue
         if mask.shape != size:
-            wrong.append(f"{path} is {format_size(mask.shape)}, its photograph {format_size(size)}")
+            wrong.append(f"{path} is {format_size(mask.shape)}, its image {format_size(size)}")
         else:
             labels[image_id] = present
     return labels, Finding("masks of the lists that fit", len(labels), len(masks), _first(wrong))

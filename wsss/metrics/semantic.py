@@ -74,7 +74,7 @@ class Confusion:
         _check_labels(table.sum(axis=0), self.n_classes, "prediction")
         if prediction_ignore == "error" and table[:, IGNORE].any():
             raise DataError(
-                f"prediction holds 255 (unsure) in {table[:, IGNORE].sum()} pixels, expected 0 to {self.n_classes}; "
+                f"prediction holds 255 (ignore) in {table[:, IGNORE].sum()} pixels, expected 0 to {self.n_classes}; "
                 "set prediction_ignore to 'background' or 'ignore' to say how they count"
             )
         if prediction_ignore == "background":

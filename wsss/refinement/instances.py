@@ -95,7 +95,7 @@ def walk_instances(maps: Tensor, groups: np.ndarray, edge: Tensor, frame: Sequen
     """The random walk of every class in every group, and who is the strongest at each pixel.
 
     maps: (C, h, w) float32, activation maps at stride 4; C may be 0. groups: (h, w) from 0 to K - 1. edge: (h, w) or (1, h, w) in
-    [0, 1]. frame: (H, W) of the image that the networks saw; size: (H', W') of the photograph. The rest as for `random_walk`.
+    [0, 1]. frame: (H, W) of the image that the networks saw; size: (H', W') of the image. The rest as for `random_walk`.
     Returns the greatest of the walked maps (H', W') float32, divided by their common maximum, and whose it is, (H', W') int64:
     class * K + group, -1 where none is above 0.
 

@@ -38,14 +38,14 @@ def ir_label(
     Args:
         image: (H, W, 3) uint8 RGB.
         maps: (K, H, W) float, at most 1, in the frame of `image` (`high_res` of the official files). Values below 0, which LPCAM
-            has for a class without context prototypes, are below every threshold. K = 0: background everywhere.
+            has for a class without background prototypes, are below every threshold. K = 0: background everywhere.
         classes: (K,) distinct 0-based class ids of the maps, at most 253.
         conf_fg, conf_bg: thresholds, 0 <= conf_bg <= conf_fg <= 1 (LPCAM 0.45 and 0.25, IRN 0.30 and 0.05).
         iterations, gt_prob, backend: as in `wsss.refinement.crf.crf_labels`.
         device: where to compute; by default where `maps` is, the CPU for an array.
 
     Returns:
-        (H, W) uint8: 0 background, class id + 1, 255 unsure; on the device of the computation.
+        (H, W) uint8: 0 background, class id + 1, 255 ignore; on the device of the computation.
 
     Raises:
         ArgumentError: an argument of another shape or outside its range.

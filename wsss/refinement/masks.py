@@ -12,12 +12,12 @@ from torch import Tensor
 
 from wsss.errors import ArgumentError
 
-VOC_CELLS = 94 * 125  # of a VOC photograph, 375 x 500, at stride 4: what the official 2^8 steps were set for
+VOC_CELLS = 94 * 125  # of a VOC image, 375 x 500, at stride 4: what the official 2^8 steps were set for
 
 
 def walk_steps(height: int, width: int, exp_times: int = 8) -> int:
     """The number of steps of a random walk on a grid (height, width) that spreads over the same share of the image as the
-    official 2^exp_times steps do on a VOC photograph: after n steps a walk is about sqrt(n) radii away, so n grows with the area.
+    official 2^exp_times steps do on a VOC image: after n steps a walk is about sqrt(n) radii away, so n grows with the area.
 
     Returns at least 1; 2^exp_times at 94 x 125 cells.
     """

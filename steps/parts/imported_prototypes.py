@@ -11,10 +11,10 @@ from wsss.errors import DataError, WeightsError
 from wsss.files import user_path
 from wsss.networks.facts import file_sha256
 
-NEEDED = ("center", "class_index", "is_context", "kept")   # the arrays of a prototypes.npz that maps are made from
+NEEDED = ("center", "class_index", "is_background", "kept")   # the arrays of a prototypes.npz that maps are made from
 
 
-def digest_of_given(given: str) -> str:
+def digest_of_imported(given: str) -> str:
     """SHA-256 of the file, or of those of the two official files. Raises DataError for a missing one."""
     digests = []
     for path in _files(given):
@@ -28,7 +28,7 @@ def digest_of_given(given: str) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
-def check_given(given: str, n_classes: int, model: ModelSettings) -> None:
+def check_imported(given: str, n_classes: int, model: ModelSettings) -> None:
     """Read given prototypes before any work and make sure that they fit the classes and the network. Raises DataError."""
     import torch
 
@@ -37,10 +37,10 @@ def check_given(given: str, n_classes: int, model: ModelSettings) -> None:
 
     with torch.device("meta"):
         dimension = new_backbone(model.backbone.value, model.norm).feature_channels
-    read_given(given, n_classes, dimension)
+    read_imported(given, n_classes, dimension)
 
 
-def read_given(given: str, n_classes: int, dimension: int) -> dict[str, np.ndarray]:
+def read_imported(given: str, n_classes: int, dimension: int) -> dict[str, np.ndarray]:
     """The arrays of `prototypes.npz` (see `steps.parts.prototypes`) of given prototypes, for features of `dimension` numbers.
 
     Raises DataError when they cannot be read, are not finite, or are of other classes or features.
@@ -52,18 +52,18 @@ def read_given(given: str, n_classes: int, dimension: int) -> dict[str, np.ndarr
         try:
             with np.load(paths[0], allow_pickle=False) as file:
                 arrays = dict(file)
-            center, class_index, is_context, kept = (arrays[name] for name in NEEDED)
+            center, class_index, is_background, kept = (arrays[name] for name in NEEDED)
             good = (center.ndim == 2 and center.dtype.kind == "f" and class_index.dtype.kind in "iu"
-                    and is_context.dtype == kept.dtype == bool
-                    and class_index.shape == is_context.shape == kept.shape == center.shape[:1])
+                    and is_background.dtype == kept.dtype == bool
+                    and class_index.shape == is_background.shape == kept.shape == center.shape[:1])
         except MemoryError:
             raise
         except Exception as error:   # a damaged archive raises almost anything
             raise DataError(f"make_lpcam.prototypes={given} is damaged or no prototypes.npz ({type(error).__name__}: {error}). "
                             "Take it from the folder make_lpcam of a finished run") from error
         if not good:
-            raise DataError(f"make_lpcam.prototypes={given} does not hold center (n, D), class_index, is_context and kept (n,) "
-                            "as make_lpcam writes them. Take it from the folder make_lpcam of a finished run")
+            raise DataError(f"make_lpcam.prototypes={given} does not hold center (n, D), class_index, is_background and kept "
+                            "(n,) as make_lpcam writes them. Take it from the folder make_lpcam of a finished run")
     else:
         arrays = read_prototypes(user_path(given))
         center, class_index = arrays["center"], arrays["class_index"]

@@ -16,12 +16,12 @@ from wsss.errors import WsssError
 
 SIDE = 208          # pixels of the longer side of a picture
 MOST_CLASSES = 4    # rows of one image
-COLUMNS = ("photograph", "CAM", "LPCAM-F", "LPCAM", "confident label", "edge map", "random walk", "pseudo mask",
+COLUMNS = ("image", "CAM", "LPCAM-F", "LPCAM", "confident label", "edge map", "random walk", "pseudo mask",
            "ground truth", "errors")
 
 
 @dataclass
-class Strip:
+class Trace:
     """`rows`: for each class its index and its pictures by column; what is not of one class stands in the first row."""
 
     image_id: str
@@ -35,8 +35,8 @@ class Strip:
         return [column for column in COLUMNS if any(column in pictures_of for _, pictures_of in self.rows)]
 
 
-class StripMaker:
-    """Makes strips from what a run has; the walk is read where `save_soft` kept it, else computed with the finished network."""
+class TraceMaker:
+    """Makes traces from what a run has; the walk is read where `save_soft` kept it, else computed with the finished network."""
 
     def __init__(self, run: RecordedRun):
         self.run, n_classes = run, len(run.dataset.classes)
@@ -58,31 +58,31 @@ class StripMaker:
                 return sorted(self.maps[title].index)
         return []
 
-    def __call__(self, image_id: str) -> Strip:
-        run, strip = self.run, Strip(image_id, [])
+    def __call__(self, image_id: str) -> Trace:
+        run, trace = self.run, Trace(image_id, [])
         full, image = run.dataset.full_image(image_id), run.dataset.image(image_id)
         found = {title: maps for title, store in self.maps.items()
-                 if (maps := _try(strip, title, lambda store=store: _of(store, image_id))) is not None}
-        if (walked := _try(strip, "random walk", lambda: self._walked(image_id))) is not None:
+                 if (maps := _try(trace, title, lambda store=store: _of(store, image_id))) is not None}
+        if (walked := _try(trace, "random walk", lambda: self._walked(image_id))) is not None:
             found["random walk"], edge = walked
         classes = list(run.dataset.labels[image_id])
-        strip.rows = [(index, {}) for index in classes[:MOST_CLASSES]] or [(None, {})]
+        trace.rows = [(index, {}) for index in classes[:MOST_CLASSES]] or [(None, {})]
         for title, maps in found.items():
-            for row, (_, shown) in enumerate(strip.rows[:len(maps)]):
+            for row, (_, shown) in enumerate(trace.rows[:len(maps)]):
                 shown[title] = pictures.heat(maps[row], image, SIDE)
-        first = strip.rows[0][1]
-        first["photograph"] = pictures.photograph(full, SIDE)
+        first = trace.rows[0][1]
+        first["image"] = pictures.image(full, SIDE)
         if walked is not None:
             first["edge map"] = pictures.heat(edge, image, SIDE)
         masks = {title: mask for title, read in self.labels.items() if image_id in read.index
-                 and (mask := _try(strip, title, lambda read=read: read(image_id))) is not None}
+                 and (mask := _try(trace, title, lambda read=read: read(image_id))) is not None}
         if image_id in run.dataset.mask_files:
             masks["ground truth"] = run.dataset.mask(image_id)
         for title, mask in masks.items():
             first[title] = pictures.label(mask, SIDE)
         if {"ground truth", "pseudo mask"} <= masks.keys():
             first["errors"] = pictures.errors(masks["pseudo mask"], masks["ground truth"], SIDE)
-        return strip
+        return trace
 
     def _walked(self, image_id: str) -> tuple[np.ndarray, np.ndarray] | None:
         """The walked maps (K, h, w) and the edge map (h, w); None where there is no network to compute them with."""
@@ -113,10 +113,10 @@ def _of(store: Maps, image_id: str) -> np.ndarray | None:
     return store.map(image_id, "strided").numpy() if image_id in store.index else None
 
 
-def _try(strip: Strip, title: str, make: Callable[[], Any]) -> Any:
-    """What `make` gives; None, with the reason in the strip, where an artifact cannot be read."""
+def _try(trace: Trace, title: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives; None, with the reason in the trace, where an artifact cannot be read."""
     try:
         return make()
     except WsssError as error:
-        strip.missing[title] = str(error)
+        trace.missing[title] = str(error)
         return None
