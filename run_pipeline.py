@@ -6,7 +6,7 @@ from pipeline.helptext import help_text
 from steps.runtime.memory import start_again
 
 if __name__ == "__main__":   # before anything that takes long to import
-    if sys.argv[1:] in (["--help"], ["-h"]):
+    if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
         sys.exit()
     start_again()
@@ -48,7 +48,10 @@ def main() -> None:
     register()
     words = sys.argv[1:]
     flags = {word for word in words if word.startswith("-")}
-    if flags & {"-m", "--multirun"} and not flags & {"--cfg", "-c", "--help", "-h"}:
+    if flags & {"--help", "-h"}:
+        print(help_text())
+        return
+    if flags & {"-m", "--multirun"} and not flags & {"--cfg", "-c"}:
         sys.exit(_sweep(words))
     overrides = [word for word in words if "=" in word] if flags else words
     if flags <= {"--cfg", "-c", "--resolve"}:   # our own words for a mistyped key, before Hydra's

@@ -104,7 +104,7 @@ def measure(n: int, layout: str = "files") -> dict:
         make_cam.run = make_again
         pipeline.dataset = dataset
         pipeline.folder.path.mkdir()
-        pipeline.folder.open(pipeline._data)
+        pipeline.folder.open(pipeline.data_identity)
         make_artifacts(pipeline, dataset, layout == "packed")
         files = file_sizes(pipeline.folder.path)
         found, times = {"layout": layout, "files": len(files), "mb": round(sum(files.values()) / 2**20)}, {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from pipeline.config import _explain
+from pipeline.config import explain
 from pipeline.order import BY_NAME
 from pipeline.plan.fingerprint import identities
 from pipeline.plan.lists import derive_lists
@@ -44,7 +44,7 @@ class Sweep:
         try:
             overrides = OverridesParser.create().parse_overrides(self.words)
         except HydraException as error:
-            raise ConfigError(_explain(error)) from error
+            raise ConfigError(explain(error)) from error
         swept = [override for override in overrides if override.is_sweep_override()]
         if not swept or not all(override.is_discrete_sweep() for override in swept):
             raise ConfigError("-m sweeps over nothing: give a key several values, as make_sem_seg_labels.beta=4,8,16")

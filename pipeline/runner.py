@@ -5,47 +5,40 @@ from __future__ import annotations
 import shlex
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline import actions
 from pipeline import config as configuration
-from pipeline.actions.export_voc import STEP as EXPORTED
-from pipeline.actions.export_voc import export_voc
-from pipeline.cluster.machine import choose_device, fast_precision, prepare_process
-from pipeline.cluster.submit import Submitted, Submitter, require_one_step
-from pipeline.config import Precision, selected
+from pipeline.cluster.machine import choose_device, fast_precision
+from pipeline.cluster.submit import require_one_step
 from pipeline.console import Console, head_line, plan_table
 from pipeline.plan.expect import expect
 from pipeline.plan.plan import REUSE, PlannedStep, check_share, make_plan, survey
+from pipeline.plan.selection import selected
 from pipeline.report.stages import settings_in_use
 from pipeline.runfolder.claims import Claim, Owner
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import reading
-from pipeline.runfolder.recorded import RecordedRun, find_run, recorded_config
+from pipeline.runfolder.recorded import RecordedRun, recorded_config
 from pipeline.runfolder.reuse import open_donors
-from pipeline.runfolder.status import StepStatus, run_status
-from pipeline.runfolder.summary import build_summary
-from pipeline.runfolder.verify import Verified, verify_step
+from pipeline.runfolder.summary import SUMMARY, build_summary
+from pipeline.settings import KEYS_OF_ACTIONS, Precision
 from pipeline.tracking import check_logger
 from pipeline.work import Work, quarantined
 from steps.runtime.artifacts import read_json, write_json
 from steps.runtime.context import Group
 from steps.runtime.datasets import open_dataset
 from wsss.data.dataset import did_you_mean
-from wsss.data.prepare import Finding
 from wsss.errors import ArtifactError, ConfigError
 from wsss.files import user_path, write_text
 
-if TYPE_CHECKING:
-    from steps.parts.prediction import Prediction
-
-SUMMARY, LOG = "summary.json", "run.log"
-# keys that only other actions look at
-ACTION_KEYS = ("action", "download", "import_from", "export_to", "run", "runs", "image", "classes", "class_threshold", "tune")
+LOG = "run.log"
 
 
 class Pipeline(Work):
@@ -85,42 +78,12 @@ class Pipeline(Work):
         """
         with tempfile.TemporaryDirectory() as scratch:   # for an embedded data set that is not drawn yet
             self.dataset = open_dataset(self.config.data, scratch=Path(scratch))
-            plan = self._plan(fetch=False)
+            plan = self.make_plan(fetch=False)
         mine = Claim(Owner.me(), "", *map(tuple, _claimed([planned for planned in plan if planned.works])))
         for other in self.folder.claims.living():
             if step := mine.collides(other):
                 self.console.warning(f"{step} is in use by {other.owner} since {other.since}: now a run would be refused")
         return plan
-
-    def status(self) -> list[StepStatus]:
-        """How far each step is, from names and sizes alone: no artifact, image or mask is read.
-
-        Raises
-        ------
-        ConfigError
-            when there is no such run.
-        """
-        self._require_run()
-        with tempfile.TemporaryDirectory() as scratch:
-            self.dataset = open_dataset(self.config.data, scratch=Path(scratch), check=False)
-            self.folder.check_data(self._data)
-            return run_status(self.config, self.dataset, self.folder)
-
-    def verify(self) -> list[Verified]:
-        """Read and check every artifact of the finished steps; broken ones are put away, so that a run makes them again.
-
-        Raises
-        ------
-        ConfigError, BusyError
-            when there is no such run, or another process works on it.
-        """
-        found = []
-        with self._reading(self.config.steps):
-            for name in self.config.steps:
-                self.console.start(name)
-                found.append(verify_step(self.folder, name, self.dataset, lambda done, total, name=name: self.console.progress(
-                    name, done, total, "artifacts")))
-        return found
 
     def run(self) -> dict[str, Any]:
         """Do what the plan says and return the summary, which is also in `summary.json`.
@@ -134,18 +97,12 @@ class Pipeline(Work):
         """
         if not self.group.is_main:
             return self._follow()
-        return self._carry_out(self._plan)
+        return self.carry_out(self.make_plan)
 
-    def import_official(self) -> dict[str, Any]:
-        """Convert official files into finished steps (`pipeline.actions.official`); the summary, as `run` returns it."""
-        from pipeline.actions.official import import_plan
-
-        return self._carry_out(lambda: import_plan(self.config, self.dataset, self.folder))
-
-    def _carry_out(self, plan_of: Callable[[], list[PlannedStep]]) -> dict[str, Any]:
+    def carry_out(self, plan_of: Callable[[], list[PlannedStep]]) -> dict[str, Any]:
         config = self.config
         self.dataset = open_dataset(config.data)
-        self.folder.check_data(self._data)
+        self.folder.check_data(self.data_identity)
         early = config.part or not self.folder.path.exists()   # many shards plan at once; nothing is written for what is refused
         plan = plan_of() if early else None
         with ExitStack() as held:
@@ -153,10 +110,10 @@ class Pipeline(Work):
                 self.folder.recover(config.steps)
                 if plan is None or self.folder.is_started() and not config.part:
                     plan = plan_of()
-                held.enter_context(self._signals())
+                held.enter_context(self.signals())
                 to_do = [planned for planned in plan if planned.works]
                 claim = held.enter_context(self.folder.claims.hold(*_claimed(to_do, config.part)))
-            self.folder.open(self._data)
+            self.folder.open(self.data_identity)
             if config.shard is None:
                 write_text(self.folder.path / "config.yaml", OmegaConf.to_yaml(self.composed, resolve=True))
                 self.console.log_to(self.folder.path / LOG, shlex.join(["python", "run_pipeline.py", *self.overrides]))
@@ -175,105 +132,11 @@ class Pipeline(Work):
         self._report_on(summary)
         return summary
 
-    def submit(self) -> list[Submitted]:
-        """Write a script for each step that a run would do, and submit what is not queued yet, as a chain of jobs.
-
-        Raises
-        ------
-        WsssError
-            for everything that `run` refuses before it works; when sbatch is not there or refuses.
-        """
-        self.dataset = open_dataset(self.config.data)
-        self.folder.check_data(self._data)
-        plan = self._plan()
-        with self.folder.claims.planning(self.console.warning):
-            self.folder.open(self._data)
-            return Submitter(self.config, self.folder, self.dataset, self.overrides).submit(plan)
-
-    def export_voc(self) -> list[Finding]:
-        """Write images and pseudo masks as a folder in the layout of PASCAL VOC (`pipeline.actions.export_voc`)."""
-        with self._reading([EXPORTED]):
-            self.console.start("export_voc")
-            command = self.command.replace(" force=true", "")   # meant for the folder, not for the steps
-            return export_voc(self.config, self.dataset, self.folder, command, self.console.progress)
-
-    def export_official(self) -> list[Finding]:
-        """Write maps, labels and networks as the official code would have written them (`pipeline.actions.official`)."""
-        from pipeline.actions.official import export_official
-
-        chosen = selected(self.config)
-        with self._reading(chosen):
-            self.console.start("export_official")
-            return export_official(self.config, self.dataset, self.folder, chosen, self.console.progress)
-
-    def predict(self, image: str | Path, classes: Sequence[str] = ()) -> Prediction:
-        """CAM, LPCAM, random walk and mask of any JPEG or PNG, by this finished run. Writes nothing.
-
-        `classes` are names; without any those whose probability by the classifier is above `class_threshold`. The data set
-        of the run is not needed.
-
-        Raises
-        ------
-        ConfigError, DataError
-            when there is no such run, class or image.
-        """
-        from pipeline.actions.predict import class_indices, finished_run
-        from steps.parts.prediction import predict
-
-        self._require_run()
-        run = finished_run(self.config, self.folder)
-        indices = class_indices(classes, run.classes) or None
-        prepare_process(self.config.threads, self.device)
-        with reading(self.folder, run.folders, self.console.warning):
-            return predict(run, user_path(image), indices, self.config.class_threshold, self.device, self.console.warning)
-
-    def tune(self) -> dict[str, Any]:
-        """Scores over thresholds and walks on the stored maps of this finished run (`pipeline.actions.tune`). Writes nothing.
-
-        Raises
-        ------
-        ConfigError
-            when there is no such run, or its maps or the masks of `tune.split` are missing, or that list is of test images.
-        Stopped
-            after SIGINT or SIGTERM.
-        """
-        from pipeline.actions.tune import finished_steps, run_tune
-
-        self._require_run()
-        steps = finished_steps(self.config, self.folder)
-        prepare_process(self.config.threads, self.device)
-        self.console.start("tune")
-        with self._reading(steps), self._signals():
-            return run_tune(self.config, self.dataset, self.folder, steps, device=self.device,
-                             stop=lambda: self.group.asked is not None, warn=self.console.warning,
-                             progress=lambda done, total, note: self.console.progress("tune", done, total, note))
-
-    def report(self) -> Path:
-        """Write `report/report.html` from what lies in the run folder, with the configuration of its last call; its path.
-
-        Raises
-        ------
-        WsssError
-            when there is no such run, or it cannot be read.
-        """
-        from pipeline.report.page import write_report
-
-        self._require_run()
-        return write_report(self._recorded(self.folder.path), progress=self._progress("report"))
-
-    def compare(self) -> tuple[str, Path]:
-        """Set the runs of `runs` side by side: a table for the screen, and the path of a page that is written.
-
-        Raises
-        ------
-        WsssError
-            when there are fewer than two runs, or they cannot be compared.
-        """
-        from pipeline.report.compare import check_runs, write_comparison
-
-        paths = check_runs([find_run(run, self.config.outputs) for run in self.config.runs])
-        runs = [self._recorded(path) for path in paths]
-        return write_comparison(runs, user_path(self.config.outputs), self._progress("compare"))
+    def __getattr__(self, name: str) -> Any:
+        """Every action is a method: `pipeline.status()` is `do` of `pipeline/actions/status.py`."""
+        if name in actions.names() and hasattr(module := actions.load(name), "do"):
+            return partial(module.do, self)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def results(self) -> dict[str, Any]:
         """The summary of the last finished call of `run`. Raises ArtifactError where there is none."""
@@ -282,25 +145,25 @@ class Pipeline(Work):
     @property
     def command(self) -> str:
         """The command line that runs this pipeline."""
-        words = [word for word in self.overrides if word.partition("=")[0].split(".")[0] not in ACTION_KEYS]
+        words = [word for word in self.overrides if word.partition("=")[0].split(".")[0] not in {"action", *KEYS_OF_ACTIONS}]
         return shlex.join(["python", "run_pipeline.py", *words])
 
     @property
-    def _data(self) -> dict[str, Any]:
+    def data_identity(self) -> dict[str, Any]:
         data = self.config.data
         return {"kind": data.kind, "name": data.name, "root": str(user_path(data.root).resolve()),
                 "classes": list(self.dataset.classes)}
 
-    def _plan(self, fetch: bool = True) -> list[PlannedStep]:
+    def make_plan(self, fetch: bool = True) -> list[PlannedStep]:
         config, dataset = self.config, self.dataset
         check_logger(config.logger)
-        self.folder.check_data(self._data)
+        self.folder.check_data(self.data_identity)
         try:
             plan = make_plan(config, dataset, self.folder, open_donors(config), fetch)
         except FileNotFoundError:   # another run has just finished a step, which renames its folder
             plan = make_plan(config, dataset, self.folder, open_donors(config), fetch)
         if config.shard is not None:
-            require_one_step(config, configuration.selected(config), plan)
+            require_one_step(config, selected(config), plan)
         for planned in plan:
             if planned.works and planned.action != REUSE:
                 check_share(config, planned, self.group.size)
@@ -317,12 +180,12 @@ class Pipeline(Work):
         except ArtifactError as error:
             raise quarantined(error, "summary") from error
 
-    def _recorded(self, path: Path) -> RecordedRun:
+    def recorded(self, path: Path) -> RecordedRun:
         """A run as its folder recorded it; `report`, `device` and, where it is given, `data.root` are of this call."""
         moved = any(word.startswith("data.root=") for word in self.overrides)
         last = Pipeline(recorded_config(path.resolve(), self.composed, moved))
         last.dataset = open_dataset(last.config.data, check=False)
-        last.folder.check_data(last._data)
+        last.folder.check_data(last.data_identity)
         return last._as_recorded(last._summary())
 
     def _as_recorded(self, summary: dict[str, Any]) -> RecordedRun:
@@ -338,17 +201,17 @@ class Pipeline(Work):
             from pipeline.report.page import write_report
 
             self.console.start("report")
-            self.report_path = write_report(self._as_recorded(summary), again=False, progress=self._progress("report"))
+            self.report_path = write_report(self._as_recorded(summary), again=False, progress=self.progress("report"))
         except Exception as error:   # whatever it is: the report can be written again
             if self.console.is_debug:
                 traceback.print_exc()
             self.console.warning(f"the report could not be written ({type(error).__name__}: {error}); the results are complete, "
                                  "and action=report tries it again")
 
-    def _progress(self, what: str) -> Callable[[int, int, str], None]:
+    def progress(self, what: str) -> Callable[[int, int, str], None]:
         return lambda done, total, note: self.console.progress(what, done, total, note)
 
-    def _require_run(self) -> None:
+    def require_run(self) -> None:
         if self.folder.path.is_dir():
             return
         outputs = user_path(self.config.outputs)
@@ -357,11 +220,11 @@ class Pipeline(Work):
                           f"{', '.join(runs) or 'none'}). Choose one with name=NAME, or start it: {self.command}")
 
     @contextmanager
-    def _reading(self, steps: Iterable[str]) -> Iterator[None]:
+    def reading(self, steps: Iterable[str]) -> Iterator[None]:
         """Open the data set of an existing run and claim the steps that are read."""
-        self._require_run()
+        self.require_run()
         self.dataset = open_dataset(self.config.data)
-        self.folder.check_data(self._data)
+        self.folder.check_data(self.data_identity)
         with reading(self.folder, steps, self.console.warning):
             yield
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster.machine import loader_processes, peak_memory, prepare_process, reset_peak_memory, versions
-from pipeline.config import settings_of
 from pipeline.console import Console
 from pipeline.order import BY_NAME
 from pipeline.plan.lists import derive_lists
@@ -21,7 +20,7 @@ from pipeline.runfolder.folder import RUN, RunFolder
 from pipeline.runfolder.reuse import take_over
 from pipeline.tracking import tracked
 from steps.runtime.artifacts import quarantine
-from steps.runtime.context import Group, StepContext
+from steps.runtime.context import Group, StepContext, settings_of
 from steps.runtime.datasets import open_dataset
 from steps.runtime.journal import join_divisions, merge_journals, unfinished
 from steps.runtime.memory import release
@@ -73,7 +72,7 @@ class Work:
 
     def _follow(self) -> dict[str, Any]:
         """What a process beside the first does: its part of every step that the first one begins."""
-        with self._signals():
+        with self.signals():
             self._assemble()
             self.dataset = open_dataset(self.config.data, check=False)
             lists = derive_lists(self.config, self.dataset)
@@ -168,7 +167,7 @@ class Work:
             warn=lambda message: self.console.warning(f"{planned.name}: {message}"))
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
+    def signals(self) -> Iterator[None]:
         """SIGINT, SIGTERM and SIGUSR1 ask the step to save and stop; a second SIGINT or SIGTERM ends the process."""
         self.group.asked = None
 

@@ -14,7 +14,7 @@ GAP = "..."
 LETTERS = 12                        # of its own words that a message, and an entry, must at least have
 WARNINGS = {"warn", "warning"}      # functions that are given the text of a warning
 REASONS = {"problems", "failed"}    # lists and dictionaries of texts that are shown together, in another message
-OTHERS_WORDS = {"_explain"}         # a function that hands on the text of Hydra where it has none of its own
+OTHERS_WORDS = {"explain"}         # a function that hands on the text of Hydra where it has none of its own
 OTHER_RAISES = {"Stopped",          # no error: somebody asked to stop
                 "AttributeError"}   # what Python expects of a module's __getattr__
 _GAP = "\0"

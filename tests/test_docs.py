@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import wsss
-from pipeline.config import compose, selected, typed
+from pipeline.config import compose, typed
+from pipeline.plan.selection import selected
 from tests.check_summary import check
 
 ROOT = Path(__file__).resolve().parent.parent

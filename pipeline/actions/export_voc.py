@@ -1,4 +1,4 @@
-"""`action=export_voc`: images and pseudo masks as a folder that segmentation tools read as PASCAL VOC.
+"""Write images and pseudo masks into `export_to=DIR`, in the layout of PASCAL VOC.
 
     EXPORT_TO/
       JPEGImages/ID.jpg             the images: hard links, symbolic ones where the disk is another
@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.actions._export import Settings, export_target
 from pipeline.plan.lists import masks_to_choose_by
 from pipeline.plan.plan import survey
 from pipeline.runfolder.folder import RunFolder
@@ -23,14 +24,28 @@ from steps.runtime.artifacts import Labels
 from steps.runtime.journal import unfinished
 from wsss.data.dataset import Dataset
 from wsss.data.images import encode_jpeg, encode_mask, is_upright_jpeg
-from wsss.data.prepare import Finding
+from wsss.data.prepare import Finding, report_table
 from wsss.errors import ConfigError
-from wsss.files import storage, user_path, write_bytes
+from wsss.files import storage, write_bytes
 
+__all__ = ["Settings", "do", "run"]
 STEP = "make_sem_seg_labels"
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"
 
 Source = Path | Callable[[], bytes]   # an image to link to, or what makes a file's content
+
+
+def do(pipeline: Any) -> list[Finding]:
+    """Write the folder `export_to` (`export_voc`). Raises WsssError."""
+    with pipeline.reading([STEP]):
+        pipeline.console.start("export_voc")
+        command = pipeline.command.replace(" force=true", "")   # meant for the folder, not for the steps
+        return export_voc(pipeline.config, pipeline.dataset, pipeline.folder, command, pipeline.console.progress)
+
+
+def run(pipeline: Any) -> int:
+    pipeline.console.result(report_table(do(pipeline)))
+    return 0
 
 
 def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
@@ -76,16 +91,6 @@ def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
             Finding("images linked", linked),
             Finding("images written as upright JPEG", len(train) + len(val) - linked),
             Finding(f"files in {target}", len(files), None, f"{len(missing):,} new, {len(different):,} replaced")]
-
-
-def export_target(config: Any, dataset: Dataset, folder: RunFolder, action: str) -> Path:
-    """The folder `export_to`. Raises ConfigError where there is none, or it is the data set or a part of the run."""
-    if config.export_to is None:
-        raise ConfigError(f"action={action} writes a folder and was given none: say which by export_to=DIR")
-    target = user_path(config.export_to)
-    if target.resolve() == dataset.root.resolve() or folder.path.resolve() in (target.resolve(), *target.resolve().parents):
-        raise ConfigError(f"export_to={target} is the data set or the run itself. Choose another folder")
-    return target
 
 
 def _check_masks(config: Any, dataset: Dataset, folder: RunFolder, command: str, split: str, train: tuple[str, ...]) -> None:

@@ -1,24 +1,87 @@
-"""`action=predict`: what a finished run makes of any image. The run's own manifests say how it was made."""
+"""Make maps and mask of one image of your own, `image=FILE`, by a finished run.
+
+The run's own manifests say how it was made; its data set is not needed.
+"""
+
+from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from pipeline.cluster.machine import prepare_process
 from pipeline.runfolder.folder import RunFolder
-from pipeline.runfolder.reading import require_finished
+from pipeline.runfolder.reading import reading, require_finished
 from steps.make_sem_seg_labels import Refiner
-from steps.parts.prediction import RECORD, FinishedRun
+from steps.runtime.context import require
 from wsss.data.dataset import did_you_mean
 from wsss.errors import ConfigError
-from wsss.files import storage
+from wsss.files import storage, user_path
+
+if TYPE_CHECKING:   # they import torch
+    from steps.parts.prediction import FinishedRun, Prediction
 
 NEEDED = ("train_cam", "make_cam")
 STEPS = (*NEEDED, "make_lpcam", "train_irn", "make_sem_seg_labels")
 FOLDER = "predictions"
+
+
+@dataclass
+class Settings:
+    image: str | None            # the image file
+    classes: list[str]           # on that image; empty: those that the classifier finds
+    class_threshold: float       # it finds a class where its probability is above
+
+
+def check(config: Any) -> None:
+    require(config.image is not None, "image", None, "an image file: image=FILE")
+    require(0 <= config.class_threshold < 1, "class_threshold", config.class_threshold, "a probability in [0, 1)")
+
+
+def do(pipeline: Any, image: str | Path, classes: Sequence[str] = ()) -> Prediction:
+    """CAM, LPCAM, random walk and mask of any JPEG or PNG, by this finished run. Writes nothing.
+
+    `classes` are names; without any those whose probability by the classifier is above `class_threshold`.
+
+    Raises
+    ------
+    ConfigError, DataError
+        when there is no such run, class or image.
+    """
+    from steps.parts.prediction import predict
+
+    pipeline.require_run()
+    config, warn = pipeline.config, pipeline.console.warning
+    finished = finished_run(config, pipeline.folder)
+    indices = class_indices(classes, finished.classes) or None
+    prepare_process(config.threads, pipeline.device)
+    with reading(pipeline.folder, finished.folders, warn):
+        return predict(finished, user_path(image), indices, config.class_threshold, pipeline.device, warn)
+
+
+def run(pipeline: Any) -> int:
+    from steps.parts.prediction import RECORD, write_prediction
+
+    config, say, image = pipeline.config, pipeline.console.result, user_path(pipeline.config.image)
+    prediction = do(pipeline, image, config.classes)
+    folder = empty_folder(pipeline.folder, image, RECORD)
+    write_prediction(prediction, folder, {
+        "image": str(image.resolve()), "run": str(pipeline.folder.path.resolve()),
+        "classes_by": "the command line" if config.classes else f"the classifier, above {config.class_threshold:g}"})
+    likely = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:5]
+    say(f"classes: {', '.join(prediction.classes) or 'none'} (by the classifier: "
+        f"{', '.join(f'{name} {p:.2f}' for name, p in likely)}; class_threshold {config.class_threshold:g})")
+    if prediction.mask is None:
+        say(f"no mask: {pipeline.folder.path} has no finished make_sem_seg_labels")
+    else:
+        threshold = prediction.threshold
+        say(f"background threshold of the mask: {threshold['threshold']:.2f} ({threshold['source']})")
+    say(f"Maps, mask, their pictures and {RECORD} lie in {folder}/")
+    return 0
 
 
 def finished_run(config: Any, folder: RunFolder) -> FinishedRun:
@@ -31,6 +94,8 @@ def finished_run(config: Any, folder: RunFolder) -> FinishedRun:
     ConfigError
         when the run has no finished classifier or no CAMs.
     """
+    from steps.parts.prediction import FinishedRun
+
     require_finished(folder, NEEDED, "predict")
     manifests = {step: manifest for step in STEPS if (manifest := folder.manifest(step))}
     for step in ("make_lpcam", "make_sem_seg_labels"):   # what was imported was not made by this run's networks
@@ -70,10 +135,10 @@ def class_indices(names: Iterable[str], classes: Sequence[str]) -> list[int]:
     return sorted({classes.index(name) for name in names})
 
 
-def empty_folder(run: RunFolder, image: Path) -> Path:
+def empty_folder(run: RunFolder, image: Path, record: str) -> Path:
     """Where the prediction of an image is written: `predictions/FILE` of the run, without that of an earlier call."""
     folder = run.path / FOLDER / image.name
-    if (folder / RECORD).exists():
+    if (folder / record).exists():
         with storage(folder):
             shutil.rmtree(folder)
     return folder

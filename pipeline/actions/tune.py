@@ -1,17 +1,19 @@
-"""`action=tune`: curves over thresholds and walks as CSV, JSON and a plot, and the values to set. Changes nothing in the run."""
+"""Score thresholds and walks on the stored maps of a finished run, and say which to set."""
 
 import csv
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.actions.predict import made_with, seeds_of
+from pipeline.cluster.machine import prepare_process
 from pipeline.order import BY_NAME
 from pipeline.plan.lists import derive_lists
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import require_finished
 from pipeline.runfolder.summary import TITLES
-from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, choosing_ids, tune
+from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, TuneSettings, choosing_ids, tune
 from steps.runtime.artifacts import write_json
 from steps.runtime.context import StepContext
 from wsss.data.dataset import Dataset
@@ -21,6 +23,40 @@ FOLDER = "tune"
 # Okabe & Ito: safe for the colour-blind
 COLOURS = {"cam": "#0072B2", "lpcam_fg": "#E69F00", "lpcam": "#009E73", "walk": "#D55E00"}
 LINES = ("-", "--", ":", "-.")
+
+
+@dataclass
+class Settings:
+    tune: TuneSettings
+
+
+def do(pipeline: Any) -> dict[str, Any]:
+    """The scores (`steps.parts.tuning.tune`). Writes nothing.
+
+    Raises
+    ------
+    ConfigError
+        when there is no such run, or its maps or the masks of `tune.split` are missing, or that list is of test images.
+    Stopped
+        after SIGINT or SIGTERM.
+    """
+    pipeline.require_run()
+    steps = finished_steps(pipeline.config, pipeline.folder)
+    prepare_process(pipeline.config.threads, pipeline.device)
+    pipeline.console.start("tune")
+    with pipeline.reading(steps), pipeline.signals():
+        return run_tune(pipeline.config, pipeline.dataset, pipeline.folder, steps, device=pipeline.device,
+                        stop=lambda: pipeline.group.asked is not None, warn=pipeline.console.warning,
+                        progress=pipeline.progress("tune"))
+
+
+def run(pipeline: Any) -> int:
+    result = do(pipeline)
+    folder = place_of(pipeline.folder, result["labels"])
+    write_tune(result, folder)
+    for line in [*tune_lines(result), f"The run is unchanged. Curves and plot lie in {folder}/"]:
+        pipeline.console.result(line)
+    return 0
 
 
 def finished_steps(config: Any, folder: RunFolder) -> list[str]:

@@ -12,11 +12,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.config import settings_of
 from pipeline.order import BY_NAME, irn_backbone
 from pipeline.plan.lists import Lists, chooses_pair, masks_to_choose_by
 from steps.make_lpcam import CLUSTERING
 from steps.parts.imported_prototypes import digest_of_imported
+from steps.runtime.context import settings_of
 from steps.runtime.model import weights_digest
 from wsss.data.dataset import Dataset
 from wsss.files import user_path

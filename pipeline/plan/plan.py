@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import selected
 from pipeline.order import BY_NAME, Step
 from pipeline.plan.fingerprint import differences, fingerprint, identities, is_read, unread_steps
 from pipeline.plan.lists import Lists, derive_lists
+from pipeline.plan.selection import selected
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reuse import Donor, find_donor, refuse_incompatible_runs
 from steps.parts.imported_prototypes import check_imported

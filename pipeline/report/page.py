@@ -10,7 +10,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import OmegaConf
 
-from pipeline.config import settings_of
 from pipeline.report import figures, pictures
 from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_traces, gallery_tile
 from pipeline.report.images import ImageScores, score_images
@@ -36,6 +35,7 @@ from pipeline.report.stage_images import StageImages, compare_stages, stage_sect
 from pipeline.report.stages import MARGIN
 from pipeline.report.traces import Trace, TraceMaker
 from pipeline.runfolder.recorded import RecordedRun
+from steps.runtime.context import settings_of
 from wsss.files import write_text
 
 FOLDER, FILE = "report", "report.html"

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import settings_of
 from pipeline.plan.plan import DONE
 from pipeline.report import figures, pictures
 from pipeline.report.images import ImageScores
@@ -16,6 +15,7 @@ from pipeline.runfolder.recorded import RecordedRun
 from steps import eval_cam, eval_sem_seg
 from steps.make_sem_seg_labels import THRESHOLD
 from steps.runtime.artifacts import read_arrays, read_json
+from steps.runtime.context import settings_of
 from steps.runtime.schedule import LOG
 from wsss.errors import WsssError
 from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts

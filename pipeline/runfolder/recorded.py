@@ -12,7 +12,6 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config import Config
 from pipeline.order import seed_step
 from pipeline.plan.plan import DONE, PARTIAL, PlannedStep
 from pipeline.runfolder.folder import RunFolder
@@ -87,7 +86,7 @@ def recorded_config(run: Path, current: DictConfig, moved: bool = False) -> Dict
     path = run / CONFIG
     try:
         stored = OmegaConf.load(path)
-        schema = OmegaConf.structured(Config)
+        schema = OmegaConf.structured(OmegaConf.get_type(current))
         schema.data = OmegaConf.structured(KINDS[stored.data.kind].settings)
         known = {key: value for key, value in current.items() if key != "data"}
         of_the_call = {key: current[key] for key in CALL_KEYS}

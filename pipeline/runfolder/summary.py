@@ -10,6 +10,7 @@ from pipeline.runfolder.folder import RunFolder
 from steps import eval_cam, eval_ins_seg, eval_sem_seg
 from steps.runtime.artifacts import read_json
 
+SUMMARY = "summary.json"
 NAMES = {"miou": "mIoU", "fp": "FP", "fn": "FN", "precision": "precision", "recall": "recall"}
 LONG = {"curve", "confusion"}   # stay in scores.json
 TITLES = {"cam": "CAM", "lpcam_fg": "LPCAM-F", "lpcam": "LPCAM", "pseudo_masks": "pseudo masks"}

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +163,17 @@ class StepContext:
         import torch
 
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def settings_of(value: Any) -> Any:
+    """A settings dataclass as plain JSON-able values (enums by their name)."""
+    if isinstance(value, Enum):
+        return value.name
+    if hasattr(value, "__dataclass_fields__"):
+        return {item.name: settings_of(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [settings_of(item) for item in value]
+    return value
 
 
 def require(condition: bool, key: str, value: Any, expected: str) -> None:

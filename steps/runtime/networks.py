@@ -12,6 +12,7 @@ from torch.nn import Conv2d, Module
 
 from steps.runtime.context import StepContext
 from steps.runtime.model import ModelSettings
+from steps.runtime.schedule import WEIGHTS
 from wsss.classifiers.plain import Classifier
 from wsss.data.dataset import Dataset
 from wsss.data.images import normalise
@@ -34,8 +35,6 @@ from wsss.networks.weights import (
 from wsss.official import CAM, own_state
 from wsss.official import IRN as OFFICIAL_IRN
 from wsss.seeding import derived_seed
-
-WEIGHTS = "weights.safetensors"
 
 
 def new_classifier(context: StepContext) -> Classifier:

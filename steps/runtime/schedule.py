@@ -10,6 +10,7 @@ from steps.runtime.context import require
 from wsss.errors import WeightsError
 from wsss.networks.facts import read_metadata
 
+WEIGHTS = "weights.safetensors"
 STATE, LOG, LOG_CSV = "state.safetensors", "log.jsonl", "log.csv"
 
 

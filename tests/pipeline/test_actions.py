@@ -6,13 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline import Pipeline
+from pipeline import Pipeline, actions
 from pipeline.commandline import act
 from pipeline.console import plan_table
 from steps.runtime.journal import INDEX, file_sum
@@ -274,3 +275,38 @@ def test_the_example_of_the_readme(tmp_path, monkeypatch):
     exec(code.replace('"experiment=smoke"', ", ".join(map(repr, SMOKE))), names)
     assert (tmp_path / "outputs/first/summary.json").exists()
     assert names["pipeline"].results()["eval_sem_seg"]["miou"] == names["summary"]["eval_sem_seg"]["miou"]
+
+
+def test_an_action_is_a_file(tmp_path):
+    """A copy of the tree with one more file: it is listed, composed with its own key, refused where it is misspelt, and done."""
+    for name in ("pipeline", "steps", "wsss", "conf"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "run_pipeline.py", tmp_path)
+    (tmp_path / "pipeline/actions/count.py").write_text(textwrap.dedent('''
+        """Count the images of a list."""
+        from dataclasses import dataclass
+        from steps.runtime.datasets import open_dataset
+
+        @dataclass
+        class Settings:
+            count_list: str | None
+
+        def run(pipeline):
+            print(len(open_dataset(pipeline.config.data).list_ids(pipeline.config.count_list)), "images")
+            return 0
+        '''))
+    config = (tmp_path / "conf/config.yaml").read_text()
+    (tmp_path / "conf/config.yaml").write_text(config.replace("action: run", "count_list: null\naction: run"))
+
+    def door(*words):
+        return subprocess.run([sys.executable, "run_pipeline.py", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert "  count            Count the images of a list.\n" in door("--help").stdout
+    assert door("action=count", "count_list=val", "data.n_val=3", "experiment=smoke").stdout == "3 images\n"
+    assert "allowed: compare, count, export_official" in door("action=cuont").stderr
+    assert "count_list='val' is not possible: expected nothing, but for action=count" in door("count_list=val").stderr
+
+
+def test_the_readme_has_every_action_in_the_words_of_its_file():
+    readme = (ROOT / "README.md").read_text()
+    for name, line in actions.help_lines().items():
+        assert f"| `{name}` | {line} |" in readme

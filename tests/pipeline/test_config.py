@@ -14,6 +14,7 @@ from pipeline import Pipeline, config
 from pipeline.cluster import machine
 from pipeline.cluster.machine import MOST_LOADERS, choose_device, loader_processes
 from pipeline.helptext import help_text
+from pipeline.plan.selection import selected
 from wsss.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +43,7 @@ def test_the_default_is_the_clean_recipe_on_the_embedded_data_from_installed_wei
     (["train_cam.epochs=many"], "train_cam.epochs: .*'many'.*Integer"),
     (["precision=float16"], r"precision=float16: there is no such choice; did you mean 'float32'\? \(allowed: auto, float32, bf16\)"),
     (["model.backbone=resnet19"], "model.backbone=resnet19: there is no such choice; did you mean 'resnet18'"),
-    (["action=pla"], r"action=pla: there is no such choice; did you mean 'plan'\? \(allowed: run, plan, status, verify, "),
+    (["action=pla"], r"action=pla: there is no such choice; did you mean 'plan'\? \(allowed: compare, export_official, export_voc, "),
     (["recipe=clena"], "recipe=clena: there is no such option; did you mean 'clean'"),
     (["data=shape"], r"data=shape: there is no such option; did you mean 'shapes'\? \(allowed: .*folder, shapes"),
     (["experiment=smok"], "experiment=smok: there is no such option; did you mean 'smoke'"),
@@ -94,19 +95,19 @@ def test_what_cannot_be_is_refused(overrides, message):
 
 
 def test_from_step_and_to_step_choose_steps():
-    assert config.selected(typed("from_step=train_irn")) == ("train_irn", "make_sem_seg_labels", "eval_sem_seg")
-    assert config.selected(typed("to_step=make_cam")) == ("train_cam", "make_cam")
-    assert config.selected(typed("from_step=eval_cam", "to_step=eval_cam")) == ("eval_cam",)
+    assert selected(typed("from_step=train_irn")) == ("train_irn", "make_sem_seg_labels", "eval_sem_seg")
+    assert selected(typed("to_step=make_cam")) == ("train_cam", "make_cam")
+    assert selected(typed("from_step=eval_cam", "to_step=eval_cam")) == ("eval_cam",)
     with pytest.raises(ConfigError, match="from_step=train_irn and to_step=train_irn together with train_cam_pass=false: choose the steps by"):
-        config.selected(typed("from_step=train_irn", "to_step=train_irn", "train_cam_pass=false"))
+        selected(typed("from_step=train_irn", "to_step=train_irn", "train_cam_pass=false"))
 
 
 def test_flags_choose_steps():
-    assert config.selected(typed("make_cam_pass=true", "eval_cam_pass=true")) == ("make_cam", "eval_cam")
-    assert "train_irn" not in config.selected(typed("train_irn_pass=false"))
-    assert len(config.selected(typed())) == 8
+    assert selected(typed("make_cam_pass=true", "eval_cam_pass=true")) == ("make_cam", "eval_cam")
+    assert "train_irn" not in selected(typed("train_irn_pass=false"))
+    assert len(selected(typed())) == 8
     with pytest.raises(ConfigError, match="this experiment has no make_lpcam: its steps are train_cam, make_cam, eval_cam"):
-        config.selected(typed("experiment=irn", "make_lpcam_pass=true"))
+        selected(typed("experiment=irn", "make_lpcam_pass=true"))
 
 
 @pytest.mark.parametrize(("overrides", "name"), [

@@ -186,7 +186,7 @@ def pretend(pipeline, values):
     """The finished step make_sem_seg_labels, as a run leaves it, with `values` (id -> value) as masks."""
     (planned,) = [planned for planned in pipeline.plan() if planned.name == "make_sem_seg_labels"]
     folder, data = work_folder(pipeline.folder, planned), pipeline.dataset
-    pipeline.folder.open(pipeline._data)
+    pipeline.folder.open(pipeline.data_identity)
     pipeline.folder.begin(planned.name, folder, planned.identity, [])
     journal = Journal(folder)
     for image_id, value in values.items():

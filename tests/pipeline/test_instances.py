@@ -10,8 +10,8 @@ from PIL import Image
 
 from pipeline import Pipeline
 from pipeline.commandline import act
-from pipeline.config import selected
 from pipeline.plan.lists import derive_lists
+from pipeline.plan.selection import selected
 from pipeline.runfolder.summary import score_table
 from steps.make_ins_seg_labels import reader
 from tests.conftest import TINY

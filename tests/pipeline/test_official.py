@@ -31,7 +31,7 @@ RESNET = "model.backbone=resnet18"
 def exported(smoke_outputs, made_once):
     """What the finished run looks like to the official code: never changed; see `files`."""
     def make(target):
-        report = Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", f"export_to={target}").export_official()
+        report = Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", "action=export_official", f"export_to={target}").export_official()
         assert {line.what: line.found for line in report} == {
             "cam_mask": 32, "lpcam_mask": 32, "ir_label": 24, "sem_seg": 24, "res50_cam.pth": 0, "res50_irn.pth": 0}
     return made_once("official", make)
@@ -89,7 +89,7 @@ def test_exported_and_imported_maps_and_labels_are_equal(smoke_outputs, exported
 def test_later_steps_work_from_imported_maps_and_provided_networks(smoke_outputs, exported, other):
     smoke = smoke_outputs / "smoke"
     keys = [f"model.cam_weights={smoke / 'train_cam/weights.safetensors'}", f"model.irn_weights={smoke / 'train_irn/weights.safetensors'}"]
-    other("cam_to_ir_label_pass=false", "make_sem_seg_pass=false", f"import_from={exported}").import_official()
+    other("cam_to_ir_label_pass=false", "make_sem_seg_pass=false", "action=import_official", f"import_from={exported}").import_official()
     plan = {planned.name: planned for planned in other(*keys).plan()}
     assert [planned.action for planned in plan.values()] == ["imported", "skip", "skip", "run", "run", "imported", "run", "run"]
     assert plan["make_cam"].why == "imported" and plan["train_cam"].why == f"from {smoke / 'train_cam/weights.safetensors'}"
@@ -108,7 +108,7 @@ def test_later_steps_work_from_imported_maps_and_provided_networks(smoke_outputs
 
 def test_lpcam_is_made_from_imported_cams(smoke_outputs, exported, other, few):
     smoke = smoke_outputs / "smoke"
-    other("make_cam_pass=true", f"import_from={exported}").import_official()
+    other("make_cam_pass=true", "action=import_official", f"import_from={exported}").import_official()
     keys = [f"model.cam_weights={smoke / 'train_cam/weights.safetensors'}", f"make_lpcam.prototypes={smoke / 'make_lpcam/prototypes.npz'}"]
     other(*keys, "steps=[train_cam,make_cam,make_lpcam]", f"make_lpcam.split={few}").run()
     ours, theirs = Maps(other().folder.path / "make_lpcam"), Maps(smoke / "make_lpcam")
@@ -125,13 +125,13 @@ def test_lpcam_is_made_from_imported_cams(smoke_outputs, exported, other, few):
 
 def test_only_lpcam_maps(exported, other):
     steps = "steps=[make_lpcam,eval_cam,cam_to_ir_label]"
-    other(steps, "make_lpcam_pass=true", f"import_from={exported}").import_official()
+    other(steps, "make_lpcam_pass=true", "action=import_official", f"import_from={exported}").import_official()
     summary = other(steps).run()
     assert list(summary["eval_cam"]) == ["lpcam"] and summary["steps"]["cam_to_ir_label"]["images"] == 24
 
 
 def test_an_imported_step_is_kept_until_other_files_are_imported(files, other):
-    call = (f"import_from={files}", "make_cam_pass=true")
+    call = ("action=import_official", f"import_from={files}", "make_cam_pass=true")
     other(*call).import_official()
     first = manifest(other(), "make_cam")
     assert actions(other("force=true", "make_cam_pass=true"))["make_cam"] == "skip"
@@ -154,7 +154,7 @@ def test_what_is_missing_or_broken_is_not_made_here_but_refused(files, other):
     gone = sorted((files / "cam_mask").glob("*.npy"))[0]
     kept = gone.read_bytes()
     gone.unlink()
-    call, later = (f"import_from={files}", "make_cam_pass=true"), ("steps=[make_cam,eval_cam]", "seed_maps=cam")
+    call, later = ("action=import_official", f"import_from={files}", "make_cam_pass=true"), ("steps=[make_cam,eval_cam]", "seed_maps=cam")
     other(*call).import_official()
     for flags in ((), ("eval_cam_pass=true",)):
         with pytest.raises(ConfigError, match="make_cam"):
@@ -181,7 +181,7 @@ def test_bad_files_are_named_and_the_others_imported(files, other):
     first, second, *_ = sorted((files / "cam_mask").glob("*.npy"))
     first.write_bytes(first.read_bytes()[:700])
     np.save(second, {"keys": Trap()})
-    call = (f"import_from={files}", "make_cam_pass=true")
+    call = ("action=import_official", f"import_from={files}", "make_cam_pass=true")
     with pytest.raises(Exception, match="make_cam: 2 of 32 images failed, the others are done"):
         other(*call).import_official()
     failed = json.loads(next(other().folder.path.glob("make_cam.partial-*/failed.json")).read_text())
@@ -195,7 +195,7 @@ class Trap:
 
 
 def test_an_interrupted_import_continues(exported, other, monkeypatch):
-    call, read = (f"import_from={exported}", "make_cam_pass=true"), []
+    call, read = ("action=import_official", f"import_from={exported}", "make_cam_pass=true"), []
     pipeline = other(*call)
 
     def stop_after_three(path, *arguments):
@@ -215,7 +215,7 @@ def test_labels_that_do_not_fit(files, other):
     write_label(first, np.zeros((5, 5), np.uint8))
     write_label(second, np.full(read_mask(second).shape, len(CLASSES) + 1, np.uint8))
     with pytest.raises(Exception, match="2 of 24 images failed"):
-        other(f"import_from={files}", "cam_to_ir_label_pass=true").import_official()
+        other("action=import_official", f"import_from={files}", "cam_to_ir_label_pass=true").import_official()
     failed = json.loads(next(other().folder.path.glob("cam_to_ir_label.partial-*/failed.json")).read_text())
     assert "is 5 high and 5 wide, its image" in failed[first.stem]
     assert f"holds values beyond the {len(CLASSES)} classes of the data set" in failed[second.stem]
@@ -223,7 +223,7 @@ def test_labels_that_do_not_fit(files, other):
 
 @pytest.mark.parametrize(("overrides", "message"), [
     ([], "action=import_official reads a folder of the official code and was given none"),
-    (["import_from=nowhere"], "import_from=nowhere has no file of an image of shapes for the chosen steps. Expected in it are cam_mask/ID.npy"),
+    (["action=import_official", "import_from=nowhere"], "import_from=nowhere has no file of an image of shapes for the chosen steps. Expected in it are cam_mask/ID.npy"),
 ])
 def test_nothing_to_import(other, overrides, message):
     with pytest.raises(ConfigError, match=message):
@@ -232,7 +232,7 @@ def test_nothing_to_import(other, overrides, message):
 
 
 def test_maps_that_were_made_here_are_not_replaced_unasked(smoke, exported):
-    call = (f"import_from={exported}", "make_cam_pass=true")
+    call = ("action=import_official", f"import_from={exported}", "make_cam_pass=true")
     with pytest.raises(ConfigError, match="make_cam is finished in .* and would be replaced by what is imported. Set replace=true"):
         smoke(*call).import_official()
     smoke(*call, "replace=true").import_official()
@@ -240,30 +240,30 @@ def test_maps_that_were_made_here_are_not_replaced_unasked(smoke, exported):
 
 
 def test_an_export_goes_on_and_never_mixes_results(smoke, files):
-    call = f"export_to={files}"
+    call = ("action=export_official", f"export_to={files}")
     files_of = sorted((files / "lpcam_mask").glob("*.npy"))
     times = {file: file.stat().st_mtime_ns for file in files_of[1:]}
     files_of[0].unlink()
-    report = {line.what: line.note for line in smoke(call).export_official()}
+    report = {line.what: line.note for line in smoke(*call).export_official()}
     assert report["lpcam_mask"] == "1 written, 31 were there" and files_of[0].exists()
     assert all(file.stat().st_mtime_ns == t for file, t in times.items())
     smoke("make_sem_seg_labels.beta=2", "to_step=make_sem_seg_labels").run()
     with pytest.raises(ConfigError, match="sem_seg is there and was not written from these results. Set force=true to replace it"):
-        smoke(call, "make_sem_seg_labels.beta=2").export_official()
-    report = {line.what: line.note for line in smoke(call, "make_sem_seg_labels.beta=2", "force=true").export_official()}
+        smoke(*call, "make_sem_seg_labels.beta=2").export_official()
+    report = {line.what: line.note for line in smoke(*call, "make_sem_seg_labels.beta=2", "force=true").export_official()}
     assert report["sem_seg"] == "24 written, 0 were there"
-    report = {line.what: (line.found, line.note) for line in smoke(call).export_official()}
+    report = {line.what: (line.found, line.note) for line in smoke(*call).export_official()}
     assert report["sem_seg"] == (0, "make_sem_seg_labels is not up to date (make_sem_seg_labels.beta: 2.0 -> 10.0)")
 
 
 def test_an_interrupted_replacement_is_not_taken_for_the_new_results(smoke, files, monkeypatch):
     smoke("make_sem_seg_labels.beta=2", "to_step=make_sem_seg_labels").run()
-    call = (f"export_to={files}", "make_sem_seg_labels.beta=2", "make_sem_seg_pass=true")
+    call = ("action=export_official", f"export_to={files}", "make_sem_seg_labels.beta=2", "make_sem_seg_pass=true")
 
     def stop(path, label):
         raise KeyboardInterrupt
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.actions.official.write_label", stop)
+        patch.setattr("wsss.official.write_label", stop)
         with pytest.raises(KeyboardInterrupt):
             smoke(*call, "force=true").export_official()
     with pytest.raises(ConfigError, match="sem_seg is there and was not written from these results"):
@@ -272,9 +272,9 @@ def test_an_interrupted_replacement_is_not_taken_for_the_new_results(smoke, file
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["export_to=null"], "action=export_official writes a folder and was given none"),
-    (["export_to={tmp}", "name=nothing"], "there is no run"),
-    (["export_to={tmp}", "seed=1"], "has nothing to export that is up to date"),
-    (["export_to={tmp}", "data.max_side=100"], "data.max_side=100: the maps are those of resized images"),
+    (["action=export_official", "export_to={tmp}", "name=nothing"], "there is no run"),
+    (["action=export_official", "export_to={tmp}", "seed=1"], "has nothing to export that is up to date"),
+    (["action=export_official", "export_to={tmp}", "data.max_side=100"], "data.max_side=100: the maps are those of resized images"),
 ])
 def test_what_cannot_be_exported(smoke, tmp_path, overrides, message):
     with pytest.raises(ConfigError, match=message):
@@ -283,9 +283,9 @@ def test_what_cannot_be_exported(smoke, tmp_path, overrides, message):
 
 
 def test_from_the_command_line(smoke_outputs, tmp_path, capsys):
-    keys = (*SMOKE, f"outputs={smoke_outputs}", f"export_to={tmp_path / 'out'}", "action=export_official", "make_cam_pass=true")
+    keys = (*SMOKE, f"outputs={smoke_outputs}", "action=export_official", f"export_to={tmp_path / 'out'}", "make_cam_pass=true")
     assert act(Pipeline.compose(*keys)) == 0 and "32 written" in capsys.readouterr().out
-    keys = (*SMOKE, f"outputs={tmp_path}", f"import_from={tmp_path / 'out'}", "action=import_official", f"data.root={smoke_outputs / '.data'}")
+    keys = (*SMOKE, f"outputs={tmp_path}", "action=import_official", f"import_from={tmp_path / 'out'}", f"data.root={smoke_outputs / '.data'}")
     assert act(Pipeline.compose(*keys)) == 0
     assert "make_cam             done              32 images" in capsys.readouterr().out
 
@@ -388,7 +388,7 @@ def test_exported_weights_come_back_equal(other, tmp_path):
         keys.append(f"model.{name}_weights={tmp_path / name}.pth")
     chosen = ("train_cam_pass=true", "train_irn_pass=true")
     other(*keys, *chosen).run()
-    report = other(*keys, *chosen, f"export_to={tmp_path / 'out'}").export_official()
+    report = other(*keys, *chosen, "action=export_official", f"export_to={tmp_path / 'out'}").export_official()
     assert {line.what: line.found for line in report} == {"res50_cam.pth": 1, "res50_irn.pth": 1}
     for name, net in nets.items():
         state = torch.load(tmp_path / f"out/res50_{name}.pth", weights_only=True)

@@ -237,7 +237,7 @@ def test_whatever_else_reads_maps_and_masks(smoke, smoke_outputs, outputs, tmp_p
             getattr(pipeline, action)()
     exported = [contents(tmp_path / f"export_voc{number}") for number in (0, 1)]
     assert exported[0] == exported[1] and len(exported[0]) > 60
-    call = ("name=taken", f"import_from={tmp_path / 'export_official0'}", "steps=[make_lpcam,eval_cam,make_sem_seg_labels]")
+    call = ("name=taken", "action=import_official", f"import_from={tmp_path / 'export_official0'}", "steps=[make_lpcam,eval_cam,make_sem_seg_labels]")
     taken = [smoke(f"name={layout}", *call[1:], f"artifacts.layout={layout}") for layout in ("files", "packed")]
     for pipeline in taken:
         pipeline.import_official()

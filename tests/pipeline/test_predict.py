@@ -50,7 +50,7 @@ def test_an_image_of_the_run_comes_out_as_it_lies_in_the_run(outputs, image, ima
 
 
 def test_the_command_line_writes_pictures_and_arrays_and_says_where(outputs, image, capsys):
-    words = ("action=predict", f"image='{image}'", "run=smoke")
+    words = ("action=predict", f"image='{image}'", "name=smoke")
     pipeline = Pipeline.compose("threads=1", f"outputs={outputs}", *words, f"classes=[{ONE},{TWO}]")
     assert act(pipeline) == 0
     folder, said = outputs / "smoke/predictions" / image.name, capsys.readouterr().out
@@ -98,10 +98,9 @@ def test_what_cannot_be_is_refused(outputs, image, tmp_path):
         look(outputs).predict(tmp_path / "text.jpg")
     with pytest.raises(ConfigError, match=r"there is no run .*smoek; did you mean 'smoke'\?"):
         look(outputs, "name=smoek").predict(image)
-    for words, message in ((["action=predict"], "image=None is not possible: expected an image with action=predict"),
-                           (["image=x.jpg"], "image='x.jpg' is not possible"), (["run=smoke"], "run='smoke' is not possible"),
-                           (["classes=[tiger]"], "classes=.*is not possible"), (["class_threshold=1"], "class_threshold=1.0"),
-                           (["action=predict", "image=x", "run=a", "name=b"], "nothing beside name=b")):
+    for words, message in ((["action=predict"], "image=None is not possible: expected an image file"),
+                           (["image=x.jpg"], "image='x.jpg' is not possible"), (["classes=[tiger]"], "classes=.*is not possible"),
+                           (["action=predict", "image=x", "class_threshold=1"], "class_threshold=1.0")):
         with pytest.raises(ConfigError, match=message):
             Pipeline.compose(*words)
 

@@ -7,10 +7,11 @@ import pytest
 import yaml
 
 from pipeline import Pipeline
-from pipeline.config import compose, settings_of, typed
+from pipeline.config import compose, typed
 from pipeline.order import STEPS
 from pipeline.report.published import Published, compare
 from pipeline.runfolder.summary import score_table
+from steps.runtime.context import settings_of
 from tests.conftest import SMOKE
 from wsss.errors import ConfigError
 

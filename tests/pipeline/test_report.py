@@ -184,7 +184,7 @@ def test_a_damaged_artifact_is_named_and_the_rest_is_shown(smoke, outputs):
 
 
 def test_images_that_are_gone_are_named_and_the_scores_are_shown(smoke, outputs):
-    run = smoke()._recorded(outputs / "smoke")
+    run = smoke().recorded(outputs / "smoke")
     found = read(page.write_report(replace(run, dataset=replace(run.dataset, root=Path("gone")))))
     assert "cannot read the mask gone/masks/train_0000.png" in found.text and re.search(r"and \d+ more", found.text)
     assert {"scores", "classes", "thresholds", "training", "confusion"} <= set(found.sections) and not found.tiles
@@ -192,7 +192,7 @@ def test_images_that_are_gone_are_named_and_the_scores_are_shown(smoke, outputs)
 
 def test_published_scores_stand_beside_the_measured_ones(smoke):
     pipeline = smoke()
-    run = pipeline._recorded(pipeline.folder.path)
+    run = pipeline.recorded(pipeline.folder.path)
     rows = [{"of": "cam", "score": "miou", "published": 48.8, "measured": 8.3, "difference": -40.5, "within": False, "step": "train_cam"}]
     run.summary["published"] = {"rows": rows, "tolerance": 1.5, "source": "a paper, table 1", "first_outside": "train_cam"}
     found = read(page.write_report(run))
@@ -201,7 +201,7 @@ def test_published_scores_stand_beside_the_measured_ones(smoke):
 
 
 def test_the_tables_of_a_paper_stand_in_the_report_of_its_experiments(smoke, outputs):
-    run = smoke()._recorded(outputs / "smoke")
+    run = smoke().recorded(outputs / "smoke")
     assert published_tables(run) == []
     run.config.published = typed(compose(["experiment=irn_voc12", "data.root=x"])).published
     run.config.experiment_name = "irn_voc12"
@@ -225,7 +225,7 @@ def test_the_report_says_what_the_stages_did(report, smoke_outputs):
 
 
 def test_images_are_compared_from_stage_to_stage(smoke, outputs):
-    run = smoke("report.changes=2")._recorded(outputs / "smoke")
+    run = smoke("report.changes=2").recorded(outputs / "smoke")
     found, scores = compare_stages(run), run.summary["eval_cam"]
     assert list(found.changes) == [("cam", "lpcam"), ("lpcam", "pseudo_masks")] and found.looked_at == found.scored == 24
     kept = score_images(run)
@@ -262,7 +262,7 @@ def test_the_images_compared_are_a_bounded_sample(smoke, outputs, monkeypatch):
 
 
 def test_a_map_that_cannot_be_read_is_left_out_of_the_comparison(smoke, outputs):
-    run = smoke()._recorded(outputs / "smoke")
+    run = smoke().recorded(outputs / "smoke")
     path = next((outputs / "smoke/make_cam").glob("train_*.npy"))
     path.write_bytes(path.read_bytes()[:-20])
     found, missing = compare_stages(run), []
@@ -285,7 +285,7 @@ def test_the_iou_of_an_image_by_hand():
 
 def test_the_scores_of_the_images_are_those_of_the_run_and_are_kept(smoke, outputs, monkeypatch):
     pipeline = smoke(f"data.root={outputs / '.data'}")   # of the copy: a mask is changed
-    run = pipeline._recorded(pipeline.folder.path)
+    run = pipeline.recorded(pipeline.folder.path)
     scores, summary = score_images(run), pipeline.results()["eval_sem_seg"]
     assert len(scores.ids) == summary["images"] == 24 and not scores.failed
     for image_id, miou in zip(scores.ids, scores.miou):
@@ -295,12 +295,12 @@ def test_the_scores_of_the_images_are_those_of_the_run_and_are_kept(smoke, outpu
         assert miou == pytest.approx(np.mean(iou), abs=1e-6)
     with monkeypatch.context() as patch:
         patch.setattr(Dataset, "mask", None)   # nothing is read again
-        again = score_images(pipeline._recorded(pipeline.folder.path))
+        again = score_images(pipeline.recorded(pipeline.folder.path))
     assert again.ids == scores.ids and again.miou.tolist() == scores.miou.tolist()
     assert [set(iou) for iou in again.iou] == [set(iou) for iou in scores.iou]
     path = next(run.dataset.mask_path(image_id) for image_id in scores.ids)
     write_mask(path, np.zeros_like(read_mask(path)))
-    changed = score_images(pipeline._recorded(pipeline.folder.path))
+    changed = score_images(pipeline.recorded(pipeline.folder.path))
     assert changed.miou.tolist() != scores.miou.tolist()
 
 
@@ -316,7 +316,7 @@ def many(run, n: int):
 
 def test_the_images_shown_are_a_bounded_sample_of_all_kinds(smoke, outputs):
     pipeline = smoke()
-    run, scores = many(pipeline._recorded(pipeline.folder.path), 10_000)
+    run, scores = many(pipeline.recorded(pipeline.folder.path), 10_000)
     shown = choose_shown(run, scores, scores.ids)
     tagged = {tag: [image_id for image_id, tags in shown.items() if tag in tags] for tag in ("best", "worst", "random", "class")}
     assert {tag: len(ids) for tag, ids in tagged.items()} == {"best": 24, "worst": 24, "random": 24, "class": 480}
@@ -330,7 +330,7 @@ def test_the_images_shown_are_a_bounded_sample_of_all_kinds(smoke, outputs):
 
 
 def test_a_strip_reads_what_save_soft_kept_and_computes_it_otherwise(smoke, outputs):
-    computed = TraceMaker(run := smoke()._recorded(outputs / "smoke"))
+    computed = TraceMaker(run := smoke().recorded(outputs / "smoke"))
     image_id = computed.available[0]
     walked, edge = computed._walked(image_id)
     folder = outputs / "smoke/make_sem_seg_labels"
@@ -378,7 +378,7 @@ def test_runs_side_by_side(smoke, two, capsys):
 
 def test_only_what_can_change_a_result_differs(smoke, two):
     moved = smoke(f"data.root={two / '.data'}")   # of the copy
-    runs = [moved._recorded(two / name) for name in ("smoke", "other")]
+    runs = [moved.recorded(two / name) for name in ("smoke", "other")]
     assert runs[0].dataset.root.parent == two / ".data"
     assert [key for key, _ in config_differences(runs)] == ["make_sem_seg_labels.bg_threshold"]
 

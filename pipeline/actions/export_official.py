@@ -1,81 +1,47 @@
-"""`action=import_official` and `action=export_official`: results from, and for, the official IRN and LPCAM code.
+"""Write results into `export_to=DIR` as the official IRN and LPCAM code writes them.
 
-Both know its folders: `cam_mask/ID.npy`, `lpcam_mask/ID.npy`, `ir_label/ID.png`, `sem_seg/ID.png`; the export also writes
-`res50_cam.pth` and `res50_irn.pth`, which `model.cam_weights` and `model.irn_weights` read.
+Its folders are `cam_mask/ID.npy`, `lpcam_mask/ID.npy`, `ir_label/ID.png` and `sem_seg/ID.png`; its networks `res50_cam.pth` and
+`res50_irn.pth`, which `model.cam_weights` and `model.irn_weights` read.
 """
 
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.actions.export_voc import export_target
-from pipeline.config import selected
-from pipeline.order import BY_NAME
-from pipeline.plan.fingerprint import imported_identity
-from pipeline.plan.plan import ABSENT, CONTINUE, DONE, PARTIAL, RERUN, RUN, SKIP, STALE, PlannedStep, survey
+from pipeline.actions._export import Settings, export_target
+from pipeline.plan.plan import DONE, PlannedStep, survey
+from pipeline.plan.selection import selected
 from pipeline.runfolder.folder import RunFolder
-from steps.parts.imported import FOLDERS, MAPS, Import, official_file
+from steps.parts.imported import FOLDERS, MAPS, official_file
 from steps.runtime.artifacts import Labels, Maps, read_json, write_json
-from steps.runtime.journal import Lines, unfinished
-from steps.runtime.networks import WEIGHTS
+from steps.runtime.journal import Lines
+from steps.runtime.schedule import WEIGHTS
 from wsss.data.dataset import Dataset
-from wsss.data.prepare import Finding
+from wsss.data.prepare import Finding, report_table
 from wsss.errors import ArtifactError, ConfigError
-from wsss.files import user_path
-from wsss.networks.weights import read_metadata, read_tensors
-from wsss.official import CAM, IRN, OfficialMaps, write_label, write_maps, write_network
+from wsss.networks.facts import read_metadata
 
-NETWORKS = {"train_cam": ("res50_cam.pth", CAM), "train_irn": ("res50_irn.pth", IRN)}
+__all__ = ["Settings", "do", "run"]
+NETWORKS = {"train_cam": "res50_cam.pth", "train_irn": "res50_irn.pth"}
 RECORD = "exported.json"   # in the folder of an export: the fingerprint of each step that it holds
 
 Progress = Callable[[str, int, int, str], None]
 
 
-def import_plan(config: Any, dataset: Dataset, folder: RunFolder) -> list[PlannedStep]:
-    """The chosen steps of which `import_from` has files, each to be converted from them. Writes nothing.
-
-    Raises
-    ------
-    ConfigError
-        when there is nothing to import, or a result that was made here would be replaced without `replace=true`.
-    """
-    if config.import_from is None:
-        raise ConfigError("action=import_official reads a folder of the official code and was given none: say which by "
-                          "import_from=DIR")
-    source, plan = user_path(config.import_from), []
-    for name in selected(config):
-        if name in FOLDERS and (ids := (module := Import(name, source)).ids(dataset)):
-            identity = imported_identity(dataset, name, module.digest(ids))
-            plan.append(PlannedStep(replace(BY_NAME[name], module=module), {"ids": ids}, identity, (), ABSENT, total=len(ids)))
-            _find_state(config, dataset, folder, plan[-1])
-    if not plan:
-        raise ConfigError(f"import_from={source} has no file of an image of {dataset.name} for the chosen steps. Expected in it "
-                          f"are {', '.join(str(official_file(Path(), name, 'ID')) for name in FOLDERS)}; an id of this data set "
-                          f"is {dataset.lists['all'][0]!r}")
-    return plan
+def do(pipeline: Any) -> list[Finding]:
+    """Write maps, labels and networks into `export_to`; what was written. Raises WsssError."""
+    chosen = selected(pipeline.config)
+    with pipeline.reading(chosen):
+        pipeline.console.start("export_official")
+        return export_official(pipeline.config, pipeline.dataset, pipeline.folder, chosen, pipeline.console.progress)
 
 
-def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep) -> None:
-    """Set what is to be done with a step that is imported."""
-    manifest = folder.manifest(planned.name)
-    current = manifest is not None and manifest["fingerprint"] == planned.fingerprint
-    if manifest is not None and not current and "imported" not in manifest["identity"] and not config.replace:
-        raise ConfigError(f"{planned.name} is finished in {folder.result(planned.name)} and would be replaced by what is "
-                          "imported. Set replace=true to allow it, or name=NAME for another run")
-    place = folder.result(planned.name) if current else folder.partial(planned.name, planned.fingerprint)
-    planned.done = planned.total - len(unfinished(place, planned.lists["ids"], dataset))
-    planned.damaged = folder.damaged_files(planned.name) if current else []
-    planned.why = f"from {planned.step.module.source / FOLDERS[planned.name]}"
-    if current and planned.done == planned.total and not planned.damaged and not folder.has_open_journal(planned.name):
-        planned.state, planned.action = DONE, SKIP
-    elif current or place.exists():
-        planned.state, planned.action = PARTIAL, CONTINUE
-    else:
-        planned.state, planned.action = (STALE, RERUN) if manifest else (ABSENT, RUN)
+def run(pipeline: Any) -> int:
+    pipeline.console.result(report_table(do(pipeline)))
+    return 0
 
 
 def export_official(config: Any, dataset: Dataset, folder: RunFolder, chosen: Collection[str],
@@ -119,7 +85,7 @@ def export_official(config: Any, dataset: Dataset, folder: RunFolder, chosen: Co
 
 
 def _what(step: str) -> str:
-    return NETWORKS[step][0] if step in NETWORKS else FOLDERS[step]
+    return NETWORKS[step] if step in NETWORKS else FOLDERS[step]
 
 
 def _why_not(planned: PlannedStep, folder: RunFolder) -> str:
@@ -164,9 +130,11 @@ def _export(config: Any, folder: RunFolder, target: Path, planned: PlannedStep, 
     """Write the files of one step that are not there yet."""
     name, source = planned.name, folder.result(planned.name)
     if name in NETWORKS:
-        file, layout = NETWORKS[name]
-        write_network(target / file, read_tensors(source / WEIGHTS), layout)
-        return Finding(file, 1, None, f"from {name}")
+        from wsss.networks.weights import read_tensors
+        from wsss.official import CAM, IRN, write_network
+
+        write_network(target / NETWORKS[name], read_tensors(source / WEIGHTS), CAM if name == "train_cam" else IRN)
+        return Finding(NETWORKS[name], 1, None, f"from {name}")
     write, ids, written = _writer(name, source, n_classes), planned.lists["ids"], 0
     for number, image_id in enumerate(ids, start=1):
         path = official_file(target, name, image_id)
@@ -179,6 +147,8 @@ def _export(config: Any, folder: RunFolder, target: Path, planned: PlannedStep, 
 
 def _writer(step: str, source: Path, n_classes: int) -> Callable[[Path, str], None]:
     """The function that writes the official file of an image."""
+    from wsss.official import OfficialMaps, write_label, write_maps
+
     if step not in MAPS:
         read = Labels(source, n_classes)
         return lambda path, image_id: write_label(path, read(image_id))

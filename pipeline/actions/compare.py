@@ -1,0 +1,36 @@
+"""Compare runs, `runs=[A,B]`: what differs in their settings, and what it did to the scores."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.runfolder.recorded import find_run
+from wsss.files import user_path
+
+
+@dataclass
+class Settings:
+    runs: list[str]              # the runs, by name or folder
+
+
+def do(pipeline: Any) -> tuple[str, Path]:
+    """A table for the screen, and the path of a page that is written.
+
+    Raises
+    ------
+    WsssError
+        when there are fewer than two runs, or they cannot be compared.
+    """
+    from pipeline.report.compare import check_runs, write_comparison
+
+    config = pipeline.config
+    paths = check_runs([find_run(run, config.outputs) for run in config.runs])
+    runs = [pipeline.recorded(path) for path in paths]
+    return write_comparison(runs, user_path(config.outputs), pipeline.progress("compare"))
+
+
+def run(pipeline: Any) -> int:
+    pipeline.console.start("compare")
+    table, path = do(pipeline)
+    pipeline.console.result(f"{table}\nPage: {path}")
+    return 0

@@ -1,0 +1,79 @@
+"""Convert results of the official IRN and LPCAM code, `import_from=DIR`, into finished steps.
+
+Its folders are `cam_mask/ID.npy`, `lpcam_mask/ID.npy`, `ir_label/ID.png` and `sem_seg/ID.png`.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.order import BY_NAME
+from pipeline.plan.fingerprint import imported_identity
+from pipeline.plan.plan import ABSENT, CONTINUE, DONE, PARTIAL, RERUN, RUN, SKIP, STALE, PlannedStep
+from pipeline.plan.selection import selected
+from pipeline.runfolder.folder import RunFolder
+from steps.parts.imported import FOLDERS, Import, official_file
+from steps.runtime.journal import unfinished
+from wsss.data.dataset import Dataset
+from wsss.errors import ConfigError
+from wsss.files import user_path
+
+
+@dataclass
+class Settings:
+    import_from: str | None      # folder of the official code's files
+
+
+def do(pipeline: Any) -> dict[str, Any]:
+    """Convert the files; returns the summary, as `Pipeline.run` does. Raises WsssError."""
+    return pipeline.carry_out(lambda: import_plan(pipeline.config, pipeline.dataset, pipeline.folder))
+
+
+def run(pipeline: Any) -> int:
+    do(pipeline)
+    for step in pipeline.status():
+        pipeline.console.result(f"  {step}")
+    return 0
+
+
+def import_plan(config: Any, dataset: Dataset, folder: RunFolder) -> list[PlannedStep]:
+    """The chosen steps of which `import_from` has files, each to be converted from them. Writes nothing.
+
+    Raises
+    ------
+    ConfigError
+        when there is nothing to import, or a result that was made here would be replaced without `replace=true`.
+    """
+    if not config.import_from:
+        raise ConfigError("action=import_official reads a folder of the official code and was given none: say which by "
+                          "import_from=DIR")
+    source, plan = user_path(config.import_from), []
+    for name in selected(config):
+        if name in FOLDERS and (ids := (module := Import(name, source)).ids(dataset)):
+            identity = imported_identity(dataset, name, module.digest(ids))
+            plan.append(PlannedStep(replace(BY_NAME[name], module=module), {"ids": ids}, identity, (), ABSENT, total=len(ids)))
+            _find_state(config, dataset, folder, plan[-1])
+    if not plan:
+        raise ConfigError(f"import_from={source} has no file of an image of {dataset.name} for the chosen steps. Expected in it "
+                          f"are {', '.join(str(official_file(Path(), name, 'ID')) for name in FOLDERS)}; an id of this data set "
+                          f"is {dataset.lists['all'][0]!r}")
+    return plan
+
+
+def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep) -> None:
+    """Set what is to be done with a step that is imported."""
+    manifest = folder.manifest(planned.name)
+    current = manifest is not None and manifest["fingerprint"] == planned.fingerprint
+    if manifest is not None and not current and "imported" not in manifest["identity"] and not config.replace:
+        raise ConfigError(f"{planned.name} is finished in {folder.result(planned.name)} and would be replaced by what is "
+                          "imported. Set replace=true to allow it, or name=NAME for another run")
+    place = folder.result(planned.name) if current else folder.partial(planned.name, planned.fingerprint)
+    planned.done = planned.total - len(unfinished(place, planned.lists["ids"], dataset))
+    planned.damaged = folder.damaged_files(planned.name) if current else []
+    planned.why = f"from {planned.step.module.source / FOLDERS[planned.name]}"
+    if current and planned.done == planned.total and not planned.damaged and not folder.has_open_journal(planned.name):
+        planned.state, planned.action = DONE, SKIP
+    elif current or place.exists():
+        planned.state, planned.action = PARTIAL, CONTINUE
+    else:
+        planned.state, planned.action = (STALE, RERUN) if manifest else (ABSENT, RUN)

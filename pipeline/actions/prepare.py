@@ -1,0 +1,32 @@
+"""Check a data set, once; with `download=true` fetch voc12 or coco14 first."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from steps.runtime.datasets import download_dataset, list_findings, open_dataset, prepare_dataset
+from wsss.data.prepare import Finding, report_table
+
+
+@dataclass
+class Settings:
+    download: bool               # fetch what is missing of the official archives
+
+
+def do(pipeline: Any) -> list[list[Finding]]:
+    """The findings of the download, of the files and of the lists. Raises DataError for what is missing and needed."""
+    config, console = pipeline.config, pipeline.console
+    tables = []
+    if config.download:
+        console.start("download")
+        tables.append(download_dataset(config.data, console.progress))
+        console.result(report_table(tables[-1]))
+    for look in (prepare_dataset, lambda data: list_findings(open_dataset(data))):
+        if findings := look(config.data):
+            tables.append(findings)
+            console.result(report_table(findings))
+    return tables
+
+
+def run(pipeline: Any) -> int:
+    do(pipeline)
+    return 0

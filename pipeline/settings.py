@@ -1,0 +1,182 @@
+"""The closed, typed structure of the configuration, put together from the settings of the run, the steps and the actions."""
+
+import re
+from dataclasses import dataclass, field, fields, make_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pipeline import actions
+from pipeline.cluster.distributed import DistributedSettings
+from pipeline.cluster.jobs import SubmitSettings
+from pipeline.order import BY_NAME, STEPS, seed_step
+from pipeline.plan.selection import check_steps
+from pipeline.report.published import Published
+from pipeline.tracking import Logger
+from steps.runtime.context import require
+from steps.runtime.model import ModelSettings
+from steps.runtime.store import ArtifactSettings
+from wsss.data.dataset import check_id
+from wsss.errors import ConfigError, WsssError
+from wsss.files import user_path
+
+_OF_ACTIONS = {name: module.Settings for name in actions.names() if hasattr(module := actions.load(name), "Settings")}
+_SETTINGS = tuple(dict.fromkeys(_OF_ACTIONS.values()))   # two actions may share theirs
+KEYS_OF_ACTIONS = {item.name: [name for name, settings in _OF_ACTIONS.items() if item.name in settings.__dataclass_fields__]
+                   for settings in _SETTINGS for item in fields(settings)}
+
+
+class Device(Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(Enum):
+    auto = "auto"        # whichever of the two the device is fast in; a run holds the one that was chosen
+    float32 = "float32"
+    bf16 = "bf16"
+
+
+Action = Enum("Action", {name: name for name in actions.names()})
+Action.__module__ = __name__
+
+
+class LogLevel(Enum):
+    debug = "debug"      # progress of every image and step; tracebacks of errors
+    info = "info"
+    warning = "warning"  # warnings, errors and the result
+    error = "error"      # errors and the result
+
+
+class SeedMaps(Enum):
+    cam = "cam"
+    lpcam = "lpcam"
+
+
+@dataclass
+class ReportSettings:
+    """`report.`: what the report of a run shows. The values stand in `conf/config.yaml`."""
+
+    write: bool                  # at the end of every run
+    images: int                  # in each of the galleries best, worst and random
+    images_per_class: int        # of every class besides
+    traces: int                  # images whose way through the steps is shown
+    changes: int                 # images that gained most, and as many that lost most, from each stage to the next
+
+    def __post_init__(self) -> None:
+        for key in ("images", "images_per_class", "traces", "changes"):
+            require(0 <= getattr(self, key) <= 200, f"report.{key}", getattr(self, key), "from 0 to 200: all are in one file")
+
+
+@dataclass
+class MultirunSettings:
+    """`multirun.`: set by `-m` for the members of a sweep."""
+
+    name: str | None             # of the whole sweep
+    over: list[str]              # the keys whose values go into the member's name
+
+
+@dataclass
+class RunSettings:
+    """What a run has besides the settings of its steps. The values stand in `conf/config.yaml`."""
+
+    action: Action
+    from_step: str | None        # the first step to do; null: the experiment's first
+    to_step: str | None          # the last one; null: the experiment's last
+    name: str | None             # of the run folder below `outputs`; null: the experiment's, else data-recipe
+    outputs: str
+    experiment_name: str | None
+    recipe_name: str
+    seed: int
+    device: Device
+    precision: Precision
+    threads: int | None          # null: all cores this process may use
+    workers: int | None          # loader processes of the training steps; null: as many as cores with a GPU, none without
+    force: bool                  # run also what is up to date
+    replace: bool                # allow a finished training to be replaced
+    reuse_from: list[str]        # runs whose results are taken over where the fingerprints are equal
+    log_level: LogLevel
+    logger: Logger | None        # where else the curves of the trainings go; null: log.jsonl and log.csv alone
+    pictures_every: int          # training steps between the pictures that a logger is given
+    report: ReportSettings
+    steps: list[str]             # of the experiment, in order
+    seed_maps: SeedMaps          # seeds of cam_to_ir_label, make_sem_seg_labels and make_ins_seg_labels
+    published: Published | None  # the scores of the paper that the experiment reproduces
+    data: Any                    # a class of steps.runtime.datasets
+    model: ModelSettings
+    artifacts: ArtifactSettings
+    distributed: DistributedSettings
+    submit: SubmitSettings
+    multirun: MultirunSettings
+    shard: str | None            # I/N: only the I-th of N parts of one step; prepare: what all parts need
+
+    def __post_init__(self) -> None:
+        require(self.threads is None or self.threads >= 1, "threads", self.threads, "null or at least 1")
+        require(self.workers is None or self.workers >= 0, "workers", self.workers, "null, or 0 or more")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
+        require(self.pictures_every >= 1, "pictures_every", self.pictures_every, "at least 1")
+        require(self.shard in (None, "prepare") or self.part is not None, "shard", self.shard,
+                "I/N with I from 0 to N-1, or prepare")
+        for key in ("name", "outputs", "from_step", "to_step"):
+            require(getattr(self, key) != "", key, "", "a value; leave the key out for the default")
+        check_steps("steps", self.steps, BY_NAME)
+        ordered = [name for name in BY_NAME if name in self.steps]
+        require(self.steps == ordered and len(self.steps) > 0, "steps", self.steps, f"each step once and in order: {ordered}")
+        for key in ("from_step", "to_step"):
+            check_steps(key, [getattr(self, key)] if getattr(self, key) else [], self.steps)
+        first, last = self._ends()
+        require(first <= last, "from_step", self.from_step, f"a step not after to_step={self.to_step} (in order: "
+                f"{', '.join(self.steps)})")
+        reads_seeds = {"cam_to_ir_label", "make_sem_seg_labels", "make_ins_seg_labels"} & set(self.steps)
+        require(not reads_seeds or seed_step(self) in self.steps, "seed_maps", self.seed_maps.value,
+                f"maps that the steps make ({seed_step(self)} is not among them)")
+        try:
+            for part in self.run_name.split("/"):   # a member of a sweep is NAME/KEY=VALUE
+                check_id(part)
+        except WsssError as error:
+            raise ConfigError(f"name={self.run_name!r} is not possible: {error}") from error
+        _check_action(self)
+
+    def _ends(self) -> tuple[int, int]:
+        """Positions of the first and the last step to do among `steps`."""
+        return (self.steps.index(self.from_step) if self.from_step else 0,
+                self.steps.index(self.to_step) if self.to_step else len(self.steps) - 1)
+
+    @property
+    def in_range(self) -> list[str]:
+        """The steps from `from_step` to `to_step`."""
+        first, last = self._ends()
+        return self.steps[first:last + 1]
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """(I, N) of `shard`; None where it is another word."""
+        numbers = re.fullmatch(r"(\d+)/(\d+)", self.shard or "")
+        index, count = map(int, numbers.groups()) if numbers else (0, 0)
+        return (index, count) if index < count else None
+
+    @property
+    def run_name(self) -> str:
+        return self.name or self.experiment_name or f"{self.data.name}-{self.recipe_name}"
+
+    @property
+    def folder(self) -> Path:
+        return user_path(self.outputs) / self.run_name
+
+
+def _check_action(config: Any) -> None:
+    """Refuse what the action refuses, and keys of other actions; those that always have a value are ignored."""
+    for key, owners in KEYS_OF_ACTIONS.items():
+        value = getattr(config, key)
+        require(config.action.value in owners or not (value and isinstance(value, (str, list, bool))), key, value,
+                f"nothing, but for action={' or '.join(owners)}")
+    if check := getattr(actions.load(config.action.value), "check", None):
+        check(config)
+
+
+Config = make_dataclass(
+    "Config",
+    [(step.name, step.module.Settings) for step in STEPS] + [(step.flag, bool | None, field(default=None)) for step in STEPS],
+    bases=(*_SETTINGS, RunSettings), namespace={"__post_init__": RunSettings.__post_init__})
+Config.__module__ = __name__   # so that it is found by name where a launcher has pickled it
