@@ -7,7 +7,7 @@ Imported only where a page is written: matplotlib and Jinja2 take longer to load
     images      the IoU of every scored image
     gallery     which images are shown, and their tiles
     pictures    arrays to embedded pictures: images, masks, maps, errors
-    traces      the way of an image through the steps
+    traces      what each step made of an image
     prototypes  the nearest patches of every prototype
     stage_images  the images that gained and lost most from one stage to the next
     figures     curves and the confusion matrix, as SVG in the colours of the page

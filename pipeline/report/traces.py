@@ -1,4 +1,4 @@
-"""The way of an image through the steps: what each of them made of it, one column a step, one row a class."""
+"""Image traces: what each step made of an image, one column a step, one row a class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
