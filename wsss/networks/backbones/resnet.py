@@ -1,7 +1,6 @@
 """The backbone: a torchvision ResNet at stride 16, as IRN and LPCAM use it (official `net/resnet50.py`)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +8,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsss.data.images import IMAGENET
 from wsss.errors import ArgumentError
+from wsss.seeding import seeded
 
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "tiny")
 NORMS = ("frozen_batch", "group")
@@ -130,11 +130,3 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
                 setattr(parent, name, getattr(child, "act", nn.Identity()))   # timm's have their activation inside
             before = name
     return network
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's initialisers on the CPU draw from `seed`; afterwards the global generator continues as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
