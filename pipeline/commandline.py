@@ -64,7 +64,8 @@ def end_with(error: WsssError) -> NoReturn:
 def _act(pipeline: Pipeline) -> int:
     console = pipeline.console
     try:
-        return ACTIONS[pipeline.config.action.value](pipeline)
+        with console.hear():
+            return ACTIONS[pipeline.config.action.value](pipeline)
     except WsssError as error:
         if console.is_debug:
             traceback.print_exc()
