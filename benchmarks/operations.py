@@ -17,7 +17,8 @@ from benchmarks.scaling import SIZES
 from pipeline.config import compose, typed
 from wsss.classifiers.plain import Classifier
 from wsss.data.images import scaled_size
-from wsss.networks.backbones.resnet import fold_batch_norm, resnet
+from wsss.networks.backbones.resnet import resnet
+from wsss.networks.folding import fold_batch_norm
 from wsss.networks.irn import IRN
 from wsss.refinement import walk
 from wsss.refinement.affinity import affinity_losses

@@ -55,7 +55,8 @@ def end_with(error: WsssError) -> NoReturn:
 def _act(pipeline: Pipeline) -> int:
     console = pipeline.console
     try:
-        return actions.load(pipeline.config.action.value).run(pipeline)
+        with console.hear():
+            return actions.load(pipeline.config.action.value).run(pipeline)
     except WsssError as error:
         if console.is_debug:
             traceback.print_exc()

@@ -3,11 +3,13 @@
 On a terminal a step is one line that is drawn again and again, by rich; elsewhere a plain line every few seconds.
 """
 
+import logging
 import shutil
 import sys
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,13 +20,15 @@ from wsss.files import storage
 EVERY_SECONDS = 5.0      # between plain lines
 REDRAW_SECONDS = 0.2     # between drawings on a terminal
 LEVELS = ("debug", "info", "warning", "error")
+PACKAGES = ("wsss", "steps", "pipeline")   # whose loggers a console hears
 HEADS = ("step", "action", "to do", "time", "disk", "memory", "why")
 
 
 class Console:
     """Prints results and progress to standard output, warnings and errors to standard error, from `level` on.
 
-    Once it has a log (`log_to`), everything of level "info" and above is appended to that too, whatever is printed.
+    Once it has a log (`log_to`), everything of level "info" and above is appended to that too, whatever is printed, and the
+    warnings from before.
     """
 
     def __init__(self, level: str = "info") -> None:
@@ -33,6 +37,7 @@ class Console:
         self._bar: Any = None            # rich's Progress, while it is drawn
         self._drawn = 0.0                # when, by the monotonic clock
         self._log: Path | None = None
+        self._early: list[str] = []      # lines for the log, from before there is one
 
     @property
     def is_debug(self) -> bool:
@@ -81,6 +86,23 @@ class Console:
             pass
         self._log = path
         self._record("info", f"--- {command}")
+        self._append(self._early)
+        self._early = []
+
+    @contextmanager
+    def hear(self) -> Iterator[None]:
+        """Inside, what the code logs by Python's `logging` is said here: printed from `level` on, and recorded."""
+        handler, loggers = _Handler(self), [logging.getLogger(name) for name in PACKAGES]
+        before = [(logger.level, logger.handlers) for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.INFO)
+            logger.handlers = [handler]
+        try:
+            yield
+        finally:
+            for logger, (level, handlers) in zip(loggers, before):
+                logger.setLevel(level)
+                logger.handlers = handlers
 
     def leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """For an ExitStack: erases what is drawn; an error goes into the log with its traceback."""
@@ -96,11 +118,16 @@ class Console:
             print(prefix + text, file=sys.stdout if level == "info" else sys.stderr, flush=True)
 
     def _record(self, level: str, text: str) -> None:
-        if self._log is not None and text.strip():
-            now = time.strftime("%Y-%m-%d %H:%M:%S")
-            lines = [f"{now} {level:<7} {line}\n" for line in text.splitlines() if line.strip()]
-            with suppress(OSError), open(self._log, "a", encoding="utf-8") as file:   # a full disk stops the step that needs it
-                file.write("".join(lines))
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        lines = [f"{now} {level:<7} {line}\n" for line in text.splitlines() if line.strip()]
+        if self._log is not None:
+            self._append(lines)
+        elif level == "warning":
+            self._early += lines
+
+    def _append(self, lines: list[str]) -> None:
+        with suppress(OSError), open(self._log, "a", encoding="utf-8") as file:   # a full disk stops the step that needs it
+            file.write("".join(lines))
 
     def _draws(self) -> bool:
         return self.level == LEVELS.index("info") and sys.stdout.isatty()
@@ -131,6 +158,17 @@ class Console:
         if self._bar is not None:
             bar, self._bar = self._bar, None
             bar.stop()
+
+
+class _Handler(logging.Handler):
+    """Hands records of Python's `logging` to a console."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        (self.console.warning if record.levelno >= logging.WARNING else self.console.info)(record.getMessage())
 
 
 def _pace(made: int, left: int, seconds: float) -> list[str]:

@@ -101,11 +101,12 @@ class Pipeline(Work):
 
     def carry_out(self, plan_of: Callable[[], list[PlannedStep]]) -> dict[str, Any]:
         config = self.config
-        self.dataset = open_dataset(config.data)
-        self.folder.check_data(self.data_identity)
-        early = config.part or not self.folder.path.exists()   # many shards plan at once; nothing is written for what is refused
-        plan = plan_of() if early else None
         with ExitStack() as held:
+            held.enter_context(self.console.hear())
+            self.dataset = open_dataset(config.data)
+            self.folder.check_data(self.data_identity)
+            early = config.part or not self.folder.path.exists()   # many shards plan at once; what is refused writes nothing
+            plan = plan_of() if early else None
             with self.folder.claims.planning(self.console.warning):
                 self.folder.recover(config.steps)
                 if plan is None or self.folder.is_started() and not config.part:

@@ -4,6 +4,7 @@ A new kind is a class with `scalars`, `pictures` and `close`, a row in `TRACKERS
 watches: no result depends on it.
 """
 
+import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files below `tensorboard/STEP-FINGERPRINT` of the run; `tensorboard --logdir outputs` shows all runs."""
 
-    def __init__(self, run: Path, step: str, fingerprint: str, settings: Mapping[str, Any], first: int):
+    def __init__(self, run: Path, name: str, step: str, fingerprint: str, settings: Mapping[str, Any], first: int):
         from torch.utils.tensorboard import SummaryWriter
 
         # what lies there from `first` on belongs to steps that are done again
@@ -61,13 +62,15 @@ class WandB:
     Where it sends them is wandb's own business: `wandb login` before, or WANDB_MODE=offline and `wandb sync` later.
     """
 
-    def __init__(self, run: Path, step: str, fingerprint: str, settings: Mapping[str, Any], first: int):
+    def __init__(self, run: Path, name: str, step: str, fingerprint: str, settings: Mapping[str, Any], first: int):
         import wandb
 
         self.wandb = wandb
         run.mkdir(parents=True, exist_ok=True)
         try:
-            self.run = wandb.init(project="wsss", group=run.name, name=f"{run.name}/{step}", id=f"{step}-{fingerprint[:16]}",
+            # an id may not hold all that a name may; the same training under another name is another run
+            digest = hashlib.sha256(f"{name}/{step}/{fingerprint}".encode()).hexdigest()
+            self.run = wandb.init(project="wsss", group=name, name=f"{name}/{step}", id=f"{step}-{digest[:16]}",
                                   resume="allow", dir=str(run), config=dict(settings), settings=wandb.Settings(console="off"))
         except wandb.Error as error:
             raise BackendError(f"logger=wandb: Weights & Biases cannot be reached ({error}). Run `wandb login`, set "
@@ -108,7 +111,7 @@ def tracked(context: StepContext, config: Any, run: Path, step: str, fingerprint
     if config.logger is None:
         yield {}
         return
-    tracker = TRACKERS[config.logger](run, step, fingerprint, settings, saved_step(context.folder))
+    tracker = TRACKERS[config.logger](run, config.run_name, step, fingerprint, settings, saved_step(context.folder))
 
     def track(line: dict[str, Any]) -> None:
         tracker.scalars({f"{step}/{name}": value for name, value in line.items() if isinstance(value, float)}, line["step"])

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from pipeline.cluster.machine import loader_processes, peak_memory, prepare_process, reset_peak_memory, versions
 from pipeline.console import Console
 from pipeline.order import BY_NAME
-from pipeline.plan.lists import derive_lists
 from pipeline.plan.plan import CONTINUE, REUSE, PlannedStep, work_folder
 from pipeline.runfolder.folder import RUN, RunFolder
 from pipeline.runfolder.reuse import take_over
+from pipeline.settings import Precision
 from pipeline.tracking import tracked
 from steps.runtime.artifacts import quarantine
 from steps.runtime.context import Group, StepContext, settings_of
@@ -66,7 +66,8 @@ class Work:
         if blind := [rank for rank, sees in enumerate(self.group.all_gather(seen)) if not sees]:
             raise ConfigError(f"{', '.join(map(self.group.name, blind))} does not see {mark}: the run folder must lie on a file "
                               "system that all machines share. Choose such a place with outputs=DIR")
-        self.config.precision = self.group.broadcast(lambda: self.config.precision)   # where each machine chose its own
+        # where each machine chose its own
+        self.config.precision = Precision(self.group.broadcast(lambda: self.config.precision.value))
         self.device = self.group.choose_device(self.device)
         prepare_process(self.config.threads, self.device, self.group.here)
 
@@ -75,10 +76,9 @@ class Work:
         with self.signals():
             self._assemble()
             self.dataset = open_dataset(self.config.data, check=False)
-            lists = derive_lists(self.config, self.dataset)
             while order := self.group.broadcast(dict):
-                name = order["step"]
-                self._do(PlannedStep(BY_NAME[name], lists[name], {}, tuple(order["reads"]), ""), Path(order["folder"]))
+                lists = {purpose: tuple(ids) for purpose, ids in order["lists"].items()}
+                self._do(PlannedStep(BY_NAME[order["step"]], lists, {}, tuple(order["reads"]), ""), Path(order["folder"]))
         return {}
 
     def _work(self, planned: PlannedStep) -> None:
@@ -97,7 +97,8 @@ class Work:
         if taken is None:
             if step.kind == "images" and self.config.shard is None:
                 join_divisions(folder, planned.lists["ids"], self.group.size)
-            self.group.broadcast(lambda: {"step": planned.name, "folder": str(folder), "reads": planned.reads})
+            self.group.broadcast(lambda: {"step": planned.name, "folder": str(folder), "lists": planned.lists,
+                                          "reads": planned.reads})
             result = self._do(planned, folder)
             if self.config.shard is not None:
                 self.console.finish(f"{planned.name}, shard={self.config.shard}", time.perf_counter() - start)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline import Pipeline
+from steps.runtime.datasets import CACHE
 
 # A network of 20 thousand parameters, for most tests are about what happens around it. At this learning rate some of the classes
 # end with maps and prototypes and some without, as some tests need it. The name of the run is smoke.
@@ -21,9 +22,10 @@ SMOKE = ("experiment=smoke", *TINY, "data.image_size=96", "data.n_train=24", "da
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _threads():
-    """Bytes are compared between this process and others: a fixed number of threads for all."""
+def _process(tmp_path_factory):
+    """Bytes are compared between this process and others: a fixed number of threads for all. Nothing goes into the user's cache."""
     torch.set_num_threads(1)
+    os.environ[CACHE] = str(tmp_path_factory.getbasetemp() / "cache")
 
 
 @pytest.fixture(scope="session")

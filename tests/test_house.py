@@ -51,6 +51,7 @@ def test_nothing_unsafe_is_loaded(path):
         if name == "torch.load" or name.endswith("load_state_dict_from_url"):
             assert options.get("weights_only") == "True", f"{path}:{call.lineno}"
         assert not name.startswith("pickle."), f"{path}:{call.lineno}"
+        assert not name.endswith(("gather_object", "_object_list")), f"{path}:{call.lineno}: torch.distributed pickles these"
 
 
 @pytest.fixture(scope="module")

@@ -97,14 +97,21 @@ class Processes(Group):
         return tensor
 
     def broadcast(self, make: Callable[[], Any]) -> Any:
-        box = [make() if self.is_main else None]
-        self._together(lambda: dist.broadcast_object_list(box, src=0))
-        return box[0]
+        content = json.dumps(make()).encode() if self.is_main else b""
+        length = torch.tensor(len(content))
+        self._together(lambda: dist.broadcast(length, src=0))
+        box = _bytes_tensor(content, int(length))
+        self._together(lambda: dist.broadcast(box, src=0))
+        return json.loads(box.numpy().tobytes())
 
     def all_gather(self, value: Any) -> list[Any]:
-        box = [None] * self.size
-        self._together(lambda: dist.all_gather_object(box, value))
-        return box
+        content = json.dumps(value).encode()
+        lengths = [torch.tensor(0) for _ in range(self.size)]
+        self._together(lambda: dist.all_gather(lengths, torch.tensor(len(content))))
+        longest = int(max(lengths))
+        boxes = [_bytes_tensor(b"", longest) for _ in range(self.size)]
+        self._together(lambda: dist.all_gather(boxes, _bytes_tensor(content, longest)))
+        return [json.loads(box.numpy()[:length].tobytes()) for box, length in zip(boxes, lengths)]
 
     def _together(self, exchange: Callable[[], None]) -> None:
         """Exchange with all others. Where one of them has gone the watch finds out who, and ends this process."""
@@ -129,3 +136,8 @@ class Processes(Group):
         self.watch.ended.set()
         self.watch.part(GRACE if code else None)
         end_process(code)
+
+
+def _bytes_tensor(content: bytes, length: int) -> torch.Tensor:
+    """`content` as uint8, filled with zeros up to `length`."""
+    return torch.frombuffer(bytearray(content.ljust(length, b"\0")), dtype=torch.uint8)

@@ -23,8 +23,9 @@ from wsss.files import user_path
 from wsss.networks.facts import file_sha256
 
 DIGEST = re.compile("[0-9a-f]{32,}")
-# lists count by their content; saving and measuring change nothing
-UNFINGERPRINTED = {"split", "prototype_split", "checkpoint_steps", "max_val_images"}
+# Lists count by their content; saving and measuring change nothing. How a batch is cut (accumulate) changes rounding, as the
+# number of processes does, which cuts it too: neither counts, so a training that lacked memory goes on in smaller parts.
+UNFINGERPRINTED = {"split", "prototype_split", "checkpoint_steps", "max_val_images", "val_epochs", "accumulate"}
 
 
 def identities(config: Any, dataset: Dataset, lists: dict[str, Lists],

@@ -58,11 +58,11 @@ class Group:
         return tensor
 
     def broadcast(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns in the first process, in every process; the others do not call it."""
+        """What `make` returns in the first process, in every process; the others do not call it. It travels as JSON."""
         return make()
 
     def all_gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in every process."""
+        """The values of all processes, in every process. They travel as JSON."""
         return [value]
 
     def name(self, rank: int) -> str:

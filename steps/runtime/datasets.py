@@ -1,5 +1,7 @@
 """The kinds of data sets: the settings of each under `data.`, and how it is opened. A new kind is a row in `KINDS`."""
 
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +18,8 @@ from wsss.data.shapes import make_shapes
 from wsss.data.voc import open_voc
 from wsss.data.voc_prepare import download_voc, prepare_voc
 from wsss.files import user_path
+
+CACHE = "WSSS_CACHE"   # the environment variable with the folder for what can be had again
 
 
 @dataclass
@@ -80,16 +84,16 @@ class Coco14Data(DataSettings):
         require(self.masks in POLICIES, "data.masks", self.masks, f"one of {', '.join(POLICIES)}")
 
 
-def _open_folder(data: FolderData, scratch: Path | None, check: bool) -> Dataset:
+def _open_folder(data: FolderData, scratch: Path | None, check: bool | Path) -> Dataset:
     return open_folder(user_path(data.root), name=data.name, max_side=data.max_side, val_fraction=data.val_fraction,
                        check=check)
 
 
-def _open_voc(data: VocData, scratch: Path | None, check: bool) -> Dataset:
+def _open_voc(data: VocData, scratch: Path | None, check: bool | Path) -> Dataset:
     return open_voc(user_path(data.root), name=data.name, max_side=data.max_side, check=check)
 
 
-def _open_shapes(data: ShapesData, scratch: Path | None, check: bool) -> Dataset:
+def _open_shapes(data: ShapesData, scratch: Path | None, check: bool | Path) -> Dataset:
     folder = user_path(data.root) / f"shapes-seed{data.seed}-train{data.n_train}-val{data.n_val}"
     if scratch and not folder.exists():
         folder = scratch / folder.name
@@ -97,7 +101,7 @@ def _open_shapes(data: ShapesData, scratch: Path | None, check: bool) -> Dataset
     return open_folder(folder, name=data.name, max_side=data.max_side, check=check)
 
 
-def _open_coco14(data: Coco14Data, scratch: Path | None, check: bool) -> Dataset:
+def _open_coco14(data: Coco14Data, scratch: Path | None, check: bool | Path) -> Dataset:
     return open_coco(user_path(data.root), name=data.name, masks=data.masks, max_side=data.max_side, check=check)
 
 
@@ -109,7 +113,7 @@ class Kind:
     """
 
     settings: type[DataSettings]
-    open: Callable[[Any, Path | None, bool], Dataset]
+    open: Callable[[Any, Path | None, bool | Path], Dataset]
     prepare: Callable[[Any], list[Finding]] | None = None
     download: Callable[[Any, Progress], list[Finding]] | None = None
 
@@ -127,9 +131,16 @@ KINDS = {
 def open_dataset(data: DataSettings, *, scratch: Path | None = None, check: bool = True) -> Dataset:
     """Open the data set that `data` describes; the embedded kind is drawn where it is not there yet.
 
-    With `scratch`, a folder of the caller, it is drawn there and the root stays as it is. Without `check` no image is read.
+    With `scratch`, a folder of the caller, it is drawn there and the root stays as it is. Without `check` no image is read; with
+    it all are, unless they are as they were when a run of this user read them last (`reading_wanted`).
     """
-    return replace(KINDS[data.kind].open(data, scratch, check), min_side=data.min_side)
+    return replace(KINDS[data.kind].open(data, scratch, check and _marker(data)), min_side=data.min_side)
+
+
+def _marker(data: DataSettings) -> Path:
+    """Where it is kept which files were read: in the user's cache, as the folder of a data set may be read-only."""
+    key = hashlib.blake2b(f"{data.kind} {user_path(data.root).resolve()}".encode(), digest_size=16).hexdigest()
+    return user_path(os.environ.get(CACHE, "~/.cache/wsss")).absolute() / "checked" / key
 
 
 def download_dataset(data: DataSettings, progress: Progress) -> list[Finding]:

@@ -23,8 +23,8 @@ from wsss.networks.backbones.build import (
     load_pretrained,
     new_backbone,
 )
-from wsss.networks.backbones.resnet import fold_batch_norm
 from wsss.networks.facts import read_metadata
+from wsss.networks.folding import fold_batch_norm
 from wsss.networks.irn import IRN
 from wsss.networks.weights import (
     fill,

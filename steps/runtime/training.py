@@ -1,8 +1,8 @@
 """The training loop of every training step: resumable at any saved step, with the same bytes as an undisturbed run.
 
-Order and augmentation of the samples derive from (seed, step name, epoch, image id), so the state of a training is
-only its weights, its optimiser's tensors, the log and the number of the next step: `state.safetensors`, replaced whole at
-each save.
+Order and augmentation of the samples derive from (seed, step name, epoch, image id), what the network draws (dropout) from
+(seed, step name, step, part of the batch), so the state of a training is only its weights, its optimiser's tensors, the log and
+the number of the next step: `state.safetensors`, replaced whole at each save.
 """
 
 import csv
@@ -27,7 +27,7 @@ from wsss.errors import ArtifactError, WeightsError, WsssError, prefixed
 from wsss.files import write_text
 from wsss.networks.facts import read_metadata
 from wsss.networks.weights import read_tensors, save_tensors
-from wsss.seeding import generator
+from wsss.seeding import derived_seed, generator, seeded
 
 
 def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: torch.optim.Optimizer,
@@ -65,7 +65,7 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
             factor = schedule.lr_factor(step, total)
             for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
                 group["lr"] = base * factor
-            losses = train_step(context, schedule, module, optimizer, loss, batch, counts)
+            losses = train_step(context, schedule, module, optimizer, loss, batch, counts, step)
             log.append({"step": step, "epoch": epoch, "lr": base_lrs[0] * factor,
                         **{name: _finite(name, value, step, schedule) for name, value in losses.items()}})
             context.track(log[-1])
@@ -93,18 +93,20 @@ def _note(values: dict[str, Any]) -> str:
 
 
 def train_step(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: torch.optim.Optimizer,
-          loss: Callable[..., dict[str, torch.Tensor]], batch: Iterable[Iterable[torch.Tensor]],
-          counts: Callable[..., torch.Tensor | None] = lambda *part: None) -> dict[str, torch.Tensor]:
-    """One step of the optimiser, over the parts of a batch that this process has (see `fit`); the losses before it."""
+               loss: Callable[..., dict[str, torch.Tensor]], batch: Iterable[Iterable[torch.Tensor]],
+               counts: Callable[..., torch.Tensor | None] = lambda *part: None, step: int = 0) -> dict[str, torch.Tensor]:
+    """Step number `step` of the optimiser, over the parts of a batch that this process has (see `fit`); the losses before it."""
     try:
         parts = [[tensor.to(context.device, non_blocking=True) for tensor in part] for part in batch]
         total = _total(context, [counts(*part) for part in parts]) if len(parts) * context.group.size > 1 else None
         optimizer.zero_grad(set_to_none=True)
         losses: dict[str, torch.Tensor] = {}
-        for part in parts:
-            with context.autocast():
-                share = loss(*part, total)
-            share["loss"].backward()       # adds to the gradients of the parts before
+        for number, part in enumerate(parts):
+            seed = derived_seed(context.seed, schedule.purpose, "network", step, context.group.rank + number * context.group.size)
+            with seeded(seed, context.device):
+                with context.autocast():
+                    share = loss(*part, total)
+                share["loss"].backward()       # adds to the gradients of the parts before
             losses = {name: losses.get(name, 0) + value.detach().double() for name, value in share.items()}
         if context.group.size > 1:
             losses = all_reduce_grads(context, module, losses)

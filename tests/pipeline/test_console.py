@@ -1,5 +1,6 @@
 """What a run prints, on a terminal and elsewhere, and its log."""
 
+import logging
 import os
 import pty
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
-from pipeline import console
+from pipeline import Pipeline, console
 from pipeline.commandline import act
 from pipeline.console import Console
 from pipeline.plan.changes import changes
@@ -144,6 +145,20 @@ def test_a_run_leaves_a_log_and_says_what_changed(smoke, outputs, capsys):
     text = log.read_text()
     assert text.count(" info    --- python run_pipeline.py experiment=smoke ") == 2 and "make_sem_seg_labels: done in" in text
     assert "-> 0.90" in text and "Everything lies in" in text
+
+
+@pytest.mark.parametrize(("level", "printed"), [("warning", True), ("error", False)])
+@pytest.mark.parametrize("call", [act, Pipeline.run], ids=["command line", "Python"])
+def test_a_warning_of_the_data_set_is_said_as_all_others(smoke, outputs, capsys, call, level, printed):
+    """It is given before the run has a log, and by `logging`, as the science knows no console."""
+    next(outputs.glob(".data/*/images")).joinpath("notes.txt").touch()
+    pipeline, log = smoke(f"log_level={level}"), outputs / "smoke/run.log"
+    log.unlink()
+    call(pipeline)
+    errors = capsys.readouterr().err
+    assert errors.count("warning: ") == errors.count("images: ignored 1 entries that are not") == printed
+    assert re.search(r"info    --- python run_pipeline.py .*\n\S+ \S+ warning .*images: ignored 1 entries that", log.read_text())
+    assert not logging.getLogger("wsss").handlers
 
 
 def test_a_failure_stands_in_the_log_with_its_traceback(smoke, outputs, monkeypatch):

@@ -1,6 +1,7 @@
 """Several processes for one run, as torchrun and srun start them: the same results, and nobody is left waiting."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -8,12 +9,17 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline import Pipeline
 from pipeline.cluster.distributed import DistributedSettings, Place, find_place, first_host
+from pipeline.cluster.processes import Processes
+from pipeline.runfolder.folder import RunFolder
+from steps.runtime.context import Group, Stopped
 from steps.runtime.journal import journal_lines
 from tests.conftest import SMOKE
 from tests.pipeline.test_resume import contents, remove
@@ -104,6 +110,58 @@ def test_half_an_environment_is_refused():
 @pytest.mark.parametrize(("nodes", "first"), [("vm", "vm"), ("a,b", "a"), ("gpu[03-05,9],cpu1", "gpu03"), ("r[1-2]n[07,9]", "r1n07")])
 def test_the_first_node_of_a_list(nodes, first):
     assert first_host(nodes) == first
+
+
+def test_a_process_has_the_lists_of_the_first_one_with_an_imported_step_too(outputs, monkeypatch):
+    """Nothing is done: what is kept is what the first process sends, and what another one makes of it."""
+    sent, lists = [], []
+
+    class Recorded(Group):
+        def broadcast(self, make):
+            sent.append(json.dumps(make()))
+            return json.loads(sent[-1])
+
+    class Replayed(Group):
+        rank = 1
+
+        def broadcast(self, make):
+            return json.loads(sent.pop(0)) if sent else None
+
+    def do(self, planned, folder):
+        lists.append(planned.lists)
+        if self.group.is_main:
+            raise Stopped
+    remove(outputs, "make_cam")
+    monkeypatch.setattr(RunFolder, "imported", lambda self, step: "0" * 32 if step == "make_lpcam" else None)
+    monkeypatch.setattr(Pipeline, "_do", do)
+    for group in (Recorded(), Replayed()):
+        pipeline = Pipeline.compose(*SMOKE, f"outputs={outputs}", "device=cpu", "from_step=make_cam", "to_step=make_cam",
+                                    "eval_cam.threshold={cam: 0.2, lpcam: 0.2, lpcam_fg: 0.2}")
+        pipeline.group = group
+        with suppress(Stopped):
+            pipeline.run()
+    assert lists[0] == lists[1] and len(lists[0]["ids"]) == 24
+
+
+def exchange(rank: int, port: int, results) -> None:
+    group = Processes(Place(rank, 2, rank, "127.0.0.1", port), DistributedSettings(timeout=30, start=60))
+    results.put((rank, group.broadcast(lambda: {"of": rank, "text": "ä" * 1000}), group.all_gather(["x" * 10 * rank, None])))
+    results.close()
+    results.join_thread()
+    group.leave(0)
+
+
+def test_values_are_exchanged_as_json():
+    context, port = multiprocessing.get_context("spawn"), free_port()
+    results = context.Queue()
+    processes = [context.Process(target=exchange, args=(rank, port, results)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    assert sorted(results.get(timeout=60) for _ in processes) == [
+        (rank, {"of": 0, "text": "ä" * 1000}, [["", None], ["x" * 10, None]]) for rank in (0, 1)]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
 
 
 @pytest.mark.slow

@@ -45,7 +45,8 @@ def test_a_changed_setting_makes_exactly_what_reads_it_stale(smoke_outputs, over
         assert "changed" in why[follower] or key in why[follower]
 
 
-@pytest.mark.parametrize("override", ["workers=1", "device=cpu", "log_level=debug", "train_cam.checkpoint_steps=7", "threads=2"])
+@pytest.mark.parametrize("override", ["workers=1", "device=cpu", "log_level=debug", "train_cam.checkpoint_steps=7", "threads=2",
+                                      "train_cam.val_epochs=3", "train_irn.accumulate=2"])
 def test_what_changes_no_result_makes_nothing_stale(smoke_outputs, override):
     assert stale(Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", override)) == {}
 

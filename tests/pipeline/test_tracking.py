@@ -66,7 +66,7 @@ def test_tensorboard_gets_curves_and_pictures_and_drops_what_is_done_again(tmp_p
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for first, last in ((0, 4), (2, 3)):   # interrupted after step 3, continued at step 2
-        board = tracking.TensorBoard(tmp_path, "train_cam", "0123456789", {}, first)
+        board = tracking.TensorBoard(tmp_path, "run", "train_cam", "0123456789", {}, first)
         for step in range(first, last):
             board.scalars({"train_cam/loss": step + 10 * first, "train_cam/rate": 0.1}, step)
         board.pictures({"train_cam/cat": np.zeros((4, 6, 3), np.uint8)}, last)
@@ -99,7 +99,14 @@ def test_wandb_that_cannot_be_reached(tmp_path, wandb):
         raise wandb.Error("no API key")
     wandb.init = init
     with pytest.raises(BackendError, match=r"Weights & Biases cannot be reached \(no API key\). Run `wandb login`"):
-        tracking.WandB(tmp_path / "run", "train_cam", "0" * 64, {}, 0)
+        tracking.WandB(tmp_path / "run", "run", "train_cam", "0" * 64, {}, 0)
+
+
+def test_a_wandb_run_is_that_of_one_name_and_one_training(tmp_path, wandb):
+    for name, fingerprint in (("a", "0"), ("a", "0"), ("b", "0"), ("sweep/a", "0"), ("a", "1")):
+        tracking.WandB(tmp_path / name, name, "train_cam", fingerprint * 64, {}, 0)
+    first, again, *others = [run.options["id"] for run in wandb.started]
+    assert first == again and len({first, *others}) == 4 and not any(set(one) & set("/\\#?%:") for one in (first, *others))
 
 
 def test_the_extras_of_the_packages_have_the_names_of_the_loggers():

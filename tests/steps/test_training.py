@@ -59,6 +59,24 @@ def test_the_validation_is_that_of_every_so_many_epochs_and_of_the_last(tmp_path
     assert [line["step"] for line in log if "val_map" in line] == [2, 4, 5]
 
 
+def test_dropout_draws_the_same_again_and_when_a_training_is_continued(tmp_path):
+    def losses(folder, *stops, seed=0):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        module, asked = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Dropout()), iter(stops)
+        module.load_state_dict({"0.weight": torch.arange(16.0).view(8, 2), "0.bias": torch.zeros(8)})
+        context = StepContext(SETTINGS, None, {"ids": tuple("abcd")}, tmp_path / folder, {}, seed=seed,
+                              stop=lambda: next(asked, False))
+        schedule = Schedule("train_cam", epochs=2, batch_size=2, lr_factor=poly_lr(0.9), checkpoint_steps=1, accumulate=2)
+        try:
+            log = fit(context, schedule, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good,
+                      lambda x, total: {"loss": module(x).square().mean()})
+        except Stopped:
+            return losses(folder, seed=seed)
+        return [line["loss"] for line in log if "loss" in line], module[0].weight.tolist()
+    undisturbed = losses("whole")
+    assert losses("again") == losses("parts", False, True) == undisturbed != losses("other", seed=1)
+
+
 @pytest.mark.parametrize("optimizer", OptimizerName)
 def test_a_training_with_channels_last_continues_with_the_same_bits(tmp_path, optimizer):
     settings = SimpleNamespace(optimizer=optimizer, lr=0.1, momentum=0.9, weight_decay=0.01)

@@ -15,7 +15,8 @@ from wsss.cams.clustering import kmeans
 from wsss.cams.lpcam import lpcam_maps
 from wsss.cams.maps import from_stride_4, grids, pack, rebuild
 from wsss.classifiers.plain import Classifier
-from wsss.networks.backbones.resnet import fold_batch_norm, resnet
+from wsss.networks.backbones.resnet import resnet
+from wsss.networks.folding import fold_batch_norm
 from wsss.networks.irn import IRN
 from wsss.refinement import walk
 from wsss.refinement.affinity import affinity_losses, pair_counts

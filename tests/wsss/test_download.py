@@ -334,6 +334,7 @@ def test_coco_from_its_three_archives(server, tmp_path, monkeypatch):
 
 
 def test_the_official_addresses_of_coco():
-    assert [archive.url for archive in ARCHIVES] == [f"http://images.cocodataset.org/{file}" for file in (
+    assert [archive.url for archive in ARCHIVES] == [f"https://s3.amazonaws.com/images.cocodataset.org/{file}" for file in (
         "zips/train2014.zip", "zips/val2014.zip", "annotations/annotations_trainval2014.zip")]
+    assert [archive.md5[:8] for archive in ARCHIVES] == ["0da8c0bd", "a3d79f5e", "0a379cfc"]
     assert ARCHIVES[2].only == ("annotations/instances_train2014.json", "annotations/instances_val2014.json")

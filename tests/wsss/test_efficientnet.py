@@ -14,7 +14,7 @@ from wsss.errors import WeightsError
 from wsss.networks.backbones import packaged
 from wsss.networks.backbones.build import load_pretrained, new_backbone
 from wsss.networks.backbones.packaged import packaged_weights
-from wsss.networks.backbones.resnet import fold_batch_norm, resnet
+from wsss.networks.backbones.resnet import resnet
 from wsss.networks.irn import IRN
 from wsss.networks.weights import read_tensors
 
@@ -65,14 +65,6 @@ def test_a_local_file_with_timms_names(net, tmp_path):
 def test_input_is_normalised_by_its_own_mean(net):
     assert net.normalisation.mean == timm.get_pretrained_cfg("tf_efficientnet_lite0").mean
     assert net.normalisation.std == timm.get_pretrained_cfg("tf_efficientnet_lite0").std
-
-
-def test_folded_batch_norm_changes_rounding_only(net):
-    folded = fold_batch_norm(copy.deepcopy(net))
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
-    x = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.allclose(folded(x), net(x), atol=1e-4)
 
 
 def test_training_leaves_the_statistics_and_with_detach_the_fine_blocks(net):

@@ -3,14 +3,15 @@
 import logging
 import os
 import pickle
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from wsss.data import Dataset, check_id, open_folder
-from wsss.data.images import resize_image, write_mask
+from wsss.data import Dataset, check_id, folder, open_folder
+from wsss.data.images import check_image, resize_image, write_mask
 from wsss.errors import DataError
 
 
@@ -262,6 +263,40 @@ def test_damaged_files_are_refused_unless_unchecked(tmp_path):
     with pytest.raises(DataError, match=r"2 problems\n.*a\.jpg is truncated or damaged(.|\n)*b\.jpg is damaged or not a JPEG"):
         open_folder(root)
     assert open_folder(root, check=False).lists["all"] == ("a", "b", "c")
+
+
+def test_what_did_not_change_is_not_read_again(tmp_path, monkeypatch):
+    """Of an image that changed all are read: truncated, of the same size with its time set back, replaced, added, and damaged."""
+    root, marker, read = build(tmp_path / "set", {"a": "cat", "b": "cat"}, masks="ab", train="a", val="b"), tmp_path / "cache/marker", []
+    monkeypatch.setattr(folder, "check_image", lambda path: read.append(path.name) or check_image(path))
+
+    def reads() -> int:
+        read.clear()
+        open_folder(root, check=marker)
+        return len(read)
+    image, mask = root / "images/a.jpg", root / "masks/b.png"
+    assert [reads(), reads()] == [2, 0]
+    content, times = image.read_bytes(), image.stat()
+    image.write_bytes(content[:-20])
+    for _ in range(2):   # what is refused is not remembered
+        with pytest.raises(DataError, match=r"a\.jpg is truncated or damaged"):
+            reads()
+    image.write_bytes(content)
+    assert [reads(), reads()] == [2, 0]
+    time.sleep(0.02)   # the clock of the file system
+    image.write_bytes(content)
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert [reads(), reads()] == [2, 0]
+    write_mask(mask, np.zeros((30, 20), np.uint8))
+    with pytest.raises(DataError, match="b.png is 30 high and 20 wide"):
+        reads()
+    write_mask(mask, np.zeros((20, 30), np.uint8))
+    write_image(root / "images/c.jpg")
+    (root / "labels.csv").open("a").write("c,cat\n")
+    assert [reads(), reads()] == [3, 0]
+    marker.unlink()
+    marker.mkdir()   # it cannot be written
+    assert [reads(), reads()] == [3, 3]
 
 
 # Masks.

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from wsss.networks.backbones.resnet import seeded
+from wsss.seeding import seeded
 
 
 class Classifier(nn.Module):

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wsss.data.checked import reading_wanted
 from wsss.data.dataset import Dataset, contents
 from wsss.data.folder import check_files
 from wsss.errors import DataError
@@ -47,13 +48,13 @@ LAYOUT = """  {root}/
 
 
 def open_coco(root: str | Path, *, name: str = "coco14", masks: str = "official", max_side: int | None = None,
-              check: bool = True) -> Dataset:
+              check: bool | Path = True) -> Dataset:
     """COCO 2014 in `root`, laid out as `LAYOUT` says, after `prepare_coco(root, masks)`. An id is the stem of its file.
 
     Lists: train (train2014), val (val2014), all; in the order of the image ids. An image shows the classes of which it has an
     annotation, crowds included, as in the official code; without any it has no label. `check` digests the JSON files (else only
     their sizes are compared) and reads the head and tail of every image and the head of every mask: about half a minute for the
-    whole set on a local disk.
+    whole set on a local disk; a marker file: only where something changed since it was written (`reading_wanted`).
 
     Raises DataError for another layout, another `masks` than official and clean, damaged files, and with the command to run where
     nothing is prepared, where the preparation was interrupted, or where the JSON files have changed since.
@@ -67,17 +68,18 @@ def open_coco(root: str | Path, *, name: str = "coco14", masks: str = "official"
     marker = _read_marker(root, masks)
     if marker["sources"] != sources:
         raise unprepared(root, masks, f"{LABELS} and {folder_of(masks)} were made from different annotations")
-    for part in PARTS.values():
-        path = annotations_of(root, part)
-        made_from = sources[path.name]
-        if path.stat().st_size != made_from["bytes"] or (check and digest_of(path) != made_from["digest"]):
-            raise unprepared(root, masks, f"{path.name} has changed since the last preparation")
     lists = {name: tuple(i for i in labels if i.startswith(f"COCO_{part}_")) for name, part in PARTS.items()}
     images = {image_id: f"{PARTS[name]}/{image_id}.jpg" for name, ids in lists.items() for image_id in ids}
     files = {image_id: f"{folder_of(masks)}/{image_id}.png" for image_id in images}
     objects = CocoObjects(root, frozenset(images), {name: made["digest"] for name, made in sources.items()})
-    if check:
-        check_files(root, images, files)
+    annotations = {part: str(annotations_of(root, part).resolve()) for part in PARTS.values()}
+    with reading_wanted(check, root, images, files, annotations) as reads:
+        for path in map(Path, annotations.values()):
+            made_from = sources[path.name]
+            if path.stat().st_size != made_from["bytes"] or (reads and digest_of(path) != made_from["digest"]):
+                raise unprepared(root, masks, f"{path.name} has changed since the last preparation")
+        if reads:
+            check_files(root, images, files)
     return Dataset(name=name, root=root, classes=COCO_CLASSES, lists={**lists, "all": tuple(images)}, labels=labels,
                    image_files=images, mask_files=files, max_side=max_side, objects=objects)
 

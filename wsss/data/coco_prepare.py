@@ -43,9 +43,12 @@ from wsss.files import write_text
 log = logging.getLogger(__name__)
 
 COUNTS = {"train2014": 82783, "val2014": 40504}  # images, as published
-#: As on cocodataset.org, which gives no checksums.
-ARCHIVES = (*(Archive(f"http://images.cocodataset.org/zips/{part}.zip", only=(part,)) for part in PARTS.values()),
-            Archive("http://images.cocodataset.org/annotations/annotations_trainval2014.zip",
+# The bucket behind http://images.cocodataset.org, which has no certificate for that name. cocodataset.org gives no checksums:
+# the MD5s are those that PaddleDetection checks and LAVIS notes; of the annotations it is also the ETag of the server.
+_BUCKET = "https://s3.amazonaws.com/images.cocodataset.org"
+_MD5 = {"train2014": "0da8c0bd3d6becc4dcb32757491aca88", "val2014": "a3d79f5ed8d289b7a7554ce06a5782b3"}
+ARCHIVES = (*(Archive(f"{_BUCKET}/zips/{part}.zip", _MD5[part], only=(part,)) for part in PARTS.values()),
+            Archive(f"{_BUCKET}/annotations/annotations_trainval2014.zip", "0a379cfc70b0e71301e0f377548639bd",
                     only=tuple(f"annotations/instances_{part}.json" for part in PARTS.values())))
 _EVERY = 5000  # masks between two lines of the log
 _LIMIT = 1e5  # no coordinate of a polygon lies further out, in pixels

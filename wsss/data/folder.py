@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from wsss.data.checked import reading_wanted
 from wsss.data.dataset import (
     MAX_CLASSES,
     Dataset,
@@ -37,14 +38,15 @@ _MIN_TO_SPLIT = 5  # with fewer images nothing is held out
 
 
 def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None = None, val_fraction: float = 0.2,
-                check: bool = True) -> Dataset:
+                check: bool | Path = True) -> Dataset:
     """The data set in `root`, laid out as `LAYOUT` says. Sub-folders and other files beside these are left alone.
 
     Lists: with one of train.txt and val.txt the other list is the rest; with both, an image in neither is only in "all". With
     neither, `val_fraction` of the images (at least 1 of 5 or more; chosen by a hash of the id, so by no seed) is held out as
     "val", because thresholds are chosen on val masks and never on the list that is scored. Masks are there for all of train and
     val, or for all of val only. `check` reads the head and tail of every image and the head of every mask (0.1 ms for both on a
-    local disk). An EXIF orientation is applied, so a mask must have the size and orientation in which its image is shown.
+    local disk); a marker file: only where something changed since it was written (`reading_wanted`). An EXIF orientation is
+    applied, so a mask must have the size and orientation in which its image is shown.
 
     Raises DataError, with up to 10 problems at once, for whatever is missing, misspelt, doubled, damaged or of the wrong size.
     A class without any image is accepted with a warning.
@@ -62,10 +64,11 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
     labels = _read_labels(root / "labels.csv", classes, images)
     lists = _make_lists(root, images, val_fraction)
     masks = _find_masks(root, images, lists) if (root / "masks").is_dir() else {}
-    if check:
-        check_files(root, images, masks)
     numbered = scan_folder(root, "instances", (".png",)) if (root / "instances").is_dir() else {}
-    objects = png_objects(root, numbered, masks, images, len(classes), check)
+    with reading_wanted(check, root, images, masks, numbered) as reads:
+        if reads:
+            check_files(root, images, masks)
+        objects = png_objects(root, numbered, masks, images, len(classes), reads)
     seen = {index for present in labels.values() for index in present}
     if absent := [class_name for index, class_name in enumerate(classes) if index not in seen]:
         log.warning("data set %s: no image of class %s; nothing can be learned about it: check labels.csv", name,

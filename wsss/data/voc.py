@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from wsss.data.checked import reading_wanted
 from wsss.data.dataset import Dataset, contents, did_you_mean, mask_classes, read_lines, read_list, refuse
 from wsss.data.folder import check_files, read_rows, scan_folder
 from wsss.data.images import read_mask
@@ -52,13 +53,14 @@ class VocFiles:
     masks: Mapping[str, str]        # of either folder
 
 
-def open_voc(root: str | Path, *, name: str = "voc12", max_side: int | None = None, check: bool = True) -> Dataset:
+def open_voc(root: str | Path, *, name: str = "voc12", max_side: int | None = None, check: bool | Path = True) -> Dataset:
     """The data set in `root`, laid out as `LAYOUT` says; `root` is the folder VOC2012, VOCdevkit or the folder above that.
 
     Lists: train, train_aug, val, and their union "all"; no other image belongs to the data set. Image labels are those of
     the file `image_labels.csv` that `prepare_voc` makes; without it they are derived at each call, which reads an XML file an
     image, or its mask where there is none. Masks cover all of train or none of it, likewise val; of train_aug any part.
-    `check` reads the head and tail of every image and the head of every mask.
+    `check` reads the head and tail of every image and the head of every mask; a marker file: only where something changed since
+    it was written (`reading_wanted`).
 
     Raises DataError, with up to 10 problems at once, for whatever is missing, doubled, damaged or of the wrong size.
     """
@@ -72,10 +74,11 @@ def open_voc(root: str | Path, *, name: str = "voc12", max_side: int | None = No
     masks = {image_id: files.masks[image_id] for image_id in ids if image_id in files.masks}
     _refuse_partial(root, lists, masks)
     labels = _stored_labels(root, ids) if (root / LABELS).exists() else _derived_labels(files, ids)
-    if check:
-        check_files(root, images, masks)
-    objects = png_objects(root, scan_part(root, OBJECTS, ".png"), masks | scan_part(root, MASKS[1], ".png"), images,
-                          len(VOC_CLASSES), check)   # drawn together with the masks of SegmentationClass
+    numbered, drawn = scan_part(root, OBJECTS, ".png"), masks | scan_part(root, MASKS[1], ".png")
+    with reading_wanted(check, root, images, masks, numbered) as reads:
+        if reads:
+            check_files(root, images, masks)
+        objects = png_objects(root, numbered, drawn, images, len(VOC_CLASSES), reads)   # drawn together with SegmentationClass
     return Dataset(name=name, root=root, classes=VOC_CLASSES, lists=lists, labels=labels, image_files=images, mask_files=masks,
                    max_side=max_side, objects=objects)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss.errors import ArgumentError
-from wsss.networks.backbones.resnet import seeded
+from wsss.seeding import seeded
 
 
 class MeanShift(nn.Module):

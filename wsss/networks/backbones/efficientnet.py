@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from wsss.data.images import Normalisation
 from wsss.errors import ArgumentError, WeightsError
 from wsss.networks.backbones.packaged import FILE, NAME, PACKAGE
-from wsss.networks.backbones.resnet import NORMS, seeded
+from wsss.networks.backbones.resnet import NORMS
+from wsss.seeding import seeded
 
 
 class EfficientNetLite0(nn.Module):

@@ -1,14 +1,13 @@
 """The backbone: a torchvision ResNet at stride 16, as IRN and LPCAM use it (official `net/resnet50.py`)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsss.data.images import IMAGENET
 from wsss.errors import ArgumentError
+from wsss.seeding import seeded
 
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "tiny")
 NORMS = ("frozen_batch", "group")
@@ -116,25 +115,3 @@ def _tiny(layer: Callable[[int], nn.Module]) -> nn.Module:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return net
-
-
-def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Takes every frozen batch norm of a network into the convolution before it, in place: the same results but for rounding,
-    with fewer passes over memory. For a network that is neither trained nor saved any more.
-    """
-    for parent in list(network.modules()):
-        before = ""
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(parent, before, fuse_conv_bn_eval(getattr(parent, before), child))
-                setattr(parent, name, getattr(child, "act", nn.Identity()))   # timm's have their activation inside
-            before = name
-    return network
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's initialisers on the CPU draw from `seed`; afterwards the global generator continues as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

@@ -1,0 +1,47 @@
+"""Which files of a data set were read and found whole, so that an unchanged data set is not read again."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from wsss.errors import StorageError
+from wsss.files import write_text
+
+_VERSION = 1   # raised when the checks of a data set find more than before
+
+
+@contextmanager
+def reading_wanted(check: bool | Path, root: Path, *files: Mapping[str, str]) -> Iterator[bool]:
+    """Whether the `files` (id -> file below `root`) must be read and checked in the block.
+
+    `check` is true or false, or a marker file: then they are read unless it was written for the same names, sizes and times of
+    change (of content, and of the entry: a time that is set back does not hide a change). When the block ends without an error
+    the marker is written; where it cannot be, the next call reads again.
+    """
+    digest = _digest(root, files) if isinstance(check, Path) else None
+    wanted = bool(check) and (digest is None or _read(check) != digest)
+    yield wanted
+    if wanted and digest is not None:
+        with suppress(StorageError):
+            write_text(check, digest)
+
+
+def _digest(root: Path, files: tuple[Mapping[str, str], ...]) -> str | None:
+    """Of the state of all files, without reading them; None where one is missing."""
+    digest = hashlib.blake2b(f"{_VERSION} {root.resolve()}".encode(), digest_size=16)
+    try:
+        for file in (file for part in files for file in part.values()):
+            state = os.stat(os.path.join(root, file))
+            digest.update(f"\n{file}\t{state.st_size}\t{state.st_mtime_ns}\t{state.st_ctime_ns}".encode())
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def _read(marker: Path) -> str | None:
+    try:
+        return marker.read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
