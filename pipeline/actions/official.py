@@ -4,7 +4,6 @@ Both know its folders: `cam_mask/ID.npy`, `lpcam_mask/ID.npy`, `ir_label/ID.png`
 `res50_cam.pth` and `res50_irn.pth`, which `model.cam_weights` and `model.irn_weights` read.
 """
 
-import shutil
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from steps.runtime.networks import WEIGHTS
 from wsss.data.dataset import Dataset
 from wsss.data.prepare import Finding
 from wsss.errors import ArtifactError, ConfigError
-from wsss.files import user_path
+from wsss.files import free_bytes, user_path
 from wsss.networks.weights import read_metadata, read_tensors
 from wsss.official import CAM, IRN, OfficialMaps, write_label, write_maps, write_network
 
@@ -154,7 +153,7 @@ def _check_room(target: Path, folder: RunFolder, done: list[PlannedStep]) -> Non
     lines = [line for planned in done if planned.name in MAPS for line in Lines(folder.result(planned.name)).values()]
     needed = sum(4 * len(line["classes"]) * line["height"] * line["width"] * (1 + 1 / 16) for line in lines)
     there = sum(path.stat().st_size for name in MAPS.values() for path in (target / name).glob("*.npy"))
-    free = shutil.disk_usage(next(path for path in (target, *target.resolve().parents) if path.exists())).free
+    free = free_bytes(target)
     if needed - there > free:
         raise ConfigError(f"export_to={target} has {free / 2**30:.1f} GiB free, the maps need {needed / 2**30:.1f} GiB. Choose "
                           "another place, or leave maps out with make_cam_pass=false or make_lpcam_pass=false")
