@@ -60,7 +60,7 @@ class RunFolder:
                 manifest, reason = read_json(path), "something is missing in it"
             except ArtifactError as error:
                 reason = str(error.__cause__)
-        sound = isinstance(manifest, dict) and MANIFEST_KEYS <= manifest.keys()
+        sound = isinstance(manifest, dict) and MANIFEST_KEYS <= manifest.keys() and isinstance(manifest["files"], dict)
         if sound and not are_plain_names(manifest["files"]):
             sound, reason = False, "its files lie outside the folder"
         if not sound:
