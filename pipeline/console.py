@@ -4,7 +4,6 @@ On a terminal a step is one line that is drawn again and again, by rich; elsewhe
 """
 
 import logging
-import shutil
 import sys
 import time
 import traceback
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from steps.runtime.context import Stopped
-from wsss.files import storage
+from wsss.files import free_bytes, storage
 
 EVERY_SECONDS = 5.0      # between plain lines
 REDRAW_SECONDS = 0.2     # between drawings on a terminal
@@ -200,18 +199,12 @@ def plan_table(folder: Path, plan: list[Any]) -> str:
         known = [expected.seconds for expected in needs if expected.seconds is not None]
         some = "" if len(known) == len(needs) else " for the steps that were timed before"
         timed = [_time(sum(known)) + some] if known else []
-        free = free_mb(folder)
+        free = free_bytes(folder) / 2**20
         lines.append("  expected: " + ", ".join([*timed, f"{_size(sum(e.disk_mb for e in needs))} on disk ({_size(free)} free)",
                                                  f"{_size(max(e.memory_mb for e in needs))} of memory at the peak"]))
         if sum(e.disk_mb for e in needs) > free:
             lines.append("  there may not be room enough for it: make room, or choose another place with outputs=DIR")
     return "\n".join(lines)
-
-
-def free_mb(folder: Path) -> float:
-    """MiB free where `folder` lies or will lie."""
-    place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
-    return shutil.disk_usage(place).free / 2**20
 
 
 def _time(seconds: float | None) -> str:

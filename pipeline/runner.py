@@ -19,12 +19,12 @@ from pipeline.cluster.machine import choose_device, fast_precision
 from pipeline.cluster.submit import require_one_step
 from pipeline.console import Console, head_line, plan_table
 from pipeline.plan.expect import expect
-from pipeline.plan.plan import REUSE, PlannedStep, check_share, make_plan, survey
+from pipeline.plan.plan import ABSENT, NOTHING, REUSE, PlannedStep, check_share, make_plan, survey
 from pipeline.plan.selection import selected
 from pipeline.report.stages import settings_in_use
 from pipeline.runfolder.claims import Claim, Owner
 from pipeline.runfolder.folder import RunFolder
-from pipeline.runfolder.reading import reading
+from pipeline.runfolder.reading import reading, reading_what_stands
 from pipeline.runfolder.recorded import RecordedRun, recorded_config
 from pipeline.runfolder.reuse import open_donors
 from pipeline.runfolder.summary import SUMMARY, build_summary
@@ -61,6 +61,7 @@ class Pipeline(Work):
             config.precision = self.config.precision = Precision(fast_precision(self.device_type))
         self.console = Console(self.config.log_level.value)
         self.report_path: Path | None = None   # of the report that the last call of `run` left
+        self.stand: set[str] | None = None     # the steps that a report has claimed
         self.group = Group()   # the processes of this run; `pipeline.cluster.processes` makes it several
 
     @classmethod
@@ -174,24 +175,38 @@ class Pipeline(Work):
 
     def _summary(self) -> dict[str, Any]:
         """The summary of what is up to date by now, also by other runs on this folder."""
-        plan = survey(self.config, self.dataset, self.folder, read_images=False)
         try:
-            return build_summary(self.folder, plan, self.dataset.classes, self.config.published,
+            return build_summary(self.folder, self._survey(), self.dataset.classes, self.config.published,
                                  settings_in_use(self.config))
         except ArtifactError as error:
             raise quarantined(error, "summary") from error
 
-    def recorded(self, path: Path) -> RecordedRun:
-        """A run as its folder recorded it; `report`, `device` and, where it is given, `data.root` are of this call."""
+    def _survey(self) -> list[PlannedStep]:
+        """The state of every step, by names and sizes. For a report, what others make now is missing."""
+        try:
+            plan = survey(self.config, self.dataset, self.folder, read_images=False)
+        except FileNotFoundError:   # another run has just finished a step, which renames its folder
+            plan = survey(self.config, self.dataset, self.folder, read_images=False)
+        for planned in plan:
+            if self.stand is not None and planned.name not in self.stand and planned.state not in (ABSENT, NOTHING):
+                planned.state, planned.why = ABSENT, "another process makes it now"
+        return plan
+
+    def recorded(self, path: Path, held: ExitStack | None = None) -> RecordedRun:
+        """A run as its folder recorded it; `report`, `device` and, where it is given, `data.root` are of this call.
+
+        `held` keeps the claim on what is read of it.
+        """
         moved = any(word.startswith("data.root=") for word in self.overrides)
         last = Pipeline(recorded_config(path.resolve(), self.composed, moved))
         last.dataset = open_dataset(last.config.data, check=False)
         last.folder.check_data(last.data_identity)
+        if held is not None:
+            last.stand = held.enter_context(reading_what_stands(last.folder, last.config.steps, self.console.warning))
         return last._as_recorded(last._summary())
 
     def _as_recorded(self, summary: dict[str, Any]) -> RecordedRun:
-        plan = survey(self.config, self.dataset, self.folder, read_images=False)
-        return RecordedRun(self.config, self.composed, self.dataset, self.folder, self.device, plan, summary)
+        return RecordedRun(self.config, self.composed, self.dataset, self.folder, self.device, self._survey(), summary)
 
     def _report_on(self, summary: dict[str, Any]) -> None:
         """Write the report of the run that has just ended. Its results are complete: nothing here makes it fail."""

@@ -3,7 +3,7 @@
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,14 +20,21 @@ def storage(path: Path | str) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        raise StorageError(f"{path} cannot be written ({error.strerror or error}; {_free(Path(path))}). Make room or make it "
-                           "writable, then the same command continues; or choose another place with outputs=DIR") from error
+        raise StorageError(f"{path} cannot be written ({error.strerror or error}; {free_bytes(path) / 2**20:.1f} MiB free). Make "
+                           "room or make it writable, then the same command continues; or choose another place with "
+                           "outputs=DIR") from error
 
 
-def _free(path: Path) -> str:
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return f"{shutil.disk_usage(path).free / 2**20:.1f} MiB free in {path}"
+def free_bytes(path: Path | str) -> int:
+    """Bytes free on the disk where `path` lies or will lie."""
+    path = Path(path).absolute()
+    return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
+
+
+def are_plain_names(names: Iterable[str]) -> bool:
+    """Whether all are relative file names with "/" that stay in their folder: not empty, no part "." or ".."."""
+    joined = "/".join(("", *names, ""))
+    return not ("//" in joined or "/./" in joined or "/../" in joined or "\0" in joined)   # a million names: no loop
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Compare runs, `runs=[A,B]`: what differs in their settings, and what it did to the scores."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ def do(pipeline: Any) -> tuple[str, Path]:
 
     config = pipeline.config
     paths = check_runs([find_run(run, config.outputs) for run in config.runs])
-    runs = [pipeline.recorded(path) for path in paths]
-    return write_comparison(runs, user_path(config.outputs), pipeline.progress("compare"))
+    with ExitStack() as held:
+        runs = [pipeline.recorded(path, held) for path in paths]
+        return write_comparison(runs, user_path(config.outputs), pipeline.progress("compare"))
 
 
 def run(pipeline: Any) -> int:

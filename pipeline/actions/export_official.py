@@ -4,7 +4,6 @@ Its folders are `cam_mask/ID.npy`, `lpcam_mask/ID.npy`, `ir_label/ID.png` and `s
 `res50_irn.pth`, which `model.cam_weights` and `model.irn_weights` read.
 """
 
-import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from steps.runtime.schedule import WEIGHTS
 from wsss.data.dataset import Dataset
 from wsss.data.prepare import Finding, report_table
 from wsss.errors import ArtifactError, ConfigError
+from wsss.files import free_bytes
 from wsss.networks.facts import read_metadata
 
 __all__ = ["Settings", "do", "run"]
@@ -120,7 +120,7 @@ def _check_room(target: Path, folder: RunFolder, done: list[PlannedStep]) -> Non
     lines = [line for planned in done if planned.name in MAPS for line in Lines(folder.result(planned.name)).values()]
     needed = sum(4 * len(line["classes"]) * line["height"] * line["width"] * (1 + 1 / 16) for line in lines)
     there = sum(path.stat().st_size for name in MAPS.values() for path in (target / name).glob("*.npy"))
-    free = shutil.disk_usage(next(path for path in (target, *target.resolve().parents) if path.exists())).free
+    free = free_bytes(target)
     if needed - there > free:
         raise ConfigError(f"export_to={target} has {free / 2**30:.1f} GiB free, the maps need {needed / 2**30:.1f} GiB. Choose "
                           "another place, or leave maps out with make_cam_pass=false or make_lpcam_pass=false")

@@ -1,7 +1,7 @@
 """Write images and pseudo masks into `export_to=DIR`, in the layout of PASCAL VOC.
 
     EXPORT_TO/
-      JPEGImages/ID.jpg             the images: hard links, symbolic ones where the disk is another
+      JPEGImages/ID.jpg             copies of the images: a tool may edit them in place
       SegmentationClassAug/ID.png   palette PNGs: pseudo masks of the training list, ground truth of val
       ImageSets/Segmentation/       train_aug.txt or train.txt, as the training list is called, and val.txt: an id a line
       classes.txt                   a class a line: line i is mask value i; 0 is background, 255 is not to be counted
@@ -9,8 +9,6 @@
 Tools look for `.jpg` alone and turn no picture by its EXIF orientation: an image that is no upright JPEG is written as one.
 """
 
-import filecmp
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,13 +24,11 @@ from wsss.data.dataset import Dataset
 from wsss.data.images import encode_jpeg, encode_mask, is_upright_jpeg
 from wsss.data.prepare import Finding, report_table
 from wsss.errors import ConfigError
-from wsss.files import storage, write_bytes
+from wsss.files import write_bytes
 
 __all__ = ["Settings", "do", "run"]
 STEP = "make_sem_seg_labels"
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"
-
-Source = Path | Callable[[], bytes]   # an image to link to, or what makes a file's content
 
 
 def do(pipeline: Any) -> list[Finding]:
@@ -73,23 +69,23 @@ def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
     files = dict(_files(dataset, folder.result(STEP), {name: train, "val": val}))
     missing, different = [], []
     for number, (file, source) in enumerate(files.items(), start=1):
-        content = source if isinstance(source, Path) else source()   # refuses what does not fit
+        content = source()   # refuses what does not fit
         if not (target / file).exists():
             missing.append(file)
-        elif not _is_same(target / file, content):
+        elif not (target / file).is_file() or (target / file).read_bytes() != content:
             different.append(file)
         progress("checked", number, len(files), "files")
     if different and not config.force:
         raise ConfigError(f"{target} holds {len(different)} files that differ from what would be written, for example "
                           f"{different[0]}. Set force=true to replace them, or choose another folder with export_to=DIR")
     for number, file in enumerate(missing + different, start=1):
-        _write(target / file, files[file])
+        write_bytes(target / file, files[file]())
         progress("written", number, len(missing + different), "files")
-    linked = sum(isinstance(source, Path) for source in files.values())
+    copied = sum(source.func is Path.read_bytes for source in files.values())
     return [Finding(f"pseudo masks, list {name}", len(train), len(train)),
             Finding("ground truth, list val", len(val), None, "" if val else "no val.txt: not all of val has masks"),
-            Finding("images linked", linked),
-            Finding("images written as upright JPEG", len(train) + len(val) - linked),
+            Finding("images copied", copied),
+            Finding("images written as upright JPEG", len(train) + len(val) - copied),
             Finding(f"files in {target}", len(files), None, f"{len(missing):,} new, {len(different):,} replaced")]
 
 
@@ -110,14 +106,14 @@ def _check_masks(config: Any, dataset: Dataset, folder: RunFolder, command: str,
                           f"{STEP}.split={split}")
 
 
-def _files(dataset: Dataset, masks: Path, lists: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, Source]]:
-    """Every file of the folder by its name, with what it is made from."""
+def _files(dataset: Dataset, masks: Path, lists: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, partial[bytes]]]:
+    """Every file of the folder by its name, with what makes its content."""
     read = Labels(masks, len(dataset.classes))
     for name, ids in lists.items():
         for image_id in ids:
             image = dataset.image_path(image_id)
             upright = is_upright_jpeg(image)
-            yield f"{IMAGES}/{image_id}.jpg", image.resolve() if upright else partial(_as_jpeg, dataset, image_id)
+            yield f"{IMAGES}/{image_id}.jpg", partial(Path.read_bytes, image) if upright else partial(_as_jpeg, dataset, image_id)
             yield f"{MASKS}/{image_id}.png", partial(_truth if name == "val" else partial(_pseudo, read), dataset, image_id)
         if ids:
             yield f"{LISTS}/{name}.txt", partial(str.encode, "".join(f"{image_id}\n" for image_id in ids))
@@ -134,21 +130,3 @@ def _truth(dataset: Dataset, image_id: str) -> bytes:
 
 def _as_jpeg(dataset: Dataset, image_id: str) -> bytes:
     return encode_jpeg(dataset.full_image(image_id))
-
-
-def _is_same(path: Path, content: Path | bytes) -> bool:
-    if isinstance(content, Path):
-        return os.path.samefile(path, content) or filecmp.cmp(path, content, shallow=False)
-    return path.is_file() and path.read_bytes() == content
-
-
-def _write(path: Path, source: Source) -> None:
-    if not isinstance(source, Path):
-        return write_bytes(path, source())
-    with storage(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        try:
-            os.link(source, path)
-        except OSError:   # another disk, or one without hard links
-            os.symlink(source, path)

@@ -1,5 +1,6 @@
 """Write the report of a run, as one HTML file."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ def do(pipeline: Any) -> Path:
     from pipeline.report.page import write_report  # matplotlib takes a second
 
     pipeline.require_run()
-    return write_report(pipeline.recorded(pipeline.folder.path), progress=pipeline.progress("report"))
+    with ExitStack() as held:
+        return write_report(pipeline.recorded(pipeline.folder.path, held), progress=pipeline.progress("report"))
 
 
 def run(pipeline: Any) -> int:

@@ -173,19 +173,21 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
     manifest, partial = folder.manifest(planned.name), folder.partial(planned.name, planned.fingerprint)
     current = manifest is not None and manifest["fingerprint"] == planned.fingerprint
     place = folder.result(planned.name) if current else partial
-    planned.failed = failures(place)
+    planned.failed, problems = failures(place), []
     if not current:
-        planned.done = finished_in(dataset, planned, place, read_images)
+        planned.done = finished_in(dataset, planned, place, read_images, problems)
         planned.state = STALE if manifest else PARTIAL if partial.exists() else ABSENT
-        planned.why = "; ".join(_shortened(differences(manifest["identity"], planned.identity))) if manifest else ""
+        changes = differences(manifest["identity"], planned.identity) if manifest else []
+        planned.why = "; ".join(_shortened(changes) + _shortened(problems))
         return
-    lacking = unfinished(place, ids, dataset, read_images) if kind == "images" else {}
+    lacking = unfinished(place, ids, dataset, read_images, problems) if kind == "images" else {}
     planned.done, planned.damaged = planned.total - len(lacking), folder.damaged_files(planned.name)
     reasons = [REASONS[reason].format(n=n, s="s" * (n != 1)) for reason, n in sorted(Counter(lacking.values()).items())]
     if planned.damaged:
         reasons.append(f"{', '.join(planned.damaged[:SHOWN])} missing or damaged")
     elif folder.has_open_journal(planned.name):
         reasons.append("its journal is not merged yet")
+    reasons += _shortened(problems)
     planned.state, planned.why = PARTIAL if reasons else DONE, "; ".join(reasons)
     if planned.damaged and kind != "images":
         planned.fresh = kind == "score" or not (place / STATE).exists()   # a training is taken from its last state
@@ -237,10 +239,11 @@ def _again(dataset: Dataset, folder: RunFolder, planned: PlannedStep, why: str) 
     planned.action = CONTINUE if planned.done else RERUN
 
 
-def finished_in(dataset: Dataset, planned: PlannedStep, place: Path, read_images: bool = True) -> int:
+def finished_in(dataset: Dataset, planned: PlannedStep, place: Path, read_images: bool = True,
+                problems: list[str] | None = None) -> int:
     """How many images, or training steps, are finished in a folder."""
     if planned.step.kind == "images":
-        return planned.total - len(unfinished(place, planned.lists["ids"], dataset, read_images))
+        return planned.total - len(unfinished(place, planned.lists["ids"], dataset, read_images, problems))
     return saved_step(place) if planned.step.kind == "training" else 0
 
 

@@ -4,7 +4,8 @@ While a run plans it holds `.locks/planning` (flock: released by the system howe
 leaves a claim: a small file with its owner, the steps and shards that it will make and the steps that it reads. The next
 run sees the claims of living owners while it plans, and is refused where they collide; the claim of a dead owner goes.
 
-An owner is host, process and, on a cluster, the Slurm job, which `squeue` can be asked about from any node.
+An owner is host, process and, on a cluster, the Slurm job, which `squeue` can be asked about from any node. A process number
+counts only in its own pid namespace: two containers may have one host name and the same numbers.
 """
 
 import fcntl
@@ -22,6 +23,7 @@ from wsss.errors import BusyError
 from wsss.files import storage, write_text
 
 LOCKS = ".locks"
+INITIAL = "pid:[4026531836]"   # the pid namespace of a machine itself has this number in every Linux (PROC_PID_INIT_INO)
 PATIENCE = 600.0   # seconds to wait for another run that plans
 
 
@@ -34,21 +36,30 @@ class Owner:
     started: int          # clock ticks since the machine started; 0 where the system does not say
     job: str | None       # Slurm job id
     restarts: int = 0     # how often Slurm has started that job again
+    boot: str = ""        # a random id of the start of the machine; this and the next two are empty where the system does not say
+    namespace: str = ""   # of pids
+    machine: str = ""     # /etc/machine-id; only outside containers, whose images may share one
 
     @classmethod
     def me(cls) -> "Owner":
-        environment = os.environ
+        environment, namespace = os.environ, _namespace()
         return cls(os.uname().nodename, os.getpid(), _start_ticks(os.getpid()), environment.get("SLURM_JOB_ID"),
-                   int(environment.get("SLURM_RESTART_COUNT", 0)))
+                   int(environment.get("SLURM_RESTART_COUNT", 0)), _read("/proc/sys/kernel/random/boot_id"), namespace,
+                   _read("/etc/machine-id") if namespace == INITIAL else "")
 
     def is_alive(self) -> bool:
         """Whether the owner still runs; True when nobody can be asked."""
-        if self.host == os.uname().nodename:
-            return _start_ticks(self.pid) == self.started if os.path.isdir("/proc/self") else _runs(self.pid)
+        me = Owner.me()
+        if not os.path.isdir("/proc/self") and self.host == me.host:
+            return _runs(self.pid)
+        if self.boot and self.namespace and (self.boot, self.namespace) == (me.boot, me.namespace):
+            return _start_ticks(self.pid) == self.started
+        if self.machine and (self.machine, self.host) == (me.machine, me.host) and self.boot and me.boot not in ("", self.boot):
+            return False   # the machine was started again
         if self.job is None:
             return True
-        if self.job == os.environ.get("SLURM_JOB_ID"):   # an earlier start of this very job
-            return self.restarts >= int(os.environ.get("SLURM_RESTART_COUNT", 0))
+        if self.job == me.job:   # an earlier start of this very job
+            return self.restarts >= me.restarts
         return _job_is_known(self.job)
 
     def __str__(self) -> str:
@@ -176,6 +187,20 @@ def _start_ticks(pid: int) -> int:
         return 0
     state, *fields = text.rpartition(")")[2].split()   # the name before it may hold blanks
     return 0 if state in "ZX" else int(fields[18])
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _runs(pid: int) -> bool:

@@ -18,7 +18,7 @@ from steps.runtime.journal import INDEX, JOURNALS, file_sum, kept_in
 from steps.runtime.packs import DAMAGED
 from steps.runtime.schedule import STATE
 from wsss.errors import ArtifactError, ConfigError
-from wsss.files import file_sizes, remove_temporary, storage
+from wsss.files import are_plain_names, file_sizes, remove_temporary, storage
 
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = {"fingerprint", "identity", "files", "result", "images", "made", "device", "seconds", "disk_mb", "peak_memory_mb"}
@@ -60,7 +60,10 @@ class RunFolder:
                 manifest, reason = read_json(path), "something is missing in it"
             except ArtifactError as error:
                 reason = str(error.__cause__)
-        if not isinstance(manifest, dict) or not MANIFEST_KEYS <= manifest.keys():
+        sound = isinstance(manifest, dict) and MANIFEST_KEYS <= manifest.keys() and isinstance(manifest["files"], dict)
+        if sound and not are_plain_names(manifest["files"]):
+            sound, reason = False, "its files lie outside the folder"
+        if not sound:
             raise ArtifactError(f"{path} is no manifest of this project ({reason}). Nothing was changed. Restore it, or put the "
                                 f"folder away (mv {path.parent} {path.parent}.kept): the same command then makes the step anew")
         return manifest

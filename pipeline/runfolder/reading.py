@@ -22,6 +22,15 @@ def reading(folder: RunFolder, steps: Iterable[str], say: Callable[[str], None])
         yield
 
 
+@contextmanager
+def reading_what_stands(folder: RunFolder, steps: Iterable[str], say: Callable[[str], None]) -> Iterator[set[str]]:
+    """Claim for reading, and give, those of `steps` that are there and that no other process makes now."""
+    busy = {step for claim in folder.claims.living() for step, _, _ in claim.makes}
+    stand = {step for step in steps if step not in busy and (folder.result(step).exists() or folder.partials(step))}
+    with reading(folder, stand, say):
+        yield stand
+
+
 def require_finished(folder: RunFolder, steps: Iterable[str], action: str) -> None:
     """Refuse a run that lacks one of `steps`. Raises ConfigError."""
     if lacking := [step for step in steps if folder.manifest(step) is None]:

@@ -133,6 +133,6 @@ def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)   # never a symbolic link: what is written behind it would leave the folder
     except OSError:
         shutil.copy2(source, target)

@@ -9,7 +9,7 @@ from pipeline.order import BY_NAME
 from pipeline.runfolder.folder import RunFolder
 from steps.parts.imported import Import
 from steps.runtime.artifacts import File, quarantine
-from steps.runtime.journal import file_sum, journal_lines
+from steps.runtime.journal import INDEX, file_sum, journal_lines
 from steps.runtime.packs import OpenFiles
 from steps.runtime.schedule import STATE
 from wsss.data.dataset import Dataset
@@ -49,9 +49,14 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
         if manifest is None:
             return Verified(name, 0, {}, NOT_FINISHED)
         place, module = folder.result(name), BY_NAME[name].module
-        lines = list(journal_lines(place)) if BY_NAME[name].kind == "images" else []
+        problems: list[str] = []
+        lines = list(journal_lines(place, problems)) if BY_NAME[name].kind == "images" else []
+        for problem in problems:
+            where, _, remedy = problem.rpartition(": ")
+            result.broken[where] = remedy
         for file, recorded in manifest["files"].items():
-            _check(result, place / file, recorded)
+            if file != INDEX or not problems:   # put away, the index would take its good lines with it
+                _check(result, place / file, recorded)
         if "imported" in manifest["identity"] and lines:
             module = Import(name, place)
         read, packs = _reader(result, module, place, len(dataset.classes)), OpenFiles(place)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -167,5 +168,5 @@ def write_prediction(prediction: Prediction, folder: Path, facts: Mapping[str, A
 
 
 def _safe(name: str) -> str:
-    """A class's name as part of a file name."""
-    return "".join(character if character.isalnum() or character in "-_." else "_" for character in name)
+    """A class's name as part of a file name, another for each class: "a/b" is `a%2Fb`."""
+    return "".join(character if character.isalnum() else quote(character, safe="") for character in name)

@@ -4,6 +4,8 @@ A step that is killed reads its journal and goes on with the ids that are not in
 all shards are merged into `index.jsonl`, in the order of the step's list and without times, so that an interrupted
 and an undisturbed run leave identical bytes. A line has [size, CRC-32] of each file; where they lie in a pack
 (`steps.runtime.packs`), also the byte at which the file begins, and the pack's name.
+
+A line that is damaged does not count, so its image is made again; `problems` collects what to say of such lines.
 """
 
 import json
@@ -18,13 +20,13 @@ from typing import Any
 
 from steps.runtime.packs import PACKS, OpenFiles, Sizes, close_pack, pack_end
 from wsss.data.dataset import Dataset
-from wsss.errors import ArtifactError
-from wsss.files import replacing, storage
+from wsss.files import are_plain_names, replacing, storage
 
 INDEX, JOURNALS = "index.jsonl", "journals"
 TAKEN = "taken"   # the journal of what is taken from another run
 _TAIL = 2**16     # bytes
-_SECONDS, _PACK = re.compile(r', "seconds": [^,}]*'), re.compile(rb'"pack": "([^"]*)"')
+_SECONDS, _PACK = re.compile(r', "seconds": [^,}]*'), re.compile(rb'"pack": "(packs/[^"\\/]+\.tar)"')
+_DECODE = json.JSONDecoder().raw_decode
 WHOLE, MISSING, BROKEN, CHANGED = "whole", "missing", "broken", "changed"
 
 
@@ -64,7 +66,8 @@ def file_sum(path: Path) -> list[int]:
     return [size, checksum]
 
 
-def unfinished(folder: Path, ids: Sequence[str], dataset: Dataset, read_images: bool = True) -> dict[str, str]:
+def unfinished(folder: Path, ids: Sequence[str], dataset: Dataset, read_images: bool = True,
+               problems: list[str] | None = None) -> dict[str, str]:
     """The ids that have no complete artifact in the folder of an "images" step, in their order, with the reason.
 
     "missing": not made yet; "broken": a file is gone, has another size than recorded or was put away as damaged; "changed":
@@ -73,7 +76,7 @@ def unfinished(folder: Path, ids: Sequence[str], dataset: Dataset, read_images: 
     Nothing is kept of what is finished: a million images take seconds and little memory.
     """
     found, packed = dict.fromkeys(ids, MISSING), Sizes(folder)
-    for line in journal_lines(folder):
+    for line in journal_lines(folder, problems):
         state = _state(line, folder, packed, dataset, read_images)
         if state is WHOLE:
             found.pop(line["id"], None)
@@ -101,10 +104,10 @@ def _state(line: dict, folder: Path, packed: Sizes, dataset: Dataset, read_image
     return WHOLE
 
 
-def journal_lines(folder: Path) -> Iterator[dict]:
+def journal_lines(folder: Path, problems: list[str] | None = None) -> Iterator[dict]:
     """The lines of the index and of all journals of a folder; for an id with several lines the last one counts."""
     for path in journal_files(folder):
-        yield from complete_lines(path)
+        yield from complete_lines(path, problems)
 
 
 def journal_files(folder: Path) -> list[Path]:
@@ -173,7 +176,7 @@ def pack_names(paths: Iterable[Path]) -> set[str]:
         if path.exists():
             with open(path, "rb") as file:
                 found.update(match[1] for text in file if (match := _PACK.search(text)))
-    return {json.loads(b'"' + name + b'"') for name in found}
+    return {name.decode("utf-8", "replace") for name in found}
 
 
 def join_divisions(folder: Path, ids: Iterable[str], workers: int) -> None:
@@ -185,39 +188,46 @@ def join_divisions(folder: Path, ids: Iterable[str], workers: int) -> None:
         merge_journals(folder, ids)
 
 
-def complete_lines(path: Path) -> Iterator[dict]:
+def complete_lines(path: Path, problems: list[str] | None = None) -> Iterator[dict]:
     """The lines of a journal; a torn last line (the process was killed while writing it) does not count."""
-    return (line for line, _, _ in _placed_lines(path))
+    return (line for line, _, _ in _placed_lines(path, problems))
 
 
-def _placed_lines(path: Path) -> Iterator[tuple[dict, int, int]]:
+def _placed_lines(path: Path, problems: list[str] | None = None) -> Iterator[tuple[dict, int, int]]:
     """The lines of a journal with their offsets and lengths in bytes."""
-    offset, decode = 0, json.JSONDecoder().raw_decode
+    offset = 0
     with open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
             if not raw.endswith(b"\n"):
                 return
-            try:
-                line, _ = decode(raw.decode("utf-8", "replace"))
-                line["id"], line["source"], line["classes"], line["files"].items()   # noqa: B018
-                if "pack" in line:
-                    for _size, _checksum, _begin in line["files"].values():
-                        pass
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ArtifactError(f"{path}, line {number}, is no journal line ({error!r}). The artifacts beside it are "
-                                    "untouched. Move the file away; the same command makes them anew", damaged=path) from error
-            yield line, offset, len(raw)
+            if line := _parsed(raw):
+                yield line, offset, len(raw)
+            elif problems is not None:
+                problems.append(f"{path}, line {number}, is no journal line: the same command makes its image again")
             offset += len(raw)
+
+
+def _parsed(raw: bytes) -> dict | None:
+    """A journal line, checked as far as anything relies on it: it may be of somebody else's run. None where it is none."""
+    try:
+        text = raw.decode("utf-8", "replace")
+        line, end = _DECODE(text)
+        files, pack = line["files"], [line["pack"]] if "pack" in line else []
+        sound = (not text[end:].strip() and are_plain_names([line["id"], *files, *pack])
+                 and pack == [name.decode() for name in _PACK.findall(raw)]
+                 and isinstance(line["source"], str) and isinstance(line["classes"], list))
+        for place in files.values():   # size, checksum and, in a pack, where it begins
+            sound = sound and [*map(type, place)] == [int] * (2 + len(pack)) and min(place) >= 0
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return line if sound else None
 
 
 def kept_in(folder: Path) -> Iterator[str]:
     """Every file that the lines of a folder stand for: packs, and files of images that lie by themselves."""
     for path in journal_files(folder):
         yield from pack_names([path])
-        with open(path, "rb") as file:
-            for text in file:
-                if not _PACK.search(text):
-                    yield from json.loads(text)["files"]
+        yield from (name for line in complete_lines(path) if "pack" not in line for name in line["files"])
 
 
 def last_packed(path: Path) -> dict | None:
@@ -225,9 +235,8 @@ def last_packed(path: Path) -> dict | None:
     with open(path, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
         tail = [text for text in file.read().split(b"\n")[1:-1] if _PACK.search(text)]
-    if tail:
-        return json.loads(tail[-1])
-    last = None
+    if last := next(filter(None, map(_parsed, reversed(tail))), None):
+        return last
     for line in complete_lines(path):
         last = line if "pack" in line else last
     return last

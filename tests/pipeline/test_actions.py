@@ -20,7 +20,7 @@ from steps.runtime.journal import INDEX, file_sum
 from tests.conftest import SMOKE
 from wsss.data.dataset import Dataset
 from wsss.data.drawing import CLASSES
-from wsss.errors import BusyError, ConfigError, WeightsError
+from wsss.errors import ArtifactError, BusyError, ConfigError, WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -187,6 +187,27 @@ def test_status_of_a_damaged_manifest_names_it_and_keeps_everything(smoke, outpu
     (outputs / "smoke/make_cam").rename(outputs / "smoke/make_cam.kept")   # as the message says
     smoke("to_step=make_cam").run()
     assert states(smoke())["make_cam"] == "done"
+
+
+def test_a_damaged_line_of_an_index_is_named_and_its_image_made_again(smoke, outputs):
+    index = outputs / "smoke/make_cam/index.jsonl"
+    whole, lines = index.read_bytes(), index.read_text().splitlines(keepends=True)
+    index.write_text("".join([*lines[:3], "?" * (len(lines[3]) - 1) + "\n", *lines[4:]]))
+    planned, status = smoke().plan()[1], smoke().status()[1]
+    assert (planned.action, planned.to_do, status.state, status.done) == ("continue", 1, "partial", 31)
+    assert f"{index}, line 4, is no journal line: the same command" in planned.why and planned.why == status.why
+    assert list(smoke().verify()[1].broken) == [f"{index}, line 4, is no journal line"]
+    smoke().run()
+    assert index.read_bytes() == whole and all(step.ok for step in smoke().verify())
+
+
+def test_a_manifest_that_names_a_file_outside_its_folder_changes_nothing_there(smoke, outputs):
+    manifest, log = outputs / "smoke/eval_cam/manifest.json", outputs / "smoke/run.log"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"files": content["files"] | {"../run.log": [0, 0]}}))
+    with pytest.raises(ArtifactError, match=r"is no manifest of this project \(its files lie outside the folder\)"):
+        smoke().run()
+    assert log.stat().st_size
 
 
 @pytest.mark.parametrize("action", ["status", "verify"])

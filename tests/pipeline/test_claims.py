@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tests.pipeline.test_distributed import SLOW
 from wsss.errors import BusyError
 
 ROOT = Path(__file__).resolve().parents[2]
+CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]   # the same host name
 HOLDS = """
 import sys, time
 from pathlib import Path
@@ -66,6 +69,16 @@ def test_a_claim_of_a_living_process_is_respected(tmp_path, holder):
     assert [other.owner.pid for other in claims.living()] == [holder.pid]
 
 
+@pytest.mark.skipif(not shutil.which("unshare") or subprocess.run([*CONTAINER, "true"], capture_output=True).returncode != 0,
+                    reason="no pid namespaces here")
+def test_a_process_in_another_container_is_not_taken_for_dead(tmp_path):
+    with subprocess.Popen([*CONTAINER, sys.executable, "-c", HOLDS, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        alive = Claims(tmp_path).living()
+        other.kill()
+    assert [claim.makes[0] for claim in alive] == [("make_cam", 0, 1)]
+
+
 def test_a_dead_owner_is_succeeded(tmp_path, holder):
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
@@ -76,9 +89,18 @@ def test_a_dead_owner_is_succeeded(tmp_path, holder):
     assert not list(tmp_path.glob(".locks/*.json"))
 
 
-def test_a_later_process_with_the_same_number_is_another_owner():
-    me = Owner.me()
-    assert me.is_alive() and not Owner(me.host, me.pid, me.started - 1, None).is_alive()
+@pytest.mark.parametrize(("change", "alive"), [
+    ({}, True), ({"host": "renamed"}, True),
+    ({"started": 1}, False),                                   # a later process with the same number
+    ({"started": 1, "namespace": "pid:[1]"}, True),            # another container on this machine
+    ({"started": 1, "boot": "b", "machine": ""}, True),        # one on another machine, or before this one started again
+    ({"started": 1, "boot": "", "namespace": ""}, True),       # a system that does not say
+    ({"boot": "b", "machine": "m"}, False), ({"boot": "b", "machine": "m", "host": "elsewhere"}, True),   # before a new start
+])
+def test_a_process_number_counts_only_where_it_was_given(monkeypatch, change, alive):
+    me = replace(Owner.me(), machine="m")
+    monkeypatch.setattr(Owner, "me", lambda: me)
+    assert replace(me, **change).is_alive() is alive
 
 
 @pytest.mark.parametrize(("squeue", "alive"), [

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.commandline import act
+from steps.parts.prediction import Prediction, write_prediction
 from steps.runtime.artifacts import Maps
 from tests.test_house import ROOT
 from wsss.data.drawing import CLASSES
@@ -62,6 +63,14 @@ def test_the_command_line_writes_pictures_and_arrays_and_says_where(outputs, ima
     assert json.loads((folder / "prediction.json").read_text())["classes"] == [ONE, TWO]
     assert act(Pipeline.compose("threads=1", f"outputs={outputs}", *words, f"classes=[{TWO}]")) == 0   # replaces it
     assert {path.name for path in folder.glob("cam*.png")} == {f"cam_{TWO}.png"}
+
+
+def test_each_class_has_a_picture_of_its_own(tmp_path):
+    names = ("a/b", "a_b", "a%2Fb", "traffic light", "\u00e9")
+    maps, image = np.zeros((5, 2, 2), np.float32), np.zeros((2, 2, 3), np.uint8)
+    write_prediction(Prediction(image, names, {}, maps, None, None, None, None), tmp_path, {})
+    assert {path.name for path in tmp_path.glob("cam_*")} == {
+        "cam_a%2Fb.png", "cam_a_b.png", "cam_a%252Fb.png", "cam_traffic%20light.png", "cam_\u00e9.png"}
 
 
 def test_the_classifier_finds_the_classes(outputs, image, capsys):

@@ -376,6 +376,19 @@ def test_runs_side_by_side(smoke, two, capsys):
     assert share == pytest.approx(100 * np.mean([(a != b).mean() for a, b in zip(*masks)]), abs=0.051)
 
 
+@pytest.mark.parametrize(("action", "written"), [("report", "page.write_report"), ("compare", "compare.write_comparison")])
+def test_what_is_read_is_claimed_and_what_is_made_now_left_out(smoke, two, monkeypatch, action, written):
+    seen = []
+    monkeypatch.setattr(f"pipeline.report.{written}", lambda runs, *_, **__: seen.append((runs, [
+        {step for claim in smoke(f"name={name}").folder.claims.living() for step in claim.reads} for name in ("smoke", "other")])))
+    with smoke().folder.claims.hold([("make_lpcam", 0, 1)], []):
+        getattr(smoke("runs=[smoke,other]", f"action={action}") if action == "compare" else smoke(), action)()
+    ((runs, (here, there)),) = seen
+    run = runs[0] if action == "compare" else runs
+    assert here == set(run.by_name) - {"make_lpcam"} and there == (set(run.by_name) if action == "compare" else set())
+    assert run.place("make_lpcam") is None and run.by_name["make_lpcam"].why == "another process makes it now"
+
+
 def test_only_what_can_change_a_result_differs(smoke, two):
     moved = smoke(f"data.root={two / '.data'}")   # of the copy
     runs = [moved.recorded(two / name) for name in ("smoke", "other")]

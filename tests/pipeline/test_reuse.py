@@ -6,6 +6,9 @@ import os
 import pytest
 
 from pipeline import Pipeline
+from pipeline.runfolder.folder import MANIFEST
+from pipeline.runfolder.reuse import _link
+from steps.runtime.journal import INDEX, file_sum
 from tests.conftest import SMOKE
 from wsss.errors import ConfigError
 
@@ -47,6 +50,30 @@ def test_a_run_by_its_folder_and_images_that_it_lacks(other, outputs, tmp_path):
     made = {file.name: file.read_bytes() for file in (outputs / "other/make_cam").glob("*.npy")}
     assert len(made) == 32 and made.items() >= whole.items()
     assert "taken_from" not in json.loads((outputs / "other/make_cam/manifest.json").read_text())
+
+
+def test_a_run_that_is_taken_from_reaches_nothing_outside_the_step(other, outputs):
+    """It may be somebody else's: a line of its index names a file beside the step."""
+    mine, step = outputs / "other/mine", outputs / "smoke/make_cam"
+    other("to_step=train_cam", "reuse_from=[smoke]").run()
+    for path in (mine, outputs / "smoke/mine"):
+        path.write_text(path.parent.name)
+    first, *others = (step / INDEX).read_text().splitlines(keepends=True)
+    line = json.loads(first) | {"files": {"../mine": file_sum(outputs / "smoke/mine")}}
+    (step / INDEX).write_text("".join([json.dumps(line) + "\n", *others]))
+    manifest = json.loads((step / MANIFEST).read_text())
+    manifest["files"][INDEX] = file_sum(step / INDEX)
+    (step / MANIFEST).write_text(json.dumps(manifest))
+    other("to_step=make_cam", "reuse_from=[smoke]").run()
+    assert mine.read_text() == "other" and os.listdir(outputs / "other/make_cam") == os.listdir(step)
+
+
+def test_a_symbolic_link_is_taken_as_the_file(tmp_path):
+    """Else what is written behind it would leave the folder."""
+    (tmp_path / "file").write_text("content")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    _link(tmp_path / "link", tmp_path / "into/taken")
+    assert not (tmp_path / "into/taken").is_symlink() and (tmp_path / "into/taken").read_text() == "content"
 
 
 def test_earlier_steps_are_taken_over_for_later_ones(other):

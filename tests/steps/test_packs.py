@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from steps.runtime.artifacts import Labels, encode_array, quarantine, read_array
-from steps.runtime.journal import INDEX, JOURNALS, Journal, merge_journals, unfinished
+from steps.runtime.journal import INDEX, JOURNALS, Journal, kept_in, merge_journals, unfinished
 from steps.runtime.packs import Pack, free_name
 from steps.runtime.store import Layout, Store, writer
 from wsss.data.dataset import Dataset
@@ -211,13 +211,31 @@ def test_labels_out_of_a_pack(tmp_path):
         Labels(tmp_path, 1)("a", (3, 3))
 
 
-@pytest.mark.parametrize("change", [{"pack": "packs/0-of-1.tar"}, {"pack": "p", "files": {"a.bin": [1, 2]}}, {"files": 3}])
-def test_a_line_that_does_not_say_where(tmp_path, change):
-    make(tmp_path, "a", Layout.files)
+@pytest.mark.parametrize("damage", [
+    {"pack": "packs/0-of-1.tar"}, {"pack": "p", "files": {"b.bin": [1, 2]}}, {"files": 3}, {"files": {"b.bin": 3}}, {"id": "../b"},
+    {"files": {"../b.bin": [0, 0]}}, {"files": {"/b.bin": [0, 0]}}, {"files": {"more//b.bin": [0, 0]}}, {"files": {"": [0, 0]}},
+    {"pack": "packs/../b.tar", "files": {"b.bin": [0, 0, 0]}}, "no JSON", "[]", '{"id"', "{} {}", "[" * 10000, "\0", ""])
+def test_a_damaged_line_is_named_and_does_not_count(tmp_path, damage):
+    make(tmp_path, "abc", Layout.files)
     path = tmp_path / JOURNALS / "0-of-1.jsonl"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change) + "\n")
-    with pytest.raises(ArtifactError, match="line 1, is no journal line"):
-        unfinished(tmp_path, "a", DATA)
+    lines, problems = path.read_text().splitlines(), []
+    lines[1] = damage if isinstance(damage, str) else json.dumps(json.loads(lines[1]) | damage)
+    path.write_text("\n".join(lines) + "\n")
+    assert unfinished(tmp_path, "abc", DATA, read_images=False, problems=problems) == {"b": "missing"}
+    assert problems == [f"{path}, line 2, is no journal line: the same command makes its image again"]
+    make(tmp_path, "b")   # the damaged line is in the way of nothing
+    assert set(kept_in(tmp_path)) >= {"a.bin", "c.bin"} and merge_journals(tmp_path, IDS) == 3
+
+
+def test_a_line_that_names_another_file_as_its_pack_changes_nothing_there(tmp_path):
+    (tmp_path / "x").write_bytes(b"mine" * 1000)
+    make(tmp_path / "step", "ab")
+    path = tmp_path / "step" / JOURNALS / "0-of-1.jsonl"
+    with open(path, "a") as journal:
+        journal.write(path.read_text().splitlines()[0].replace("packs/0-of-1.tar", "../x") + "\n")
+    make(tmp_path / "step", "c")
+    merge_journals(tmp_path / "step", IDS)
+    assert (tmp_path / "x").read_bytes() == b"mine" * 1000 and read(tmp_path / "step", "c") == b"c" * 700
 
 
 def test_a_full_disk(tmp_path, monkeypatch):

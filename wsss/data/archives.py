@@ -13,7 +13,7 @@ from typing import IO, NamedTuple
 
 from wsss.data.dataset import refuse
 from wsss.errors import DataError, StorageError
-from wsss.files import replacing, storage
+from wsss.files import free_bytes, replacing, storage
 
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, RuntimeError)   # RuntimeError: an encrypted zip
 
@@ -68,7 +68,7 @@ def require_room(folder: Path, size: int, purpose: str) -> None:
     """Raises StorageError where fewer than `size` bytes are free for `folder`, which need not exist."""
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
+        free = free_bytes(folder)
     if size > free:
         raise StorageError(f"{folder} has {free / 1e9:.1f} GB free; expected {size / 1e9:.1f} GB to {purpose}: make room, or "
                            "choose another disk with data.root=DIR")
