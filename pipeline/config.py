@@ -27,7 +27,8 @@ from steps.runtime.context import require
 from steps.runtime.datasets import KINDS
 from steps.runtime.model import ModelSettings
 from steps.runtime.store import ArtifactSettings
-from wsss.data.dataset import check_id, did_you_mean
+from wsss.data.ids import check_id
+from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError, WsssError
 from wsss.files import user_path
 

@@ -12,7 +12,7 @@ from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import require_finished
 from steps.make_sem_seg_labels import Refiner
 from steps.parts.prediction import RECORD, FinishedRun
-from wsss.data.dataset import did_you_mean
+from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
 from wsss.files import storage
 

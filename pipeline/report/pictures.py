@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from wsss.data.images import resize_mask, scaled_size
-from wsss.palette import VOC_PALETTE
+from wsss.palette import IGNORE, VOC_PALETTE
 
 # What is wrong with a pseudo mask, pixel by pixel; told apart by people with any kind of colour vision (Okabe & Ito).
 ERRORS = {"correct class": (0, 158, 115), "missed": (86, 180, 233), "too much": (230, 159, 0), "wrong class": (204, 121, 167),
@@ -40,13 +40,13 @@ def errors(prediction: np.ndarray, truth: np.ndarray, side: int) -> str:
 
 def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(H, W) uint8, the number of the kind of error in `ERRORS`; a predicted 255 counts as background."""
-    predicted = np.where(prediction == 255, 0, prediction)
+    predicted = np.where(prediction == IGNORE, 0, prediction)
     kinds = np.full(truth.shape, WRONG, np.uint8)
     kinds[predicted == truth] = CORRECT
     kinds[(predicted == 0) & (truth > 0)] = MISSED
     kinds[(predicted > 0) & (truth == 0)] = TOO_MUCH
     kinds[(predicted == 0) & (truth == 0)] = BACKGROUND
-    kinds[truth == 255] = NOT_SCORED
+    kinds[truth == IGNORE] = NOT_SCORED
     return kinds
 
 

@@ -20,6 +20,7 @@ from pipeline.runfolder.recorded import RecordedRun
 from steps.runtime.artifacts import Maps
 from wsss.cams.maps import at_size
 from wsss.errors import WsssError
+from wsss.palette import IGNORE
 from wsss.refinement.masks import mask_of, with_background
 
 MOST_SCORED = 400
@@ -70,7 +71,7 @@ class StageMasks:
         if stage == "pseudo_masks":
             mask = self._masks(image_id)
             keeps_255 = self.run.config.eval_sem_seg.ignore.value != "background"
-            return mask if keeps_255 else np.where(mask == 255, 0, mask).astype(np.uint8)
+            return mask if keeps_255 else np.where(mask == IGNORE, 0, mask).astype(np.uint8)
         maps = self._maps[stage]
         soft = at_size(maps.map(image_id, "full", self.run.device), tuple(size))
         return mask_of(with_background(soft, self._thresholds[stage]), maps.classes(image_id))

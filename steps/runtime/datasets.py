@@ -7,7 +7,8 @@ from typing import Any
 
 from steps.runtime.context import require
 from wsss.data.archives import Progress
-from wsss.data.coco import POLICIES, open_coco
+from wsss.data.coco import open_coco
+from wsss.data.coco_layout import POLICIES
 from wsss.data.coco_prepare import download_coco, prepare_coco
 from wsss.data.dataset import Dataset
 from wsss.data.folder import open_folder

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from wsss.data import coco_prepare, open_coco, prepare_coco
-from wsss.data.coco import CATEGORY_IDS, CLASS_INDEX, COCO_CLASSES, PARTS
+from wsss.data.coco_layout import CATEGORY_IDS, CLASS_INDEX, COCO_CLASSES, PARTS
 from wsss.data.images import read_mask, write_mask
 from wsss.data.prepare import report_table
 from wsss.errors import BackendError, DataError, StorageError, WsssError

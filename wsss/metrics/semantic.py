@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsss.errors import ArgumentError, DataError
+from wsss.palette import IGNORE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-IGNORE = 255
 THRESHOLDS = tuple(i / 100 for i in range(101))
 
 
