@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import require_finished
-from steps.make_sem_seg_labels import Refiner
 from steps.parts.prediction import RECORD, FinishedRun
+from steps.parts.refiner import Refiner
 from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
 from wsss.files import storage

@@ -14,7 +14,7 @@ from pipeline.report.tables import cell, load_papers, measured_cells
 from pipeline.runfolder import summary
 from pipeline.runfolder.recorded import RecordedRun
 from steps import eval_cam, eval_sem_seg
-from steps.make_sem_seg_labels import THRESHOLD
+from steps.parts.thresholds import THRESHOLD
 from steps.runtime.artifacts import read_arrays, read_json
 from steps.runtime.schedule import LOG
 from wsss.errors import WsssError
@@ -123,8 +123,7 @@ def _val_curves(run: RecordedRun) -> Iterator[figures.Curve]:
             grid = full[kind]["curve"]["threshold"] if kind in full else THRESHOLDS
             if counts[f"{kind}_val"].shape[2] == len(grid) + 1:
                 table = ThresholdCounts(len(run.dataset.classes), grid, counts[f"{kind}_val"])
-                yield figures.Curve(kind, TITLES[kind], grid, [table.scores(i).miou for i in range(len(grid))],
-                                    chosen[kind]["threshold"])
+                yield figures.Curve(kind, TITLES[kind], grid, table.miou_curve(), chosen[kind]["threshold"])
     place = run.place("make_sem_seg_labels")
     if place and (place / THRESHOLD).exists():
         walk = read_json(place / THRESHOLD)

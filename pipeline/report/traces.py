@@ -97,7 +97,7 @@ class TraceMaker:
         context = run.context("make_sem_seg_labels")
         if "train_irn" not in context.inputs:   # its refiner has no walk
             return None
-        self._walk = self._walk or Walk(context)
+        self._walk = self._walk or Walk(context, Maps(context.seed_folder))
         if image_id not in self._walk.maps.index:
             return None
         walked, edge = self._walk(image_id)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from steps.make_sem_seg_labels import THRESHOLD
+from steps.parts.thresholds import THRESHOLD
 from steps.runtime.artifacts import STRIDED, Labels, Maps, encode_array, write_json
 from steps.runtime.context import StepContext
 from steps.runtime.inference import for_each_image

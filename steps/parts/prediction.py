@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from steps import make_cam, make_lpcam
-from steps.make_sem_seg_labels import THRESHOLD, Refiner
 from steps.parts.prototypes import FILE
+from steps.parts.refiner import Refiner
 from steps.parts.refining import Refining
-from steps.parts.thresholds import read_chosen
+from steps.parts.thresholds import THRESHOLD, read_chosen
 from steps.runtime.artifacts import Maps, write_array, write_json, write_label
 from steps.runtime.context import StepContext
 from steps.runtime.inference import ImagesFailed, failures
