@@ -19,7 +19,7 @@ from pipeline.runfolder.summary import score_table
 from pipeline.runner import SUMMARY, Pipeline
 from steps.runtime.context import Stopped
 from steps.runtime.datasets import download_dataset, list_findings, open_dataset, prepare_dataset
-from wsss.data.prepare import report_table
+from wsss.data.findings import report_table
 from wsss.errors import ArtifactError, WsssError
 from wsss.files import user_path
 

@@ -18,12 +18,14 @@ from pipeline.config import _explain
 from pipeline.order import BY_NAME
 from pipeline.plan.fingerprint import identities
 from pipeline.plan.lists import derive_lists
+from pipeline.report.kinds import TITLES, measured
 from pipeline.runfolder.folder import MANIFEST
 from pipeline.runner import SUMMARY, Pipeline
 from steps.runtime.artifacts import read_json
 from steps.runtime.datasets import open_dataset
 from wsss.errors import ConfigError
-from wsss.files import replacing, write_text
+from wsss.files import write_text
+from wsss.text import aligned
 
 TABLE, PLOT = "sweep.csv", "sweep.png"
 HYDRAS = ("hydra.", "hydra/")
@@ -84,20 +86,16 @@ class Sweep:
             if any(self.base.folder.path.glob(f"*/{MANIFEST}")):
                 take = [f"reuse_from=['{self.base.folder.path.resolve()}']"]
         call([*hydra, *self.words, *self.naming, *take])
-        return self.compare()
+        return self.write_scores()
 
-    def compare(self) -> int:
+    def write_scores(self) -> int:
         """Print the scores of all members, and write them as a table and a plot into the folder of the sweep."""
-        heads, rows = [*self.keys, "CAM", "LPCAM-F", "LPCAM", "pseudo masks"], []
+        heads, rows = [*self.keys, *TITLES.values()], []
         for values, member in zip(self.values, self.members, strict=True):
             path = member.folder.path / SUMMARY
-            summary = read_json(path) if path.exists() else {}
-            cams = summary.get("eval_cam") or {}
-            scores = [cams.get(kind) for kind in ("cam", "lpcam_fg", "lpcam")] + [summary.get("eval_sem_seg")]
-            rows.append([*values, *(f"{100 * score['miou']:.1f}" if score else "" for score in scores)])
-        widths = [max(len(str(row[i])) for row in [heads, *rows]) for i in range(len(heads))]
-        for row in [heads, *rows]:
-            self.base.console.result("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip())
+            scores = measured(read_json(path) if path.exists() else {})
+            rows.append([*map(str, values), *(f"{100 * scores[kind]['miou']:.1f}" if kind in scores else "" for kind in TITLES)])
+        self.base.console.result("\n".join(aligned([heads, *rows], left=range(len(heads)))))
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([heads, *rows])
         write_text(self.base.folder.path / TABLE, text.getvalue())
@@ -111,16 +109,15 @@ class Sweep:
 
 def plot(path: Path, heads: list[str], rows: list[list[str]], n_keys: int) -> None:
     """A line for each score over the members, as PNG."""
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    from pipeline.report.figures import COLOURS, png  # not at the top: only what draws waits for it
+
     members = [", ".join(row[:n_keys]) for row in rows]
-    for column in range(n_keys, len(heads)):
-        known = [(member, float(row[column])) for member, row in zip(members, rows) if row[column]]
-        if known:
-            axes.plot(*zip(*known), marker="o", label=heads[column])
-    axes.set(xlabel=", ".join(heads[:n_keys]), ylabel="mIoU [%]")
-    if axes.lines:
-        axes.legend()
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    with png(path, 6, 4) as figure:
+        axes = figure.subplots()
+        for column, kind in enumerate(TITLES, start=n_keys):
+            known = [(member, float(row[column])) for member, row in zip(members, rows) if row[column]]
+            if known:
+                axes.plot(*zip(*known), marker="o", label=heads[column], color=COLOURS[kind])
+        axes.set(xlabel=", ".join(heads[:n_keys]), ylabel="mIoU, percent")
+        if axes.lines:
+            axes.legend()

@@ -36,7 +36,7 @@ from steps.runtime.artifacts import read_json, write_json
 from steps.runtime.context import Group
 from steps.runtime.datasets import open_dataset
 from wsss.data.dataset import did_you_mean
-from wsss.data.prepare import Finding
+from wsss.data.findings import Finding
 from wsss.errors import ArtifactError, ConfigError
 from wsss.files import user_path, write_text
 

@@ -22,8 +22,8 @@ from pipeline.runfolder.folder import RunFolder
 from steps.runtime.artifacts import Labels
 from steps.runtime.journal import unfinished
 from wsss.data.dataset import Dataset
+from wsss.data.findings import Finding
 from wsss.data.images import encode_jpeg, encode_mask, is_upright_jpeg
-from wsss.data.prepare import Finding
 from wsss.errors import ConfigError
 from wsss.files import storage, user_path, write_bytes
 

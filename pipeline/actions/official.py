@@ -23,7 +23,7 @@ from steps.runtime.artifacts import Labels, Maps, read_json, write_json
 from steps.runtime.journal import Lines, unfinished
 from steps.runtime.networks import WEIGHTS
 from wsss.data.dataset import Dataset
-from wsss.data.prepare import Finding
+from wsss.data.findings import Finding
 from wsss.errors import ArtifactError, ConfigError
 from wsss.files import user_path
 from wsss.networks.weights import read_metadata, read_tensors

@@ -8,18 +8,16 @@ from typing import Any
 from pipeline.actions.predict import made_with, seeds_of
 from pipeline.order import BY_NAME
 from pipeline.plan.lists import derive_lists
+from pipeline.report.kinds import TITLES
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import require_finished
-from pipeline.runfolder.summary import TITLES
 from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, choosing_ids, tune
 from steps.runtime.artifacts import write_json
 from steps.runtime.context import StepContext
 from wsss.data.dataset import Dataset
-from wsss.files import replacing, write_text
+from wsss.files import write_text
 
 FOLDER = "tune"
-# Okabe & Ito: safe for the colour-blind
-COLOURS = {"cam": "#0072B2", "lpcam_fg": "#E69F00", "lpcam": "#009E73", "walk": "#D55E00"}
 LINES = ("-", "--", ":", "-.")
 
 
@@ -127,44 +125,59 @@ def _write_csv(path: Path, rows: list[tuple]) -> None:
 
 
 def _plot(result: dict[str, Any], path: Path) -> None:
-    from matplotlib.figure import Figure  # not at the top: only what draws waits for it
+    from pipeline.report.figures import png  # not at the top: only what draws waits for it
 
     labels, walk = result["labels"], result["walk"]
-    figure = Figure(figsize=(15 if walk else 10, 4.2), layout="constrained")
-    maps, confident, *rest = figure.subplots(1, 3 if walk else 2)
-    for kind, swept in result["maps"].items():
-        maps.plot(swept["curve"]["threshold"], _in_percent(swept["curve"]["miou"]), color=COLOURS[kind], label=TITLES[kind])
-        maps.plot(swept["best"]["threshold"], 100 * swept["best"]["miou"], "o", color=COLOURS[kind])
-        if swept["run"]:
-            maps.axvline(swept["run"]["threshold"], color=COLOURS[kind], linestyle=":", linewidth=1)
-    if walk:
+    with png(path, 15 if walk else 10, 4.2) as figure:
+        maps, confident, *rest = figure.subplots(1, 3 if walk else 2)
+        _plot_thresholds(maps, result)
+        _plot_confident(confident, result)
+        for axes in rest:
+            _plot_walks(axes, walk["points"])
+        for axes in figure.axes:
+            axes.legend()
+        scored = ", scored too" * bool(labels["also_scored"])
+        figure.suptitle(f"chosen by {labels['images']} images of {labels['list']}{scored}")
+
+
+def _plot_thresholds(axes: Any, result: dict[str, Any]) -> None:
+    from pipeline.report.figures import COLOURS
+
+    drawn = [(kind, TITLES[kind], swept) for kind, swept in result["maps"].items()]
+    if walk := result["walk"]:
         best = max(walk["points"], key=lambda point: point["best"]["miou"])
-        maps.plot(best["curve"]["threshold"], _in_percent(best["curve"]["miou"]), color=COLOURS["walk"], label="walk (best)")
-        maps.plot(best["best"]["threshold"], 100 * best["best"]["miou"], "o", color=COLOURS["walk"])
-    maps.set(xlabel="background threshold", ylabel="mIoU in percent", title="dot: best; dotted: of the run")
-    kind = walk["seed_maps"] if walk else list(result["maps"])[-1]
+        drawn.append(("pseudo_masks", "walk (best)", {**best, "run": None}))
+    for kind, title, swept in drawn:
+        axes.plot(swept["curve"]["threshold"], _in_percent(swept["curve"]["miou"]), color=COLOURS[kind], label=title)
+        axes.plot(swept["best"]["threshold"], 100 * swept["best"]["miou"], "o", color=COLOURS[kind])
+        if swept["run"]:
+            axes.axvline(swept["run"]["threshold"], color=COLOURS[kind], linestyle=":", linewidth=1)
+    axes.set(xlabel="background threshold", ylabel="mIoU, percent", title="dot: best; dotted: of the run")
+
+
+def _plot_confident(axes: Any, result: dict[str, Any]) -> None:
+    from pipeline.report.figures import COLOURS
+
+    kind = result["walk"]["seed_maps"] if result["walk"] else list(result["maps"])[-1]
     pair, grid = result["maps"][kind]["confident"], result["maps"][kind]["curve"]["threshold"]
-    for half, colour, name in (("fg", "#D55E00", "class"), ("bg", "#0072B2", "background")):
-        confident.plot(grid, _in_percent(pair["curve"][f"{half}_right"]), color=colour, label=f"{name}: right")
-        confident.plot(grid, _in_percent(pair["curve"][f"{half}_share"]), color=colour, linestyle="--",
-                       label=f"{name}: share of pixels")
-        confident.axvline(pair["rule"][f"conf_{half}"], color=colour, linestyle=":", linewidth=1)
-    confident.set(xlabel="threshold", ylabel="percent", title=f"confident pixels of {TITLES[kind]}; dotted: by the rule")
-    for axes in rest:
-        times = sorted({point["exp_times"] for point in walk["points"]})
-        for number, exp_times in enumerate(times):
-            points = [point for point in walk["points"] if point["exp_times"] == exp_times]
-            axes.plot([point["beta"] for point in points], _in_percent([point["best"]["miou"] for point in points]), marker="o",
-                      color=COLOURS["walk"], linestyle=LINES[number % len(LINES)], alpha=0.4 + 0.6 * (number + 1) / len(times),
-                      label=f"2^{exp_times} steps")
-        axes.set(xlabel="beta", ylabel="mIoU in percent", title="walk, each at its best threshold")
-    for axes in figure.axes:
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    scored = ", scored too" * bool(labels["also_scored"])
-    figure.suptitle(f"chosen by {labels['images']} images of {labels['list']}{scored}", fontsize="small")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    for half, tone, name in (("fg", "b", "class"), ("bg", "a", "background")):
+        axes.plot(grid, _in_percent(pair["curve"][f"{half}_right"]), color=COLOURS[tone], label=f"{name}: right")
+        axes.plot(grid, _in_percent(pair["curve"][f"{half}_share"]), color=COLOURS[tone], linestyle="--",
+                  label=f"{name}: share of pixels")
+        axes.axvline(pair["rule"][f"conf_{half}"], color=COLOURS[tone], linestyle=":", linewidth=1)
+    axes.set(xlabel="threshold", ylabel="percent", title=f"confident pixels of {TITLES[kind]}; dotted: by the rule")
+
+
+def _plot_walks(axes: Any, walked: list[dict[str, Any]]) -> None:
+    from pipeline.report.figures import COLOURS
+
+    times = sorted({point["exp_times"] for point in walked})
+    for number, exp_times in enumerate(times):
+        points = [point for point in walked if point["exp_times"] == exp_times]
+        axes.plot([point["beta"] for point in points], _in_percent([point["best"]["miou"] for point in points]), marker="o",
+                  color=COLOURS["pseudo_masks"], linestyle=LINES[number % len(LINES)], label=f"2^{exp_times} steps",
+                  alpha=0.4 + 0.6 * (number + 1) / len(times))
+    axes.set(xlabel="beta", ylabel="mIoU, percent", title="walk, each at its best threshold")
 
 
 def _in_percent(values: list[float | None]) -> list[float]:

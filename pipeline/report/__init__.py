@@ -6,7 +6,7 @@ Imported only where a page is written: matplotlib and Jinja2 take longer to load
     scores      the tables: scores, classes, steps, configuration
     images      the IoU of every scored image
     gallery     which images are shown, and their tiles
-    pictures    arrays to embedded pictures: images, masks, maps, errors
+    thumbnails  arrays to embedded pictures: images, masks, maps, errors
     traces      the way of an image through the steps
     prototypes  the nearest patches of every prototype
     stage_images  the images that gained and lost most from one stage to the next

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.helptext import CONF
-from pipeline.report.published import SCORES, STEP_OF
+from pipeline.report.kinds import STEP_OF
+from pipeline.report.published import SCORES
 from steps.runtime.context import require
 from wsss.errors import ConfigError
 
@@ -112,7 +113,7 @@ def measured_cells(table: Table, experiment: str | None, measured: Mapping[str, 
                    images: int) -> dict[tuple[int, int], float]:
     """The cells (row, column) of a table that an experiment reproduces, and what it measured there, in percent.
 
-    `measured`: what was scored -> its scores in [0, 1], as in `published.compare`; scores of another number of images
+    `measured`: what was scored -> its scores in [0, 1], as in `published.against`; scores of another number of images
     than `images` are left out.
     """
     found = {}

@@ -27,7 +27,7 @@ from wsss.cams.maps import at_size
 from wsss.data.dataset import Dataset
 from wsss.data.images import read_image
 from wsss.errors import WsssError
-from wsss.pictures import overlay_map, overlay_mask, write_picture
+from wsss.overlays import overlay_map, overlay_mask, write_picture
 
 ID = "image"   # of the only image of the data set
 RECORD = "prediction.json"

@@ -11,8 +11,8 @@ from wsss.data.coco import open_coco
 from wsss.data.coco_layout import POLICIES
 from wsss.data.coco_prepare import download_coco, prepare_coco
 from wsss.data.dataset import Dataset
+from wsss.data.findings import Finding
 from wsss.data.folder import open_folder
-from wsss.data.prepare import Finding
 from wsss.data.shapes import make_shapes
 from wsss.data.voc import open_voc
 from wsss.data.voc_prepare import download_voc, prepare_voc

@@ -35,9 +35,9 @@ from wsss.data.coco_layout import (
     read_marker,
 )
 from wsss.data.download import Archive, obtain
+from wsss.data.findings import Finding
 from wsss.data.images import check_image, write_mask
 from wsss.data.messages import format_size, refuse
-from wsss.data.prepare import Finding
 from wsss.errors import DataError, StorageError
 from wsss.files import write_text
 from wsss.palette import IGNORE
