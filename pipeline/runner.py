@@ -24,8 +24,8 @@ from pipeline.plan.plan import REUSE, PlannedStep, check_share, make_plan, surve
 from pipeline.report.stages import settings_in_use
 from pipeline.runfolder.claims import Claim, Owner
 from pipeline.runfolder.folder import RunFolder
-from pipeline.runfolder.reading import reading
-from pipeline.runfolder.recorded import RecordedRun, find_run, recorded_config
+from pipeline.runfolder.reading import find_run, reading
+from pipeline.runfolder.recorded import RecordedRun, recorded_config
 from pipeline.runfolder.reuse import open_donors
 from pipeline.runfolder.status import StepStatus, run_status
 from pipeline.runfolder.summary import build_summary
@@ -271,7 +271,7 @@ class Pipeline(Work):
         """
         from pipeline.report.compare import check_runs, write_comparison
 
-        paths = check_runs([find_run(run, self.config.outputs) for run in self.config.runs])
+        paths = check_runs([find_run("runs", run, self.config.outputs) for run in self.config.runs])
         runs = [self._recorded(path) for path in paths]
         return write_comparison(runs, user_path(self.config.outputs), self._progress("compare"))
 

@@ -24,7 +24,7 @@ from pipeline.report.published import against
 from pipeline.report.scores import published_tables
 from pipeline.report.stage_images import compare_stages, sample, stage_sections
 from pipeline.report.traces import TraceMaker
-from pipeline.runfolder.recorded import find_run
+from pipeline.runfolder.reading import find_run
 from steps.runtime.artifacts import Maps
 from steps.runtime.datasets import open_dataset
 from tests.browser import needs_browser, show
@@ -392,7 +392,7 @@ def test_runs_that_cannot_be_compared_are_refused(smoke, two, capsys):
     shutil.rmtree(two / "other/make_sem_seg_labels")
     smoke("action=compare", "runs=[smoke,other]").compare()
     assert "Not all of these runs have pseudo masks" in read(two / "compare-smoke-other.html").text
-    assert find_run(str(two / "other"), "elsewhere") == (two / "other").resolve()
+    assert find_run("runs", str(two / "other"), "elsewhere") == (two / "other").resolve()
 
 
 # In a real browser.
