@@ -4,9 +4,7 @@ What no swept value touches is made once, in the run NAME, and taken over by eve
 (basic, submitit_local, submitit_slurm) decides where the members run; this process waits for them and compares the results.
 """
 
-import csv
 import importlib.util
-import io
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -25,7 +23,7 @@ from steps.runtime.artifacts import read_json
 from steps.runtime.datasets import open_dataset
 from wsss.errors import ConfigError
 from wsss.files import write_text
-from wsss.text import aligned
+from wsss.text import aligned, csv_text
 
 TABLE, PLOT = "sweep.csv", "sweep.png"
 HYDRAS = ("hydra.", "hydra/")
@@ -96,9 +94,7 @@ class Sweep:
             scores = measured(read_json(path) if path.exists() else {})
             rows.append([*map(str, values), *(f"{100 * scores[kind]['miou']:.1f}" if kind in scores else "" for kind in TITLES)])
         self.base.console.result("\n".join(aligned([heads, *rows], left=range(len(heads)))))
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([heads, *rows])
-        write_text(self.base.folder.path / TABLE, text.getvalue())
+        write_text(self.base.folder.path / TABLE, csv_text([heads, *rows]))
         written = [TABLE]
         if importlib.util.find_spec("matplotlib"):
             plot(self.base.folder.path / PLOT, heads, rows, len(self.keys))

@@ -1,7 +1,5 @@
 """`action=tune`: curves over thresholds and walks as CSV, JSON and a plot, and the values to set. Changes nothing in the run."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from steps.runtime.artifacts import write_json
 from steps.runtime.context import StepContext
 from wsss.data.dataset import Dataset
 from wsss.files import write_text
+from wsss.text import csv_text
 
 FOLDER = "tune"
 LINES = ("-", "--", ":", "-.")
@@ -62,13 +61,13 @@ def write_tune(result: dict[str, Any], folder: Path) -> None:
         columns = [swept["curve"][name] for name in ("threshold", *SCORE_NAMES)]
         columns += [swept["confident"]["curve"][name] for name in CONFIDENT_NAMES]
         rows += [(kind, *row) for row in zip(*columns)]
-    _write_csv(folder / "thresholds.csv", rows)
+    write_text(folder / "thresholds.csv", csv_text(rows))
     if result["walk"]:
         rows = [("beta", "exp_times", "threshold", *SCORE_NAMES)]
         for point in result["walk"]["points"]:
             rows += [(point["beta"], point["exp_times"], *row)
                      for row in zip(*(point["curve"][name] for name in ("threshold", *SCORE_NAMES)))]
-        _write_csv(folder / "walk.csv", rows)
+        write_text(folder / "walk.csv", csv_text(rows))
     _plot(result, folder / "tune.png")
     write_json(folder / "tune.json", result)
 
@@ -118,66 +117,42 @@ def _value(threshold: float | None) -> str:
     return "never" if threshold is None else f"{threshold:g}"
 
 
-def _write_csv(path: Path, rows: list[tuple]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
-
-
 def _plot(result: dict[str, Any], path: Path) -> None:
-    from pipeline.report.figures import png  # not at the top: only what draws waits for it
+    from pipeline.report.figures import COLOURS, png  # not at the top: only what draws waits for it
 
     labels, walk = result["labels"], result["walk"]
+    drawn = [(kind, TITLES[kind], swept) for kind, swept in result["maps"].items()]
+    if walk:
+        best = max(walk["points"], key=lambda point: point["best"]["miou"])
+        drawn.append(("pseudo_masks", "walk (best)", {**best, "run": None}))
     with png(path, 15 if walk else 10, 4.2) as figure:
         maps, confident, *rest = figure.subplots(1, 3 if walk else 2)
-        _plot_thresholds(maps, result)
-        _plot_confident(confident, result)
+        for kind, title, swept in drawn:
+            maps.plot(swept["curve"]["threshold"], _in_percent(swept["curve"]["miou"]), color=COLOURS[kind], label=title)
+            maps.plot(swept["best"]["threshold"], 100 * swept["best"]["miou"], "o", color=COLOURS[kind])
+            if swept["run"]:
+                maps.axvline(swept["run"]["threshold"], color=COLOURS[kind], linestyle=":", linewidth=1)
+        maps.set(xlabel="background threshold", ylabel="mIoU, percent", title="dot: best; dotted: of the run")
+        kind = walk["seed_maps"] if walk else list(result["maps"])[-1]
+        pair, grid = result["maps"][kind]["confident"], result["maps"][kind]["curve"]["threshold"]
+        for half, tone, name in (("fg", "b", "class"), ("bg", "a", "background")):
+            for what, line, words in (("right", "-", "right"), ("share", "--", "share of pixels")):
+                curve = _in_percent(pair["curve"][f"{half}_{what}"])
+                confident.plot(grid, curve, line, color=COLOURS[tone], label=f"{name}: {words}")
+            confident.axvline(pair["rule"][f"conf_{half}"], color=COLOURS[tone], linestyle=":", linewidth=1)
+        confident.set(xlabel="threshold", ylabel="percent", title=f"confident pixels of {TITLES[kind]}; dotted: by the rule")
         for axes in rest:
-            _plot_walks(axes, walk["points"])
+            times = sorted({point["exp_times"] for point in walk["points"]})
+            for number, exp_times in enumerate(times):
+                points = [point for point in walk["points"] if point["exp_times"] == exp_times]
+                axes.plot([point["beta"] for point in points], _in_percent([point["best"]["miou"] for point in points]),
+                          LINES[number % len(LINES)], marker="o", color=COLOURS["pseudo_masks"], label=f"2^{exp_times} steps",
+                          alpha=0.4 + 0.6 * (number + 1) / len(times))
+            axes.set(xlabel="beta", ylabel="mIoU, percent", title="walk, each at its best threshold")
         for axes in figure.axes:
             axes.legend()
         scored = ", scored too" * bool(labels["also_scored"])
-        figure.suptitle(f"chosen by {labels['images']} images of {labels['list']}{scored}")
-
-
-def _plot_thresholds(axes: Any, result: dict[str, Any]) -> None:
-    from pipeline.report.figures import COLOURS
-
-    drawn = [(kind, TITLES[kind], swept) for kind, swept in result["maps"].items()]
-    if walk := result["walk"]:
-        best = max(walk["points"], key=lambda point: point["best"]["miou"])
-        drawn.append(("pseudo_masks", "walk (best)", {**best, "run": None}))
-    for kind, title, swept in drawn:
-        axes.plot(swept["curve"]["threshold"], _in_percent(swept["curve"]["miou"]), color=COLOURS[kind], label=title)
-        axes.plot(swept["best"]["threshold"], 100 * swept["best"]["miou"], "o", color=COLOURS[kind])
-        if swept["run"]:
-            axes.axvline(swept["run"]["threshold"], color=COLOURS[kind], linestyle=":", linewidth=1)
-    axes.set(xlabel="background threshold", ylabel="mIoU, percent", title="dot: best; dotted: of the run")
-
-
-def _plot_confident(axes: Any, result: dict[str, Any]) -> None:
-    from pipeline.report.figures import COLOURS
-
-    kind = result["walk"]["seed_maps"] if result["walk"] else list(result["maps"])[-1]
-    pair, grid = result["maps"][kind]["confident"], result["maps"][kind]["curve"]["threshold"]
-    for half, tone, name in (("fg", "b", "class"), ("bg", "a", "background")):
-        axes.plot(grid, _in_percent(pair["curve"][f"{half}_right"]), color=COLOURS[tone], label=f"{name}: right")
-        axes.plot(grid, _in_percent(pair["curve"][f"{half}_share"]), color=COLOURS[tone], linestyle="--",
-                  label=f"{name}: share of pixels")
-        axes.axvline(pair["rule"][f"conf_{half}"], color=COLOURS[tone], linestyle=":", linewidth=1)
-    axes.set(xlabel="threshold", ylabel="percent", title=f"confident pixels of {TITLES[kind]}; dotted: by the rule")
-
-
-def _plot_walks(axes: Any, walked: list[dict[str, Any]]) -> None:
-    from pipeline.report.figures import COLOURS
-
-    times = sorted({point["exp_times"] for point in walked})
-    for number, exp_times in enumerate(times):
-        points = [point for point in walked if point["exp_times"] == exp_times]
-        axes.plot([point["beta"] for point in points], _in_percent([point["best"]["miou"] for point in points]), marker="o",
-                  color=COLOURS["pseudo_masks"], linestyle=LINES[number % len(LINES)], label=f"2^{exp_times} steps",
-                  alpha=0.4 + 0.6 * (number + 1) / len(times))
-    axes.set(xlabel="beta", ylabel="mIoU, percent", title="walk, each at its best threshold")
+        figure.suptitle(f"chosen by {labels['images']} images of {labels['list']}{scored}", fontsize="small")
 
 
 def _in_percent(values: list[float | None]) -> list[float]:

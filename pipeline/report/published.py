@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.report.kinds import STEP_OF
+from pipeline.report.kinds import NAMES, STEP_OF
 from steps.runtime.context import require
 
-SCORES = ("miou", "fp", "fn", "precision", "recall")
 AVERAGES = ("precision and recall: the paper does not say how they are averaged over the classes; the measured ones are means "
             "over the classes without background")
 
@@ -26,7 +25,7 @@ class Published:
         for what, scores in self.scores.items():
             require(what in STEP_OF, "published.scores", what, f"one of {', '.join(STEP_OF)}")
             for name, value in scores.items():
-                require(name in SCORES, f"published.scores.{what}", name, f"one of {', '.join(SCORES)}")
+                require(name in NAMES, f"published.scores.{what}", name, f"one of {', '.join(NAMES)}")
                 require(0 <= value <= 100, f"published.scores.{what}.{name}", value, "percent, from 0 to 100")
 
 

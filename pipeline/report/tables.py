@@ -12,8 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.helptext import CONF
-from pipeline.report.kinds import STEP_OF
-from pipeline.report.published import SCORES
+from pipeline.report.kinds import NAMES, STEP_OF
 from steps.runtime.context import require
 from wsss.errors import ConfigError
 
@@ -59,8 +58,8 @@ class Table:
         for part in (*self.columns, *self.rows):
             require(part.of is None or part.of in STEP_OF, f"{key}.{part.name}.of", part.of, f"one of {', '.join(STEP_OF)}")
         for column in self.columns:
-            require(column.score is None or column.score in SCORES, f"{key}.{column.name}.score", column.score,
-                    f"one of {', '.join(SCORES)}")
+            require(column.score is None or column.score in NAMES, f"{key}.{column.name}.score", column.score,
+                    f"one of {', '.join(NAMES)}")
         for row in self.rows:
             require(len(row.values) == len(self.columns), f"{key}.{row.name}.values", row.values,
                     f"{len(self.columns)} values, one a column")

@@ -5,14 +5,13 @@ from typing import Any
 
 from pipeline.plan.plan import DONE, NOTHING, PlannedStep
 from pipeline.report import stages
-from pipeline.report.kinds import TITLES, measured
+from pipeline.report.kinds import NAMES, TITLES, measured
 from pipeline.report.published import Published, against, averages_note
 from pipeline.runfolder.folder import RunFolder
 from steps import eval_cam, eval_ins_seg, eval_sem_seg
 from steps.runtime.artifacts import read_json
 from wsss.text import aligned
 
-NAMES = {"miou": "mIoU", "fp": "FP", "fn": "FN", "precision": "precision", "recall": "recall"}
 LONG = {"curve", "confusion"}   # stay in scores.json
 
 
