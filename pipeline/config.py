@@ -18,7 +18,7 @@ from pipeline.helptext import CONF
 from pipeline.order import STEPS
 from pipeline.settings import Action, Config
 from steps.runtime.datasets import KINDS
-from wsss.data.dataset import did_you_mean
+from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
 
 SET_BY_FILES = ("experiment_name", "recipe_name")   # of conf/, by no user

@@ -15,6 +15,7 @@ from typing import Any
 
 from steps.runtime.context import Stopped
 from wsss.files import free_bytes, storage
+from wsss.text import aligned, duration, mib
 
 EVERY_SECONDS = 5.0      # between plain lines
 REDRAW_SECONDS = 0.2     # between drawings on a terminal
@@ -175,7 +176,7 @@ def _pace(made: int, left: int, seconds: float) -> list[str]:
     if made < 1 or seconds <= 0:
         return []
     rate = made / seconds
-    return [f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each", f"{_time(left / rate)} left"]
+    return [f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each", f"{duration(left / rate)} left"]
 
 
 def head_line(folder: Path, dataset: Any, model: Any, device: Any) -> str:
@@ -190,30 +191,19 @@ def plan_table(folder: Path, plan: list[Any]) -> str:
         expected = planned.expected
         counted = planned.action in ("continue", "reuse")
         action = f"{planned.action} {planned.done} of {planned.total}" if counted else planned.action
-        needs = (_time(expected.seconds), _size(expected.disk_mb), _size(expected.memory_mb)) if expected else ("", "", "")
+        needs = (duration(expected.seconds), mib(expected.disk_mb), mib(expected.memory_mb)) if expected else ("", "", "")
         rows.append((planned.name, action, f"{planned.to_do} {planned.unit}" if planned.to_do else "", *needs, planned.why))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADS) - 1)]
-    lines = ["  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]).rstrip() for row in rows]
+    lines = [f"  {line}" for line in aligned(rows, left=range(len(HEADS)))]
     needs = [planned.expected for planned in plan if planned.expected]
     if needs:
         known = [expected.seconds for expected in needs if expected.seconds is not None]
         some = "" if len(known) == len(needs) else " for the steps that were timed before"
-        timed = [_time(sum(known)) + some] if known else []
+        timed = [duration(sum(known)) + some] if known else []
         free = free_bytes(folder) / 2**20
-        lines.append("  expected: " + ", ".join([*timed, f"{_size(sum(e.disk_mb for e in needs))} on disk ({_size(free)} free)",
-                                                 f"{_size(max(e.memory_mb for e in needs))} of memory at the peak"]))
+        lines.append("  expected: " + ", ".join([*timed, f"{mib(sum(e.disk_mb for e in needs))} on disk ({mib(free)} free)",
+                                                 f"{mib(max(e.memory_mb for e in needs))} of memory at the peak"]))
         if sum(e.disk_mb for e in needs) > free:
             lines.append("  there may not be room enough for it: make room, or choose another place with outputs=DIR")
     return "\n".join(lines)
 
 
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _size(mb: float) -> str:
-    if mb < 0.1:
-        return f"{mb * 1024:.0f} kB"
-    return f"{mb:.1f} MB" if mb < 100 else f"{mb:.0f} MB" if mb < 4096 else f"{mb / 1024:.1f} GB"

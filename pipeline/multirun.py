@@ -4,9 +4,7 @@ What no swept value touches is made once, in the run NAME, and taken over by eve
 (basic, submitit_local, submitit_slurm) decides where the members run; this process waits for them and compares the results.
 """
 
-import csv
 import importlib.util
-import io
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -18,12 +16,14 @@ from pipeline.config import explain
 from pipeline.order import BY_NAME
 from pipeline.plan.fingerprint import identities
 from pipeline.plan.lists import derive_lists
+from pipeline.report.kinds import TITLES, measured
 from pipeline.runfolder.folder import MANIFEST
 from pipeline.runner import SUMMARY, Pipeline
 from steps.runtime.artifacts import read_json
 from steps.runtime.datasets import open_dataset
 from wsss.errors import ConfigError
-from wsss.files import replacing, write_text
+from wsss.files import write_text
+from wsss.text import aligned, csv_text
 
 TABLE, PLOT = "sweep.csv", "sweep.png"
 HYDRAS = ("hydra.", "hydra/")
@@ -84,23 +84,17 @@ class Sweep:
             if any(self.base.folder.path.glob(f"*/{MANIFEST}")):
                 take = [f"reuse_from=['{self.base.folder.path.resolve()}']"]
         call([*hydra, *self.words, *self.naming, *take])
-        return self.compare()
+        return self.write_scores()
 
-    def compare(self) -> int:
+    def write_scores(self) -> int:
         """Print the scores of all members, and write them as a table and a plot into the folder of the sweep."""
-        heads, rows = [*self.keys, "CAM", "LPCAM-F", "LPCAM", "pseudo masks"], []
+        heads, rows = [*self.keys, *TITLES.values()], []
         for values, member in zip(self.values, self.members, strict=True):
             path = member.folder.path / SUMMARY
-            summary = read_json(path) if path.exists() else {}
-            cams = summary.get("eval_cam") or {}
-            scores = [cams.get(kind) for kind in ("cam", "lpcam_fg", "lpcam")] + [summary.get("eval_sem_seg")]
-            rows.append([*values, *(f"{100 * score['miou']:.1f}" if score else "" for score in scores)])
-        widths = [max(len(str(row[i])) for row in [heads, *rows]) for i in range(len(heads))]
-        for row in [heads, *rows]:
-            self.base.console.result("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip())
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([heads, *rows])
-        write_text(self.base.folder.path / TABLE, text.getvalue())
+            scores = measured(read_json(path) if path.exists() else {})
+            rows.append([*map(str, values), *(f"{100 * scores[kind]['miou']:.1f}" if kind in scores else "" for kind in TITLES)])
+        self.base.console.result("\n".join(aligned([heads, *rows], left=range(len(heads)))))
+        write_text(self.base.folder.path / TABLE, csv_text([heads, *rows]))
         written = [TABLE]
         if importlib.util.find_spec("matplotlib"):
             plot(self.base.folder.path / PLOT, heads, rows, len(self.keys))
@@ -111,16 +105,15 @@ class Sweep:
 
 def plot(path: Path, heads: list[str], rows: list[list[str]], n_keys: int) -> None:
     """A line for each score over the members, as PNG."""
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    from pipeline.report.figures import COLOURS, png  # not at the top: only what draws waits for it
+
     members = [", ".join(row[:n_keys]) for row in rows]
-    for column in range(n_keys, len(heads)):
-        known = [(member, float(row[column])) for member, row in zip(members, rows) if row[column]]
-        if known:
-            axes.plot(*zip(*known), marker="o", label=heads[column])
-    axes.set(xlabel=", ".join(heads[:n_keys]), ylabel="mIoU [%]")
-    if axes.lines:
-        axes.legend()
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    with png(path, 6, 4) as figure:
+        axes = figure.subplots()
+        for column, kind in enumerate(TITLES, start=n_keys):
+            known = [(member, float(row[column])) for member, row in zip(members, rows) if row[column]]
+            if known:
+                axes.plot(*zip(*known), marker="o", label=heads[column], color=COLOURS[kind])
+        axes.set(xlabel=", ".join(heads[:n_keys]), ylabel="mIoU, percent")
+        if axes.lines:
+            axes.legend()

@@ -34,7 +34,7 @@ from pipeline.work import Work, quarantined
 from steps.runtime.artifacts import read_json, write_json
 from steps.runtime.context import Group
 from steps.runtime.datasets import open_dataset
-from wsss.data.dataset import did_you_mean
+from wsss.data.messages import did_you_mean
 from wsss.errors import ArtifactError, ConfigError
 from wsss.files import user_path, write_text
 

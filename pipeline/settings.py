@@ -16,7 +16,7 @@ from pipeline.tracking import Logger
 from steps.runtime.context import require
 from steps.runtime.model import ModelSettings
 from steps.runtime.store import ArtifactSettings
-from wsss.data.dataset import check_id
+from wsss.data.ids import check_id
 from wsss.errors import ConfigError, WsssError
 from wsss.files import user_path
 

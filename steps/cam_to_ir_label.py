@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from steps.eval_cam import SCORES
-from steps.parts.thresholds import PUBLISHED, confident_pair, read_chosen
+from steps.parts.thresholds import FALLBACK, confident_pair, read_chosen
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
 from steps.runtime.inference import for_each_image
@@ -76,5 +76,5 @@ def confident_thresholds(context: StepContext) -> tuple[tuple[float, float], str
     if "eval_cam" in context.inputs:
         choice = read_chosen(context.inputs["eval_cam"] / SCORES, context.seed_maps)
         return confident_pair(choice["threshold"]), f"+0.15 / -0.10 of the threshold with the {choice['source']}"
-    published = PUBLISHED[context.seed_maps]
+    published = FALLBACK[context.seed_maps]
     return (published.conf_fg, published.conf_bg), "published constants (no val masks to choose by)"

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from steps.parts.thresholds import PUBLISHED, Chosen, choose, count
+from steps.parts.thresholds import FALLBACK, Chosen, choose, count
 from steps.runtime.artifacts import FG_ONLY, Maps, check_keys, read_arrays, write_arrays, write_json
 from steps.runtime.context import StepContext, require
 from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
@@ -50,7 +48,7 @@ def run(context: StepContext) -> dict[str, Any]:
         setting = getattr(context.settings.threshold, kind)
         grid = tuple(sorted({*THRESHOLDS, THRESHOLDS[0] if setting is None else round(setting, 4)}))
         val_counts = count_maps(context, maps, val, grid, before, total) if val else None
-        chosen[kind] = choose(setting, f"eval_cam.threshold.{kind}", val_counts, len(val), PUBLISHED[kind].evaluation)
+        chosen[kind] = choose(setting, f"eval_cam.threshold.{kind}", val_counts, len(val), FALLBACK[kind].evaluation)
         if val_counts:
             counts[f"{kind}_val"] = val_counts.counts
         if scored:
@@ -79,14 +77,12 @@ def count_maps(context: StepContext, maps: Maps, ids: tuple[str, ...], threshold
 
 def score(counts: ThresholdCounts, chosen: Chosen, n_images: int) -> dict[str, Any]:
     """The scores at the chosen threshold; beside them the best on this very list, an oracle."""
-    at = int(np.abs(np.array(counts.thresholds) - chosen.threshold).argmin())
     best, best_scores = counts.best()
-    curve = [counts.scores(i).miou for i in range(len(counts.thresholds))]
-    confusion = counts.confusion(at)
+    confusion = counts.confusion(counts.nearest(chosen.threshold))
     return {**confusion.scores().as_dict(), "among_predfg_bg": confusion.among_predfg_bg(),
             "threshold": chosen.threshold, "threshold_source": chosen.source,
             "images": n_images, "oracle": {"threshold": best, "miou": best_scores.miou},
-            "curve": {"threshold": [round(float(t), 4) for t in counts.thresholds], "miou": curve}}
+            "curve": {"threshold": [round(float(t), 4) for t in counts.thresholds], "miou": counts.miou_curve()}}
 
 
 def kinds_of_maps(context: StepContext) -> dict[str, Maps]:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.make_ins_seg_labels import THRESHOLD
 from steps.make_ins_seg_labels import reader as instance_reader
-from steps.parts.thresholds import read_chosen
+from steps.parts.thresholds import THRESHOLD, read_chosen
 from steps.runtime.artifacts import check_keys, write_json
 from steps.runtime.context import StepContext, require
 

@@ -8,8 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from steps.make_sem_seg_labels import THRESHOLD
-from steps.parts.thresholds import read_chosen
+from steps.parts.thresholds import THRESHOLD, read_chosen
 from steps.runtime.artifacts import Labels, check_keys, write_json
 from steps.runtime.context import StepContext
 from wsss.metrics.semantic import Confusion

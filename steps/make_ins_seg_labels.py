@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.make_sem_seg_labels import THRESHOLD
-from steps.parts.thresholds import Chosen, read_chosen
+from steps.parts.refiner import check_walk
+from steps.parts.thresholds import THRESHOLD, Chosen, read_chosen
 from steps.runtime.artifacts import encode_arrays, write_json
 from steps.runtime.context import StepContext, require
 from steps.runtime.inference import for_each_image
@@ -36,16 +36,14 @@ class Settings:
     exp_times: int               # the walk has 2^exp_times steps
     radius: int                  # of a step, in cells of stride 4
     pad_to: int | None           # the input of IRN is padded to sides of at least so many pixels
-    centroid_iterations: int             # steps in which a pixel follows the displacements to its centroid
+    centroid_iterations: int     # steps in which a pixel follows the displacements to its centroid
     group_threshold: float       # a displacement shorter than this, in cells of stride 4, belongs to a centre
     bg_threshold: float          # of the walked maps
     min_area: float              # share of the image below which an instance gets score 0
 
     def __post_init__(self) -> None:
+        check_walk(self, "make_ins_seg_labels")
         for key, good, expected in (
-                ("beta", self.beta > 0, "above 0"), ("exp_times", 0 <= self.exp_times <= 16, "from 0 to 16"),
-                ("radius", self.radius >= 2, "at least 2"),
-                ("pad_to", self.pad_to is None or self.pad_to >= 1, "null or at least 1"),
                 ("centroid_iterations", self.centroid_iterations >= 1, "at least 1"),
                 ("group_threshold", self.group_threshold > 0, "above 0"),
                 ("bg_threshold", 0 <= self.bg_threshold <= 1, "a number in [0, 1]"),

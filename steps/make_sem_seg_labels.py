@@ -10,45 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from steps.parts.thresholds import read_chosen
+from steps.parts.refiner import WITHOUT_MASKS, Refiner, Unary, check_walk
+from steps.parts.thresholds import THRESHOLD, read_chosen
 from steps.runtime.artifacts import Labels, encode_array, read_array
 from steps.runtime.context import StepContext, require
 from steps.runtime.inference import for_each_image
 from wsss.data.images import encode_mask
 
 VERSION = 3
-THRESHOLD = "threshold.json"
-
-
-class Refiner(Enum):
-    """What is done with the seed maps."""
-
-    none = "none"                # they are cut at the background threshold as they are
-    crf = "crf"                  # dense CRF
-    walk = "walk"                # IRN's random walk (official)
-    walk_crf = "walk_crf"        # the walk, then the dense CRF
-
-    @property
-    def walks(self) -> bool:
-        return self in (Refiner.walk, Refiner.walk_crf)
-
-    @property
-    def has_crf(self) -> bool:
-        return self in (Refiner.crf, Refiner.walk_crf)
-
-
-WITHOUT_MASKS = Refiner.crf      # what `refiner: null` comes to where no val masks choose (docs/results.md has what it loses)
-
-
-class Unary(Enum):
-    labels = "labels"            # of the thresholded maps, trusted by `gt_prob` (official crf_inference_label)
-    scores = "scores"            # softmax of `sharpness` times the maps and the background threshold
 
 
 @dataclass
@@ -111,10 +85,7 @@ class Settings:
     save_soft: bool
 
     def __post_init__(self) -> None:
-        require(self.beta > 0, "make_sem_seg_labels.beta", self.beta, "above 0")
-        require(0 <= self.exp_times <= 16, "make_sem_seg_labels.exp_times", self.exp_times, "from 0 to 16")
-        require(self.radius >= 2, "make_sem_seg_labels.radius", self.radius, "at least 2")
-        require(self.pad_to is None or self.pad_to >= 1, "make_sem_seg_labels.pad_to", self.pad_to, "null or at least 1")
+        check_walk(self, "make_sem_seg_labels")
         require(self.bg_threshold is None or 0 <= self.bg_threshold <= 1, "make_sem_seg_labels.bg_threshold",
                 self.bg_threshold, "null or a number in [0, 1]")
 

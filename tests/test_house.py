@@ -4,12 +4,14 @@ import ast
 import subprocess
 import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 import yaml
 
 import wsss
+from pipeline.order import BY_NAME
 from tests.conftest import SMOKE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +28,23 @@ def imports(path: Path) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
+def modules_imported(path: Path, known: dict[str, Path]) -> set[str]:
+    """The modules among `known` that a file imports anywhere but for type checking."""
+    def nodes(node: ast.AST):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            for child in ast.iter_child_nodes(node):
+                yield from nodes(child)
+    found: set[str] = set()
+    for node in nodes(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else node.module for name in inside}
+    return found & known.keys()
+
+
 def calls(path: Path) -> list[ast.Call]:
     return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
 
@@ -35,6 +54,28 @@ def test_arrows_point_down(path):
     room = path.relative_to(ROOT).parts[0].removesuffix(".py")
     above = set(ROOMS[ROOMS.index(room) + 1:]) | {"tests", "benchmarks"}
     assert not imports(path) & above
+
+
+def test_no_imports_go_in_a_circle():
+    known = {str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__"): path for path in SOURCES}
+    graph = {name: modules_imported(path, known) for name, path in known.items()}
+    graph["pipeline.cluster.processes"] -= {"pipeline.cluster.heartbeat"}   # until these two are apart
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *sorted((ROOT / "benchmarks").glob("*.py"))], ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_are_short(path):
+    text = path.read_text()
+    long = {node.name: length for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)
+            and (length := node.end_lineno - node.lineno + 1) > 60}
+    assert not long and text.count("\n") <= 300
+
+
+def test_steps_shows_nothing_but_steps():
+    assert {path.stem for path in (ROOT / "steps").glob("*.py")} == {*BY_NAME, "__init__"}
 
 
 def test_the_science_knows_no_configuration():

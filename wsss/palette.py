@@ -1,6 +1,8 @@
-"""The PASCAL VOC colour palette: what makes an index PNG visible, in the ground truth of VOC and in everything written here."""
+"""What mask values mean, and the PASCAL VOC palette that makes an index PNG visible, there and in everything written here."""
 
 import numpy as np
+
+IGNORE = 255  #: mask value of a pixel that does not count; 0 is background, i + 1 class i
 
 
 def _voc_palette() -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.runfolder.recorded import find_run
+from pipeline.runfolder.reading import find_run
 from wsss.files import user_path
 
 
@@ -25,7 +25,7 @@ def do(pipeline: Any) -> tuple[str, Path]:
     from pipeline.report.compare import check_runs, write_comparison
 
     config = pipeline.config
-    paths = check_runs([find_run(run, config.outputs) for run in config.runs])
+    paths = check_runs([find_run("runs", run, config.outputs) for run in config.runs])
     with ExitStack() as held:
         runs = [pipeline.recorded(path, held) for path in paths]
         return write_comparison(runs, user_path(config.outputs), pipeline.progress("compare"))

@@ -19,7 +19,7 @@ from steps.runtime.artifacts import Labels, Maps, read_json, write_json
 from steps.runtime.journal import Lines
 from steps.runtime.schedule import WEIGHTS
 from wsss.data.dataset import Dataset
-from wsss.data.prepare import Finding, report_table
+from wsss.data.findings import Finding, report_table
 from wsss.errors import ArtifactError, ConfigError
 from wsss.files import free_bytes
 from wsss.networks.facts import read_metadata

@@ -21,8 +21,8 @@ from pipeline.runfolder.folder import RunFolder
 from steps.runtime.artifacts import Labels
 from steps.runtime.journal import unfinished
 from wsss.data.dataset import Dataset
+from wsss.data.findings import Finding, report_table
 from wsss.data.images import encode_jpeg, encode_mask, is_upright_jpeg
-from wsss.data.prepare import Finding, report_table
 from wsss.errors import ConfigError
 from wsss.files import write_bytes
 

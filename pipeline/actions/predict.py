@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from pipeline.cluster.machine import prepare_process
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import reading, require_finished
-from steps.make_sem_seg_labels import Refiner
+from steps.parts.refiner import Refiner
 from steps.runtime.context import require
-from wsss.data.dataset import did_you_mean
+from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
 from wsss.files import storage, user_path
 

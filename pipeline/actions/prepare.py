@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steps.runtime.datasets import download_dataset, list_findings, open_dataset, prepare_dataset
-from wsss.data.prepare import Finding, report_table
+from wsss.data.findings import Finding, report_table
 
 
 @dataclass

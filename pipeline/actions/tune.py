@@ -1,7 +1,5 @@
 """Score thresholds and walks on the stored maps of a finished run, and say which to set."""
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +8,17 @@ from pipeline.actions.predict import made_with, seeds_of
 from pipeline.cluster.machine import prepare_process
 from pipeline.order import BY_NAME
 from pipeline.plan.lists import derive_lists
+from pipeline.report.kinds import TITLES
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import require_finished
-from pipeline.runfolder.summary import TITLES
 from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, TuneSettings, choosing_ids, tune
 from steps.runtime.artifacts import write_json
 from steps.runtime.context import StepContext
 from wsss.data.dataset import Dataset
-from wsss.files import replacing, write_text
+from wsss.files import write_text
+from wsss.text import csv_text
 
 FOLDER = "tune"
-# Okabe & Ito: safe for the colour-blind
-COLOURS = {"cam": "#0072B2", "lpcam_fg": "#E69F00", "lpcam": "#009E73", "walk": "#D55E00"}
 LINES = ("-", "--", ":", "-.")
 
 
@@ -100,13 +97,13 @@ def write_tune(result: dict[str, Any], folder: Path) -> None:
         columns = [swept["curve"][name] for name in ("threshold", *SCORE_NAMES)]
         columns += [swept["confident"]["curve"][name] for name in CONFIDENT_NAMES]
         rows += [(kind, *row) for row in zip(*columns)]
-    _write_csv(folder / "thresholds.csv", rows)
+    write_text(folder / "thresholds.csv", csv_text(rows))
     if result["walk"]:
         rows = [("beta", "exp_times", "threshold", *SCORE_NAMES)]
         for point in result["walk"]["points"]:
             rows += [(point["beta"], point["exp_times"], *row)
                      for row in zip(*(point["curve"][name] for name in ("threshold", *SCORE_NAMES)))]
-        _write_csv(folder / "walk.csv", rows)
+        write_text(folder / "walk.csv", csv_text(rows))
     _plot(result, folder / "tune.png")
     write_json(folder / "tune.json", result)
 
@@ -156,51 +153,42 @@ def _value(threshold: float | None) -> str:
     return "never" if threshold is None else f"{threshold:g}"
 
 
-def _write_csv(path: Path, rows: list[tuple]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
-
-
 def _plot(result: dict[str, Any], path: Path) -> None:
-    from matplotlib.figure import Figure  # not at the top: only what draws waits for it
+    from pipeline.report.figures import COLOURS, png  # not at the top: only what draws waits for it
 
     labels, walk = result["labels"], result["walk"]
-    figure = Figure(figsize=(15 if walk else 10, 4.2), layout="constrained")
-    maps, confident, *rest = figure.subplots(1, 3 if walk else 2)
-    for kind, swept in result["maps"].items():
-        maps.plot(swept["curve"]["threshold"], _in_percent(swept["curve"]["miou"]), color=COLOURS[kind], label=TITLES[kind])
-        maps.plot(swept["best"]["threshold"], 100 * swept["best"]["miou"], "o", color=COLOURS[kind])
-        if swept["run"]:
-            maps.axvline(swept["run"]["threshold"], color=COLOURS[kind], linestyle=":", linewidth=1)
+    drawn = [(kind, TITLES[kind], swept) for kind, swept in result["maps"].items()]
     if walk:
         best = max(walk["points"], key=lambda point: point["best"]["miou"])
-        maps.plot(best["curve"]["threshold"], _in_percent(best["curve"]["miou"]), color=COLOURS["walk"], label="walk (best)")
-        maps.plot(best["best"]["threshold"], 100 * best["best"]["miou"], "o", color=COLOURS["walk"])
-    maps.set(xlabel="background threshold", ylabel="mIoU in percent", title="dot: best; dotted: of the run")
-    kind = walk["seed_maps"] if walk else list(result["maps"])[-1]
-    pair, grid = result["maps"][kind]["confident"], result["maps"][kind]["curve"]["threshold"]
-    for half, colour, name in (("fg", "#D55E00", "class"), ("bg", "#0072B2", "background")):
-        confident.plot(grid, _in_percent(pair["curve"][f"{half}_right"]), color=colour, label=f"{name}: right")
-        confident.plot(grid, _in_percent(pair["curve"][f"{half}_share"]), color=colour, linestyle="--",
-                       label=f"{name}: share of pixels")
-        confident.axvline(pair["rule"][f"conf_{half}"], color=colour, linestyle=":", linewidth=1)
-    confident.set(xlabel="threshold", ylabel="percent", title=f"confident pixels of {TITLES[kind]}; dotted: by the rule")
-    for axes in rest:
-        times = sorted({point["exp_times"] for point in walk["points"]})
-        for number, exp_times in enumerate(times):
-            points = [point for point in walk["points"] if point["exp_times"] == exp_times]
-            axes.plot([point["beta"] for point in points], _in_percent([point["best"]["miou"] for point in points]), marker="o",
-                      color=COLOURS["walk"], linestyle=LINES[number % len(LINES)], alpha=0.4 + 0.6 * (number + 1) / len(times),
-                      label=f"2^{exp_times} steps")
-        axes.set(xlabel="beta", ylabel="mIoU in percent", title="walk, each at its best threshold")
-    for axes in figure.axes:
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    scored = ", scored too" * bool(labels["also_scored"])
-    figure.suptitle(f"chosen by {labels['images']} images of {labels['list']}{scored}", fontsize="small")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        drawn.append(("pseudo_masks", "walk (best)", {**best, "run": None}))
+    with png(path, 15 if walk else 10, 4.2) as figure:
+        maps, confident, *rest = figure.subplots(1, 3 if walk else 2)
+        for kind, title, swept in drawn:
+            maps.plot(swept["curve"]["threshold"], _in_percent(swept["curve"]["miou"]), color=COLOURS[kind], label=title)
+            maps.plot(swept["best"]["threshold"], 100 * swept["best"]["miou"], "o", color=COLOURS[kind])
+            if swept["run"]:
+                maps.axvline(swept["run"]["threshold"], color=COLOURS[kind], linestyle=":", linewidth=1)
+        maps.set(xlabel="background threshold", ylabel="mIoU, percent", title="dot: best; dotted: of the run")
+        kind = walk["seed_maps"] if walk else list(result["maps"])[-1]
+        pair, grid = result["maps"][kind]["confident"], result["maps"][kind]["curve"]["threshold"]
+        for half, tone, name in (("fg", "b", "class"), ("bg", "a", "background")):
+            for what, line, words in (("right", "-", "right"), ("share", "--", "share of pixels")):
+                curve = _in_percent(pair["curve"][f"{half}_{what}"])
+                confident.plot(grid, curve, line, color=COLOURS[tone], label=f"{name}: {words}")
+            confident.axvline(pair["rule"][f"conf_{half}"], color=COLOURS[tone], linestyle=":", linewidth=1)
+        confident.set(xlabel="threshold", ylabel="percent", title=f"confident pixels of {TITLES[kind]}; dotted: by the rule")
+        for axes in rest:
+            times = sorted({point["exp_times"] for point in walk["points"]})
+            for number, exp_times in enumerate(times):
+                points = [point for point in walk["points"] if point["exp_times"] == exp_times]
+                axes.plot([point["beta"] for point in points], _in_percent([point["best"]["miou"] for point in points]),
+                          LINES[number % len(LINES)], marker="o", color=COLOURS["pseudo_masks"], label=f"2^{exp_times} steps",
+                          alpha=0.4 + 0.6 * (number + 1) / len(times))
+            axes.set(xlabel="beta", ylabel="mIoU, percent", title="walk, each at its best threshold")
+        for axes in figure.axes:
+            axes.legend()
+        scored = ", scored too" * bool(labels["also_scored"])
+        figure.suptitle(f"chosen by {labels['images']} images of {labels['list']}{scored}", fontsize="small")
 
 
 def _in_percent(values: list[float | None]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.runfolder.summary import TITLES
+from pipeline.report.kinds import TITLES, measured
 
 
 def changes(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
@@ -11,24 +11,19 @@ def changes(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
     `before` and `after` are summaries (`pipeline.runfolder.summary.build_summary`).
     """
     try:
-        old_steps, old = before["steps"], _scores(before)
+        old_steps, old = before["steps"], measured(before)
     except (KeyError, TypeError, AttributeError):   # there is none, or it is of an older version
         return []
     again = [name for name, step in after["steps"].items() if name in old_steps
              and step["fingerprint"] != old_steps[name].get("fingerprint")]
     new = [name for name in after["steps"] if name not in old_steps]
     parts = [f"{what}: {', '.join(names)}" for what, names in (("made otherwise", again), ("new", new)) if names]
-    lines = [f"  {TITLES.get(kind, kind)}: {moved}" for kind, score in _scores(after).items()
+    lines = [f"  {TITLES[kind]}: {moved}" for kind, score in measured(after).items()
              if kind in old and (moved := _moved(old[kind], score))]
     if not parts and not lines:
         return ["against the last run of this folder: nothing changed"]
     heading = "; ".join([*(parts or ["the same steps"]), *([] if lines else ["the same scores"])])
     return [f"against the last run of this folder: {heading}", *lines]
-
-
-def _scores(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    masks = summary.get("eval_sem_seg")
-    return {**(summary.get("eval_cam") or {}), **({"pseudo masks": masks} if masks else {})}
 
 
 def _moved(old: dict[str, Any], new: dict[str, Any]) -> str:

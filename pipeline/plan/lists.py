@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.order import BY_NAME
 from wsss.data.dataset import Dataset
+from wsss.data.ids import union
 from wsss.errors import ConfigError
 
 Lists = dict[str, tuple[str, ...]]   # purpose -> ids
@@ -30,7 +31,7 @@ def derive_lists(config: Any, dataset: Dataset, imported: Collection[str] = ()) 
             continue
         lists[name] = _LISTS[name](config, dataset, needed[name])
         _check_cover(config, name, lists[name], needed[name])
-        wanted = _union(lists[name].values())
+        wanted = union(lists[name].values())
         for source in BY_NAME[name].reads(config) if name not in imported else ():
             needed[source][name] = wanted
     return {name: lists[name] for name in config.steps}
@@ -51,20 +52,16 @@ def _split(dataset: Dataset, split: str | None, default: Iterable[str]) -> tuple
     return tuple(default) if split is None else dataset.list_ids(split)
 
 
-def _union(lists: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(image_id for ids in lists for image_id in ids))
-
-
 def _train_cam(config: Any, dataset: Dataset, needed: dict) -> Lists:
     return {"ids": _split(dataset, config.train_cam.split, dataset.lists["train"]), "val": dataset.lists["val"]}
 
 
 def _make_cam(config: Any, dataset: Dataset, needed: dict) -> Lists:
-    return {"ids": _split(dataset, config.make_cam.split, _union(needed.values()) or dataset.lists["train"])}
+    return {"ids": _split(dataset, config.make_cam.split, union(needed.values()) or dataset.lists["train"])}
 
 
 def _make_lpcam(config: Any, dataset: Dataset, needed: dict) -> Lists:
-    return {"ids": _split(dataset, config.make_lpcam.split, _union(needed.values()) or dataset.lists["train"]),
+    return {"ids": _split(dataset, config.make_lpcam.split, union(needed.values()) or dataset.lists["train"]),
             "prototypes": () if config.make_lpcam.prototypes else
             _split(dataset, config.make_lpcam.prototype_split, dataset.lists["train"])}
 
@@ -80,7 +77,7 @@ def _eval_cam(config: Any, dataset: Dataset, needed: dict) -> Lists:
 
 
 def _cam_to_ir_label(config: Any, dataset: Dataset, needed: dict) -> Lists:
-    return {"ids": _split(dataset, config.cam_to_ir_label.split, _union(needed.values()) or dataset.lists["train"])}
+    return {"ids": _split(dataset, config.cam_to_ir_label.split, union(needed.values()) or dataset.lists["train"])}
 
 
 def _train_irn(config: Any, dataset: Dataset, needed: dict) -> Lists:
@@ -88,15 +85,15 @@ def _train_irn(config: Any, dataset: Dataset, needed: dict) -> Lists:
 
 
 def _make_sem_seg_labels(config: Any, dataset: Dataset, needed: dict) -> Lists:
-    ids = _split(dataset, config.make_sem_seg_labels.split, _union([dataset.lists["train"], *needed.values()]))
+    ids = _split(dataset, config.make_sem_seg_labels.split, union([dataset.lists["train"], *needed.values()]))
     val = masks_to_choose_by(dataset) if config.make_sem_seg_labels.chooses else ()
-    scored = _union(needed.values())
+    scored = union(needed.values())
     _refuse_choosing_on_scored("eval_sem_seg", scored, val, "make_sem_seg_labels.bg_threshold")
     return {"ids": ids, "val": val}
 
 
 def _make_ins_seg_labels(config: Any, dataset: Dataset, needed: dict) -> Lists:
-    return {"ids": _split(dataset, config.make_ins_seg_labels.split, _union([dataset.lists["train"], *needed.values()]))}
+    return {"ids": _split(dataset, config.make_ins_seg_labels.split, union([dataset.lists["train"], *needed.values()]))}
 
 
 def _eval_ins_seg(config: Any, dataset: Dataset, needed: dict) -> Lists:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.order import BY_NAME, STEPS
-from wsss.data.dataset import did_you_mean
+from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
 
 

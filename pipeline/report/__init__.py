@@ -3,10 +3,11 @@
 Imported only where a page is written: matplotlib and Jinja2 take longer to load than the command line takes to start.
 
     page        puts a page together and writes it
+    kinds       what is scored, by name; light, as are stages and published
     scores      the tables: scores, classes, steps, configuration
     images      the IoU of every scored image
     gallery     which images are shown, and their tiles
-    pictures    arrays to embedded pictures: images, masks, maps, errors
+    thumbnails  arrays to embedded pictures: images, masks, maps, errors
     traces      what each step made of an image
     prototypes  the nearest patches of every prototype
     stage_images  the images that gained and lost most from one stage to the next

@@ -12,15 +12,17 @@ import torch
 from omegaconf import OmegaConf
 
 from pipeline.order import BY_NAME
-from pipeline.report import figures, pictures
+from pipeline.report import figures, thumbnails
 from pipeline.report.gallery import SIDE, MaskReader
 from pipeline.report.images import MASKS, ImageScores, score_images
+from pipeline.report.kinds import TITLES
 from pipeline.report.page import render
-from pipeline.report.scores import SCORES, TITLES, measured, percent, safely
+from pipeline.report.scores import SCORES, measured, percent, safely
 from pipeline.runfolder.recorded import RecordedRun
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError, WsssError
 from wsss.files import write_text
+from wsss.text import aligned
 
 SHOWN = 48   # images that changed most
 # Where the keys stand that results depend on; the others say how and where a run works.
@@ -151,10 +153,10 @@ def _stats(changes: Sequence[Change], number: int) -> dict[str, Any]:
 def _tile(dataset: Dataset, names: Sequence[str], readers: Sequence[MaskReader], change: Change) -> dict[str, Any]:
     """An image with the pseudo masks of all runs side by side."""
     image_id = change.image_id
-    shown = {"image": pictures.image(dataset.image(image_id), SIDE)}
+    shown = {"image": thumbnails.image(dataset.image(image_id), SIDE)}
     if image_id in dataset.mask_files:
-        shown["ground truth"] = pictures.label(dataset.mask(image_id), SIDE)
-    shown |= {name: pictures.label(read(image_id), SIDE) for name, read in zip(names, readers)}
+        shown["ground truth"] = thumbnails.label(dataset.mask(image_id), SIDE)
+    shown |= {name: thumbnails.label(read(image_id), SIDE) for name, read in zip(names, readers)}
     rises = [new - change.miou[0] for new in change.miou[1:] if None not in (new, change.miou[0])]
     tags = ["better"] * any(rise > 0 for rise in rises) + ["worse"] * any(rise < 0 for rise in rises)
     return {"id": image_id, "pictures": shown, "share": max(change.shares), "miou": change.miou, "tags": tags,
@@ -187,10 +189,4 @@ def _screen(names: Sequence[str], scores: list[dict[str, Any]], differences: lis
         if any(each["scored"] for each in stats):
             parts[-1] += [("images better", "", *(str(each["better"]) for each in stats)),
                           ("images worse", "", *(str(each["worse"]) for each in stats))]
-    return "\n\n".join(_aligned(part) for part in parts) + "\n"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    first, *widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], widths))]) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n\n".join("\n".join(aligned(part)) for part in parts) + "\n"

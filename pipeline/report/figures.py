@@ -1,28 +1,44 @@
-"""Curves and matrices as SVG that takes its colours and letters from the page, so that it is right in light and dark."""
+"""Curves and matrices as SVG that takes its colours and letters from the page, so that it is right in light and dark; as PNG in
+those of the light one."""
 
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from wsss.files import replacing
+
 # Drawn in these colours, each then replaced by a variable of the page's style sheet.
 TONES = {name: f"#0101{number:02x}" for number, name in enumerate(
     ("ink", "muted", "line", "cam", "lpcam_fg", "lpcam", "pseudo_masks", "a", "b", "c", "d"), start=1)}
+# Of the page on a light ground, for what is drawn as PNG.
+COLOURS = dict(re.findall(r"--(\w+): (#\w+)", (Path(__file__).parent / "templates/page.css").read_text().partition("@media")[0]))
 SERIES = ("a", "b", "c", "d")
 MARKS = {"cam": "o", "lpcam_fg": "s", "lpcam": "D", "pseudo_masks": "^"}
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 9, "axes.edgecolor": TONES["line"], "axes.linewidth": 0.8,
-         "axes.labelcolor": TONES["muted"], "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-         "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.titlecolor": TONES["ink"], "axes.titleweight": "bold",
-         "grid.color": TONES["line"], "grid.linewidth": 0.6, "xtick.color": TONES["muted"], "ytick.color": TONES["muted"],
-         "xtick.major.size": 0, "ytick.major.size": 0, "text.color": TONES["ink"], "legend.frameon": False,
-         "legend.fontsize": 8.5, "lines.linewidth": 1.6, "axes.axisbelow": True, "text.parse_math": False}
+
+
+def _style(tones: Mapping[str, str]) -> dict[str, Any]:
+    """matplotlib's settings, in the colours `tones` by name."""
+    ink, muted, line = (tones[name] for name in ("ink", "muted", "line"))
+    return {"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 9, "axes.edgecolor": line, "axes.linewidth": 0.8,
+            "axes.labelcolor": muted, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+            "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.titlecolor": ink, "axes.titleweight": "bold",
+            "grid.color": line, "grid.linewidth": 0.6, "xtick.color": muted, "ytick.color": muted, "xtick.major.size": 0,
+            "ytick.major.size": 0, "text.color": ink, "legend.frameon": False, "legend.fontsize": 8.5, "lines.linewidth": 1.6,
+            "axes.axisbelow": True, "text.parse_math": False}
+
+
+STYLE = _style(TONES)
 MOST_POINTS = 400   # of a curve
 _numbers = count()
 
@@ -138,6 +154,16 @@ def change_scatter(before: np.ndarray, after: np.ndarray, kind: str, xlabel: str
         axes.plot(100 * before, 100 * after, MARKS[kind], color=TONES[kind], markersize=4, alpha=0.65, markeredgewidth=0)
         axes.set(title="mIoU of each image, percent", xlabel=xlabel, ylabel=ylabel, xlim=(0, 100), ylim=(0, 100), aspect="equal")
         return _svg(figure, f"{xlabel} and {ylabel}, image by image")
+
+
+@contextmanager
+def png(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure to draw into, in `COLOURS`, that is then written as a PNG."""
+    with matplotlib.rc_context(_style(COLOURS)):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

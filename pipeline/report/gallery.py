@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.report import pictures
+from pipeline.report import thumbnails
 from pipeline.report.images import MASKS, ImageScores
 from pipeline.runfolder.recorded import RecordedRun
 from steps.runtime.artifacts import Labels
@@ -30,14 +30,14 @@ class MaskReader:
 
 def gallery_tile(run: RecordedRun, read: MaskReader, scores: ImageScores, place: int | None, image_id: str) -> dict[str, Any]:
     """An image: image, ground truth, pseudo mask and errors as far as they are there, its IoU and that of its classes."""
-    mask, shown = read(image_id), {"image": pictures.image(run.dataset.image(image_id), SIDE)}
+    mask, shown = read(image_id), {"image": thumbnails.image(run.dataset.image(image_id), SIDE)}
     truth = run.dataset.mask(image_id) if image_id in run.dataset.mask_files else None
     if truth is not None:
-        shown["ground truth"] = pictures.label(truth, SIDE)
+        shown["ground truth"] = thumbnails.label(truth, SIDE)
     if mask is not None:
-        shown["pseudo mask"] = pictures.label(mask, SIDE)
+        shown["pseudo mask"] = thumbnails.label(mask, SIDE)
     if mask is not None and truth is not None:
-        shown["errors"] = pictures.errors(mask, truth, SIDE)
+        shown["errors"] = thumbnails.errors(mask, truth, SIDE)
     iou = scores.iou[place] if place is not None else {index + 1: None for index in run.dataset.labels[image_id]}
     return {"id": image_id, "pictures": shown, "miou": float(scores.miou[place]) if place is not None else None,
             "iou": {value: score for value, score in iou.items() if value}}

@@ -14,6 +14,7 @@ from pipeline.runfolder.recorded import RecordedRun
 from steps.runtime.artifacts import Labels, read_arrays, write_arrays
 from steps.runtime.journal import INDEX, file_sum
 from wsss.errors import ArtifactError, StorageError, WsssError
+from wsss.palette import IGNORE
 
 FILE, NEEDED = "images.npz", ("key", "ids", "miou", "first", "value", "iou")
 MASKS = "make_sem_seg_labels"
@@ -38,8 +39,8 @@ def image_iou(prediction: np.ndarray, truth: np.ndarray, ignore: str = "error") 
     `ignore`: what a predicted 255 is, as in `eval_sem_seg.ignore`.
     """
     if ignore == "background":
-        prediction = np.where(prediction == 255, 0, prediction)
-    counted = (truth != 255) & (prediction != 255)
+        prediction = np.where(prediction == IGNORE, 0, prediction)
+    counted = (truth != IGNORE) & (prediction != IGNORE)
     predicted, true = prediction[counted], truth[counted]
     tp = np.bincount(true[predicted == true], minlength=256)
     union = np.bincount(true, minlength=256) + np.bincount(predicted, minlength=256) - tp

@@ -10,14 +10,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import OmegaConf
 
-from pipeline.report import figures, pictures
+from pipeline.report import figures, thumbnails
 from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_traces, gallery_tile
 from pipeline.report.images import ImageScores, score_images
+from pipeline.report.kinds import TITLES
 from pipeline.report.prototypes import sheets
 from pipeline.report.published import averages_note
 from pipeline.report.scores import (
     SCORES,
-    TITLES,
     absent,
     class_rows,
     confusion,
@@ -87,7 +87,7 @@ def _content(run: RecordedRun, tell: Callable[[int, int, str], None]) -> dict[st
         "stages": run.summary.get("stages"), "margin": MARGIN, "stage_images": stage_images,
         "stage_sections": stage_sections(run, stage_images, missing),
         "traces": traces, "tiles": tiles, "tags": TAGS,
-        "images_scored": len(scores.ids), "names": ["background", *run.dataset.classes], "errors": pictures.ERRORS,
+        "images_scored": len(scores.ids), "names": ["background", *run.dataset.classes], "errors": thumbnails.ERRORS,
         "sheets": safely(lambda: sheets(run), missing, []), "confusion": safely(lambda: confusion(run), missing, None),
         "steps": step_rows(run), "versions": versions(run), "yaml": OmegaConf.to_yaml(run.composed, resolve=True)}
     if len(missing) > MOST_MISSING:
@@ -156,5 +156,5 @@ def _environment() -> Environment:
     environment = Environment(loader=PackageLoader("pipeline.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
                               undefined=StrictUndefined)
     environment.filters["percent"] = percent
-    environment.globals["colour"] = pictures.colour
+    environment.globals["colour"] = thumbnails.colour
     return environment

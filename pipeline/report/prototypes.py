@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.report import pictures
+from pipeline.report import thumbnails
 from pipeline.runfolder.recorded import RecordedRun
 from steps.parts.prototypes import FILE
 from steps.runtime.artifacts import read_arrays
@@ -58,7 +58,7 @@ def sheets(run: RecordedRun) -> list[Sheet]:
 
     def prototype(row: int) -> Prototype:
         return Prototype(float(arrays["probability"][row]), bool(arrays["kept"][row]), len(crops[row]),
-                         pictures.patches(crops[row], SIDE) if crops[row] else None)
+                         thumbnails.patches(crops[row], SIDE) if crops[row] else None)
     return [Sheet(index, *([prototype(row) for row in rows[index, background][:MOST_ROWS]] for background in (False, True)),
                   hidden=tuple(max(0, len(rows[index, background]) - MOST_ROWS) for background in (False, True)))
             for index in range(len(run.dataset.classes))]

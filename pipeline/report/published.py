@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.report.kinds import NAMES, STEP_OF
 from steps.runtime.context import require
 
-STEP_OF = {"cam": "make_cam", "lpcam_fg": "make_lpcam", "lpcam": "make_lpcam", "pseudo_masks": "make_sem_seg_labels"}
-SCORES = ("miou", "fp", "fn", "precision", "recall")
 AVERAGES = ("precision and recall: the paper does not say how they are averaged over the classes; the measured ones are means "
             "over the classes without background")
 
@@ -26,16 +25,16 @@ class Published:
         for what, scores in self.scores.items():
             require(what in STEP_OF, "published.scores", what, f"one of {', '.join(STEP_OF)}")
             for name, value in scores.items():
-                require(name in SCORES, f"published.scores.{what}", name, f"one of {', '.join(SCORES)}")
+                require(name in NAMES, f"published.scores.{what}", name, f"one of {', '.join(NAMES)}")
                 require(0 <= value <= 100, f"published.scores.{what}.{name}", value, "percent, from 0 to 100")
 
 
 def averages_note(comparison: dict[str, Any] | None) -> str:
-    """`AVERAGES` where what `compare` returned has precision or recall, else nothing."""
+    """`AVERAGES` where what `against` returned has precision or recall, else nothing."""
     return AVERAGES if any(row["score"] in ("precision", "recall") for row in (comparison or {}).get("rows", ())) else ""
 
 
-def compare(published: Published, measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def against(published: Published, measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The published scores beside the measured ones (`measured`: what was scored -> its scores in [0, 1]).
 
     Returns a JSON-able dict: source and tolerance; `rows`, in the order of the steps, each with `of`, `score`, `published`,

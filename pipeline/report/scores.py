@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 
 from pipeline.plan.plan import DONE
-from pipeline.report import figures, pictures
+from pipeline.report import figures, kinds, thumbnails
 from pipeline.report.images import ImageScores
+from pipeline.report.kinds import TITLES
 from pipeline.report.tables import cell, load_papers, measured_cells
-from pipeline.runfolder import summary
 from pipeline.runfolder.recorded import RecordedRun
 from steps import eval_cam, eval_sem_seg
-from steps.make_sem_seg_labels import THRESHOLD
+from steps.parts.thresholds import THRESHOLD
 from steps.runtime.artifacts import read_arrays, read_json
 from steps.runtime.context import settings_of
 from steps.runtime.schedule import LOG
 from wsss.errors import WsssError
 from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
+from wsss.text import duration, mib
 
-TITLES = {**summary.TITLES, "pseudo_masks": "pseudo masks"}
 SCORES = {"fp": "FP", "fn": "FN", "precision": "precision", "recall": "recall", "miou": "mIoU"}   # as LPCAM, table 1
 LOSSES = {"train_cam": ("loss",), "train_irn": ("pos_aff", "neg_aff", "dp_fg", "dp_bg")}
 LOSS_TITLES = {"loss": "loss", "pos_aff": "affinity, same class", "neg_aff": "affinity, other class",
@@ -34,10 +34,7 @@ def percent(value: float | None) -> str:
 
 def measured(run: RecordedRun) -> dict[str, dict[str, Any]]:
     """The scores by what was scored, in the order of the papers' tables."""
-    found = dict(run.summary.get("eval_cam") or {})
-    if run.summary.get("eval_sem_seg"):
-        found["pseudo_masks"] = run.summary["eval_sem_seg"]
-    return {kind: found[kind] for kind in TITLES if kind in found}
+    return kinds.measured(run.summary)
 
 
 def score_rows(run: RecordedRun) -> list[dict[str, Any]]:
@@ -91,7 +88,7 @@ def class_rows(run: RecordedRun) -> list[dict[str, Any]]:
     shown = np.zeros(len(run.dataset.classes) + 1, int)
     for image_id in ids:
         shown[[0, *(index + 1 for index in run.dataset.labels[image_id])]] += 1
-    return [{"value": value, "name": name, "colour": pictures.colour(value), "images": int(shown[value]),
+    return [{"value": value, "name": name, "colour": thumbnails.colour(value), "images": int(shown[value]),
              "iou": {kind: score["iou"][value] for kind, score in scores.items()}}
             for value, name in enumerate(["background", *run.dataset.classes])]
 
@@ -123,8 +120,7 @@ def _val_curves(run: RecordedRun) -> Iterator[figures.Curve]:
             grid = full[kind]["curve"]["threshold"] if kind in full else THRESHOLDS
             if counts[f"{kind}_val"].shape[2] == len(grid) + 1:
                 table = ThresholdCounts(len(run.dataset.classes), grid, counts[f"{kind}_val"])
-                yield figures.Curve(kind, TITLES[kind], grid, [table.scores(i).miou for i in range(len(grid))],
-                                    chosen[kind]["threshold"])
+                yield figures.Curve(kind, TITLES[kind], grid, table.miou_curve(), chosen[kind]["threshold"])
     place = run.place("make_sem_seg_labels")
     if place and (place / THRESHOLD).exists():
         walk = read_json(place / THRESHOLD)
@@ -178,8 +174,8 @@ def step_rows(run: RecordedRun) -> list[dict[str, Any]]:
             made, peak = manifest["made"], manifest["peak_memory_mb"]
             row |= {"amount": f"{made['total']:,} {planned.unit}" if made.get("total") else "",
                     "seconds": manifest["seconds"], "time": duration(manifest["seconds"]),
-                    "rate": _rate(made, planned.unit), "host": size(peak.get("host")), "cuda": size(peak.get("cuda")),
-                    "disk": size(manifest["disk_mb"]), "finished": manifest.get("finished", ""),
+                    "rate": _rate(made, planned.unit), "host": mib(peak.get("host")), "cuda": mib(peak.get("cuda")),
+                    "disk": mib(manifest["disk_mb"]), "finished": manifest.get("finished", ""),
                     "taken_from": manifest.get("taken_from"),
                     "machine": ", ".join(str(manifest[key]) for key in ("device", "precision") if key in manifest)
                     + (f", {manifest['threads']} threads" if "threads" in manifest else "")}
@@ -218,20 +214,6 @@ def absent(run: RecordedRun, scores: ImageScores) -> list[str]:
         some = "; ".join(f"{image_id}: {why}" for image_id, why in list(scores.failed.items())[:3])
         missing.append(f"{len(scores.failed)} images could not be scored one by one ({some})")
     return missing
-
-
-def duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def size(mb: float | None) -> str:
-    if mb is None:
-        return ""
-    if mb < 100:
-        return f"{1024 * mb:.0f} kB" if mb < 1 else f"{mb:.1f} MB"
-    return f"{mb:,.0f} MB" if mb < 10000 else f"{mb / 1024:.1f} GB"
 
 
 def safely(make: Any, missing: list[str], otherwise: Any) -> Any:

@@ -11,20 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.report import figures, pictures
+from pipeline.report import figures, thumbnails
 from pipeline.report.gallery import SIDE, MaskReader
 from pipeline.report.images import image_iou
-from pipeline.report.scores import TITLES, measured, safely
+from pipeline.report.kinds import STEP_OF, TITLES
+from pipeline.report.scores import measured, safely
 from pipeline.report.stages import MARGIN, REFINERS
 from pipeline.runfolder.recorded import RecordedRun
 from steps.runtime.artifacts import Maps
 from wsss.cams.maps import at_size
 from wsss.errors import WsssError
+from wsss.palette import IGNORE
 from wsss.refinement.masks import mask_of, with_background
 
 MOST_SCORED = 400
 MOST_CLASSES = 5   # that gained, and as many that lost, of each pair of stages
-STEP_OF = {"cam": "make_cam", "lpcam": "make_lpcam"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class StageMasks:
 
     def __init__(self, run: RecordedRun):
         self.run, scores = run, measured(run)
-        self._thresholds = {kind: scores[kind]["threshold"] for kind in STEP_OF if kind in scores}
+        self._thresholds = {kind: scores[kind]["threshold"] for kind in ("cam", "lpcam") if kind in scores}
         self._maps = {kind: Maps(place) for kind in self._thresholds if (place := run.place(STEP_OF[kind]))}
         self._masks = MaskReader(run)
 
@@ -70,7 +71,7 @@ class StageMasks:
         if stage == "pseudo_masks":
             mask = self._masks(image_id)
             keeps_255 = self.run.config.eval_sem_seg.ignore.value != "background"
-            return mask if keeps_255 else np.where(mask == 255, 0, mask).astype(np.uint8)
+            return mask if keeps_255 else np.where(mask == IGNORE, 0, mask).astype(np.uint8)
         maps = self._maps[stage]
         soft = at_size(maps.map(image_id, "full", self.run.device), tuple(size))
         return mask_of(with_background(soft, self._thresholds[stage]), maps.classes(image_id))
@@ -161,8 +162,8 @@ def _tile(run: RecordedRun, masks: StageMasks, pair: tuple[str, str], titles: tu
           change: ImageChange) -> dict[str, Any]:
     """Image, truth and the masks of both stages of an image, and its classes by how far they moved."""
     image_id, truth = change.image_id, run.dataset.mask(change.image_id)
-    shown = {"image": pictures.image(run.dataset.image(image_id), SIDE), "ground truth": pictures.label(truth, SIDE)}
-    shown |= {title: pictures.label(masks(stage, image_id, truth.shape), SIDE) for title, stage in zip(titles, pair)}
+    shown = {"image": thumbnails.image(run.dataset.image(image_id), SIDE), "ground truth": thumbnails.label(truth, SIDE)}
+    shown |= {title: thumbnails.label(masks(stage, image_id, truth.shape), SIDE) for title, stage in zip(titles, pair)}
     classes = sorted(change.labels.items(), key=lambda item: -abs(item[1][1] - item[1][0]))
     return {"id": image_id, "pictures": shown, "points": change.points, "before": change.before, "after": change.after,
             "classes": [(value, *ious) for value, ious in classes]}

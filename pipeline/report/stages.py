@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.report.kinds import TITLES, measured
+
 MARGIN = 0.5        # points of mIoU: a smaller difference is no change
 ORACLE_GAP = 1.0    # points that the best threshold may be better before its choice is questioned
 FEW_VAL = 100       # val images below which a threshold that does not fit is put down to their number
 WEAK_MAP = 0.7      # mean average precision on val below which the classifier is named as a cause
 MOST_SUGGESTIONS = 3
 
-TITLES = {"cam": "CAM", "lpcam_fg": "LPCAM-F", "lpcam": "LPCAM"}
 REFINERS = {"walk": "walk", "crf": "CRF", "walk_crf": "walk and CRF", "none": "no refinement"}   # in the headline
 SUBJECTS = {"walk": "the random walk is", "crf": "the CRF is", "walk_crf": "the random walk and CRF are",
             "none": "the seeds without refinement are"}
@@ -99,8 +100,7 @@ class _Run:
     """The scores of a summary and the settings in use, and what is said of them."""
 
     def __init__(self, summary: Mapping[str, Any], settings: Mapping[str, Any] | None):
-        masks = summary.get("eval_sem_seg")
-        found = {**(summary.get("eval_cam") or {}), **({"pseudo_masks": masks} if masks else {})}
+        found, masks = measured(summary), summary.get("eval_sem_seg")
         self.scores = {kind: score for kind, score in found.items() if _known(score.get("miou"))}
         self.settings, self.steps, self.classes = settings, summary.get("steps") or {}, summary.get("classes") or ()
         self.seed = (settings or {}).get("seed_maps") or ("lpcam" if "lpcam" in found else "cam")

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.helptext import CONF
-from pipeline.report.published import SCORES, STEP_OF
+from pipeline.report.kinds import NAMES, STEP_OF
 from steps.runtime.context import require
 from wsss.errors import ConfigError
 
@@ -58,8 +58,8 @@ class Table:
         for part in (*self.columns, *self.rows):
             require(part.of is None or part.of in STEP_OF, f"{key}.{part.name}.of", part.of, f"one of {', '.join(STEP_OF)}")
         for column in self.columns:
-            require(column.score is None or column.score in SCORES, f"{key}.{column.name}.score", column.score,
-                    f"one of {', '.join(SCORES)}")
+            require(column.score is None or column.score in NAMES, f"{key}.{column.name}.score", column.score,
+                    f"one of {', '.join(NAMES)}")
         for row in self.rows:
             require(len(row.values) == len(self.columns), f"{key}.{row.name}.values", row.values,
                     f"{len(self.columns)} values, one a column")
@@ -112,7 +112,7 @@ def measured_cells(table: Table, experiment: str | None, measured: Mapping[str, 
                    images: int) -> dict[tuple[int, int], float]:
     """The cells (row, column) of a table that an experiment reproduces, and what it measured there, in percent.
 
-    `measured`: what was scored -> its scores in [0, 1], as in `published.compare`; scores of another number of images
+    `measured`: what was scored -> its scores in [0, 1], as in `published.against`; scores of another number of images
     than `images` are left out.
     """
     found = {}

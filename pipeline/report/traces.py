@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.report import pictures
+from pipeline.report import thumbnails
 from pipeline.runfolder.recorded import RecordedRun
 from steps.parts.walk import Walk
 from steps.runtime.artifacts import FG_ONLY, Labels, Maps, read_array
@@ -69,19 +69,19 @@ class TraceMaker:
         trace.rows = [(index, {}) for index in classes[:MOST_CLASSES]] or [(None, {})]
         for title, maps in found.items():
             for row, (_, shown) in enumerate(trace.rows[:len(maps)]):
-                shown[title] = pictures.heat(maps[row], image, SIDE)
+                shown[title] = thumbnails.heat(maps[row], image, SIDE)
         first = trace.rows[0][1]
-        first["image"] = pictures.image(full, SIDE)
+        first["image"] = thumbnails.image(full, SIDE)
         if walked is not None:
-            first["edge map"] = pictures.heat(edge, image, SIDE)
+            first["edge map"] = thumbnails.heat(edge, image, SIDE)
         masks = {title: mask for title, read in self.labels.items() if image_id in read.index
                  and (mask := _try(trace, title, lambda read=read: read(image_id))) is not None}
         if image_id in run.dataset.mask_files:
             masks["ground truth"] = run.dataset.mask(image_id)
         for title, mask in masks.items():
-            first[title] = pictures.label(mask, SIDE)
+            first[title] = thumbnails.label(mask, SIDE)
         if {"ground truth", "pseudo mask"} <= masks.keys():
-            first["errors"] = pictures.errors(masks["pseudo mask"], masks["ground truth"], SIDE)
+            first["errors"] = thumbnails.errors(masks["pseudo mask"], masks["ground truth"], SIDE)
         return trace
 
     def _walked(self, image_id: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -97,7 +97,7 @@ class TraceMaker:
         context = run.context("make_sem_seg_labels")
         if "train_irn" not in context.inputs:   # its refiner has no walk
             return None
-        self._walk = self._walk or Walk(context)
+        self._walk = self._walk or Walk(context, Maps(context.seed_folder))
         if image_id not in self._walk.maps.index:
             return None
         walked, edge = self._walk(image_id)

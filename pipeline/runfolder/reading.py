@@ -1,10 +1,29 @@
-"""What reads a finished run and changes nothing in it: the steps it needs, and the claim that keeps them as they are."""
+"""What reads a run and changes nothing in it: where it lies, the steps it needs, and the claim that keeps them as they are."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
-from pipeline.runfolder.folder import RunFolder
+from pipeline.runfolder.folder import MANIFEST, RunFolder
+from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError, StorageError
+from wsss.files import user_path
+
+CONFIG = "config.yaml"
+
+
+def find_run(key: str, run: str, outputs: str, finished: bool = False) -> Path:
+    """The folder of a run, given in the configuration as `key`: by its name below `outputs` or by its path.
+
+    `finished`: at least one of its steps must be. Raises ConfigError when there is no such run.
+    """
+    below, held = user_path(outputs), f"*/{MANIFEST}" if finished else CONFIG
+    for path in (below / run, user_path(run)):
+        if any(path.glob(held)):
+            return path.resolve()
+    there = sorted(str(path.parent.relative_to(below)) for path in below.glob(f"**/{CONFIG}") if any(path.parent.glob(held)))
+    raise ConfigError(f"{key}: there is no run {run!r}{' with a finished step' * finished}{did_you_mean(run, there)} "
+                      f"(in {below}: {', '.join(there) or 'none'})")
 
 
 @contextmanager

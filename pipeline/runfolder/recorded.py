@@ -15,16 +15,15 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.order import seed_step
 from pipeline.plan.plan import DONE, PARTIAL, PlannedStep
 from pipeline.runfolder.folder import RunFolder
+from pipeline.runfolder.reading import CONFIG
 from steps.runtime.context import StepContext
 from steps.runtime.datasets import KINDS
-from wsss.data.dataset import Dataset, did_you_mean
+from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
-from wsss.files import user_path
 
 if TYPE_CHECKING:
     import torch
 
-CONFIG = "config.yaml"
 CALL_KEYS = ("action", "device", "threads", "log_level", "report", "runs")   # keys that say nothing of a run's results
 
 
@@ -96,19 +95,3 @@ def recorded_config(run: Path, current: DictConfig, moved: bool = False) -> Dict
         why = " ".join(str(error).split())
         raise ConfigError(f"{path} does not hold the configuration of a run ({type(error).__name__}: {why}). The command that "
                           "made the run, given once more, writes it anew") from error
-
-
-def find_run(run: str, outputs: str) -> Path:
-    """The folder of a run, given by its name below `outputs` or by its path.
-
-    Raises
-    ------
-    ConfigError
-        when there is no such run.
-    """
-    below = user_path(outputs)
-    for path in (below / run, user_path(run)):
-        if (path / CONFIG).exists():
-            return path.resolve()
-    there = sorted(str(path.parent.relative_to(below)) for path in below.glob(f"**/{CONFIG}"))
-    raise ConfigError(f"runs: there is no run {run!r}{did_you_mean(run, there)} (in {below}: {', '.join(there) or 'none'})")

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline.order import BY_NAME
 from pipeline.plan.fingerprint import differences, fingerprint
-from pipeline.runfolder.folder import MANIFEST, RunFolder
+from pipeline.runfolder.folder import RunFolder
+from pipeline.runfolder.reading import find_run
 from steps.runtime.journal import (
     BROKEN,
     INDEX,
@@ -23,9 +24,9 @@ from steps.runtime.journal import (
 )
 from steps.runtime.packs import free_name, remove_damaged
 from steps.runtime.schedule import STATE
-from wsss.data.dataset import Dataset, did_you_mean
+from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
-from wsss.files import storage, user_path
+from wsss.files import storage
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,13 @@ def open_donors(config: Any) -> list[Donor]:
     ConfigError
         for a run that does not exist, or is this one.
     """
-    donors, outputs = [], user_path(config.outputs)
+    donors = []
     for run in config.reuse_from:
-        found = [path for path in (outputs / run, user_path(run)) if any(path.glob(f"*/{MANIFEST}"))]
-        if not found:
-            there = sorted(str(path.parent.parent.relative_to(outputs)) for path in outputs.glob(f"**/train_cam/{MANIFEST}"))
-            raise ConfigError(f"reuse_from: there is no run {run!r} with a finished step{did_you_mean(run, there)} "
-                              f"(in {outputs}: {', '.join(there) or 'none'})")
-        if found[0].resolve() == config.folder.resolve():
+        path = find_run("reuse_from", run, config.outputs, finished=True)
+        if path == config.folder.resolve():
             raise ConfigError(f"reuse_from: {run!r} is this run itself ({config.folder}). Leave it out, or choose another run "
                               "with name=NAME")
-        donors.append(Donor(RunFolder(found[0])))
+        donors.append(Donor(RunFolder(path)))
     return donors
 
 

@@ -5,15 +5,15 @@ from typing import Any
 
 from pipeline.plan.plan import DONE, NOTHING, PlannedStep
 from pipeline.report import stages
-from pipeline.report.published import Published, averages_note, compare
+from pipeline.report.kinds import NAMES, TITLES, measured
+from pipeline.report.published import Published, against, averages_note
 from pipeline.runfolder.folder import RunFolder
 from steps import eval_cam, eval_ins_seg, eval_sem_seg
 from steps.runtime.artifacts import read_json
+from wsss.text import aligned
 
 SUMMARY = "summary.json"
-NAMES = {"miou": "mIoU", "fp": "FP", "fn": "FN", "precision": "precision", "recall": "recall"}
 LONG = {"curve", "confusion"}   # stay in scores.json
-TITLES = {"cam": "CAM", "lpcam_fg": "LPCAM-F", "lpcam": "LPCAM", "pseudo_masks": "pseudo masks"}
 
 
 def build_summary(folder: RunFolder, plan: list[PlannedStep], classes: tuple[str, ...],
@@ -42,36 +42,30 @@ def build_summary(folder: RunFolder, plan: list[PlannedStep], classes: tuple[str
         if planned.state == NOTHING:
             summary[planned.name] = None
     if published:
-        summary["published"] = compare(published, _measured(summary))
+        summary["published"] = against(published, measured(summary))
     summary["stages"] = stages.describe(summary, settings)
     return summary
-
-
-def _measured(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Scores by what was scored: cam, lpcam_fg, lpcam, pseudo_masks."""
-    pseudo_masks = {"pseudo_masks": summary["eval_sem_seg"]} if summary.get("eval_sem_seg") else {}
-    return {**(summary.get("eval_cam") or {}), **pseudo_masks}
 
 
 def score_table(summary: dict[str, Any]) -> str:
     """The scores as a table for the screen, in percent."""
     rows = [("", *NAMES.values(), "threshold", "best possible", "images")]
-    measured = _measured(summary)
-    rows += [_row(TITLES[kind], score) for kind, score in measured.items()]
+    scores = measured(summary)
+    rows += [_row(TITLES[kind], score) for kind, score in scores.items()]
     nothing = [step for step in ("eval_cam", "eval_sem_seg") if step in summary and summary[step] is None]
     lines = []
     if len(rows) > 1:
-        lines = _aligned(rows)
+        lines = aligned(rows)
         configured = "in the configuration"   # each source says which key: too long for one line
         sources = {configured if score["threshold_source"].endswith(configured) else score["threshold_source"]
-                   for score in measured.values()}
+                   for score in scores.values()}
         lines.append(f"in percent; thresholds: {'; '.join(sorted(sources))}")
         lines.append("best possible: the threshold that is best on the scored images themselves (an oracle)")
     if nothing:
         lines.append(f"{' and '.join(nothing)}: the data set has no masks, so there is nothing to score against")
     if "eval_ins_seg" in summary:
         lines += _instance_lines(summary["eval_ins_seg"])
-    if summary.get("published") and measured:
+    if summary.get("published") and scores:
         lines += ["", *_published_lines(summary["published"])]
     return "\n".join(lines) or "no scores: no evaluation step was run"
 
@@ -98,14 +92,8 @@ def _published_lines(published: dict[str, Any]) -> list[str]:
               f"{row['difference']:+.1f}", "" if row["within"] else "outside") for row in published["rows"]]
     first = published["first_outside"]
     verdict = f"the first step outside is {first}" if first else "all within"
-    return [*_aligned(rows), f"published: {published['source']}; tolerance (ours) {published['tolerance']} points: {verdict}",
+    return [*aligned(rows), f"published: {published['source']}; tolerance (ours) {published['tolerance']} points: {verdict}",
             *filter(None, [averages_note(published)])]
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-            for row in rows]
 
 
 def _row(title: str, score: dict[str, Any]) -> tuple[str, ...]:

@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from steps.make_sem_seg_labels import THRESHOLD
+from steps.parts.thresholds import THRESHOLD
 from steps.runtime.artifacts import STRIDED, Labels, Maps, encode_array, write_json
 from steps.runtime.context import StepContext
 from steps.runtime.inference import for_each_image
-from wsss.data.dataset import Dataset, format_size
+from wsss.data.dataset import Dataset
 from wsss.data.images import encode_mask, read_mask
+from wsss.data.messages import format_size
 from wsss.errors import DataError
+from wsss.palette import IGNORE
 
 MAPS = {"make_cam": "cam_mask", "make_lpcam": "lpcam_mask"}                     # official folder names (run_sample.py)
 LABELS = {"cam_to_ir_label": "ir_label", "make_sem_seg_labels": "sem_seg"}
@@ -92,7 +94,7 @@ class Import:
         if label.shape != size:
             raise DataError(f"{path} is {format_size(label.shape)}, its image {format_size(size)}. Take the labels that were "
                             "made from this image")
-        if ((label > len(dataset.classes)) & (label != 255)).any():
+        if ((label > len(dataset.classes)) & (label != IGNORE)).any():
             raise DataError(f"{path} holds values beyond the {len(dataset.classes)} classes of the data set. Take labels of this "
                             "data set")
         return {f"{image_id}.png": encode_mask(label)}, {"height": size[0], "width": size[1]}

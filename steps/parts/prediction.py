@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from steps import make_cam, make_lpcam
-from steps.make_sem_seg_labels import THRESHOLD, Refiner
 from steps.parts.prototypes import FILE
+from steps.parts.refiner import Refiner
 from steps.parts.refining import Refining
-from steps.parts.thresholds import read_chosen
+from steps.parts.thresholds import THRESHOLD, read_chosen
 from steps.runtime.artifacts import Maps, write_array, write_json, write_label
 from steps.runtime.context import StepContext
 from steps.runtime.inference import ImagesFailed, failures
@@ -28,7 +28,7 @@ from wsss.cams.maps import at_size
 from wsss.data.dataset import Dataset
 from wsss.data.images import read_image
 from wsss.errors import WsssError
-from wsss.pictures import overlay_map, overlay_mask, write_picture
+from wsss.overlays import overlay_map, overlay_mask, write_picture
 
 ID = "image"   # of the only image of the data set
 RECORD = "prediction.json"

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from steps.make_sem_seg_labels import THRESHOLD, Refiner, Unary
-from steps.parts.thresholds import count, read_chosen
+from steps.parts.refiner import Refiner, Unary
+from steps.parts.thresholds import THRESHOLD, count, for_each_mask, read_chosen
 from steps.parts.walk import Walk
 from steps.runtime.artifacts import Maps, write_json
-from steps.runtime.concurrency import max_concurrent, ordered_map
+from steps.runtime.concurrency import max_concurrent
 from steps.runtime.context import StepContext, require_prepared
-from steps.runtime.memory import give_back
 from wsss.cams.maps import at_size
-from wsss.metrics.semantic import Confusion, ThresholdCounts
+from wsss.metrics.semantic import Confusion
 from wsss.refinement.crf import DenseCRF, unary_from_labels, unary_from_scores
 from wsss.refinement.masks import mask_of, with_background
 
 OFFSETS = (-0.05, 0.0, 0.05, 0.10, 0.15)   # a CRF is tried at the best threshold before it and at these beside it
+WALKS_KEPT = 2**28   # bytes of walked val images that are kept for the CRF; those beyond are walked again
 KEY = "make_sem_seg_labels"
 
 
@@ -32,7 +31,9 @@ class Refining:
         self.context, self.settings = context, context.settings
         self.refiners = context.settings.refiners(bool(context.lists["val"]))
         self.maps = Maps(context.seed_folder)
-        self.walk = Walk(context) if any(refiner.walks for refiner in self.refiners) else None
+        self.walk = Walk(context, self.maps) if any(refiner.walks for refiner in self.refiners) else None
+        self._kept: dict[str, Tensor] = {}   # id -> walked maps (K, h, w) of a val image, until the CRF takes them
+        self._room = WALKS_KEPT if Refiner.walk_crf in self.refiners else 0
 
     def __call__(self, image_id: str, refiner: Refiner, threshold: float) -> tuple[np.ndarray, dict[str, Tensor]]:
         """The mask (H, W) uint8 in the size of the image: 0 background, class + 1; and of a walk the walked maps (K, h, w)
@@ -50,16 +51,24 @@ class Refining:
 
     def soft(self, image_id: str, walks: bool) -> Tensor:
         """The maps (K, H, W) in [0, 1] in the size of the image, walked or not, that a background threshold cuts."""
-        return self._maps(image_id, self.walk(image_id)[0] if walks else None, self.context.dataset.size(image_id))
+        walked = self.walk(image_id)[0] if walks else None
+        if walked is not None and walked.nbytes <= self._room:
+            self._room -= walked.nbytes
+            self._kept[image_id] = walked.cpu()
+        return self._maps(image_id, walked, self.context.dataset.size(image_id))
 
     def crf_masks(self, image_id: str, thresholds: dict[bool, list[float]]) -> list[np.ndarray]:
         """The masks behind a CRF at several `thresholds` of the maps as they are (False) and of the walked ones (True)."""
         frame, scores = self._frame(image_id), []
         for walks, values in thresholds.items():
-            maps = self._maps(image_id, self.walk(image_id)[0] if walks else None, frame)
+            maps = self._maps(image_id, self._walked_again(image_id) if walks else None, frame)
             scores += [with_background(maps, value) for value in values]
         size = self.context.dataset.size(image_id)
         return [mask_of(at_size(found, size), self.maps.classes(image_id)) for found in self._crf(image_id, scores)]
+
+    def _walked_again(self, image_id: str) -> Tensor:
+        kept = self._kept.pop(image_id, None)
+        return self.walk(image_id)[0] if kept is None else kept.to(self.context.device)
 
     def _frame(self, image_id: str) -> tuple[int, int]:
         """(H, W) of the image that the networks see; `data.max_side` makes it smaller than the image."""
@@ -119,26 +128,17 @@ def _try_on_val(context: StepContext, refining: Refining, val: tuple[str, ...]) 
     for walks in sorted({refiner.walks for refiner in refining.refiners}):
         counts = count(context, val, lambda image_id, walks=walks: refining.soft(image_id, walks), refining.maps.classes,
                        f"val images, {'walk' if walks else 'seeds'}")
-        threshold, miou = _best(counts, fixed)
+        threshold, curve = counts.best()[0] if fixed is None else fixed, counts.miou_curve()
         plain, with_crf = (Refiner.walk, Refiner.walk_crf) if walks else (Refiner.none, Refiner.crf)
         if plain in refining.refiners:
-            curve = [counts.scores(i).miou for i in range(len(counts.thresholds))]
-            found.append({"refiner": plain.value, "threshold": threshold, "miou": miou, "curve": curve})
+            found.append({"refiner": plain.value, "threshold": threshold, "curve": curve,
+                          "miou": curve[counts.nearest(threshold)]})
         if with_crf in refining.refiners:
             around[walks] = [threshold] if fixed is not None else sorted({
                 round(min(max(threshold + offset, 0.0), 1.0), 4) for offset in OFFSETS})
     if around:
         found += _try_crf(context, refining, val, around)
     return found
-
-
-def _best(counts: ThresholdCounts, fixed: float | None) -> tuple[float, float]:
-    """The best threshold, or the nearest to the configured one, and its mIoU."""
-    if fixed is None:
-        threshold, scores = counts.best()
-        return threshold, scores.miou
-    nearest = min(range(len(counts.thresholds)), key=lambda i: abs(counts.thresholds[i] - fixed))
-    return fixed, counts.scores(nearest).miou
 
 
 def _try_crf(context: StepContext, refining: Refining, val: tuple[str, ...],
@@ -149,14 +149,11 @@ def _try_crf(context: StepContext, refining: Refining, val: tuple[str, ...],
     confusions = [Confusion(len(dataset.classes)) for _ in pairs]
     pixels = max((np.prod(dataset.working_size(image_id)) for image_id in val), default=0) * len(pairs)
     at_once = max_concurrent(context.device, int(pixels) if refining.walk is None else None)
-    made = ordered_map(context, lambda image_id: refining.crf_masks(image_id, thresholds), context.part(val), at_once)
-    with closing(made):
-        for number, (image_id, result) in enumerate(made, start=1):
-            truth = dataset.mask(image_id)
-            for confusion, mask in zip(confusions, result(), strict=True):
-                confusion.update(mask, truth)
-            context.progress(number, len(val), "val images, CRF")
-            give_back()
+
+    def take(_: str, masks: list[np.ndarray], truth: np.ndarray) -> None:
+        for confusion, mask in zip(confusions, masks, strict=True):
+            confusion.update(mask, truth)
+    for_each_mask(context, val, lambda image_id, _: refining.crf_masks(image_id, thresholds), take, at_once, "val images, CRF")
     scored = []
     for (walks, value), confusion in zip(pairs, confusions, strict=True):
         confusion.counts = context.reduce(confusion.counts)

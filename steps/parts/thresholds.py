@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,20 +23,23 @@ from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
 if TYPE_CHECKING:
     from torch import Tensor
 
+THRESHOLD = "threshold.json"   # of make_sem_seg_labels and make_ins_seg_labels: the chosen background threshold and its source
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Published:
-    """The published thresholds for one kind of seed, equal for VOC and COCO."""
+class FallbackThresholds:
+    """The published thresholds of one kind of map, equal for VOC and COCO; used where no val masks choose."""
 
     evaluation: float
     conf_fg: float
     conf_bg: float
 
 
-PUBLISHED = {
-    "cam": Published(0.15, 0.30, 0.05),      # IRN, run_sample.py
-    "lpcam": Published(0.30, 0.45, 0.25),    # LPCAM, run_sample.py
-    "lpcam_fg": Published(0.30, 0.45, 0.25),
+FALLBACK = {
+    "cam": FallbackThresholds(0.15, 0.30, 0.05),      # IRN, run_sample.py
+    "lpcam": FallbackThresholds(0.30, 0.45, 0.25),    # LPCAM, run_sample.py
+    "lpcam_fg": FallbackThresholds(0.30, 0.45, 0.25),
 }
 
 
@@ -61,18 +64,28 @@ def count(context: StepContext, ids: Sequence[str], soft: Callable[[str], Tensor
     from wsss.cams.maps import at_size
 
     counts = ThresholdCounts(len(context.dataset.classes), thresholds)
-
-    def read(image_id: str) -> tuple[Tensor, np.ndarray]:
-        truth = context.dataset.mask(image_id)
-        return at_size(soft(image_id), truth.shape), truth
-    with closing(ordered_map(context, read, context.part(ids), max_concurrent(context.device))) as results:
-        for number, (image_id, result) in enumerate(results, start=1):
-            maps, truth = result()
-            counts.update(maps, classes(image_id), truth)
-            context.progress(before + number, total or len(ids), note)
-            give_back()
+    for_each_mask(context, ids, lambda image_id, truth: at_size(soft(image_id), truth.shape),
+                  lambda image_id, maps, truth: counts.update(maps, classes(image_id), truth),
+                  max_concurrent(context.device), note, before, total)
     counts.counts = context.reduce(counts.counts)
     return counts
+
+
+def for_each_mask(context: StepContext, ids: Sequence[str], make: Callable[[str, np.ndarray], T],
+                  take: Callable[[str, T, np.ndarray], None], at_once: int, note: str, before: int = 0,
+                  total: int | None = None) -> None:
+    """Call `take(id, made, truth)` in the order of `ids`, for this process's part of them, with what `make(id, truth)` returned.
+
+    `make` may be called by several threads, `take` is not. `truth` is the mask of the image.
+    """
+    def one(image_id: str) -> tuple[T, np.ndarray]:
+        truth = context.dataset.mask(image_id)
+        return make(image_id, truth), truth
+    with closing(ordered_map(context, one, context.part(ids), at_once)) as results:
+        for number, (image_id, result) in enumerate(results, start=1):
+            take(image_id, *result())
+            context.progress(before + number, total or len(ids), note)
+            give_back()
 
 
 def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, published: float) -> Chosen:

@@ -10,7 +10,7 @@ from steps.runtime.networks import network_input
 from wsss.cams.cam import class_activation_maps
 from wsss.classifiers.plain import Classifier
 from wsss.networks.irn import IRN
-from wsss.pictures import overlay_map, overlay_mask
+from wsss.overlays import overlay_map, overlay_mask
 
 SHOWN = 4   # images
 

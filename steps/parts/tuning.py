@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steps.eval_cam import SCORES, count_maps, kinds_of_maps
-from steps.make_sem_seg_labels import THRESHOLD
-from steps.parts.thresholds import confident_pair, read_chosen
+from steps.parts.thresholds import THRESHOLD, confident_pair, read_chosen
 from steps.runtime.context import StepContext, require
 from wsss.data.dataset import Dataset
 from wsss.data.folder import held_out
@@ -89,9 +88,9 @@ def tune(context: StepContext, settings: TuneSettings) -> dict[str, Any]:
     from steps.parts.walk import Walk
 
     ids, kinds = context.ids, kinds_of_maps(context)
-    seeds = "make_lpcam" if context.seed_maps == "lpcam" else "make_cam"
-    walk = Walk(context) if {"train_irn", seeds} <= context.inputs.keys() else None
-    for name, maps in {**kinds, **({"walk": walk.maps} if walk else {})}.items():
+    seeds = kinds.get(context.seed_maps)
+    walk = Walk(context, seeds) if seeds is not None and "train_irn" in context.inputs else None
+    for name, maps in kinds.items():
         if missing := [image_id for image_id in ids if image_id not in maps.index]:
             raise ConfigError(f"tune.split={settings.split!r}: the run has no {name} maps of {len(missing)} of its {len(ids)} "
                               f"images (first missing: {missing[0]!r}). Choose a list that the run covers, or make them with "
@@ -122,7 +121,7 @@ def _scored(counts: ThresholdCounts, now: dict[str, Any] | None) -> dict[str, An
     scores = [counts.scores(i) for i in range(len(counts.thresholds))]
     threshold, best = counts.best()
     if now is not None:
-        now = {**now, "miou": scores[_nearest(counts.thresholds, now["threshold"])].miou}
+        now = {**now, "miou": scores[counts.nearest(now["threshold"])].miou}
     return {"best": {"threshold": threshold, "miou": best.miou}, "run": now,
             "curve": {"threshold": list(counts.thresholds), **{name: [getattr(s, name) for s in scores] for name in SCORE_NAMES}}}
 
@@ -140,7 +139,7 @@ def _confident(counts: ThresholdCounts, confidence: float) -> dict[str, Any]:
     if fg is not None and bg is not None:
         bg = min(fg, bg)
     rule = dict(zip(("conf_fg", "conf_bg"), confident_pair(counts.best()[0])))
-    at = {half: _nearest(counts.thresholds, rule[f"conf_{half}"]) for half in ("fg", "bg")}
+    at = {half: counts.nearest(rule[f"conf_{half}"]) for half in ("fg", "bg")}
     measured = {f"{half}_{what}": curve[f"{half}_{what}"][at[half]] for half in ("fg", "bg") for what in ("right", "share")}
     return {"rule": {**rule, **measured}, "confidence": confidence, "best": {"conf_fg": fg, "conf_bg": bg}, "curve": curve}
 
@@ -187,7 +186,3 @@ def _walks(context: StepContext, settings: TuneSettings, walk: Walk, before: int
     return {"seed_maps": context.seed_maps, "points": points,
             "best": {"beta": best["beta"], "exp_times": best["exp_times"], **best["best"]},
             "run": {"beta": own[0], "exp_times": own[1], **(current["run"] or {})}}
-
-
-def _nearest(thresholds: tuple[float, ...], value: float) -> int:
-    return int(np.abs(np.array(thresholds) - value).argmin())

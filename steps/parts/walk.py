@@ -11,10 +11,10 @@ from wsss.refinement.walk import random_walk
 
 
 class Walk:
-    """The random walk of one image after the other."""
+    """The random walk of one image after the other, from its seed `maps`."""
 
-    def __init__(self, context: StepContext):
-        self.context, self.maps, self.irn = context, Maps(context.seed_folder), load_irn(context)
+    def __init__(self, context: StepContext, maps: Maps):
+        self.context, self.maps, self.irn = context, maps, load_irn(context)
 
     def __call__(self, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
         """The walked maps (K, h, w), divided by their common maximum, and the edge map (h, w), at stride 4."""

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -66,12 +67,12 @@ def max_concurrent(device: torch.device, pixels: int | None = None, threads: int
 
 
 def ordered_map(context: StepContext, make: Callable[[str], T], ids: Iterable[str],
-             at_once: int) -> Iterator[tuple[str, Callable[[], T]]]:
+                at_once: int) -> Iterator[tuple[str, Callable[[], T]]]:
     """Each id with a function that returns what `make(id)` has returned, or raises what it has raised; in the order of `ids`.
 
     `make` must allow several threads. They share the process's threads: each has the same number of them for any number of ids,
     so that an image made later or alone has the same bits. What there was no memory for beside others is made again by itself,
-    and raises a WsssError where that fails too. The iterator is to be closed.
+    and raises a WsssError where that fails too. Each function is to be called before the next is taken, and the iterator closed.
 
     Raises
     ------
@@ -83,51 +84,55 @@ def ordered_map(context: StepContext, make: Callable[[str], T], ids: Iterable[st
     if at_once == 1:
         for image_id in ids:
             context.check_stop()
-            yield image_id, memory_for(image_id)(lambda image_id=image_id: make(image_id))
+            yield image_id, memory_for(image_id)(partial(make, image_id))
         return
     ids, threads, waiting = iter(ids), torch.get_num_threads(), deque[tuple[str, Future]]()
+    pool = ThreadPoolExecutor(at_once, "image", _begin, (context.device, max(1, threads // at_once)))
 
-    def begin() -> None:
-        torch.set_num_threads(max(1, threads // at_once))
-        if context.device.index is not None:
-            torch.cuda.set_device(context.device)   # each thread has one of its own
-
-    def attempt(image_id: str) -> T:
-        try:
-            return make(image_id)
-        except (MemoryError, RuntimeError) as error:
-            if not lacks_memory(error):
-                raise
-        return _AGAIN       # not the error, which holds all that the attempt took
+    def result(image_id: str, future: Future) -> T:
+        found = future.result()
+        if found is _AGAIN:
+            wait([other for _, other in waiting])
+            with memory_for(image_id):
+                found = pool.submit(make, image_id).result()
+        return found
 
     def first() -> tuple[str, Callable[[], T]]:
         image_id, future = waiting.popleft()
+        return image_id, partial(result, image_id, future)
 
-        def result() -> T:
-            found = future.result()
-            if found is _AGAIN:
-                wait([other for _, other in waiting])
-                with memory_for(image_id):
-                    found = pool.submit(make, image_id).result()
-            return found
-        return image_id, result
-
-    pool, stopped, ended = ThreadPoolExecutor(at_once, "image", begin), False, False
     try:
-        while True:
-            if not stopped and context.stop():
-                begun = [each for each in waiting if not each[1].cancel()]
-                stopped = len(begun) < len(waiting) or next(ids, None) is not None
-                waiting.clear()
-                waiting.extend(begun)
-            for image_id in islice(ids, 0 if stopped else 2 * at_once - len(waiting)):
-                waiting.append((image_id, pool.submit(attempt, image_id)))
+        while not context.stop():
+            for image_id in islice(ids, 2 * at_once - len(waiting)):
+                waiting.append((image_id, pool.submit(_attempt, make, image_id)))
             if not waiting:
-                break
+                return
             yield first()
-        ended = True
-        if stopped:
+        in_line = len(waiting)
+        waiting = deque(each for each in waiting if not each[1].cancel())
+        is_left = len(waiting) < in_line or next(ids, None) is not None
+        while waiting:
+            yield first()
+        if is_left:
             raise Stopped
     finally:
-        pool.shutdown(cancel_futures=not ended)
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
+
+
+def _begin(device: torch.device, threads: int) -> None:
+    """What each thread starts with: its share of the process's threads, and the GPU, of which each thread has one of its own."""
+    import torch
+
+    torch.set_num_threads(threads)
+    if device.index is not None:
+        torch.cuda.set_device(device)
+
+
+def _attempt(make: Callable[[str], T], image_id: str) -> T:
+    try:
+        return make(image_id)
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+    return _AGAIN       # not the error, which holds all that the attempt took

@@ -9,11 +9,12 @@ from typing import Any
 
 from steps.runtime.context import require
 from wsss.data.archives import Progress
-from wsss.data.coco import POLICIES, open_coco
+from wsss.data.coco import open_coco
+from wsss.data.coco_layout import POLICIES
 from wsss.data.coco_prepare import download_coco, prepare_coco
 from wsss.data.dataset import Dataset
+from wsss.data.findings import Finding
 from wsss.data.folder import open_folder
-from wsss.data.prepare import Finding
 from wsss.data.shapes import make_shapes
 from wsss.data.voc import open_voc
 from wsss.data.voc_prepare import download_voc, prepare_voc

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from steps.parts.refining import OFFSETS
+from steps.parts.refiner import Refiner
+from steps.parts.refining import OFFSETS, WALKS_KEPT
 from steps.runtime.concurrency import available_cores, max_concurrent
 from steps.runtime.memory import SLACK, resident
 from steps.runtime.schedule import OptimizerName, epochs_of
@@ -250,13 +251,16 @@ def _make_sem_seg_labels(step: _Step) -> _Bytes:
     walks, crf = any(refiner.walks for refiner in refiners), any(refiner.has_crf for refiner in refiners)
     soft = walks * step.settings.save_soft * images.total(2 * (images.classes + 1) * images.pixels / 16)   # float16 at stride 4
     walk = images.most(8 / 16 * 2 * _directions(step.settings.radius), 8 / 16 * 6)   # float64 at stride 4; 6 copies of the maps
-    labellings = len(OFFSETS) * (1 + walks) if step.settings.chooses and step.lists["val"] else 1
+    chooses = step.settings.chooses and step.lists["val"]
+    labellings, kept = len(OFFSETS) * (1 + walks) if chooses else 1, 0.0
+    if chooses and Refiner.walk_crf in refiners:
+        kept = min((val := step.images("val")).total(val.classes * val.pixels / 4), WALKS_KEPT)   # float32 at stride 4
     passing = [originals.most(*_SOFT)]
     if walks:
         passing += [step.forwards(network, network.edge_map, images), walk]
     if crf:
         passing.append(images.most(pixel + label * labellings, label * labellings))
-    return _Bytes(_labels(originals, _MASK) + soft, walks * _weights(network), max(passing))
+    return _Bytes(_labels(originals, _MASK) + soft, walks * _weights(network) + kept, max(passing))
 
 
 def _make_ins_seg_labels(step: _Step) -> _Bytes:

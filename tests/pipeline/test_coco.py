@@ -9,7 +9,7 @@ from pipeline import Pipeline
 from tests.conftest import TINY
 from tests.wsss.test_coco import BOOK, TRAIN, H, W, build, train_id
 from wsss.data import prepare_coco
-from wsss.data.coco import CLASS_INDEX
+from wsss.data.coco_layout import CLASS_INDEX
 from wsss.data.images import read_mask
 from wsss.errors import ConfigError, DataError
 

@@ -74,7 +74,7 @@ def screen(sent: str) -> list[str]:
 def test_a_terminal_shows_one_line_a_step_and_keeps_what_counts():
     sent = on_a_terminal()
     drawn = re.sub(r"\x1b\[\??[\d;]*[A-Za-z]", "", sent)
-    assert re.search(r"make_cam [━╸╺ ]+ 4/5, images, \d\.\d/s, 0 s left", drawn) and "train_cam" in drawn
+    assert re.search(r"make_cam [━╸╺ ]+ 4/5, images, \d\.\d/s, 0\.\d s left", drawn) and "train_cam" in drawn
     assert screen(sent) == ["warning: make_cam: something is odd", "  make_cam: done in 1.5 s", "the end"]
     assert re.findall(r"\x1b\[\?25[lh]", sent)[-1] == "\x1b[?25h"   # the cursor is there
 

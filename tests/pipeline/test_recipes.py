@@ -9,7 +9,7 @@ import yaml
 from pipeline import Pipeline
 from pipeline.config import compose, typed
 from pipeline.order import STEPS
-from pipeline.report.published import Published, compare
+from pipeline.report.published import Published, against
 from pipeline.runfolder.summary import score_table
 from steps.runtime.context import settings_of
 from tests.conftest import SMOKE
@@ -140,7 +140,7 @@ def published(**changes) -> Published:
 
 
 def test_published_scores_are_compared_in_the_order_of_the_steps():
-    result = compare(published(), MEASURED)
+    result = against(published(), MEASURED)
     assert [(row["of"], row["score"], row["difference"], row["within"]) for row in result["rows"]] == [
         ("cam", "miou", -0.7, True), ("cam", "fp", 0.0, True), ("lpcam", "miou", -2.9, False),
         ("pseudo_masks", "miou", -11.2, False)]
@@ -148,7 +148,7 @@ def test_published_scores_are_compared_in_the_order_of_the_steps():
 
 
 def test_scores_of_other_lists_are_not_compared():
-    result = compare(published(images=10582), MEASURED)
+    result = against(published(images=10582), MEASURED)
     assert result["rows"] == [] and result["not_comparable"] == 1464 and result["first_outside"] is None
 
 
@@ -158,11 +158,11 @@ def test_the_summary_shows_the_published_scores_and_the_first_step_outside():
                 "threshold_source": "eval_cam.threshold.cam in the configuration"}
     summary = {"eval_cam": {"cam": score(0.488), "lpcam": score(0.4)}, "eval_sem_seg": score(0.7)}
     measured = {**summary["eval_cam"], "pseudo_masks": summary["eval_sem_seg"]}
-    text = score_table({**summary, "published": compare(published(), measured)})
+    text = score_table({**summary, "published": against(published(), measured)})
     assert re.search(r"CAM +mIoU +48.8 +48.8 +\+0.0\n", text)
     assert re.search(r"LPCAM +mIoU +54.9 +40.0 +-14.9 +outside\n", text)
     assert "the first step outside is make_cam" in text   # fp of CAM: 30.0 instead of 26.5
-    text = score_table({**summary, "published": compare(published(images=2), measured)})
+    text = score_table({**summary, "published": against(published(images=2), measured)})
     assert "are of 2 images, here 1,464 were scored: no comparison" in text
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline import Pipeline
+from steps.parts.walk import Walk
 from steps.runtime.artifacts import Labels, Maps
 from tests.conftest import SMOKE
 from wsss.data.images import read_image
@@ -50,10 +51,12 @@ def test_crf_refines_what_none_cuts(smoke, outputs, unary):
     assert np.array_equal(found[image_id], values[label])
 
 
-def test_val_masks_choose_among_all_four_and_what_they_tried_is_recorded(smoke, outputs):
-    of_the_walk = chosen(outputs)   # that the finished run chose by the same masks
+def test_val_masks_choose_among_all_four_and_what_they_tried_is_recorded(smoke, outputs, monkeypatch):
+    of_the_walk, walked, call = chosen(outputs), [], Walk.__call__   # that the finished run chose by the same masks
+    monkeypatch.setattr(Walk, "__call__", lambda walk, image_id: walked.append(image_id) or call(walk, image_id))
     summary = smoke(*REFINE, "make_sem_seg_labels.refiner=null").run()
-    record = chosen(outputs)
+    record, val = chosen(outputs), [image_id for image_id in walked if image_id.startswith("val")]
+    assert len(val) == len(set(val)) == 8   # each is walked once for both refiners that have a walk
     tried = {trial["refiner"]: trial for trial in record["tried"]}
     assert set(tried) == {"none", "crf", "walk", "walk_crf"}
     best = max(record["tried"], key=lambda trial: trial["miou"])

@@ -16,15 +16,15 @@ from benchmarks.report import measure
 from pipeline import Pipeline
 from pipeline.commandline import act
 from pipeline.config import compose, typed
-from pipeline.report import figures, images, page, pictures, stage_images
+from pipeline.report import figures, images, page, stage_images, thumbnails
 from pipeline.report.compare import config_differences
 from pipeline.report.gallery import choose_shown, choose_traces
 from pipeline.report.images import ImageScores, image_iou, score_images
-from pipeline.report.published import compare
+from pipeline.report.published import against
 from pipeline.report.scores import published_tables
 from pipeline.report.stage_images import compare_stages, sample, stage_sections
 from pipeline.report.traces import TraceMaker
-from pipeline.runfolder.recorded import find_run
+from pipeline.runfolder.reading import find_run
 from steps.runtime.artifacts import Maps
 from steps.runtime.datasets import open_dataset
 from tests.browser import needs_browser, show
@@ -210,7 +210,7 @@ def test_the_tables_of_a_paper_stand_in_the_report_of_its_experiments(smoke, out
     tables, miou = published_tables(run), 100 * run.summary["eval_cam"]["cam"]["miou"]
     assert [table["measured"] for table in tables] == [5, 2, 0, 0]
     assert tables[1]["rows"][0]["cells"][0] == {"value": "48.8", "here": f"here {miou:.1f} ({round(miou - 48.8, 2):+.1f})"}
-    run.summary["published"] = compare(run.config.published, run.summary["eval_cam"])
+    run.summary["published"] = against(run.config.published, run.summary["eval_cam"])
     found = read(page.write_report(run))
     assert "published" in found.sections and "Table 4. mIoU of DeepLabV2 beside other methods not measured by this run" in found.text
     assert f"here {miou:.1f}" in found.text and "Precision and recall: the paper does not say how they are averaged" in found.text
@@ -278,9 +278,9 @@ def test_the_iou_of_an_image_by_hand():
     assert found == pytest.approx({0: 1 / 3, 1: 1 / 3, 2: 1.0})
     assert image_iou(prediction, truth, "background") == pytest.approx({0: 1 / 4, 1: 1 / 3, 2: 2 / 3})
     assert image_iou(truth, np.full_like(truth, 255)) == {}
-    kinds = pictures.error_map(prediction, truth)
-    assert kinds.tolist() == [[pictures.BACKGROUND, pictures.TOO_MUCH, pictures.CORRECT, pictures.MISSED],
-                              [pictures.NOT_SCORED, pictures.CORRECT, pictures.CORRECT, pictures.MISSED]]
+    kinds = thumbnails.error_map(prediction, truth)
+    assert kinds.tolist() == [[thumbnails.BACKGROUND, thumbnails.TOO_MUCH, thumbnails.CORRECT, thumbnails.MISSED],
+                              [thumbnails.NOT_SCORED, thumbnails.CORRECT, thumbnails.CORRECT, thumbnails.MISSED]]
 
 
 def test_the_scores_of_the_images_are_those_of_the_run_and_are_kept(smoke, outputs, monkeypatch):
@@ -405,7 +405,7 @@ def test_runs_that_cannot_be_compared_are_refused(smoke, two, capsys):
     shutil.rmtree(two / "other/make_sem_seg_labels")
     smoke("action=compare", "runs=[smoke,other]").compare()
     assert "Not all of these runs have pseudo masks" in read(two / "compare-smoke-other.html").text
-    assert find_run(str(two / "other"), "elsewhere") == (two / "other").resolve()
+    assert find_run("runs", str(two / "other"), "elsewhere") == (two / "other").resolve()
 
 
 # In a real browser.

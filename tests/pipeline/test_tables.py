@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from pipeline.config import compose, typed
-from pipeline.report.published import STEP_OF
+from pipeline.report.kinds import STEP_OF
 from pipeline.report.tables import COMMAND, CONF, load_papers, markdown, measured_cells
 from tests.test_house import ROOT
 from wsss.errors import ConfigError

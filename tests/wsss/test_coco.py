@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from wsss.data import coco_prepare, open_coco, prepare_coco
-from wsss.data.coco import CATEGORY_IDS, CLASS_INDEX, COCO_CLASSES, PARTS
+from wsss.data.coco_layout import CATEGORY_IDS, CLASS_INDEX, COCO_CLASSES, PARTS
+from wsss.data.findings import report_table
 from wsss.data.images import read_mask, write_mask
-from wsss.data.prepare import report_table
 from wsss.errors import BackendError, DataError, StorageError, WsssError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")   # within pycocotools 2.0.11, with NumPy 2

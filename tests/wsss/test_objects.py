@@ -13,7 +13,7 @@ from tests.wsss.test_folder import build as build_folder
 from tests.wsss.test_voc import SIZE, TRAIN, VAL, mask_of
 from tests.wsss.test_voc import build as build_voc
 from wsss.data import make_shapes, open_coco, open_folder, open_voc, prepare_coco
-from wsss.data.coco import CLASS_INDEX
+from wsss.data.coco_layout import CLASS_INDEX
 from wsss.data.images import write_mask
 from wsss.data.voc import VOC_CLASSES
 from wsss.errors import BackendError, DataError

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from wsss.data import open_voc, prepare_voc, voc
+from wsss.data.findings import report_table
 from wsss.data.images import read_mask, write_mask
-from wsss.data.prepare import report_table
 from wsss.data.voc import LABELS, VOC_CLASSES, annotation_classes
 from wsss.errors import DataError, StorageError
 from wsss.palette import VOC_PALETTE

@@ -2,8 +2,9 @@
 
 from wsss.data.coco import open_coco
 from wsss.data.coco_prepare import prepare_coco
-from wsss.data.dataset import Dataset, check_id
+from wsss.data.dataset import Dataset
 from wsss.data.folder import open_folder
+from wsss.data.ids import check_id
 from wsss.data.shapes import make_shapes
 from wsss.data.voc import open_voc
 from wsss.data.voc_prepare import prepare_voc

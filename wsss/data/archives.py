@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, NamedTuple
 
-from wsss.data.dataset import refuse
+from wsss.data.messages import refuse
 from wsss.errors import DataError, StorageError
 from wsss.files import free_bytes, replacing, storage
 

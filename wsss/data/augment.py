@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 
 from wsss.data.images import IMAGENET, Normalisation, normalise, resize_image, resize_mask, scaled_size
 from wsss.errors import ArgumentError
+from wsss.palette import IGNORE
 
-_IGNORE = 255
 _LABEL_STRIDE = 4  # of the IRN edge map
 
 
@@ -62,7 +62,7 @@ def irn_sample(image: np.ndarray, label: np.ndarray, generator: np.random.Genera
     if generator.random() < 0.5:
         pixels, classes = pixels.flip(-1), classes.flip(-1)
     top, left = random_window(size, crop_size, generator)
-    classes = _pad(_cut(classes, top, left, crop_size), top, left, crop_size, fill=_IGNORE)
+    classes = _pad(_cut(classes, top, left, crop_size), top, left, crop_size, fill=IGNORE)
     reduced = resize_mask(classes[0].numpy(), (crop_size // _LABEL_STRIDE,) * 2)
     return _crop_image(pixels, top, left, crop_size, normalisation), torch.from_numpy(reduced)
 

@@ -1,17 +1,18 @@
 """The objects of COCO 2014, straight from its annotations; drawing them needs pycocotools."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsss.data.coco import CLASS_INDEX, PARTS, annotations_of
 from wsss.data.coco_json import read_instances
-from wsss.data.coco_prepare import draw, pycocotools_mask
+from wsss.data.coco_layout import CLASS_INDEX, PARTS, annotations_of
+from wsss.errors import BackendError, DataError
 
 _PARSED = 7.5  # times the size of a JSON file is taken while it is parsed: 7.2 measured on 58 MiB of real annotations
+_LIMIT = 1e5  # no coordinate of a polygon lies further out, in pixels
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,42 @@ class CocoObjects:
 
 def _part_of(image_id: str) -> str:
     return next(part for part in PARTS.values() if image_id.startswith(f"COCO_{part}_"))
+
+
+def pycocotools_mask() -> Any:
+    """The module that draws. Raises BackendError without pycocotools."""
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise BackendError(f"pycocotools cannot be imported ({error}); COCO's masks and objects are drawn by it: run pip install "
+                           "pycocotools") from error
+    return mask
+
+
+def draw(annotation: Mapping[str, Any], size: tuple[int, int], rle: Any) -> np.ndarray:
+    """(H, W) bool: the pixels of one annotation, polygons or run lengths; `rle` is `pycocotools.mask`. DataError for others."""
+    shape = annotation["segmentation"]
+    try:
+        if isinstance(shape, list):
+            _check_polygons(shape)
+            coded = rle.merge(rle.frPyObjects(shape, *size)) if shape else None
+        else:
+            _check_runs(shape, size)
+            coded = rle.frPyObjects(shape, *size) if isinstance(shape["counts"], list) else shape
+        return np.zeros(size, bool) if coded is None else rle.decode(coded).astype(bool)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise DataError(f"annotation {annotation['id']} of image {annotation['image_id']} cannot be drawn ({error}); expected "
+                        "polygons of three corners or more, or run lengths of the image's size") from error
+
+
+def _check_polygons(polygons: Sequence[Sequence[float]]) -> None:
+    for polygon in polygons:
+        numbers = np.asarray(polygon, np.float64)
+        if numbers.ndim != 1 or numbers.size < 6 or numbers.size % 2 or not (np.abs(numbers) < _LIMIT).all():
+            raise DataError(f"a polygon is {str(polygon)[:60]}, expected x, y, x, y, ... of its corners in pixels")
+
+
+def _check_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> None:
+    counts = shape["counts"]
+    if tuple(shape["size"]) != size or (isinstance(counts, list) and sum(counts) != size[0] * size[1]):
+        raise DataError(f"its run lengths are for {tuple(shape['size'])} pixels, the image is {size}")

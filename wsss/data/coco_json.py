@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsss.data.coco import CATEGORY_IDS, CLASS_INDEX, COCO_CLASSES
-from wsss.data.dataset import refuse
+from wsss.data.coco_layout import CATEGORY_IDS, CLASS_INDEX, COCO_CLASSES
+from wsss.data.messages import refuse
 from wsss.errors import DataError
 
 _OTHER_TASKS = {"caption": "captions", "keypoints": "person keypoints", "segments_info": "panoptic segments"}

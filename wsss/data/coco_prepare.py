@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from wsss.data.archives import Progress
-from wsss.data.coco import (
+from wsss.data.coco_instances import draw, pycocotools_mask
+from wsss.data.coco_json import Part, classes_of, read_instances
+from wsss.data.coco_layout import (
     CLASS_INDEX,
     COCO_CLASSES,
     LABELS,
@@ -32,13 +34,13 @@ from wsss.data.coco import (
     folder_of,
     read_marker,
 )
-from wsss.data.coco_json import Part, classes_of, read_instances
-from wsss.data.dataset import format_size, refuse
 from wsss.data.download import Archive, obtain
+from wsss.data.findings import Finding
 from wsss.data.images import check_image, write_mask
-from wsss.data.prepare import Finding
-from wsss.errors import BackendError, DataError, StorageError
+from wsss.data.messages import format_size, refuse
+from wsss.errors import DataError, StorageError
 from wsss.files import write_text
+from wsss.palette import IGNORE
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,6 @@ ARCHIVES = (*(Archive(f"{_BUCKET}/zips/{part}.zip", _MD5[part], only=(part,)) fo
             Archive(f"{_BUCKET}/annotations/annotations_trainval2014.zip", "0a379cfc70b0e71301e0f377548639bd",
                     only=tuple(f"annotations/instances_{part}.json" for part in PARTS.values())))
 _EVERY = 5000  # masks between two lines of the log
-_LIMIT = 1e5  # no coordinate of a polygon lies further out, in pixels
 
 
 def prepare_coco(root: str | Path, policy: str = "official") -> list[Finding]:
@@ -104,16 +105,6 @@ def _is_there(root: Path, name: str) -> bool:
     if name not in COUNTS:
         return (root / name).exists()
     return (root / name).is_dir() and sum(file.endswith(".jpg") for file in os.listdir(root / name)) >= COUNTS[name]
-
-
-def pycocotools_mask() -> Any:
-    """The module that draws. Raises BackendError without pycocotools."""
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise BackendError(f"pycocotools cannot be imported ({error}); COCO's masks and objects are drawn by it: run pip install "
-                           "pycocotools") from error
-    return mask
 
 
 def _check_images(root: Path, part: str, found: Part) -> list[Finding]:
@@ -200,38 +191,9 @@ def render(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], poli
     for annotation in annotations:
         inside = draw(annotation, size, rle)
         if annotation.get("iscrowd"):
-            mask[inside] = 255
+            mask[inside] = IGNORE
         else:
             instances.append((inside, CLASS_INDEX[annotation["category_id"]] + 1))
     for inside, value in sorted(instances, key=lambda instance: -int(instance[0].sum())):  # of equal size the later one is on top
         mask[inside] = value
     return mask
-
-
-def draw(annotation: Mapping[str, Any], size: tuple[int, int], rle: Any) -> np.ndarray:
-    """(H, W) bool: the pixels of one annotation, polygons or run lengths; `rle` is `pycocotools.mask`. DataError for others."""
-    shape = annotation["segmentation"]
-    try:
-        if isinstance(shape, list):
-            _check_polygons(shape)
-            coded = rle.merge(rle.frPyObjects(shape, *size)) if shape else None
-        else:
-            _check_runs(shape, size)
-            coded = rle.frPyObjects(shape, *size) if isinstance(shape["counts"], list) else shape
-        return np.zeros(size, bool) if coded is None else rle.decode(coded).astype(bool)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise DataError(f"annotation {annotation['id']} of image {annotation['image_id']} cannot be drawn ({error}); expected "
-                        "polygons of three corners or more, or run lengths of the image's size") from error
-
-
-def _check_polygons(polygons: Sequence[Sequence[float]]) -> None:
-    for polygon in polygons:
-        numbers = np.asarray(polygon, np.float64)
-        if numbers.ndim != 1 or numbers.size < 6 or numbers.size % 2 or not (np.abs(numbers) < _LIMIT).all():
-            raise DataError(f"a polygon is {str(polygon)[:60]}, expected x, y, x, y, ... of its corners in pixels")
-
-
-def _check_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> None:
-    counts = shape["counts"]
-    if tuple(shape["size"]) != size or (isinstance(counts, list) and sum(counts) != size[0] * size[1]):
-        raise DataError(f"its run lengths are for {tuple(shape['size'])} pixels, the image is {size}")

@@ -5,132 +5,23 @@ ground-truth masks live, and the *working* one, the image with a long side betwe
 and stored maps live.
 """
 
-import difflib
 import hashlib
 import os
-import unicodedata
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from wsss.data.images import image_size, read_image, read_mask, resize_image, scaled_size
+from wsss.data.ids import read_list
+from wsss.data.images import image_size, mask_classes, read_image, read_mask, resize_image, scaled_size
+from wsss.data.messages import did_you_mean, format_size
 from wsss.errors import DataError
+from wsss.palette import IGNORE
 
-MAX_CLASSES = 254  # 0 is background and 255 is ignore
-MAX_REPORTED = 10
+MAX_CLASSES = IGNORE - 1  # foreground
 _END_BYTES = 4096  # of an image file, at each end, for its digest: header with orientation, and the last of its pixels
-_MAX_ID_BYTES = 200  # file systems allow 255 for a name; artifacts add a suffix
-
-
-def check_id(image_id: str) -> str:
-    """`image_id` in Unicode normal form C, after making sure that it is safe as the stem of a file name inside a folder.
-
-    Raises DataError for: empty, '/' or '\\', a leading '.', blanks at the ends, control characters, more than 200 bytes of UTF-8.
-    """
-    image_id = unicodedata.normalize("NFC", image_id)
-    reason = None
-    if not image_id:
-        reason = "is empty"
-    elif "/" in image_id or "\\" in image_id:
-        reason = "holds a path separator and would leave its folder"
-    elif image_id.startswith("."):
-        reason = "starts with a dot"
-    elif any(unicodedata.category(character) in ("Cc", "Cs") for character in image_id):
-        reason = "holds a control character or undecodable byte"
-    elif image_id != image_id.strip():
-        reason = "starts or ends with a blank"
-    elif len(image_id.encode()) > _MAX_ID_BYTES:
-        reason = f"is longer than {_MAX_ID_BYTES} bytes"
-    if reason:
-        raise DataError(f"id {image_id[:80]!r} {reason}; an id is a plain file name without its suffix: rename it")
-    return image_id
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` with the nearest of `known`, or an empty string."""
-    nearest = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
-
-
-def format_size(size: tuple[int, int]) -> str:
-    """(H, W) for a message, in words, because people write sizes in both orders."""
-    return f"{size[0]} high and {size[1]} wide"
-
-
-def refuse(where: str, problems: Sequence[str]) -> None:
-    """Raises one DataError for all `problems` (the first 10 in full), or does nothing if there is none."""
-    if not problems:
-        return
-    shown = list(problems[:MAX_REPORTED])
-    if len(problems) > MAX_REPORTED:
-        shown.append(f"... and {len(problems) - MAX_REPORTED} more")
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    raise DataError("\n  - ".join([f"{where}: {count}", *shown]))
-
-
-def contents(folder: Path) -> str:
-    """What lies in a folder, for a message: the first eight names, or "nothing". Raises DataError where it cannot be read."""
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise DataError(f"cannot read the folder {folder}: {error.strerror or error}; expected a data set: check its name and "
-                        "permissions") from error
-    return ", ".join(names[:8] + ["..."] * (len(names) > 8)) or "nothing"
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file in Unicode normal form C; byte order mark, CRLF and blanks at the ends are dropped."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}; expected a text file: check its name and "
-                        "permissions") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
-    return [unicodedata.normalize("NFC", line).strip() for line in text.split("\n")]
-
-
-def read_list(path: Path, known: Mapping[str, str]) -> tuple[str, ...]:
-    """The ids of a text file, one a line, in the file's order; empty lines are skipped.
-
-    Raises DataError for an empty list, duplicates, and ids that are not in `known` (id -> image file).
-    """
-    ids = [line for line in read_lines(path) if line]
-    if not ids:
-        raise DataError(f"list {path} is empty; expected an id a line: write them, or do without the file")
-    problems, seen = [], set()
-    for image_id in ids:
-        if image_id in seen:
-            problems.append(f"{image_id!r} is listed twice; keep one line")
-        elif image_id not in known:
-            problems.append(without_image(image_id, known))
-        seen.add(image_id)
-    refuse(f"list {path}", problems)
-    return tuple(ids)
-
-
-def without_image(image_id: str, known: Container[str]) -> str:
-    """What is wrong with an id that has no image: it cannot be an id, it has a suffix, or there is no such image."""
-    try:
-        check_id(image_id)
-    except DataError as error:
-        return str(error)
-    stem = image_id.rpartition(".")[0]
-    if stem in known:
-        return f"{image_id!r} has no image; write {stem!r}, without the suffix"
-    return f"{image_id!r} has no image; add the image or remove the line"
-
-
-def mask_classes(mask: np.ndarray, n_classes: int, path: Path) -> tuple[int, ...]:
-    """The classes (0-based, ascending) on a mask (H, W) uint8. Raises DataError, naming its file, for impossible values."""
-    values = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256)).tolist()
-    if wrong := [value for value in values if n_classes < value < 255]:
-        raise DataError(f"mask {path} holds the values {wrong[:MAX_REPORTED]}; expected 0 (background), "
-                        f"1..{n_classes} (class) or 255 (ignore): correct the mask, or complete the classes")
-    return tuple(value - 1 for value in values if 0 < value < 255)
 
 
 class ObjectSource(Protocol):

@@ -19,7 +19,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from wsss.data.archives import Progress, require_room, unpack
-from wsss.data.prepare import Finding
+from wsss.data.findings import Finding
 from wsss.errors import BusyError, DataError, StorageError
 from wsss.files import storage
 

@@ -8,19 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wsss.data.checked import reading_wanted
-from wsss.data.dataset import (
-    MAX_CLASSES,
-    Dataset,
-    check_id,
-    did_you_mean,
-    format_size,
-    read_lines,
-    read_list,
-    refuse,
-    without_image,
-)
+from wsss.data.dataset import MAX_CLASSES, Dataset
+from wsss.data.ids import check_id, read_lines, read_list, without_image
 from wsss.data.images import check_image, image_size
 from wsss.data.instances import png_objects
+from wsss.data.messages import did_you_mean, format_size, refuse
 from wsss.errors import DataError
 
 log = logging.getLogger(__name__)

@@ -18,9 +18,10 @@ import imageio.v3 as iio
 import numpy as np
 from PIL import ExifTags, Image
 
+from wsss.data.messages import MAX_REPORTED
 from wsss.errors import ArgumentError, DataError
 from wsss.files import write_bytes
-from wsss.palette import VOC_PALETTE
+from wsss.palette import IGNORE, VOC_PALETTE
 
 if TYPE_CHECKING:
     import torch
@@ -147,6 +148,15 @@ def _mask_mode(header: _Header, path: object) -> str:
                         "save it again with wsss.data.images.write_mask")
     raise DataError(f"mask {path} holds colours ({header.mode}), expected class numbers in a palette or 8-bit grey PNG: "
                     "look each colour up in your colour table and save the numbers with wsss.data.images.write_mask")
+
+
+def mask_classes(mask: np.ndarray, n_classes: int, path: Path) -> tuple[int, ...]:
+    """The classes (0-based, ascending) on a mask (H, W) uint8. Raises DataError, naming its file, for impossible values."""
+    values = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256)).tolist()
+    if wrong := [value for value in values if n_classes < value < IGNORE]:
+        raise DataError(f"mask {path} holds the values {wrong[:MAX_REPORTED]}; expected 0 (background), "
+                        f"1..{n_classes} (class) or 255 (ignore): correct the mask, or complete the classes")
+    return tuple(value - 1 for value in values if 0 < value < IGNORE)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

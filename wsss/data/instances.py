@@ -9,9 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from wsss.data.dataset import format_size, refuse
 from wsss.data.images import image_size, read_mask
+from wsss.data.messages import format_size, refuse
 from wsss.errors import DataError
+from wsss.palette import IGNORE
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,9 @@ class PngObjects:
             raise DataError(f"objects {path} are {format_size(numbers.shape)} but the mask {class_path} is "
                             f"{format_size(values.shape)}; save both in the size of the image")
         masks, classes = [], []
-        for number in np.unique(numbers[(numbers != 0) & (numbers != 255)]):
+        for number in np.unique(numbers[(numbers != 0) & (numbers != IGNORE)]):
             inside = numbers == number
-            counts = np.bincount(values[inside], minlength=256)[1:255]
+            counts = np.bincount(values[inside], minlength=256)[1:IGNORE]
             if not counts.any() or counts.argmax() >= self.n_classes:
                 raise DataError(f"object {number} of {path} has no class: the mask {class_path} is 0 (background), 255 (ignore) "
                                 f"or beyond the {self.n_classes} classes there; correct one of the two")

@@ -14,10 +14,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from wsss.data.checked import reading_wanted
-from wsss.data.dataset import Dataset, contents, did_you_mean, mask_classes, read_lines, read_list, refuse
+from wsss.data.dataset import Dataset
 from wsss.data.folder import check_files, read_rows, scan_folder
-from wsss.data.images import read_mask
+from wsss.data.ids import read_lines, read_list, union
+from wsss.data.images import mask_classes, read_mask
 from wsss.data.instances import png_objects
+from wsss.data.messages import contents, did_you_mean, refuse
 from wsss.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -129,11 +131,6 @@ def _read_lists(files: VocFiles) -> dict[str, tuple[str, ...]]:
             raise DataError(f"{len(both)} ids are in both lists {name} and val of {files.root}, for example {min(both)!r}: "
                             "thresholds chosen on val would be chosen on what is trained on or scored; keep each in one list")
     return lists | {"all": union(lists.values())}
-
-
-def union(lists: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """The ids of all lists, each once, in their order."""
-    return tuple(dict.fromkeys(image_id for ids in lists for image_id in ids))
 
 
 def _refuse_partial(root: Path, lists: Mapping[str, tuple[str, ...]], masks: Mapping[str, str]) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsss.data.archives import Progress
-from wsss.data.dataset import format_size, mask_classes, read_lines, read_list
 from wsss.data.download import Archive, obtain, report_unpacked
-from wsss.data.images import check_image, read_mask
-from wsss.data.prepare import Finding
+from wsss.data.findings import Finding
+from wsss.data.ids import read_lines, read_list
+from wsss.data.images import check_image, mask_classes, read_mask
+from wsss.data.messages import format_size
 from wsss.data.voc import (
     ANNOTATIONS,
     IMAGES,

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsss.errors import ArgumentError, DataError
+from wsss.palette import IGNORE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-IGNORE = 255
 THRESHOLDS = tuple(i / 100 for i in range(101))
 
 
@@ -189,14 +189,22 @@ class ThresholdCounts:
         """The scores at threshold number `i`."""
         return self.confusion(i).scores()
 
+    def nearest(self, threshold: float) -> int:
+        """The number of the threshold nearest to a given one, the lower of two."""
+        return min(range(len(self.thresholds)), key=lambda i: abs(self.thresholds[i] - threshold))
+
+    def miou_curve(self) -> list[float | None]:
+        """(T,) the mIoU at each threshold."""
+        return [self.scores(i).miou for i in range(len(self.thresholds))]
+
     def best(self) -> tuple[float, Scores]:
         """(threshold, scores) of the greatest mIoU, the lowest such threshold. Raises DataError when no pixel was counted."""
         if not self.counts.any():
             raise DataError("no pixel was counted, so there is no best threshold; expected masks that are not 255 everywhere: "
                             "check the masks of the list")
-        scores = [self.scores(i) for i in range(len(self.thresholds))]
-        best = max(range(len(scores)), key=lambda i: scores[i].miou)
-        return self.thresholds[best], scores[best]
+        miou = self.miou_curve()
+        best = miou.index(max(miou))
+        return self.thresholds[best], self.scores(best)
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> tuple[list[float | None], float | None]:

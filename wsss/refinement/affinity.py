@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from wsss.errors import ArgumentError
+from wsss.palette import IGNORE
 from wsss.refinement.paths import Direction, Part, search_paths, search_rows
 
-IGNORE = 255
 AT_ONCE = 2**16  # pairs: more do not fit into the cache of a CPU
 EPSILON = 1e-5  # in the logarithms and in the counts (official `net/resnet50_irn.py`, `step/train_irn.py`)
 

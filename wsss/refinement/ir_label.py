@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss.errors import ArgumentError
+from wsss.palette import IGNORE
 from wsss.refinement.crf import as_tensor, crf_labels
 
-BACKGROUND, UNSURE = 0, 255
+BACKGROUND = 0
 
 
 def ir_label(
@@ -58,7 +59,7 @@ def ir_label(
         return torch.full(maps.shape[1:], BACKGROUND, dtype=torch.uint8, device=maps.device)
     seeds = torch.stack([_seed(maps, conf_fg), _seed(maps, conf_bg)])  # (2, H, W), 0 background, k + 1 for map k
     foreground, background = crf_labels(image, seeds, len(maps) + 1, iterations=iterations, gt_prob=gt_prob, backend=backend)
-    ids = F.pad(classes.long() + 1, (1, 0), value=UNSURE).to(torch.uint8)
+    ids = F.pad(classes.long() + 1, (1, 0), value=IGNORE).to(torch.uint8)
     label = ids[foreground]  # (H, W)
     return label.masked_fill_((foreground == 0) & (background == 0), BACKGROUND)
 
@@ -77,8 +78,8 @@ def _check(image: Tensor, maps: Tensor, classes: Tensor, conf_fg: float, conf_bg
     if classes.shape != maps.shape[:1]:
         raise ArgumentError(f"ir_label: classes has shape {tuple(classes.shape)}; expected ({len(maps)},): a class for each map")
     ids = classes.tolist()
-    if len(set(ids)) < len(ids) or not all(float(i).is_integer() and 0 <= i < UNSURE - 1 for i in ids):
-        raise ArgumentError(f"ir_label: classes is {ids}; expected distinct 0-based class ids of at most {UNSURE - 2}")
+    if len(set(ids)) < len(ids) or not all(float(i).is_integer() and 0 <= i < IGNORE - 1 for i in ids):
+        raise ArgumentError(f"ir_label: classes is {ids}; expected distinct 0-based class ids of at most {IGNORE - 2}")
     if not 0 <= conf_bg <= conf_fg <= 1:
         raise ArgumentError(f"ir_label: conf_bg is {conf_bg}, conf_fg is {conf_fg}; expected 0 <= conf_bg <= conf_fg <= 1")
     if not maps.isfinite().all() or maps.numel() and maps.max() > 1 + 1e-3:

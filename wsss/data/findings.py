@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wsss.text import aligned
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -23,7 +25,4 @@ def report_table(findings: Sequence[Finding]) -> str:
     rows = [("", "found", "expected", "", "")]
     rows += [(finding.what, f"{finding.found:,}", "" if finding.expected is None else f"{finding.expected:,}",
               "ok" if finding.ok else "!", finding.note) for finding in findings]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [(row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2]), row[3].ljust(widths[3]), row[4])
-             for row in rows]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    return "\n".join(aligned(rows, left=(0, 3, 4)))

@@ -1,15 +1,14 @@
-"""Arrays to pictures that stand in the page itself, small: images as WebP, labels as palette PNG."""
+"""Arrays to small pictures that stand in the page itself: images as WebP, labels as palette PNG."""
 
 import base64
 import io
-from functools import cache
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
 
 from wsss.data.images import resize_mask, scaled_size
-from wsss.palette import VOC_PALETTE
+from wsss.overlays import overlay_map
+from wsss.palette import IGNORE, VOC_PALETTE
 
 # What is wrong with a pseudo mask, pixel by pixel; told apart by people with any kind of colour vision (Okabe & Ito).
 ERRORS = {"correct class": (0, 158, 115), "missed": (86, 180, 233), "too much": (230, 159, 0), "wrong class": (204, 121, 167),
@@ -40,24 +39,22 @@ def errors(prediction: np.ndarray, truth: np.ndarray, side: int) -> str:
 
 def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(H, W) uint8, the number of the kind of error in `ERRORS`; a predicted 255 counts as background."""
-    predicted = np.where(prediction == 255, 0, prediction)
+    predicted = np.where(prediction == IGNORE, 0, prediction)
     kinds = np.full(truth.shape, WRONG, np.uint8)
     kinds[predicted == truth] = CORRECT
     kinds[(predicted == 0) & (truth > 0)] = MISSED
     kinds[(predicted > 0) & (truth == 0)] = TOO_MUCH
     kinds[(predicted == 0) & (truth == 0)] = BACKGROUND
-    kinds[truth == 255] = NOT_SCORED
+    kinds[truth == IGNORE] = NOT_SCORED
     return kinds
 
 
 def heat(values: np.ndarray, image: np.ndarray, side: int) -> str:
-    """A map (h, w) in [0, 1], of any size, over its grey image (H, W, 3): dark blue 0, yellow 1."""
+    """A map (h, w) in [0, 1], of any size, on its image (H, W, 3), which stays as it is at 0."""
     size = _size(image, side)
-    grey = np.asarray(Image.fromarray(image).convert("L").resize(size[::-1], Image.Resampling.BILINEAR), np.float32)[..., None]
-    cells = Image.fromarray(np.ascontiguousarray(values, np.float32)).resize(size[::-1], Image.Resampling.BILINEAR)
-    level = (np.clip(np.asarray(cells), 0, 1) * 255).round().astype(np.uint8)
-    picture = 0.68 * _lookup()[level] + 0.32 * grey
-    return _uri(Image.fromarray(picture.astype(np.uint8)), "WEBP", quality=_QUALITY)
+    small, cells = (np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize(size[::-1], Image.Resampling.BILINEAR))
+                    for array in (image, values.astype(np.float32)))
+    return _uri(Image.fromarray(overlay_map(small, cells)), "WEBP", quality=_QUALITY)
 
 
 def patches(crops: list[np.ndarray], side: int) -> str:
@@ -69,11 +66,6 @@ def patches(crops: list[np.ndarray], side: int) -> str:
 def colour(index: int) -> str:
     """The colour of a mask value, for CSS."""
     return f"#{VOC_PALETTE[index].tobytes().hex()}"
-
-
-@cache
-def _lookup() -> np.ndarray:
-    return colormaps["viridis"](np.arange(256), bytes=True)[:, :3].astype(np.float32)
 
 
 def _size(array: np.ndarray, side: int) -> tuple[int, int]:

@@ -5,8 +5,8 @@ import pytest
 
 from wsss.data.images import read_image
 from wsss.errors import ArgumentError
+from wsss.overlays import overlay_map, overlay_mask, write_picture
 from wsss.palette import VOC_PALETTE
-from wsss.pictures import overlay_map, overlay_mask, write_picture
 
 IMAGE = np.full((4, 6, 3), 100, np.uint8)
 

@@ -1,0 +1,42 @@
+"""Parts of the messages about data: many problems in one error, sizes in words, what was meant, what lies there."""
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from wsss.errors import DataError
+
+MAX_REPORTED = 10
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` with the nearest of `known`, or an empty string."""
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def format_size(size: tuple[int, int]) -> str:
+    """(H, W) for a message, in words, because people write sizes in both orders."""
+    return f"{size[0]} high and {size[1]} wide"
+
+
+def refuse(where: str, problems: Sequence[str]) -> None:
+    """Raises one DataError for all `problems` (the first 10 in full), or does nothing if there is none."""
+    if not problems:
+        return
+    shown = list(problems[:MAX_REPORTED])
+    if len(problems) > MAX_REPORTED:
+        shown.append(f"... and {len(problems) - MAX_REPORTED} more")
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    raise DataError("\n  - ".join([f"{where}: {count}", *shown]))
+
+
+def contents(folder: Path) -> str:
+    """What lies in a folder, for a message: the first eight names, or "nothing". Raises DataError where it cannot be read."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror or error}; expected a data set: check its name and "
+                        "permissions") from error
+    return ", ".join(names[:8] + ["..."] * (len(names) > 8)) or "nothing"
