@@ -40,8 +40,8 @@ class Settings:
         pair = (self.conf_fg, self.conf_bg)
         require((self.conf_fg is None) == (self.conf_bg is None), "cam_to_ir_label.conf_fg, conf_bg", pair,
                 "both null or both set")
-        require(self.conf_fg is None or 0 <= self.conf_bg <= self.conf_fg <= 1, "cam_to_ir_label.conf_fg, conf_bg", pair,
-                "0 <= conf_bg <= conf_fg <= 1")
+        require(self.conf_fg is None or self.conf_bg is None or 0 <= self.conf_bg <= self.conf_fg <= 1,
+                "cam_to_ir_label.conf_fg, conf_bg", pair, "0 <= conf_bg <= conf_fg <= 1")
         require(self.crf_iterations >= 1, "cam_to_ir_label.crf_iterations", self.crf_iterations, "at least 1")
         require(0 < self.gt_prob < 1, "cam_to_ir_label.gt_prob", self.gt_prob, "a probability above 0 and below 1")
 

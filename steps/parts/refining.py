@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ class Refining:
         self.context, self.settings = context, context.settings
         self.refiners = context.settings.refiners(bool(context.lists["val"]))
         self.maps = Maps(context.seed_folder)
-        self.walk = Walk(context) if any(refiner.walks for refiner in self.refiners) else None
+        walks = any(refiner.walks for refiner in self.refiners)
+        self.walk: Walk = Walk(context) if walks else None  # type: ignore[assignment]  # only a refiner that walks asks for it
 
     def __call__(self, image_id: str, refiner: Refiner, threshold: float) -> tuple[np.ndarray, dict[str, Tensor]]:
         """The mask (H, W) uint8 in the size of the image: 0 background, class + 1; and of a walk the walked maps (K, h, w)
@@ -117,7 +119,7 @@ def _try_on_val(context: StepContext, refining: Refining, val: tuple[str, ...]) 
     over all thresholds."""
     found, around, fixed = [], {}, context.settings.bg_threshold
     for walks in sorted({refiner.walks for refiner in refining.refiners}):
-        counts = count(context, val, lambda image_id, walks=walks: refining.soft(image_id, walks), refining.maps.classes,
+        counts = count(context, val, partial(refining.soft, walks=walks), refining.maps.classes,
                        f"val images, {'walk' if walks else 'seeds'}")
         threshold, miou = _best(counts, fixed)
         plain, with_crf = (Refiner.walk, Refiner.walk_crf) if walks else (Refiner.none, Refiner.crf)
@@ -132,7 +134,7 @@ def _try_on_val(context: StepContext, refining: Refining, val: tuple[str, ...]) 
     return found
 
 
-def _best(counts: ThresholdCounts, fixed: float | None) -> tuple[float, float]:
+def _best(counts: ThresholdCounts, fixed: float | None) -> tuple[float, float | None]:
     """The best threshold, or the nearest to the configured one, and its mIoU."""
     if fixed is None:
         threshold, scores = counts.best()
@@ -161,6 +163,6 @@ def _try_crf(context: StepContext, refining: Refining, val: tuple[str, ...],
     for (walks, value), confusion in zip(pairs, confusions, strict=True):
         confusion.counts = context.reduce(confusion.counts)
         scored.append((walks, value, confusion.scores().miou))
-    best = [max((score for score in scored if score[0] is walks), key=lambda score: score[2]) for walks in thresholds]
+    best = [max((score for score in scored if score[0] is walks), key=lambda score: score[2] or 0.0) for walks in thresholds]
     return [{"refiner": (Refiner.walk_crf if walks else Refiner.crf).value, "threshold": value, "miou": miou}
             for walks, value, miou in best]

@@ -22,7 +22,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ from wsss.errors import ArtifactError, BackendError, ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 class Stopped(Exception):
@@ -128,7 +130,7 @@ class StepContext:
         return self.ids[index::count]
 
     @property
-    def my_ids(self) -> tuple[str, ...]:
+    def my_ids(self) -> Sequence[str]:
         """The ids that this process makes: its part of the shard."""
         return self.part(self.shard_ids)
 
@@ -138,7 +140,7 @@ class StepContext:
         index, count = self.shard
         return index + count * self.group.rank, count * self.group.size
 
-    def part(self, ids: Sequence[Any]) -> Sequence[Any]:
+    def part(self, ids: Sequence[T]) -> Sequence[T]:
         """What this process of the group does of `ids`, where each is done once by somebody."""
         return ids[self.group.rank::self.group.size]
 

@@ -239,7 +239,7 @@ class Dataset:
 
         Raises DataError if they are not known, cannot be read, or are not of the image's size.
         """
-        if not self.has_instances(image_id):
+        if self.objects is None or image_id not in self.objects:
             raise DataError(f"data set {self.name} does not tell the objects of id {image_id!r}; add them, or leave "
                             "out eval_ins_seg")
         masks, classes = self.objects.read(image_id)
@@ -288,7 +288,8 @@ class Dataset:
 
     def digest_of_instances(self, ids: Sequence[str]) -> str:
         """Hex digest of all that the objects of these ids depend on; an id of which they are not known counts as such."""
-        return _digest(f"{i}\t{self.objects.digest(i) if self.has_instances(i) else 'none'}" for i in ids)
+        return _digest(f"{i}\t{self.objects.digest(i) if self.objects is not None and i in self.objects else 'none'}"
+                       for i in ids)
 
     def _mask_digest(self, image_id: str) -> str:
         path = self.mask_path(image_id)

@@ -12,7 +12,7 @@ import struct
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
@@ -59,7 +59,7 @@ def _read_header(source: Path | io.BytesIO, path: object) -> _Header:
             kind = "JPEG" if image.format == "MPO" else image.format  # a phone's JPEG with further pictures behind it
             mode, (width, height) = image.mode, image.size
             orientation = _orientation(image)
-            bits = _png_bits(image) if kind == "PNG" else 8
+            bits = _png_bits(image.fp) if kind == "PNG" else 8
     except FileNotFoundError as error:
         raise DataError(f"no image at {path}; expected a JPEG or PNG: restore it, or remove its id") from error
     except _DAMAGE as error:
@@ -82,10 +82,10 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _png_bits(image: Image.Image) -> int:
+def _png_bits(file: Any) -> int:
     """Bit depth, byte 24 of a PNG: Pillow cuts 16-bit colour to 8 bits and stretches grey of 1, 2 or 4 bits, silently."""
-    image.fp.seek(24)
-    return image.fp.read(1)[0]
+    file.seek(24)
+    return file.read(1)[0]
 
 
 def _content(path: Path) -> bytes:

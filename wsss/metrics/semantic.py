@@ -195,7 +195,7 @@ class ThresholdCounts:
             raise DataError("no pixel was counted, so there is no best threshold; expected masks that are not 255 everywhere: "
                             "check the masks of the list")
         scores = [self.scores(i) for i in range(len(self.thresholds))]
-        best = max(range(len(scores)), key=lambda i: scores[i].miou)
+        best = max(range(len(scores)), key=lambda i: scores[i].miou or 0.0)
         return self.thresholds[best], scores[best]
 
 
@@ -283,5 +283,5 @@ def _mean(values: np.ndarray) -> float | None:
     return _number(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else None
 
 
-def _number(value: float) -> float | None:
+def _number(value: float | np.ndarray) -> float | None:
     return None if np.isnan(value) else float(value)

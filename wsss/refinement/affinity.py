@@ -95,7 +95,7 @@ class _Row(NamedTuple):
 
     dy: int
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # no row is used as a tuple
     layer: int  # of the first in the array of dy
 
 
