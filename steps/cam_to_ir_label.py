@@ -13,7 +13,7 @@ from steps.eval_cam import SCORES
 from steps.parts.thresholds import PUBLISHED, confident_pair, read_chosen
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
-from steps.runtime.inference import for_each_image
+from steps.runtime.inference import Made, for_each_image
 from wsss.data.images import encode_mask
 
 VERSION = 1
@@ -57,7 +57,7 @@ def run(context: StepContext) -> dict[str, Any]:
     settings, maps = context.settings, Maps(context.seed_folder)
     (conf_fg, conf_bg), source = confident_thresholds(context)
 
-    def make(image_id: str):
+    def make(image_id: str) -> Made:
         image = context.dataset.image(image_id)
         label = ir_label(image, maps.map(image_id, "full", context.device), maps.classes(image_id), conf_fg=conf_fg,
                          conf_bg=conf_bg, iterations=settings.crf_iterations, gt_prob=settings.gt_prob,

@@ -163,7 +163,7 @@ class Dataset:
     objects: ObjectSource | None = field(repr=False, default=None)  # ground truth of single objects, where there is one
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 1 <= len(self.classes) <= MAX_CLASSES:
             raise DataError(f"data set {self.name}: {len(self.classes)} classes; expected 1 to {MAX_CLASSES} (a mask is 8-bit)")
         if self.max_side is not None and self.max_side < 1:

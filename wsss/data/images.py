@@ -10,6 +10,7 @@ import io
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -95,7 +96,7 @@ def _content(path: Path) -> bytes:
         raise DataError(f"cannot read the image {path}: {error.strerror or error}; restore it, or remove its id") from error
 
 
-def _decode(content: bytes, path: object, mode_of) -> np.ndarray:
+def _decode(content: bytes, path: object, mode_of: Callable[[_Header], str]) -> np.ndarray:
     """Pixels in the mode `mode_of(header)`, turned as EXIF says (imageio's own `rotate` is wrong for grey read as RGB)."""
     header = _read_header(io.BytesIO(content), path)
     try:
