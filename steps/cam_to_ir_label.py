@@ -13,7 +13,7 @@ from steps.eval_cam import SCORES
 from steps.parts.thresholds import FALLBACK, confident_pair, read_chosen
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
-from steps.runtime.inference import for_each_image
+from steps.runtime.inference import Made, for_each_image
 from wsss.data.images import encode_mask
 
 VERSION = 1
@@ -40,8 +40,8 @@ class Settings:
         pair = (self.conf_fg, self.conf_bg)
         require((self.conf_fg is None) == (self.conf_bg is None), "cam_to_ir_label.conf_fg, conf_bg", pair,
                 "both null or both set")
-        require(self.conf_fg is None or 0 <= self.conf_bg <= self.conf_fg <= 1, "cam_to_ir_label.conf_fg, conf_bg", pair,
-                "0 <= conf_bg <= conf_fg <= 1")
+        require(self.conf_fg is None or self.conf_bg is None or 0 <= self.conf_bg <= self.conf_fg <= 1,
+                "cam_to_ir_label.conf_fg, conf_bg", pair, "0 <= conf_bg <= conf_fg <= 1")
         require(self.crf_iterations >= 1, "cam_to_ir_label.crf_iterations", self.crf_iterations, "at least 1")
         require(0 < self.gt_prob < 1, "cam_to_ir_label.gt_prob", self.gt_prob, "a probability above 0 and below 1")
 
@@ -57,7 +57,7 @@ def run(context: StepContext) -> dict[str, Any]:
     settings, maps = context.settings, Maps(context.seed_folder)
     (conf_fg, conf_bg), source = confident_thresholds(context)
 
-    def make(image_id: str):
+    def make(image_id: str) -> Made:
         image = context.dataset.image(image_id)
         label = ir_label(image, maps.map(image_id, "full", context.device), maps.classes(image_id), conf_fg=conf_fg,
                          conf_bg=conf_bg, iterations=settings.crf_iterations, gt_prob=settings.gt_prob,

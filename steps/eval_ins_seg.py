@@ -45,12 +45,13 @@ def run(context: StepContext) -> dict[str, Any]:
     dataset, folder, settings = context.dataset, context.inputs["make_ins_seg_labels"], context.settings
     precision = InstancePrecision(len(dataset.classes), settings.iou)
     coco = CocoPrecision(len(dataset.classes)) if settings.coco_style else None
+    scores: list[InstancePrecision | CocoPrecision] = [precision, *filter(None, [coco])]
     scored, read = context.lists["scored"], instance_reader(folder, len(dataset.classes))
     for number, image_id in enumerate(scored, start=1):
         context.check_stop()
         found = read(image_id, dataset.size(image_id))
         masks, classes = dataset.instances(image_id)
-        for score in filter(None, (precision, coco)):
+        for score in scores:
             score.update(found, masks, classes)
         context.progress(number, len(scored), "images with instances")
     each, mean = precision.average_precision()

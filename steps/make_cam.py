@@ -14,7 +14,7 @@ import numpy as np
 
 from steps.runtime.artifacts import Maps, encode_array
 from steps.runtime.context import StepContext, require
-from steps.runtime.inference import for_each_image
+from steps.runtime.inference import Made, for_each_image
 
 VERSION = 2
 
@@ -45,7 +45,7 @@ def run(context: StepContext) -> dict[str, Any]:
     features_of = feature_function(context, classifier)
     scales = list(context.settings.scales)
 
-    def make(image_id: str):
+    def make(image_id: str) -> Made:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
         weight = classifier.classifier.weight[classes].flatten(1)   # (K, D)
         with torch.inference_mode():

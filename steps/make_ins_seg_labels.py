@@ -18,7 +18,7 @@ from steps.parts.refiner import check_walk
 from steps.parts.thresholds import THRESHOLD, Chosen, read_chosen
 from steps.runtime.artifacts import encode_arrays, write_json
 from steps.runtime.context import StepContext, require
-from steps.runtime.inference import for_each_image
+from steps.runtime.inference import Made, for_each_image
 from steps.runtime.store import Store
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run(context: StepContext) -> dict[str, Any]:
     if context.group.is_main:
         write_json(context.folder / THRESHOLD, chosen)
 
-    def make(image_id: str):
+    def make(image_id: str) -> Made:
         found = find(image_id)
         arrays = {"score": found.score, "class": found.classes, "label": found.label}
         facts = {"height": found.label.shape[0], "width": found.label.shape[1], "instances": len(found.score)}

@@ -18,7 +18,7 @@ import numpy as np
 
 from steps.runtime.artifacts import FG_ONLY, Maps, encode_array
 from steps.runtime.context import StepContext, require, require_package
-from steps.runtime.inference import for_each_image
+from steps.runtime.inference import Made, for_each_image
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +114,7 @@ def run(context: StepContext) -> dict[str, Any]:
     features_of, normalisation = feature_function(context, classifier), classifier.backbone.normalisation
     relu_without_background = context.settings.relu_without_background
 
-    def make(image_id: str):
+    def make(image_id: str) -> Made:
         image, facts = context.dataset.image(image_id), cams.facts(image_id)
         vectors = prototypes.of(facts["classes"])
         with torch.inference_mode():

@@ -19,7 +19,7 @@ from steps.parts.refiner import WITHOUT_MASKS, Refiner, Unary, check_walk
 from steps.parts.thresholds import THRESHOLD, read_chosen
 from steps.runtime.artifacts import Labels, encode_array, read_array
 from steps.runtime.context import StepContext, require
-from steps.runtime.inference import for_each_image
+from steps.runtime.inference import Made, for_each_image
 from wsss.data.images import encode_mask
 
 VERSION = 3
@@ -115,7 +115,7 @@ def run(context: StepContext) -> dict[str, Any]:
     chosen = choose_refiner(context, refining)
     refiner = Refiner(chosen["refiner"])
 
-    def make(image_id: str):
+    def make(image_id: str) -> Made:
         label, soft = refining(image_id, refiner, chosen["threshold"])
         contents = {f"{image_id}.png": encode_mask(label)}
         if context.settings.save_soft:

@@ -90,7 +90,8 @@ def run(context: StepContext) -> dict[str, Any]:
         return pair_counts(labels, **pairs)
 
     def loss(images: torch.Tensor, labels: torch.Tensor, total: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        losses = affinity_losses(*irn(images), labels, counts=total, **pairs)
+        edges, displacements = irn(images)
+        losses = affinity_losses(edges, displacements, labels, counts=total, **pairs)
         return {"loss": losses.total, "pos_aff": losses.pos_aff, "neg_aff": losses.neg_aff,
                 "dp_fg": losses.dp_fg, "dp_bg": losses.dp_bg}
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import wsss
 from pipeline.config import compose, typed
@@ -15,7 +16,7 @@ from pipeline.plan.selection import selected
 from tests.check_summary import check
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"(<!-- not run: (?P<why>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE)
 PIPELINE = "python run_pipeline.py"
 
@@ -52,6 +53,18 @@ def test_every_command_runs(page, tmp_path):
         assert result.returncode == 0, text + result.stdout[-2000:] + result.stderr[-2000:]
     for summary in tmp_path.glob("outputs/*/summary.json"):
         assert check(summary.parent) == []
+
+
+def test_contributing_names_what_is_there():
+    for name in re.findall(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:md|toml))`", (ROOT / "CONTRIBUTING.md").read_text()):
+        assert (ROOT / name.replace("NAME", "make_cam")).exists(), name
+
+
+def test_the_checks_are_the_same_everywhere():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    for page in ("CONTRIBUTING.md", ".ci/run"):
+        lines = [line.removeprefix("time ").split(" #")[0].strip() for line in (ROOT / page).read_text().splitlines()]
+        assert {hook["entry"] for hook in hooks} == {"ruff check", "mypy"} <= set(lines), page
 
 
 def test_the_python_page_lists_everything_public():

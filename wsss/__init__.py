@@ -1,6 +1,7 @@
 """The science of weakly supervised semantic segmentation on plain arrays and tensors, without configuration."""
 
 import importlib
+from typing import Any
 
 # The module of each public name. It is imported when the name is first asked for, because torch takes seconds to import and
 # what reads `wsss.errors` or `wsss.data` alone need not wait for it. No module may be called as one of these names.
@@ -22,7 +23,7 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = list(_MODULES)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -5,7 +5,6 @@ function (`wsss.kmeans(...)`) can catch `ValueError` as anywhere else in Python.
 """
 
 import copy
-from pathlib import Path
 
 
 class WsssError(Exception):
@@ -23,10 +22,10 @@ class ConfigError(WsssError, ValueError):
 class ArtifactError(WsssError, ValueError):
     """A file written by an earlier step is missing, damaged or does not fit.
 
-    `damaged`: that file, where it is only to be put away and made again by its step.
+    `damaged`: that file (a path, or what stands for one), where it is only to be put away and made again by its step.
     """
 
-    def __init__(self, message: str, damaged: Path | None = None):
+    def __init__(self, message: str, damaged: object = None):
         super().__init__(message)
         self.damaged = damaged
 

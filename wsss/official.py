@@ -20,10 +20,10 @@ from torch import Tensor
 from wsss.errors import DataError, WeightsError
 from wsss.files import replacing
 
-_NEW_ARRAY = np.zeros(0).__reduce__()[0]                # numpy._core.multiarray._reconstruct, numpy.core... before 2.0
+_NEW_ARRAY: Any = np.zeros(0).__reduce__()[0]                # numpy._core.multiarray._reconstruct, numpy.core... before 2.0
 _SCALAR = np.float32(0).__reduce__()[0]
 # Module and name, as a pickle says them -> what is called instead. Old files (protocol 2) hold bytes as Latin-1 text.
-_KNOWN = {
+_KNOWN: dict[str, Any] = {
     "multiarray _reconstruct": lambda kind, shape, code: _NEW_ARRAY(np.ndarray, (0,), b"b"),
     "multiarray scalar": _SCALAR,
     "numpy ndarray": None,                              # only handed on to _reconstruct

@@ -99,7 +99,8 @@ class _Sample:
 
     def _keep_smallest(self) -> None:
         keep = np.sort(np.argpartition(self.keys[:self.size], self.limit - 1)[:self.limit])
-        for array in (self.features, self.keys, self.cells):
+        arrays: tuple[Any, ...] = (self.features, self.keys, self.cells)
+        for array in arrays:
             array[:self.limit] = array[keep]
         self.size = self.limit
 
@@ -113,12 +114,11 @@ def make_prototypes(context: StepContext, classifier: Classifier, cams: Maps) ->
     path, n_classes = context.folder / FILE, len(context.dataset.classes)
     parts = context.folder / "prototypes"
     if context.settings.prototypes:
-        context.group.broadcast(lambda: path.exists() or _write_imported(context, path, n_classes,
-                                                                         classifier.backbone.feature_channels))
+        context.group.broadcast(lambda: _write_imported(context, path, n_classes, classifier.backbone.feature_channels))
     if not context.group.broadcast(path.exists):
         require_prepared(context, path)
         images = prototype_images(context)
-        context.group.broadcast(lambda: (parts / MEAN).exists() or _write_mean(context, classifier, parts / MEAN))
+        context.group.broadcast(lambda: _write_mean(context, classifier, parts / MEAN))
         mean = torch.from_numpy(read_arrays(parts / MEAN, ("mean",))["mean"])
         for index in context.part(range(n_classes)):
             context.check_stop()
@@ -134,7 +134,9 @@ def make_prototypes(context: StepContext, classifier: Classifier, cams: Maps) ->
 
 
 def _write_imported(context: StepContext, path: Path, n_classes: int, dimension: int) -> None:
-    """Write the prototypes of the file that is given."""
+    """Write the prototypes of the file that is given, where they are not there yet."""
+    if path.exists():
+        return
     given = read_imported(context.settings.prototypes, n_classes, dimension)
     kept = set(given["class_index"][given["kept"] & ~given["is_background"]].tolist())
     if without := [name for index, name in enumerate(context.dataset.classes) if index not in kept]:
@@ -158,7 +160,10 @@ def _join(context: StepContext, parts: Path, path: Path) -> None:
 
 
 def _write_mean(context: StepContext, classifier: Classifier, path: Path) -> None:
-    """Write the mean (D,) float32 of the features over all cells of all images of the list, at scale 1.0; 0 but for `centred`."""
+    """Write the mean (D,) float32 of the features over all cells of all images of the list, at scale 1.0; 0 but for `centred`.
+    It may be there already."""
+    if path.exists():
+        return
     total, cells = torch.zeros(classifier.backbone.feature_channels, dtype=torch.float64), 0
     features_of = feature_function(context, classifier)
     for number, image_id in enumerate(context.lists["prototypes"] if context.settings.centred else (), start=1):
@@ -202,7 +207,7 @@ def _class_prototypes(context: StepContext, index: int, ids: list[str], classifi
         result = _cluster(features.to(context.device), settings, generator(context.seed, "make_lpcam", kind, name))
         found[kind] = result.centers + mean.to(context.device), *_nearest(result, cells, ids)
     centers = [found[kind][0] for kind in ("foreground", "background")]
-    kept = select_prototypes(*centers, weight, index, fg_threshold=settings.fg_threshold,
+    kept = select_prototypes(centers[0], centers[1], weight, index, fg_threshold=settings.fg_threshold,
                              bg_low=settings.background_low, bg_high=settings.background_high, minimum=settings.min_prototypes)
     center = torch.cat(centers)
     return {"class_index": np.full(len(center), index), "is_background": np.repeat([False, True], [len(c) for c in centers]),

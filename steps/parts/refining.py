@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,15 @@ class Refining:
         self.context, self.settings = context, context.settings
         self.refiners = context.settings.refiners(bool(context.lists["val"]))
         self.maps = Maps(context.seed_folder)
-        self.walk = Walk(context, self.maps) if any(refiner.walks for refiner in self.refiners) else None
+        if any(refiner.walks for refiner in self.refiners):
+            self.walk   # noqa: B018  loaded before several threads ask for it
         self._kept: dict[str, Tensor] = {}   # id -> walked maps (K, h, w) of a val image, until the CRF takes them
         self._room = WALKS_KEPT if Refiner.walk_crf in self.refiners else 0
+
+    @cached_property
+    def walk(self) -> Walk:
+        """Loads IRN, which other refiners do not need."""
+        return Walk(self.context, self.maps)
 
     def __call__(self, image_id: str, refiner: Refiner, threshold: float) -> tuple[np.ndarray, dict[str, Tensor]]:
         """The mask (H, W) uint8 in the size of the image: 0 background, class + 1; and of a walk the walked maps (K, h, w)
@@ -126,7 +133,7 @@ def _try_on_val(context: StepContext, refining: Refining, val: tuple[str, ...]) 
     over all thresholds."""
     found, around, fixed = [], {}, context.settings.bg_threshold
     for walks in sorted({refiner.walks for refiner in refining.refiners}):
-        counts = count(context, val, lambda image_id, walks=walks: refining.soft(image_id, walks), refining.maps.classes,
+        counts = count(context, val, partial(refining.soft, walks=walks), refining.maps.classes,
                        f"val images, {'walk' if walks else 'seeds'}")
         threshold, curve = counts.best()[0] if fixed is None else fixed, counts.miou_curve()
         plain, with_crf = (Refiner.walk, Refiner.walk_crf) if walks else (Refiner.none, Refiner.crf)
@@ -158,6 +165,6 @@ def _try_crf(context: StepContext, refining: Refining, val: tuple[str, ...],
     for (walks, value), confusion in zip(pairs, confusions, strict=True):
         confusion.counts = context.reduce(confusion.counts)
         scored.append((walks, value, confusion.scores().miou))
-    best = [max((score for score in scored if score[0] is walks), key=lambda score: score[2]) for walks in thresholds]
+    best = [max((score for score in scored if score[0] is walks), key=lambda score: score[2] or 0.0) for walks in thresholds]
     return [{"refiner": (Refiner.walk_crf if walks else Refiner.crf).value, "threshold": value, "miou": miou}
             for walks, value, miou in best]

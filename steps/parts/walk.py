@@ -32,7 +32,8 @@ class Walk:
         settings = self.context.settings
         with torch.inference_mode():
             seeds = self.maps.map(image_id, "strided", self.context.device)   # (K, h, w)
-            steps = walk_steps(*edge.shape, exp_times) if settings.scale_steps else 2**exp_times
+            height, width = edge.shape
+            steps = walk_steps(height, width, exp_times) if settings.scale_steps else 2**exp_times
             return random_walk(seeds, edge[None], beta=beta, steps=steps, radius=settings.radius)
 
     def soft(self, walked: torch.Tensor, image_id: str, size: tuple[int, int]) -> torch.Tensor:

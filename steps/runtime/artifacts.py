@@ -71,14 +71,14 @@ def _repair(path: File, step: str) -> str:
 def encode_arrays(**arrays: np.ndarray) -> bytes:
     """A compressed `.npz`."""
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
     return content.getvalue()
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> Path:
     """Write a plain `.npz`, whole or not at all."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
     return path
 
 

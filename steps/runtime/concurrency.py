@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from steps.runtime.context import StepContext, Stopped
 from wsss.errors import WsssError
@@ -25,12 +25,12 @@ ON_GPU = 4                  # images: one computes, the others are read and writ
 MOST = 8                    # images on the CPU,
 PIXELS_AT_ONCE = 2**21      # and pixels of all of them: a dense CRF takes about a kilobyte for each
 T = TypeVar("T")
-_AGAIN = object()
+_AGAIN: Any = object()
 
 
 def available_cores() -> int:
     """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -67,7 +67,7 @@ def max_concurrent(device: torch.device, pixels: int | None = None, threads: int
 
 
 def ordered_map(context: StepContext, make: Callable[[str], T], ids: Iterable[str],
-                at_once: int) -> Iterator[tuple[str, Callable[[], T]]]:
+                at_once: int) -> Generator[tuple[str, Callable[[], T]], None, None]:
     """Each id with a function that returns what `make(id)` has returned, or raises what it has raised; in the order of `ids`.
 
     `make` must allow several threads. They share the process's threads: each has the same number of them for any number of ids,

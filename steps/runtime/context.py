@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ from wsss.errors import ArtifactError, BackendError, ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 class Stopped(Exception):
@@ -129,7 +131,7 @@ class StepContext:
         return self.ids[index::count]
 
     @property
-    def my_ids(self) -> tuple[str, ...]:
+    def my_ids(self) -> Sequence[str]:
         """The ids that this process makes: its part of the shard."""
         return self.part(self.shard_ids)
 
@@ -139,7 +141,7 @@ class StepContext:
         index, count = self.shard
         return index + count * self.group.rank, count * self.group.size
 
-    def part(self, ids: Sequence[Any]) -> Sequence[Any]:
+    def part(self, ids: Sequence[T]) -> Sequence[T]:
         """What this process of the group does of `ids`, where each is done once by somebody."""
         return ids[self.group.rank::self.group.size]
 

@@ -18,6 +18,7 @@ from wsss.data.folder import open_folder
 from wsss.data.shapes import make_shapes
 from wsss.data.voc import open_voc
 from wsss.data.voc_prepare import download_voc, prepare_voc
+from wsss.errors import ConfigError
 from wsss.files import user_path
 
 CACHE = "WSSS_CACHE"   # the environment variable with the folder for what can be had again
@@ -155,8 +156,10 @@ def download_dataset(data: DataSettings, progress: Progress) -> list[Finding]:
         as `wsss.data.download.obtain`.
     """
     fetch = KINDS[data.kind].download
-    with_archives = ", ".join(name for name, kind in KINDS.items() if kind.download)
-    require(fetch is not None, "download", True, f"false for data={data.kind}: official archives exist of {with_archives}")
+    if fetch is None:
+        with_archives = ", ".join(name for name, kind in KINDS.items() if kind.download)
+        raise ConfigError(f"download=True is not possible: expected false for data={data.kind}: official archives exist of "
+                          f"{with_archives}")
     return fetch(data, progress)
 
 

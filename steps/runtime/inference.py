@@ -19,6 +19,7 @@ from wsss.errors import ArtifactError, StorageError, WsssError
 
 FAILED = "failed.json"
 SHOWN = 3
+Made = tuple[Mapping[str, bytes], dict[str, Any]]   # the files of an image by name, and the facts for the index
 SAMPLE = 100   # images whose sizes are looked at
 
 
@@ -26,8 +27,7 @@ class ImagesFailed(WsssError):
     """Some images of a step failed; all others are done."""
 
 
-def for_each_image(context: StepContext, make: Callable[[str], tuple[Mapping[str, bytes], dict[str, Any]]],
-                   cpu_parallel: bool = False) -> None:
+def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parallel: bool = False) -> None:
     """Call `make(id)` for every id of this shard that has no complete artifact yet.
 
     `make` returns the files of one image, each by its name in the step's folder, and the facts that go into the index. They

@@ -55,7 +55,7 @@ def _of_libc(name: str) -> Callable | None:
 class _Heap:
     """The memory of the process, as it was after it last gave something back."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.floor = 0
         self.trim = _of_libc("malloc_trim")
         self.grows = TUNABLE not in os.environ.get("GLIBC_TUNABLES", "")

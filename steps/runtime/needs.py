@@ -27,6 +27,7 @@ from wsss.cams.maps import grids
 from wsss.classifiers.plain import Classifier
 from wsss.data.dataset import Dataset
 from wsss.metrics.semantic import THRESHOLDS
+from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.backbones.build import new_backbone
 from wsss.networks.irn import IRN
 from wsss.refinement.instances import AT_ONCE
@@ -111,15 +112,20 @@ class _Step:
     def images(self, purpose: str, original: bool = False) -> _Images:
         return _Images(self.dataset, self.lists[purpose], original)
 
-    def network(self, irn: bool = False) -> Classifier | IRN:
+    def classifier(self) -> Classifier:
         with torch.device("meta"):
-            backbone = new_backbone(self.config.model.backbone.value, self.config.model.norm)
-            return IRN(backbone) if irn else Classifier(backbone, len(self.dataset.classes),
-                                                        getattr(self.settings, "detach_after_layer2", False))
+            return Classifier(self._backbone(), len(self.dataset.classes), getattr(self.settings, "detach_after_layer2", False))
+
+    def irn(self) -> IRN:
+        with torch.device("meta"):
+            return IRN(self._backbone())
+
+    def _backbone(self) -> Backbone:
+        return new_backbone(self.config.model.backbone.value, self.config.model.norm)
 
     def training(self, network: Classifier | IRN, log_line: int) -> _Bytes:
         """Weights, gradients, moments, and the outputs that autograd keeps of a batch."""
-        settings, number, alive = self.settings, len(self.lists["ids"]), WeakSet()
+        settings, number, alive = self.settings, len(self.lists["ids"]), WeakSet[_Kept]()
 
         def keep(tensor: torch.Tensor) -> _Kept:
             alive.add(kept := _Kept(tensor.detach()))   # without its own graph, which would keep itself
@@ -193,19 +199,19 @@ def _directions(radius: int) -> float:
 
 
 def _train_cam(step: _Step) -> _Bytes:
-    network = step.network()
+    network = step.classifier()
     needs = step.training(network, _CAM_STEP)
     return needs._replace(passing=max(needs.passing, step.forwards(network, network.features, step.images("val"), batch=1)))
 
 
 def _make_cam(step: _Step) -> _Bytes:
-    network, images = step.network(), step.images("ids")
+    network, images = step.classifier(), step.images("ids")
     passing = step.forwards(network, network.features, images, max(step.settings.scales))
     return _Bytes(step.maps(images), _weights(network), passing)
 
 
 def _make_lpcam(step: _Step) -> _Bytes:
-    network, settings, images, sources = step.network(), step.settings, step.images("ids"), step.images("prototypes")
+    network, settings, images, sources = step.classifier(), step.settings, step.images("ids"), step.images("prototypes")
     shown = Counter(index for present in sources.present for index in present)
     share = max(shown.values(), default=0) / max(1, len(sources.present))   # of the commonest class
     cells, limit = share * sources.total(sources.cells()), settings.max_features_per_class
@@ -235,7 +241,7 @@ def _cam_to_ir_label(step: _Step) -> _Bytes:
 
 
 def _train_irn(step: _Step) -> _Bytes:
-    needs, settings = step.training(step.network(irn=True), _IRN_STEP), step.settings
+    needs, settings = step.training(step.irn(), _IRN_STEP), step.settings
     affinities = 4 * _part(settings, settings.batch_size) * (settings.crop_size / 4) ** 2 * _directions(settings.radius)
     return needs._replace(passing=needs.passing + 2 * affinities)   # with their gradients
 
@@ -246,7 +252,7 @@ def _part(settings: Any, images: int) -> int:
 
 
 def _make_sem_seg_labels(step: _Step) -> _Bytes:
-    network, images, originals = step.network(irn=True).eval(), step.images("ids"), step.images("ids", original=True)
+    network, images, originals = step.irn().eval(), step.images("ids"), step.images("ids", original=True)
     refiners, (pixel, label) = step.settings.refiners(bool(step.lists["val"])), _CRF
     walks, crf = any(refiner.walks for refiner in refiners), any(refiner.has_crf for refiner in refiners)
     soft = walks * step.settings.save_soft * images.total(2 * (images.classes + 1) * images.pixels / 16)   # float16 at stride 4
@@ -264,7 +270,7 @@ def _make_sem_seg_labels(step: _Step) -> _Bytes:
 
 
 def _make_ins_seg_labels(step: _Step) -> _Bytes:
-    network, images, originals = step.network(irn=True).eval(), step.images("ids"), step.images("ids", original=True)
+    network, images, originals = step.irn().eval(), step.images("ids"), step.images("ids", original=True)
     walk = images.most(8 / 16 * (2 * _directions(step.settings.radius) + 6 * AT_ONCE))   # as above, of so many maps together
     return _Bytes(originals.total(_INSTANCES + _MASK * np.sqrt(originals.pixels) + _LABEL_LINE), _weights(network),
                   max(step.forwards(network, network.edge_and_displacement, images), walk, originals.most(_LARGE * AT_ONCE)))

@@ -5,7 +5,7 @@ A weights file says in its header which network it belongs to, so that no later 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import Conv2d, Module
@@ -36,6 +36,9 @@ from wsss.official import CAM, own_state
 from wsss.official import IRN as OFFICIAL_IRN
 from wsss.seeding import derived_seed
 
+N = TypeVar("N", bound=Module)
+Network = TypeVar("Network", Classifier, IRN)
+
 
 def new_classifier(context: StepContext) -> Classifier:
     """An untrained classifier on the step's device, its backbone from ImageNet weights where `model.` says so."""
@@ -52,7 +55,7 @@ def to_train(classifier: Classifier, device: torch.device) -> Classifier:
     """A classifier that is to be trained, on its device. With frozen batch norm the channels of its weights are last: on the CPU
     a step at 512 px takes a tenth less so in float32 and a fifth less in bf16; a small one with group norm gains nothing."""
     last = torch.channels_last if classifier.backbone.norm == "frozen_batch" else torch.preserve_format
-    return classifier.to(device, memory_format=last)
+    return classifier.to(device).to(memory_format=last)
 
 
 def load_classifier(context: StepContext) -> Classifier:
@@ -81,16 +84,16 @@ def _read_classifier(context: StepContext) -> Classifier:
         new_backbone(facts["backbone"], facts["norm"]), facts["n_classes"]), len(context.dataset.classes))
 
 
-def _frozen(network: Module, context: StepContext) -> Module:
+def _frozen(network: N, context: StepContext) -> N:
     """A network that is used and not trained, on the step's device. With the channels of its weights last every convolution works
     so: on the CPU an eighth faster in float32 and a third in bf16; results change by rounding."""
-    return network.eval().requires_grad_(False).to(context.device, memory_format=torch.channels_last)
+    return network.eval().requires_grad_(False).to(context.device).to(memory_format=torch.channels_last)
 
 
-def _only_used(network: Module, context: StepContext) -> Module:
+def _only_used(network: Network, context: StepContext) -> Network:
     """A network that is not saved again: what every call would do to its weights is done once. The results are the same bits but
     for the folded batch norm, which changes them by rounding."""
-    network = fold_batch_norm(_frozen(network, context))
+    fold_batch_norm(_frozen(network, context))
     if context.precision == "bf16":
         for layer in network.backbone.modules():
             if isinstance(layer, Conv2d):
@@ -114,8 +117,9 @@ def imported_network(step: str, model: ModelSettings, dataset: Dataset) -> Class
         when the file is missing or damaged, or is of another network or number of classes.
     """
     key = {"train_cam": "model.cam_weights", "train_irn": "model.irn_weights"}[step]
-    where, layout = f"{key}={model.imported(step)}", CAM if step == "train_cam" else OFFICIAL_IRN
-    state = own_state(read_tensors(model.imported(step)), layout, where)
+    file = model.imported(step) or ""
+    where, layout = f"{key}={file}", CAM if step == "train_cam" else OFFICIAL_IRN
+    state = own_state(read_tensors(file), layout, where)
     # batch norm is that of the official networks; only a network that was trained here from scratch has group norm
     norm = "frozen_batch" if "backbone.bn1.running_mean" in state else "group"
     backbone = new_backbone(model.backbone.value, norm)
@@ -124,7 +128,7 @@ def imported_network(step: str, model: ModelSettings, dataset: Dataset) -> Class
         raise WeightsError(f"{where} is a classifier of {len(head)} classes (classifier.weight {tuple(head.shape)}); the data "
                            f"set {dataset.name} in {dataset.root} has {len(dataset.classes)}. Give one that was trained on this "
                            "data set")
-    network = Classifier(backbone, len(dataset.classes)) if step == "train_cam" else IRN(backbone)
+    network: Classifier | IRN = Classifier(backbone, len(dataset.classes)) if step == "train_cam" else IRN(backbone)
     fill(network, state, f"{where} (model.backbone={model.backbone.value})")
     return network
 
@@ -159,7 +163,7 @@ def network_reader(folder: Path, n_classes: int) -> None:
         raise ArtifactError(f"{path} holds numbers that are not finite, in {wrong[0]}. {_repair(path)}", damaged=path)
 
 
-def _load(path: Path, build: Callable[[dict[str, Any]], Module], n_classes: int | None = None) -> Module:
+def _load(path: Path, build: Callable[[dict[str, Any]], Network], n_classes: int | None = None) -> Network:
     network = build(_facts(path, n_classes))
     _whole(path, lambda: load_weights(path, network))
     return network

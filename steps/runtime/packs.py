@@ -117,7 +117,8 @@ class Sizes:
     """What can be told of the packed files of a step's folder without reading them."""
 
     def __init__(self, folder: Path):
-        self.folder, self._ends = folder, {}
+        self.folder = folder
+        self._ends: dict[str, int] = {}
         self._damaged = {name.removesuffix(DAMAGED) for name in file_sizes(folder / PACKS) if name.endswith(DAMAGED)}
 
     def hold(self, line: dict) -> bool:
@@ -178,7 +179,8 @@ class OpenFiles:
     """Packs and journals of a step's folder, for reading, from several threads too; each is opened once."""
 
     def __init__(self, folder: Path):
-        self.folder, self._open = folder, {}
+        self.folder = folder
+        self._open: dict[str, int] = {}
 
     def of(self, line: dict, name: str) -> Path | Member:
         """Where the file `name` of an image lies, by its journal line: by itself, or in a pack."""

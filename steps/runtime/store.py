@@ -56,12 +56,13 @@ class PackWriter:
     """All into the pack of worker `I-of-N`: where its journal ends, else a new one."""
 
     def __init__(self, folder: Path, journal: Path):
-        self.folder, self.journal, self._pack = folder, journal, None
+        self.folder, self.journal = folder, journal
+        self._pack: Pack | None = None
 
     def write(self, contents: Mapping[str, bytes]) -> dict[str, Any]:
-        self._pack = self._pack or self._begin()
-        files = {name: [len(content), crc32(content), self._pack.add(name, content)] for name, content in contents.items()}
-        return {"files": files, "pack": self._pack.name}
+        pack = self._pack = self._pack or self._begin()
+        files = {name: [len(content), crc32(content), pack.add(name, content)] for name, content in contents.items()}
+        return {"files": files, "pack": pack.name}
 
     def close(self) -> None:
         if self._pack:

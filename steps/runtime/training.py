@@ -123,7 +123,8 @@ def train_step(context: StepContext, schedule: Schedule, module: nn.Module, opti
 
 def _total(context: StepContext, counts: list[torch.Tensor | None]) -> torch.Tensor | None:
     """The sum over the parts of a batch, of all processes."""
-    return None if counts[0] is None else context.group.sum(torch.stack(counts).sum(0))
+    known = [count for count in counts if count is not None]
+    return context.group.sum(torch.stack(known).sum(0)) if known else None
 
 
 def all_reduce_grads(context: StepContext, module: nn.Module, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -187,7 +187,7 @@ def _k_means_plus_plus(features: Tensor, candidates: np.ndarray, n_clusters: int
     """
     units = F.normalize(features[torch.from_numpy(candidates).to(features.device)].float(), dim=1)  # (n, D)
     distance = np.ones(len(candidates))
-    chosen = []
+    chosen: list[int] = []
     while len(chosen) < n_clusters and (distance > 0).any():
         chosen.append(generator.choice(len(candidates), p=distance / distance.sum()))
         to_chosen = (1 - units @ units[chosen[-1]]).double().cpu().numpy()
@@ -213,10 +213,10 @@ def _far_features(products: Tensor, lengths: Tensor, count: int, generator: np.r
     chosen = np.empty(0, dtype=np.int64)
     if count:
         distance = (1 - products / lengths).double()
-        distance = torch.where(distance > _SAME, distance, 0).cpu().numpy()  # NaN, of a feature that is zero, compares false
-        if distance.any():
-            count = min(count, np.count_nonzero(distance))
-            chosen = generator.choice(len(distance), count, replace=False, p=distance / distance.sum())
+        weights = torch.where(distance > _SAME, distance, 0).cpu().numpy()  # NaN, of a feature that is zero, compares false
+        if weights.any():
+            count = min(count, int(np.count_nonzero(weights)))
+            chosen = generator.choice(len(weights), count, replace=False, p=weights / weights.sum())
     return torch.from_numpy(chosen).to(lengths.device)
 
 

@@ -5,6 +5,8 @@ centres the classifier is sure of become prototypes. A map is the mean cosine si
 foreground prototypes, minus that to the background prototypes. Official code: LPCAM `step/make_lpcam.py`.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +16,7 @@ from wsss.errors import ArgumentError
 _BLOCK = 2**18  # numbers, 1 MiB: what `lpcam_maps` works on at once stays in the cache of a CPU's core
 
 
-def split_cells(cam: Tensor, grid: tuple[int, int], threshold: float) -> tuple[Tensor, Tensor]:
+def split_cells(cam: Tensor, grid: Sequence[int], threshold: float) -> tuple[Tensor, Tensor]:
     """Which cells of a feature grid are foreground, which are not.
 
     Args:

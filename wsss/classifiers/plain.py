@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from wsss.networks.backbones.backbone import Backbone
 from wsss.seeding import seeded
 
 
@@ -11,7 +12,7 @@ class Classifier(nn.Module):
     detach_after_layer2: in training, no gradient goes to stem, layer1 and layer2 (IRN; LPCAM took it out).
     """
 
-    def __init__(self, backbone: nn.Module, n_classes: int, detach_after_layer2: bool = False, seed: int = 0):
+    def __init__(self, backbone: Backbone, n_classes: int, detach_after_layer2: bool = False, seed: int = 0):
         super().__init__()
         self.backbone = backbone
         self.detach_after_layer2 = detach_after_layer2

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, NamedTuple
 
@@ -80,12 +81,13 @@ def _opened(path: Path) -> Iterator[list[Member]]:
     try:
         if tarfile.is_tarfile(path):
             with tarfile.open(path) as tar:
-                yield [Member(info.name, info.size, info.isreg(), lambda info=info: tar.extractfile(info))
+                yield [Member(info.name, info.size, info.isreg(),
+                              partial(tar.extractfile, info))  # type: ignore[arg-type]  # None for what is not plain, refused
                        for info in tar.getmembers() if not info.isdir()]
         else:
             with zipfile.ZipFile(path) as archive:
                 yield [Member(info.filename, info.file_size, stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG),
-                              lambda info=info: archive.open(info)) for info in archive.infolist() if not info.is_dir()]
+                              partial(archive.open, info)) for info in archive.infolist() if not info.is_dir()]
     except _DAMAGE as error:
         raise DataError(f"{path} is damaged or no archive ({error}); remove it: the same command fetches it again") from error
 

@@ -20,8 +20,11 @@ def reading_wanted(check: bool | Path, root: Path, *files: Mapping[str, str]) ->
     change (of content, and of the entry: a time that is set back does not hide a change). When the block ends without an error
     the marker is written; where it cannot be, the next call reads again.
     """
-    digest = _digest(root, files) if isinstance(check, Path) else None
-    wanted = bool(check) and (digest is None or _read(check) != digest)
+    if isinstance(check, bool):
+        yield check
+        return
+    digest = _digest(root, files)
+    wanted = digest is None or _read(check) != digest
     yield wanted
     if wanted and digest is not None:
         with suppress(StorageError):

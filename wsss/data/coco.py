@@ -84,7 +84,8 @@ def unprepared(root: Path, policy: str, reason: str) -> DataError:
 
 def _read_labels(root: Path, policy: str) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """What the labels were made from, and id -> classes present."""
-    index, shared = {name: i for i, name in enumerate(COCO_CLASSES)}, {}
+    index = {name: i for i, name in enumerate(COCO_CLASSES)}
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}
     labels: dict[str, tuple[int, ...]] = {}
     try:
         first, _, *rows = (root / LABELS).read_text(encoding="utf-8").splitlines()

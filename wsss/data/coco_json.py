@@ -62,8 +62,8 @@ def _check_task(path: Path, data: Any) -> None:
 
 
 def _check_categories(path: Path, categories: Sequence[Mapping[str, Any]]) -> None:
-    found = {category.get("id"): category.get("name") for category in categories if isinstance(category, dict)}
-    expected = dict(zip(CATEGORY_IDS, COCO_CLASSES))
+    found: dict[Any, Any] = {category.get("id"): category.get("name") for category in categories if isinstance(category, dict)}
+    expected: dict[Any, Any] = dict(zip(CATEGORY_IDS, COCO_CLASSES))
     if wrong := [i for i in {**found, **expected} if found.get(i) != expected.get(i)]:
         first = f"id {wrong[0]} is {found.get(wrong[0])!r}, expected {expected.get(wrong[0])!r}"
         raise DataError(f"{path} has {len(found)} categories that are not COCO's 80: {first}; take the official file, or "

@@ -54,7 +54,7 @@ class Dataset:
     objects: ObjectSource | None = field(repr=False, default=None)  # ground truth of single objects, where there is one
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 1 <= len(self.classes) <= MAX_CLASSES:
             raise DataError(f"data set {self.name}: {len(self.classes)} classes; expected 1 to {MAX_CLASSES} (a mask is 8-bit)")
         if self.max_side is not None and self.max_side < 1:
@@ -130,7 +130,7 @@ class Dataset:
 
         Raises DataError if they are not known, cannot be read, or are not of the image's size.
         """
-        if not self.has_instances(image_id):
+        if self.objects is None or image_id not in self.objects:
             raise DataError(f"data set {self.name} does not tell the objects of id {image_id!r}; add them, or leave "
                             "out eval_ins_seg")
         masks, classes = self.objects.read(image_id)
@@ -179,7 +179,8 @@ class Dataset:
 
     def digest_of_instances(self, ids: Sequence[str]) -> str:
         """Hex digest of all that the objects of these ids depend on; an id of which they are not known counts as such."""
-        return _digest(f"{i}\t{self.objects.digest(i) if self.has_instances(i) else 'none'}" for i in ids)
+        return _digest(f"{i}\t{self.objects.digest(i) if self.objects is not None and i in self.objects else 'none'}"
+                       for i in ids)
 
     def _mask_digest(self, image_id: str) -> str:
         path = self.mask_path(image_id)

@@ -91,7 +91,8 @@ def _read_classes(path: Path) -> tuple[str, ...]:
 
 def scan_folder(root: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
     """id -> file, relative to `root`, for the files of a folder that have one of `suffixes`; sorted by id."""
-    files, problems, others = {}, [], []
+    files: dict[str, str] = {}
+    problems, others = [], []
     try:
         names = sorted(name for name in os.listdir(root / folder) if not name.startswith("."))
     except OSError as error:
@@ -120,7 +121,8 @@ def scan_folder(root: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str,
 def _read_labels(path: Path, classes: tuple[str, ...], images: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     """id -> classes present, for exactly the ids of `images`."""
     index = {name: i for i, name in enumerate(classes)}
-    found, problems, shared = {}, [], {}  # shared: one tuple for all images of equal labels
+    found, problems = {}, []
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}   # one tuple for all images of equal labels
     for line, row in read_rows(path):
         if len(row) != 2:
             problems.append(f"line {line}, {','.join(row)!r}, has {len(row)} fields; expected NAME,cat;dog (no class: NAME,)")

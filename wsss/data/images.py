@@ -10,9 +10,10 @@ import io
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
@@ -60,7 +61,7 @@ def _read_header(source: Path | io.BytesIO, path: object) -> _Header:
             kind = "JPEG" if image.format == "MPO" else image.format  # a phone's JPEG with further pictures behind it
             mode, (width, height) = image.mode, image.size
             orientation = _orientation(image)
-            bits = _png_bits(image) if kind == "PNG" else 8
+            bits = _png_bits(image.fp) if kind == "PNG" else 8
     except FileNotFoundError as error:
         raise DataError(f"no image at {path}; expected a JPEG or PNG: restore it, or remove its id") from error
     except _DAMAGE as error:
@@ -83,10 +84,10 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _png_bits(image: Image.Image) -> int:
+def _png_bits(file: Any) -> int:
     """Bit depth, byte 24 of a PNG: Pillow cuts 16-bit colour to 8 bits and stretches grey of 1, 2 or 4 bits, silently."""
-    image.fp.seek(24)
-    return image.fp.read(1)[0]
+    file.seek(24)
+    return file.read(1)[0]
 
 
 def _content(path: Path) -> bytes:
@@ -96,7 +97,7 @@ def _content(path: Path) -> bytes:
         raise DataError(f"cannot read the image {path}: {error.strerror or error}; restore it, or remove its id") from error
 
 
-def _decode(content: bytes, path: object, mode_of) -> np.ndarray:
+def _decode(content: bytes, path: object, mode_of: Callable[[_Header], str]) -> np.ndarray:
     """Pixels in the mode `mode_of(header)`, turned as EXIF says (imageio's own `rotate` is wrong for grey read as RGB)."""
     header = _read_header(io.BytesIO(content), path)
     try:

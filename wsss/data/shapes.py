@@ -64,7 +64,7 @@ def _write_folder(root, parameters):
     for folder in ("images", "masks", "instances"):
         (root / folder).mkdir(parents=True)
     rows = ["name,classes"]
-    with ThreadPoolExecutor(min(4, os.cpu_count())) as pool:   # two take two thirds of the time of one
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:   # two take two thirds of the time of one
         for part in ("train", "val"):
             ids = [f"{part}_{i:04d}" for i in range(parameters[f"n_{part}"])]
             rows += pool.map(lambda image_id: _write_picture(root, image_id, parameters["seed"]), ids)

@@ -63,7 +63,8 @@ def prepare_voc(root: str | Path) -> list[Finding]:
     from_masks, finding = _masks(files, ids)
     findings.append(finding)
     from_annotations, finding = _annotations(files, ids)
-    labels = {image_id: from_annotations.get(image_id, from_masks.get(image_id)) for image_id in ids
+    either = {**from_masks, **from_annotations}
+    labels = {image_id: either[image_id] for image_id in ids
               if image_id in (from_annotations if image_id in files.annotations else from_masks)}
     return [*findings, finding, _kept(root, labels, ids, len(from_annotations)), _differences(from_annotations, from_masks)]
 

@@ -34,7 +34,7 @@ class InstancePrecision:
     def detections(self) -> int:
         return sum(map(len, self._scores))
 
-    def update(self, found: Detections, masks: np.ndarray, classes: Sequence[int]) -> None:
+    def update(self, found: Detections, masks: np.ndarray, classes: Sequence[int] | np.ndarray) -> None:
         """Count one image. Raises ArgumentError where shapes or classes do not fit."""
         classes = checked_truth(found, masks, classes, len(self.objects))
         overlap = intersection_over_union(found, masks)
@@ -86,9 +86,12 @@ class CocoPrecision:
 
     def __init__(self, n_classes: int):
         self._api = pycocotools()
-        self._n_classes, self._images, self._true, self._found = n_classes, [], [], []
+        self._n_classes = n_classes
+        self._images: list[dict[str, int]] = []
+        self._true: list[dict[str, Any]] = []
+        self._found: list[dict[str, Any]] = []
 
-    def update(self, found: Detections, masks: np.ndarray, classes: Sequence[int]) -> None:
+    def update(self, found: Detections, masks: np.ndarray, classes: Sequence[int] | np.ndarray) -> None:
         """Take in one image. Raises ArgumentError where shapes or classes do not fit."""
         classes = checked_truth(found, masks, classes, self._n_classes)
         number = len(self._images) + 1
@@ -132,7 +135,7 @@ def pycocotools() -> Any:
     return pycocotools
 
 
-def checked_truth(found: Detections, masks: np.ndarray, classes: Sequence[int], n_classes: int) -> np.ndarray:
+def checked_truth(found: Detections, masks: np.ndarray, classes: Sequence[int] | np.ndarray, n_classes: int) -> np.ndarray:
     """The classes of the ground truth as (M,) int64. Raises ArgumentError where shapes or classes do not fit."""
     classes = np.asarray(classes, np.int64).reshape(-1)
     given = np.concatenate([classes, found.classes])

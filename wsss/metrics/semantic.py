@@ -203,7 +203,7 @@ class ThresholdCounts:
             raise DataError("no pixel was counted, so there is no best threshold; expected masks that are not 255 everywhere: "
                             "check the masks of the list")
         miou = self.miou_curve()
-        best = miou.index(max(miou))
+        best = max(range(len(miou)), key=lambda i: miou[i] or 0.0)
         return self.thresholds[best], self.scores(best)
 
 
@@ -291,5 +291,5 @@ def _mean(values: np.ndarray) -> float | None:
     return _number(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else None
 
 
-def _number(value: float) -> float | None:
+def _number(value: float | np.ndarray) -> float | None:
     return None if np.isnan(value) else float(value)

@@ -38,14 +38,16 @@ class _Reads(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def _pairs(network: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+def _pairs(network: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """The convolutions with the batch norm that alone reads what they make."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
         return []
-    reads, made, read = _Reads(), {}, []   # id of a tensor -> convolution and tensor; batch norms and what they read
+    reads = _Reads()
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}      # id of a tensor -> the convolution that made it, and the tensor
+    read: list[tuple[nn.BatchNorm2d, Tensor]] = []      # batch norms and what they read
 
-    def makes(module: nn.Module, args: tuple, output: Tensor) -> None:
+    def makes(module: nn.Conv2d, args: tuple, output: Tensor) -> None:
         made[id(output)] = module, output   # kept, so that the id is not given to another
         del reads.counts[id(output)]        # of a tensor that had the id before
     hooks = [module.register_forward_hook(makes) for module in network.modules() if isinstance(module, nn.Conv2d)]

@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss.errors import ArgumentError
+from wsss.networks.backbones.backbone import Backbone
 from wsss.seeding import seeded
 
 
 class MeanShift(nn.Module):
     """In eval mode takes off the mean displacement, which is measured once after training; in training mode does nothing."""
+
+    running_mean: Tensor
 
     def __init__(self, channels: int):
         super().__init__()
@@ -34,7 +37,7 @@ class IRN(nn.Module):
     Raises ArgumentError for a backbone of other stages.
     """
 
-    def __init__(self, backbone: nn.Module, seed: int = 0):
+    def __init__(self, backbone: Backbone, seed: int = 0):
         super().__init__()
         self.backbone = backbone.requires_grad_(False).eval()
         self.mean_shift = MeanShift(2)
@@ -89,18 +92,19 @@ class IRN(nn.Module):
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The parameters of the edge and of the displacement branch; the latter gets ten times the learning rate."""
         named = list(self.named_parameters())
-        return tuple([p for name, p in named if name.startswith(prefix)] for prefix in ("fc_edge", "fc_dp"))
+        edge, displacement = ([p for name, p in named if name.startswith(prefix)] for prefix in ("fc_edge", "fc_dp"))
+        return edge, displacement
 
     @torch.no_grad()
     def _stages(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.backbone.stages(x)
 
     def _edge(self, stages: tuple[Tensor, ...]) -> Tensor:
-        parts = [_cropped(self._modules[f"fc_edge{i}"](x), stages[0].shape) for i, x in enumerate(stages, start=1)]
+        parts = [_cropped(self.get_submodule(f"fc_edge{i}")(x), stages[0].shape) for i, x in enumerate(stages, start=1)]
         return self.fc_edge6(torch.cat(parts, 1))
 
     def _displacement(self, stages: tuple[Tensor, ...]) -> Tensor:
-        parts = [self._modules[f"fc_dp{i}"](x) for i, x in enumerate(stages, start=1)]
+        parts = [self.get_submodule(f"fc_dp{i}")(x) for i, x in enumerate(stages, start=1)]
         fine = self.backbone.strides.count(4)
         grid = stages[0].shape                                                           # of stride 4
         half = [-(-side // 2) for side in grid]                                          # of stride 8

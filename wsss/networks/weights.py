@@ -6,6 +6,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import safetensors
@@ -57,7 +58,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is damaged: its SHA-256 does not start with {named[1]}, as its name says; fetch it again")
     try:
         if path.suffix == ".safetensors":
-            tensors = safetensors.torch.load_file(path)
+            tensors: Any = safetensors.torch.load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything

@@ -8,7 +8,7 @@ operations, for small ones take longer to call than to do. Only the affinities a
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +95,7 @@ class _Row(NamedTuple):
 
     dy: int
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # no row is used as a tuple
     layer: int  # of the first in the array of dy
 
 
@@ -174,7 +174,8 @@ class _Losses(torch.autograd.Function):
     """(pos_aff, neg_aff, dp_fg, dp_bg) and the counts, with the gradient by hand: autograd would keep 20 maps a direction."""
 
     @staticmethod
-    def forward(ctx, edge, displacement, labels, radius, all_pairs, counts) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, edge: Tensor, displacement: Tensor, labels: Tensor, radius: int, all_pairs: bool,
+                counts: Tensor | None) -> tuple[Tensor, Tensor]:
         ctx.rows, ctx.radius = _Rows(labels, radius, all_pairs), radius
         stacks = _affinity_stacks(edge, radius)
         moved = ctx.rows.framed(displacement.transpose(0, 1))
@@ -196,7 +197,7 @@ class _Losses(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor, _) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         edge, displacement, counts, *stacks = ctx.saved_tensors
         rows, grad_stacks = ctx.rows, _stacks(edge, ctx.radius, 0.0)
         pos, neg, dp_fg, dp_bg = grad.double()

@@ -126,7 +126,8 @@ def detect_instances(strength: np.ndarray, owner: np.ndarray, classes: Sequence[
     greatest strength within, or 0 for parts of less than the share `min_area` of the image. In the official order: by class, by
     group, then by the first pixel.
     """
-    clear, label, owners = strength > np.float32(background), np.zeros(owner.shape, np.int64), []
+    clear, label = strength > np.float32(background), np.zeros(owner.shape, np.int64)
+    owners: list[int] = []
     for each in np.unique(owner[clear]):
         parts, count = ndimage.label(clear & (owner == each))
         label[parts > 0] = parts[parts > 0] + len(owners)

@@ -64,7 +64,8 @@ def _symmetric_steps(edge: Tensor, beta: float, radius: int, at_once: int) -> tu
     diagonals as bands of at most `at_once` numbers, and the square root of D, (h*w,).
     """
     (height, width), n = edge.shape, edge.numel()
-    affinity, weights, columns = edge_to_affinity(edge, radius), {}, edge.new_ones(n)
+    affinity, columns = edge_to_affinity(edge, radius), edge.new_ones(n)
+    weights: dict[int, Tensor] = {}
     for direction, source in search_sources(height, width, radius):
         near = affinity[direction].pow(beta)
         if near.numel():
@@ -135,7 +136,8 @@ def _power_by_rows(start: Tensor, weights: Tensor, columns: Tensor, n: int) -> T
 @lru_cache
 def _distance_probabilities(n: int) -> tuple[float, ...]:
     """The probability that n fair steps of +1 or -1 end at distance 0, 1, 2, ..., until only `LEFT_OUT` is left."""
-    probabilities, left = [], 1.0
+    probabilities: list[float] = []
+    left = 1.0
     while left > LEFT_OUT and len(probabilities) <= n:
         k = len(probabilities)
         ways = comb(n, (n - k) // 2) * (2 if k else 1) if (n - k) % 2 == 0 else 0

@@ -1,15 +1,13 @@
 """The backbones by name: how each is built, and where its ImageNet weights come from.
 
-A backbone is a module with `forward(x, detach_after_layer2)` to the features that its own classifier pools, `stages(x)` fine to
-coarse, and the attributes `name`, `norm`, `channels` and `strides` (of the stages), `feature_channels`, `normalisation`.
+Each is a `wsss.networks.backbones.backbone.Backbone`.
 """
 
 from pathlib import Path
 
-from torch import nn
-
 from wsss.errors import ArgumentError, WeightsError
 from wsss.networks.backbones import efficientnet
+from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.backbones.packaged import NAME as LITE0
 from wsss.networks.backbones.packaged import comes_with_weights, packaged_weights
 from wsss.networks.backbones.resnet import DEPTHS, resnet
@@ -18,7 +16,7 @@ from wsss.networks.weights import fetch_pretrained, fill, pretrained_cache, read
 NAMES = (LITE0, *DEPTHS)
 
 
-def new_backbone(name: str, norm: str, seed: int = 0) -> nn.Module:
+def new_backbone(name: str, norm: str, seed: int = 0) -> Backbone:
     """The backbone `name` with random weights that depend on `seed` only. norm: "frozen_batch" for pretrained weights, "group"
     for training from scratch. Raises ArgumentError for an unknown name or norm."""
     if name == LITE0:
@@ -28,7 +26,7 @@ def new_backbone(name: str, norm: str, seed: int = 0) -> nn.Module:
     return resnet(name, norm, seed)
 
 
-def load_pretrained(backbone: nn.Module, file: str | Path | None = None) -> None:
+def load_pretrained(backbone: Backbone, file: str | Path | None = None) -> None:
     """Fills a backbone of norm "frozen_batch" with ImageNet weights.
 
     file: .pth, .pt or .safetensors with the names of torchvision, or for `efficientnet_lite0` of timm or of its package; the

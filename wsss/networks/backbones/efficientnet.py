@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from wsss.data.images import Normalisation
 from wsss.errors import ArgumentError, WeightsError
+from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.backbones.packaged import FILE, NAME, PACKAGE
 from wsss.networks.backbones.resnet import NORMS
 from wsss.seeding import seeded
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(Backbone):
     """Stem, blocks and `conv_head` of EfficientNet-Lite0, ReLU6 throughout; the blocks of stride 32 have stride 16, dilated.
 
     channels, strides: of the outputs of `stages`. feature_channels: of `forward`. norm: what it was built with.
@@ -85,7 +86,7 @@ def _to_group_norm(network: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d):
                 norm = GroupNormAct(child.num_features, group_size=8, apply_act=False)   # every width is a multiple of 8
-                norm.act = child.act
+                norm.act = child.get_submodule("act")
                 setattr(parent, name, norm)
 
 

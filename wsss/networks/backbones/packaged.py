@@ -18,7 +18,7 @@ def comes_with_weights(backbone: str) -> bool:
 def packaged_weights() -> Path:
     """The weights file of the installed package. Raises WeightsError, saying how to install it, where it is not there."""
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    path = Path(spec.submodule_search_locations[0]) / "models" / FILE if spec else None
+    path = Path(spec.submodule_search_locations[0]) / "models" / FILE if spec and spec.submodule_search_locations else None
     if path is None or not path.is_file():
         found = "is not installed" if path is None else f"has no file {path}"
         raise WeightsError(f"the ImageNet weights of {NAME} come with the package {PACKAGE}, which {found}. Install it (again) "

@@ -1,12 +1,14 @@
 """The backbone: a torchvision ResNet at stride 16, as IRN and LPCAM use it (official `net/resnet50.py`)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wsss.data.images import IMAGENET
 from wsss.errors import ArgumentError
+from wsss.networks.backbones.backbone import Backbone
 from wsss.seeding import seeded
 
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "tiny")
@@ -31,7 +33,7 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(x.float())
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """conv1 to layer4 of a torchvision ResNet, under torchvision's parameter names; strides 4, 4, 8, 16, 16.
 
     The first block of layer4 has stride 1 and no dilation. channels, strides: of the outputs of `stages`. feature_channels: of
@@ -41,7 +43,7 @@ class ResNet(nn.Module):
     strides = (4, 4, 8, 16, 16)
     normalisation = IMAGENET
 
-    def __init__(self, net: nn.Module, depth: str, norm: str):
+    def __init__(self, net: Any, depth: str, norm: str):
         super().__init__()
         self.name, self.norm = depth, norm
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
@@ -103,7 +105,7 @@ def _tiny(layer: Callable[[int], nn.Module]) -> nn.Module:
     """The layers of a ResNet of one block each and 4, 8, 16 and 32 channels: 20 thousand parameters."""
     from torchvision.models.resnet import BasicBlock, conv1x1  # late, as in `resnet`
 
-    net = nn.Module()
+    net: Any = nn.Module()
     net.conv1, net.bn1 = nn.Conv2d(3, 4, 7, stride=2, padding=3, bias=False), layer(4)
     net.relu, net.maxpool = nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)
     net.layer1 = nn.Sequential(BasicBlock(4, 4, norm_layer=layer))

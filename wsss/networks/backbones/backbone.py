@@ -1,0 +1,23 @@
+"""What every backbone has."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from wsss.data.images import Normalisation
+
+
+class Backbone(nn.Module):
+    """A module whose `forward(x, detach_after_layer2)` gives the features that its own classifier pools, at stride 16.
+
+    `stages`: (B, 3, H, W) to the outputs that IRN reads, fine to coarse, each (B, channels[i], ceil(H/s), ceil(W/s)) with
+    s = strides[i]. feature_channels: of `forward`. norm: "frozen_batch" or "group".
+    """
+
+    name: str
+    norm: str
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    feature_channels: int
+    normalisation: Normalisation
+    stages: Callable[[Tensor], tuple[Tensor, ...]]
