@@ -70,7 +70,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 def reader(folder: Path, n_classes: int) -> Callable[..., Detections]:
-    """Return a function that reads and checks the instances of an image. `size` (H, W): null for the recorded one."""
+    """Return a function that reads and checks the instances of an image. `size` (H, W) defaults to the recorded one."""
     from steps.parts.instances import read_instances
 
     store = Store(folder)
