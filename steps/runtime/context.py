@@ -199,8 +199,8 @@ def require_prepared(context: StepContext, path: Path) -> None:
         if several shards run at the same time (`context.prepared`).
     """
     if context.prepared:
-        raise ArtifactError(f"{path} is not there yet: it is made once for all shards. Run the same command with shard=prepare "
-                            "before them")
+        raise ArtifactError(f"{path} does not exist yet: it is made once for all shards. Run the same command with shard=prepare "
+                            "first")
 
 
 def require_package(package: str, wanted: bool, key: str) -> None:

@@ -202,7 +202,7 @@ def _placed_lines(path: Path, problems: list[str] | None = None) -> Iterator[tup
             if line := _parsed(raw):
                 yield line, offset, len(raw)
             elif problems is not None:
-                problems.append(f"{path}, line {number}, is no journal line: the same command makes its image again")
+                problems.append(f"{path}, line {number}, is not a journal line: the same command makes its image again")
             offset += len(raw)
 
 
@@ -212,14 +212,14 @@ def _parsed(raw: bytes) -> dict | None:
         text = raw.decode("utf-8", "replace")
         line, end = _DECODE(text)
         files, pack = line["files"], [line["pack"]] if "pack" in line else []
-        sound = (not text[end:].strip() and are_plain_names([line["id"], *files, *pack])
+        valid = (not text[end:].strip() and are_plain_names([line["id"], *files, *pack])
                  and pack == [name.decode() for name in _PACK.findall(raw)]
                  and isinstance(line["source"], str) and isinstance(line["classes"], list))
         for place in files.values():   # size, checksum and, in a pack, where it begins
-            sound = sound and [*map(type, place)] == [int] * (2 + len(pack)) and min(place) >= 0
+            valid = valid and [*map(type, place)] == [int] * (2 + len(pack)) and min(place) >= 0
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return line if sound else None
+    return line if valid else None
 
 
 def kept_in(folder: Path) -> Iterator[str]:

@@ -33,7 +33,7 @@ from wsss.networks.irn import IRN
 from wsss.refinement.instances import AT_ONCE
 
 _CPU = torch.device("cpu")
-MIB, SAMPLE = 2**20, 50      # SAMPLE: number of ids of a list whose images are read
+MIB, SAMPLE = 2**20, 50      # SAMPLE: number of ids sampled from a list
 
 # Measured with torch 2.15 on Linux: VmHWM of /proc/self/status, reset by writing 5 to clear_refs. "Default run": no overrides.
 _PROCESS = 700 * MIB         # with the pipeline imported; used only without /proc
@@ -42,8 +42,8 @@ _LEFT_OVER = 200 * MIB       # freed by earlier steps but kept by glibc: eval_ca
 _LIVE = 4                    # largest outputs in memory at once in a forward, with copies of oneDNN: resnet18 3, resnet50 5
 _KEPT = 0.6                  # freed outputs that glibc keeps for each further image size, until it is trimmed:
 #                              333 to 500 px, scales up to 2: resnet18 0.6, resnet50 1.0; 100 to 168 px: resnet18 0.4
-_KEPT_OUTPUT = 128 * MIB     # upper limit of one such output: blocks above 32 MiB are returned (resnet18, 700 to 1000 px: 80 a size)
-_TRAINED = 1.3               # of a training relative to what autograd keeps, as freed memory stays: 16 crops of 512 px take 11.3 GB
+_KEPT_OUTPUT = 128 * MIB     # upper limit of such an output: blocks above 32 MiB are freed (resnet18, 700 to 1000 px: 80 a size)
+_TRAINED = 1.3               # training relative to what autograd keeps: freed memory stays; 16 crops of 512 px take 11.3 GB
 _BF16 = 0.75                 # outputs under autocast on the CPU relative to float32: 0.65 to 0.78
 _CRF = 500, 100              # bytes per pixel, and per pixel and label: images, 2 to 13 labels: within 25 %; noise doubles it
 _SWEEP, _SOFT = (42, 7), (27, 7)  # the same per class: a map counted at all thresholds, a walked map up to its label
@@ -51,7 +51,7 @@ _CONFUSION = 20              # bytes per pixel of `Confusion.update`
 # Bytes on disk, measured on the files of the default run.
 _PNG = 850                   # a label of one class: palette and chunks
 _INSTANCES, _LARGE = 900, 4  # an .npz of instances without borders; bytes per pixel of a walked map at full size
-_IR_LABEL, _MASK = 5, 3      # additional bytes per pixel of a side, for borders: 3.0 to 4.7 and 1.0 to 1.8; VOC's own masks 4.1
+_IR_LABEL, _MASK = 5, 3      # per pixel of a side, for borders: 3.0 to 4.7 and 1.0 to 1.8; VOC's own masks 4.1
 _MAPS_LINE, _LABEL_LINE = 235, 145   # of the index, per image
 _PACKED = 768 + 40           # additional bytes of a file in a pack: its header, half a block of padding, and its place in the index
 _CAM_STEP, _IRN_STEP = 120, 330      # of both logs, per training step
@@ -68,8 +68,8 @@ class Needs:
 
 class _Bytes(NamedTuple):
     disk: float
-    held: float         # memory kept during the whole step
-    passing: float      # memory that is allocated and freed, partly in memory that earlier work has freed
+    held: float         # memory in addition to the process and to `passing`
+    passing: float      # memory that is allocated and freed; it reuses memory freed by earlier work
 
 
 @dataclass(eq=False)
@@ -215,7 +215,7 @@ def _make_lpcam(step: _Step) -> _Bytes:
     shown = Counter(index for present in sources.present for index in present)
     share = max(shown.values(), default=0) / max(1, len(sources.present))   # of the commonest class
     cells, limit = share * sources.total(sources.cells()), settings.max_features_per_class
-    rows = min(cells, 2.5 * limit) + limit * (cells > limit)      # both samples with their spare rows, and the copy that shortens one
+    rows = min(cells, 2.5 * limit) + limit * (cells > limit)      # both samples with spare rows, and a copy to shorten one
     rows += 2 * min(cells, 128 * settings.n_clusters)             # k-means++ samples this many, and normalises them
     if settings.kmeans_backend.value == "kmeans_pytorch":
         rows += min(cells, limit) * (settings.n_clusters + 2)     # its N x K x D array, and two copies of the features
