@@ -58,8 +58,8 @@ def read_imported(source: str, n_classes: int, dimension: int) -> dict[str, np.n
         except MemoryError:
             raise
         except Exception as error:   # a damaged archive raises almost anything
-            raise DataError(f"make_lpcam.prototypes={source} is damaged or not a prototypes.npz ({type(error).__name__}: {error}). "
-                            "Use that in the folder make_lpcam of a finished run") from error
+            raise DataError(f"make_lpcam.prototypes={source} is damaged or not a prototypes.npz ({type(error).__name__}: "
+                            f"{error}). Use that in the folder make_lpcam of a finished run") from error
         if not good:
             raise DataError(f"make_lpcam.prototypes={source} does not hold center (n, D), class_index, is_background and kept "
                             "(n,) as make_lpcam writes them. Use that in the folder make_lpcam of a finished run")

@@ -51,9 +51,9 @@ _CONFUSION = 20              # bytes per pixel of `Confusion.update`
 # Bytes on disk, measured on the files of the default run.
 _PNG = 850                   # a label of one class: palette and chunks
 _INSTANCES, _LARGE = 900, 4  # an .npz of instances without borders; bytes per pixel of a walked map at full size
-_IR_LABEL, _MASK = 5, 3      # per pixel of a side, for borders: 3.0 to 4.7 and 1.0 to 1.8; VOC's own masks 4.1
+_IR_LABEL, _MASK = 5, 3      # borders, per pixel of a side: 3.0 to 4.7 and 1.0 to 1.8; VOC's own masks 4.1
 _MAPS_LINE, _LABEL_LINE = 235, 145   # of the index, per image
-_PACKED = 768 + 40           # additional bytes of a file in a pack: its header, half a block of padding, and its place in the index
+_PACKED = 768 + 40           # more for a file in a pack: header, half a block of padding, and its place in the index
 _CAM_STEP, _IRN_STEP = 120, 330      # of both logs, per training step
 _CURVE, _CELL = 4500, 12     # of scores.json: the curve of a kind of map; a number of the confusion matrix
 
