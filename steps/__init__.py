@@ -1,1 +1,1 @@
-"""What each step does. One file a step, one verb, one `run(context)`; see `steps.runtime.context` for what a step is."""
+"""The steps of the pipeline, one file each, with a function `run(context)`. `steps.runtime.context` defines what a step is."""

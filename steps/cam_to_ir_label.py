@@ -1,8 +1,8 @@
-"""Turn the seed maps into labels for IRN: confident foreground and background through a dense CRF, 255 (ignore) elsewhere.
+"""Make the labels for IRN from the seed maps: confident foreground and background by a dense CRF, 255 (ignore) elsewhere.
 
-Official file: `step/cam_to_ir_label.py` (IRN, LPCAM). Reads the seed maps and, where the confident pair is not
-configured, the threshold that eval_cam chose on val; writes `ID.png`: 0 background, 1..C class, 255 ignore, in the frame
-in which the networks see the image.
+Official file: `step/cam_to_ir_label.py` (IRN, LPCAM). Reads the seed maps and, if the confident pair is not
+configured, the threshold that eval_cam chose on val. Writes `ID.png` (0 background, 1..C class, 255 ignore) in the size
+of the network input.
 """
 
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ class CRFBackend(Enum):
 
 @dataclass
 class Settings:
-    """`cam_to_ir_label.`: the values and their sources stand in `conf/recipe/`."""
+    """`cam_to_ir_label.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None                # null: what train_irn reads
-    conf_fg: float | None            # null, both: from the threshold chosen on val masks, else the published pair
+    conf_fg: float | None            # both null: from the threshold chosen on val masks, else the published pair
     conf_bg: float | None
     crf_iterations: int
-    gt_prob: float                   # the CRF's trust in the seed
+    gt_prob: float                   # the CRF's confidence in the seed labels
     crf_backend: CRFBackend
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class Settings:
 
 
 def check(settings: Settings) -> None:
-    """Refuse a back end that is not installed."""
+    """Raise BackendError if the back end is not installed."""
     require_package("pydensecrf", settings.crf_backend is CRFBackend.pydensecrf, "cam_to_ir_label.crf_backend")
 
 
@@ -69,7 +69,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 def confident_thresholds(context: StepContext) -> tuple[tuple[float, float], str]:
-    """(conf_fg, conf_bg) and where they come from."""
+    """Return (conf_fg, conf_bg) and their source."""
     settings = context.settings
     if settings.conf_fg is not None:
         return (settings.conf_fg, settings.conf_bg), "cam_to_ir_label.conf_fg, conf_bg in the configuration"

@@ -1,6 +1,6 @@
 """Score CAM, LPCAM-F and LPCAM against the masks at every threshold, and choose the thresholds on val masks.
 
-Official files: `step/eval_cam.py`. Reads the maps and the masks; writes `scores.json` and `counts.npz` (the confusion
+Official file: `step/eval_cam.py`. Reads the maps and the masks; writes `scores.json` and `counts.npz` (the confusion
 counts of each kind of map at all 101 thresholds).
 """
 
@@ -33,9 +33,9 @@ class Thresholds:
 
 @dataclass
 class Settings:
-    """`eval_cam.`: the values and their sources stand in `conf/recipe/`."""
+    """`eval_cam.`: the values and their sources are in `conf/recipe/`."""
 
-    split: str | None            # the list that is scored; null: train
+    split: str | None            # the list to score; null: train
     threshold: Thresholds
 
 
@@ -76,7 +76,7 @@ def count_maps(context: StepContext, maps: Maps, ids: tuple[str, ...], threshold
 
 
 def score(counts: ThresholdCounts, chosen: Chosen, n_images: int) -> dict[str, Any]:
-    """The scores at the chosen threshold; beside them the best on this very list, an oracle."""
+    """The scores at the chosen threshold, and as an oracle the best threshold on the scored list."""
     best, best_scores = counts.best()
     confusion = counts.confusion(counts.nearest(chosen.threshold))
     return {**confusion.scores().as_dict(), "among_predfg_bg": confusion.among_predfg_bg(),

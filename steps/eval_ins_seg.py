@@ -1,8 +1,8 @@
 """Score the instances by average precision.
 
 Official file: `step/eval_ins_seg.py` of IRN, on VOC's SegmentationObject, split train. Reads the instances and the objects of the
-ground truth; writes `scores.json`. All detections are ranked together, so nothing can be added up over processes: the first one
-scores the whole list.
+ground truth; writes `scores.json`. All detections are ranked together, so counts cannot be summed over processes: the first
+process scores the whole list.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ SCORES = "scores.json"
 
 @dataclass
 class Settings:
-    """`eval_ins_seg.`: the values and their sources stand in `conf/recipe/`."""
+    """`eval_ins_seg.`: the values and their sources are in `conf/recipe/`."""
 
-    split: str | None            # the list that is scored; null: train
-    iou: float                   # from this overlap on a detection is right
-    coco_style: bool             # COCO's average precision too; needs pycocotools
+    split: str | None            # the list to score; null: train
+    iou: float                   # a detection with at least this overlap is correct
+    coco_style: bool             # also compute COCO's average precision; needs pycocotools
 
     def __post_init__(self) -> None:
         require(0 < self.iou <= 1, "eval_ins_seg.iou", self.iou, "above 0 and at most 1")

@@ -18,16 +18,16 @@ SCORES = "scores.json"
 
 
 class Ignore(Enum):
-    error = "error"              # a predicted 255 is refused
+    error = "error"              # a predicted 255 raises an error
     background = "background"    # it counts as background (official, VOC)
-    ignore = "ignore"            # it is left out
+    ignore = "ignore"            # it is not counted
 
 
 @dataclass
 class Settings:
-    """`eval_sem_seg.`: the values and their sources stand in `conf/recipe/`."""
+    """`eval_sem_seg.`: the values and their sources are in `conf/recipe/`."""
 
-    split: str | None            # the list that is scored; null: train
+    split: str | None            # the list to score; null: train
     ignore: Ignore               # what a 255 in a pseudo mask counts as
 
 

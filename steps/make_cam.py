@@ -21,7 +21,7 @@ VERSION = 2
 
 @dataclass
 class Settings:
-    """`make_cam.`: the values and their sources stand in `conf/recipe/`."""
+    """`make_cam.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None            # null: what the later steps read
     scales: list[float]

@@ -1,10 +1,10 @@
-"""Find the instances: group pixels by IRN's displacements, walk in every group, and cut out what is strongest.
+"""Find the instances: group pixels by IRN's displacements, run the walk in each group, and keep the strongest at each pixel.
 
-Official file: `step/make_ins_seg_labels.py` of IRN (LPCAM keeps the flag and has no such step). Reads the seed maps and
+Official file: `step/make_ins_seg_labels.py` of IRN (LPCAM keeps the flag but has no such step). Reads the seed maps and
 IRN; writes `ID.npz` with `score` (n,) float32, `class` (n,) int64, 0-based, and `label` (H, W) in the size of the image:
-i + 1 where instance i is. One label map is enough because no two instances overlap, and compressed it takes about 2 kB for a
-image of VOC, where the official masks (n, H, W) take n * H * W bytes. n is 0 for an image without a detection, at which
-the official code crashes.
+i + 1 at the pixels of instance i. One label map is enough because instances do not overlap. Compressed it takes about 2 kB for
+an image of VOC; the official masks (n, H, W) take n * H * W bytes. n is 0 for an image without a detection, on which the
+official code crashes.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ VERSION = 1
 
 @dataclass
 class Settings:
-    """`make_ins_seg_labels.`: the values and their sources stand in `conf/recipe/`."""
+    """`make_ins_seg_labels.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None            # null: train, and what eval_ins_seg scores
     beta: float                  # exponent of the affinity
     exp_times: int               # the walk has 2^exp_times steps
-    radius: int                  # of a step, in cells of stride 4
-    pad_to: int | None           # the input of IRN is padded to sides of at least so many pixels
-    centroid_iterations: int     # steps in which a pixel follows the displacements to its centroid
+    radius: int                  # of one step, in cells of stride 4
+    pad_to: int | None           # pad the input of IRN to sides of at least this many pixels
+    centroid_iterations: int     # iterations that follow the displacements to the centroids
     group_threshold: float       # a displacement shorter than this, in cells of stride 4, belongs to a centre
     bg_threshold: float          # of the walked maps
-    min_area: float              # share of the image below which an instance gets score 0
+    min_area: float              # an instance below this share of the image gets score 0
 
     def __post_init__(self) -> None:
         check_walk(self, "make_ins_seg_labels")
@@ -70,7 +70,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 def reader(folder: Path, n_classes: int) -> Callable[..., Detections]:
-    """A function that reads and checks the instances of an image of the finished step, of its recorded size or of a given one."""
+    """Return a function that reads and checks the instances of an image. `size` (H, W) defaults to the recorded one."""
     from steps.parts.instances import read_instances
 
     store = Store(folder)

@@ -2,7 +2,7 @@
 
 Paper: Chen & Sun, "Extracting Class Activation Maps from Non-Discriminative Features as well", CVPR 2023, section 3;
 official file: `step/make_lpcam.py`. Reads the classifier and the CAMs. First it clusters the features of each class
-(`steps.parts.prototypes`), then it writes for each image `ID.npy` in the form of make_cam and, with `save_fg_maps`,
+(`steps.parts.prototypes`), then it writes for each image `ID.npy` in the format of make_cam and, with `save_fg_maps`,
 `fg_only/ID.npy`: the maps without the background term (LPCAM-F).
 """
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from wsss.classifiers.plain import Classifier
 
 VERSION = 2
-# The settings that say how prototypes are found: they count for nothing where prototypes are given.
+# The settings of the clustering. They have no effect if prototypes are imported.
 CLUSTERING = {"prototype_images", "prototype_seed", "n_clusters", "cam_threshold", "fg_threshold", "min_prototypes",
               "background_low", "background_high", "max_features_per_class", "kmeans_iterations", "kmeans_init",
               "kmeans_tolerance", "kmeans_total_shift", "kmeans_backend", "centred"}
 
 
 class KMeansInit(Enum):
-    plus_plus = "k-means++"          # each far, in cosine distance, from those before
-    random = "random"                # features drawn without preference
+    plus_plus = "k-means++"          # each centre far, in cosine distance, from the previous ones
+    random = "random"                # features drawn uniformly
 
 
 class KMeansBackend(Enum):
@@ -45,28 +45,28 @@ class KMeansBackend(Enum):
 
 @dataclass
 class Settings:
-    """`make_lpcam.`: the values and their sources stand in `conf/recipe/`."""
+    """`make_lpcam.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None                # null: what the later steps read
     prototype_split: str | None      # the list whose features are clustered; null: train
-    prototype_images: int | None     # of that list so many images a class, drawn with replacement; null: all of them
-    prototype_seed: int              # of that draw
-    n_clusters: int                  # of the foreground and of the background features of a class, each
-    cam_threshold: float             # features above it are foreground, below it background
-    fg_threshold: float              # a foreground centre is kept when its class probability is above
-    min_prototypes: int              # foreground centres that are kept at least, the most probable ones
-    background_low: float               # a background centre is kept when its class probability is between these two
+    prototype_images: int | None     # images per class drawn from that list with replacement; null: all of it
+    prototype_seed: int              # seed of that draw
+    n_clusters: int                  # clusters of foreground features per class, and of background features
+    cam_threshold: float             # features with a CAM above it are foreground, below it background
+    fg_threshold: float              # a foreground centre is kept if its class probability is above this
+    min_prototypes: int              # least number of foreground centres to keep, the most probable ones
+    background_low: float            # a background centre is kept if its class probability is between these two
     background_high: float
-    max_features_per_class: int      # of foreground and of background features, each; more are sampled by seed
+    max_features_per_class: int      # foreground features, and background features; more are sampled by seed
     kmeans_iterations: int
     kmeans_init: KMeansInit
-    kmeans_tolerance: float          # stop when the centres together move less, relative to the sum of their lengths,
-    kmeans_total_shift: float        # or by less than this
+    kmeans_tolerance: float          # stop if the total shift of the centres, relative to the sum of their norms, is below this,
+    kmeans_total_shift: float        # or the total shift itself is below this
     kmeans_backend: KMeansBackend
-    centred: bool                    # cosines of features less the mean of all features
-    relu_without_background: bool       # the ReLU also over the maps of a class without background prototypes
+    centred: bool                    # subtract the mean of all features before the cosine
+    relu_without_background: bool    # apply the ReLU also to a class without background prototypes
     save_fg_maps: bool
-    prototypes: str | None           # a prototypes.npz, or a folder with the official two files: nothing is clustered
+    prototypes: str | None           # a prototypes.npz, or a folder with the two official files, instead of clustering
 
     def __post_init__(self) -> None:
         for name in ("n_clusters", "kmeans_iterations", "min_prototypes"):
@@ -85,7 +85,7 @@ class Settings:
 
 
 def check(settings: Settings) -> None:
-    """Refuse a back end that is not installed."""
+    """Raise BackendError if the back end is not installed."""
     require_package("kmeans_pytorch", settings.kmeans_backend is KMeansBackend.kmeans_pytorch, "make_lpcam.kmeans_backend")
 
 

@@ -1,9 +1,9 @@
 """Refine the seed maps and write the pseudo masks.
 
-Official file: `step/make_sem_seg_labels.py` (IRN, LPCAM), which has the random walk alone (`refiner=walk`). Reads the maps that
-go on and, where the walk is wanted or tried, IRN; writes `ID.png`, palette PNGs in the size of the image, ready to be used
-as `SegmentationClass`, and with `save_soft` the edge map `edge/ID.npy` (h, w) and the walked maps `walk/ID.npy` (K, h, w),
-float16 at stride 4. `threshold.json` says which refiner and which background threshold were taken, and what they scored on val.
+Official file: `step/make_sem_seg_labels.py` (IRN, LPCAM), which has only the random walk (`refiner=walk`). Reads the seed
+maps and, if the walk is used or tried, IRN. Writes `ID.png`, palette PNGs in the size of the image that can be used as
+`SegmentationClass`, and with `save_soft` the edge map `edge/ID.npy` (h, w) and the walked maps `walk/ID.npy` (K, h, w),
+float16 at stride 4. `threshold.json` records the refiner, the background threshold and the scores on val.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ VERSION = 3
 
 @dataclass
 class CRFSettings:
-    """`make_sem_seg_labels.crf.`: the dense CRF behind the maps or behind the walk."""
+    """`make_sem_seg_labels.crf.`: the dense CRF applied to the seed maps or to the walked maps."""
 
     iterations: int
     unary: Unary
-    gt_prob: float               # of unary=labels
-    sharpness: float             # of unary=scores
+    gt_prob: float               # for unary=labels
+    sharpness: float             # for unary=scores
     gaussian_sxy: float          # standard deviation of the spatial kernel, in pixels
     gaussian_compat: float       # its weight
     bilateral_sxy: float         # of the bilateral kernel: in pixels,
@@ -57,7 +57,7 @@ class CRFSettings:
 
 @dataclass
 class Fallback:
-    """`make_sem_seg_labels.fallback.`: the background threshold of each kind of seed map where no val masks choose one."""
+    """`make_sem_seg_labels.fallback.`: the background threshold of each kind of seed map without val masks."""
 
     cam: float
     lpcam: float
@@ -70,15 +70,15 @@ class Fallback:
 
 @dataclass
 class Settings:
-    """`make_sem_seg_labels.`: the values and their sources stand in `conf/recipe/`."""
+    """`make_sem_seg_labels.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None                # null: what eval_sem_seg scores
     refiner: Refiner | None          # null: the best of all four on val masks; without val masks crf
     beta: float                      # exponent of the affinity
     exp_times: int                   # the walk has 2^exp_times steps
-    scale_steps: bool                # so many on a VOC image; on other sizes in proportion to the area
-    radius: int                      # of a step, in cells of stride 4
-    pad_to: int | None               # the input of IRN is padded to sides of at least so many pixels
+    scale_steps: bool                # this many on a VOC image, on other sizes in proportion to the area
+    radius: int                      # of one step, in cells of stride 4
+    pad_to: int | None               # pad the input of IRN to sides of at least this many pixels
     crf: CRFSettings
     bg_threshold: float | None       # null: chosen on val masks, else `fallback`
     fallback: Fallback
@@ -91,11 +91,11 @@ class Settings:
 
     @property
     def chooses(self) -> bool:
-        """Whether val masks, where there are some, choose anything."""
+        """Whether val masks, if there are any, are used to choose the refiner or the threshold."""
         return self.refiner is None or self.bg_threshold is None
 
     def refiners(self, has_val: bool) -> tuple[Refiner, ...]:
-        """The one refiner, or those that val masks choose among."""
+        """The refiner to use, or the candidates to compare on val masks."""
         if self.refiner is not None:
             return (self.refiner,)
         return tuple(Refiner) if has_val else (WITHOUT_MASKS,)

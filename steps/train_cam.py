@@ -1,4 +1,4 @@
-"""Train the image classifier whose class activation maps everything after it refines.
+"""Train the image classifier, the source of the class activation maps.
 
 Official files: `step/train_cam.py`, `net/resnet50_cam.py` (IRN, LPCAM). Reads images and image labels; writes
 `weights.safetensors`, `log.jsonl` and `log.csv` (loss of every step, validation mAP of every epoch) and the resumable
@@ -31,28 +31,28 @@ VERSION = 1
 
 @dataclass
 class Settings:
-    """`train_cam.`: the values and their sources stand in `conf/recipe/`."""
+    """`train_cam.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None            # the list to train on; null: train
-    epochs: int | None           # null: `min_epochs`, or as many as `min_steps` takes: few images need as many steps as more
+    epochs: int | None           # null: `min_epochs`, or more if `min_steps` needs more: small data sets need as many steps
     min_epochs: int
     min_steps: int
     batch_size: int
     crop_size: int               # pixels
-    resize_long: list[float]     # the long side is drawn between these two, in crop sizes
+    resize_long: list[float]     # range of the resized long side, in crop sizes
     color_jitter: float          # strength of random brightness, contrast and saturation; 0: none
     optimizer: OptimizerName
-    lr: float         # of the backbone
-    head_lr_mult: float       # rate of the classifier, in backbone rates
-    momentum: float              # of sgd
+    lr: float                    # of the backbone
+    head_lr_mult: float          # learning rate of the classifier, as a multiple of `lr`
+    momentum: float              # for sgd
     weight_decay: float
-    power: float                 # of the poly rate
-    warmup: float                # share of the steps in which the rate rises from 0
-    detach_after_layer2: bool    # IRN trains no layer below layer3, LPCAM does
-    accumulate: int              # parts of a batch, one after the other: the memory of one; the same batch for the network
-    val_epochs: int              # mAP on val after every so many epochs, and after the last
-    max_val_images: int | None   # of it; null: all of val
-    checkpoint_steps: int        # the state is saved after so many steps
+    power: float                 # of the poly schedule
+    warmup: float                # share of the steps over which the learning rate rises from 0
+    detach_after_layer2: bool    # IRN does not train the layers before layer3, LPCAM does
+    accumulate: int              # split each batch into this many parts to save memory; gradients are those of the whole batch
+    val_epochs: int              # epochs between two computations of mAP on val; also after the last epoch
+    max_val_images: int | None   # of val; null: all
+    checkpoint_steps: int        # steps between two saves of the state
 
     def __post_init__(self) -> None:
         require_schedule("train_cam", self)
@@ -80,7 +80,7 @@ def run(context: StepContext) -> dict[str, Any]:
     settings, dataset = context.settings, context.dataset
     if not context.model.starts_from_weights and context.group.is_main:
         context.warn(f"the network {context.model.backbone.value} starts from random weights: on a few hundred images the maps "
-                     "of every later step are poor. Take model.backbone=efficientnet_lite0, whose ImageNet weights are "
+                     "of every later step are poor. Use model.backbone=efficientnet_lite0, whose ImageNet weights are "
                      "installed, or model.pretrained=true; or raise train_cam.epochs")
     classifier = new_classifier(context)
     resize_long = tuple(round(factor * settings.crop_size) for factor in settings.resize_long)
@@ -114,10 +114,9 @@ def reader(folder: Path, n_classes: int) -> None:
 
 
 def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
-    """Mean average precision on the list "val", or on every n-th of its images where `max_val_images` says so; nothing when
-    there is no such list.
+    """Mean average precision on val, or on every n-th image of it if `max_val_images` is set; {} without val.
 
-    Whole images. Differs from the official top-left crops of 512 because only VOC's images always fit into such a crop.
+    Uses whole images. Differs from the official 512 px top-left crops because only VOC's images always fit into such a crop.
     """
     import torch
 

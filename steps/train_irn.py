@@ -1,8 +1,8 @@
 """Train IRN's boundary (edge) and displacement branches on the confident labels.
 
 Paper: Ahn, Cho & Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations", CVPR 2019;
-official files: `step/train_irn.py`, `net/resnet50_irn.py`. Reads the labels of cam_to_ir_label (and the classifier, when
-its backbone is the frozen one); writes `weights.safetensors`, `log.jsonl`, `log.csv` and the resumable `state.safetensors`.
+official files: `step/train_irn.py`, `net/resnet50_irn.py`. Reads the labels of cam_to_ir_label (and the classifier, if
+its backbone is used); writes `weights.safetensors`, `log.jsonl`, `log.csv` and the resumable `state.safetensors`.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ class IRNBackbone(Enum):
 
 @dataclass
 class Settings:
-    """`train_irn.`: the values and their sources stand in `conf/recipe/`."""
+    """`train_irn.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None                # the list to train on; null: train
-    backbone: IRNBackbone | None     # null: imagenet where the classifier started from ImageNet weights, else classifier
-    epochs: int | None               # null: by the next two, as of train_cam
+    backbone: IRNBackbone | None     # null: imagenet if the classifier started from ImageNet weights, else classifier
+    epochs: int | None               # null: from the next two, as in train_cam
     min_epochs: int
     min_steps: int
     batch_size: int
     crop_size: int                   # pixels
-    scale: list[float]               # the image is scaled by a factor between these two
+    scale: list[float]               # range of the random scale of the image
     optimizer: OptimizerName
-    lr: float             # of the edge branch
-    displacement_lr_mult: float         # rate of the displacement branch, in edge rates
+    lr: float                        # of the edge branch
+    displacement_lr_mult: float      # learning rate of the displacement branch, as a multiple of `lr`
     momentum: float
     weight_decay: float
-    power: float                     # of the poly rate
+    power: float                     # of the poly schedule
     radius: int                      # of the pixel pairs, in cells of stride 4
-    all_pairs: bool                  # also the pairs near the border of a crop, which the official code leaves out
+    all_pairs: bool                  # include the pairs near the border of a crop, which the official code omits
     checkpoint_steps: int
-    accumulate: int                  # parts of a batch, as of train_cam
+    accumulate: int                  # parts of a batch, as in train_cam
 
     def __post_init__(self) -> None:
         require_schedule("train_irn", self)
@@ -86,7 +86,7 @@ def run(context: StepContext) -> dict[str, Any]:
     pairs = {"radius": settings.radius, "all_pairs": settings.all_pairs}
 
     def counts(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The losses are means over the pairs of the whole batch."""
+        """Count the pairs: the losses are means over the pairs of the whole batch."""
         return pair_counts(labels, **pairs)
 
     def loss(images: torch.Tensor, labels: torch.Tensor, total: torch.Tensor | None) -> dict[str, torch.Tensor]:
@@ -115,7 +115,7 @@ def reader(folder: Path, n_classes: int) -> None:
 def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
     """Mean displacement (2,) over the top-left crops of all images.
 
-    Differs from the official code because that drops the last incomplete batch: with fewer images than a batch it fails.
+    Differs from the official code because that drops the last incomplete batch, so it fails with fewer images than a batch.
     """
     import torch
 

@@ -1,8 +1,8 @@
-"""Results that are imported from files of the official code instead of being made: maps, confident labels, pseudo masks.
+"""Import results from files of the official code instead of computing them: maps, confident labels, pseudo masks.
 
-What `make_cam` and `make_lpcam` import exists at two sizes only: `ID.npy` holds the official `high_res`, `strided/ID.npy` the
-official `cam`, both float16; the index says so, and `Maps` (`steps.runtime.artifacts`) reads both.
-Labels are written as ours are.
+Imported maps of `make_cam` and `make_lpcam` have two sizes only: `ID.npy` is the official `high_res`, `strided/ID.npy` the
+official `cam`, both float16. They are marked in the index, and `Maps` (`steps.runtime.artifacts`) reads both.
+Imported labels have the same format as computed ones.
 """
 
 import hashlib
@@ -27,29 +27,29 @@ from wsss.palette import IGNORE
 MAPS = {"make_cam": "cam_mask", "make_lpcam": "lpcam_mask"}                     # official folder names (run_sample.py)
 LABELS = {"cam_to_ir_label": "ir_label", "make_sem_seg_labels": "sem_seg"}
 FOLDERS = {**MAPS, **LABELS}
-_ENDS = 4096   # bytes at each end of a file that its digest looks at
+_ENDS = 4096   # bytes at each end of a file that enter its digest
 
 
 def official_file(folder: Path, step: str, image_id: str) -> Path:
-    """The official file of an image, in the folder that holds `cam_mask` and so on."""
+    """The official file of an image; `folder` contains `cam_mask` and so on."""
     return folder / FOLDERS[step] / f"{image_id}.{'npy' if step in MAPS else 'png'}"
 
 
 @dataclass(frozen=True)
 class Import:
-    """A step that converts the official files in `source` instead of making anything; it stands in for the step's module."""
+    """A step that converts the official files in `source`; it replaces the module of the step."""
 
     step: str
     source: Path
 
     def ids(self, dataset: Dataset) -> tuple[str, ...]:
-        """The images of the data set that have a file, in its order."""
+        """The ids of the data set that have a file, in the order of the data set."""
         folder = self.source / FOLDERS[self.step]
         names = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
         return tuple(i for i in dataset.lists["all"] if official_file(self.source, self.step, i).name in names)
 
     def digest(self, ids: Iterable[str]) -> str:
-        """Of the files of `ids`: of each its name, size, first and last 4 KiB, as for images. Raises DataError."""
+        """The digest of the files of `ids`: id, size, first and last 4 KiB of each, as for images. Raises DataError."""
         digest = hashlib.sha256()
         for image_id in ids:
             path = official_file(self.source, self.step, image_id)
@@ -61,7 +61,7 @@ class Import:
                         file.seek(start)
                         digest.update(file.read(_ENDS))
             except OSError as error:
-                raise DataError(f"cannot read {path}: {error.strerror or error}; check its permissions, or leave it out of "
+                raise DataError(f"cannot read {path}: {error.strerror or error}; check its permissions, or remove it from "
                                 "import_from") from error
         return digest.hexdigest()
 
@@ -73,7 +73,7 @@ class Import:
         return {"imported_from": str(self.source.resolve())}
 
     def reader(self, folder: Path, n_classes: int) -> Callable[[str], Any]:
-        """Reads and checks what was imported, for one image after the other."""
+        """Return a function that reads and checks the imported file of an image."""
         return Maps(folder).check_imported if self.step in MAPS else Labels(folder, n_classes)
 
     def _maps(self, context: StepContext, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -84,7 +84,7 @@ class Import:
         maps = read_maps(official_file(self.source, self.step, image_id), (height, width), context.dataset.labels[image_id])
         contents = {f"{kind}{image_id}.npy": encode_array(array.astype(np.float16))
                     for kind, array in (("", maps.high_res), (f"{STRIDED}/", maps.cam))}
-        # the scales are those at which make_lpcam goes on from imported CAMs
+        # the scales at which make_lpcam continues from imported CAMs
         return contents, {"height": height, "width": width, "scales": list(SCALES), "imported": True}
 
     def _label(self, context: StepContext, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -92,10 +92,10 @@ class Import:
         size = dataset.working_size(image_id) if self.step == "cam_to_ir_label" else dataset.size(image_id)
         label = read_mask(path)
         if label.shape != size:
-            raise DataError(f"{path} is {format_size(label.shape)}, its image {format_size(size)}. Take the labels that were "
-                            "made from this image")
+            raise DataError(f"{path} is {format_size(label.shape)}, but its image is {format_size(size)}. Use the labels that "
+                            "were made from this image")
         if ((label > len(dataset.classes)) & (label != IGNORE)).any():
-            raise DataError(f"{path} holds values beyond the {len(dataset.classes)} classes of the data set. Take labels of this "
+            raise DataError(f"{path} holds values beyond the {len(dataset.classes)} classes of the data set. Use labels of this "
                             "data set")
         return {f"{image_id}.png": encode_mask(label)}, {"height": size[0], "width": size[1]}
 

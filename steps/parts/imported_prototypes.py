@@ -1,5 +1,5 @@
-"""Prototypes that make_lpcam is given (`make_lpcam.prototypes`) instead of clustering: a `prototypes.npz` of another run, or the
-folder with the two files that the official code saves, `class_ceneters.pt` (sic) and `class_context.pt`."""
+"""Import prototypes (`make_lpcam.prototypes`) instead of clustering: from a `prototypes.npz` of another run, or from the folder
+with the two files of the official code, `class_ceneters.pt` (sic) and `class_context.pt`."""
 
 import hashlib
 from pathlib import Path
@@ -11,43 +11,42 @@ from wsss.errors import DataError, WeightsError
 from wsss.files import user_path
 from wsss.networks.facts import file_sha256
 
-NEEDED = ("center", "class_index", "is_background", "kept")   # the arrays of a prototypes.npz that maps are made from
+NEEDED = ("center", "class_index", "is_background", "kept")   # the arrays of a prototypes.npz that the maps need
 
 
-def digest_of_imported(given: str) -> str:
-    """SHA-256 of the file, or of those of the two official files. Raises DataError for a missing one."""
+def digest_of_imported(source: str) -> str:
+    """SHA-256 of the file, or of the digests of the two official files. Raises DataError for a missing file."""
     digests = []
-    for path in _files(given):
+    for path in _files(source):
         try:
             digests.append(file_sha256(path))
         except WeightsError as error:
             from wsss.official import PROTOTYPE_FILES
 
-            raise DataError(f"make_lpcam.prototypes={given}: there is no readable file {path}; expected a prototypes.npz, or a "
+            raise DataError(f"make_lpcam.prototypes={source}: there is no readable file {path}; expected a prototypes.npz, or a "
                             f"folder with {' and '.join(PROTOTYPE_FILES)}. Correct the name") from error
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
-def check_imported(given: str, n_classes: int, model: ModelSettings) -> None:
-    """Read given prototypes before any work and make sure that they fit the classes and the network. Raises DataError."""
+def check_imported(source: str, n_classes: int, model: ModelSettings) -> None:
+    """Check before any work that imported prototypes fit the classes and the network. Raises DataError."""
     import torch
 
     from wsss.networks.backbones.build import new_backbone
 
-
     with torch.device("meta"):
         dimension = new_backbone(model.backbone.value, model.norm).feature_channels
-    read_imported(given, n_classes, dimension)
+    read_imported(source, n_classes, dimension)
 
 
-def read_imported(given: str, n_classes: int, dimension: int) -> dict[str, np.ndarray]:
-    """The arrays of `prototypes.npz` (see `steps.parts.prototypes`) of given prototypes, for features of `dimension` numbers.
+def read_imported(source: str, n_classes: int, dimension: int) -> dict[str, np.ndarray]:
+    """The arrays of a `prototypes.npz` (see `steps.parts.prototypes`), for features (n, `dimension`).
 
-    Raises DataError when they cannot be read, are not finite, or are of other classes or features.
+    Raises DataError if they cannot be read, are not finite, or do not match the classes or the features.
     """
     from wsss.official import read_prototypes
 
-    paths = _files(given)
+    paths = _files(source)
     if len(paths) == 1:
         try:
             with np.load(paths[0], allow_pickle=False) as file:
@@ -59,28 +58,28 @@ def read_imported(given: str, n_classes: int, dimension: int) -> dict[str, np.nd
         except MemoryError:
             raise
         except Exception as error:   # a damaged archive raises almost anything
-            raise DataError(f"make_lpcam.prototypes={given} is damaged or no prototypes.npz ({type(error).__name__}: {error}). "
-                            "Take it from the folder make_lpcam of a finished run") from error
+            raise DataError(f"make_lpcam.prototypes={source} is damaged or not a prototypes.npz ({type(error).__name__}: "
+                            f"{error}). Use that in the folder make_lpcam of a finished run") from error
         if not good:
-            raise DataError(f"make_lpcam.prototypes={given} does not hold center (n, D), class_index, is_background and kept "
-                            "(n,) as make_lpcam writes them. Take it from the folder make_lpcam of a finished run")
+            raise DataError(f"make_lpcam.prototypes={source} does not hold center (n, D), class_index, is_background and kept "
+                            "(n,) as make_lpcam writes them. Use that in the folder make_lpcam of a finished run")
     else:
-        arrays = read_prototypes(user_path(given))
+        arrays = read_prototypes(user_path(source))
         center, class_index = arrays["center"], arrays["class_index"]
     classes = int(class_index.max(initial=-1)) + 1
-    if classes > n_classes or len(paths) > 1 and classes != n_classes:   # a class without image has no centre in a file of ours
-        raise DataError(f"make_lpcam.prototypes={given} is of {classes} classes, the data set has {n_classes}. Give prototypes "
-                        "of this data set")
+    if classes > n_classes or len(paths) > 1 and classes != n_classes:   # in prototypes.npz a class without images has no centre
+        raise DataError(f"make_lpcam.prototypes={source} has {classes} classes, the data set has {n_classes}. Use prototypes of "
+                        "this data set")
     if center.shape[1] != dimension:
-        raise DataError(f"make_lpcam.prototypes={given} holds features of {center.shape[1]} numbers, the network's have "
-                        f"{dimension}. Set model.backbone to the one that they were made with")
+        raise DataError(f"make_lpcam.prototypes={source} has features of dimension {center.shape[1]}, the network has dimension "
+                        f"{dimension}. Set model.backbone to the backbone of the prototypes")
     if not np.isfinite(center).all():
-        raise DataError(f"make_lpcam.prototypes={given} holds numbers that are not finite. Make the prototypes again")
+        raise DataError(f"make_lpcam.prototypes={source} holds numbers that are not finite. Make the prototypes again")
     return arrays
 
 
-def _files(given: str) -> list[Path]:
-    path = user_path(given)
+def _files(source: str) -> list[Path]:
+    path = user_path(source)
     if not path.is_dir():
         return [path]
     from wsss.official import PROTOTYPE_FILES

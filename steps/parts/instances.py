@@ -1,4 +1,4 @@
-"""The instances of one image after the other: found with IRN and the walk, or read from what make_ins_seg_labels has written."""
+"""The instances of an image: found with IRN and the walk, or read from the files of make_ins_seg_labels."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ from wsss.refinement.instances import (
 
 
 class Instances:
-    """The instances of one image after the other."""
+    """Finds the instances of images."""
 
     def __init__(self, context: StepContext):
         self.context, self.maps, self.irn = context, Maps(context.seed_folder), load_irn(context)
@@ -50,7 +50,7 @@ def read_instances(path: File, size: Sequence[int], n_classes: int) -> Detection
     Raises
     ------
     ArtifactError
-        when the file is missing, damaged, of another size, or holds numbers that cannot be.
+        if the file is missing, damaged, of another size, or contains impossible values.
     """
     arrays = read_arrays(path, ("score", "class", "label"))
     score, classes, label = (arrays[name] for name in ("score", "class", "label"))

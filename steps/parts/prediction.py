@@ -1,7 +1,7 @@
-"""CAM, LPCAM, random walk and mask of one image that belongs to no data set, with the networks of a finished run.
+"""CAM, LPCAM, random walk and mask of a single image outside the data set, with the networks of a finished run.
 
-The steps themselves make them, in a temporary folder, on a data set of this one image. So what is predicted of a
-image of the run's own list is what lies in the run.
+The steps themselves run in a temporary folder, on a data set of this one image. So the prediction for an image of the
+run's own list equals the result in the run.
 """
 
 import shutil
@@ -30,13 +30,13 @@ from wsss.data.images import read_image
 from wsss.errors import WsssError
 from wsss.overlays import overlay_map, overlay_mask, write_picture
 
-ID = "image"   # of the only image of the data set
+ID = "image"   # of the only image in the data set
 RECORD = "prediction.json"
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a prediction takes of a finished run: the folder and the settings of each step that it has."""
+    """The parts of a finished run that a prediction needs: the folder and the settings of each of its steps."""
 
     folders: Mapping[str, Path]       # step -> folder of its result
     settings: Mapping[str, Any]       # step -> its Settings
@@ -44,16 +44,16 @@ class FinishedRun:
     classes: tuple[str, ...]
     max_side: int | None
     min_side: int | None
-    seed_maps: str                    # "cam" or "lpcam": the maps that the walk spreads
+    seed_maps: str                    # "cam" or "lpcam": the maps that are refined
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a finished run makes of one image. The maps are None where the run has not got so far."""
+    """The results for one image. Maps are None if the run does not have that step."""
 
     image: np.ndarray = field(repr=False)          # (H, W, 3) uint8 RGB, as shown
     classes: tuple[str, ...]                       # K names, in the order of the maps
-    probabilities: dict[str, float]                # of every class that the run knows, by the classifier
+    probabilities: dict[str, float]                # of every class of the run, from the classifier
     cam: np.ndarray = field(repr=False)            # (K, H, W) float32, each map in [0, 1]
     lpcam: np.ndarray | None = field(repr=False)   # the same
     walk: np.ndarray | None = field(repr=False)    # (K, H, W) float32 in [0, 1], divided by their common maximum; None: no walk
@@ -63,16 +63,16 @@ class Prediction:
 
 def predict(run: FinishedRun, image_file: Path, classes: Sequence[int] | None, class_threshold: float, device: torch.device,
             warn: Callable[[str], None] = lambda message: None) -> Prediction:
-    """Maps and mask of a JPEG or PNG.
+    """Compute the maps and the mask of a JPEG or PNG.
 
-    `classes` are 0-based; None: those to which the classifier gives a probability above `class_threshold`.
+    `classes` are 0-based; None: those with a probability of the classifier above `class_threshold`.
 
     Raises
     ------
     DataError
-        when the image cannot be read.
+        if the image cannot be read.
     WsssError
-        when it is too large for the memory.
+        if it is too large for the memory.
     """
     image = read_image(image_file)
     with tempfile.TemporaryDirectory() as temporary:
@@ -83,7 +83,7 @@ def predict(run: FinishedRun, image_file: Path, classes: Sequence[int] | None, c
         if not classes:
             best = int(probabilities.argmax())
             warn(f"{image_file}: no class has a probability above class_threshold={class_threshold:g} (the highest: "
-                 f"{run.classes[best]}, {probabilities[best]:.2f}), so everything is background. Lower it, or give classes=[...]")
+                 f"{run.classes[best]}, {probabilities[best]:.2f}), so everything is background. Lower it, or set classes=[...]")
         maps = work.maps(tuple(sorted(classes)))
         walk, mask, chosen = work.mask() if "make_sem_seg_labels" in run.folders else (None, None, None)
     return Prediction(image, tuple(run.classes[i] for i in sorted(classes)),
@@ -92,26 +92,26 @@ def predict(run: FinishedRun, image_file: Path, classes: Sequence[int] | None, c
 
 
 class _Work:
-    """One image on its way through the steps."""
+    """Runs the steps on one image."""
 
     def __init__(self, run: FinishedRun, image_file: Path, folder: Path, device: torch.device, warn: Callable[[str], None]):
         self.run, self.image_file, self.folder, self.device, self.warn = run, image_file, folder, device, warn
         self.dataset = self._dataset(())
 
     def probabilities(self) -> np.ndarray:
-        """(C,) by the classifier, of the whole image as train_cam validates."""
+        """Probabilities (C,) of the classifier for the whole image, as in the validation of train_cam."""
         context = self._context("train_cam", {"train_cam": self.run.folders["train_cam"]})
         classifier = load_classifier(context)
         with torch.inference_mode(), context.autocast():
             return classifier(network_input(context, classifier, ID)).float().sigmoid()[0].cpu().numpy()
 
     def maps(self, classes: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """By step the maps (K, H, W) at the size of the image."""
+        """The maps (K, H, W) at the size of the image, by step."""
         self.dataset = self._dataset(classes)
         result = {}
         if "make_lpcam" in self.run.folders:
             (self.folder / "make_lpcam").mkdir()
-            shutil.copyfile(self.run.folders["make_lpcam"] / FILE, self.folder / "make_lpcam" / FILE)   # so nothing is clustered
+            shutil.copyfile(self.run.folders["make_lpcam"] / FILE, self.folder / "make_lpcam" / FILE)   # instead of clustering
         for step in (make_cam, make_lpcam):
             name = step.__name__.rpartition(".")[2]
             if name not in self.run.folders:
@@ -119,15 +119,15 @@ class _Work:
             try:
                 step.run(self._context(name, {"train_cam": self.run.folders["train_cam"], "make_cam": self.folder / "make_cam"}))
             except ImagesFailed as error:
-                raise WsssError(f"{self.image_file}: {name} failed ({failures(self.folder / name)[ID]}). Give a smaller image, "
-                                "or mend what is named") from error
+                raise WsssError(f"{self.image_file}: {name} failed ({failures(self.folder / name)[ID]}). Use a smaller image, "
+                                "or fix the cause") from error
             maps = Maps(self.folder / name).map(ID, "full", self.device)
             result[name] = at_size(maps, self.dataset.size(ID)).cpu().numpy()
         return result
 
     def mask(self) -> tuple[np.ndarray | None, np.ndarray, dict[str, Any]]:
-        """The walked maps (K, H, W), None where the run's refiner has no walk; the mask (H, W); its refiner, its background
-        threshold and the source of that."""
+        """The walked maps (K, H, W), None if the run's refiner has no walk; the mask (H, W); the refiner, the background
+        threshold and its source."""
         networks = {name: self.run.folders[name] for name in ("train_irn",) if name in self.run.folders}
         inputs = {**networks, **{name: self.folder / name for name in ("make_cam", "make_lpcam")}}
         chosen = read_chosen(self.run.folders["make_sem_seg_labels"] / THRESHOLD)
@@ -150,7 +150,7 @@ class _Work:
 
 def write_prediction(prediction: Prediction, folder: Path, facts: Mapping[str, Any]) -> None:
     """Write KIND_CLASS.png (the map on the image) and KIND.npy for each kind of map, mask.png, mask_overlay.png, mask.npy,
-    and prediction.json, with `facts` besides. The record comes last: where it stands, the folder is whole.
+    and prediction.json, which includes `facts`. It is written last: if it exists, the folder is complete.
     """
     arrays = {kind: getattr(prediction, kind) for kind in ("cam", "lpcam", "walk", "mask")}
     arrays = {kind: array for kind, array in arrays.items() if array is not None}
@@ -168,5 +168,5 @@ def write_prediction(prediction: Prediction, folder: Path, facts: Mapping[str, A
 
 
 def _safe(name: str) -> str:
-    """A class's name as part of a file name, another for each class: "a/b" is `a%2Fb`."""
+    """The name of a class as a unique part of a file name: "a/b" is `a%2Fb`."""
     return "".join(character if character.isalnum() else quote(character, safe="") for character in name)

@@ -1,15 +1,15 @@
-"""The first half of make_lpcam: the local prototypes of each class, and where they came from.
+"""The first half of make_lpcam: the local prototypes of each class, and their nearest features.
 
-`prototypes.npz` holds every centre that was found, kept or not:
+`prototypes.npz` contains every centre, kept or not:
 
     class_index (n,) int64     0-based class
-    is_background (n,) bool       centre of background (True) or of foreground features
+    is_background (n,) bool    centre of background (True) or of foreground features
     center (n, D) float32      arithmetic mean of raw features
     probability (n,) float32   softmax over the classes of centre . classifier weight, at the class
     kept (n,) bool             whether it is a prototype
-    mean (D,) float32          taken off features and centres before their cosine; 0 but for `centred`
+    mean (D,) float32          subtracted from features and centres before the cosine; 0 without `centred`
     near_id (n, m) str, near_cell (n, m, 2) int32
-                               image id and (row, column) on the feature grid of its m nearest features ("" where fewer)
+                               image id and (row, column) on the feature grid of its m nearest features ("" if fewer)
 """
 
 import shutil
@@ -33,14 +33,14 @@ from wsss.cams.lpcam import class_probability, mean_direction, select_prototypes
 from wsss.classifiers.plain import Classifier
 from wsss.seeding import generator
 
-FILE, MEAN = "prototypes.npz", "mean.npz"   # the latter in the folder of the classes that are done
+FILE, MEAN = "prototypes.npz", "mean.npz"   # mean.npz is in the folder of the finished classes
 NEAREST = 9
 SHOWN = 8   # classes in a warning
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """What the maps of one image need: a row for each of its K classes."""
+    """The prototype vectors for one image: a row for each of its K classes."""
 
     foreground: torch.Tensor       # (K, D)
     background: torch.Tensor       # (K, D), zero without background prototypes
@@ -48,7 +48,7 @@ class Vectors:
 
 
 class Prototypes:
-    """The kept centres of all classes, folded into one foreground and one background vector a class."""
+    """The kept centres of all classes, combined into one foreground and one background vector per class."""
 
     def __init__(self, path: Path, n_classes: int, device: torch.device):
         self.arrays = read_arrays(path, NEEDED)
@@ -75,7 +75,7 @@ class Prototypes:
 
 
 class _Sample:
-    """At most `limit` features, chosen by the smallest of random keys, so by seed and not by order."""
+    """At most `limit` features, those with the smallest random keys, so the choice depends on the seed and not on the order."""
 
     def __init__(self, dimension: int, limit: int, most: int):
         self.limit, self.size = limit, 0
@@ -106,10 +106,10 @@ class _Sample:
 
 
 def make_prototypes(context: StepContext, classifier: Classifier, cams: Maps) -> Prototypes:
-    """Cluster the features of every class, select its prototypes and write `prototypes.npz`; or write those that are given.
+    """Cluster the features of every class, select its prototypes and write `prototypes.npz`; or write imported prototypes.
 
-    A class is a unit of work, done by one process: its result is kept in `prototypes/INDEX.npz` until all are done. Memory
-    holds the features of one class (`max_features_per_class` of foreground and of background).
+    Each class is done by one process: its result is kept in `prototypes/INDEX.npz` until all are done. Only the features of one
+    class are in memory (`max_features_per_class` of foreground and of background).
     """
     path, n_classes = context.folder / FILE, len(context.dataset.classes)
     parts = context.folder / "prototypes"
@@ -134,34 +134,34 @@ def make_prototypes(context: StepContext, classifier: Classifier, cams: Maps) ->
 
 
 def _write_imported(context: StepContext, path: Path, n_classes: int, dimension: int) -> None:
-    """Write the prototypes of the file that is given, where they are not there yet."""
+    """Write the prototypes of the configured file, if not done yet."""
     if path.exists():
         return
-    given = read_imported(context.settings.prototypes, n_classes, dimension)
-    kept = set(given["class_index"][given["kept"] & ~given["is_background"]].tolist())
+    imported = read_imported(context.settings.prototypes, n_classes, dimension)
+    kept = set(imported["class_index"][imported["kept"] & ~imported["is_background"]].tolist())
     if without := [name for index, name in enumerate(context.dataset.classes) if index not in kept]:
         some = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
         context.warn(f"make_lpcam.prototypes={context.settings.prototypes} has no foreground prototype of {len(without)} of "
-                     f"{n_classes} classes ({some}): their CAMs go on unchanged. Give prototypes of this data set")
-    write_arrays(path, **given)
+                     f"{n_classes} classes ({some}): their CAMs are used unchanged. Use prototypes of this data set")
+    write_arrays(path, **imported)
 
 
 def _join(context: StepContext, parts: Path, path: Path) -> None:
-    """Write the prototypes of all classes as one file."""
+    """Merge the prototypes of all classes into one file."""
     classes = context.dataset.classes
     loaded = [read_arrays(parts / f"{index}.npz") for index in range(len(classes))]
     if without := [name for name, arrays in zip(classes, loaded) if arrays["is_background"].all()]:
         some = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
         context.warn(f"{len(without)} of {len(classes)} classes have no feature above make_lpcam.cam_threshold="
-                     f"{context.settings.cam_threshold} ({some}): their CAMs go on unchanged. Train longer or lower it, "
+                     f"{context.settings.cam_threshold} ({some}): their CAMs are used unchanged. Train longer or lower it, "
                      "unless no image shows them")
     write_arrays(path, mean=read_arrays(parts / MEAN, ("mean",))["mean"],
                  **{name: np.concatenate([arrays[name] for arrays in loaded]) for name in loaded[0]})
 
 
 def _write_mean(context: StepContext, classifier: Classifier, path: Path) -> None:
-    """Write the mean (D,) float32 of the features over all cells of all images of the list, at scale 1.0; 0 but for `centred`.
-    It may be there already."""
+    """Write the mean (D,) float32 of the features over all cells of all images of the list, at scale 1.0; 0 without `centred`.
+    Does nothing if the file exists."""
     if path.exists():
         return
     total, cells = torch.zeros(classifier.backbone.feature_channels, dtype=torch.float64), 0
@@ -177,10 +177,10 @@ def _write_mean(context: StepContext, classifier: Classifier, path: Path) -> Non
 
 
 def prototype_images(context: StepContext) -> list[list[str]]:
-    """For each class the images whose features are clustered: all of the list that show it, or a draw of them.
+    """The images of each class whose features are clustered: all images of the list with the class, or a random draw of them.
 
-    The draw is that of the official code (LPCAM `step_coco/make_lpcam.py`, split_100): class after class from one generator
-    of NumPy's old kind, with replacement, over the images in the order of their ids. An image drawn twice counts twice.
+    The draw is that of the official code (LPCAM `step_coco/make_lpcam.py`, split_100): for one class after another from one
+    legacy NumPy generator, with replacement, from the images sorted by id. An image drawn twice counts twice.
     """
     settings, labels = context.settings, context.dataset.labels
     ids = context.lists["prototypes"] if settings.prototype_images is None else sorted(context.lists["prototypes"])
@@ -226,7 +226,7 @@ def _cluster(features: torch.Tensor, settings: Any, draws: np.random.Generator) 
 
 
 def _gather(context: StepContext, index: int, ids: list[str], classifier: Classifier, cams: Maps) -> tuple[_Sample, _Sample]:
-    """The foreground and the background features of a class, at scale 1.0, not flipped (official). An id may occur again."""
+    """The foreground and the background features of a class, at scale 1.0, not flipped (official). `ids` may repeat."""
     limit, dimension = context.settings.max_features_per_class, classifier.backbone.feature_channels
     features_of = feature_function(context, classifier)
     most = sum(-(-cams.facts(i)["height"] // 16) * -(-cams.facts(i)["width"] // 16) for i in ids)
@@ -254,7 +254,7 @@ def _gather(context: StepContext, index: int, ids: list[str], classifier: Classi
 
 
 def _nearest(result: KMeans, cells: np.ndarray, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Image ids (K, NEAREST) and cells (K, NEAREST, 2) of the members most similar to each centre."""
+    """Image ids (K, NEAREST) and cells (K, NEAREST, 2) of the features most similar to each centre."""
     near_id = np.full((len(result.centers), NEAREST), "", dtype=f"<U{max(map(len, ids), default=1)}")
     near_cell = np.zeros((len(result.centers), NEAREST, 2), np.int32)
     for cluster in range(len(result.centers)):

@@ -1,4 +1,4 @@
-"""The ways of refining seed maps, by their names in the configuration, and what the settings of a walk must be."""
+"""The refiners of seed maps, by their names in the configuration, and the check of the settings of a walk."""
 
 from enum import Enum
 from typing import Any
@@ -7,9 +7,9 @@ from steps.runtime.context import require
 
 
 class Refiner(Enum):
-    """What is done with the seed maps."""
+    """How seed maps are refined."""
 
-    none = "none"                # they are cut at the background threshold as they are
+    none = "none"                # not at all: only the background threshold is applied
     crf = "crf"                  # dense CRF
     walk = "walk"                # IRN's random walk (official)
     walk_crf = "walk_crf"        # the walk, then the dense CRF
@@ -23,16 +23,16 @@ class Refiner(Enum):
         return self in (Refiner.crf, Refiner.walk_crf)
 
 
-WITHOUT_MASKS = Refiner.crf      # what `refiner: null` comes to where no val masks choose (docs/results.md has what it loses)
+WITHOUT_MASKS = Refiner.crf      # `refiner: null` without val masks; docs/results.md has the loss
 
 
 class Unary(Enum):
-    labels = "labels"            # of the thresholded maps, trusted by `gt_prob` (official crf_inference_label)
+    labels = "labels"            # of the thresholded maps, with confidence `gt_prob` (official crf_inference_label)
     scores = "scores"            # softmax of `sharpness` times the maps and the background threshold
 
 
 def check_walk(settings: Any, step: str) -> None:
-    """Check the settings that the random walks of both steps share. Raises ConfigError."""
+    """Check the settings of the random walk that both steps share. Raises ConfigError."""
     for key, good, expected in (
             ("beta", settings.beta > 0, "above 0"), ("exp_times", 0 <= settings.exp_times <= 16, "from 0 to 16"),
             ("radius", settings.radius >= 2, "at least 2"),

@@ -1,4 +1,4 @@
-"""The pseudo masks of one image after the other, by each way of refining the seed maps; and which way val masks choose."""
+"""Pseudo masks by each refiner of the seed maps, and the choice of the refiner on val masks."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from wsss.metrics.semantic import Confusion
 from wsss.refinement.crf import DenseCRF, unary_from_labels, unary_from_scores
 from wsss.refinement.masks import mask_of, with_background
 
-OFFSETS = (-0.05, 0.0, 0.05, 0.10, 0.15)   # a CRF is tried at the best threshold before it and at these beside it
-WALKS_KEPT = 2**28   # bytes of walked val images that are kept for the CRF; those beyond are walked again
+OFFSETS = (-0.05, 0.0, 0.05, 0.10, 0.15)   # a CRF is tried at the best threshold without CRF plus each of these
+WALKS_KEPT = 2**28   # bytes of walked maps of val that are kept for the CRF; further ones are computed again
 KEY = "make_sem_seg_labels"
 
 
 class Refining:
-    """Pseudo masks of one image after the other."""
+    """Makes the pseudo masks of images."""
 
     def __init__(self, context: StepContext):
         self.context, self.settings = context, context.settings
         self.refiners = context.settings.refiners(bool(context.lists["val"]))
         self.maps = Maps(context.seed_folder)
         if any(refiner.walks for refiner in self.refiners):
-            self.walk   # noqa: B018  loaded before several threads ask for it
-        self._kept: dict[str, Tensor] = {}   # id -> walked maps (K, h, w) of a val image, until the CRF takes them
+            self.walk   # noqa: B018  load it before several threads use it
+        self._kept: dict[str, Tensor] = {}   # id -> walked maps (K, h, w) of a val image, for the CRF
         self._room = WALKS_KEPT if Refiner.walk_crf in self.refiners else 0
 
     @cached_property
     def walk(self) -> Walk:
-        """Loads IRN, which other refiners do not need."""
+        """The walk. Loads IRN, which other refiners do not need."""
         return Walk(self.context, self.maps)
 
     def __call__(self, image_id: str, refiner: Refiner, threshold: float) -> tuple[np.ndarray, dict[str, Tensor]]:
-        """The mask (H, W) uint8 in the size of the image: 0 background, class + 1; and of a walk the walked maps (K, h, w)
-        and the edge map (h, w) at stride 4, as "walk" and "edge"."""
+        """The mask (H, W) uint8 in the size of the image: 0 background, class + 1; and with a walk "walk", the walked maps
+        (K, h, w), and "edge", the edge map (h, w), at stride 4."""
         kept: dict[str, Tensor] = {}
         if refiner.walks:
             kept["walk"], kept["edge"] = self.walk(image_id)
@@ -57,7 +57,7 @@ class Refining:
         return mask_of(scores, self.maps.classes(image_id)), kept
 
     def soft(self, image_id: str, walks: bool) -> Tensor:
-        """The maps (K, H, W) in [0, 1] in the size of the image, walked or not, that a background threshold cuts."""
+        """The maps (K, H, W) in [0, 1] in the size of the image, walked or not, before the background threshold."""
         walked = self.walk(image_id)[0] if walks else None
         if walked is not None and walked.nbytes <= self._room:
             self._room -= walked.nbytes
@@ -65,7 +65,7 @@ class Refining:
         return self._maps(image_id, walked, self.context.dataset.size(image_id))
 
     def crf_masks(self, image_id: str, thresholds: dict[bool, list[float]]) -> list[np.ndarray]:
-        """The masks behind a CRF at several `thresholds` of the maps as they are (False) and of the walked ones (True)."""
+        """The masks after a CRF at several `thresholds` of the seed maps (False) and of the walked maps (True)."""
         frame, scores = self._frame(image_id), []
         for walks, values in thresholds.items():
             maps = self._maps(image_id, self._walked_again(image_id) if walks else None, frame)
@@ -78,7 +78,7 @@ class Refining:
         return self.walk(image_id)[0] if kept is None else kept.to(self.context.device)
 
     def _frame(self, image_id: str) -> tuple[int, int]:
-        """(H, W) of the image that the networks see; `data.max_side` makes it smaller than the image."""
+        """(H, W) of the network input; smaller than the image with `data.max_side`."""
         facts = self.maps.facts(image_id)
         return facts["height"], facts["width"]
 
@@ -88,7 +88,7 @@ class Refining:
         return at_size(self.maps.map(image_id, "full", self.context.device), size)
 
     def _crf(self, image_id: str, scores: list[Tensor]) -> Tensor:
-        """(n, K + 1, H, W) probabilities from n scores (K + 1, H, W), in the frame that the networks see; one lattice for all."""
+        """Probabilities (n, K + 1, H, W) from n scores (K + 1, H, W), in the size of the network input; one lattice for all."""
         settings, stacked = self.settings.crf, torch.stack(scores)
         if stacked.shape[1] == 1:   # background alone
             return torch.ones_like(stacked)
@@ -101,7 +101,7 @@ class Refining:
 
 
 def choose_refiner(context: StepContext, refining: Refining) -> dict[str, Any]:
-    """The refiner, the background threshold and the sources of both; what was tried on val is recorded in `threshold.json`."""
+    """Choose the refiner and the background threshold and write `threshold.json`, with both sources and the trials on val."""
     path, settings = context.folder / THRESHOLD, context.settings
     if context.group.broadcast(path.exists):
         return read_chosen(path)
@@ -129,8 +129,8 @@ def choose_refiner(context: StepContext, refining: Refining) -> dict[str, Any]:
 
 
 def _try_on_val(context: StepContext, refining: Refining, val: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Each refiner at its best threshold on val, or at the configured one: refiner, threshold, mIoU and, without CRF, the curve
-    over all thresholds."""
+    """Score each refiner at its best threshold on val, or at the configured one: refiner, threshold, mIoU and, without CRF,
+    the curve over all thresholds."""
     found, around, fixed = [], {}, context.settings.bg_threshold
     for walks in sorted({refiner.walks for refiner in refining.refiners}):
         counts = count(context, val, partial(refining.soft, walks=walks), refining.maps.classes,
@@ -150,7 +150,7 @@ def _try_on_val(context: StepContext, refining: Refining, val: tuple[str, ...]) 
 
 def _try_crf(context: StepContext, refining: Refining, val: tuple[str, ...],
              thresholds: dict[bool, list[float]]) -> list[dict[str, Any]]:
-    """The best threshold in front of a CRF, of the maps as they are and of the walked ones."""
+    """The best threshold before a CRF, for the seed maps and for the walked maps."""
     dataset = context.dataset
     pairs = [(walks, value) for walks, values in thresholds.items() for value in values]
     confusions = [Confusion(len(dataset.classes)) for _ in pairs]

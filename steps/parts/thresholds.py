@@ -1,6 +1,6 @@
-"""Where a threshold comes from: a number in the configuration, a sweep over val masks, or the published constant.
+"""Thresholds: a number in the configuration, the best of a sweep over val masks, or the published constant.
 
-Never from the list that is scored. The source stands beside every threshold in the results.
+Never chosen on the scored list. Results contain the source of every threshold.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
 if TYPE_CHECKING:
     from torch import Tensor
 
-THRESHOLD = "threshold.json"   # of make_sem_seg_labels and make_ins_seg_labels: the chosen background threshold and its source
+THRESHOLD = "threshold.json"   # of make_sem_seg_labels and make_ins_seg_labels: the background threshold and its source
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class FallbackThresholds:
-    """The published thresholds of one kind of map, equal for VOC and COCO; used where no val masks choose."""
+    """The published thresholds of one kind of map, equal for VOC and COCO; used without val masks."""
 
     evaluation: float
     conf_fg: float
@@ -45,7 +45,7 @@ FALLBACK = {
 
 @dataclass(frozen=True)
 class Chosen:
-    """A threshold and the labels that chose it."""
+    """A threshold and its source."""
 
     threshold: float
     source: str
@@ -58,8 +58,8 @@ def count(context: StepContext, ids: Sequence[str], soft: Callable[[str], Tensor
           note: str, thresholds: Sequence[float] = THRESHOLDS, before: int = 0, total: int | None = None) -> ThresholdCounts:
     """The confusion counts of `ids` at every threshold, over all processes.
 
-    `soft(id)`: maps (K, h, w) of the K `classes(id)`, brought to the size of the mask where they have another
-    (`data.max_side` shrank the image). `note`, `before` and `total` are of the progress that is shown.
+    `soft(id)`: maps (K, h, w) of the K `classes(id)`, resized to the mask if they have another size (`data.max_side`).
+    `note`, `before` and `total` are for `context.progress`.
     """
     from wsss.cams.maps import at_size
 
@@ -74,9 +74,9 @@ def count(context: StepContext, ids: Sequence[str], soft: Callable[[str], Tensor
 def for_each_mask(context: StepContext, ids: Sequence[str], make: Callable[[str, np.ndarray], T],
                   take: Callable[[str, T, np.ndarray], None], at_once: int, note: str, before: int = 0,
                   total: int | None = None) -> None:
-    """Call `take(id, made, truth)` in the order of `ids`, for this process's part of them, with what `make(id, truth)` returned.
+    """Call `take(id, make(id, truth), truth)` for this process's part of `ids`, in order. `truth` is the mask of the image.
 
-    `make` may be called by several threads, `take` is not. `truth` is the mask of the image.
+    Several threads may call `make`; only one calls `take`.
     """
     def one(image_id: str) -> tuple[T, np.ndarray]:
         truth = context.dataset.mask(image_id)
@@ -89,7 +89,7 @@ def for_each_mask(context: StepContext, ids: Sequence[str], make: Callable[[str,
 
 
 def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, published: float) -> Chosen:
-    """The configured threshold, else the best on val, else (no val masks) the published one."""
+    """The configured threshold, else the best on val, else (without val masks) the published one."""
     if setting is not None:
         return Chosen(setting, f"{key} in the configuration")
     if val_counts is not None:
@@ -98,17 +98,17 @@ def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, 
 
 
 def read_chosen(path: Path, kind: str | None = None) -> dict[str, Any]:
-    """A chosen threshold and its source, from the `threshold.json` of a step or, for the maps `kind`, from a `scores.json`.
+    """Read a threshold and its source from a step's `threshold.json` or, for the maps `kind`, from a `scores.json`.
 
     Raises
     ------
     ArtifactError
-        when the file is missing or damaged or holds no such threshold.
+        if the file is missing or damaged or contains no such threshold.
     """
     content = read_json(path)
     try:
         chosen = content["chosen"][kind] if kind else content
-        value = chosen["threshold"]   # None: of pseudo masks that were imported
+        value = chosen["threshold"]   # None: imported pseudo masks
         good = (value is None and kind is None or 0 <= value <= 1) and isinstance(chosen["source"], str)
     except (KeyError, TypeError):
         good = False

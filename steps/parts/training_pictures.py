@@ -1,4 +1,4 @@
-"""What a training shows of itself: what the network makes of a few images now. No random draws, so it changes nothing."""
+"""Pictures of a training: the network's output for a few images. No random draws, so the training does not change."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ SHOWN = 4   # images
 
 
 def cam_pictures(context: StepContext, classifier: Classifier) -> dict[str, np.ndarray]:
-    """By image id, of val where there is such a list: image and the CAM of each class present, side by side.
+    """By image id, from val if there is such a list: the image and the CAM of each class present, side by side.
 
     Leaves the classifier in evaluation mode.
     """
@@ -32,7 +32,7 @@ def cam_pictures(context: StepContext, classifier: Classifier) -> dict[str, np.n
 
 
 def edge_pictures(context: StepContext, irn: IRN) -> dict[str, np.ndarray]:
-    """By image id: image, the label that is learned from, and the edge map, side by side. Leaves IRN in evaluation mode."""
+    """By image id: the image, its training label and the edge map, side by side. Leaves IRN in evaluation mode."""
     irn.eval()
     found, read = {}, Labels(context.inputs["cam_to_ir_label"], len(context.dataset.classes))
     for image_id in context.ids[:SHOWN]:

@@ -1,6 +1,6 @@
-"""Scores over thresholds and walks, counted on the stored maps of a finished run: what to choose, and by which labels.
+"""Scores over thresholds and settings of the walk on the stored maps of a finished run, to choose both.
 
-It makes no artifact of a step. The maps are those that lie in the run; the walks are made anew from them.
+It writes no artifact of a step. The maps are read from the run; the walks are computed again.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ CONFIDENT_NAMES = ("fg_right", "fg_share", "bg_right", "bg_share")
 
 @dataclass
 class TuneSettings:
-    """`tune.`: the values stand in `conf/config.yaml`."""
+    """`tune.`: the values are in `conf/config.yaml`."""
 
-    split: str                   # the list (or file) whose masks choose
-    held_out: float | None       # only this share of it, chosen by a hash of the id
-    confidence: float            # share of its pixels for which each half of the confident pair must be right
-    beta: list[float]            # of the walks, beside the run's own
+    split: str                   # the list (or file) whose masks are used
+    held_out: float | None       # only this share of it, drawn by a hash of the id
+    confidence: float            # share of the pixels labelled by each threshold of the confident pair that must be right
+    beta: list[float]            # exponents to try, in addition to those of the run
     exp_times: list[int]
 
     def __post_init__(self) -> None:
@@ -44,27 +44,27 @@ class TuneSettings:
 
 
 def choosing_ids(dataset: Dataset, settings: TuneSettings) -> tuple[str, ...]:
-    """The ids whose masks choose.
+    """The ids whose masks are used to choose.
 
     Raises
     ------
     ConfigError
         for test labels, too few images to hold some out, or images without masks.
     DataError
-        when there is no such list.
+        if there is no such list.
     """
     key, ids = f"tune.split={settings.split!r}", dataset.list_ids(settings.split)
     of_test = set(ids).intersection(*[set().union(*(listed for name, listed in dataset.lists.items() if _is_test(name)))])
     if _is_test(settings.split) or of_test:
-        raise ConfigError(f"{key} holds test images: nothing may be chosen by their masks, or their scores mean nothing. Choose "
-                          "val, train, or a part that is held out: tune.held_out=0.2")
+        raise ConfigError(f"{key} holds test images, whose masks must not be used to choose: their scores would mean nothing. "
+                          "Choose val, train, or a held-out part of train: tune.held_out=0.2")
     if settings.held_out is not None:
         ids = held_out(ids, settings.held_out)
         if not ids:
             raise ConfigError(f"{key} has too few images to hold out tune.held_out={settings.held_out} of them. Set it to null")
     if not dataset.has_masks(ids):
-        raise ConfigError(f"{key}: not all of its {len(ids)} images have masks in {dataset.root}, so nothing can be chosen by "
-                          "them. Add the masks, or choose another list")
+        raise ConfigError(f"{key}: not all of its {len(ids)} images have masks in {dataset.root}, so they cannot be used to "
+                          "choose. Add the masks, or choose another list")
     return ids
 
 
@@ -73,17 +73,17 @@ def _is_test(name: str) -> bool:
 
 
 def tune(context: StepContext, settings: TuneSettings) -> dict[str, Any]:
-    """Count and score; `context.lists["ids"]` choose, `context.settings` are those of the run's walk.
+    """Score on `context.lists["ids"]`; `context.settings` are those of the run's walk.
 
     Returns
     -------
     "maps": for each kind of map the curve over background thresholds, its best, the run's own, and the confident pair;
-    "walk": for each pair of exponents the curve and its best; None where the run has no walk.
+    "walk": for each pair of exponents the curve and its best; None if the run has no walk.
 
     Raises
     ------
     ConfigError
-        when the run has no maps of some of the images.
+        if the run has no maps of some of the images.
     """
     from steps.parts.walk import Walk
 
@@ -106,7 +106,7 @@ def tune(context: StepContext, settings: TuneSettings) -> dict[str, Any]:
 
 
 def _now(context: StepContext, kind: str) -> dict[str, Any] | None:
-    """The threshold of the run and its source; None where it has none yet."""
+    """The threshold of the run and its source; None if it has none yet."""
     step, name = ("make_sem_seg_labels", THRESHOLD) if kind == "walk" else ("eval_cam", SCORES)
     if step not in context.inputs:
         return None
@@ -127,10 +127,10 @@ def _scored(counts: ThresholdCounts, now: dict[str, Any] | None) -> dict[str, An
 
 
 def _confident(counts: ThresholdCounts, confidence: float) -> dict[str, Any]:
-    """The pair (conf_fg, conf_bg): by the rule of LPCAM's author, and by how often each half is right without a CRF.
+    """The pair (conf_fg, conf_bg): by the rule of LPCAM's author, and by the accuracy of each threshold without a CRF.
 
-    The lowest conf_fg and the highest conf_bg that are right for the share `confidence` of the pixels they label; None where
-    no threshold is. Where the two cross they are one threshold, which leaves no pixel unsure.
+    The second is the lowest conf_fg and the highest conf_bg that are right for the share `confidence` of the pixels they
+    label; None if there is no such threshold. If the two cross, conf_bg is conf_fg, so that no pixel is ignored.
     """
     curve = confident_curve(counts)
     fg = next((t for t, right in zip(counts.thresholds, curve["fg_right"]) if right is not None and right >= confidence), None)
@@ -145,10 +145,10 @@ def _confident(counts: ThresholdCounts, confidence: float) -> dict[str, Any]:
 
 
 def confident_curve(counts: ThresholdCounts) -> dict[str, list[float | None]]:
-    """At each threshold, of the pixels above it with a class and of those that are not: how many are right, and their share.
+    """The accuracy and the share of the pixels labelled foreground, and of those labelled background, at each threshold.
 
-    "fg_right": share of the pixels labelled a class that show it; "bg_right": share of those labelled background that are;
-    "fg_share", "bg_share": what these pixels are of all. None where there is no such pixel. Pixels of 255 are not counted.
+    "fg_right", "bg_right": share of these pixels whose label is right; "fg_share", "bg_share": share of these pixels among
+    all. None if there is no such pixel. Pixels with ground truth 255 are not counted.
     """
     table = counts.counts   # (C + 1 ground truth, C + 1 greatest class, T + 1 thresholds below)
     total = table.sum()
@@ -166,7 +166,7 @@ def _shares(part: np.ndarray, whole: np.ndarray | int) -> list[float | None]:
 
 
 def _walks(context: StepContext, settings: TuneSettings, walk: Walk, before: int, total: int) -> dict[str, Any]:
-    """Every walk over every image; the edge map of an image is computed once."""
+    """Score every walk on every image; the edge map of an image is computed once."""
     own, dataset, maps = (context.settings.beta, context.settings.exp_times), context.dataset, walk.maps
     pairs = sorted({own, *((beta, times) for beta in settings.beta for times in settings.exp_times)})
     counts = {pair: ThresholdCounts(len(dataset.classes)) for pair in pairs}

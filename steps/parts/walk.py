@@ -1,4 +1,4 @@
-"""The random walk that spreads the maps of one image after the other."""
+"""The random walk from the seed maps of an image."""
 
 import torch
 
@@ -11,7 +11,7 @@ from wsss.refinement.walk import random_walk
 
 
 class Walk:
-    """The random walk of one image after the other, from its seed `maps`."""
+    """Runs the random walk of images from their seed `maps`."""
 
     def __init__(self, context: StepContext, maps: Maps):
         self.context, self.maps, self.irn = context, maps, load_irn(context)
@@ -28,7 +28,7 @@ class Walk:
         return (walked / highest if highest > 0 else walked), edge[0]
 
     def again(self, edge: torch.Tensor, image_id: str, beta: float, exp_times: int) -> torch.Tensor:
-        """The walked maps of an image whose edge map (h, w) is known, for other exponents; not divided: `soft` does that."""
+        """The walked maps for other exponents, from the edge map (h, w) of the image; not divided: `soft` does that."""
         settings = self.context.settings
         with torch.inference_mode():
             seeds = self.maps.map(image_id, "strided", self.context.device)   # (K, h, w)
@@ -37,8 +37,8 @@ class Walk:
             return random_walk(seeds, edge[None], beta=beta, steps=steps, radius=settings.radius)
 
     def soft(self, walked: torch.Tensor, image_id: str, size: tuple[int, int]) -> torch.Tensor:
-        """The walked maps at `size` (H, W): official x4, crop; then divided by their common maximum."""
+        """The walked maps at `size` (H, W): upsampled x4 and cropped (official), then divided by their common maximum."""
         facts = self.maps.facts(image_id)
-        soft = from_stride_4(walked, (facts["height"], facts["width"]), size)   # differ where data.max_side shrank the image
+        soft = from_stride_4(walked, (facts["height"], facts["width"]), size)   # the sizes differ with data.max_side
         highest = soft.max() if soft.numel() else soft.new_zeros(())
         return soft / highest if highest > 0 else soft

@@ -1,7 +1,7 @@
-"""Readers and writers of what the steps leave behind: packed maps (`ID.npy`), labels (`ID.png`), scores (`*.json`).
+"""Readers and writers of the artifacts of the steps: packed maps (`ID.npy`), labels (`ID.png`), scores (`*.json`).
 
-Every reader checks shape, dtype, range and finiteness, and names the file and the command that repairs it. What is read of an
-image is a `File`: a path, or a member of a pack (`steps.runtime.store`).
+Every reader checks shape, dtype, range and finiteness, and its errors name the file and the command that repairs it. The
+artifact of an image is a `File`: a path, or a member of a pack (`steps.runtime.store`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     import torch
 
 File = Path | Member
-STRIDED = "strided"   # sub-folder of imported maps with those at stride 4
+STRIDED = "strided"   # sub-folder with the imported maps at stride 4
 FG_ONLY = "fg_only"   # sub-folder of make_lpcam with the maps without the background term
 
 
 def encode_array(array: np.ndarray) -> bytes:
-    """A plain `.npy`."""
+    """Return the bytes of a plain `.npy`."""
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
     return content.getvalue()
@@ -48,7 +48,7 @@ def read_array(path: File, step: str) -> np.ndarray:
     Raises
     ------
     ArtifactError
-        when it is missing, damaged or not finite.
+        if it is missing, damaged or not finite.
     """
     try:
         with path.open("rb") as file:
@@ -69,7 +69,7 @@ def _repair(path: File, step: str) -> str:
 
 
 def encode_arrays(**arrays: np.ndarray) -> bytes:
-    """A compressed `.npz`."""
+    """Return the bytes of a compressed `.npz`."""
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
     return content.getvalue()
@@ -88,12 +88,12 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of ours.
+    """Read a JSON file written by a step.
 
     Raises
     ------
     ArtifactError
-        when it is missing or damaged.
+        if it is missing or damaged.
     """
     step = path.parent.name.split(".")[0]
     try:
@@ -105,19 +105,19 @@ def read_json(path: Path) -> Any:
 
 
 def check_keys(path: Path, keys: Sequence[str]) -> None:
-    """Make sure that a JSON file of ours is an object with `keys`. Raises ArtifactError."""
+    """Raise ArtifactError unless a JSON file is an object with `keys`."""
     value = read_json(path)
     if not isinstance(value, dict) or not set(keys) <= value.keys():
         raise ArtifactError(f"{path} does not hold {', '.join(keys)}. Delete it; the same command makes it again", damaged=path)
 
 
 def read_arrays(path: File, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Read an `.npz` of ours, which has at least the arrays `names`.
+    """Read an `.npz` written by a step, with at least the arrays `names`.
 
     Raises
     ------
     ArtifactError
-        when it is missing or damaged, lacks an array, or a real array is not finite.
+        if it is missing or damaged, lacks an array, or a float array is not finite.
     """
     try:
         with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
@@ -136,10 +136,10 @@ def read_arrays(path: File, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
 
 
 def quarantine(error: BaseException) -> Path | None:
-    """Put the damaged artifact that an error names out of the way, so that the next run makes it again, alone.
+    """Rename the damaged artifact that an error names, so that the next run makes only it again.
 
-    Returns its new path, of a member of a pack that of a copy; None when the error names none, it is gone, or the system
-    refused to read it: then the file may be whole.
+    Returns its new path, or that of a copy if it is a member of a pack. Returns None if the error names no artifact, the
+    artifact is missing, or the operating system could not read it: then the file may be intact.
     """
     path, cause = getattr(error, "damaged", None), error.__cause__
     while cause is not None and getattr(cause, "errno", None) is None:
@@ -153,16 +153,16 @@ def quarantine(error: BaseException) -> Path | None:
         else:
             target = path.with_name(path.name + DAMAGED)
             os.replace(path, target)
-    except OSError:   # it is gone, or the disk can only be read
+    except OSError:   # the file is missing or the disk is read-only
         return None
     return target
 
 
 class Maps:
-    """The maps of a finished step (make_cam, make_lpcam): one `ID.npy` an image, facts in the index.
+    """The maps of a finished step (make_cam, make_lpcam): one `ID.npy` per image, facts in the index.
 
-    They are packed, on the feature grid of every scale; imported ones (`steps.parts.imported`) are at full size and at stride 4.
-    `kind` is "" for the maps of the step itself or a sub-folder's name (`fg_only`).
+    Maps are packed, on the feature grid of every scale; imported maps (`steps.parts.imported`) are at full size and at stride 4.
+    `kind` is "" for the main maps of the step, or the name of a sub-folder (`fg_only`).
     """
 
     def __init__(self, folder: Path, kind: str = ""):
@@ -182,12 +182,12 @@ class Maps:
         return self.index[image_id]
 
     def packed(self, image_id: str) -> np.ndarray:
-        """(K, P) float16, checked: in [0, 1], negative only for LPCAM with prototypes that did not come out of a ReLU."""
+        """(K, P) float16, checked: in [0, 1]; down to -1 only for LPCAM with prototypes of features without a ReLU."""
         from wsss.cams.maps import at_size, grids, pack
 
         facts = self.facts(image_id)
         sizes = grids(facts["height"], facts["width"], facts["scales"])
-        if "imported" in facts:   # as near as what is left of them allows
+        if "imported" in facts:   # approximate: the maps at the single scales are lost
             full = self.map(image_id, "full")
             return pack([at_size(full, size) for size in sizes])[0].numpy()
         packed = self._read(image_id, "", (sum(h * w for h, w in sizes),))
@@ -197,7 +197,7 @@ class Maps:
         return packed
 
     def check_imported(self, image_id: str) -> None:
-        """Read both sizes of imported maps. Raises ArtifactError."""
+        """Read and check imported maps at both sizes. Raises ArtifactError."""
         for resolution in ("full", "strided"):
             self.map(image_id, resolution)
 
@@ -205,7 +205,7 @@ class Maps:
         return "/".join(filter(None, (self.kind, kind, f"{image_id}.npy")))
 
     def _read(self, image_id: str, kind: str, shape: tuple[int, ...]) -> np.ndarray:
-        """(K, *shape) float16 of a file, checked, at most 1."""
+        """(K, *shape) float16 of a file, checked to be at most 1."""
         path = self._store.file(image_id, self._name(image_id, kind))
         expected, repair = (len(self.classes(image_id)), *shape), _repair(path, self.step)
         array = read_array(path, self.step)
@@ -237,14 +237,14 @@ class Maps:
 
 
 class Labels:
-    """The labels of a finished step: one `ID.png` an image, facts in the index."""
+    """The labels of a finished step: one `ID.png` per image, facts in the index."""
 
     def __init__(self, folder: Path, n_classes: int):
         self.store, self._n_classes = Store(folder), n_classes
         self.index = self.store.index
 
     def __call__(self, image_id: str, size: Sequence[int] = ()) -> np.ndarray:
-        """The label of an image, read and checked (`read_label`); of its recorded size, or of a given one."""
+        """Read and check the label of an image (`read_label`). `size` (H, W) defaults to the recorded one."""
         size = size or [self.index[image_id][side] for side in ("height", "width")]
         return read_label(self.store.file(image_id, f"{image_id}.png"), size, self._n_classes)
 
@@ -256,12 +256,12 @@ def write_label(path: Path, label: np.ndarray) -> Path:
 
 
 def read_label(path: File, size: Sequence[int], n_classes: int) -> np.ndarray:
-    """Read an (H, W) uint8 label of ours: 0 background, 1..n_classes, 255 ignore; `size` is the expected (H, W).
+    """Read an (H, W) uint8 label: 0 background, 1..n_classes, 255 ignore; `size` is the expected (H, W).
 
     Raises
     ------
     ArtifactError
-        when it is missing, damaged, of another size, or holds another value.
+        if it is missing, damaged, of another size, or contains another value.
     """
     repair = _repair(path, path.parent.name.split(".")[0])
     try:

@@ -1,7 +1,7 @@
-"""Several images at work at the same time, in threads of one process, and their results in order.
+"""Process several images at the same time, in threads of one process, with the results in order.
 
-On a GPU one image alone leaves it waiting while the image is read, resized and written. On the CPU the many small operations of a
-dense CRF keep several cores busy only so; a network does not gain: its large operations are done faster by all threads together.
+With one image at a time a GPU is idle while images are read, resized and written. On the CPU the many small operations of a
+dense CRF use several cores only in this way. A network does not gain: its large operations are faster with all threads.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from wsss.errors import WsssError
 if TYPE_CHECKING:
     import torch
 
-ON_GPU = 4                  # images: one computes, the others are read and written
-MOST = 8                    # images on the CPU,
-PIXELS_AT_ONCE = 2**21      # and pixels of all of them: a dense CRF takes about a kilobyte for each
+ON_GPU = 4                  # images: one is computed, the others are read and written
+MOST = 8                    # images on the CPU
+PIXELS_AT_ONCE = 2**21      # of all images on the CPU: a dense CRF needs about a kilobyte per pixel
 T = TypeVar("T")
 _AGAIN: Any = object()
 
 
 def available_cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that there was no memory; torch's allocator for the CPU raises a plain RuntimeError."""
+    """Whether an error is an out-of-memory error; torch's allocator for the CPU raises a plain RuntimeError."""
     import torch
 
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
@@ -42,7 +42,7 @@ def lacks_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_for(image_id: str) -> Iterator[None]:
-    """Raises WsssError, with the id, where what is done inside lacks memory."""
+    """Convert an out-of-memory error in the block to a WsssError with the id."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -52,10 +52,10 @@ def memory_for(image_id: str) -> Iterator[None]:
 
 
 def max_concurrent(device: torch.device, pixels: int | None = None, threads: int | None = None) -> int:
-    """How many images a step works on at the same time.
+    """The number of images that a step processes at the same time.
 
-    `pixels`: of the largest image, of a step that has no network and so gains by it on the CPU. `threads`: of the process; by
-    default as torch is set.
+    `pixels`: of the largest image; only for a step without a network, which gains on the CPU. `threads`: of the process; by
+    default torch's number.
     """
     import torch
 
@@ -68,16 +68,16 @@ def max_concurrent(device: torch.device, pixels: int | None = None, threads: int
 
 def ordered_map(context: StepContext, make: Callable[[str], T], ids: Iterable[str],
                 at_once: int) -> Generator[tuple[str, Callable[[], T]], None, None]:
-    """Each id with a function that returns what `make(id)` has returned, or raises what it has raised; in the order of `ids`.
+    """Yield each id with a function that returns the result of `make(id)` or raises its error; in the order of `ids`.
 
-    `make` must allow several threads. They share the process's threads: each has the same number of them for any number of ids,
-    so that an image made later or alone has the same bits. What there was no memory for beside others is made again by itself,
-    and raises a WsssError where that fails too. Each function is to be called before the next is taken, and the iterator closed.
+    `make` must be thread-safe. Each call has an equal share of torch's threads, for any number of ids, so that an image made
+    later or alone has the same bits. An image that runs out of memory is made again with no other image in progress, and
+    raises WsssError if that fails too. Call each function before taking the next, and close the iterator.
 
     Raises
     ------
     Stopped
-        when the step is asked to stop before all is begun, after all that is.
+        after all images in progress are done, if the step is asked to stop before all images are started.
     """
     import torch
 
@@ -121,7 +121,7 @@ def ordered_map(context: StepContext, make: Callable[[str], T], ids: Iterable[st
 
 
 def _begin(device: torch.device, threads: int) -> None:
-    """What each thread starts with: its share of the process's threads, and the GPU, of which each thread has one of its own."""
+    """Initialise a thread: its share of torch's threads, and the GPU, because the current GPU is a setting of each thread."""
     import torch
 
     torch.set_num_threads(threads)
@@ -135,4 +135,4 @@ def _attempt(make: Callable[[str], T], image_id: str) -> T:
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
-    return _AGAIN       # not the error, which holds all that the attempt took
+    return _AGAIN       # not the error, which keeps the memory of the attempt alive

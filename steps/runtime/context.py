@@ -1,19 +1,19 @@
-"""What a step is given: everything from above comes in as one `StepContext`.
+"""What a step is, and `StepContext`, which contains everything that a step needs from the pipeline.
 
 A step is a module of this package with
 
-    Settings        a dataclass: its keys under `conf/`, with the source of each number beside it
-    VERSION         raised by its author whenever its results change for the same settings
-    check(settings) where it has one: refuses, before any work, what needs more than a look at the settings
-    prepare(context) where it has one: makes what all images need and no single one can, for shards that work at once
+    Settings        a dataclass with its keys under `conf/`, where each number has its source
+    VERSION         to be raised whenever the results change for the same settings
+    check(settings) optional: raises, before any work, for what the settings alone do not show (a missing package)
+    prepare(context) optional: makes what all images need, before several shards run at the same time
     run(context)    does the work; returns a JSON-able dict that goes into the step's manifest
     reader(folder, n_classes)
-                    reads and checks what a finished step left behind; of a step that makes an artifact an image it
-                    returns the function that does so for one image id. Raises ArtifactError, naming the file
+                    reads and checks the artifacts of a finished step; for a step with one artifact per image it
+                    returns the function that does so for one image id. Raises ArtifactError with the file
 
-A step's module is imported also by what only plans, so what takes long to import, torch before all, is imported in its functions.
-It reads artifacts from `context.inputs`, writes into `context.folder` and nowhere else, and knows neither the run
-folder nor the Hydra config.
+The planner imports the module of a step too, so slow imports, above all torch, are inside its functions.
+A step reads artifacts from `context.inputs` and writes only into `context.folder`. It uses neither the run folder nor the
+Hydra config.
 """
 
 from __future__ import annotations
@@ -38,37 +38,37 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """The step was asked to stop; what it had finished is saved and the same command continues."""
+    """The step was asked to stop; finished work is saved and the same command continues."""
 
 
 class Group:
-    """The processes that do a step together, each of them calling its `run`. Here: this one alone, so nothing is sent.
+    """The processes that run a step together, each calling its `run`. This base class: one process, no communication.
 
     Every process must call the same methods in the same order.
     """
 
     rank, size = 0, 1
-    asked: int | None = None   # the signal by which any of them was asked to stop
+    asked: int | None = None   # the signal that asked any process to stop
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one process that writes what is not made image by image."""
+        """Whether this process writes the artifacts that are not made image by image."""
         return self.rank == 0
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum of `tensor` over all processes, in its place."""
+        """The sum of `tensor` over all processes, in place."""
         return tensor
 
     def broadcast(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns in the first process, in every process; the others do not call it. It travels as JSON."""
+        """Call `make` in the first process only and return its result in every process. It is sent as JSON."""
         return make()
 
     def all_gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in every process. They travel as JSON."""
+        """The values of all processes, in every process. They are sent as JSON."""
         return [value]
 
     def name(self, rank: int) -> str:
-        """A process, for messages."""
+        """The name of a process in messages."""
         return "this process"
 
     def choose_device(self, device: torch.device) -> torch.device:
@@ -77,7 +77,7 @@ class Group:
 
     @property
     def here(self) -> int:
-        """How many of the processes are on this machine."""
+        """The number of processes on this machine."""
         return 1
 
 
@@ -89,12 +89,12 @@ def _cpu() -> torch.device:
 
 @dataclass(frozen=True)
 class StepContext:
-    """The world of one step.
+    """The inputs of one step.
 
-    `lists` holds the ids of the step by purpose: "ids" (what it makes or trains on), and where it needs them "val",
-    "prototypes", "scored". `inputs` maps the name of each step that it reads to that step's folder. `shard` is (i, n):
-    this call makes the i-th of n interleaved parts of "ids". `group`: the processes that do the step together.
-    `prepared`: what all shards of the step need must be there already, because others work at the same time.
+    `lists`: the ids of the step by purpose: "ids" (to make or train on), and as needed "val", "prototypes", "scored".
+    `inputs`: the folder of each step that this step reads, by name. `shard` (i, n): this call makes the i-th of n interleaved
+    parts of "ids". `group`: the processes that run the step together. `prepared`: what all shards of the step need must exist
+    already, because other shards run at the same time.
     """
 
     settings: Any
@@ -115,8 +115,8 @@ class StepContext:
     stop: Callable[[], bool] = field(default=lambda: False)
     progress: Callable[[int, int, str], None] = field(default=lambda done, total, note: None)
     warn: Callable[[str], None] = field(default=lambda message: None)
-    # of trainings: a line of the log, for curves elsewhere; and pictures (name -> (H, W, 3) uint8), made where this step's are
-    # wanted, which is what `show` returns
+    # for trainings: `track` sends a line of the log to a logger; `show` sends pictures (name -> (H, W, 3) uint8) of a training
+    # step, makes them only if they are due, and returns whether it did
     track: Callable[[dict[str, Any]], None] = field(default=lambda line: None)
     show: Callable[[int, Callable[[], dict[str, np.ndarray]]], bool] = field(default=lambda step, pictures: False)
 
@@ -126,7 +126,7 @@ class StepContext:
 
     @property
     def shard_ids(self) -> tuple[str, ...]:
-        """The ids of this shard: each id belongs to exactly one shard, none is padded."""
+        """The ids of this shard. Each id belongs to exactly one shard; no shard is padded."""
         index, count = self.shard
         return self.ids[index::count]
 
@@ -137,23 +137,23 @@ class StepContext:
 
     @property
     def worker(self) -> tuple[int, int]:
-        """This process as one of all that may work on the step at once: `ids[i::n]` are `my_ids`."""
+        """(i, n) of this process among all processes of all shards: `ids[i::n]` are `my_ids`."""
         index, count = self.shard
         return index + count * self.group.rank, count * self.group.size
 
     def part(self, ids: Sequence[T]) -> Sequence[T]:
-        """What this process of the group does of `ids`, where each is done once by somebody."""
+        """The part of `ids` for this process. Each id belongs to exactly one process of the group."""
         return ids[self.group.rank::self.group.size]
 
     def reduce(self, counts: np.ndarray) -> np.ndarray:
-        """The sum of an array of integers, or of float64, over the group."""
+        """The sum of an array (integers or float64) over the group."""
         import torch
 
         return self.group.sum(torch.from_numpy(counts)).numpy()
 
     @property
     def seed_folder(self) -> Path:
-        """The folder of the seed maps (`seed_maps`)."""
+        """The folder of the seed maps."""
         return self.inputs["make_lpcam" if self.seed_maps == "lpcam" else "make_cam"]
 
     def check_stop(self) -> None:
@@ -161,14 +161,14 @@ class StepContext:
             raise Stopped
 
     def autocast(self) -> torch.autocast:
-        """Mixed precision of the networks, as `precision=` says."""
+        """The context manager for the configured `precision`."""
         import torch
 
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def settings_of(value: Any) -> Any:
-    """A settings dataclass as plain JSON-able values (enums by their name)."""
+    """A settings dataclass as JSON-able values (enums by name)."""
     if isinstance(value, Enum):
         return value.name
     if hasattr(value, "__dataclass_fields__"):
@@ -179,38 +179,37 @@ def settings_of(value: Any) -> Any:
 
 
 def require(condition: bool, key: str, value: Any, expected: str) -> None:
-    """Refuse a setting, naming its key, its value and what is allowed.
+    """Check a setting.
 
     Raises
     ------
     ConfigError
-        when `condition` is false.
+        with the key, the value and what is allowed, if `condition` is false.
     """
     if not condition:
         raise ConfigError(f"{key}={value!r} is not possible: expected {expected}")
 
 
 def require_prepared(context: StepContext, path: Path) -> None:
-    """Refuse to make what all shards need where they work at the same time.
+    """Check that this call may make the file `path` that all shards need.
 
     Raises
     ------
     ArtifactError
-        when the step works on one of several shards.
+        if several shards run at the same time (`context.prepared`).
     """
     if context.prepared:
-        raise ArtifactError(f"{path} is not there yet: it is made once for all shards. Run the same command with shard=prepare "
-                            "before them")
+        raise ArtifactError(f"{path} does not exist yet: it is made once for all shards. Run the same command with shard=prepare "
+                            "first")
 
 
 def require_package(package: str, wanted: bool, key: str) -> None:
-    """Refuse an optional back end whose package is not installed.
+    """Check that the package of an optional back end is installed.
 
     Raises
     ------
     BackendError
-        when it is `wanted` and cannot be found.
+        if it is `wanted` and cannot be found.
     """
     if wanted and importlib.util.find_spec(package) is None:
-        raise BackendError(f"{key}={package}: the package is not installed. The README, under Packages, says how; {key}=torch "
-                           "needs nothing")
+        raise BackendError(f"{key}={package}: the package is not installed. See Packages in the README, or use {key}=torch")

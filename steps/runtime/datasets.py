@@ -1,4 +1,4 @@
-"""The kinds of data sets: the settings of each under `data.`, and how it is opened. A new kind is a row in `KINDS`."""
+"""The kinds of data sets: the settings of each under `data.`, and how to open it. A new kind is a row in `KINDS`."""
 
 import hashlib
 import os
@@ -21,19 +21,19 @@ from wsss.data.voc_prepare import download_voc, prepare_voc
 from wsss.errors import ConfigError
 from wsss.files import user_path
 
-CACHE = "WSSS_CACHE"   # the environment variable with the folder for what can be had again
+CACHE = "WSSS_CACHE"   # the environment variable with the cache folder
 
 
 @dataclass
 class DataSettings:
-    """What every kind of data set has. The values stand in `conf/data/`."""
+    """The settings of every kind of data set. The values are in `conf/data/`."""
 
     kind: str
-    name: str                 # goes into the default name of the run
+    name: str                 # part of the default name of the run
     root: str                 # the folder of the data set
     image_size: int           # side of the training crops in pixels
-    max_side: int | None      # images with a longer side are shrunk to it when read; results keep their size
-    min_side: int | None      # images whose longer side is below it are enlarged to it: a finer grid, for small objects
+    max_side: int | None      # shrink images with a longer side to it when reading; results keep the original size
+    min_side: int | None      # enlarge images whose longer side is below it: a finer grid, for small objects
 
     def __post_init__(self) -> None:
         require(self.kind in KINDS and KINDS[self.kind].settings is type(self), "data.kind", self.kind,
@@ -49,7 +49,7 @@ class DataSettings:
 class FolderData(DataSettings):
     """A folder of the user's own images."""
 
-    val_fraction: float       # share of the ids held out as val when there is neither train.txt nor val.txt
+    val_fraction: float       # share of the ids held out as val if there is neither train.txt nor val.txt
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,14 +72,14 @@ class ShapesData(DataSettings):
 
 @dataclass
 class VocData(DataSettings):
-    """PASCAL VOC 2012: `root` is the folder VOC2012, or has VOCdevkit/VOC2012 in it."""
+    """PASCAL VOC 2012: `root` is the folder VOC2012, or contains VOCdevkit/VOC2012."""
 
 
 @dataclass
 class Coco14Data(DataSettings):
-    """MS COCO 2014 in its official folder, prepared once."""
+    """MS COCO 2014 in its official layout, prepared once."""
 
-    masks: str                # official | clean: how masks are made from the annotations
+    masks: str                # official | clean: how to make masks from the annotations
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,9 +109,9 @@ def _open_coco14(data: Coco14Data, scratch: Path | None, check: bool | Path) -> 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of data set: its settings, how it is opened (settings, scratch, check), and prepared (None: it need not be).
+    """A kind of data set: its settings, how to open it (settings, scratch, check) and to prepare it (None: not needed).
 
-    `download` (settings, progress) fetches its official archives; None: there are none.
+    `download` (settings, progress) downloads its official archives; None: there are none.
     """
 
     settings: type[DataSettings]
@@ -131,51 +131,51 @@ KINDS = {
 
 
 def open_dataset(data: DataSettings, *, scratch: Path | None = None, check: bool = True) -> Dataset:
-    """Open the data set that `data` describes; the embedded kind is drawn where it is not there yet.
+    """Open the data set that `data` describes; the embedded data set is generated if it does not exist yet.
 
-    With `scratch`, a folder of the caller, it is drawn there and the root stays as it is. Without `check` no image is read; with
-    it all are, unless they are as they were when a run of this user read them last (`reading_wanted`).
+    With `scratch`, a temporary folder, it is generated there and the root is not changed. With `check` all images are read,
+    except those unchanged since a run of this user read them (`reading_wanted`); without it none.
     """
     return replace(KINDS[data.kind].open(data, scratch, check and _marker(data)), min_side=data.min_side)
 
 
 def _marker(data: DataSettings) -> Path:
-    """Where it is kept which files were read: in the user's cache, as the folder of a data set may be read-only."""
+    """The file that records which files were read. It is in the user's cache: the folder of a data set may be read-only."""
     key = hashlib.blake2b(f"{data.kind} {user_path(data.root).resolve()}".encode(), digest_size=16).hexdigest()
     return user_path(os.environ.get(CACHE, "~/.cache/wsss")).absolute() / "checked" / key
 
 
 def download_dataset(data: DataSettings, progress: Progress) -> list[Finding]:
-    """Fetch and unpack what is missing of the official archives of a data set.
+    """Download and unpack the missing official archives of a data set.
 
     Raises
     ------
     ConfigError
-        for a kind that has none.
+        for a kind without archives.
     DataError, StorageError, BusyError
-        as `wsss.data.download.obtain`.
+        see `wsss.data.download.obtain`.
     """
     fetch = KINDS[data.kind].download
     if fetch is None:
         with_archives = ", ".join(name for name, kind in KINDS.items() if kind.download)
-        raise ConfigError(f"download=True is not possible: expected false for data={data.kind}: official archives exist of "
-                          f"{with_archives}")
+        raise ConfigError(f"download=True is not possible: expected false for data={data.kind}: only {with_archives} "
+                          "have official archives")
     return fetch(data, progress)
 
 
 def prepare_dataset(data: DataSettings) -> list[Finding]:
-    """Check the files of a data set and make once what is derived from them; nothing for a kind that needs no preparing.
+    """Check the files of a data set and make once what is derived from them. Does nothing for a kind that needs none.
 
     Raises
     ------
     DataError
-        when there is no such data set.
+        if there is no such data set.
     """
     prepare = KINDS[data.kind].prepare
     return prepare(data) if prepare else []
 
 
 def list_findings(dataset: Dataset) -> list[Finding]:
-    """What the lists of a data set hold."""
+    """The size of each list of a data set, with the number of masks."""
     return [Finding(f"list {name}", len(ids), note=f"{sum(image_id in dataset.mask_files for image_id in ids):,} with masks")
             for name, ids in dataset.lists.items()]

@@ -1,4 +1,4 @@
-"""The loop of every step that makes one artifact an image: what is done is skipped, what is new is recorded."""
+"""The loop of every step that makes one artifact per image: finished images are skipped, new ones recorded."""
 
 import math
 import time
@@ -20,7 +20,7 @@ from wsss.errors import ArtifactError, StorageError, WsssError
 FAILED = "failed.json"
 SHOWN = 3
 Made = tuple[Mapping[str, bytes], dict[str, Any]]   # the files of an image by name, and the facts for the index
-SAMPLE = 100   # images whose sizes are looked at
+SAMPLE = 100   # images whose sizes are read
 
 
 class ImagesFailed(WsssError):
@@ -30,23 +30,23 @@ class ImagesFailed(WsssError):
 def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parallel: bool = False) -> None:
     """Call `make(id)` for every id of this shard that has no complete artifact yet.
 
-    `make` returns the files of one image, each by its name in the step's folder, and the facts that go into the index. They
-    must depend on that image alone: then it does not matter who makes it, when, and after what interruption. Several threads may
-    call it at once (`steps.runtime.concurrency`, which also says what has `cpu_parallel`).
+    `make` returns the files of one image, by their names in the step's folder, and the facts for the index. They must depend on
+    that image alone, so that process, order and interruptions do not matter. Several threads may call it at once
+    (`steps.runtime.concurrency`); on the CPU only with `cpu_parallel`, for steps without a network.
 
     Raises
     ------
     ImagesFailed
-        at the end, when images failed: their ids and reasons stand in `failed.json`; the others are done.
+        at the end, if images failed: their ids and reasons are in `failed.json`; the others are done.
     StorageError
-        when nothing can be written. What was finished before stays.
+        if nothing can be written. Finished images are kept.
     """
     ids, dataset = context.my_ids, context.dataset
     pending = unfinished(context.folder, ids, dataset)
     failed: dict[str, str] = {}
     journal = Journal(context.folder, context.worker)
     store = writer(context.layout, context.folder, journal.path)
-    # by the whole list, not by what is pending: an image has the same bits whenever it is made
+    # from the whole list, not the pending images, so that an image always has the same bits
     at_once = max_concurrent(context.device, _largest(dataset, context.ids) if cpu_parallel else None)
     made = ordered_map(context, lambda image_id: (dataset.digest_of_image(image_id), *make(image_id)), pending, at_once)
     try:
@@ -82,31 +82,31 @@ def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parall
     if failed:
         some = "; ".join(f"{image_id}: {reason}" for image_id, reason in list(failed.items())[:SHOWN])
         raise ImagesFailed(f"{len(failed)} of {len(context.shard_ids)} images failed, the others are done. {some}"
-                           f"{'; ...' if len(failed) > SHOWN else ''}. All reasons stand in {path}. Mend or remove these images, "
-                           "then the same command tries only them")
+                           f"{'; ...' if len(failed) > SHOWN else ''}. All reasons are in {path}. Repair or remove these images; "
+                           "the same command then tries only them")
 
 
 def failures(folder: Path) -> dict[str, str]:
-    """The images that failed when the step last worked in `folder`: id -> reason."""
+    """The images that failed in the last run of the step in `folder`: id -> reason."""
     paths = [folder / FAILED, *sorted(folder.glob(f"{JOURNALS}/*-{FAILED}"))]
     found: dict[str, str] = {}
     for path in paths:
-        with suppress(ArtifactError, AttributeError, ValueError, TypeError):   # it only informs: a damaged one says nothing
+        with suppress(ArtifactError, AttributeError, ValueError, TypeError):   # for information only: skip a damaged file
             found.update({str(image_id): str(reason) for image_id, reason in read_json(path).items()})
     return found
 
 
 def _largest(dataset: Dataset, ids: Sequence[str]) -> int:
-    """Pixels of the largest of some images of a list, by their headers."""
+    """Pixels of the largest image in a sample of a list, from the image headers."""
     pixels = [0]
     for image_id in ids[::max(1, -(-len(ids) // SAMPLE))]:
-        with suppress(WsssError):     # it fails where it is made
+        with suppress(WsssError):     # it fails later, when it is made
             pixels.append(math.prod(dataset.working_size(image_id)))
     return max(pixels)
 
 
 def _record(context: StepContext, failed: dict[str, str]) -> Path:
-    """Write the failures of this shard, or remove the file of an earlier call."""
+    """Write the failures of this shard, or remove the file of an earlier call if there are none."""
     index, count = context.shard
     path = context.folder / (FAILED if count == 1 else f"{JOURNALS}/{index}-of-{count}-{FAILED}")
     if not context.group.is_main:

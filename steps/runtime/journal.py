@@ -1,11 +1,11 @@
-"""The journal of a step: one line for each finished image, appended when its artifact lies on the disk.
+"""The journal of a step: one line for each finished image, appended when its artifact is on disk.
 
-A step that is killed reads its journal and goes on with the ids that are not in it. When all are done, the journals of
+A restarted step reads its journal and continues with the ids that are not in it. When all are done, the journals of
 all shards are merged into `index.jsonl`, in the order of the step's list and without times, so that an interrupted
-and an undisturbed run leave identical bytes. A line has [size, CRC-32] of each file; where they lie in a pack
-(`steps.runtime.packs`), also the byte at which the file begins, and the pack's name.
+and an uninterrupted run leave identical bytes. A line has [size, CRC-32] of each file; for files in a pack
+(`steps.runtime.packs`) also the byte at which the file begins, and the name of the pack.
 
-A line that is damaged does not count, so its image is made again; `problems` collects what to say of such lines.
+A damaged line is skipped, so its image is made again; `problems` collects a message for each such line.
 """
 
 import json
@@ -23,7 +23,7 @@ from wsss.data.dataset import Dataset
 from wsss.files import are_plain_names, replacing, storage
 
 INDEX, JOURNALS = "index.jsonl", "journals"
-TAKEN = "taken"   # the journal of what is taken from another run
+TAKEN = "taken"   # the journal of results reused from another run
 _TAIL = 2**16     # bytes
 _SECONDS, _PACK = re.compile(r', "seconds": [^,}]*'), re.compile(rb'"pack": "(packs/[^"\\/]+\.tar)"')
 _DECODE = json.JSONDecoder().raw_decode
@@ -31,7 +31,7 @@ WHOLE, MISSING, BROKEN, CHANGED = "whole", "missing", "broken", "changed"
 
 
 class Journal:
-    """The journal of one shard in a step's folder: `journals/I-of-N.jsonl`, or one with a name of its own."""
+    """The journal of one shard in a step's folder: `journals/I-of-N.jsonl`, or `journals/NAME.jsonl`."""
 
     def __init__(self, folder: Path, shard: tuple[int, int] = (0, 1), name: str = ""):
         self.path = folder / JOURNALS / f"{name or f'{shard[0]}-of-{shard[1]}'}.jsonl"
@@ -41,11 +41,11 @@ class Journal:
             self._file = open(self.path, "a", encoding="utf-8")
 
     def add(self, image_id: str, placed: dict[str, Any], seconds: float, **facts: Any) -> None:
-        """Record that the artifacts of `image_id` are complete; `placed`: what `steps.runtime.store` says of where they lie."""
+        """Record that the artifacts of `image_id` are complete; `placed`: their place, from `Writer.write`."""
         self.append({"id": image_id, **facts, "seconds": round(seconds, 4), **placed})
 
     def append(self, line: dict) -> None:
-        """Add a whole line. Raises StorageError when the disk is full; a torn line does not count."""
+        """Append a line. Raises StorageError if the disk is full; an incomplete line is skipped by readers."""
         with storage(self.path):
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
             self._file.flush()
@@ -53,7 +53,7 @@ class Journal:
     def close(self) -> None:
         try:
             self._file.close()
-        except OSError:   # what a full disk did not take; `append` has said so
+        except OSError:   # the disk is full; `append` has raised already
             pass
 
 
@@ -68,12 +68,11 @@ def file_sum(path: Path) -> list[int]:
 
 def unfinished(folder: Path, ids: Sequence[str], dataset: Dataset, read_images: bool = True,
                problems: list[str] | None = None) -> dict[str, str]:
-    """The ids that have no complete artifact in the folder of an "images" step, in their order, with the reason.
+    """The ids without a complete artifact in the folder of an "images" step, in order, with the reason.
 
-    "missing": not made yet; "broken": a file is gone, has another size than recorded or was put away as damaged; "changed":
-    the image or its labels are no longer those it was made from. Without `read_images` these are not read, only labels
-    compared.
-    Nothing is kept of what is finished: a million images take seconds and little memory.
+    "missing": not made yet; "broken": a file is missing, has another size than recorded or was renamed as damaged; "changed":
+    the image or its labels have changed since. Without `read_images` only the labels are compared.
+    Finished images are not kept in memory: a million images take seconds and little memory.
     """
     found, packed = dict.fromkeys(ids, MISSING), Sizes(folder)
     for line in journal_lines(folder, problems):
@@ -105,25 +104,25 @@ def _state(line: dict, folder: Path, packed: Sizes, dataset: Dataset, read_image
 
 
 def journal_lines(folder: Path, problems: list[str] | None = None) -> Iterator[dict]:
-    """The lines of the index and of all journals of a folder; for an id with several lines the last one counts."""
+    """The lines of the index and of all journals of a folder; of several lines with the same id the last is valid."""
     for path in journal_files(folder):
         yield from complete_lines(path, problems)
 
 
 def journal_files(folder: Path) -> list[Path]:
-    """The index and the journals of a folder, in the order in which they count: what was taken from other runs comes first."""
+    """The index and the journals of a folder in order of increasing priority: results reused from other runs first."""
     journals = sorted(folder.glob(f"{JOURNALS}/*.jsonl"), key=lambda path: (path.stem != TAKEN, path.name))
     return [path for path in (folder / INDEX, *journals) if path.exists()]
 
 
 class Lines(Mapping[str, dict]):
-    """The line of each image of a step's folder, by id. In memory is only where each lies, about 0.13 kB an id."""
+    """The line of each image of a step's folder, by id. Only its position is in memory, about 0.13 kB per id."""
 
     def __init__(self, folder: Path):
         self._files, self._names, self._places = OpenFiles(folder), [], {}   # a place: file, offset and length in one number
         for index, path in enumerate(journal_files(folder)):
             self._names.append(str(path.relative_to(folder)))
-            self._files.read(self._names[-1], 0, 0)   # opened now, so that it stays this one
+            self._files.read(self._names[-1], 0, 0)   # open it now, because it may be replaced later
             for line, offset, length in _placed_lines(path):
                 self._places[line["id"]] = (index << 48 | offset) << 32 | length
 
@@ -131,7 +130,7 @@ class Lines(Mapping[str, dict]):
         return json.loads(self._text(self._places[image_id]))
 
     def take(self, image_id: str) -> str:
-        """The line of an image as it stands in the file; it is here no more."""
+        """Remove an image and return its line as written in the file."""
         return self._text(self._places.pop(image_id))
 
     def _text(self, place: int) -> str:
@@ -149,9 +148,9 @@ class Lines(Mapping[str, dict]):
 
 
 def merge_journals(folder: Path, ids: Iterable[str]) -> int:
-    """Write `index.jsonl` from all journals, `ids` first and in their order; return the number of images in it.
+    """Write `index.jsonl` from all journals, `ids` first and in order; return the number of images in it.
 
-    Packs that the journals name are ended; those that no line names are removed.
+    Packs named in the journals are completed; other packs are removed.
     """
     lines, packs = Lines(folder), pack_names(journal_files(folder))
     number = len(lines)
@@ -170,7 +169,7 @@ def merge_journals(folder: Path, ids: Iterable[str]) -> int:
 
 
 def pack_names(paths: Iterable[Path]) -> set[str]:
-    """The packs that journals name, without understanding more of the lines."""
+    """The packs named in journals; the lines are not parsed further."""
     found: set[bytes] = set()
     for path in paths:
         if path.exists():
@@ -180,16 +179,16 @@ def pack_names(paths: Iterable[Path]) -> set[str]:
 
 
 def join_divisions(folder: Path, ids: Iterable[str], workers: int) -> None:
-    """Before `workers` processes write a journal each: put into the index what another number of them has left.
+    """Merge the journals of another number of processes into the index, before `workers` processes write a journal each.
 
-    Else two journals could have a line of one id, and nothing would say which is the later.
+    Otherwise two journals could contain the same id, with no way to determine the later line.
     """
     if any(not path.name.endswith(f"-of-{workers}.jsonl") for path in folder.glob(f"{JOURNALS}/*.jsonl")):
         merge_journals(folder, ids)
 
 
 def complete_lines(path: Path, problems: list[str] | None = None) -> Iterator[dict]:
-    """The lines of a journal; a torn last line (the process was killed while writing it) does not count."""
+    """The lines of a journal; an incomplete last line (the process was killed while writing it) is skipped."""
     return (line for line, _, _ in _placed_lines(path, problems))
 
 
@@ -203,28 +202,28 @@ def _placed_lines(path: Path, problems: list[str] | None = None) -> Iterator[tup
             if line := _parsed(raw):
                 yield line, offset, len(raw)
             elif problems is not None:
-                problems.append(f"{path}, line {number}, is no journal line: the same command makes its image again")
+                problems.append(f"{path}, line {number}, is not a journal line: the same command makes its image again")
             offset += len(raw)
 
 
 def _parsed(raw: bytes) -> dict | None:
-    """A journal line, checked as far as anything relies on it: it may be of somebody else's run. None where it is none."""
+    """A journal line, with all fields in use checked, because the run may be another user's; None if it is invalid."""
     try:
         text = raw.decode("utf-8", "replace")
         line, end = _DECODE(text)
         files, pack = line["files"], [line["pack"]] if "pack" in line else []
-        sound = (not text[end:].strip() and are_plain_names([line["id"], *files, *pack])
+        valid = (not text[end:].strip() and are_plain_names([line["id"], *files, *pack])
                  and pack == [name.decode() for name in _PACK.findall(raw)]
                  and isinstance(line["source"], str) and isinstance(line["classes"], list))
         for place in files.values():   # size, checksum and, in a pack, where it begins
-            sound = sound and [*map(type, place)] == [int] * (2 + len(pack)) and min(place) >= 0
+            valid = valid and [*map(type, place)] == [int] * (2 + len(pack)) and min(place) >= 0
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return line if sound else None
+    return line if valid else None
 
 
 def kept_in(folder: Path) -> Iterator[str]:
-    """Every file that the lines of a folder stand for: packs, and files of images that lie by themselves."""
+    """Every file named in the lines of a folder: packs, and single files of images."""
     for path in journal_files(folder):
         yield from pack_names([path])
         yield from (name for line in complete_lines(path) if "pack" not in line for name in line["files"])

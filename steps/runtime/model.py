@@ -1,4 +1,4 @@
-"""The settings of the network, `model.`, and what identifies the weights that it starts from. Imports no torch."""
+"""The settings of the network, `model.`, and the digest of its initial weights. Does not import torch."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -15,18 +15,18 @@ class Backbone(Enum):
     resnet34 = "resnet34"
     resnet50 = "resnet50"
     resnet101 = "resnet101"
-    tiny = "tiny"                     # for trying the machinery; too small to learn much
+    tiny = "tiny"                     # for tests; too small to learn much
 
 
 @dataclass
 class ModelSettings:
-    """`model.`: the network of the classifier. The values stand in `conf/config.yaml`."""
+    """`model.`: the network of the classifier. The values are in `conf/config.yaml`."""
 
     backbone: Backbone
-    pretrained: bool | None           # start from ImageNet weights; null: where they are installed, without any download
-    weights: str | None               # those weights as a local file: nothing is downloaded
-    cam_weights: str | None           # a trained classifier (official res50_cam.pth): train_cam takes it
-    irn_weights: str | None           # a trained IRN (official res50_irn.pth): train_irn takes it
+    pretrained: bool | None           # start from ImageNet weights; null: if they are installed, without a download
+    weights: str | None               # these weights as a local file, without a download
+    cam_weights: str | None           # a trained classifier (official res50_cam.pth), used instead of training
+    irn_weights: str | None           # a trained IRN (official res50_irn.pth), used instead of training
 
     @property
     def starts_from_weights(self) -> bool:
@@ -34,36 +34,36 @@ class ModelSettings:
         return asked or self.weights is not None
 
     def imported(self, step: str) -> str | None:
-        """The file that a training is taken from instead of being done; None where there is none."""
+        """The file whose network replaces the training `step`; None if there is none."""
         return {"train_cam": self.cam_weights, "train_irn": self.irn_weights}.get(step)
 
     def __str__(self) -> str:
-        """For the first line of a run: the network and what its weights start from."""
+        """The network and its initial weights, for the first line of a run."""
         if self.cam_weights:
             return f"{self.backbone.value} from {self.cam_weights}"
         return f"{self.backbone.value} from {'ImageNet weights' if self.starts_from_weights else 'scratch'}"
 
     @property
     def norm(self) -> str:
-        """Frozen batch norm belongs to ImageNet weights; from scratch group norm, so that ranks do not change the model."""
+        """Frozen batch norm with ImageNet weights; from scratch group norm, which does not depend on the number of ranks."""
         return "frozen_batch" if self.starts_from_weights else "group"
 
 
 def weights_digest(model: ModelSettings) -> str:
-    """What tells the ImageNet weights of a run from others: the SHA-256 of a local or an installed file; of torchvision's the
-    name, which holds the start of its SHA-256 and is checked against it on reading."""
+    """The digest of the ImageNet weights: the SHA-256 of a local or installed file; for torchvision's the file name, which
+    contains the start of its SHA-256 and is checked against it on reading."""
     name = model.backbone.value
     if model.weights is None:
         return file_sha256(packaged_weights()) if comes_with_weights(name) else _pretrained_name(name)
     if not user_path(model.weights).is_file():
         wanted = FILE if comes_with_weights(name) else _pretrained_name(name)
-        raise ConfigError(f"model.weights={model.weights!r} is not a file. Give {wanted} or another file with the parameter "
+        raise ConfigError(f"model.weights={model.weights!r} is not a file. Set it to {wanted} or a file with the parameter "
                           f"names of model.backbone={name}")
     return file_sha256(user_path(model.weights))
 
 
 def _pretrained_name(backbone: str) -> str:
-    """Asks torchvision only for a backbone whose name is not known here."""
+    """The name of torchvision's file; torchvision is imported only for a backbone not in `PRETRAINED`."""
     if backbone in PRETRAINED:
         return PRETRAINED[backbone]
     from wsss.networks.weights import pretrained_name

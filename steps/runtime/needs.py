@@ -1,7 +1,7 @@
-"""What a step will need on disk and in memory, told before any work and without any: from its settings, the headers of a few
-images, and its network on torch's meta device, where tensors have shapes and no numbers.
+"""Estimate the disk space and memory of a step before it runs, from its settings, the headers of a few images, and its network
+on torch's meta device, where tensors have shapes but no data.
 
-Memory is the process's, with the networks on the CPU (on a GPU most of it lies there) and without loader processes.
+Memory is that of the process, with the networks on the CPU (with a GPU most of it is on the GPU), without loader processes.
 """
 
 import math
@@ -33,72 +33,72 @@ from wsss.networks.irn import IRN
 from wsss.refinement.instances import AT_ONCE
 
 _CPU = torch.device("cpu")
-MIB, SAMPLE = 2**20, 50      # SAMPLE: so many ids of a list are looked at
+MIB, SAMPLE = 2**20, 50      # SAMPLE: number of ids sampled from a list
 
-# Measured with torch 2.15 on Linux: VmHWM of /proc/self/status after a 5 to clear_refs. "Default run": run_pipeline.py as it is.
-_PROCESS = 700 * MIB         # with the pipeline imported; used only where /proc does not tell
-_LIBRARIES = 75 * MIB        # what a first forward and backward leave for good, even after malloc_trim: kernels of oneDNN
-_LEFT_OVER = 200 * MIB       # freed by earlier steps and kept by glibc: eval_cam takes 35 alone, 550 in the default run
-_LIVE = 4                    # largest outputs that a forward holds at once, copies of oneDNN included: resnet18 3, resnet50 5
-_KEPT = 0.6                  # such outputs that glibc keeps, freed, for each further image size, until it is trimmed:
+# Measured with torch 2.15 on Linux: VmHWM of /proc/self/status, reset by writing 5 to clear_refs. "Default run": no overrides.
+_PROCESS = 700 * MIB         # with the pipeline imported; used only without /proc
+_LIBRARIES = 75 * MIB        # kept after a first forward and backward, even after malloc_trim: kernels of oneDNN
+_LEFT_OVER = 200 * MIB       # freed by earlier steps but kept by glibc: eval_cam takes 35 alone, 550 in the default run
+_LIVE = 4                    # largest outputs in memory at once in a forward, with copies of oneDNN: resnet18 3, resnet50 5
+_KEPT = 0.6                  # freed outputs that glibc keeps for each further image size, until it is trimmed:
 #                              333 to 500 px, scales up to 2: resnet18 0.6, resnet50 1.0; 100 to 168 px: resnet18 0.4
-_KEPT_OUTPUT = 128 * MIB     # counted so large at most: blocks above 32 MiB are given back (resnet18, 700 to 1000 px: 80 a size)
-_TRAINED = 1.3               # a training against what autograd keeps, for freed memory stays: 16 crops of 512 px take 11.3 GB
-_BF16 = 0.75                 # outputs under autocast on the CPU against float32: 0.65 to 0.78
-_CRF = 500, 100              # bytes a pixel, and a pixel and label: images, 2 to 13 labels: within 25 %; noise doubles it
-_SWEEP, _SOFT = (42, 7), (27, 7)  # the same with classes: a map counted at all thresholds, a walked map up to its label
-_CONFUSION = 20              # bytes a pixel of `Confusion.update`
+_KEPT_OUTPUT = 128 * MIB     # upper limit of such an output: blocks above 32 MiB are freed (resnet18, 700 to 1000 px: 80 a size)
+_TRAINED = 1.3               # training relative to what autograd keeps: freed memory stays; 16 crops of 512 px take 11.3 GB
+_BF16 = 0.75                 # outputs under autocast on the CPU relative to float32: 0.65 to 0.78
+_CRF = 500, 100              # bytes per pixel, and per pixel and label: images, 2 to 13 labels: within 25 %; noise doubles it
+_SWEEP, _SOFT = (42, 7), (27, 7)  # the same per class: a map counted at all thresholds, a walked map up to its label
+_CONFUSION = 20              # bytes per pixel of `Confusion.update`
 # Bytes on disk, measured on the files of the default run.
 _PNG = 850                   # a label of one class: palette and chunks
-_INSTANCES, _LARGE = 900, 4  # an .npz of instances besides its borders; bytes a pixel of a walked map at full size
-_IR_LABEL, _MASK = 5, 3      # more for each pixel of a side, for borders: 3.0 to 4.7 and 1.0 to 1.8; VOC's own masks 4.1
-_MAPS_LINE, _LABEL_LINE = 235, 145   # of the index, an image
-_PACKED = 768 + 40           # more for a file in a pack: its header, half a block of padding, and its place in the index
-_CAM_STEP, _IRN_STEP = 120, 330      # of both logs, a training step
+_INSTANCES, _LARGE = 900, 4  # an .npz of instances without borders; bytes per pixel of a walked map at full size
+_IR_LABEL, _MASK = 5, 3      # borders, per pixel of a side: 3.0 to 4.7 and 1.0 to 1.8; VOC's own masks 4.1
+_MAPS_LINE, _LABEL_LINE = 235, 145   # of the index, per image
+_PACKED = 768 + 40           # more for a file in a pack: header, half a block of padding, and its place in the index
+_CAM_STEP, _IRN_STEP = 120, 330      # of both logs, per training step
 _CURVE, _CELL = 4500, 12     # of scores.json: the curve of a kind of map; a number of the confusion matrix
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a step is expected to need."""
+    """The expected disk space and memory of a step."""
 
-    disk_mb: float      # MiB that the step's folder will hold when it is complete
-    memory_mb: float    # MiB, peak resident memory of the process (host) while the step works
+    disk_mb: float      # MiB of the step's folder when complete
+    memory_mb: float    # MiB, peak resident memory of the process (host) during the step
 
 
 class _Bytes(NamedTuple):
     disk: float
-    held: float         # memory on top of everything else
-    passing: float      # memory that is taken and freed, in the place of what earlier work has freed
+    held: float         # memory in addition to the process and to `passing`
+    passing: float      # memory that is allocated and freed; it reuses memory freed by earlier work
 
 
 @dataclass(eq=False)
 class _Kept:
-    """What autograd keeps for backward; it goes with the graph."""
+    """A tensor that autograd keeps for backward; freed with the graph."""
 
     tensor: torch.Tensor
 
 
 class _Images:
-    """A list, by an evenly spaced sample of it: (H, W) of the files (`original`) or as the networks see them; classes present."""
+    """An evenly spaced sample of a list: (H, W) of the files (`original`) or of the network inputs; classes present."""
 
     def __init__(self, dataset: Dataset, ids: Sequence[str], original: bool = False):
         sample, size = ids[::max(1, -(-len(ids) // SAMPLE))], dataset.size if original else dataset.working_size
         self.number, self.sizes = len(ids), [size(image_id) for image_id in sample]
         self.present = [dataset.labels[image_id] for image_id in sample]
-        self.shown = sum(len(dataset.labels[image_id]) for image_id in ids)   # classes on all images: a sample may be 20 % off
+        self.shown = sum(len(dataset.labels[image_id]) for image_id in ids)   # classes of all images: a sample may be 20 % off
         self.pixels, self.classes = np.array([h * w for h, w in self.sizes]), np.array([len(p) for p in self.present])   # (n,)
 
     def total(self, each: np.ndarray) -> float:
-        """The sum over the whole list of what is known of the sample (n,)."""
+        """The sum over the whole list, estimated from the values (n,) of the sample."""
         return self.number * float(each.mean()) if len(each) else 0.0
 
     def most(self, pixel: float, pixel_and_class: float = 0) -> float:
-        """Bytes of the image that takes most."""
+        """Bytes of the image that needs most."""
         return float((self.pixels * (pixel + pixel_and_class * self.classes)).max(initial=0))
 
     def cells(self, scales: Sequence[float] = (1.0,)) -> np.ndarray:
-        """Cells of the feature grids of all scales (n,)."""
+        """Cells (n,) of the feature grids of all scales."""
         return np.array([sum(h * w for h, w in grids(*size, scales)) for size in self.sizes])
 
 
@@ -124,26 +124,26 @@ class _Step:
         return new_backbone(self.config.model.backbone.value, self.config.model.norm)
 
     def training(self, network: Classifier | IRN, log_line: int) -> _Bytes:
-        """Weights, gradients, moments, and the outputs that autograd keeps of a batch."""
+        """Weights, gradients, optimiser state, and the outputs that autograd keeps for a batch."""
         settings, number, alive = self.settings, len(self.lists["ids"]), WeakSet[_Kept]()
 
         def keep(tensor: torch.Tensor) -> _Kept:
-            alive.add(kept := _Kept(tensor.detach()))   # without its own graph, which would keep itself
+            alive.add(kept := _Kept(tensor.detach()))   # detached: with its graph it would keep itself alive
             return kept
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
             outputs = network.train()(torch.empty(_part(settings, number), 3, *2 * [settings.crop_size], device="meta"))
             own = {tensor.untyped_storage() for tensor in network.state_dict().values()}
             kept = sum(storage.nbytes() for storage in {kept.tensor.untyped_storage() for kept in alive} - own)
             sum(output.sum() for output in (outputs if isinstance(outputs, tuple) else [outputs])).backward()
-        gradients = sum(p.nbytes for p in network.parameters() if p.grad is not None)   # of what is trained and of nothing else
+        gradients = sum(p.nbytes for p in network.parameters() if p.grad is not None)   # of trained parameters only
         state = _weights(network) + gradients * (2 if settings.optimizer is OptimizerName.adamw else settings.momentum > 0)
         log = log_line * epochs_of(settings, number) * max(1, number // settings.batch_size)
-        return _Bytes(disk=_weights(network) + state + 2 * log,   # the state holds the log too
-                      held=3 * state + gradients,                 # saving takes it twice more: tensor by tensor, and as a file
+        return _Bytes(disk=_weights(network) + state + 2 * log,   # the state contains the log too
+                      held=3 * state + gradients,                 # saving makes two copies: the tensors, and the file
                       passing=_TRAINED * self._of_outputs(kept))
 
     def forwards(self, network: nn.Module, forward: Callable, images: _Images, scale: float = 1.0, batch: int = 2) -> float:
-        """Bytes that pass while `forward` sees one image after the other; `batch` is 2 with the mirror image."""
+        """Bytes of `forward` over the images one by one (`_Bytes.passing`); `batch` is 2 with the mirror image."""
         if not images.number:
             return 0.0
         height, width = (math.ceil(side * scale) for side in max(images.sizes, key=math.prod))
@@ -156,7 +156,7 @@ class _Step:
         return _LIVE * largest + min(_KEPT * len(set(images.sizes)) * min(largest, _KEPT_OUTPUT), SLACK)
 
     def maps(self, images: _Images, kinds: int = 1) -> float:
-        """Bytes of packed maps, in float16 with the 128 bytes at the head of a .npy file, and of their index."""
+        """Bytes of packed maps, in float16 with the 128-byte header of a .npy file, and of their index."""
         cells = images.total(images.cells(self.config.make_cam.scales)) / max(1, images.number)
         return images.number * (128 * kinds + _MAPS_LINE) + kinds * 2 * images.shown * cells
 
@@ -165,7 +165,7 @@ class _Step:
 
 
 def expected_needs(step: str, config: Any, dataset: Dataset, lists: Mapping[str, tuple[str, ...]]) -> Needs:
-    """What the step of this name will need, under the typed configuration and with its ids by purpose."""
+    """The needs of the step of this name, for the typed configuration and its ids by purpose."""
     process = _process()
     disk, held, passing = _NEEDS[step](_Step(config, getattr(config, step), dataset, lists))
     if config.artifacts.layout is Layout.packed and step in _FILES:
@@ -174,14 +174,14 @@ def expected_needs(step: str, config: Any, dataset: Dataset, lists: Mapping[str,
 
 
 def needs_of_file(path: Path) -> Needs:
-    """What a training needs that is taken from a file: its network as it was saved, read, and written."""
+    """The needs of a training whose network is imported from a file."""
     size = path.stat().st_size
     return Needs(size / MIB, (_process() + _LEFT_OVER + 3 * size) / MIB)
 
 
 @cache
 def _process() -> int:
-    """Bytes that this process holds before any work."""
+    """Bytes of this process before any work."""
     return resident() or _PROCESS
 
 
@@ -194,7 +194,7 @@ def _labels(images: _Images, border: float) -> float:
 
 
 def _directions(radius: int) -> float:
-    """How many pairs nearer than `radius` a pixel has with those after it: nearly half a disc (152 at radius 10)."""
+    """The number of pairs of a pixel with later pixels nearer than `radius`: nearly half a disc (152 at radius 10)."""
     return math.pi / 2 * radius ** 2
 
 
@@ -215,8 +215,8 @@ def _make_lpcam(step: _Step) -> _Bytes:
     shown = Counter(index for present in sources.present for index in present)
     share = max(shown.values(), default=0) / max(1, len(sources.present))   # of the commonest class
     cells, limit = share * sources.total(sources.cells()), settings.max_features_per_class
-    rows = min(cells, 2.5 * limit) + limit * (cells > limit)      # both samples with their spare rows, and the copy that cuts one
-    rows += 2 * min(cells, 128 * settings.n_clusters)             # k-means++ chooses among so many, and normalises them
+    rows = min(cells, 2.5 * limit) + limit * (cells > limit)      # both samples with spare rows, and a copy to shorten one
+    rows += 2 * min(cells, 128 * settings.n_clusters)             # k-means++ samples this many, and normalises them
     if settings.kmeans_backend.value == "kmeans_pytorch":
         rows += min(cells, limit) * (settings.n_clusters + 2)     # its N x K x D array, and two copies of the features
     feature = 4 * network.backbone.feature_channels                   # float32
@@ -243,11 +243,11 @@ def _cam_to_ir_label(step: _Step) -> _Bytes:
 def _train_irn(step: _Step) -> _Bytes:
     needs, settings = step.training(step.irn(), _IRN_STEP), step.settings
     affinities = 4 * _part(settings, settings.batch_size) * (settings.crop_size / 4) ** 2 * _directions(settings.radius)
-    return needs._replace(passing=needs.passing + 2 * affinities)   # with their gradients
+    return needs._replace(passing=needs.passing + 2 * affinities)   # and their gradients
 
 
 def _part(settings: Any, images: int) -> int:
-    """How many images of a batch a training has at work at once."""
+    """The number of images in one part of a batch."""
     return math.ceil(min(settings.batch_size, images) / settings.accumulate)
 
 
@@ -271,7 +271,7 @@ def _make_sem_seg_labels(step: _Step) -> _Bytes:
 
 def _make_ins_seg_labels(step: _Step) -> _Bytes:
     network, images, originals = step.irn().eval(), step.images("ids"), step.images("ids", original=True)
-    walk = images.most(8 / 16 * (2 * _directions(step.settings.radius) + 6 * AT_ONCE))   # as above, of so many maps together
+    walk = images.most(8 / 16 * (2 * _directions(step.settings.radius) + 6 * AT_ONCE))   # as above, for AT_ONCE maps together
     return _Bytes(originals.total(_INSTANCES + _MASK * np.sqrt(originals.pixels) + _LABEL_LINE), _weights(network),
                   max(step.forwards(network, network.edge_and_displacement, images), walk, originals.most(_LARGE * AT_ONCE)))
 
@@ -286,7 +286,7 @@ def _eval_sem_seg(step: _Step) -> _Bytes:
     return _Bytes(_CELL * (len(step.dataset.classes) + 1) ** 2, 0, step.images("scored", original=True).most(_CONFUSION))
 
 
-_FILES: dict[str, Callable[[Any], int]] = {   # of an image
+_FILES: dict[str, Callable[[Any], int]] = {   # per image
     "make_cam": lambda settings: 1, "make_lpcam": lambda settings: 1 + settings.save_fg_maps,
     "cam_to_ir_label": lambda settings: 1, "make_sem_seg_labels": lambda settings: 1 + 2 * settings.save_soft,
     "make_ins_seg_labels": lambda settings: 1}

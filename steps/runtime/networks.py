@@ -1,6 +1,6 @@
-"""The networks of the steps: built from `model.` when training, from the finished step's own file when reading.
+"""The networks of the steps: built from `model.` for training, from the weights file of a finished step for reading.
 
-A weights file says in its header which network it belongs to, so that no later step needs the `model.` settings.
+The header of a weights file names its network, so later steps do not need the `model.` settings.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ Network = TypeVar("Network", Classifier, IRN)
 
 
 def new_classifier(context: StepContext) -> Classifier:
-    """An untrained classifier on the step's device, its backbone from ImageNet weights where `model.` says so."""
+    """An untrained classifier on the step's device; its backbone has ImageNet weights if `model.` says so."""
     model = context.model
     backbone = new_backbone(model.backbone.value, model.norm, seed=derived_seed(context.seed, "train_cam", "backbone"))
     if model.starts_from_weights:
@@ -52,19 +52,19 @@ def new_classifier(context: StepContext) -> Classifier:
 
 
 def to_train(classifier: Classifier, device: torch.device) -> Classifier:
-    """A classifier that is to be trained, on its device. With frozen batch norm the channels of its weights are last: on the CPU
-    a step at 512 px takes a tenth less so in float32 and a fifth less in bf16; a small one with group norm gains nothing."""
+    """Move a classifier to the device for training. With frozen batch norm its weights are channels_last: on the CPU a step at
+    512 px takes 10 % less time in float32 and 20 % less in bf16; a small network with group norm gains nothing."""
     last = torch.channels_last if classifier.backbone.norm == "frozen_batch" else torch.preserve_format
     return classifier.to(device).to(memory_format=last)
 
 
 def load_classifier(context: StepContext) -> Classifier:
-    """The classifier of train_cam, in evaluation mode on the step's device; only to be used."""
+    """The classifier of train_cam, in evaluation mode on the step's device; for inference only."""
     return _only_used(_read_classifier(context), context)
 
 
 def new_irn(context: StepContext) -> IRN:
-    """IRN with untrained branches on a frozen backbone: the classifier's where the step reads it, else ImageNet's."""
+    """IRN with untrained branches on a frozen backbone: the classifier's if the step reads it, else ImageNet's."""
     if "train_cam" in context.inputs:
         backbone = _read_classifier(context).backbone
     else:
@@ -74,7 +74,7 @@ def new_irn(context: StepContext) -> IRN:
 
 
 def load_irn(context: StepContext) -> IRN:
-    """The network of train_irn, in evaluation mode on the step's device; only to be used."""
+    """The network of train_irn, in evaluation mode on the step's device; for inference only."""
     irn = _load(context.inputs["train_irn"] / WEIGHTS, lambda facts: IRN(new_backbone(facts["backbone"], facts["norm"])))
     return _only_used(irn, context)
 
@@ -85,48 +85,48 @@ def _read_classifier(context: StepContext) -> Classifier:
 
 
 def _frozen(network: N, context: StepContext) -> N:
-    """A network that is used and not trained, on the step's device. With the channels of its weights last every convolution works
-    so: on the CPU an eighth faster in float32 and a third in bf16; results change by rounding."""
+    """Freeze a network and move it to the step's device. Its weights are channels_last, so every convolution is: on the CPU an
+    eighth faster in float32 and a third in bf16; results change by rounding."""
     return network.eval().requires_grad_(False).to(context.device).to(memory_format=torch.channels_last)
 
 
 def _only_used(network: Network, context: StepContext) -> Network:
-    """A network that is not saved again: what every call would do to its weights is done once. The results are the same bits but
-    for the folded batch norm, which changes them by rounding."""
+    """Prepare a network for inference only: fold batch norm and cast weights once instead of in every call. Only folding
+    changes results, by rounding."""
     fold_batch_norm(_frozen(network, context))
     if context.precision == "bf16":
         for layer in network.backbone.modules():
             if isinstance(layer, Conv2d):
-                layer.to(torch.bfloat16)   # as autocast casts them anew in every call
+                layer.to(torch.bfloat16)   # autocast would cast them in every call
     return network
 
 
 def provide(context: StepContext, step: str) -> dict[str, Any]:
-    """Do the training `step` by taking its network from the file that `model.` names; return the result of the step."""
+    """Import the network of the training `step` from the file in `model.`, instead of training; return the step's result."""
     if context.group.is_main:
         save_network(context, imported_network(step, context.model, context.dataset))
     return {"imported_from": str(user_path(context.model.imported(step)).resolve())}
 
 
 def imported_network(step: str, model: ModelSettings, dataset: Dataset) -> Classifier | IRN:
-    """The network in the file of `model.cam_weights` or `model.irn_weights`: of the official code, or of a run of ours.
+    """The network in the file of `model.cam_weights` or `model.irn_weights`, from the official code or from a run.
 
     Raises
     ------
     WeightsError
-        when the file is missing or damaged, or is of another network or number of classes.
+        if the file is missing or damaged, or is of another network or number of classes.
     """
     key = {"train_cam": "model.cam_weights", "train_irn": "model.irn_weights"}[step]
     file = model.imported(step) or ""
     where, layout = f"{key}={file}", CAM if step == "train_cam" else OFFICIAL_IRN
     state = own_state(read_tensors(file), layout, where)
-    # batch norm is that of the official networks; only a network that was trained here from scratch has group norm
+    # official networks have batch norm; only a network that a run trained from scratch has group norm
     norm = "frozen_batch" if "backbone.bn1.running_mean" in state else "group"
     backbone = new_backbone(model.backbone.value, norm)
     head = state.get("classifier.weight")
     if step == "train_cam" and head is not None and len(head) != len(dataset.classes):
         raise WeightsError(f"{where} is a classifier of {len(head)} classes (classifier.weight {tuple(head.shape)}); the data "
-                           f"set {dataset.name} in {dataset.root} has {len(dataset.classes)}. Give one that was trained on this "
+                           f"set {dataset.name} in {dataset.root} has {len(dataset.classes)}. Use one that was trained on this "
                            "data set")
     network: Classifier | IRN = Classifier(backbone, len(dataset.classes)) if step == "train_cam" else IRN(backbone)
     fill(network, state, f"{where} (model.backbone={model.backbone.value})")
@@ -134,13 +134,13 @@ def imported_network(step: str, model: ModelSettings, dataset: Dataset) -> Class
 
 
 def save_network(context: StepContext, network: Classifier | IRN) -> None:
-    """Write the network with what is needed to build it again."""
+    """Write the weights of a network and the facts to build it again."""
     save_weights(context.folder / WEIGHTS, network, {
         "backbone": network.backbone.name, "norm": network.backbone.norm, "n_classes": len(context.dataset.classes)})
 
 
 def feature_function(context: StepContext, classifier: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:
-    """(B, 3, H, W) -> features (B, D, h, w) in float32, computed in the run's precision."""
+    """Return a function from images (B, 3, H, W) to features (B, D, h, w) in float32, computed in the run's precision."""
     def features(images: torch.Tensor) -> torch.Tensor:
         with context.autocast():
             return classifier.features(images).float()
@@ -148,14 +148,14 @@ def feature_function(context: StepContext, classifier: Classifier) -> Callable[[
 
 
 def network_input(context: StepContext, network: Classifier | IRN, image_id: str, flip: bool = False) -> torch.Tensor:
-    """An image as (1, 3, H, W), with `flip` and its mirror image as (2, 3, H, W), normalised as the network expects, on the
-    step's device."""
+    """An image (1, 3, H, W), with `flip` also its mirror image (2, 3, H, W), normalised for the network, on the step's
+    device."""
     image = normalise(context.dataset.image(image_id), context.device, network.backbone.normalisation)
     return torch.stack([image, image.flip(-1)] if flip else [image])
 
 
 def network_reader(folder: Path, n_classes: int) -> None:
-    """Read and check the network of a finished training: its facts, and that every number is finite."""
+    """Read and check the network of a finished training: its facts, and that all weights are finite."""
     path = folder / WEIGHTS
     _facts(path, n_classes)
     tensors = _whole(path, lambda: read_tensors(path))
@@ -187,19 +187,19 @@ def _whole(path: Path, read: Callable[[], Any]) -> Any:
 
 
 def _repair(path: Path) -> str:
-    return (f"Delete it; the same command then makes it from {path.parent.name}'s last saved state, or, where there is none, "
-            "trains again with replace=true")
+    return (f"Delete it; the same command then makes it from {path.parent.name}'s last saved state, or, without one, trains "
+            "again with replace=true")
 
 
 def check_weights(model: ModelSettings, fetch: bool = True) -> None:
-    """Make sure before any work that the ImageNet weights are there, are whole and fit; torchvision's are fetched now.
+    """Check before any work that the ImageNet weights exist, are intact and fit; torchvision's are downloaded now.
 
-    Without `fetch` torchvision's are looked at only where they have been fetched before.
+    Without `fetch` torchvision's are checked only if they are downloaded already.
 
     Raises
     ------
     WeightsError
-        with what to put where.
+        with the file that is needed and its place.
     """
     if fetch or model.weights is not None or is_at_hand(model.backbone.value):
         load_pretrained(new_backbone(model.backbone.value, "frozen_batch"), model.weights)

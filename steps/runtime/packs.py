@@ -1,9 +1,9 @@
-"""Packs: the files of many images in one tar, `packs/I-of-N.tar` in a step's folder, where a file an image is too many.
+"""Packs: the files of many images in one tar, `packs/I-of-N.tar` in a step's folder, for fewer files on disk.
 
-A pack is a plain uncompressed tar, so any tool unpacks it; ours never scan it, because the journal line of an image says at
-which byte each of its files begins. Whatever a line names is never changed: one process appends, behind the last byte that
-its journal names, and what a killed one left there is cut off. An image that is made again gets new bytes and a new line; its
-old bytes stay until the step is made anew.
+A pack is an uncompressed tar that any tool can unpack. The steps never scan it, because the journal line of an image has
+the byte at which each of its files begins. Recorded bytes never change: one process appends after the last byte in its
+journal, and truncates what a killed process left there. An image that is made again gets new bytes and a new line; its
+old bytes stay until the whole step is made again.
 """
 
 import io
@@ -20,28 +20,28 @@ from wsss.errors import ArtifactError
 from wsss.files import file_sizes, storage
 
 PACKS = "packs"
-DAMAGED = ".damaged"   # ends the name of a file that was put away
+DAMAGED = ".damaged"   # suffix of a file that was renamed because it is damaged
 SYNC_EVERY = 1.0       # seconds between two flushes of a pack to the disk
 MOST_OPEN = 256        # files that a reader keeps open
 _BLOCK, _END = tarfile.BLOCKSIZE, bytes(2 * tarfile.BLOCKSIZE)
 
 
 class Pack:
-    """A pack that this process appends to, from byte `end` on; 0: a new one. Raises StorageError where it cannot."""
+    """A pack that this process appends to, from byte `end`; 0: a new pack. Raises StorageError if it cannot be written."""
 
     def __init__(self, folder: Path, name: str, end: int = 0):
         self.name, self.end, self._path = name, end, folder / name
         with storage(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            if not end:   # what a killed process has left may be a link to another run's
+            if not end:   # an existing file may be a hard link to a pack of another run
                 self._path.unlink(missing_ok=True)
             self._file = open(self._path, "r+b" if end else "xb", buffering=0)
             self._file.truncate(end)
         self._synced = time.monotonic()
 
     def add(self, name: str, content: bytes) -> int:
-        """Append a file; the byte at which its content begins. A process that is killed now loses nothing of it."""
-        head = tarfile.TarInfo(name)   # no time and no owner: equal contents, equal bytes
+        """Append a file and return the byte at which its content begins. A killed process does not lose it."""
+        head = tarfile.TarInfo(name)   # without time and owner, so that equal contents have equal bytes
         head.size = len(content)
         header = head.tobuf(tarfile.PAX_FORMAT)
         with storage(self._path):
@@ -55,20 +55,20 @@ class Pack:
         return begin
 
     def close(self) -> None:
-        """End the tar and bring it to the disk."""
+        """Complete the tar and flush it to disk."""
         with storage(self._path), self._file:
             _finish(self._file, self.end)
 
 
 def close_pack(path: Path, end: int) -> None:
-    """End a tar whose process was killed: cut off what lies behind its last file. One that other runs share stays as it is."""
+    """Complete a tar whose process was killed: truncate it after its last file. A pack shared with other runs is not changed."""
     if is_own(path, end) and path.stat().st_size != end + len(_END):
         with storage(path), open(path, "r+b", buffering=0) as file:
             _finish(file, end)
 
 
 def is_own(path: Path, end: int) -> bool:
-    """Whether a pack may be appended to: it is as long as the journal says, and no other run has it as a hard link."""
+    """Whether a pack may be appended to: it has the `end` bytes of the journal, and no other run has a hard link to it."""
     try:
         found = path.stat()
     except OSError:
@@ -77,13 +77,13 @@ def is_own(path: Path, end: int) -> bool:
 
 
 def remove_damaged(folder: Path, name: str) -> None:
-    """Remove what was put away of a file of an image: itself, or a copy of what lay in a pack."""
+    """Remove the damaged file of an image that was renamed, or copied from a pack."""
     for place in (folder, folder / PACKS):
         (place / (name + DAMAGED)).unlink(missing_ok=True)
 
 
 def free_name(name: str, used: Collection[str]) -> str:
-    """`name` of a pack, with a number where it is in use."""
+    """The `name` of a pack, with a number if it is in use."""
     stem, number = name.removesuffix(".tar"), 1
     while name in used:
         number += 1
@@ -92,7 +92,7 @@ def free_name(name: str, used: Collection[str]) -> str:
 
 
 def pack_end(line: dict) -> int:
-    """Where the next file may begin in the pack that a journal line names."""
+    """The byte at which the next file may begin, after the files of a journal line."""
     return _padded(max((begin + size for size, _, begin in line["files"].values()), default=0))
 
 
@@ -114,7 +114,7 @@ def _write(file: io.FileIO, content: bytes) -> None:
 
 
 class Sizes:
-    """What can be told of the packed files of a step's folder without reading them."""
+    """Checks of the packed files of a step's folder without reading them."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -122,10 +122,10 @@ class Sizes:
         self._damaged = {name.removesuffix(DAMAGED) for name in file_sizes(folder / PACKS) if name.endswith(DAMAGED)}
 
     def hold(self, line: dict) -> bool:
-        """Whether the pack of a journal line is long enough for its files, and none of them was put away as damaged."""
+        """Whether the pack of a journal line is long enough for its files, and none of them is known to be damaged."""
         pack, files = line["pack"], line["files"]
         for size, _, begin in files.values():
-            if begin + size > self._ends.get(pack, -1):   # not seen yet, or grown since
+            if begin + size > self._ends.get(pack, -1):   # a new pack, or one that has grown
                 self._ends[pack] = os.stat(f"{self.folder}/{pack}").st_size
                 if begin + size > self._ends[pack]:
                     return False
@@ -134,12 +134,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a pack. Where a `Path` is only read, it may stand in its place."""
+    """A file in a pack. It can replace a `Path` that is only read."""
 
     folder: Path       # of the step
-    name: str          # as the file would be called by itself
+    name: str          # of the file, with layout=files
     pack: str
-    recorded: tuple[int, int, int]   # size, CRC-32, where it begins
+    recorded: tuple[int, int, int]   # size, CRC-32, first byte
     packs: "OpenFiles"
 
     def __str__(self) -> str:
@@ -153,7 +153,7 @@ class Member:
         return (self.folder / self.pack).exists()
 
     def read_bytes(self) -> bytes:
-        """Raises ArtifactError when these are not the bytes that were written: so a loss of power cannot leave false ones."""
+        """Raises ArtifactError if the bytes are not those that were written, for example after a loss of power."""
         content, (size, checksum, _) = self.raw(), self.recorded
         found = [len(content), zlib.crc32(content)]
         if found != [size, checksum]:
@@ -162,7 +162,7 @@ class Member:
         return content
 
     def raw(self) -> bytes:
-        """What lies there now. Raises OSError."""
+        """The bytes, not checked. Raises OSError."""
         size, _, begin = self.recorded
         return self.packs.read(self.pack, begin, size)
 
@@ -171,25 +171,25 @@ class Member:
 
     @property
     def damaged_name(self) -> Path:
-        """Where a copy is put when it is damaged; while that lies there, its image counts as broken."""
+        """The path for a copy if it is damaged; while the copy exists, the image is broken."""
         return self.folder / PACKS / (self.name + DAMAGED)
 
 
 class OpenFiles:
-    """Packs and journals of a step's folder, for reading, from several threads too; each is opened once."""
+    """Packs and journals of a step's folder, open for reading, also from several threads; each is opened once."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._open: dict[str, int] = {}
 
     def of(self, line: dict, name: str) -> Path | Member:
-        """Where the file `name` of an image lies, by its journal line: by itself, or in a pack."""
+        """The file `name` of an image, by its journal line: a path, or a member of a pack."""
         if "pack" in line and name in line["files"]:
             return Member(self.folder, name, line["pack"], tuple(line["files"][name]), self)
         return self.folder / name
 
     def read(self, name: str, begin: int, size: int) -> bytes:
-        """Bytes of the file `name`, fewer at its end. Raises OSError."""
+        """Read `size` bytes of the file `name`, fewer at its end. Raises OSError."""
         number = self._open.get(name)
         if number is None:
             number = os.open(self.folder / name, os.O_RDONLY)

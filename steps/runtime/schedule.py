@@ -1,4 +1,4 @@
-"""How long a training is, how its rate falls, and how far it has come. Needs no torch: see `steps.runtime.training`."""
+"""The schedule of a training and its last saved step. Does not import torch, unlike `steps.runtime.training`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,34 +21,34 @@ class OptimizerName(Enum):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a training is and how its rate falls. `lr_factor(step, total)` multiplies the learning rates of the optimiser."""
+    """The length of a training and its learning rate: `lr_factor(step, total)` multiplies the rates of the optimiser."""
 
     purpose: str            # the step's name: part of every random draw
     epochs: int
     batch_size: int
     lr_factor: Callable[[int, int], float]
     checkpoint_steps: int
-    accumulate: int = 1     # parts of a batch that are worked through one after the other
-    val_epochs: int = 1     # validated after every so many epochs, and after the last
+    accumulate: int = 1     # parts of a batch, processed one by one
+    val_epochs: int = 1     # epochs between two validations; also after the last
 
     def steps_per_epoch(self, n_ids: int) -> int:
         return steps_per_epoch(self.batch_size, n_ids)
 
 
 def steps_per_epoch(batch_size: int, n_ids: int) -> int:
-    """Official: drop_last. Fewer images than a batch are one smaller batch here (official: no step at all)."""
+    """Official: drop_last. Differs because fewer images than a batch make one smaller batch (official: no step at all)."""
     return max(1, n_ids // batch_size)
 
 
 def epochs_of(settings: Any, n_ids: int) -> int:
-    """How many epochs a training has: `epochs`; where that is null `min_epochs`, or as many as `min_steps` takes."""
+    """The number of epochs of a training: `epochs`, or if null the larger of `min_epochs` and what `min_steps` needs."""
     if settings.epochs is not None:
         return settings.epochs
     return max(settings.min_epochs, -(-settings.min_steps // steps_per_epoch(settings.batch_size, n_ids)))
 
 
 def saved_step(folder: Path) -> int:
-    """The number of steps after which a training in `folder` was last saved; 0 where there is no readable state."""
+    """The step at which a training in `folder` was last saved; 0 without a readable state."""
     try:
         return read_metadata(folder / STATE)["step"]
     except (WeightsError, KeyError):
@@ -56,7 +56,7 @@ def saved_step(folder: Path) -> int:
 
 
 def require_schedule(step: str, settings: Any) -> None:
-    """Check the settings that both training steps have."""
+    """Check the settings that both training steps share. Raises ConfigError."""
     require(settings.epochs is None or settings.epochs >= 1, f"{step}.epochs", settings.epochs, "null or at least 1")
     for name in ("min_epochs", "batch_size", "checkpoint_steps", "accumulate"):
         require(getattr(settings, name) >= 1, f"{step}.{name}", getattr(settings, name), "at least 1")

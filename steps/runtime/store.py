@@ -1,7 +1,7 @@
-"""Where a step keeps what it makes of an image: a file each (`artifacts.layout=files`), or in packs (`packed`).
+"""Storage of the artifacts of images: single files (`artifacts.layout=files`), or packs (`packed`).
 
-The results are the same bytes, and no fingerprint knows the layout: the journal line of an image says where its files lie, so
-one folder may hold both. Steps hand over bytes by name and read through a `Store`.
+The contents are the same bytes, and fingerprints do not depend on the layout: the journal line of an image has the place of its
+files, so one folder may contain both. Steps write bytes by name with a `Writer` and read through a `Store`.
 """
 
 from collections.abc import Mapping
@@ -23,22 +23,22 @@ class Layout(Enum):
 
 @dataclass
 class ArtifactSettings:
-    """`artifacts.`: the values stand in `conf/config.yaml`."""
+    """`artifacts.`: the values are in `conf/config.yaml`."""
 
     layout: Layout
 
 
 class Writer(Protocol):
-    """Takes the files of one image after the other."""
+    """Writes the files of images."""
 
     def write(self, contents: Mapping[str, bytes]) -> dict[str, Any]:
-        """Keep the files of an image, by their names; what the journal line says of where they lie."""
+        """Write the files of an image, by name; return their place for the journal line."""
 
     def close(self) -> None: ...
 
 
 class FileWriter:
-    """A file each, whole or not at all, flushed to the disk."""
+    """Writes single files, each whole or not at all, flushed to disk."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -53,7 +53,7 @@ class FileWriter:
 
 
 class PackWriter:
-    """All into the pack of worker `I-of-N`: where its journal ends, else a new one."""
+    """Writes into the pack of worker `I-of-N`, continued where its journal ends, or into a new pack."""
 
     def __init__(self, folder: Path, journal: Path):
         self.folder, self.journal = folder, journal
@@ -80,11 +80,11 @@ def writer(layout: Layout, folder: Path, journal: Path) -> Writer:
 
 
 class Store:
-    """What a step has made image by image, in either layout; `index`: the journal line of each image."""
+    """The artifacts of a step's images, in either layout; `index`: the journal line of each image."""
 
     def __init__(self, folder: Path):
         self.folder, self.index, self._packs = folder, Lines(folder), OpenFiles(folder)
 
     def file(self, image_id: str, name: str) -> Path | Member:
-        """Where a file of an image lies; to be read by `read_bytes` and by the readers of `steps.runtime.artifacts`."""
+        """A file of an image, for `read_bytes` and the readers of `steps.runtime.artifacts`."""
         return self._packs.of(self.index.get(image_id, {}), name)

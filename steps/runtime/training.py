@@ -1,8 +1,8 @@
-"""The training loop of every training step: resumable at any saved step, with the same bytes as an undisturbed run.
+"""The training loop of the training steps: resumable at any saved step, with the same bytes as an uninterrupted run.
 
-Order and augmentation of the samples derive from (seed, step name, epoch, image id), what the network draws (dropout) from
-(seed, step name, step, part of the batch), so the state of a training is only its weights, its optimiser's tensors, the log and
-the number of the next step: `state.safetensors`, replaced whole at each save.
+The order and augmentation of the samples derive from (seed, step name, epoch, image id), random draws of the network (dropout)
+from (seed, step name, step, part of the batch). So the state of a training is only its weights, the optimiser's tensors, the
+log and the number of the next step: `state.safetensors`, replaced as a whole at each save.
 """
 
 import csv
@@ -35,24 +35,24 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
         validate: Callable[[], dict[str, Any]] = dict,
         pictures: Callable[[], dict[str, np.ndarray]] = dict,
         counts: Callable[..., torch.Tensor | None] = lambda *part: None) -> list[dict[str, Any]]:
-    """Train `module` on the step's ids and return the log, one dict a step and one a validation.
+    """Train `module` on the step's ids and return the log, one dict per step and one per validation.
 
-    `sample(epoch, id)` gives the tensors of one training sample. `loss(*part, total)` gives named scalars, among them
-    "loss", of a part of a batch: its share of the losses of the whole, so that losses and gradients are sums over the parts.
-    `total` is the sum of `counts(*part)` over all of them, or None where the part is the whole.
-    `validate()` is called after every `schedule.val_epochs` and its values go into the log; `pictures()` where some are wanted
+    `sample(epoch, id)` returns the tensors of one training sample. `loss(*part, total)` returns named scalars, among them
+    "loss", for a part of a batch: its share of the losses of the batch, so that losses and gradients are sums over the parts.
+    `total` is the sum of `counts(*part)` over all parts, or None if the batch has only one.
+    `validate()` is called after every `schedule.val_epochs` and its values are logged; `pictures()` if they are due
     (`context.show`): name -> (H, W, 3) uint8. Neither may draw random numbers.
 
-    A batch is cut into `schedule.accumulate` parts, or as many as there are processes where these are more: images i, i + parts,
-    ... are part i, and process r of R works on the parts r, r + R, ... So one process and two that cut a batch into the same two
-    parts add the same gradients, and leave the same bits.
+    A batch is split into `schedule.accumulate` parts, or one per process if these are more: part i has the images i, i + parts,
+    ..., and process r of R the parts r, r + R, ... So one process and two processes that split a batch into the same two
+    parts add the same gradients, and give the same bits.
 
     Raises
     ------
     Stopped
-        when asked to stop; the state is saved.
+        if asked to stop; the state is saved.
     WsssError
-        when the loss is no longer finite.
+        if the loss is not finite.
     """
     ids, epoch_steps = context.ids, schedule.steps_per_epoch(len(context.ids))
     total = schedule.epochs * epoch_steps
@@ -84,7 +84,7 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
             if stop:
                 raise Stopped
     if context.group.is_main:
-        write_log(context, log)   # also where a finished training lost it
+        write_log(context, log)   # also if it was deleted after the training
     return log
 
 
@@ -95,7 +95,7 @@ def _note(values: dict[str, Any]) -> str:
 def train_step(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: torch.optim.Optimizer,
                loss: Callable[..., dict[str, torch.Tensor]], batch: Iterable[Iterable[torch.Tensor]],
                counts: Callable[..., torch.Tensor | None] = lambda *part: None, step: int = 0) -> dict[str, torch.Tensor]:
-    """Step number `step` of the optimiser, over the parts of a batch that this process has (see `fit`); the losses before it."""
+    """Do step number `step` on this process's parts of a batch (see `fit`); return the losses before it."""
     try:
         parts = [[tensor.to(context.device, non_blocking=True) for tensor in part] for part in batch]
         total = _total(context, [counts(*part) for part in parts]) if len(parts) * context.group.size > 1 else None
@@ -117,7 +117,7 @@ def train_step(context: StepContext, schedule: Schedule, module: nn.Module, opti
         name = schedule.purpose
         raise WsssError(
             f"not enough memory for {name}.batch_size={schedule.batch_size} in {schedule.accumulate} parts ({error}). Raise "
-            f"{name}.accumulate, or lower the batch or {name}.crop_size; the last saved state is kept") from error
+            f"{name}.accumulate, or lower the batch size or {name}.crop_size; the last saved state is kept") from error
     return losses
 
 
@@ -128,7 +128,7 @@ def _total(context: StepContext, counts: list[torch.Tensor | None]) -> torch.Ten
 
 
 def all_reduce_grads(context: StepContext, module: nn.Module, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The losses of the whole batch; its gradients take the place of those of this process's parts."""
+    """Replace the gradients of this process's parts by those of the whole batch; return the losses of the whole batch."""
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     whole = context.group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
     for gradient, part in zip(gradients, whole.split([gradient.numel() for gradient in gradients])):
@@ -138,7 +138,7 @@ def all_reduce_grads(context: StepContext, module: nn.Module, losses: dict[str, 
 
 
 def _any(context: StepContext, flag: bool) -> bool:
-    """Whether any process of the group says so."""
+    """Whether `flag` is true in any process of the group."""
     return bool(context.group.sum(torch.tensor(int(flag))))
 
 
@@ -151,7 +151,7 @@ class _Samples(Dataset):
     def __getitem__(self, key: tuple[int, str]) -> tuple | WsssError:
         try:
             return self.sample(*key)
-        except WsssError as error:   # handed over as a value: a loader would wrap it into its worker's traceback
+        except WsssError as error:   # returned: a loader would wrap a raised error in the traceback of its worker
             return prefixed(error, key[1])
 
 
@@ -160,14 +160,14 @@ def _collate(samples: list[tuple | WsssError]) -> list[torch.Tensor] | WsssError
 
 
 def _worker_ignores_signals(worker: int) -> None:
-    """A signal to the process group is for the main process, which saves and then ends its workers."""
+    """Ignore signals to the process group: the main process saves and then ends its workers."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _batches(context: StepContext, schedule: Schedule, sample: Callable, ids: tuple[str, ...], epoch: int,
              first: int) -> Iterator[list[list[torch.Tensor]]]:
-    """The batches of an epoch from number `first` on, each as the parts of it that this process has."""
+    """Yield the batches of an epoch from number `first`, each as the parts of this process."""
     order = generator(context.seed, schedule.purpose, "order", epoch).permutation(len(ids))
     size = min(schedule.batch_size, len(ids))
     parts = min(max(schedule.accumulate, context.group.size), size)
@@ -189,8 +189,8 @@ def _batches(context: StepContext, schedule: Schedule, sample: Callable, ids: tu
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise WsssError(f"a loader process of workers={context.workers} died ({str(error).splitlines()[0]}), mostly for lack of "
-                        "memory, or of shared memory (/dev/shm). Lower workers; the same command continues at the last saved "
+        raise WsssError(f"a loader process of workers={context.workers} died ({str(error).splitlines()[0]}), probably because "
+                        "memory or shared memory (/dev/shm) ran out. Lower workers; the same command continues at the last saved "
                         "state") from error
 
 
@@ -238,17 +238,17 @@ def _load_state(context: StepContext, module: nn.Module, optimizer: torch.optim.
 
 
 def _laid_out(state: dict[int, dict[str, torch.Tensor]], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, torch.Tensor]]:
-    """The tensors of each parameter in its memory format, as they had it before they were saved: fused optimisers need that."""
+    """Restore the memory format of each parameter in its optimiser tensors, which saving loses and fused optimisers need."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return {index: {name: torch.empty_like(parameters[index]).copy_(value) if value.shape == parameters[index].shape else value
                     for name, value in values.items()} for index, values in state.items()}
 
 
 def write_log(context: StepContext, log: list[dict[str, Any]]) -> None:
-    """Write the training log as JSON lines and as CSV: the losses of every step, the validation of every epoch, no times."""
+    """Write the training log as JSON lines and as CSV: the losses of every step and the validations, without times."""
     write_text(context.folder / LOG, "".join(json.dumps(line, sort_keys=True) + "\n" for line in log))
     text = io.StringIO()
-    names = sorted({name for line in log for name in line} - {"step", "epoch"})   # a log that was read again has another order
+    names = sorted({name for line in log for name in line} - {"step", "epoch"})   # a log read from a file has another order
     table = csv.DictWriter(text, ["step", "epoch", *names], lineterminator="\n")
     table.writeheader()
     table.writerows(log)
@@ -256,7 +256,7 @@ def write_log(context: StepContext, log: list[dict[str, Any]]) -> None:
 
 
 def poly_lr(power: float, warmup: float = 0.0) -> Callable[[int, int], float]:
-    """The official poly rate (1 - step / total)^power, after a linear rise over the share `warmup` of the steps."""
+    """The official poly schedule (1 - step / total)^power, with linear warm-up over the share `warmup` of the steps."""
     def rate(step: int, total: int) -> float:
         rise = min(1.0, (step + 1) / (warmup * total)) if warmup else 1.0
         return rise * poly_factor(step, total, power)
@@ -264,7 +264,7 @@ def poly_lr(power: float, warmup: float = 0.0) -> Callable[[int, int], float]:
 
 
 def make_optimizer(settings: Any, *groups: tuple[list[nn.Parameter], float]) -> torch.optim.Optimizer:
-    """The optimiser of `settings`; each group is (parameters, factor on the learning rate)."""
+    """The optimiser of `settings`; each group is (parameters, factor of the learning rate)."""
     parts = [{"params": parameters, "lr": settings.lr * factor} for parameters, factor in groups]
     if settings.optimizer is OptimizerName.adamw:
         return torch.optim.AdamW(parts, weight_decay=settings.weight_decay, fused=True)

@@ -195,8 +195,8 @@ def test_a_damaged_line_of_an_index_is_named_and_its_image_made_again(smoke, out
     index.write_text("".join([*lines[:3], "?" * (len(lines[3]) - 1) + "\n", *lines[4:]]))
     planned, status = smoke().plan()[1], smoke().status()[1]
     assert (planned.action, planned.to_do, status.state, status.done) == ("continue", 1, "partial", 31)
-    assert f"{index}, line 4, is no journal line: the same command" in planned.why and planned.why == status.why
-    assert list(smoke().verify()[1].broken) == [f"{index}, line 4, is no journal line"]
+    assert f"{index}, line 4, is not a journal line: the same command" in planned.why and planned.why == status.why
+    assert list(smoke().verify()[1].broken) == [f"{index}, line 4, is not a journal line"]
     smoke().run()
     assert index.read_bytes() == whole and all(step.ok for step in smoke().verify())
 

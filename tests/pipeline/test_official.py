@@ -426,11 +426,11 @@ def test_official_prototypes_are_taken(smoke, outputs, few, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda arrays: arrays | {"class_index": arrays["class_index"] + 1}, f"is of {len(CLASSES) + 1} classes, the data set has {len(CLASSES)}"),
-    (lambda arrays: arrays | {"center": arrays["center"][:, :10]}, "holds features of 10 numbers, the network's have 32"),
+    (lambda arrays: arrays | {"class_index": arrays["class_index"] + 1}, f"has {len(CLASSES) + 1} classes, the data set has {len(CLASSES)}"),
+    (lambda arrays: arrays | {"center": arrays["center"][:, :10]}, "has features of dimension 10, the network has dimension 32"),
     (lambda arrays: arrays | {"center": np.full_like(arrays["center"], np.inf)}, "holds numbers that are not finite"),
     (lambda arrays: arrays | {"kept": arrays["kept"][:3]}, r"does not hold center \(n, D\), class_index"),
-    (lambda arrays: {"center": arrays["center"]}, "is damaged or no prototypes.npz"),
+    (lambda arrays: {"center": arrays["center"]}, "is damaged or not a prototypes.npz"),
     (None, "there is no readable file"),
 ])
 def test_prototypes_that_do_not_fit_are_refused_before_any_work(smoke, outputs, tmp_path, change, message):

@@ -78,7 +78,7 @@ def test_what_cannot_be_is_refused(smoke, overrides, message):
 def test_shards_one_after_the_other(smoke, outputs):
     before = remove(outputs, "make_sem_seg_labels")
     call = ("make_sem_seg_pass=true",)
-    with pytest.raises(ArtifactError, match="threshold.json is not there yet: it is made once for all shards.*shard=prepare"):
+    with pytest.raises(ArtifactError, match="threshold.json does not exist yet: it is made once for all shards.*shard=prepare"):
         smoke(*call, "shard=0/2").run()
     smoke(*call, "shard=prepare").run()
     folder = next(outputs.glob("smoke/make_sem_seg_labels.partial-*"))

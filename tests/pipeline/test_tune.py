@@ -77,7 +77,7 @@ def test_what_may_not_choose_is_refused(smoke, outputs, tmp_path):
     (tmp_path / "mine.txt").write_text(test[0])
     (tmp_path / "Test.txt").write_text(dataset.lists["train"][0])
     for split in ("test", "train", str(tmp_path / "mine.txt"), str(tmp_path / "Test.txt")):
-        with pytest.raises(ConfigError, match="holds test images: nothing may be chosen by their masks"):
+        with pytest.raises(ConfigError, match="holds test images, whose masks must not be used to choose"):
             choosing_ids(with_test, replace(settings, split=split, held_out=None))
     with pytest.raises(ConfigError, match="too few images to hold out tune.held_out=0.25"):
         choosing_ids(dataset, replace(settings, split=str(tmp_path / "mine.txt")))

@@ -222,7 +222,7 @@ def test_a_damaged_line_is_named_and_does_not_count(tmp_path, damage):
     lines[1] = damage if isinstance(damage, str) else json.dumps(json.loads(lines[1]) | damage)
     path.write_text("\n".join(lines) + "\n")
     assert unfinished(tmp_path, "abc", DATA, read_images=False, problems=problems) == {"b": "missing"}
-    assert problems == [f"{path}, line 2, is no journal line: the same command makes its image again"]
+    assert problems == [f"{path}, line 2, is not a journal line: the same command makes its image again"]
     make(tmp_path, "b")   # the damaged line is in the way of nothing
     assert set(kept_in(tmp_path)) >= {"a.bin", "c.bin"} and merge_journals(tmp_path, IDS) == 3
 
