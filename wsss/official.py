@@ -1,7 +1,7 @@
 """Files of the official IRN and LPCAM code: pickled dictionaries of maps, and the parameter names of its networks.
 
-The maps are `.npy` files that hold a pickled dictionary. Unpickling may run any code, so they are read by a reader that knows
-NumPy arrays and torch tensors and nothing else: whatever else a file refers to is refused by its name and never called.
+The maps are `.npy` files that hold a pickled dictionary. Unpickling may run any code, so the reader here accepts only NumPy
+arrays and torch tensors: any other reference in a file is refused by name and never called.
 """
 
 import io
@@ -22,18 +22,18 @@ from wsss.files import replacing
 
 _NEW_ARRAY: Any = np.zeros(0).__reduce__()[0]                # numpy._core.multiarray._reconstruct, numpy.core... before 2.0
 _SCALAR = np.float32(0).__reduce__()[0]
-# Module and name, as a pickle says them -> what is called instead. Old files (protocol 2) hold bytes as Latin-1 text.
+# Module and name in a pickle -> what is called instead. Old files (protocol 2) store bytes as Latin-1 text.
 _KNOWN: dict[str, Any] = {
     "multiarray _reconstruct": lambda kind, shape, code: _NEW_ARRAY(np.ndarray, (0,), b"b"),
     "multiarray scalar": _SCALAR,
-    "numpy ndarray": None,                              # only handed on to _reconstruct
+    "numpy ndarray": None,                              # only an argument of _reconstruct
     "numpy dtype": np.dtype,
     "_codecs encode": lambda text, code: text.encode("latin1"),
     "collections OrderedDict": OrderedDict,
     "torch._utils _rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
     "torch.storage _load_from_bytes": lambda content: torch.load(io.BytesIO(content), map_location="cpu", weights_only=True),
 }
-PROTOTYPE_FILES = ("class_ceneters.pt", "class_context.pt")   # as step/make_lpcam.py spells them
+PROTOTYPE_FILES = ("class_ceneters.pt", "class_context.pt")   # spelled as in step/make_lpcam.py
 
 
 class OfficialMaps(NamedTuple):
@@ -45,7 +45,7 @@ class OfficialMaps(NamedTuple):
 
 
 class _Reader(pickle.Unpickler):
-    """Knows arrays and tensors. What it hands out is made for the one use, so that no file can change a function of others."""
+    """Unpickles arrays and tensors only. It returns a new function each time, so that no file can modify a shared one."""
 
     def __init__(self, file: BinaryIO):
         super().__init__(file)
@@ -60,7 +60,7 @@ class _Reader(pickle.Unpickler):
 
 
 class _Writer(pickle.Pickler):
-    """Writes what NumPy before 1.26 can read too, with which the official code runs: there numpy._core is numpy.core."""
+    """Writes pickles that NumPy before 1.26, which the official code uses, can read too: there numpy._core is numpy.core."""
 
     @classmethod
     def bytes_of(cls, array: np.ndarray) -> bytes:
@@ -75,10 +75,10 @@ def _stranger(path: Path | str, name: str) -> DataError:
 
 
 def read_dictionary(path: Path | str) -> dict[str, Any]:
-    """The dictionary of a `.npy` file of `np.save(path, {...})`; tensors become arrays.
+    """The dictionary in a `.npy` file of `np.save(path, {...})`; tensors become arrays.
 
-    Raises DataError when it cannot be read, holds no dictionary, or refers to anything but NumPy arrays and torch tensors:
-    that is named, and nothing of it is run.
+    Raises DataError if it cannot be read, holds no dictionary, or refers to anything but NumPy arrays and torch tensors;
+    the message names the reference, which is not called.
     """
     try:
         with open(path, "rb") as file:
@@ -92,7 +92,7 @@ def read_dictionary(path: Path | str) -> dict[str, Any]:
         raise
     except Exception as error:   # a damaged pickle can raise anything
         why = " ".join(str(error).split())[:200]
-        if inside := re.search(r"GLOBAL (\S+)", str(error)):   # torch's own safe reader found it in the bytes of a tensor
+        if inside := re.search(r"GLOBAL (\S+)", str(error)):   # torch's safe reader found it in the bytes of a tensor
             raise _stranger(path, inside[1]) from error
         raise DataError(f"{path} is damaged or no .npy file ({type(error).__name__}: {why}). Copy it again, or leave it "
                         "out") from error
@@ -101,10 +101,10 @@ def read_dictionary(path: Path | str) -> dict[str, Any]:
 
 
 def read_maps(path: Path | str, size: tuple[int, int], classes: tuple[int, ...]) -> OfficialMaps:
-    """The official maps of an image of `size` (H, W) that shows `classes` (0-based), in the order of `classes`.
+    """The official maps of an image of `size` (H, W) with the present `classes` (0-based), in the order of `classes`.
 
-    A map that is NaN everywhere becomes 0: official make_lpcam divides a map that is zero everywhere by its maximum.
-    Raises DataError, naming the file, when classes, shapes or values are not what they must be.
+    A map that is NaN everywhere becomes 0: official make_lpcam divides an all-zero map by its maximum.
+    Raises DataError, naming the file, for invalid classes, shapes or values.
     """
     found = read_dictionary(path)
     keys = _array(found, "keys").ravel().tolist()
@@ -131,10 +131,10 @@ def _array(found: Mapping[str, Any], name: str) -> np.ndarray:
 
 
 def write_maps(path: Path | str, maps: OfficialMaps, lpcam: bool = False) -> None:
-    """Write maps as the official code does, whole or not at all.
+    """Write maps as the official code does, completely or not at all.
 
-    make_cam keeps `keys` and `cam` as tensors and `high_res` as an array, make_lpcam `keys` as an array and both maps as
-    tensors; each is what later official steps expect (make_sem_seg_labels calls `.cuda()` on `cam`).
+    make_cam stores `keys` and `cam` as tensors and `high_res` as an array; make_lpcam (`lpcam`) stores `keys` as an array and
+    both maps as tensors. Later official steps expect these types (make_sem_seg_labels calls `.cuda()` on `cam`).
     """
     keys, cam, high_res = maps
     content = {"keys": keys if lpcam else torch.from_numpy(keys), "cam": torch.from_numpy(cam),
@@ -146,17 +146,17 @@ def write_maps(path: Path | str, maps: OfficialMaps, lpcam: bool = False) -> Non
 
 
 def write_label(path: Path | str, label: np.ndarray) -> None:
-    """Write a label (H, W) uint8 as the official code does, a grey PNG, whole or not at all: imageio, with which it reads them,
-    would turn a palette PNG into colours."""
+    """Write a label (H, W) uint8 as a grey PNG, completely or not at all: the official code reads it with imageio, which would
+    convert a palette PNG to colours."""
     with replacing(path) as temporary:
         Image.fromarray(label).save(temporary, format="PNG")
 
 
 def read_prototypes(folder: Path) -> dict[str, np.ndarray]:
-    """The prototypes that official make_lpcam saves in `folder`, one dictionary class -> (n, D) for each of PROTOTYPE_FILES.
+    """The prototypes that official make_lpcam saves in `folder`: a dictionary class -> (n, D) in each of PROTOTYPE_FILES.
 
     Returns `center` (n, D) float32, `class_index` (n,) int64, `is_background` (n,) bool, and `kept` (n,), all True. Raises
-    DataError when a file is missing or damaged, or holds something else.
+    DataError if a file is missing, damaged or of other content.
     """
     rows: list[tuple[int, bool, np.ndarray]] = []
     for name, is_background in zip(PROTOTYPE_FILES, (False, True), strict=True):
@@ -176,8 +176,8 @@ def read_prototypes(folder: Path) -> dict[str, np.ndarray]:
             "kept": np.ones(len(center), bool)}
 
 
-# Prefix of official names -> of ours. The official networks hold most layers several times (`self.resnet50`, `self.stage2`,
-# `self.backbone`), and so do their state dicts.
+# Prefix of official names -> prefix of our names. The official networks register most layers several times
+# (`self.resnet50`, `self.stage2`, `self.backbone`), and so do their state dicts.
 def _layout(first_stage: int, heads: Mapping[str, str]) -> dict[str, str]:
     """`first_stage`: the number of the stage that holds layer1; it is 1 in resnet50_cam.py, 2 in resnet50_irn.py."""
     stages = {"stage1.0.": "backbone.conv1.", "stage1.1.": "backbone.bn1."}
@@ -190,15 +190,15 @@ CAM = _layout(1, {"classifier.": "classifier.", "newly_added.0.": "classifier."}
 IRN = _layout(2, {name: own for branch, count in (("edge", 6), ("dp", 7)) for i in range(1, count + 1)
                   for name, own in ((f"fc_{branch}{i}.", f"fc_{branch}{i}."), (f"{branch}_layers.{i - 1}.", f"fc_{branch}{i}."))}
               | dict.fromkeys(("mean_shift.", "fc_dp7.4.", "dp_layers.6.4."), "mean_shift."))
-# Constants of the training loss, which res50_irn.pth holds too; MeanShift was a batch norm in later versions of IRN.
+# Constants of the training loss, which res50_irn.pth also holds; MeanShift is a batch norm in later versions of IRN.
 _IGNORED = re.compile(r"path_indices\d+|disp_target|(fc_dp7|dp_layers\.6)\.4\.(running_var|num_batches_tracked)")
 
 
 def own_state(tensors: Mapping[str, Tensor], layout: Mapping[str, str], where: str) -> dict[str, Tensor]:
-    """A state dict of the official network (`layout`: CAM or IRN), or one of ours, under our names.
+    """Rename a state dict of the official network (`layout`: CAM or IRN) to our names; our own names are kept.
 
-    A leading `module.` (torch's DataParallel) is dropped; unknown names stay, for the caller to refuse.
-    Raises WeightsError when two copies of one parameter differ, or a number is not finite.
+    A leading `module.` (torch's DataParallel) is dropped; unknown names are kept for the caller to refuse.
+    Raises WeightsError if two copies of one parameter differ or a number is not finite.
     """
     prefixes = sorted([*layout.items(), ("backbone.", "backbone.")], key=lambda item: -len(item[0]))
     state: dict[str, Tensor] = {}
@@ -218,12 +218,12 @@ def own_state(tensors: Mapping[str, Tensor], layout: Mapping[str, str], where: s
 
 
 def write_network(path: Path | str, state: Mapping[str, Tensor], layout: Mapping[str, str]) -> None:
-    """Write a state dict of ours as `res50_cam.pth` or `res50_irn.pth`, whole or not at all."""
+    """Write one of our state dicts as `res50_cam.pth` or `res50_irn.pth`, completely or not at all."""
     with replacing(path) as temporary:
         torch.save(official_state(state, layout), temporary)
 
 
 def official_state(state: Mapping[str, Tensor], layout: Mapping[str, str]) -> dict[str, Tensor]:
-    """A state dict of ours under all names of the official network, which loads it with `strict=True`."""
+    """Rename one of our state dicts to all names of the official network, which loads it with `strict=True`."""
     return {prefix + name.removeprefix(ours): value for prefix, ours in layout.items()
             for name, value in state.items() if name.startswith(ours)}
