@@ -1,4 +1,4 @@
-"""Reads one file of COCO's object instances; one of another year, part or task is refused, as is one that contradicts itself."""
+"""Reading of COCO's object instances; files of another year, part or task and inconsistent files are refused."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ _OTHER_TASKS = {"caption": "captions", "keypoints": "person keypoints", "segment
 
 @dataclass
 class Part:
-    """What one JSON file says: the images by id, the annotations of each in the order of the file."""
+    """The contents of one JSON file: the images by id, and the annotations of each in file order."""
 
     source: dict[str, Any]  # bytes, digest and number of images
     stems: dict[int, str]
@@ -26,7 +26,7 @@ class Part:
 
 
 def read_instances(path: Path, part: str) -> Part:
-    """The annotations of one part (train2014 or val2014). Raises DataError for anything but that part's object instances."""
+    """Read the annotations of a part (train2014 or val2014). Raises DataError for anything but that part's object instances."""
     try:
         content = path.read_bytes()
         data = json.loads(content)
@@ -101,5 +101,5 @@ def _take_annotations(path: Path, found: Part, annotations: Sequence[dict]) -> N
 
 
 def classes_of(annotations: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
-    """The classes present, ascending; crowds count (official)."""
+    """The present classes, ascending; crowds count (official)."""
     return tuple(sorted({CLASS_INDEX[annotation["category_id"]] for annotation in annotations}))
