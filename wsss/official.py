@@ -70,8 +70,8 @@ class _Writer(pickle.Pickler):
 
 
 def _stranger(path: Path | str, name: str) -> DataError:
-    return DataError(f"{path} refers to {name}; expected NumPy arrays and torch tensors only. Nothing of it was run. Have it "
-                     "made again by the official code, or leave it out")
+    return DataError(f"{path} refers to {name}; expected NumPy arrays and torch tensors only. Nothing in it was run. "
+                     "Recreate it with the official code, or leave it out")
 
 
 def read_dictionary(path: Path | str) -> dict[str, Any]:
@@ -94,9 +94,9 @@ def read_dictionary(path: Path | str) -> dict[str, Any]:
         why = " ".join(str(error).split())[:200]
         if inside := re.search(r"GLOBAL (\S+)", str(error)):   # torch's safe reader found it in the bytes of a tensor
             raise _stranger(path, inside[1]) from error
-        raise DataError(f"{path} is damaged or no .npy file ({type(error).__name__}: {why}). Copy it again, or leave it "
+        raise DataError(f"{path} is damaged or not a .npy file ({type(error).__name__}: {why}). Copy it again, or leave it "
                         "out") from error
-    raise DataError(f"{path} holds no dictionary; expected one with keys, cam and high_res, as official make_cam writes it. "
+    raise DataError(f"{path} holds no dictionary; expected one with keys, cam and high_res, as in files of official make_cam. "
                     "Leave it out")
 
 
@@ -109,19 +109,19 @@ def read_maps(path: Path | str, size: tuple[int, int], classes: tuple[int, ...])
     found = read_dictionary(path)
     keys = _array(found, "keys").ravel().tolist()
     if Counter(keys) != Counter(classes):
-        raise DataError(f"{path} holds maps of the classes {keys} (0-based), the labels of the image are {list(classes)}. Take "
+        raise DataError(f"{path} holds maps of the classes {keys} (0-based), the labels of the image are {list(classes)}. Use "
                         "maps of this data set, or correct the labels")
     order, maps = [keys.index(c) for c in classes], {}
     for name, (h, w) in {"cam": ((size[0] - 1) // 4 + 1, (size[1] - 1) // 4 + 1), "high_res": size}.items():
         array = _array(found, name) if classes else np.zeros((0, h, w))
         if array.shape != (len(classes), h, w) or array.dtype.kind != "f":
             raise DataError(f"{path}: {name} is {array.dtype} {array.shape}, expected real numbers {(len(classes), h, w)} for an "
-                            f"image {size[0]} high and {size[1]} wide. Take the maps that were made from this image")
+                            f"image {size[0]} high and {size[1]} wide. Use the maps of this image")
         array = array[order].astype(np.float32)
         array[np.isnan(array).all(axis=(1, 2))] = 0
         if not np.isfinite(array).all() or array.max(initial=0) > 1 + 1e-3:
             raise DataError(f"{path}: {name} holds numbers that are above 1 or not finite, expected maps divided by their "
-                            "maximum. Have it made again, or leave it out")
+                            "maximum. Recreate it, or leave it out")
         maps[name] = np.minimum(array, 1)
     return OfficialMaps(np.array(classes, np.int64), **maps)
 
@@ -168,8 +168,8 @@ def read_prototypes(folder: Path) -> dict[str, np.ndarray]:
         except MemoryError:
             raise
         except Exception as error:   # a damaged pickle can raise anything
-            raise DataError(f"{folder / name} is damaged, or no dictionary of prototypes by class ({type(error).__name__}). Have "
-                            "it made again by the official code") from error
+            raise DataError(f"{folder / name} is damaged, or not a dictionary of prototypes by class ({type(error).__name__}). "
+                            "Recreate it with the official code") from error
     counts = [len(centers) for _, _, centers in rows]
     return {"center": center, "class_index": np.repeat([index for index, _, _ in rows], counts),
             "is_background": np.repeat([is_background for _, is_background, _ in rows], counts),
@@ -210,9 +210,9 @@ def own_state(tensors: Mapping[str, Tensor], layout: Mapping[str, str], where: s
         own = next((ours + name.removeprefix(prefix) for prefix, ours in prefixes if name.startswith(prefix)), name)
         if own in state and not torch.equal(state[own], value):
             raise WeightsError(f"{where}: {sources[own]} and {full_name} are one parameter of the official network, but differ. "
-                               "Take a file that was saved from it as a whole")
+                               "Use a file with the complete network")
         if value.is_floating_point() and not value.isfinite().all():
-            raise WeightsError(f"{where}: {full_name} holds numbers that are not finite. Take a checkpoint of a sound training")
+            raise WeightsError(f"{where}: {full_name} holds numbers that are not finite. Use a checkpoint of a finite training")
         state[own], sources[own] = value, full_name
     return state
 

@@ -64,7 +64,7 @@ def unpack(packed: Tensor | np.ndarray, grids: Sequence[tuple[int, int]]) -> lis
     if packed.ndim != 2 or packed.shape[1] != sum(areas):
         raise ArgumentError(
             f"unpack: the stored maps have shape {tuple(packed.shape)}, expected (K, {sum(areas)}) for the grids {list(grids)}; "
-            "height, width or scales are not those they were made with"
+            "height, width or scales differ from those of the stored maps"
         )
     return [part.unflatten(1, grid) for part, grid in zip(packed.float().split(areas, dim=1), grids, strict=True)]
 

@@ -89,7 +89,7 @@ def _opened(path: Path) -> Iterator[list[Member]]:
                 yield [Member(info.filename, info.file_size, stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG),
                               partial(archive.open, info)) for info in archive.infolist() if not info.is_dir()]
     except _DAMAGE as error:
-        raise DataError(f"{path} is damaged or no archive ({error}); remove it: the same command fetches it again") from error
+        raise DataError(f"{path} is damaged or not an archive ({error}); remove it and run the same command again") from error
 
 
 def _refuse_dangerous(path: Path, members: Sequence[Member]) -> None:

@@ -80,7 +80,7 @@ def unprepared(root: Path, policy: str, reason: str) -> DataError:
     """The error for an unprepared data set, with the command to run."""
     command = f"python run_pipeline.py action=prepare data=coco14 {shlex.quote(f'data.root={root}')} data.masks={policy}"
     return DataError(f"COCO in {root} is not prepared: {reason}. Labels and masks are made once from the annotations, and an "
-                     f"interrupted preparation continues: run {command}")
+                     f"interrupted preparation can be continued: run {command}")
 
 
 def _read_labels(root: Path, policy: str) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:

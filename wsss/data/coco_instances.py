@@ -68,8 +68,8 @@ def pycocotools_mask() -> Any:
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise BackendError(f"pycocotools cannot be imported ({error}); COCO's masks and objects are drawn by it: run pip install "
-                           "pycocotools") from error
+        raise BackendError(f"pycocotools cannot be imported ({error}); drawing COCO's masks and objects needs it: run pip "
+                           "install pycocotools") from error
     return mask
 
 

@@ -116,7 +116,7 @@ def _check_images(root: Path, part: str, found: Part) -> list[Finding]:
     missing = sorted(stem for stem in found.stems.values() if f"{stem}.jpg" not in files)
     if missing:
         raise DataError(f"{root / part} lacks {len(missing):,} of the {len(found.stems):,} images of instances_{part}.json, for "
-                        f"example {missing[0]}.jpg; unpack {part}.zip there, or take these images out of the JSON file")
+                        f"example {missing[0]}.jpg; unpack {part}.zip there, or remove these images from the JSON file")
     problems = []
     for number, stem in found.stems.items():
         try:

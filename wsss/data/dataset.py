@@ -131,7 +131,7 @@ class Dataset:
         Raises DataError if they are not known, cannot be read, or are not of the image's size.
         """
         if self.objects is None or image_id not in self.objects:
-            raise DataError(f"data set {self.name} does not tell the objects of id {image_id!r}; add them, or leave "
+            raise DataError(f"data set {self.name} has no ground-truth objects for id {image_id!r}; add them, or leave "
                             "out eval_ins_seg")
         masks, classes = self.objects.read(image_id)
         if masks.shape[1:] != (expected := self.size(image_id)):
@@ -149,7 +149,8 @@ class Dataset:
             return ids
         if not Path(name_or_path).is_file():
             raise DataError(f"data set {self.name} has no list {str(name_or_path)!r} and there is no such file; expected one of "
-                            f"{self._list_names} or a text file with an id a line" + did_you_mean(str(name_or_path), self.lists))
+                            f"{self._list_names} or a text file with one id per line"
+                            + did_you_mean(str(name_or_path), self.lists))
         return read_list(Path(name_or_path), self.image_files)
 
     @property

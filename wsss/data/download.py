@@ -67,19 +67,19 @@ def obtain(root: Path, into: Path, archives: Sequence[Archive], progress: Progre
                 _fetch(archive, root / archive.name, progress)
                 missing = [other for other in missing if other is not archive]
             else:
-                _check(archive, root / archive.name, f"{root / archive.name} is not the official archive. Remove it: the same "
-                       "command fetches it")
+                _check(archive, root / archive.name, f"{root / archive.name} is not the official archive. Remove it and run "
+                       "the same command again to download it")
     except _Broken as error:
         places = "".join(f"\n  {archive.url} -> {root / archive.name}" for archive in missing)
-        raise DataError(f"cannot fetch what is missing from the net ({error}). The same command continues; or get these files in "
-                        f"another way and put them here, then the same command goes on from them:{places}") from error
+        raise DataError(f"cannot download the missing archives ({error}). Run the same command again to continue; or copy these "
+                        f"files here by other means and run it again:{places}") from error
     return [report_unpacked(root / archive.name, into, archive.inside, archive.only, progress) for archive in archives]
 
 
 def report_unpacked(path: Path, into: Path, inside: str, only: Sequence[str], progress: Progress) -> Finding:
     """Unpack an archive (see `unpack`) and return a line of a report."""
     made, kept, differing = unpack(path, into, inside, only, progress)
-    other = f"; {len(differing):,} of another size, such as {differing[0]}: remove them to have them anew" if differing else ""
+    other = f"; {len(differing):,} of another size, such as {differing[0]}: remove them to unpack them again" if differing else ""
     return Finding(f"files unpacked of {path.name}", made, None,
                    f"into {into}; {kept:,} were there{other}. {path} is no longer needed")
 
@@ -107,7 +107,7 @@ def _fetch(archive: Archive, path: Path, progress: Progress) -> None:
                 time.sleep(PAUSE)
         file.flush()
         try:
-            _check(archive, part, f"{archive.url} did not come as it should. What came was removed: run the same command again")
+            _check(archive, part, f"the download of {archive.url} is damaged and was removed: run the same command again")
         except DataError:
             part.unlink()
             raise
@@ -145,7 +145,7 @@ def _receive(archive: Archive, part: Path, file: IO[bytes], progress: Progress) 
                 have += len(block)
                 progress(archive.name, have // _MB, max(total, have) // _MB, "MB")
     if have < total:
-        raise _Broken(f"{archive.url} broke off after {have:,} of {total:,} bytes")
+        raise _Broken(f"the download of {archive.url} stopped after {have:,} of {total:,} bytes")
     return True
 
 
@@ -185,7 +185,7 @@ def _locked(part: Path) -> Iterator[IO[bytes]]:
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BusyError(f"{part} is being fetched by another process: wait until it has come") from error
+            raise BusyError(f"{part} is being downloaded by another process: wait until it has finished") from error
         except OSError:   # a network file system without locks
             pass
         yield file

@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 LAYOUT = """  {root}/
     images/       NAME.jpg, .jpeg or .png
-    labels.csv    first line: name,classes   then a line an image: NAME,cat;dog   (no class: NAME,)
-    classes.txt   one class name a line, without background; line i is mask value i
+    labels.csv    first line: name,classes   then one line per image: NAME,cat;dog   (no class: NAME,)
+    classes.txt   one class name per line, without background; line i is mask value i
     masks/        optional: NAME.png, palette or 8-bit grey, 0 background, i class, 255 ignore
     instances/    optional: NAME.png, likewise, 0 none, 255 not scored, else the number of an object; its class is that in masks/
-    train.txt     optional: one NAME a line; val.txt likewise"""
+    train.txt     optional: one NAME per line; val.txt likewise"""
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _MIN_TO_SPLIT = 5  # with fewer images none are held out
@@ -84,7 +84,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
         elif names.index(name) < i - 1:
             problems.append(f"line {i} repeats {name!r} of line {names.index(name) + 1}; rename one class")
     if not 1 <= len(names) <= MAX_CLASSES:
-        problems.append(f"{len(names)} classes; expected 1 to {MAX_CLASSES}, one a line")
+        problems.append(f"{len(names)} classes; expected 1 to {MAX_CLASSES}, one per line")
     refuse(f"classes {path}", problems)
     return tuple(names)
 
@@ -113,7 +113,7 @@ def scan_folder(root: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str,
         files[image_id] = f"{folder}/{name}"
     refuse(f"folder {root / folder}", problems)
     if others:
-        log.warning("%s: ignored %d entries that are not %s, for example %s; convert what is an image",
+        log.warning("%s: ignored %d entries that are not %s, for example %s; convert any images among them",
                     root / folder, len(others), ", ".join(suffixes), others[0])
     return dict(sorted(files.items()))
 
@@ -148,8 +148,8 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     try:
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}; is a quotation mark not closed? Close it, or do "
-                        "without") from error
+        raise DataError(f"{path}, line {reader.line_num}: {error}; is a quotation mark not closed? Close or "
+                        "remove it") from error
     header = [cell.strip() for cell in rows[0][1]] if rows else []
     if header != ["name", "classes"]:
         hint = ": separate the columns by commas and the classes by ';'" if ";" in "".join(header) else ""
@@ -185,15 +185,15 @@ def _find_masks(root: Path, images: Mapping[str, str], lists: Mapping[str, tuple
     """id -> mask file, complete for train and val or for val only, because scores of half a list would mislead."""
     masks = scan_folder(root, "masks", (".png",))
     if unused := [image_id for image_id in masks if image_id not in images]:
-        log.warning("%s: %d masks have no image and are ignored, for example %s; name a mask as its image", root / "masks",
-                    len(unused), unused[0])
+        log.warning("%s: %d masks have no image and are ignored, for example %s; give a mask the name of its image",
+                    root / "masks", len(unused), unused[0])
     missing = {name: [image_id for image_id in lists[name] if image_id not in masks] for name in ("train", "val")}
     only_val = bool(lists["val"]) and len(missing["train"]) == len(lists["train"])
     if missing["val"] or (missing["train"] and not only_val):
         counts = ", ".join(f"{name} has {len(lists[name]) - len(missing[name])} of {len(lists[name])}" for name in missing)
         example = (missing["val"] or missing["train"])[0]
         raise DataError(f"masks in {root / 'masks'} are incomplete: {counts}, for example {example}.png is missing; expected "
-                        "all of train and val, or all of val and none of train, or no folder masks")
+                        "all of train and val, or all of val and none of train, or no masks folder")
     return {image_id: masks[image_id] for image_id in images if image_id in masks}
 
 

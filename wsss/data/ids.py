@@ -53,7 +53,7 @@ def read_list(path: Path, known: Mapping[str, str]) -> tuple[str, ...]:
     """
     ids = [line for line in read_lines(path) if line]
     if not ids:
-        raise DataError(f"list {path} is empty; expected an id a line: write them, or do without the file")
+        raise DataError(f"list {path} is empty; expected one id per line: add ids, or remove the file")
     problems, seen = [], set()
     for image_id in ids:
         if image_id in seen:

@@ -69,7 +69,7 @@ def _read_header(source: Path | io.BytesIO, path: object) -> _Header:
     if kind not in _PIXEL_END:
         raise DataError(f"{path} is a {kind} file; expected JPEG or PNG: convert it")
     if bits > 8:
-        raise DataError(f"{path} has {bits} bits a channel; expected 8: convert it, so that it is you who chooses the range")
+        raise DataError(f"{path} has {bits} bits per channel; expected 8: convert it with a range of your choice")
     return _Header(kind, mode, (width, height) if orientation >= 5 else (height, width), bits, orientation)
 
 

@@ -75,8 +75,8 @@ def png_objects(root: Path, files: Mapping[str, str], class_files: Mapping[str, 
     """
     bare = [image_id for image_id in images if image_id in files and image_id not in class_files]
     if bare and class_files:
-        log.warning("%s: the objects of %d images are ignored, because without a class mask it is not known what they are, for "
-                    "example %s; add its mask", root, len(bare), bare[0])
+        log.warning("%s: the objects of %d images are ignored, because the images have no class mask, for example %s; add its "
+                    "mask", root, len(bare), bare[0])
     files, problems = {image_id: files[image_id] for image_id in images if image_id in files and image_id in class_files}, []
     for image_id, file in files.items() if check else ():
         try:

@@ -38,7 +38,7 @@ LAYOUT = """  {root}/
     SegmentationClassAug/     optional: ID.png, masks of train_aug and val to score against; where it has none:
     SegmentationClass/        optional: ID.png, masks of train and val
     SegmentationObject/       optional: ID.png, the objects of train and val, to score instances against
-    ImageSets/Segmentation/   optional: train.txt, train_aug.txt, val.txt with an ID a line; without one the official list"""
+    ImageSets/Segmentation/   optional: train.txt, train_aug.txt, val.txt with one ID per line; without one the official list"""
 
 _SHIPPED = Path(__file__).parent / "voc12"
 _PARTS = (IMAGES, ANNOTATIONS, *MASKS, "ImageSets")
@@ -154,10 +154,10 @@ def annotation_classes(path: Path) -> tuple[int, ...]:
     try:
         annotation = ElementTree.fromstring(path.read_bytes())
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
-        raise DataError(f"cannot read the annotation {path} ({error}); restore it, or remove it if its mask is to say what is on "
-                        "the image") from error
+        raise DataError(f"cannot read the annotation {path} ({error}); restore it, or remove it to use the classes of its "
+                        "mask") from error
     if annotation.tag != "annotation":
-        raise DataError(f"{path} is no VOC annotation: it starts with <{annotation.tag}>, expected <annotation>; restore it")
+        raise DataError(f"{path} is not a VOC annotation: it starts with <{annotation.tag}>, expected <annotation>; restore it")
     names = {(found.findtext("name") or "").strip() for found in annotation.iterfind("object")}
     if wrong := sorted(names - set(VOC_CLASSES)):
         raise DataError(f"{path} names an object of the unknown class {wrong[0]!r}{did_you_mean(wrong[0], VOC_CLASSES)}; "
@@ -206,7 +206,7 @@ def _derived_labels(files: VocFiles, ids: Sequence[str]) -> dict[str, tuple[int,
                 path = files.root / files.masks[image_id]
                 labels[image_id] = mask_classes(read_mask(path), len(VOC_CLASSES), path)
             else:
-                problems.append(f"{image_id!r} has neither annotation nor mask, so what is on it is not known; add "
+                problems.append(f"{image_id!r} has neither annotation nor mask, so its classes are unknown; add "
                                 f"{ANNOTATIONS}/{image_id}.xml, or remove it from its lists")
         except DataError as error:
             problems.append(str(error))

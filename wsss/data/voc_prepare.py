@@ -100,7 +100,7 @@ def _archives() -> tuple[Archive, ...]:
 def _count(root: Path, folder: str) -> Finding:
     found, expected = len(scan_part(root, folder, _SUFFIX[folder])), OFFICIAL[folder]
     if folder == MASKS[1] and not found and len(scan_part(root, MASKS[0], ".png")) >= OFFICIAL[MASKS[0]]:
-        return Finding(folder, 0, None, f"not needed beside {MASKS[0]}")
+        return Finding(folder, 0, None, f"not needed with {MASKS[0]}")
     return Finding(folder, found, expected, "" if found >= expected else _WHERE[folder].format(root / folder))
 
 
@@ -161,14 +161,14 @@ def _kept(root: Path, labels: Labels, ids: Sequence[str], annotated: int) -> Fin
     """Write `image_labels.csv` if it is complete."""
     if not ids or len(labels) < len(ids):
         missing = [image_id for image_id in ids if image_id not in labels]
-        note = _first([f"no sound annotation or mask of {image_id}" for image_id in missing]) or "nothing is listed"
+        note = _first([f"no valid annotation or mask of {image_id}" for image_id in missing]) or "nothing is listed"
         note = f"{LABELS} is not written: {note}"
     else:
         note = f"written to {root / LABELS}: {annotated:,} from annotations, {len(ids) - annotated:,} from masks"
         try:
             write_text(root / LABELS, encode_labels(labels))
         except StorageError as error:   # a shared folder may be read-only
-            note = f"not kept, so read anew at each start: {error}"
+            note = f"not saved, so read again at each start: {error}"
     return Finding("image labels", len(labels), len(ids), note)
 
 

@@ -130,8 +130,8 @@ def pycocotools() -> Any:
         import pycocotools.cocoeval
         import pycocotools.mask
     except ImportError as error:
-        raise BackendError(f"pycocotools cannot be imported ({error}); COCO's average precision is computed by it: run "
-                           "pip install pycocotools, or do without (eval_ins_seg.coco_style=false)") from error
+        raise BackendError(f"pycocotools cannot be imported ({error}); COCO's average precision needs it: run "
+                           "pip install pycocotools, or set eval_ins_seg.coco_style=false") from error
     return pycocotools
 
 

@@ -75,7 +75,7 @@ class Confusion:
         if prediction_ignore == "error" and table[:, IGNORE].any():
             raise DataError(
                 f"prediction holds 255 (ignore) in {table[:, IGNORE].sum()} pixels, expected 0 to {self.n_classes}; "
-                "set prediction_ignore to 'background' or 'ignore' to say how they count"
+                "set prediction_ignore to 'background' or 'ignore' to choose how they count"
             )
         if prediction_ignore == "background":
             table[:, 0] += table[:, IGNORE]
@@ -128,7 +128,7 @@ class ThresholdCounts:
         self._values = torch.tensor(self.thresholds, dtype=torch.float32)  # (T,)
         gaps = self._values.diff()
         if not self.thresholds or not 0 <= self.thresholds[0] <= self.thresholds[-1] <= 1 or not (gaps >= 1e-5).all():
-            raise ArgumentError(f"thresholds is {self.thresholds}, expected rising numbers from 0 to 1, at least 1e-5 apart")
+            raise ArgumentError(f"thresholds is {self.thresholds}, expected increasing numbers from 0 to 1, at least 1e-5 apart")
         # [0, 1] is divided into cells with at most one threshold each; a power of two, so that a value's cell is exact.
         self._n_cells = 2 ** math.ceil(-math.log2(min([0.5, *gaps.tolist()])))
         starts = torch.arange(self._n_cells + 1) / self._n_cells

@@ -21,8 +21,8 @@ def read_metadata(path: str | Path) -> dict:
     except (OSError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{path} is missing or damaged ({type(error).__name__}: {error}): make it again") from error
     if not isinstance(metadata, dict):
-        raise WeightsError(f"{path} is not a weights file of ours: its metadata is {metadata!r}, expected names with values: "
-                           "make it again")
+        raise WeightsError(f"{path} is not a weights file of this project: its metadata is {metadata!r}, expected names with "
+                           "values: make it again")
     return metadata
 
 

@@ -55,14 +55,15 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise WeightsError(f"there is no weights file {path}; expected a .safetensors, .pth or .pt file: check its name")
     named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
     if named and not file_sha256(path).startswith(named[1]):
-        raise WeightsError(f"{path} is damaged: its SHA-256 does not start with {named[1]}, as its name says; fetch it again")
+        raise WeightsError(f"{path} is damaged: its SHA-256 does not start with {named[1]}, as in its name; download it again")
     try:
         if path.suffix == ".safetensors":
             tensors: Any = safetensors.torch.load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
-        raise WeightsError(f"{path} is damaged or no weights file ({type(error).__name__}): fetch or make it again") from error
+        raise WeightsError(f"{path} is damaged or not a weights file ({type(error).__name__}): download or make it "
+                           "again") from error
     if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):   # a checkpoint with other entries
         tensors = tensors["state_dict"]
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
@@ -84,7 +85,7 @@ def _url(depth: str) -> str:
     from torchvision.models import get_model_weights  # late, as in `wsss.networks.backbones.resnet`
 
     if depth == "tiny":
-        raise WeightsError("there are no pretrained weights of model.backbone=tiny, which is for trying the machinery: set "
+        raise WeightsError("there are no pretrained weights of model.backbone=tiny, which is for testing the pipeline: set "
                            "model.pretrained=false or choose another backbone")
     return get_model_weights(depth).IMAGENET1K_V1.url
 
@@ -100,9 +101,9 @@ def fetch_pretrained(depth: str) -> dict[str, Tensor]:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
     except (*DAMAGED, http.client.HTTPException) as error:
         raise WeightsError(
-            f"cannot fetch torchvision's {depth} weights: {error}. On a machine with access to the net get {url} (SHA-256 "
-            f"starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then put it at {cached}, or set model.weights=FILE; "
-            "or take model.backbone=efficientnet_lite0, whose ImageNet weights are installed with this project"
+            f"cannot download torchvision's {depth} weights: {error}. On a machine with internet access download {url} (SHA-256 "
+            f"starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then copy it to {cached}, or set model.weights=FILE; "
+            "or use model.backbone=efficientnet_lite0, whose ImageNet weights are installed with this project"
         ) from error
 
 

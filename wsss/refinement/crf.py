@@ -96,7 +96,7 @@ class DenseCRF:
         if not fits or unary.dtype != torch.float32 or unary.device != self.device:
             raise ArgumentError(
                 f"DenseCRF.inference: unary has shape {tuple(unary.shape)}, is {unary.dtype} and on {unary.device}; "
-                f"expected (..., L, {self.height}, {self.width}), torch.float32, on {self.device} as the image was"
+                f"expected (..., L, {self.height}, {self.width}), torch.float32, on {self.device} like the image"
             )
         if not unary.isfinite().all():
             raise ArgumentError("DenseCRF.inference: unary holds NaN or infinity; expected finite energies")
@@ -181,7 +181,7 @@ def crf_labels(
     if backend not in BACKENDS:
         raise ArgumentError(f"crf_labels: backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
     if backend == "pydensecrf" and crf is not None:
-        raise ArgumentError("crf_labels: crf is given together with backend='pydensecrf', which cannot use it; leave out one")
+        raise ArgumentError("crf_labels: crf is passed together with backend='pydensecrf', which cannot use it; leave out one")
     image = _image(image)
     labels = as_tensor(labels, image.device if crf is None else crf.device)
     if labels.shape[-2:] != image.shape[:2]:

@@ -85,5 +85,5 @@ def _check(image: Tensor, maps: Tensor, classes: Tensor, conf_fg: float, conf_bg
         low, high = maps.min().item(), maps.max().item()
         raise ArgumentError(
             f"ir_label: maps holds values {low:.3g}..{high:.3g}; expected finite values of at most 1: divide each map by its "
-            "maximum, and leave one that is zero everywhere at zero"
+            "maximum, and leave an all-zero map as it is"
         )
