@@ -1,4 +1,4 @@
-"""train_irn: the official loop, which gathers all pixels of all paths (`net/resnet50_irn.py`, `misc/indexing.py`), and ours."""
+"""train_irn: the official loop, gathering all pixels of all paths (`net/resnet50_irn.py`, `misc/indexing.py`), against ours."""
 
 import copy
 from itertools import groupby
@@ -72,7 +72,7 @@ def official_losses(index: PathIndex, edge_logits: Tensor, displacement: Tensor,
 
 
 def official_stages(irn: IRN, x: Tensor) -> tuple[Tensor, ...]:
-    """The backbone's stages with a graph each, which is thrown away by a detach (official `Net.forward`)."""
+    """The backbone's stages, computed with a graph that a detach then discards (official `Net.forward`)."""
     net = irn.backbone
     stages = [lambda x: net.maxpool(net.relu(net.bn1(net.conv1(x)))), net.layer1, net.layer2, net.layer3, net.layer4]
     outputs = []
@@ -91,7 +91,7 @@ def _case(quick: bool, precision: str = "float32") -> Case:
     theirs, mine = IRN(copy.deepcopy(backbone())).train(), new_irn(Run(drawn(1, (64, 64))).context("train_irn")).train()
     theirs.load_state_dict(mine.state_dict())
     for parameter in theirs.backbone.parameters():
-        parameter.requires_grad_(True)      # official: nothing says that the backbone needs no graph
+        parameter.requires_grad_(True)      # official: gradients of the backbone are not disabled
     index = PathIndex(radius, (crop // 4, crop // 4))
     pairs = index.labels(labels)            # official: made by the loader
     groups = [{"params": params, "lr": RATE * factor} for params, factor in zip(theirs.parameter_groups(), (1, 10))]

@@ -1,4 +1,4 @@
-"""The steps that make maps against the bare forward passes of their networks; all steps of an image against the official ones."""
+"""The steps that make maps against the forward passes of their networks only; all steps of an image against the official ones."""
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -47,7 +47,7 @@ def official_cam(run: Run, image_id: str) -> tuple[Tensor, Tensor]:
     maps = []
     for size in ((-(-height // 4), -(-width // 4)), (-(-height // 16) * 16, -(-width // 16) * 16)):
         total = sum(F.interpolate(out[None], size, mode="bilinear", align_corners=False)[0] for out in outputs)[keys]
-        total = total[:, :height, :width]                 # of the padded map what is the image
+        total = total[:, :height, :width]                 # without the padding
         maps.append(total / (F.adaptive_max_pool2d(total, (1, 1)) + 1e-5))
     return maps[0], maps[1]
 
@@ -61,7 +61,7 @@ def official_lpcam(run: Run, image_id: str) -> list[Tensor]:
 
 @torch.no_grad()
 def official_chain(run: Run, image_id: str) -> list[Tensor]:
-    """The label for IRN and the pseudo mask of an image, (H, W) each, one step after the other as the official code has them."""
+    """The label for IRN and the pseudo mask of an image, (H, W) each, by the steps of the official code."""
     official_cam(run, image_id)
     cam, high_res = official_lpcam(run, image_id)
     image, classes = torch.from_numpy(iio.imread(run.dataset.image_path(image_id))), list(run.dataset.labels[image_id])
@@ -79,7 +79,7 @@ def official_chain(run: Run, image_id: str) -> list[Tensor]:
 
 
 def our_chain(run: Run) -> list[Tensor]:
-    """The same for the first image by the four steps, files included."""
+    """The same for the first image by our four steps, including files."""
     image_id = run.dataset.lists["train"][0]
     folders = [run.run(step, (image_id,)) for step in (make_cam, make_lpcam, cam_to_ir_label, make_sem_seg_labels)]
     return [torch.from_numpy(read_mask(folder / f"{image_id}.png")) for folder in folders[2:]]
@@ -90,7 +90,7 @@ def _size(quick: bool) -> tuple[int, int]:
 
 
 def _forwards(run: Run, ids: tuple[str, ...]) -> Callable[[], None]:
-    """Only the forward passes, on inputs that are ready."""
+    """The forward passes only, on prepared inputs."""
     inputs = [list(official_inputs(run.dataset.image_path(image_id))) for image_id in ids]
     network = load_classifier(run.context("make_cam", fresh=False))
 
@@ -103,7 +103,7 @@ def _forwards(run: Run, ids: tuple[str, ...]) -> Callable[[], None]:
 
 
 def _step(quick: bool, step, precision: str = "float32") -> Case:
-    """A whole step against the forward passes that it cannot do without."""
+    """A whole step against its forward passes only."""
     n, size = 2, _size(quick)
     run = Run(drawn(n, size), precision=precision)
     if step is make_lpcam:

@@ -1,7 +1,7 @@
 """The dense CRF of both thresholds of an image: pydensecrf, which the official code calls, against ours.
 
-On one core each, and on all of them: the official code's processes, each with images of its own, against our images side by side.
-Without pydensecrf (the README says how it is built) only ours is measured.
+On one core each, and on all cores: the official code's processes, each with its own images, against our images in parallel.
+Without pydensecrf (see the README for building it) only ours is measured.
 """
 
 from importlib.util import find_spec

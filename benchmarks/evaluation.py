@@ -1,4 +1,4 @@
-"""Scoring maps at 101 thresholds, and the room that maps take on disk."""
+"""Scoring maps at 101 thresholds, and the disk space of maps."""
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ def _against_reading(quick: bool) -> Case:
 
 
 def _disk(quick: bool) -> Case:
-    run = Run(drawn(1, (375, 500), per_image=1), depth="resnet18")   # the grid of the maps is that of every depth
+    run = Run(drawn(1, (375, 500), per_image=1), depth="resnet18")   # every depth has the same grid
     image_id = run.dataset.lists["train"][0]
     official = sum(tensor.contiguous().nbytes for tensor in official_cam(run, image_id))
     ours = (run.run(make_cam) / f"{image_id}.npy").stat().st_size

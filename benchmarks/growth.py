@@ -1,7 +1,7 @@
-"""Whether time an image and memory stay flat as images become more: `python -m benchmarks.growth [--images 100 2000]`.
+"""Whether time per image and memory are independent of the number of images: `python -m benchmarks.growth [--images 100 2000]`.
 
-The inference steps, one after the other, on pictures with sides from 100 to 168 pixels with ResNet-18 in float32. Each number of
-images has a process of its own; memory is that of the whole process at its peak.
+All inference steps, on pictures with sides from 100 to 168 pixels, with ResNet-18 in float32. Each number of images has its own
+process; memory is the peak of the whole process.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from steps.runtime.concurrency import available_cores
 from steps.runtime.memory import release, start_again
 
 STEPS = (make_cam, make_lpcam, eval_cam, cam_to_ir_label, make_sem_seg_labels)
-WARM_UP = 10   # images, before the measurement
+WARM_UP = 10   # images before the measurement
 
 
 def measured(n: int, threads: int) -> dict[str, tuple[float, float | None]]:
-    """Seconds an image and MiB of each step, with `n` images."""
+    """Seconds per image and MiB of each step for `n` images."""
     torch.set_num_threads(threads)
     draws = np.random.default_rng(0)
     sizes = [tuple(draws.integers(100, 169, 2).tolist()) for _ in range(n)]

@@ -1,6 +1,6 @@
-"""How two forms of one thing are measured: interleaved times, peak memory in a process of their own, difference of their results.
+"""Comparison of two forms of a computation: interleaved times, peak memory in separate processes, difference of the results.
 
-The official form is a plain re-statement of what the official code does, ours is what the steps call. Both get the same inputs.
+The official form is a plain re-implementation of the official code, ours is what the steps call. Both get the same inputs.
 """
 
 import gc
@@ -29,32 +29,32 @@ CPU = torch.device("cpu")
 
 class Seconds(NamedTuple):
     wall: float
-    cpu: float      # of all threads together, and of the commands that have been started and have ended
+    cpu: float      # of all threads together, and of finished child processes
 
 
 @dataclass
 class Case:
-    """One comparison. `ours` and `official` take nothing and return tensors, numbers, or lists and dicts of them.
+    """A comparison. `ours` and `official` take no arguments and return tensors, numbers, or lists and dicts of them.
 
-    `disk` replaces the times of a comparison of bytes: (official, ours) in MiB.
+    `disk`: (official, ours) in MiB instead of times, for a comparison of sizes.
     """
 
     size: str
     ours: Callable[[], Any]
     official: Callable[[], Any] | None = None
     difference: Callable[[Any, Any], float] | None = None   # of (official, ours)
-    against: str = ""               # what the official form is
+    against: str = ""               # description of the official form
     form: str = "float32, NCHW"     # precision and memory format of both, or of official -> ours
-    per: int | dict[str, int] = 1   # images that a call works on, by which its time is divided
+    per: int | dict[str, int] = 1   # images per call, by which its time is divided
     disk: tuple[float, float] | None = None
-    elsewhere: bool = False         # official: in processes of its own, whose memory and processor time are not known
-    commands: bool = False          # both forms are commands: their times are processor time, their memory is not known
-    once: bool = False              # too long to repeat: both forms are prepared by a first call, which returns what is measured
+    elsewhere: bool = False         # the official form runs in other processes, whose memory and processor time are unknown
+    commands: bool = False          # both forms are commands: their times are processor time, their memory is unknown
+    once: bool = False              # too long to repeat: a first call prepares a form and returns the call to measure
 
 
 @dataclass
 class Row:
-    """What a comparison gave; None where there is nothing to say. Seconds an image."""
+    """The result of a comparison, in seconds per image; None where not applicable."""
 
     name: str
     size: str
@@ -65,13 +65,13 @@ class Row:
     ours_s: float | None
     ratio: float | None             # official / ours, of times, or of `disk_mb`
     max_difference: float | None
-    official_peak_mb: float | None  # above what the process held with its inputs, MiB
+    official_peak_mb: float | None  # above the memory of the process with its inputs, MiB
     ours_peak_mb: float | None
     official_disk_mb: float | None = None
     ours_disk_mb: float | None = None
-    official_cpu_s: float | None = None   # of all threads: what is left to compare by where other work disturbs
+    official_cpu_s: float | None = None   # of all threads: comparable even if other work disturbs the times
     ours_cpu_s: float | None = None
-    once: str = ""                  # the forms that ran once, for they are slow
+    once: str = ""                  # the slow forms, which ran once
 
     @property
     def cpu_ratio(self) -> float | None:
@@ -83,17 +83,17 @@ FORMS = ("official", "ours")
 
 
 class Alone(NamedTuple):
-    """What one form gave in a process of its own."""
+    """The measurement of one form in its own process."""
 
     seconds: Seconds
     peak_mb: float | None
-    result: Any             # None where it is quick: then it is computed again
+    result: Any             # None for a quick form, which is computed again
 
 
 def measure(name: str, build: Builder, quick: bool, threads: int, repeats: int = REPEATS, peaks: bool = True) -> Row:
-    """The row of one benchmark. Without `peaks` no process is started and no memory measured.
+    """Measure one benchmark. Without `peaks` no process is started and no memory measured.
 
-    This process must not compute with torch: the threads that it would start are not in the processes that it forks.
+    This process must not compute with torch, because forked processes do not inherit the threads that torch starts.
     """
     if not peaks:
         return _compare(name, build, quick, threads, repeats, {})
@@ -102,7 +102,7 @@ def measure(name: str, build: Builder, quick: bool, threads: int, repeats: int =
 
 
 def _compare(name: str, build: Builder, quick: bool, threads: int, repeats: int, alone: dict[str, Alone | None]) -> Row:
-    """Both forms one after the other, `repeats` times after a warm-up; what is slow is taken as it was `alone`."""
+    """Run both forms alternately, `repeats` times after a warm-up; slow forms keep the measurement of `alone`."""
     torch.set_num_threads(threads)
     case = build(quick)
     row = Row(name, case.size, case.against, case.form, threads, *[None] * 6)
@@ -153,7 +153,7 @@ def cpu_time() -> float:
 
 
 def measure_alone(build: Builder, form: str, quick: bool, threads: int) -> Alone | None:
-    """The seconds, the peak memory and the result of one form; None where the comparison has no such form, or is one of bytes."""
+    """The seconds, peak memory and result of one form; None if the comparison has no such form or compares sizes."""
     torch.set_num_threads(threads)
     case = build(quick)
     if case.disk or not getattr(case, form):
@@ -164,7 +164,7 @@ def measure_alone(build: Builder, form: str, quick: bool, threads: int) -> Alone
     else:
         held = peak_before()
         seconds, result = timed(run)
-    if seconds is None or seconds.wall <= SLOW:   # again, with the libraries' kernels made
+    if seconds is None or seconds.wall <= SLOW:   # again, after the libraries have built their kernels
         result = None
         held = peak_before()
         seconds, result = timed(run)
@@ -175,7 +175,7 @@ def measure_alone(build: Builder, form: str, quick: bool, threads: int) -> Alone
 
 
 def peak_before() -> float:
-    """MiB that this process holds now, everything freed given back; the peak is measured from here on."""
+    """Release freed memory, reset the peak, and return the MiB that this process holds."""
     gc.collect()
     with suppress(OSError, AttributeError):
         CDLL("libc.so.6").malloc_trim(0)
@@ -184,18 +184,18 @@ def peak_before() -> float:
 
 
 def in_child(work: Callable[[], Any]) -> Any:
-    """What `work` returns in a process of its own, which takes the imported modules from this one.
+    """Run `work` in a forked process, which inherits the imported modules, and return its result.
 
     Raises
     ------
     RuntimeError
-        when the process ends without a result; it has printed why.
+        if the process ends without a result; it prints the reason.
     """
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         file = Path(folder, "result.pt")
 
         def child() -> None:
-            tempfile.tempdir = folder            # whatever it leaves goes with the folder
+            tempfile.tempdir = folder            # so that leftovers are removed with the folder
             torch.save(work(), file)
         process = get_context("fork").Process(target=child)
         process.start()
@@ -218,7 +218,7 @@ def share_of_unequal(official: torch.Tensor, ours: torch.Tensor) -> float:
 
 
 def machine() -> str:
-    """The processor, the versions."""
+    """A description of the processor and the versions."""
     model = platform.processor() or platform.machine()
     with suppress(OSError, IndexError):
         model = Path("/proc/cpuinfo").read_text().split("model name")[1].split(":", 1)[1].split("\n")[0].strip()
@@ -226,7 +226,7 @@ def machine() -> str:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows as a table in Markdown."""
+    """The rows as a Markdown table."""
     head = ["name", "size", "official s", "ours s", "ratio", "CPU ratio", "difference", "official MiB", "ours MiB", "threads",
             "form", "official form"]
     lines = [[row.name, row.size, *(_seconds(row, form) for form in ("official", "ours")),

@@ -1,4 +1,4 @@
-"""K-means by direction: kmeans_pytorch 0.3, which the official code calls, re-stated with its start given, against ours."""
+"""K-means by direction: kmeans_pytorch 0.3, which the official code calls, re-implemented with a fixed start, against ours."""
 
 import numpy as np
 import torch
@@ -56,5 +56,5 @@ def _large(n: int) -> Case:
 
 BENCHMARKS = {
     "kmeans": lambda quick: _case(5000 if quick else 20000),
-    "kmeans_person": lambda quick: _large(20000 if quick else 340000),   # as many features as VOC's class person has
+    "kmeans_person": lambda quick: _large(20000 if quick else 340000),   # the number of features of VOC's class person
 }

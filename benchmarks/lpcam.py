@@ -1,4 +1,4 @@
-"""LPCAM maps from given features: a cosine map a prototype (official `step/make_lpcam.py`) against one product a scale."""
+"""LPCAM maps from features: a cosine map per prototype (official `step/make_lpcam.py`) against one product per scale."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from wsss.cams.maps import grids, pack, rebuild
 
 
 def cosine_maps(features: list[Tensor], foreground: list[Tensor], context: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
-    """Both official maps, (n, H/4, W/4) and (n, H, W); prototypes (n_k, D) a class, features (2, D, h, w) a scale."""
+    """Both official maps, (n, H/4, W/4) and (n, H, W); prototypes (n_k, D) per class, features (2, D, h, w) per scale."""
     strided = -(-size[0] // 4), -(-size[1] // 4)
     padded = -(-size[0] // 16) * 16, -(-size[1] // 16) * 16
     small, large = [], []
@@ -35,7 +35,7 @@ def _mean_cosine(feature: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def our_maps(features: list[Tensor], foreground: Tensor, context: Tensor, size: tuple[int, int]) -> list[Tensor]:
-    """The same through the stored form."""
+    """The same maps through the stored form."""
     packed, _ = pack([lpcam_maps(feature, foreground, context)[1] for feature in features])
     return [rebuild(packed, *size, resolution=resolution) for resolution in ("strided", "full")]
 
@@ -51,7 +51,7 @@ def _case(size: tuple[int, int], classes: int, prototypes: int = 12, dimension: 
     features, draw = random_features(size, dimension), torch.Generator().manual_seed(1)
     centers = [[torch.randn(prototypes, dimension, generator=draw).relu() for _ in range(classes)] for _ in range(2)]
     vectors = [torch.stack([mean_direction(each) for each in kind]) for kind in centers]
-    last = [feature.contiguous(memory_format=torch.channels_last) for feature in features]   # as our networks give them
+    last = [feature.contiguous(memory_format=torch.channels_last) for feature in features]   # as from our networks
     return Case(f"{size[0]}x{size[1]}, {classes} classes, {prototypes} + {prototypes} prototypes",
                 lambda: our_maps(last, *vectors, size), lambda: cosine_maps(features, *centers, size),
                 greatest_difference, "a cosine map a prototype", "float32, NCHW -> channels last")

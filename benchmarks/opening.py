@@ -1,4 +1,4 @@
-"""How long a data set takes to be opened, when all its files are read and when they are known: `python -m benchmarks.opening`."""
+"""Time to open a data set when its files are checked and when a marker skips the check: `python -m benchmarks.opening`."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ from wsss.data.images import write_mask
 
 
 def make_folder(root: Path, n: int) -> None:
-    """`n` small images that are one file's bytes, each with its mask."""
+    """`n` small images with the bytes of one file, each with its mask."""
     for name in ("images", "masks"):
         (root / name).mkdir()
     write_mask(root / "one.png", np.ones((24, 32), np.uint8))
@@ -26,7 +26,7 @@ def make_folder(root: Path, n: int) -> None:
 
 
 def measure(n: int) -> dict[str, float]:
-    """Seconds by what is done; the files are in the memory of the system in all cases."""
+    """Seconds by kind of check; the files are in the page cache in all cases."""
     with tempfile.TemporaryDirectory() as folder:
         root, marker, seconds = Path(folder, "set"), Path(folder, "marker"), {}
         os.mkdir(root)

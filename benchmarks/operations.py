@@ -1,9 +1,9 @@
-"""What the networks of the eight steps compute, and the GPU hours that follow: `python -m benchmarks.operations [--tflops N]`.
-With `--launches` instead how many operations a GPU has to be handed for what is not bound by arithmetic, by torch's dispatcher.
+"""The operations of the networks of the eight steps, and the GPU hours they need: `python -m benchmarks.operations [--tflops N]`.
+With `--launches` instead the number of operations launched on a GPU where arithmetic is not the limit, by torch's dispatcher.
 
-Counts multiplications and additions of the passes by torch's counter, on the meta device, for images of 375x500 and the recipe of
-LPCAM on VOC. Hours are operations divided by the rate that is given, so a projection: `benchmarks.voc_scale` measures. Dense CRF,
-random walk, k-means and reading are not in it.
+Multiplications and additions are counted by torch's counter on the meta device, for images of 375x500 and the recipe of LPCAM on
+VOC. Hours are operations divided by the rate `--tflops`, so a projection; `benchmarks.voc_scale` measures. Dense CRF, random
+walk, k-means and reading are not included.
 """
 
 import argparse
@@ -28,7 +28,7 @@ IMAGE = (375, 500)
 
 
 def operations(overrides: tuple[str, ...] = ("experiment=lpcam_voc12", "data.root=.")) -> dict[str, float]:
-    """GFLOP an image, all epochs of a training together, by step."""
+    """GFLOP per image by step, for a training over all epochs."""
     config = typed(compose(overrides))
     with torch.device("meta"):
         classifier = Classifier(resnet(config.model.backbone.value, "frozen_batch"), 20)
@@ -44,13 +44,13 @@ def operations(overrides: tuple[str, ...] = ("experiment=lpcam_voc12", "data.roo
     maps = sum(of(classifier.features, 2, scaled_size(IMAGE, scale)) for scale in config.make_cam.scales)
     return {"train_cam": config.train_cam.epochs * of(classifier.train(), 1, crop["train_cam"], backward=True),
             "make_cam": maps,
-            "make_lpcam": maps + of(classifier.features, 1, IMAGE),       # the features that are clustered
+            "make_lpcam": maps + of(classifier.features, 1, IMAGE),       # the features to cluster
             "train_irn": config.train_irn.epochs * of(irn.train(), 1, crop["train_irn"], backward=True),
             "make_sem_seg_labels": of(irn.eval().edge_map, 2, IMAGE)}
 
 
 class Launches(TorchDispatchMode):
-    """Counts the operations inside that a GPU would be handed: all but views and allocations."""
+    """Counts the operations that a GPU would launch: all except views and allocations."""
 
     number = 0
 
@@ -60,7 +60,7 @@ class Launches(TorchDispatchMode):
 
 
 def launches() -> dict[str, int]:
-    """Operations by what they do, in the forms for GPUs. They hardly depend on sizes, which are small here."""
+    """Number of operations by task, in the forms for GPUs. They hardly depend on sizes, which are small here."""
     draw = torch.Generator().manual_seed(0)
     edge, maps = torch.rand(32, 40, generator=draw, dtype=torch.float64) ** 3, torch.rand(2, 1280, generator=draw).double()
     image, seeds = torch.randint(255, (40, 50, 3), generator=draw).byte(), torch.randint(3, (2, 40, 50), generator=draw)

@@ -1,4 +1,4 @@
-"""Drawn pictures of the size of VOC's photographs, and data sets of them: noise of all scales with objects on it."""
+"""Synthetic pictures of the size of VOC's photographs, noise of all scales with objects on it, and data sets of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from PIL import Image
 from wsss.data.dataset import Dataset
 from wsss.data.images import read_mask, write_mask
 
-SIZES = ((375, 500), (500, 375), (333, 500), (500, 333), (400, 500), (500, 442), (281, 500))   # the commonest of VOC 2012
+SIZES = ((375, 500), (500, 375), (333, 500), (500, 333), (400, 500), (500, 442), (281, 500))   # the most frequent of VOC 2012
 
 
 def picture(mask: np.ndarray, seed: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB: a mask (H, W) as a picture, each value with a colour and a grain of its own."""
+    """(H, W, 3) uint8 RGB: a picture of a mask (H, W), with a colour and a grain for each value."""
     draws = np.random.default_rng(seed)
     height, width = mask.shape
     image = np.zeros((height, width, 3), np.float32)
@@ -23,12 +23,12 @@ def picture(mask: np.ndarray, seed: int) -> np.ndarray:
         colour = np.random.default_rng(int(value)).uniform(60, 196, 3) + draws.normal(0, 20, 3)
         grain = sum(_noise(draws, height, width, cells) * strength for cells, strength in ((4, 30), (12, 14), (40, 7), (110, 4)))
         image = np.where((mask == value)[..., None], colour + grain, image)
-    image += draws.normal(0, 2, image.shape)      # of the sensor
+    image += draws.normal(0, 2, image.shape)      # sensor noise
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def drawn_mask(height: int, width: int, classes: Sequence[int], seed: int) -> np.ndarray:
-    """(H, W) uint8: for each 0-based class a blob of value class + 1, with a border of 255, on background 0."""
+    """(H, W) uint8: a blob of value class + 1 for each 0-based class, with a border of 255, on background 0."""
     draws = np.random.default_rng([seed, 1])
     y, x = np.mgrid[:height, :width].astype(np.float32)
     mask = np.zeros((height, width), np.uint8)
@@ -42,7 +42,7 @@ def drawn_mask(height: int, width: int, classes: Sequence[int], seed: int) -> np
 
 
 def _noise(draws: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
-    """(H, W, 3) smooth noise with about so many cells a side."""
+    """(H, W, 3) smooth noise with about `cells` cells per side."""
     coarse = torch.from_numpy(draws.normal(size=(1, 3, cells, cells)).astype(np.float32))
     return F.interpolate(coarse, (height, width), mode="bicubic").clamp(-3, 3)[0].permute(1, 2, 0).numpy()
 
@@ -50,9 +50,9 @@ def _noise(draws: np.random.Generator, height: int, width: int, cells: int) -> n
 def draw_dataset(root: Path, n: int, n_classes: int = 20, sizes: Sequence[tuple[int, int]] = SIZES,
                  masks: Sequence[Path] = (), per_image: int | None = None,
                  folders: tuple[str, str] = ("images", "masks")) -> Dataset:
-    """A data set of `n` pictures in `folders` under `root`, with one or two classes each, or `per_image`; all are "train".
+    """A data set of `n` pictures in `folders` under `root`, with one or two classes each, or `per_image`; all are in "train".
 
-    With `masks`, palette PNGs, the pictures take their shapes, sizes and classes.
+    With `masks` (palette PNGs) the pictures have the shapes, sizes and classes of the masks.
     """
     pictures, drawn = folders
     for name in folders:

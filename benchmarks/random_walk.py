@@ -10,9 +10,9 @@ from wsss.refinement.walk import random_walk
 
 
 def dense_walk(x: Tensor, edge: Tensor, beta: float = 10, exp_times: int = 8, radius: int = 5) -> Tensor:
-    """(x * (1 - edge)) T^(2^exp_times) for x (K, h, w) and edge (h, w), with the whole of T, (h*w, h*w), in the dtype of x."""
+    """(x * (1 - edge)) T^(2^exp_times) for x (K, h, w) and edge (h, w), with dense T (h*w, h*w) in the dtype of x."""
     height, width = edge.shape
-    padded = F.pad(edge, (radius, radius, 0, radius), value=1.0)          # affinity 0 to what is outside
+    padded = F.pad(edge, (radius, radius, 0, radius), value=1.0)          # affinity 0 to pixels outside
     rows, columns = padded.shape
     y, x0 = np.mgrid[:height, radius:radius + width]
     source = torch.from_numpy((y * columns + x0).ravel())
@@ -34,7 +34,7 @@ def dense_walk(x: Tensor, edge: Tensor, beta: float = 10, exp_times: int = 8, ra
 
 
 def search_directions(radius: int) -> list[tuple[int, int]]:
-    """(dy, dx) to the pixels nearer than `radius`, to the right and below: 34 for radius 5, 152 for radius 10."""
+    """(dy, dx) to the pixels nearer than `radius`, to the right and down: 34 for radius 5, 152 for radius 10."""
     below = [(dy, dx) for dy in range(1, radius) for dx in range(1 - radius, radius) if dy * dy + dx * dx < radius ** 2]
     return [(0, dx) for dx in range(1, radius)] + below
 
@@ -60,7 +60,7 @@ def _case(height: int, width: int, classes: int, dtype: torch.dtype = torch.floa
 
 
 def bare_passes(height: int, width: int, classes: int) -> Case:
-    """How near to the bytes: beside the walk, only as many multiply-adds of whole maps as it makes."""
+    """The walk against only its multiply-adds of whole maps, which shows how near it is to the memory bandwidth."""
     x, edge = maps_and_edge(height, width, classes)
     pixels, products, bands = edge.numel(), 96, 69
     moved, total, result = (torch.rand(classes, pixels, dtype=torch.float64) for _ in range(3))

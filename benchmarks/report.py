@@ -1,7 +1,7 @@
-"""How long the report of a run of many images takes, and how large it is: `python -m benchmarks.report [--ids 10582]`.
+"""Time and size of the report of a run with many images: `python -m benchmarks.report [--ids 10582]`.
 
-Makes a run folder as PASCAL VOC's train_aug would leave it: 20 classes, images of 375x500 with noise that compresses no better
-than photographs, pseudo masks, prototypes. The same few files stand for all images, under as many names.
+Makes a run folder like that of PASCAL VOC's train_aug: 20 classes, images of 375x500 with noise that compresses no better than
+photographs, pseudo masks, prototypes. The same few files are used for all images, under different names.
 """
 
 import argparse
@@ -26,7 +26,7 @@ N_CLASSES, N_FILES, SIZE = 20, 40, (375, 500)
 
 
 def make_dataset(root: Path, n: int) -> Dataset:
-    """A data set of `n` ids that share a few image and mask files; image i shows the classes i and i + 7 (modulo 20)."""
+    """A data set of `n` ids that share a few image and mask files; image i has the classes i and i + 7 (modulo 20)."""
     draws = np.random.default_rng(0)
     for i in range(N_FILES):
         rough = draws.integers(0, 256, (24, 32, 3), np.uint8)
@@ -48,7 +48,7 @@ def make_dataset(root: Path, n: int) -> Dataset:
 
 
 def make_artifacts(pipeline: Pipeline, dataset: Dataset) -> None:
-    """The folders of make_sem_seg_labels, with a pseudo mask of every id, and of make_lpcam, with prototypes."""
+    """Make the folders of make_sem_seg_labels, with a pseudo mask of every id, and of make_lpcam, with prototypes."""
     for planned in pipeline._as_recorded({}).plan:
         folder = pipeline.folder.partial(planned.name, planned.fingerprint)
         if planned.name == "make_lpcam":
@@ -70,7 +70,7 @@ def make_artifacts(pipeline: Pipeline, dataset: Dataset) -> None:
 
 
 def measure(n: int, outputs: Path) -> dict:
-    """{"seconds", "again", "mb", "path"}: the first report, one with the scores of the images kept, its size."""
+    """{"seconds", "again", "mb", "path"}: time of the first report, time of one with stored image scores, size, path."""
     (outputs / "data").mkdir(parents=True)
     pipeline = Pipeline.compose(f"outputs={outputs}", "name=many", "device=cpu")
     pipeline.dataset = make_dataset(outputs / "data", n)

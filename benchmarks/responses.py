@@ -1,11 +1,11 @@
-"""What CAM and LPCAM answer to strongly and weakly discriminative features: `python -m benchmarks.responses RUN [KEY=VALUE ...]`.
+"""Values of CAM and LPCAM on strongly and weakly discriminative features: `python -m benchmarks.responses RUN [KEY=VALUE ...]`.
 
 The numeric analysis behind LPCAM's claim (Chen & Sun 2023): a class activation map follows the classifier, so it is high where a
-feature alone tells the class and low on the rest of the object; LPCAM, which compares with all local prototypes of the class, is
-to be high on both. The features of the objects of the train list (cells of the grid that lie in the class's mask, at scale 1) are
-sorted by the probability that the classifier gives the class for that feature alone; of each group the mean of both maps is
-printed, each map divided by its maximum, and beside it the mean over the cells outside the objects. RUN is a finished run of the
-given configuration (KEY=VALUE as on the command line).
+single feature identifies the class and low on the rest of the object; LPCAM, which compares with all local prototypes of the
+class, should be high on both. The features of the objects of the train list (grid cells in the class's mask, at scale 1) are
+grouped by the probability of the class that the classifier gives for that feature alone; printed are, for each group and for the
+cells outside the objects, the means of both maps, each map divided by its maximum. RUN is a finished run with the configuration
+KEY=VALUE (as on the command line).
 """
 
 import sys
@@ -26,7 +26,7 @@ KINDS = (("CAM", "make_cam"), ("LPCAM", "make_lpcam"))
 
 
 def responses(run: str, *overrides: str) -> dict[str, tuple[int, list[float]]]:
-    """By group: the number of cells, and the mean of each of `KINDS` there."""
+    """The number of cells and the mean of each of `KINDS`, by group."""
     pipeline = Pipeline.compose(f"name={run}", *overrides)
     folder, dataset = pipeline.folder, open_dataset(pipeline.config.data)
     context = StepContext(None, dataset, {}, folder.path, {"train_cam": folder.result("train_cam")})

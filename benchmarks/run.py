@@ -1,7 +1,7 @@
-"""Each step against the official form, side by side: `python -m benchmarks.run [--quick] [--only NAME,...] [--json FILE]`.
+"""Each step against its official form: `python -m benchmarks.run [--quick] [--only NAME,...] [--json FILE]`.
 
-`--list` names the benchmarks. A time is the median of 5 interleaved calls after a warm-up; a form that takes over 10 s runs once.
-Peak memory is that of a process which does nothing else, above what it held with its inputs.
+`--list` lists the benchmarks. A time is the median of 5 interleaved calls after a warm-up; a form that takes over 10 s runs once.
+Peak memory is that of a separate process, above its memory with the inputs.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""What a run of many images needs, from the rates of a run that was made: `python -m benchmarks.scaling RUN --images N ...`.
+"""The resources of a run of many images, projected from a finished run: `python -m benchmarks.scaling RUN --images N ...`.
 
-Seconds an image (of a training: an image and epoch) and bytes an image are those of RUN's manifests, times N. So the images,
-networks and machine of RUN should be like those in question; k-means and the classes' number are not scaled.
+Seconds per image (of a training: per image and epoch) and bytes per image are taken from RUN's manifests and multiplied by N. So
+RUN should have similar images, networks and machine; k-means and the number of classes are not scaled.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.order import STEPS
 
-SIZES = [82_783, 9_000_000, 100_000_000]   # COCO train2014, OpenImages, and past them
+SIZES = [82_783, 9_000_000, 100_000_000]   # COCO train2014, OpenImages, and larger
 
 
 def needs(run: Path, images: int) -> list[tuple[str, float, float, int]]:

@@ -1,4 +1,4 @@
-"""What a step of the pipeline needs to run alone in a measurement: a data set of drawn pictures, networks with random weights."""
+"""The setting for measuring a single step of the pipeline: a data set of synthetic pictures, networks with random weights."""
 
 import atexit
 import shutil
@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-import torchvision.models  # noqa: F401 - the pipeline imports it late; a process of a measurement has it from its parent
+import torchvision.models  # noqa: F401 - the pipeline imports it late; measuring processes inherit it from their parent
 
 from benchmarks.pictures import draw_dataset
 from pipeline.config import compose, typed
@@ -31,7 +31,7 @@ _read_network = networks._load
 
 
 def scratch() -> Path:
-    """A folder that goes with this process."""
+    """A folder that is removed when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="benchmark-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -39,7 +39,7 @@ def scratch() -> Path:
 
 @cache
 def backbone(depth: str = "resnet50", norm: str = "frozen_batch") -> ResNet:
-    """A backbone with random weights whose features stay of the size that trained ones have (as in the tests' reference case)."""
+    """A backbone with random weights whose features have the magnitude of trained ones (as in the tests' reference case)."""
     net = resnet(depth, norm, seed=7)
     for name, value in net.named_parameters():
         if name.endswith("bn3.weight" if depth in ("resnet50", "resnet101") else "bn2.weight"):
@@ -48,7 +48,7 @@ def backbone(depth: str = "resnet50", norm: str = "frozen_batch") -> ResNet:
 
 
 class Run:
-    """A folder of finished steps, as a run has them. Steps are run in it one by one; a step may run again on other ids."""
+    """A run folder with finished steps, in which steps are run one by one, also repeatedly on other ids."""
 
     def __init__(self, dataset: Dataset, depth: str = "resnet50", norm: str = "frozen_batch", precision: str = "float32",
                  overrides: tuple[str, ...] = ("recipe=official",)):
@@ -65,7 +65,7 @@ class Run:
         self.prototypes = write_prototypes(self.folder / "make_lpcam/prototypes.npz", self.classifier, len(dataset.classes))
 
     def context(self, step: str, ids: tuple[str, ...] | None = None, fresh: bool = True) -> StepContext:
-        """The step's world; with `fresh` what it made before is removed (the prototypes stay)."""
+        """The context of a step; with `fresh` its earlier output is removed, except the prototypes and weights."""
         ids, folder = self.dataset.lists["train"] if ids is None else ids, self.folder / step
         if fresh:
             for path in [path for path in folder.glob("*") if path.name not in ("prototypes.npz", WEIGHTS)]:
@@ -81,10 +81,10 @@ class Run:
         return self._networks[path]
 
     def run(self, module: Any, ids: tuple[str, ...] | None = None) -> Path:
-        """Run a step alone, on all images or on `ids`; its folder."""
+        """Run a single step on all images or on `ids`, and return its folder."""
         step = module.__name__.split(".")[-1]
         context = self.context(step, ids)
-        with patch.object(networks, "_load", self._load):   # reading a network is no part of an image's time
+        with patch.object(networks, "_load", self._load):   # reading a network is not part of the time per image
             module.run(context)
         if not step.startswith(("eval", "train")):
             merge_journals(context.folder, context.ids)
@@ -92,7 +92,7 @@ class Run:
 
 
 def write_prototypes(path: Path, classifier: Classifier, n_classes: int, each: int = 12) -> dict[bool, list[torch.Tensor]]:
-    """Random prototypes, `each` of foreground and of context a class, in the form of `prototypes.npz`; (each, D) by context."""
+    """Write random prototypes, `each` of foreground and context per class, as `prototypes.npz`; return (each, D) by context."""
     draw, dimension = torch.Generator().manual_seed(5), classifier.classifier.in_channels
     centers = torch.randn(n_classes, 2, each, dimension, generator=draw).relu()
     path.parent.mkdir(exist_ok=True)
@@ -103,5 +103,5 @@ def write_prototypes(path: Path, classifier: Classifier, n_classes: int, each: i
 
 @cache
 def drawn(n: int, size: tuple[int, int] = (375, 500), per_image: int | None = None) -> Dataset:
-    """`n` drawn pictures of one size."""
+    """A data set of `n` synthetic pictures of one size."""
     return draw_dataset(scratch(), n, N_CLASSES, sizes=(size,), per_image=per_image)

@@ -1,4 +1,4 @@
-"""What a command costs before any work: `--help`, and `action=plan` and `action=status` of a finished small run."""
+"""Start-up time of commands: `--help`, and `action=plan` and `action=status` of a finished small run."""
 
 import atexit
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.harness import Builder, Case
 
 ROOT = Path(__file__).resolve().parent.parent
-# The finished run is made by the first of the processes that measure, and removed by the one that has started them.
+# The first measuring process makes the finished run, and their parent removes it.
 OUTPUTS = Path(tempfile.gettempdir(), f"benchmark-startup-{os.getpid()}")
 RUN = ("experiment=smoke", f"outputs={OUTPUTS}", "device=cpu", "report.write=false", "data.n_train=2", "data.n_val=1",
        "train_cam.epochs=1", "train_irn.epochs=1", "make_cam.scales=[1.0]", "make_lpcam.n_clusters=1")
@@ -19,7 +19,7 @@ atexit.register(shutil.rmtree, OUTPUTS, ignore_errors=True)
 
 
 def python(*words: str) -> str:
-    """What a command prints, for comparing. Raises CalledProcessError where it fails."""
+    """The output of a command, for comparison. Raises CalledProcessError if it fails."""
     return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 

@@ -1,8 +1,8 @@
-"""How long a run of many images takes to be looked at: `python -m benchmarks.status [--ids 1000000] [--layout packed]`.
+"""Time and memory of status, plan and run with many images: `python -m benchmarks.status [--ids 1000000] [--layout packed]`.
 
 Makes the folder of an interrupted make_cam with that many small artifacts and a journal line for each, breaks three, and measures
-`action=status`, `action=plan` and the run that makes the three again and finishes the step. Photographs are not read, because
-there are none: looking at them takes the same time in both layouts.
+`action=status`, `action=plan` and the run that repairs the three and finishes the step. The data set has no image files: checking
+them takes the same time in both layouts.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pipeline.cluster.machine import peak_memory, reset_peak_memory
 from pipeline.plan.plan import survey
 from pipeline.runfolder.folder import MANIFEST_KEYS
 from steps import make_cam
-from steps.runtime import needs  # noqa: F401  needs: a plan with work to do imports it, and torch with it, which is not what is timed
+from steps.runtime import needs  # noqa: F401  needs: imported by a plan with work to do, with torch, which is not to be timed
 from steps.runtime.inference import for_each_image
 from steps.runtime.journal import JOURNALS
 from steps.runtime.packs import PACKS, Pack
@@ -30,7 +30,7 @@ FACTS = {"height": 375, "width": 500, "classes": [0], "scales": SCALES, "maxima"
 
 
 class Many(Dataset):
-    """A data set that has no files."""
+    """A data set without files."""
 
     def digest_of_image(self, image_id: str) -> str:
         return "0" * 32
@@ -40,7 +40,7 @@ class Many(Dataset):
 
 
 def make_dataset(n: int) -> Dataset:
-    """A data set of `n` ids that has no files."""
+    """A data set of `n` ids without files."""
     ids, present = tuple(f"{i:08d}" for i in range(n)), (0,)
     names = dict(zip(ids, ids, strict=True))
     return Many(name="many", root=Path("nowhere"), classes=("cat",), lists={"train": ids, "val": (), "all": ids},
@@ -48,8 +48,8 @@ def make_dataset(n: int) -> Dataset:
 
 
 def make_artifacts(pipeline: Pipeline, dataset: Dataset, packed: bool = False) -> None:
-    """A finished train_cam, and the folder of an interrupted make_cam: an artifact and a journal line for every id, three of them
-    broken; in a pack one is cut off and the lines of two were never written."""
+    """Make a finished train_cam and the folder of an interrupted make_cam: an artifact and a journal line for every id, three of
+    them broken; in a pack one is truncated and the lines of two are missing."""
     trained, planned = survey(pipeline.config, dataset, pipeline.folder)
     pipeline.folder.result("train_cam").mkdir(parents=True)
     pipeline.folder.finish("train_cam", pipeline.folder.result("train_cam"), dict.fromkeys(MANIFEST_KEYS, 0) | {
@@ -77,7 +77,7 @@ def make_artifacts(pipeline: Pipeline, dataset: Dataset, packed: bool = False) -
 
 
 def make_again(context: Any) -> dict:
-    """What make_cam does, without a network."""
+    """Replaces make_cam, without a network."""
     begun: list[float] = []
 
     def make(image_id: str) -> tuple[dict[str, bytes], dict]:
@@ -95,7 +95,7 @@ def timed(pipeline: Pipeline, act: Callable[[], Any]) -> tuple[Any, dict[str, fl
 
 
 def measure(n: int, layout: str = "files") -> dict:
-    """What `status` says of `n` ids, files and bytes of the step's folder, and seconds and memory of status, plan and run."""
+    """The result of `status` for `n` ids, files and bytes of the step's folder, seconds and memory of status, plan and run."""
     with tempfile.TemporaryDirectory() as outputs:
         pipeline = Pipeline.compose(f"outputs={outputs}", "name=many", "steps=[train_cam,make_cam]", "device=cpu",
                                     "log_level=error", "report.write=false", f"artifacts.layout={layout}")

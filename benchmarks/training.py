@@ -1,4 +1,4 @@
-"""train_cam: the official loop (`step/train_cam.py`: NCHW, float32, one pass after the other) against a step of ours."""
+"""train_cam: an iteration of the official loop (`step/train_cam.py`: NCHW, float32, sequential) against ours."""
 
 import copy
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from steps.runtime.networks import to_train
 from steps.runtime.training import OptimizerName, Schedule, make_optimizer, train_step
 from wsss.classifiers.plain import Classifier
 
-RATE, STEPS = 1e-3, 1   # a low rate: the weights are random, and the loss has to stay finite over all repetitions
+RATE, STEPS = 1e-3, 1   # a low rate, because the weights are random and the loss must stay finite over all repetitions
 SETTINGS = SimpleNamespace(optimizer=OptimizerName.sgd, lr=RATE, momentum=1e-4, weight_decay=1e-4)
 
 
@@ -24,7 +24,7 @@ def context(precision: str) -> StepContext:
 
 
 def our_step(module: torch.nn.Module, groups: tuple, loss: Callable, batch: tuple, precision: str) -> Callable[[], torch.Tensor]:
-    """A training step of the pipeline on a batch that is ready; it returns the loss."""
+    """A training iteration of the pipeline on a prepared batch, which returns the loss."""
     optimizer, schedule = make_optimizer(SETTINGS, *groups), Schedule("bench", 1, len(batch[0]), lambda step, total: 1.0, 1)
     module.train()
     return lambda: torch.stack([train_step(context(precision), schedule, module, optimizer, loss, [batch])["loss"]
@@ -52,7 +52,7 @@ def _sizes(quick: bool) -> tuple[int, int]:
 
 
 def _case(quick: bool, precision: str = "float32") -> Case:
-    keep_freed()   # for both forms: what it gives is the row train_cam_memory
+    keep_freed()   # for both forms; train_cam_memory measures its effect
     batch, crop = _sizes(quick)
     images, labels = samples(batch, crop)
     theirs, mine = _classifier(), _classifier()
@@ -73,7 +73,7 @@ def _case(quick: bool, precision: str = "float32") -> Case:
 
 
 def _memory_case(quick: bool, precision: str = "float32") -> Case:
-    """A training whose freed memory goes back to the system, as it does by default, and one that keeps it."""
+    """A training that returns freed memory to the system, the default, against one that keeps it."""
     batch, crop = _sizes(quick)
 
     def steps(prepare: Callable[[], None]) -> Callable[[], Callable[[], None]]:

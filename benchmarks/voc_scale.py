@@ -1,10 +1,10 @@
-"""All eight steps on VOC-sized pictures, and what that comes to for VOC: `python -m benchmarks.voc_scale [--images N]`.
+"""All eight steps on VOC-sized pictures, with a projection to VOC: `python -m benchmarks.voc_scale [--images N]`.
 
-Draws N pictures in the layout of VOC (with `--masks FOLDER` after the shapes of real masks), runs `experiment=lpcam_voc12` on
-them and prints for each step time, images a second, peak memory, disk, and the time projected to the 10,582 images of train_aug.
-The lists have VOC's proportions. ImageNet's weights are not fetched: the networks start from random ones, with which every step
-does the same work but for k-means, whose rounds depend on the features. Rates are lowered so that the losses stay finite.
-`KEY=VALUE` words go to the pipeline: `precision=bf16 device=cuda`.
+Draws N pictures in the layout of VOC (with `--masks FOLDER` in the shapes of real masks), runs `experiment=lpcam_voc12` on them
+and prints for each step the time, images per second, peak memory, disk space, and the time projected to the 10,582 images of
+train_aug. The lists have VOC's proportions. ImageNet weights are not downloaded: the networks start from random weights, with
+which every step does the same work except k-means, whose rounds depend on the features. Learning rates are lowered so that the
+losses stay finite. `KEY=VALUE` arguments are passed to the pipeline: `precision=bf16 device=cuda`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ TRAIN_AUG, TRAIN, VAL = 10_582, 1_464, 1_449
 
 
 def draw_voc(root: Path, n: int, masks: Path | None) -> None:
-    """`n` pictures of train_aug and, beside them, so many of val as VOC has for them, in the layout of VOC."""
+    """Draw `n` pictures of train_aug and, in VOC's proportion, pictures of val, in the layout of VOC."""
     n_val = max(1, round(n * VAL / TRAIN_AUG))
     given = sorted(masks.glob("*.png")) if masks else []
     ids = draw_dataset(root, n + n_val, masks=given, folders=("JPEGImages", "SegmentationClassAug")).lists["train"]
@@ -42,7 +42,7 @@ def draw_voc(root: Path, n: int, masks: Path | None) -> None:
 
 
 def bare_forward(pipeline: Pipeline, n: int = 10) -> float:
-    """Seconds an image of make_cam's forward passes alone, inputs ready on the device."""
+    """Seconds per image of make_cam's forward passes only, with inputs on the device."""
     device, ids, folder = pipeline.device, pipeline.dataset.lists["train_aug"][:n], pipeline.folder.path
     context = StepContext(settings=None, dataset=pipeline.dataset, lists={}, folder=folder, device=device,
                           inputs={"train_cam": folder / "train_cam"}, precision=pipeline.config.precision.value)
@@ -63,7 +63,7 @@ def bare_forward(pipeline: Pipeline, n: int = 10) -> float:
 
 
 def measure(n: int, masks: Path | None = None, overrides: tuple[str, ...] = ()) -> list[dict]:
-    """A dict a step: step, images, seconds, images_per_s, host_mb, cuda_mb, disk_mb, projected_s."""
+    """A dict per step: step, images, seconds, images_per_s, host_mb, cuda_mb, disk_mb, projected_s."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "VOC2012")
         draw_voc(root, n, masks)

@@ -3,8 +3,8 @@
 import importlib
 from typing import Any
 
-# The module of each public name. It is imported when the name is first asked for, because torch takes seconds to import and
-# what reads `wsss.errors` or `wsss.data` alone need not wait for it. No module may be called as one of these names.
+# The module of each public name. It is imported on first access, because torch takes seconds to import and users of
+# `wsss.errors` or `wsss.data` do not need it. No module may have one of these names.
 _NAMES = {
     "cams.cam": ["class_activation_maps", "multi_scale_cam", "multi_scale_features"],
     "cams.clustering": ["kmeans"],

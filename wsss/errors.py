@@ -1,7 +1,7 @@
-"""The errors of this project: each message says what, where, what was expected and what to do next.
+"""The errors of this project: each message names the problem, its place, what was expected and what to do next.
 
-`WsssError` is the one base type. The subclasses also derive from the built-in that fits, so that a caller of a plain
-function (`wsss.kmeans(...)`) can catch `ValueError` as anywhere else in Python.
+`WsssError` is the base class. Each subclass also derives from a matching built-in, so that a caller of a plain function
+(`wsss.kmeans(...)`) can catch `ValueError`.
 """
 
 import copy
@@ -12,17 +12,17 @@ class WsssError(Exception):
 
 
 class DataError(WsssError, ValueError):
-    """A data set, image, mask, label or list is not what it must be."""
+    """A data set, image, mask, label or list is invalid."""
 
 
 class ConfigError(WsssError, ValueError):
-    """The configuration names something unknown, or combines what cannot go together."""
+    """The configuration names something unknown or combines incompatible options."""
 
 
 class ArtifactError(WsssError, ValueError):
     """A file written by an earlier step is missing, damaged or does not fit.
 
-    `damaged`: that file (a path, or what stands for one), where it is only to be put away and made again by its step.
+    `damaged`: the file (a path or a similar object) if moving it away and running its step again fixes the error.
     """
 
     def __init__(self, message: str, damaged: object = None):
@@ -31,7 +31,7 @@ class ArtifactError(WsssError, ValueError):
 
 
 class ArgumentError(WsssError, ValueError):
-    """A public function of `wsss` was given a tensor or number it cannot work with."""
+    """An argument of a public function of `wsss` is invalid."""
 
 
 class WeightsError(WsssError, ValueError):
@@ -39,19 +39,19 @@ class WeightsError(WsssError, ValueError):
 
 
 class BackendError(WsssError, RuntimeError):
-    """An optional back end (pydensecrf, kmeans-pytorch) or device was asked for and is not there."""
+    """A requested optional back end (pydensecrf, kmeans-pytorch) or device is not available."""
 
 
 class StorageError(WsssError, OSError):
-    """A file or folder cannot be written: the disk is full, read-only, or belongs to somebody else."""
+    """A file or folder cannot be written: the disk is full or read-only, or permission is missing."""
 
 
 class BusyError(WsssError, RuntimeError):
-    """Another process works on what this one needs."""
+    """Another process is using a resource that this one needs."""
 
 
 def prefixed(error: WsssError, where: str) -> WsssError:
-    """The same error, its message starting with where it happened: the id of an image, the name of a step."""
+    """A copy of the error whose message starts with `where`: the id of an image or the name of a step."""
     named = copy.copy(error)
     named.args = (f"{where}: {error}",)
     return named

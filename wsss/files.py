@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are written completely or not at all."""
 
 import os
 import shutil
@@ -26,25 +26,25 @@ def storage(path: Path | str) -> Iterator[None]:
 
 
 def free_bytes(path: Path | str) -> int:
-    """Bytes free on the disk where `path` lies or will lie."""
+    """Free bytes on the disk of `path`, which need not exist."""
     path = Path(path).absolute()
     return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
 
 
 def are_plain_names(names: Iterable[str]) -> bool:
-    """Whether all are relative file names with "/" that stay in their folder: not empty, no part "." or ".."."""
+    """Whether all names are relative paths with "/" inside their folder: not empty, no part "." or ".."."""
     joined = "/".join(("", *names, ""))
-    return not ("//" in joined or "/./" in joined or "/../" in joined or "\0" in joined)   # a million names: no loop
+    return not ("//" in joined or "/./" in joined or "/../" in joined or "\0" in joined)   # no loop: may be a million names
 
 
 @contextmanager
 def replacing(path: Path | str, flush: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside `path`; when the block ends well it is flushed to the disk and renamed to `path`.
+    """Yield a temporary path in the folder of `path`; after the block, flush it to the disk and rename it to `path`.
 
-    Without `flush` a loss of power may leave an empty file: for many small ones that can be had again.
+    Without `flush` a power failure may leave an empty file; use this for many small files that can be recreated.
 
-    The temporary name starts with `.writing-` and ends in `.tmp`, so that nothing takes it for a result. When the block
-    fails it is removed and whatever stood at `path` stays. The folder is made where there is none.
+    The temporary name starts with `.writing-` and ends in `.tmp`, so that it is not mistaken for a result. If the block
+    fails, the temporary file is removed and `path` is unchanged. A missing folder is created.
 
     Raises
     ------
@@ -66,30 +66,30 @@ def replacing(path: Path | str, flush: bool = True) -> Iterator[Path]:
 
 
 def user_path(path: Path | str) -> Path:
-    """`path` with a leading `~` or `~user` replaced; an unknown user stays as written, and so is named where it is missed."""
+    """`path` with a leading `~` or `~user` expanded; an unknown user is left as written, so that later errors name it."""
     return Path(os.path.expanduser(path))
 
 
 def remove_temporary(folder: Path | str) -> None:
-    """Remove the temporary files of writes that were killed, below a folder that nobody else writes to."""
+    """Remove the temporary files of killed writes below `folder`, which no other process may be writing to."""
     for name in file_sizes(folder):
         if name.rpartition("/")[2].startswith(TEMPORARY_PREFIX) and name.endswith(".tmp"):
             Path(folder, name).unlink(missing_ok=True)
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
-    """Write `content`, whole or not at all."""
+    """Write `content` completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, completely or not at all."""
     write_bytes(path, text.encode())
 
 
 def file_sizes(folder: Path | str) -> dict[str, int]:
-    """Size in bytes of every file below `folder`, by its path relative to it with "/"; empty without the folder."""
+    """Size in bytes of every file below `folder` by its relative path with "/"; empty if there is no such folder."""
     sizes: dict[str, int] = {}
     open_folders = [("", str(folder))] if os.path.isdir(folder) else []
     while open_folders:

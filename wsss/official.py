@@ -1,7 +1,7 @@
 """Files of the official IRN and LPCAM code: pickled dictionaries of maps, and the parameter names of its networks.
 
-The maps are `.npy` files that hold a pickled dictionary. Unpickling may run any code, so they are read by a reader that knows
-NumPy arrays and torch tensors and nothing else: whatever else a file refers to is refused by its name and never called.
+The maps are `.npy` files that hold a pickled dictionary. Unpickling may run any code, so the reader here accepts only NumPy
+arrays and torch tensors: any other reference in a file is refused by name and never called.
 """
 
 import io
@@ -22,18 +22,18 @@ from wsss.files import replacing
 
 _NEW_ARRAY: Any = np.zeros(0).__reduce__()[0]                # numpy._core.multiarray._reconstruct, numpy.core... before 2.0
 _SCALAR = np.float32(0).__reduce__()[0]
-# Module and name, as a pickle says them -> what is called instead. Old files (protocol 2) hold bytes as Latin-1 text.
+# Module and name in a pickle -> what is called instead. Old files (protocol 2) store bytes as Latin-1 text.
 _KNOWN: dict[str, Any] = {
     "multiarray _reconstruct": lambda kind, shape, code: _NEW_ARRAY(np.ndarray, (0,), b"b"),
     "multiarray scalar": _SCALAR,
-    "numpy ndarray": None,                              # only handed on to _reconstruct
+    "numpy ndarray": None,                              # only an argument of _reconstruct
     "numpy dtype": np.dtype,
     "_codecs encode": lambda text, code: text.encode("latin1"),
     "collections OrderedDict": OrderedDict,
     "torch._utils _rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
     "torch.storage _load_from_bytes": lambda content: torch.load(io.BytesIO(content), map_location="cpu", weights_only=True),
 }
-PROTOTYPE_FILES = ("class_ceneters.pt", "class_context.pt")   # as step/make_lpcam.py spells them
+PROTOTYPE_FILES = ("class_ceneters.pt", "class_context.pt")   # spelled as in step/make_lpcam.py
 
 
 class OfficialMaps(NamedTuple):
@@ -45,7 +45,7 @@ class OfficialMaps(NamedTuple):
 
 
 class _Reader(pickle.Unpickler):
-    """Knows arrays and tensors. What it hands out is made for the one use, so that no file can change a function of others."""
+    """Unpickles arrays and tensors only. It returns a new function each time, so that no file can modify a shared one."""
 
     def __init__(self, file: BinaryIO):
         super().__init__(file)
@@ -60,7 +60,7 @@ class _Reader(pickle.Unpickler):
 
 
 class _Writer(pickle.Pickler):
-    """Writes what NumPy before 1.26 can read too, with which the official code runs: there numpy._core is numpy.core."""
+    """Writes pickles that NumPy before 1.26, which the official code uses, can read too: there numpy._core is numpy.core."""
 
     @classmethod
     def bytes_of(cls, array: np.ndarray) -> bytes:
@@ -70,15 +70,15 @@ class _Writer(pickle.Pickler):
 
 
 def _stranger(path: Path | str, name: str) -> DataError:
-    return DataError(f"{path} refers to {name}; expected NumPy arrays and torch tensors only. Nothing of it was run. Have it "
-                     "made again by the official code, or leave it out")
+    return DataError(f"{path} refers to {name}; expected NumPy arrays and torch tensors only. Nothing in it was run. "
+                     "Recreate it with the official code, or leave it out")
 
 
 def read_dictionary(path: Path | str) -> dict[str, Any]:
-    """The dictionary of a `.npy` file of `np.save(path, {...})`; tensors become arrays.
+    """The dictionary in a `.npy` file of `np.save(path, {...})`; tensors become arrays.
 
-    Raises DataError when it cannot be read, holds no dictionary, or refers to anything but NumPy arrays and torch tensors:
-    that is named, and nothing of it is run.
+    Raises DataError if it cannot be read, holds no dictionary, or refers to anything but NumPy arrays and torch tensors;
+    the message names the reference, which is not called.
     """
     try:
         with open(path, "rb") as file:
@@ -92,36 +92,36 @@ def read_dictionary(path: Path | str) -> dict[str, Any]:
         raise
     except Exception as error:   # a damaged pickle can raise anything
         why = " ".join(str(error).split())[:200]
-        if inside := re.search(r"GLOBAL (\S+)", str(error)):   # torch's own safe reader found it in the bytes of a tensor
+        if inside := re.search(r"GLOBAL (\S+)", str(error)):   # torch's safe reader found it in the bytes of a tensor
             raise _stranger(path, inside[1]) from error
-        raise DataError(f"{path} is damaged or no .npy file ({type(error).__name__}: {why}). Copy it again, or leave it "
+        raise DataError(f"{path} is damaged or not a .npy file ({type(error).__name__}: {why}). Copy it again, or leave it "
                         "out") from error
-    raise DataError(f"{path} holds no dictionary; expected one with keys, cam and high_res, as official make_cam writes it. "
+    raise DataError(f"{path} holds no dictionary; expected one with keys, cam and high_res, as in files of official make_cam. "
                     "Leave it out")
 
 
 def read_maps(path: Path | str, size: tuple[int, int], classes: tuple[int, ...]) -> OfficialMaps:
-    """The official maps of an image of `size` (H, W) that shows `classes` (0-based), in the order of `classes`.
+    """The official maps of an image of `size` (H, W) with the present `classes` (0-based), in the order of `classes`.
 
-    A map that is NaN everywhere becomes 0: official make_lpcam divides a map that is zero everywhere by its maximum.
-    Raises DataError, naming the file, when classes, shapes or values are not what they must be.
+    A map that is NaN everywhere becomes 0: official make_lpcam divides an all-zero map by its maximum.
+    Raises DataError, naming the file, for invalid classes, shapes or values.
     """
     found = read_dictionary(path)
     keys = _array(found, "keys").ravel().tolist()
     if Counter(keys) != Counter(classes):
-        raise DataError(f"{path} holds maps of the classes {keys} (0-based), the labels of the image are {list(classes)}. Take "
+        raise DataError(f"{path} holds maps of the classes {keys} (0-based), the labels of the image are {list(classes)}. Use "
                         "maps of this data set, or correct the labels")
     order, maps = [keys.index(c) for c in classes], {}
     for name, (h, w) in {"cam": ((size[0] - 1) // 4 + 1, (size[1] - 1) // 4 + 1), "high_res": size}.items():
         array = _array(found, name) if classes else np.zeros((0, h, w))
         if array.shape != (len(classes), h, w) or array.dtype.kind != "f":
             raise DataError(f"{path}: {name} is {array.dtype} {array.shape}, expected real numbers {(len(classes), h, w)} for an "
-                            f"image {size[0]} high and {size[1]} wide. Take the maps that were made from this image")
+                            f"image {size[0]} high and {size[1]} wide. Use the maps of this image")
         array = array[order].astype(np.float32)
         array[np.isnan(array).all(axis=(1, 2))] = 0
         if not np.isfinite(array).all() or array.max(initial=0) > 1 + 1e-3:
             raise DataError(f"{path}: {name} holds numbers that are above 1 or not finite, expected maps divided by their "
-                            "maximum. Have it made again, or leave it out")
+                            "maximum. Recreate it, or leave it out")
         maps[name] = np.minimum(array, 1)
     return OfficialMaps(np.array(classes, np.int64), **maps)
 
@@ -131,10 +131,10 @@ def _array(found: Mapping[str, Any], name: str) -> np.ndarray:
 
 
 def write_maps(path: Path | str, maps: OfficialMaps, lpcam: bool = False) -> None:
-    """Write maps as the official code does, whole or not at all.
+    """Write maps as the official code does, completely or not at all.
 
-    make_cam keeps `keys` and `cam` as tensors and `high_res` as an array, make_lpcam `keys` as an array and both maps as
-    tensors; each is what later official steps expect (make_sem_seg_labels calls `.cuda()` on `cam`).
+    make_cam stores `keys` and `cam` as tensors and `high_res` as an array; make_lpcam (`lpcam`) stores `keys` as an array and
+    both maps as tensors. Later official steps expect these types (make_sem_seg_labels calls `.cuda()` on `cam`).
     """
     keys, cam, high_res = maps
     content = {"keys": keys if lpcam else torch.from_numpy(keys), "cam": torch.from_numpy(cam),
@@ -146,17 +146,17 @@ def write_maps(path: Path | str, maps: OfficialMaps, lpcam: bool = False) -> Non
 
 
 def write_label(path: Path | str, label: np.ndarray) -> None:
-    """Write a label (H, W) uint8 as the official code does, a grey PNG, whole or not at all: imageio, with which it reads them,
-    would turn a palette PNG into colours."""
+    """Write a label (H, W) uint8 as a grey PNG, completely or not at all: the official code reads it with imageio, which would
+    convert a palette PNG to colours."""
     with replacing(path) as temporary:
         Image.fromarray(label).save(temporary, format="PNG")
 
 
 def read_prototypes(folder: Path) -> dict[str, np.ndarray]:
-    """The prototypes that official make_lpcam saves in `folder`, one dictionary class -> (n, D) for each of PROTOTYPE_FILES.
+    """The prototypes that official make_lpcam saves in `folder`: a dictionary class -> (n, D) in each of PROTOTYPE_FILES.
 
     Returns `center` (n, D) float32, `class_index` (n,) int64, `is_background` (n,) bool, and `kept` (n,), all True. Raises
-    DataError when a file is missing or damaged, or holds something else.
+    DataError if a file is missing, damaged or of other content.
     """
     rows: list[tuple[int, bool, np.ndarray]] = []
     for name, is_background in zip(PROTOTYPE_FILES, (False, True), strict=True):
@@ -168,16 +168,16 @@ def read_prototypes(folder: Path) -> dict[str, np.ndarray]:
         except MemoryError:
             raise
         except Exception as error:   # a damaged pickle can raise anything
-            raise DataError(f"{folder / name} is damaged, or no dictionary of prototypes by class ({type(error).__name__}). Have "
-                            "it made again by the official code") from error
+            raise DataError(f"{folder / name} is damaged, or not a dictionary of prototypes by class ({type(error).__name__}). "
+                            "Recreate it with the official code") from error
     counts = [len(centers) for _, _, centers in rows]
     return {"center": center, "class_index": np.repeat([index for index, _, _ in rows], counts),
             "is_background": np.repeat([is_background for _, is_background, _ in rows], counts),
             "kept": np.ones(len(center), bool)}
 
 
-# Prefix of official names -> of ours. The official networks hold most layers several times (`self.resnet50`, `self.stage2`,
-# `self.backbone`), and so do their state dicts.
+# Prefix of official names -> prefix of our names. The official networks register most layers several times
+# (`self.resnet50`, `self.stage2`, `self.backbone`), and so do their state dicts.
 def _layout(first_stage: int, heads: Mapping[str, str]) -> dict[str, str]:
     """`first_stage`: the number of the stage that holds layer1; it is 1 in resnet50_cam.py, 2 in resnet50_irn.py."""
     stages = {"stage1.0.": "backbone.conv1.", "stage1.1.": "backbone.bn1."}
@@ -190,15 +190,15 @@ CAM = _layout(1, {"classifier.": "classifier.", "newly_added.0.": "classifier."}
 IRN = _layout(2, {name: own for branch, count in (("edge", 6), ("dp", 7)) for i in range(1, count + 1)
                   for name, own in ((f"fc_{branch}{i}.", f"fc_{branch}{i}."), (f"{branch}_layers.{i - 1}.", f"fc_{branch}{i}."))}
               | dict.fromkeys(("mean_shift.", "fc_dp7.4.", "dp_layers.6.4."), "mean_shift."))
-# Constants of the training loss, which res50_irn.pth holds too; MeanShift was a batch norm in later versions of IRN.
+# Constants of the training loss, which res50_irn.pth also holds; MeanShift is a batch norm in later versions of IRN.
 _IGNORED = re.compile(r"path_indices\d+|disp_target|(fc_dp7|dp_layers\.6)\.4\.(running_var|num_batches_tracked)")
 
 
 def own_state(tensors: Mapping[str, Tensor], layout: Mapping[str, str], where: str) -> dict[str, Tensor]:
-    """A state dict of the official network (`layout`: CAM or IRN), or one of ours, under our names.
+    """Rename a state dict of the official network (`layout`: CAM or IRN) to our names; our own names are kept.
 
-    A leading `module.` (torch's DataParallel) is dropped; unknown names stay, for the caller to refuse.
-    Raises WeightsError when two copies of one parameter differ, or a number is not finite.
+    A leading `module.` (torch's DataParallel) is dropped; unknown names are kept for the caller to refuse.
+    Raises WeightsError if two copies of one parameter differ or a number is not finite.
     """
     prefixes = sorted([*layout.items(), ("backbone.", "backbone.")], key=lambda item: -len(item[0]))
     state: dict[str, Tensor] = {}
@@ -210,20 +210,20 @@ def own_state(tensors: Mapping[str, Tensor], layout: Mapping[str, str], where: s
         own = next((ours + name.removeprefix(prefix) for prefix, ours in prefixes if name.startswith(prefix)), name)
         if own in state and not torch.equal(state[own], value):
             raise WeightsError(f"{where}: {sources[own]} and {full_name} are one parameter of the official network, but differ. "
-                               "Take a file that was saved from it as a whole")
+                               "Use a file with the complete network")
         if value.is_floating_point() and not value.isfinite().all():
-            raise WeightsError(f"{where}: {full_name} holds numbers that are not finite. Take a checkpoint of a sound training")
+            raise WeightsError(f"{where}: {full_name} holds numbers that are not finite. Use a checkpoint of a finite training")
         state[own], sources[own] = value, full_name
     return state
 
 
 def write_network(path: Path | str, state: Mapping[str, Tensor], layout: Mapping[str, str]) -> None:
-    """Write a state dict of ours as `res50_cam.pth` or `res50_irn.pth`, whole or not at all."""
+    """Write one of our state dicts as `res50_cam.pth` or `res50_irn.pth`, completely or not at all."""
     with replacing(path) as temporary:
         torch.save(official_state(state, layout), temporary)
 
 
 def official_state(state: Mapping[str, Tensor], layout: Mapping[str, str]) -> dict[str, Tensor]:
-    """A state dict of ours under all names of the official network, which loads it with `strict=True`."""
+    """Rename one of our state dicts to all names of the official network, which loads it with `strict=True`."""
     return {prefix + name.removeprefix(ours): value for prefix, ours in layout.items()
             for name, value in state.items() if name.startswith(ours)}

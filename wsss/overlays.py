@@ -1,4 +1,4 @@
-"""Pictures for people: maps and masks laid over the image, as PNG. Nothing of the pipeline reads them back."""
+"""Overlays of maps and masks on images, as PNG, for viewing only: the pipeline never reads them."""
 
 import io
 from functools import cache
@@ -13,14 +13,14 @@ from wsss.palette import VOC_PALETTE
 
 
 def overlay_map(image: np.ndarray, values: np.ndarray, strength: float = 0.8) -> np.ndarray:
-    """A map as heat on its image, by matplotlib's "inferno", whose order is seen without seeing colours.
+    """A map as a heat map on its image, in matplotlib's "inferno", which is also ordered by brightness.
 
-    The image stays as it is where the map is 0.
+    The image is unchanged where the map is 0.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        values: (H, W) float; below 0 and above 1 are shown as 0 and 1.
-        strength: share of the heat where the map is 1, in [0, 1]; the rest is the image.
+        values: (H, W) float, clipped to [0, 1].
+        strength: opacity of the heat map where the map is 1, in [0, 1].
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -32,13 +32,13 @@ def overlay_map(image: np.ndarray, values: np.ndarray, strength: float = 0.8) ->
 
 
 def overlay_mask(image: np.ndarray, mask: np.ndarray, strength: float = 0.6) -> np.ndarray:
-    """A mask (H, W) uint8 in the colours of VOC on its image (H, W, 3) uint8; background stays as it is, 255 turns pale."""
+    """A mask (H, W) uint8 in VOC's colours on its image (H, W, 3) uint8; background is unchanged, 255 is drawn pale."""
     _check("overlay_mask", image, mask)
     return _blend(image, VOC_PALETTE[mask], np.where(mask == 0, 0.0, strength)[..., None])
 
 
 def write_picture(path: Path | str, picture: np.ndarray) -> Path:
-    """Write (H, W, 3) uint8 as a PNG, whole or not at all."""
+    """Write (H, W, 3) uint8 as a PNG, completely or not at all."""
     content = io.BytesIO()
     Image.fromarray(picture).save(content, format="PNG")
     write_bytes(path, content.getvalue())
@@ -48,7 +48,7 @@ def write_picture(path: Path | str, picture: np.ndarray) -> Path:
 @cache
 def _heat() -> np.ndarray:
     """(256, 3) uint8."""
-    from matplotlib import colormaps  # not at the top: most of what imports this file draws nothing
+    from matplotlib import colormaps  # slow to import, and most importers of this file draw nothing
 
     return (colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 

@@ -1,8 +1,8 @@
-"""Random draws that depend on what is drawn for, and on nothing else.
+"""Random draws that depend only on the seed and on their purpose.
 
-Every draw of the project comes from `generator(seed, *what)`, for example `generator(seed, "train_cam", epoch, image_id)`, and
-what torch draws by itself (initialisers, dropout) from `seeded(derived_seed(seed, *what))`.
-It therefore does not depend on the number of workers or ranks, on the order of work, or on where a run was interrupted.
+Every draw of the project comes from `generator(seed, *what)`, for example `generator(seed, "train_cam", epoch, image_id)`;
+torch's own draws (initialisers, dropout) come from `seeded(derived_seed(seed, *what))`.
+So a draw does not depend on the number of workers or ranks, on the order of work, or on interruptions of a run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def derived_seed(seed: int, *what: str | int) -> int:
-    """A 63-bit seed for the purpose `what`, equal on every machine and Python version."""
+    """A 63-bit seed for the purpose `what`, the same on every machine and Python version."""
     text = "\x1f".join([str(int(seed)), *map(str, what)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
@@ -31,7 +31,7 @@ def generator(seed: int, *what: str | int) -> np.random.Generator:
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Inside, torch draws from `seed`, on the CPU and on a CUDA `device`; afterwards its generators continue as before."""
+    """Seed torch's generators of the CPU and of a CUDA `device` with `seed` inside the block, and restore them after it."""
     import torch
 
     cuda = device is not None and device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Plain text for people: tables with aligned columns, times and sizes."""
+"""Human-readable text: tables with aligned columns, times and sizes."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
-    """A line for each row, its cells padded to the width of their columns; the columns `left` stand to the left."""
+    """One line per row, with cells padded to the width of their column; the columns `left` are left-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
             .rstrip() for row in rows]
@@ -27,7 +27,7 @@ def duration(seconds: float | None) -> str:
 
 
 def mib(mb: float | None) -> str:
-    """A size in MiB, in the unit that fits; nothing for None."""
+    """Format a size in MiB in a suitable unit; an empty string for None."""
     if mb is None:
         return ""
     if mb < 100:

@@ -51,7 +51,7 @@ def test_a_plan_fetches_no_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", fetch)
     pipeline = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'out'}", "model.backbone=resnet18", "model.pretrained=true")
     assert [planned.action for planned in pipeline.plan()] == ["run"] * 8
-    with pytest.raises(WeightsError, match="cannot fetch torchvision's resnet18 weights"):
+    with pytest.raises(WeightsError, match="cannot download torchvision's resnet18 weights"):
         pipeline.run()
     assert not (tmp_path / "cache").exists() and not list(tmp_path.glob("out/smoke"))
 

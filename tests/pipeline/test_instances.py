@@ -206,7 +206,7 @@ def test_half_a_list_is_refused(run):
 
 def test_without_pycocotools_it_is_refused_before_work(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    with pytest.raises(BackendError, match="COCO's average precision is computed by it: run pip install pycocotools, or do without"):
+    with pytest.raises(BackendError, match="COCO's average precision needs it: run pip install pycocotools, or set"):
         run("eval_ins_seg.iou=0.75").plan()
     assert run("eval_ins_seg.coco_style=false").run()["eval_ins_seg"]["coco_style"] is None
 

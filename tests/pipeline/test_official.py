@@ -185,7 +185,7 @@ def test_bad_files_are_named_and_the_others_imported(files, other):
     with pytest.raises(Exception, match="make_cam: 2 of 32 images failed, the others are done"):
         other(*call).import_official()
     failed = json.loads(next(other().folder.path.glob("make_cam.partial-*/failed.json")).read_text())
-    assert "is damaged or no .npy file" in failed[first.stem]
+    assert "is damaged or not a .npy file" in failed[first.stem]
     assert "refers to posix.getcwd; expected NumPy arrays" in failed[second.stem]
 
 
@@ -374,7 +374,7 @@ def test_weights_files_that_are_missing_cut_off_or_run_code(other, networks, tmp
     (tmp_path / "cut.pth").write_bytes((networks[0] / "cam.pth").read_bytes()[:5000])
     torch.save({"classifier.weight": Trap()}, tmp_path / "trap.pth")
     for name in ("cut", "trap"):
-        with pytest.raises(WeightsError, match=f"{name}.pth is damaged or no weights file"):
+        with pytest.raises(WeightsError, match=f"{name}.pth is damaged or not a weights file"):
             other(f"model.cam_weights={tmp_path / name}.pth").plan()
 
 

@@ -368,14 +368,14 @@ def setting(where, **values):
     (setting("categories", name="human"), "has 80 categories .*: id 1 is 'human', expected 'person'"),
     (lambda data: data.update(categories=[{"id": i + 1, "name": name} for i, name in enumerate(COCO_CLASSES)]),
      "id 12 is 'stop sign', expected None"),
-    (lambda data: data["images"].append(data["images"][0]), r"image id 9 \(COCO_train2014_000000000009.jpg\) comes twice"),
+    (lambda data: data["images"].append(data["images"][0]), r"image id 9 \(COCO_train2014_000000000009.jpg\) is listed twice"),
     (setting("annotations", image_id=77), "annotation 9000 is of image 77, which is not in images"),
-    (setting("annotations", category_id=12), "annotation 9000 has category 12, which is none of COCO's 80"),
+    (setting("annotations", category_id=12), "annotation 9000 has category 12, which is not in COCO's 80"),
     (setting("images", height=25), "9.jpg is 24 high and 30 wide, but in its annotations 25 high and 30 wide"),
-    (setting("images", height="24"), "is given as 24 high and 30 wide; expected whole numbers"),
+    (setting("images", height="24"), "is 24 high and 30 wide; expected whole numbers"),
     (lambda data: data["images"].clear() or data["annotations"].clear(), "the list images is empty"),
-    (lambda data: data["annotations"][0].pop("image_id") and None, r"lacks something of an image or annotation \(KeyError: 'image_id'\)"),
-    (lambda data: data["images"].append(3), r"lacks something of an image or annotation \(TypeError"),
+    (lambda data: data["annotations"][0].pop("image_id") and None, r"has an incomplete image or annotation \(KeyError: 'image_id'\)"),
+    (lambda data: data["images"].append(3), r"has an incomplete image or annotation \(TypeError"),
 ])
 def test_annotations_that_are_refused(root, edit, message):
     change(root, edit)
@@ -404,7 +404,7 @@ def test_broken_json_and_missing_images(root):
     whole = path.read_bytes()
     for content in (b"", whole[:len(whole) // 2], b"\xff\xfe\x00"):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"instances_train2014\.json is no whole JSON file .*unpack annotations_trainval2014\.zip again"):
+        with pytest.raises(DataError, match=r"instances_train2014\.json is not a complete JSON file .*unpack annotations_trainval2014\.zip again"):
             prepare_coco(root)
     path.unlink()
     path.mkdir()

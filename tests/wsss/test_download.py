@@ -135,7 +135,7 @@ def test_a_cut_connection_is_continued(server, tmp_path):
 def test_a_later_call_continues(server, tmp_path):
     content = packed(server.folder / "set.zip").read_bytes()
     server.cuts = [1000, 0, 0, 0]
-    with pytest.raises(DataError, match=r"cannot fetch what is missing from the net \(.*/set.zip broke off after 1,000 of .* bytes\)"):
+    with pytest.raises(DataError, match=r"cannot download the missing archives \(.*the download of .*/set.zip stopped after 1,000 of .* bytes\)"):
         obtain(tmp_path, tmp_path / "data", [server.archive("set.zip")], quiet)
     assert (tmp_path / "set.zip.part").read_bytes() == content[:1000] and not (tmp_path / "data").exists()
     server.asked.clear()
@@ -163,11 +163,11 @@ def test_a_server_without_range_or_with_another_one_sends_everything(server, tmp
 def test_a_wrong_checksum(server, tmp_path):
     packed(server.folder / "set.tar")
     archive = server.archive("set.tar", md5="0" * 32)
-    with pytest.raises(DataError, match=r"set.tar has the MD5 [0-9a-f]{32}, expected 0{32}: .*/set.tar did not come as it should. What came was"):
+    with pytest.raises(DataError, match=r"set.tar has the MD5 [0-9a-f]{32}, expected 0{32}: .*the download of .*/set.tar is damaged and was removed"):
         obtain(tmp_path, tmp_path / "data", [archive], quiet)
     assert not [path for path in tmp_path.iterdir() if path != server.folder]
     packed(tmp_path / "set.tar")   # one that the user put there is left alone
-    with pytest.raises(DataError, match=r"expected 0{32}: .*/set.tar is not the official archive. Remove it: the same command fetches it"):
+    with pytest.raises(DataError, match=r"expected 0{32}: .*/set.tar is not the official archive. Remove it and run the same command again"):
         obtain(tmp_path, tmp_path / "data", [archive], quiet)
     assert (tmp_path / "set.tar").exists() and not (tmp_path / "data").exists()
 
@@ -180,7 +180,7 @@ def test_without_a_net_one_error_names_all_files_and_their_places(tmp_path):
         packed(tmp_path / "two.zip")
         with pytest.raises(DataError) as error:
             obtain(tmp_path, tmp_path, wanted, quiet)
-    assert str(error.value).startswith(f"cannot fetch what is missing from the net ({host}/zips/one.zip cannot be reached: [Errno 111] Connection refused).")
+    assert str(error.value).startswith(f"cannot download the missing archives ({host}/zips/one.zip cannot be reached: [Errno 111] Connection refused).")
     assert str(error.value).splitlines()[1:] == [f"  {host}/zips/{name} -> {tmp_path / name}" for name in ("one.zip", "three.zip")]
     for name in ("one.zip", "three.zip"):
         packed(tmp_path / name, {f"photos/{name}.jpg": b"x"})
@@ -209,7 +209,7 @@ def test_two_processes_do_not_write_one_file(server, tmp_path):
     packed(server.folder / "set.zip")
     with open(tmp_path / "set.zip.part", "ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(BusyError, match=r"set.zip.part is being fetched by another process"):
+        with pytest.raises(BusyError, match=r"set.zip.part is being downloaded by another process"):
             obtain(tmp_path, tmp_path, [server.archive("set.zip")], quiet)
 
 
@@ -254,7 +254,7 @@ def test_what_is_there_stays_and_the_rest_is_made(tmp_path):
     done = unpack(path, data)
     assert (done.made, done.kept, done.differing) == (2, 1, ("photos/a.jpg",)) and (data / "photos/a.jpg").read_bytes() == b"mine"
     (finding,) = obtain(tmp_path, data, [Archive("http://nowhere.invalid/set.zip")], quiet)
-    assert "1 of another size, such as photos/a.jpg: remove them to have them anew" in finding.note
+    assert "1 of another size, such as photos/a.jpg: remove them to unpack them again" in finding.note
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
@@ -263,11 +263,11 @@ def test_a_damaged_archive(tmp_path, suffix):
     whole = path.read_bytes()
     for content in (b"<html>log in</html>", whole[:len(whole) // 2], b""):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"is damaged or no archive \(.*remove it: the same command fetches it again"):
+        with pytest.raises(DataError, match=r"is damaged or not an archive \(.*remove it and run the same command again"):
             unpack(path, tmp_path / "data")
     packed(path, {"photos/a.jpg": b"x" * 1000})
     path.write_bytes(path.read_bytes().replace(b"xxx", b"yxx", 1) if suffix == ".zip" else whole[:-30])
-    with pytest.raises(DataError, match="is damaged or no archive"):
+    with pytest.raises(DataError, match="is damaged or not an archive"):
         unpack(path, tmp_path / "data")
     assert not files_below(tmp_path / "data")
 

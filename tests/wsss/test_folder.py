@@ -132,7 +132,7 @@ def test_two_lists_may_leave_images_out(tmp_path):
     ({"train": "a.jpg"}, "'a.jpg' has no image; write 'a', without the suffix"),
     ({"train": "a\nb\na"}, "'a' is listed twice"),
     ({"train": "../a"}, "id '../a' holds a path separator and would leave its folder"),
-    ({"val": "\n\n"}, "val.txt is empty; expected an id a line"),
+    ({"val": "\n\n"}, "val.txt is empty; expected one id per line"),
 ])
 def test_lists_that_are_refused(tmp_path, files, message):
     with pytest.raises(DataError, match=message):

@@ -100,7 +100,7 @@ def test_16_bits_are_refused(tmp_path, array):
     else:
         (tmp_path / "a.png").write_bytes(_png_16_bit_colour(array))
     for read in (read_image, image_size, check_image):
-        with pytest.raises(DataError, match=r"a\.png has 16 bits a channel; expected 8"):
+        with pytest.raises(DataError, match=r"a\.png has 16 bits per channel; expected 8"):
             read(tmp_path / "a.png")
 
 

@@ -90,8 +90,8 @@ def test_objects_without_class_mask_are_ignored_aloud(tmp_path, pair, caplog):
     with caplog.at_level(logging.WARNING):
         data = open_folder(root)
     assert data.has_instances("a") and not data.has_instances("b")
-    assert "the objects of 1 images are ignored, because without a class mask it is not known what they are, for example b" in caplog.text
-    with pytest.raises(DataError, match="does not tell the objects of id 'b'; add them, or leave out eval_ins_seg"):
+    assert "the objects of 1 images are ignored, because the images have no class mask, for example b" in caplog.text
+    with pytest.raises(DataError, match="has no ground-truth objects for id 'b'; add them, or leave out eval_ins_seg"):
         data.instances("b")
 
 
@@ -193,5 +193,5 @@ def test_coco_objects_need_pycocotools_and_count_by_their_annotations(tmp_path, 
     data = open_coco(root)
     assert data.digest_of_instances(data.lists["train"]) != before[0] and data.digest_of_instances(data.lists["val"]) == before[1]
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    with pytest.raises(BackendError, match="COCO's masks and objects are drawn by it: run pip install pycocotools"):
+    with pytest.raises(BackendError, match="drawing COCO's masks and objects needs it: run pip install pycocotools"):
         data.instances(train_id(9))

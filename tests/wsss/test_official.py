@@ -216,7 +216,7 @@ class _Exotic:
 ])
 def test_what_else_a_pickle_refers_to_is_named_and_not_run(tmp_path, trap, named):
     np.save(tmp_path / "a.npy", official(extra=trap(tmp_path / "touched")))
-    with pytest.raises(DataError, match=rf"a.npy refers to .*{named}; expected NumPy arrays and torch tensors only. Nothing of it was run"):
+    with pytest.raises(DataError, match=rf"a.npy refers to .*{named}; expected NumPy arrays and torch tensors only. Nothing in it was run"):
         read_dictionary(tmp_path / "a.npy")
     assert not (tmp_path / "touched").exists()
 
@@ -247,7 +247,7 @@ def test_a_truncated_file(tmp_path, kept):
     np.save(tmp_path / "a.npy", official())
     content = (tmp_path / "a.npy").read_bytes()
     (tmp_path / "a.npy").write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
-    with pytest.raises(DataError, match="a.npy is damaged or no .npy file"):
+    with pytest.raises(DataError, match="a.npy is damaged or not a .npy file"):
         read_dictionary(tmp_path / "a.npy")
 
 
@@ -281,5 +281,5 @@ def test_official_prototypes(tmp_path):
 def test_prototypes_that_are_none(tmp_path, content):
     for name in PROTOTYPE_FILES:
         torch.save(content, tmp_path / name)
-    with pytest.raises(DataError, match="class_ceneters.pt is damaged, or no dictionary of prototypes by class"):
+    with pytest.raises(DataError, match="class_ceneters.pt is damaged, or not a dictionary of prototypes by class"):
         read_prototypes(tmp_path)

@@ -193,7 +193,7 @@ def test_a_stale_or_damaged_file_of_labels_is_refused(root, text, message):
 @pytest.mark.parametrize("text, message", [
     ("<annotation><object><name>cat</name>", r"1 problem\n  - cannot read the annotation .*2008_000015\.xml \(no element found.*restore it, or remove"),
     ("<?xml version='1.0' encoding='none'?><annotation/>", "cannot read the annotation .*unknown encoding"),
-    ("<html><object/></html>", "is no VOC annotation: it starts with <html>"),
+    ("<html><object/></html>", "is not a VOC annotation: it starts with <html>"),
     (xml("x", ["cat", "persn"]), r"2008_000015\.xml names an object of the unknown class 'persn'; did you mean 'person'\?; expected one of the 20"),
     (xml("x", [""]), "unknown class ''"),
 ])
@@ -203,7 +203,7 @@ def test_annotations_that_are_refused(root, text, message):
         open_voc(root)
     found = by_name(prepare_voc(root))
     assert found["annotations of the lists that can be read"].found == 5
-    assert found["image labels"].note == f"{LABELS} is not written: no sound annotation or mask of 2008_000015"
+    assert found["image labels"].note == f"{LABELS} is not written: no valid annotation or mask of 2008_000015"
     assert not (root / LABELS).exists()
     (root / "Annotations" / "2008_000015.xml").unlink()   # then its mask says it
     assert open_voc(root).labels == LABELS_OF_ALL
@@ -305,4 +305,4 @@ def test_prepare_reports_where_nothing_can_be_written(root, monkeypatch):
     def refuse(path, text):
         raise StorageError("the disk is read-only")
     monkeypatch.setattr("wsss.data.voc_prepare.write_text", refuse)
-    assert by_name(prepare_voc(root))["image labels"].note == "not kept, so read anew at each start: the disk is read-only"
+    assert by_name(prepare_voc(root))["image labels"].note == "not saved, so read again at each start: the disk is read-only"

@@ -65,7 +65,7 @@ def test_a_download_that_breaks_off_is_no_traceback(offline, monkeypatch):
         raise IncompleteRead(b"half")
 
     monkeypatch.setattr(torch.hub, "urlopen", broken)
-    with pytest.raises(WeightsError, match="cannot fetch torchvision's resnet18 weights: IncompleteRead"):
+    with pytest.raises(WeightsError, match="cannot download torchvision's resnet18 weights: IncompleteRead"):
         load_pretrained(resnet("resnet18", "frozen_batch"))
 
 
@@ -174,13 +174,13 @@ def test_missing_file_and_file_without_tensors(tmp_path):
 @pytest.mark.parametrize("content", [b"0", b"h\xff", b"J\0", b".", b"]r"])   # a damaged pickle raises IndexError, KeyError, struct.error
 def test_no_damaged_pickle_gives_a_traceback(tmp_path, content):
     (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(WeightsError, match="w.pth is damaged or no weights file"):
+    with pytest.raises(WeightsError, match="w.pth is damaged or not a weights file"):
         read_tensors(tmp_path / "w.pth")
 
 
 def test_metadata_of_others_and_files_that_cannot_be_read(tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", {"json": "[1]"})
-    with pytest.raises(WeightsError, match=r"w.safetensors is not a weights file of ours: its metadata is \[1\]"):
+    with pytest.raises(WeightsError, match=r"w.safetensors is not a weights file of this project: its metadata is \[1\]"):
         read_metadata(tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="cannot read the weights .*: Is a directory; check its name and permissions"):
         file_sha256(tmp_path)
@@ -192,6 +192,6 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
             return open, (str(tmp_path / "ran"), "w")
 
     torch.save({"weight": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(WeightsError, match="damaged or no weights file"):
+    with pytest.raises(WeightsError, match="damaged or not a weights file"):
         read_tensors(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()

@@ -1,1 +1,1 @@
-"""Activation maps: how each is computed from a network's features, and the form that they are stored in."""
+"""Activation maps: their computation from a network's features, and their stored form."""

@@ -1,7 +1,7 @@
-"""Class activation maps at several scales, and the loop over scales and mirror images they share with LPCAM.
+"""Class activation maps at several scales, and the loop over scales and mirror images that LPCAM uses too.
 
-CAM (Zhou et al. 2016, section 2) in the form of IRN `net/resnet50_cam.py` and `step/make_cam.py`. The result is per
-scale, on the feature grid; `wsss.cams.maps` stores it and makes the official maps of it.
+CAM (Zhou et al. 2016, section 2) as in IRN `net/resnet50_cam.py` and `step/make_cam.py`. The result is per scale, on the
+feature grid; `wsss.cams.maps` stores it and rebuilds the official maps from it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         features: (B, D, h, w) of the last layer.
-        weight: (n, D), the rows of the classes asked for; n may be 0.
+        weight: (n, D), the rows of the requested classes; n may be 0.
 
     Returns:
         (B, n, h, w) float32, not negative.
@@ -34,7 +34,7 @@ def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
 
 
 def flip_sum(maps: Tensor) -> Tensor:
-    """(n, h, w): the maps of an image plus those of its mirror image, mirrored back, given as (2, n, h, w)."""
+    """Sum the maps (2, n, h, w) of an image and of its mirror image, mirrored back: (n, h, w)."""
     return maps[0] + maps[1].flip(-1)
 
 
@@ -47,11 +47,12 @@ def multi_scale_features(
 ) -> Iterator[Tensor]:
     """The features of one image and its mirror image, scale by scale, without gradients.
 
-    Each scale is made from the original by PIL's bicubic resize and then normalised (IRN `voc12/dataloader.py`,
-    VOC12ClassificationDatasetMSF). One image with its mirror image is one forward, so a result depends on no other image.
+    Each scale is the original resized by PIL's bicubic filter and then normalised (IRN `voc12/dataloader.py`,
+    VOC12ClassificationDatasetMSF). One forward pass sees only one image and its mirror image, so results do not depend on
+    other images.
 
     Args:
-        network_features: (2, 3, h, w) normalised float32 on `device` -> (2, D, h', w'). In evaluation mode.
+        network_features: (2, 3, h, w) normalised float32 on `device` -> (2, D, h', w'), in evaluation mode.
         image: (H, W, 3) uint8.
         scales: relative to the original size.
         normalisation: of the network's input.
@@ -74,7 +75,7 @@ def multi_scale_cam(
     device: torch.device | str = "cpu",
     normalisation: Normalisation = IMAGENET,
 ) -> list[Tensor]:
-    """The class activation maps of one image: per scale (n, h_s, w_s) float32 on `device`, mirror image added.
+    """The class activation maps of one image and its mirror image, summed: per scale (n, h_s, w_s) float32 on `device`.
 
     Args: as for `multi_scale_features`, and `weight` (n, D): the classifier's rows of the present classes.
     """

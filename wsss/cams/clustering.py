@@ -1,10 +1,10 @@
-"""K-means with cosine assignment, as LPCAM uses it to find the local prototypes of a class.
+"""K-means with cosine assignment, which LPCAM uses to find the local prototypes of a class.
 
-As in kmeans_pytorch 0.3, which the official code calls, a feature goes to the centre of the greatest cosine, and a centre
-is the arithmetic mean of the *raw* features: long features count more, and the classifier can be asked about a centre.
-Differs because that library runs for ever once a cluster is empty (its centre is NaN), depends on a global random state,
-has no limit of iterations and builds an N x K x D array (33 GB for VOC's `person`). Here the assignment is an N x K
-matrix product in chunks, and a centre's sum changes only by the features that moved.
+As in kmeans_pytorch 0.3, which the official code calls, a feature is assigned to the centre of the greatest cosine, and a
+centre is the arithmetic mean of the *raw* features: long features weigh more, and the classifier can be applied to a centre.
+Differs because that library never ends once a cluster is empty (its centre is NaN), depends on a global random state, has
+no limit of iterations and builds an N x K x D array (33 GB for VOC's `person`). Here the assignment is an N x K matrix
+product in chunks, and the sum of a centre is updated only with the features that moved.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from wsss.errors import ArgumentError, BackendError
 
-_CHUNK = 1024  # rows: 8 MB at D = 2048, small enough to stay in the cache between the two products
-_SEEDS_FROM = 128  # features per cluster among which k-means++ chooses: more cost time and change little
+_CHUNK = 1024  # rows: 8 MB at D = 2048, which stays in the cache between the two products
+_SEEDS_FROM = 128  # features per cluster from which k-means++ chooses: more take longer and change little
 _SAME = 1e-6  # cosine distance under which two features have the same direction in float32
 
 
@@ -27,13 +27,13 @@ class KMeans:
     """Result of `kmeans`. Every cluster has members."""
 
     centers: Tensor  #: (K, D) float32, the arithmetic mean of the raw features assigned to it
-    assignment: Tensor  #: (N,) int64, cluster of each feature; -1 for a feature that is zero
-    similarity: Tensor  #: (N,) float32, cosine of each feature to the centre it was assigned to; 0 for one that is zero
-    n_iterations: int | None  #: None where the back end does not tell
-    converged: bool  #: False when stopped by max_iterations
+    assignment: Tensor  #: (N,) int64, cluster of each feature; -1 for a zero feature
+    similarity: Tensor  #: (N,) float32, cosine of each feature and its centre; 0 for a zero feature
+    n_iterations: int | None  #: None if the back end does not report it
+    converged: bool  #: False if stopped by max_iterations
 
     def nearest(self, cluster: int, count: int) -> Tensor:
-        """Indices (n,) of the `count` members of a cluster, or all if fewer, that are most similar to its centre, best first."""
+        """Indices (n,) of the at most `count` members of a cluster that are most similar to its centre, best first."""
         members = (self.assignment == cluster).nonzero()[:, 0]
         return members[self.similarity[members].argsort(descending=True, stable=True)[:count]]
 
@@ -51,16 +51,16 @@ def kmeans(
 ) -> KMeans:
     """Cluster features by direction.
 
-    It stops when the centres together moved by at most max(tolerance * sum of their lengths, total_shift). An empty cluster is
-    re-seeded with a feature drawn by its cosine distance to its own centre. A feature that is zero has no direction and is
-    left out. The result has at most `n_clusters` clusters: as many as there are different directions to start from, 0
-    when there is no feature or all are zero. Deterministic for the same generator state, device and number of threads.
+    It stops when the total shift of the centres is at most max(tolerance * sum of their lengths, total_shift). An empty
+    cluster is re-seeded with a feature drawn by its cosine distance to its own centre. A zero feature has no direction and is
+    left out. The result has at most `n_clusters` clusters: fewer if there are fewer distinct directions to start from, and 0
+    if there are only zero features or none. Deterministic for the same generator state, device and number of threads.
 
     Args:
         features: (N, D) float32 or float16, on any device; not copied as a whole.
-        generator: draws the initial centres and re-seeds.
+        generator: draws the initial centres and the re-seeds.
         max_iterations: limit of assignments.
-        tolerance: relative, 0 to go on until nothing moves.
+        tolerance: relative; 0 to continue until nothing moves.
         total_shift: absolute; official: 5 ** 0.5, with tolerance 0 (kmeans_pytorch stops at total shift squared < tol = 5).
         init: "k-means++" (in cosine distance), "random" (distinct features, official), or centres (n_clusters, D).
 
@@ -92,13 +92,13 @@ def kmeans(
 
 
 def kmeans_pytorch(features: Tensor, n_clusters: int, *, generator: np.random.Generator, tolerance: float = 5.0) -> KMeans:
-    """The library the official code calls, for comparison; same data and result as `kmeans`, seeded from the generator.
+    """The library that the official code calls, for comparison; arguments and result as `kmeans`, seeded from the generator.
 
-    It needs an N x K x D array of memory, and never ends once a cluster has become empty.
+    It allocates an N x K x D array, and never ends once a cluster is empty.
 
     Raises:
         BackendError: kmeans_pytorch is not installed.
-        ArgumentError: as `kmeans`, and for fewer than two clusters, where the library fails.
+        ArgumentError: as `kmeans`, and for fewer than two clusters, for which the library fails.
     """
     try:
         from kmeans_pytorch import kmeans as official
@@ -141,14 +141,14 @@ def _check(features: Tensor, n_clusters: int) -> None:
 
 
 def _chunks(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Row ranges and their features in float32, one after the other."""
+    """Yield row ranges and their features in float32."""
     for start in range(0, len(features), _CHUNK):
         rows = slice(start, start + _CHUNK)
         yield rows, features[rows].float()
 
 
 def _lengths(features: Tensor) -> Tensor:
-    """(N,) float32 lengths; refuses what is not finite."""
+    """(N,) float32 lengths. Raises ArgumentError for features that are not finite."""
     lengths = torch.empty(len(features), dtype=torch.float32, device=features.device)
     for rows, chunk in _chunks(features):
         lengths[rows] = torch.linalg.vector_norm(chunk, dim=1)
@@ -164,7 +164,7 @@ def _lengths(features: Tensor) -> Tensor:
 def _initial_centers(
     features: Tensor, lengths: Tensor, n_clusters: int, generator: np.random.Generator, init: str | Tensor
 ) -> Tensor:
-    """(K, D) float32 raw features (or the centres given)."""
+    """(K, D) float32 raw features, or the centres passed as `init`."""
     if isinstance(init, Tensor):
         if init.shape != (n_clusters, features.shape[1]):
             raise ArgumentError(f"kmeans: init has shape {tuple(init.shape)}, expected ({n_clusters}, {features.shape[1]})")
@@ -181,7 +181,7 @@ def _initial_centers(
 
 
 def _k_means_plus_plus(features: Tensor, candidates: np.ndarray, n_clusters: int, generator: np.random.Generator) -> np.ndarray:
-    """Indices of at most `n_clusters` candidates, each drawn by its distance to those before (Arthur and Vassilvitskii 2007).
+    """Indices of at most `n_clusters` candidates, each drawn by its distance to earlier ones (Arthur and Vassilvitskii 2007).
 
     Between unit vectors the squared Euclidean distance is twice the cosine distance.
     """
@@ -196,10 +196,10 @@ def _k_means_plus_plus(features: Tensor, candidates: np.ndarray, n_clusters: int
 
 
 def _assign(features: Tensor, lengths: Tensor, units: Tensor, assignment: Tensor, products: Tensor, sums: Tensor) -> None:
-    """Assign every feature to the most similar of the unit vectors (K, D); updates assignment, products and sums in place."""
+    """Assign every feature to the most similar of the unit vectors (K, D); update assignment, products and sums in place."""
     clusters = torch.arange(len(units), device=units.device)[:, None]
     for rows, chunk in _chunks(features):
-        # A feature's own length does not change which centre is the most similar, so no feature is normalised.
+        # The length of a feature does not change its most similar centre, so features are not normalised.
         products[rows], best = (units @ chunk.T).max(dim=0)
         best.masked_fill_(lengths[rows] == 0, -1)
         moved = best != assignment[rows]
@@ -209,11 +209,11 @@ def _assign(features: Tensor, lengths: Tensor, units: Tensor, assignment: Tensor
 
 
 def _far_features(products: Tensor, lengths: Tensor, count: int, generator: np.random.Generator) -> Tensor:
-    """Indices of at most `count` features, drawn by their cosine distance to their own centre; none of those that lie on it."""
+    """Indices of at most `count` features, drawn by cosine distance to their own centre, without those at distance 0."""
     chosen = np.empty(0, dtype=np.int64)
     if count:
         distance = (1 - products / lengths).double()
-        weights = torch.where(distance > _SAME, distance, 0).cpu().numpy()  # NaN, of a feature that is zero, compares false
+        weights = torch.where(distance > _SAME, distance, 0).cpu().numpy()  # the NaN of a zero feature compares false
         if weights.any():
             count = min(count, int(np.count_nonzero(weights)))
             chosen = generator.choice(len(weights), count, replace=False, p=weights / weights.sum())

@@ -1,7 +1,7 @@
 """LPCAM: class activation maps from local prototypes instead of classifier weights.
 
-Features of a class's images are split by its CAM into likely foreground and the rest, clustered (`wsss.kmeans`), and the
-centres the classifier is sure of become prototypes. A map is the mean cosine similarity of each feature to the
+The features of a class's images are split by its CAM into likely foreground and the rest and clustered (`wsss.kmeans`);
+centres with a high classifier probability become prototypes. A map is the mean cosine similarity of each feature to the
 foreground prototypes, minus that to the background prototypes. Official code: LPCAM `step/make_lpcam.py`.
 """
 
@@ -13,16 +13,16 @@ from torch import Tensor
 
 from wsss.errors import ArgumentError
 
-_BLOCK = 2**18  # numbers, 1 MiB: what `lpcam_maps` works on at once stays in the cache of a CPU's core
+_BLOCK = 2**18  # numbers (1 MiB) that `lpcam_maps` processes at once, so that they stay in the cache of a CPU core
 
 
 def split_cells(cam: Tensor, grid: Sequence[int], threshold: float) -> tuple[Tensor, Tensor]:
-    """Which cells of a feature grid are foreground, which are not.
+    """Split the cells of a feature grid into foreground and background.
 
     Args:
         cam: (H, W) in [0, 1], the map of one class at full size, sampled at the grid by nearest neighbour.
         grid: (h, w) of the features.
-        threshold: cells above it are foreground, cells below it are not; a cell equal to it is in neither (official).
+        threshold: cells above it are foreground, cells below it background; a cell equal to it is neither (official).
 
     Returns:
         (foreground, background), each (h, w) bool.
@@ -34,7 +34,7 @@ def split_cells(cam: Tensor, grid: Sequence[int], threshold: float) -> tuple[Ten
 
 
 def split_features(features: Tensor, cam: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """The features (D, h, w) of one image as foreground (n, D) and background (m, D), by `split_cells`, in row order."""
+    """Split the features (D, h, w) of one image into foreground (n, D) and background (m, D) by `split_cells`, in row order."""
     if features.ndim != 3:
         raise ArgumentError(f"split_features: features has shape {tuple(features.shape)}, expected (D, h, w)")
     foreground, background = split_cells(cam, features.shape[1:], threshold)
@@ -42,7 +42,7 @@ def split_features(features: Tensor, cam: Tensor, threshold: float) -> tuple[Ten
 
 
 def class_probability(centers: Tensor, weight: Tensor) -> Tensor:
-    """(K, C): how sure the bias-free classifier `weight` (C, D) is of each class for each of the `centers` (K, D).
+    """(K, C): the probability of each class by the bias-free classifier `weight` (C, D) for each of the `centers` (K, D).
 
     The centres are raw means. Scaled to unit length they would give nearly equal probabilities and select nothing.
     """
@@ -60,14 +60,14 @@ def select_prototypes(
     bg_high: float = 0.9,
     minimum: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Which centres become prototypes of a class.
+    """Select the centres that become prototypes of a class.
 
-    A foreground centre is kept when the classifier gives the class a probability above `fg_threshold`, a background
-    centre, then called background, when it lies strictly between `bg_low` and `bg_high`. The defaults are those of the
-    official code for VOC; for COCO it has 0 and 0.5 (`step_coco/make_lpcam.py`), and the paper has no lower bound.
-    Where fewer than `minimum` foreground centres pass, the most probable `minimum` are kept. With 1 this is what the official
-    code does on COCO, but for those within 1e-6 of the most probable one; on VOC it crashes. One centre alone depends on the
-    random start of k-means: two classes that are always together, as face and body, have no centre that is sure of one of them.
+    A foreground centre is kept if the classifier gives the class a probability above `fg_threshold`, a background centre
+    if the probability is strictly between `bg_low` and `bg_high`. The defaults are those of the official code for VOC; for
+    COCO it uses 0 and 0.5 (`step_coco/make_lpcam.py`), and the paper has no lower bound.
+    If fewer than `minimum` foreground centres pass, the most probable `minimum` are kept. With 1 this is what the official
+    code does on COCO, except for centres within 1e-6 of the most probable one; on VOC it crashes. A single centre depends on
+    the random start of k-means: two classes that always occur together, such as face and body, have no clearly probable centre.
 
     Args:
         fg_centers: (Kf, D) raw means. bg_centers: (Kb, D) raw means. Either may be empty.
@@ -89,7 +89,7 @@ def select_prototypes(
 def mean_direction(prototypes: Tensor) -> Tensor:
     """(D,): the mean of the unit vectors of the prototypes (K, D); zero when there is none.
 
-    It stands for all of them: mean_j cos(f, p_j) = f/|f| . mean_j p_j/|p_j|.
+    It replaces all of them: mean_j cos(f, p_j) = f/|f| . mean_j p_j/|p_j|.
     """
     if prototypes.ndim != 2:
         raise ArgumentError(f"mean_direction: prototypes has shape {tuple(prototypes.shape)}, expected (K, D)")
@@ -104,14 +104,14 @@ def lpcam_maps(features: Tensor, foreground: Tensor, background: Tensor, *,
         features: (2, D, h, w), of the image and of its mirror image, after the last ReLU.
         foreground: (n, D), for each class the `mean_direction` of its foreground prototypes.
         background: (n, D), the same for its background prototypes; zero for a class that has none.
-        relu_without_background: whether the ReLU also goes over the FG of a class without background prototypes (paper,
-            section 3.2; official code: no). Centres of features that come out of a ReLU are never negative, so this
-            changes nothing for them.
-        mean: (D,), taken off every feature before its cosine, as it was off the prototypes (ours; None: nothing).
+        relu_without_background: whether the ReLU is also applied to the FG of a class without background prototypes (paper,
+            section 3.2; official code: no). Centres of features after a ReLU are never negative, so this changes nothing
+            for them.
+        mean: (D,), subtracted from every feature before its cosine, as from the prototypes (ours; None: nothing).
 
     Returns:
         (foreground term only (n, h, w), with background (n, h, w)), float32 in [-1, 1]: FG, and ReLU(FG - BG) or, for a class
-        without background prototypes, FG. A feature that is zero has cosine 0.
+        without background prototypes, FG. A zero feature has cosine 0.
     """
     shapes = [tuple(tensor.shape) for tensor in (features, foreground, background)]
     if len(shapes[0]) != 4 or len(features) != 2 or shapes[1] != shapes[2] or shapes[1][1:] != shapes[0][1:2]:
@@ -122,7 +122,7 @@ def lpcam_maps(features: Tensor, foreground: Tensor, background: Tensor, *,
     off = None if mean is None else 2 * mean.float()[:, None, None]  # of an image and its mirror image
     blocks = max(1, features[0].numel() // _BLOCK) if features.device.type == "cpu" else 1
     for image, mirrored in zip(features[0].chunk(blocks, dim=1), features[1].chunk(blocks, dim=1)):  # (D, some rows, w)
-        summed = image.float() + mirrored.float().flip(-1)  # its length does not matter to a cosine
+        summed = image.float() + mirrored.float().flip(-1)  # a sum instead of a mean: the length does not change a cosine
         if off is not None:
             summed = summed - off
         length = torch.linalg.vector_norm(summed, dim=0).clamp_min(1e-8)  # (rows, w)

@@ -1,10 +1,10 @@
 """The stored form of activation maps, and how the two official maps are rebuilt from it.
 
-A map is kept as the network saw it: for each present class, the values of every scale on that scale's own feature grid,
-flattened, one scale after the other, divided by the class's maximum, in float16. Both maps of the official code are
-recovered from it: `cam` (stride 4) and `high_res` (full size) are sums over the scales of bilinear resizes, divided by
-their maximum (IRN `step/make_cam.py`, LPCAM `step/make_lpcam.py`). A factor per class cancels in that division, which is
-why the maps may be stored divided by their maximum, and why the mean (LPCAM, VOC) and the sum (LPCAM, COCO) agree.
+For each present class the stored form has the values of every scale on that scale's feature grid, flattened and
+concatenated, divided by the class's maximum, in float16. Both maps of the official code are rebuilt from it: `cam`
+(stride 4) and `high_res` (full size) are sums over the scales of bilinear resizes, divided by their maximum (IRN
+`step/make_cam.py`, LPCAM `step/make_lpcam.py`). A factor per class cancels in that division, so the maps may be stored
+divided by their maximum, and the mean (LPCAM, VOC) and the sum (LPCAM, COCO) agree.
 """
 
 import math
@@ -22,21 +22,21 @@ SCALES = (1.0, 0.5, 1.5, 2.0)  # IRN run_sample.py, cam_scales
 
 
 def grids(height: int, width: int, scales: Sequence[float] = SCALES, stride: int = 16) -> list[tuple[int, int]]:
-    """The feature grid (h_s, w_s) of every scale for an image (height, width): the network input / stride, rounded up."""
+    """The feature grid (h_s, w_s) of every scale for an image (height, width): the input size / stride, rounded up."""
     sizes = [scaled_size((height, width), scale) for scale in scales]
     return [(math.ceil(h / stride), math.ceil(w / stride)) for h, w in sizes]
 
 
 def pack(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Put the maps of all scales into their stored form.
+    """Convert the maps of all scales to their stored form.
 
     Args:
         maps: per scale (K, h_s, w_s), finite, in the order of `scales`.
 
     Returns:
         packed: (K, P) float16, P = sum of h_s * w_s: the maps divided by the class's maximum over all scales, so in [0, 1]
-            after a ReLU, else in [-1, 1]. A map that is zero everywhere stays zero.
-        maxima: (K,) float32, the greatest magnitude of each class, by which it was divided.
+            after a ReLU, else in [-1, 1]. An all-zero map stays zero.
+        maxima: (K,) float32, the divisor of each class: its greatest magnitude.
 
     Raises:
         ArgumentError: a value is NaN or infinite, or the scales differ in K.
@@ -54,7 +54,7 @@ def pack(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def unpack(packed: Tensor | np.ndarray, grids: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """The stored maps (K, P) as float32 (K, h_s, w_s) per scale, on the feature grids given by `grids`.
+    """The stored maps (K, P) as float32 (K, h_s, w_s) per scale, on the feature grids `grids`.
 
     Raises:
         ArgumentError: P is not the number of cells of the grids.
@@ -64,7 +64,7 @@ def unpack(packed: Tensor | np.ndarray, grids: Sequence[tuple[int, int]]) -> lis
     if packed.ndim != 2 or packed.shape[1] != sum(areas):
         raise ArgumentError(
             f"unpack: the stored maps have shape {tuple(packed.shape)}, expected (K, {sum(areas)}) for the grids {list(grids)}; "
-            "height, width or scales are not those they were made with"
+            "height, width or scales differ from those of the stored maps"
         )
     return [part.unflatten(1, grid) for part, grid in zip(packed.float().split(areas, dim=1), grids, strict=True)]
 
@@ -79,21 +79,21 @@ def rebuild(
 ) -> Tensor:
     """Rebuild the official maps from the stored ones.
 
-    The bilinear resizes (align_corners=False) of all scales are one product of two matrices: a resize is R' M C, and the
-    sum over the scales is the product of what is joined along the columns.
+    The bilinear resizes (align_corners=False) of all scales are one matrix product: a resize is R' M C, and the sum over the
+    scales is the product of the R' M and the C, each concatenated over the scales.
 
     Args:
-        packed: (K, P) as made by `pack`; K may be 0.
+        packed: (K, P) as returned by `pack`; K may be 0.
         height, width: size of the original image.
-        scales: the scales the maps were made at.
+        scales: the scales of the maps.
         resolution: "strided" for the official `cam`, (K, ceil(H / 4), ceil(W / 4)); "full" for the official `high_res`,
-            (K, H, W), which is made at (16 * ceil(H / 16), 16 * ceil(W / 16)) and cropped at the top left.
+            (K, H, W), computed at (16 * ceil(H / 16), 16 * ceil(W / 16)) and cropped at the top left.
         eps: added to the maximum before dividing, a number or (K,), in units of the stored maps. The official make_cam
             adds 1e-5 in units of the raw maps: `1e-5 / maxima`; make_lpcam adds nothing.
 
     Returns:
-        (K, h, w) float32 on the device of `packed`; each class's maximum is 1 (with eps slightly less). A map that is
-        zero everywhere stays zero (official make_lpcam: NaN), one that is nowhere positive is not divided.
+        (K, h, w) float32 on the device of `packed`; each class's maximum is 1 (slightly less with eps). An all-zero map
+        stays zero (official make_lpcam: NaN); a map without positive values is not divided.
 
     Raises:
         ArgumentError: the stored maps do not fit the image and scales, or the resolution is unknown.
@@ -113,7 +113,7 @@ def rebuild(
 
 
 def at_size(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps (K, H, W) at another size (H', W'), bilinear with align_corners=False; unchanged where they have it. K may be 0."""
+    """Resize maps (K, H, W) to (H', W'), bilinear with align_corners=False; unchanged if they have that size. K may be 0."""
     if maps.shape[1:] == torch.Size(size):
         return maps
     if not len(maps):
@@ -122,10 +122,10 @@ def at_size(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def from_stride_4(maps: Tensor, frame: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Walked maps (K, h, w) of stride 4 at the size (H', W') of the image, (K, H', W'); K may be 0.
+    """Resize maps (K, h, w) of stride 4 after the random walk to the `size` (H', W') of the image; K may be 0.
 
-    As in the official code 4 times larger, bilinear, and cut to `frame`, (H, W) of the image that the networks saw; where that
-    was shrunk from the image, enlarged by `at_size`.
+    As in the official code they are enlarged 4 times (bilinear) and cropped to `frame`, the size (H, W) of the networks' input;
+    if that was smaller than the image, `at_size` enlarges them further.
     """
     if not len(maps):
         return maps.new_zeros(0, *size)
@@ -134,7 +134,7 @@ def from_stride_4(maps: Tensor, frame: Sequence[int], size: Sequence[int]) -> Te
 
 
 def _resize_matrix(source: int, target: int, device: torch.device) -> Tensor:
-    """(source, target): a row vector times this is its bilinear resize. The resize of the unit vectors gives just that."""
+    """(source, target): a row vector times this matrix is its bilinear resize. It is the resize of the unit vectors."""
     unit = torch.eye(source, device=device)
     return F.interpolate(unit[None], size=target, mode="linear", align_corners=False)[0]
 

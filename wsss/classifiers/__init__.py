@@ -1,1 +1,1 @@
-"""Image classifiers: a backbone and a head, and what trains them."""
+"""Image classifiers (a backbone and a head) and their training."""

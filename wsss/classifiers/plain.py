@@ -1,4 +1,4 @@
-"""The image classifier whose weights and features make the activation maps (official `net/resnet50_cam.py`)."""
+"""The image classifier whose weights and features give the activation maps (official `net/resnet50_cam.py`)."""
 
 from torch import Tensor, nn
 
@@ -9,7 +9,7 @@ from wsss.seeding import seeded
 class Classifier(nn.Module):
     """Backbone, global average pooling, and a 1x1 convolution without bias: `classifier.weight` (C, D, 1, 1).
 
-    detach_after_layer2: in training, no gradient goes to stem, layer1 and layer2 (IRN; LPCAM took it out).
+    detach_after_layer2: in training, stem, layer1 and layer2 get no gradient (IRN; removed in LPCAM).
     """
 
     def __init__(self, backbone: Backbone, n_classes: int, detach_after_layer2: bool = False, seed: int = 0):
@@ -20,7 +20,7 @@ class Classifier(nn.Module):
             self.classifier = nn.Conv2d(backbone.feature_channels, n_classes, 1, bias=False)
 
     def features(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to the features that are pooled, (B, D, ceil(H/16), ceil(W/16))."""
+        """Images (B, 3, H, W) to the features before pooling, (B, D, ceil(H/16), ceil(W/16))."""
         return self.backbone(x, self.detach_after_layer2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,9 +34,9 @@ class Classifier(nn.Module):
 
 
 def poly_factor(step: int, max_step: int, power: float = 0.9) -> float:
-    """What the learning rate is multiplied by at `step`, counted from 0 (official `misc/torchutils.PolyOptimizer`).
+    """The factor of the learning rate at `step`, counted from 0 (official `misc/torchutils.PolyOptimizer`).
 
-    The official optimiser is SGD with this factor, momentum 1e-4 and weight decay 1e-4: `PolyOptimizer` hands the weight decay to
-    torch's SGD in the place of the momentum, and the 0.9 it calls momentum is the power above.
+    The official optimiser is SGD with this factor, momentum 1e-4 and weight decay 1e-4: `PolyOptimizer` passes the weight decay
+    to torch's SGD as the momentum, and what it calls momentum (0.9) is the power above.
     """
     return max(0.0, 1 - step / max_step) ** power

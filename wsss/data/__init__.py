@@ -1,4 +1,4 @@
-"""Data sets as descriptions: ids, classes, image labels, files and lists. Nothing here knows a step or a run."""
+"""Data sets: ids, classes, image labels, files and lists. Independent of steps and runs."""
 
 from wsss.data.coco import open_coco
 from wsss.data.coco_prepare import prepare_coco

@@ -1,4 +1,4 @@
-"""Unpacks a zip or tar archive that may hold anything: no file can come to lie outside its folder, and none is replaced."""
+"""Unpacking of untrusted zip and tar archives: no file is written outside its folder, and none is replaced."""
 
 import os
 import shutil
@@ -18,20 +18,20 @@ from wsss.files import free_bytes, replacing, storage
 
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, RuntimeError)   # RuntimeError: an encrypted zip
 
-Progress = Callable[[str, int, int, str], None]   # what, done, of how many, of what
+Progress = Callable[[str, int, int, str], None]   # name, done, total, unit
 
 
 class Member(NamedTuple):
     """A file in an archive."""
 
-    name: str                     # as it stands in the archive
+    name: str                     # in the archive
     size: int                     # bytes, unpacked
     is_plain: bool                # neither a link nor a device
     open: Callable[[], IO[bytes]]
 
 
 class Unpacked(NamedTuple):
-    """What came of unpacking: files written, files that were there, and those of them that have another size."""
+    """Result of `unpack`: number of files written, number of existing files, and those of them with another size."""
 
     made: int
     kept: int
@@ -39,13 +39,13 @@ class Unpacked(NamedTuple):
 
 
 def unpack(path: Path, into: Path, inside: str = "", only: Sequence[str] = (), progress: Progress | None = None) -> Unpacked:
-    """Write the files below the folder `inside` of an archive to the same places below `into`.
+    """Write the files below the folder `inside` of an archive to the same relative paths below `into`.
 
-    `only`: of these, the files and folders so named (all). Each file is written whole or not at all, and one that is there stays
-    as it is: an interrupted call goes on. A zip's CRC-32 is checked of each file that is written.
+    `only`: files and folders to unpack (default: all). Each file is written completely or not at all, and existing files are
+    kept, so an interrupted call can be repeated. The CRC-32 of each written file of a zip is checked.
 
-    Raises DataError for an archive that is damaged or holds a member that is absolute, climbs by `..`, or is no plain file or
-    folder, in which case nothing is written; StorageError where there is no room for all that is to be written.
+    Raises DataError for a damaged archive or a member that is absolute, contains `..`, or is not a plain file or folder, in
+    which case nothing is written; StorageError if there is not enough space.
     """
     with _opened(path) as members:
         _refuse_dangerous(path, members)
@@ -66,7 +66,7 @@ def unpack(path: Path, into: Path, inside: str = "", only: Sequence[str] = (), p
 
 
 def require_room(folder: Path, size: int, purpose: str) -> None:
-    """Raises StorageError where fewer than `size` bytes are free for `folder`, which need not exist."""
+    """Raise StorageError if fewer than `size` bytes are free for `folder`, which need not exist."""
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
         free = free_bytes(folder)
@@ -77,25 +77,25 @@ def require_room(folder: Path, size: int, purpose: str) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[list[Member]]:
-    """The files of an archive; damage that shows only while one is read is told in the same words."""
+    """Yield the files of an archive. Damage found while reading them in the block raises the same DataError."""
     try:
         if tarfile.is_tarfile(path):
             with tarfile.open(path) as tar:
                 yield [Member(info.name, info.size, info.isreg(),
-                              partial(tar.extractfile, info))  # type: ignore[arg-type]  # None for what is not plain, refused
+                              partial(tar.extractfile, info))  # type: ignore[arg-type]  # None if not plain, which is refused
                        for info in tar.getmembers() if not info.isdir()]
         else:
             with zipfile.ZipFile(path) as archive:
                 yield [Member(info.filename, info.file_size, stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG),
                               partial(archive.open, info)) for info in archive.infolist() if not info.is_dir()]
     except _DAMAGE as error:
-        raise DataError(f"{path} is damaged or no archive ({error}); remove it: the same command fetches it again") from error
+        raise DataError(f"{path} is damaged or not an archive ({error}); remove it and run the same command again") from error
 
 
 def _refuse_dangerous(path: Path, members: Sequence[Member]) -> None:
     problems = []
     for member in members:
-        path_anywhere = PureWindowsPath(member.name)   # its parts are those of a POSIX path too
+        path_anywhere = PureWindowsPath(member.name)   # splits POSIX paths too
         if path_anywhere.anchor or ".." in path_anywhere.parts or "\\" in member.name:
             problems.append(f"{member.name!r} would be written outside its folder")
         elif not member.is_plain:
@@ -104,7 +104,7 @@ def _refuse_dangerous(path: Path, members: Sequence[Member]) -> None:
 
 
 def _wanted(name: str, inside: str, only: Sequence[str]) -> str | None:
-    """The place of a member below `into`; None for one that is not asked for."""
+    """The path of a member below `into`; None if it is not requested."""
     path, folder = PurePosixPath(name), PurePosixPath(inside)
     if not path.is_relative_to(folder):
         return None

@@ -1,6 +1,6 @@
-"""Training samples as the official IRN and LPCAM loaders make them (`voc12/dataloader.py`, `misc/imutils.py`).
+"""Training samples as in the official IRN and LPCAM loaders (`voc12/dataloader.py`, `misc/imutils.py`).
 
-Every random number comes from the generator that is passed, in the order of the docstrings.
+All random numbers come from the passed generator, in the order of the docstrings.
 Padding is 0 *after* normalisation, that is the mean colour of the network's training images, and 255 in labels.
 """
 
@@ -22,8 +22,8 @@ def classifier_sample(image: np.ndarray, generator: np.random.Generator, crop_si
     """`image` (H, W, 3) uint8 -> (3, crop_size, crop_size) float32, normalised, for training the classifier.
 
     Draws: long side from `resize_long` (both ends included; bicubic); with `color_jitter` j > 0 factors of brightness, contrast
-    and saturation from 1 - j..1 + j (official: j = 0, no draw); a flip with probability 1/2; the crop's place (`random_window`).
-    Raises ArgumentError for impossible numbers.
+    and saturation from 1 - j..1 + j (official: j = 0, no draw); a flip with probability 1/2; the crop (`random_window`).
+    Raises ArgumentError for values out of range.
     """
     low, high = resize_long
     if not 1 <= low <= high:
@@ -46,9 +46,9 @@ def irn_sample(image: np.ndarray, label: np.ndarray, generator: np.random.Genera
                normalisation: Normalisation = IMAGENET) -> tuple[torch.Tensor, torch.Tensor]:
     """Image (H, W, 3) and label (H, W), both uint8 -> (3, S, S) float32, normalised, and (S/4, S/4) uint8, with S = `crop_size`.
 
-    Draws: one scale for both (image bicubic, label nearest), a flip with probability 1/2, one place of the crop for both.
-    The label is cropped at full resolution, then taken at stride 4 by nearest neighbour; 255 beyond the image.
-    Raises ArgumentError for impossible sizes or numbers.
+    Draws: one scale for both (image bicubic, label nearest), a flip with probability 1/2, one crop for both.
+    The label is cropped at full resolution, then resized to stride 4 by nearest neighbour; 255 outside the image.
+    Raises ArgumentError for invalid sizes or values out of range.
     """
     if label.shape != image.shape[:2]:
         raise ArgumentError(f"label is {label.shape} but its image is {image.shape[:2]}; expected the same (H, W)")
@@ -68,14 +68,14 @@ def irn_sample(image: np.ndarray, label: np.ndarray, generator: np.random.Genera
 
 
 def top_left_crop(image: np.ndarray, crop_size: int, normalisation: Normalisation = IMAGENET) -> torch.Tensor:
-    """`image` (H, W, 3) uint8 -> its top-left (3, crop_size, crop_size) float32, normalised, 0 beyond the image (validation)."""
+    """`image` (H, W, 3) uint8 -> its top-left (3, crop_size, crop_size) float32, normalised, 0 outside the image (validation)."""
     return _crop_image(torch.from_numpy(image).permute(2, 0, 1), 0, 0, crop_size, normalisation)
 
 
 def random_window(size: tuple[int, int], crop_size: int, generator: np.random.Generator) -> tuple[int, int]:
-    """(top, left) of a crop in the frame of an image of `size` (H, W), uniform over all that waste nothing.
+    """(top, left) of a random crop in the frame of an image of `size` (H, W), uniform over the crops without needless padding.
 
-    Where the image is smaller than the crop the number is negative: the image lies that far inside.
+    A number is negative where the image is smaller than the crop: it is the offset of the image inside the crop.
     Draws: horizontal, then vertical (official `get_random_crop_box`).
     """
     if crop_size < 1:
@@ -86,25 +86,25 @@ def random_window(size: tuple[int, int], crop_size: int, generator: np.random.Ge
 
 
 def _crop_image(pixels: torch.Tensor, top: int, left: int, crop_size: int, normalisation: Normalisation) -> torch.Tensor:
-    """Normalises only what the crop shows, then pads with 0: the same numbers as normalising everything first."""
+    """Normalise the visible part only, then pad with 0: the same numbers as normalising everything first."""
     shown = _cut(pixels, top, left, crop_size).permute(1, 2, 0).numpy()
     return _pad(normalise(shown, normalisation=normalisation), top, left, crop_size, fill=0)
 
 
 def _cut(tensor: torch.Tensor, top: int, left: int, crop_size: int) -> torch.Tensor:
-    """The part of `tensor` (..., h, w) that the window shows."""
+    """The part of `tensor` (..., h, w) inside the window."""
     return tensor[..., max(top, 0):top + crop_size, max(left, 0):left + crop_size]
 
 
 def _pad(tensor: torch.Tensor, top: int, left: int, crop_size: int, fill: int) -> torch.Tensor:
-    """What `_cut` left, put in its place in a full window."""
+    """Pad the output of `_cut` to the full window."""
     height, width = tensor.shape[-2:]
     above, before = max(-top, 0), max(-left, 0)
     return pad(tensor, (before, crop_size - width - before, above, crop_size - height - above), value=fill)
 
 
 def _jitter(image: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Brightness, contrast and saturation, in this order, each times its factor (torchvision's `ColorJitter` without hue)."""
+    """Scale brightness, contrast and saturation, in this order, by `factors` (torchvision's `ColorJitter` without hue)."""
     picture = Image.fromarray(image)
     for enhance, factor in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors):
         picture = enhance(picture).enhance(float(factor))

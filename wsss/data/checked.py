@@ -1,4 +1,4 @@
-"""Which files of a data set were read and found whole, so that an unchanged data set is not read again."""
+"""A marker of the last successful check of a data set's files, so that an unchanged data set is not read again."""
 
 import hashlib
 import os
@@ -9,16 +9,16 @@ from pathlib import Path
 from wsss.errors import StorageError
 from wsss.files import write_text
 
-_VERSION = 1   # raised when the checks of a data set find more than before
+_VERSION = 1   # increased when the checks of a data set become stricter
 
 
 @contextmanager
 def reading_wanted(check: bool | Path, root: Path, *files: Mapping[str, str]) -> Iterator[bool]:
-    """Whether the `files` (id -> file below `root`) must be read and checked in the block.
+    """Yield whether the `files` (id -> file below `root`) must be read and checked in the block.
 
-    `check` is true or false, or a marker file: then they are read unless it was written for the same names, sizes and times of
-    change (of content, and of the entry: a time that is set back does not hide a change). When the block ends without an error
-    the marker is written; where it cannot be, the next call reads again.
+    `check` is true, false or a marker file: with a marker they are read unless it matches their names, sizes and times (of
+    modification and of status change, so that a reset modification time does not hide a change). After a block without an
+    error the marker is written; if it cannot be written, the next call reads again.
     """
     if isinstance(check, bool):
         yield check
@@ -32,7 +32,7 @@ def reading_wanted(check: bool | Path, root: Path, *files: Mapping[str, str]) ->
 
 
 def _digest(root: Path, files: tuple[Mapping[str, str], ...]) -> str | None:
-    """Of the state of all files, without reading them; None where one is missing."""
+    """Digest of the state of all files, without reading them; None if one is missing."""
     digest = hashlib.blake2b(f"{_VERSION} {root.resolve()}".encode(), digest_size=16)
     try:
         for file in (file for part in files for file in part.values()):

@@ -1,10 +1,10 @@
 """MS COCO 2014 as a data set: the official folder once `prepare_coco` has read its annotations.
 
-The annotations are 670 MB of JSON in which masks are polygons. They are read once, and what `open_coco` needs then lies beside
-the data:
+The annotations are 670 MB of JSON with polygon masks. They are read once, and the files that `open_coco` needs are written to
+the same folder:
 
-    image_labels.csv    an image a line with its classes; the first line says from which JSON files it was made
-    masks_POLICY/       STEM.png of both parts, and prepared.json, which says the same and whether all are there
+    image_labels.csv    one line per image with its classes; the first line identifies the JSON files it was made from
+    masks_POLICY/       STEM.png of both parts, and prepared.json, which identifies the same files and whether all masks exist
 """
 
 import hashlib
@@ -35,17 +35,18 @@ from wsss.errors import DataError
 
 def open_coco(root: str | Path, *, name: str = "coco14", masks: str = "official", max_side: int | None = None,
               check: bool | Path = True) -> Dataset:
-    """COCO 2014 in `root`, laid out as `coco_layout.LAYOUT` says, after `prepare_coco(root, masks)`.
+    """Open COCO 2014 in `root`, with the layout `coco_layout.LAYOUT`, after `prepare_coco(root, masks)`.
 
     An id is the stem of its file.
 
-    Lists: train (train2014), val (val2014), all; in the order of the image ids. An image shows the classes of which it has an
-    annotation, crowds included, as in the official code; without any it has no label. `check` digests the JSON files (else only
-    their sizes are compared) and reads the head and tail of every image and the head of every mask: about half a minute for the
-    whole set on a local disk; a marker file: only where something changed since it was written (`reading_wanted`).
+    Lists: train (train2014), val (val2014), all; in the order of the image ids. The classes of an image are those of its
+    annotations, including crowds, as in the official code; without annotations it has no label. `check` digests the JSON files
+    (otherwise only their sizes are compared) and reads the head and tail of every image and the head of every mask: about half
+    a minute for the whole set on a local disk; with a marker file only if something changed since it was written
+    (`reading_wanted`).
 
-    Raises DataError for another layout, another `masks` than official and clean, damaged files, and with the command to run where
-    nothing is prepared, where the preparation was interrupted, or where the JSON files have changed since.
+    Raises DataError for another layout, for `masks` other than official and clean, for damaged files, and, with the command to
+    run, if the preparation is missing, incomplete or older than a change of the JSON files.
     """
     root = Path(root)
     check_policy(masks)
@@ -76,14 +77,14 @@ def digest_of(path: Path) -> str:
 
 
 def unprepared(root: Path, policy: str, reason: str) -> DataError:
-    """The error that says what to run."""
+    """The error for an unprepared data set, with the command to run."""
     command = f"python run_pipeline.py action=prepare data=coco14 {shlex.quote(f'data.root={root}')} data.masks={policy}"
     return DataError(f"COCO in {root} is not prepared: {reason}. Labels and masks are made once from the annotations, and an "
-                     f"interrupted preparation continues: run {command}")
+                     f"interrupted preparation can be continued: run {command}")
 
 
 def _read_labels(root: Path, policy: str) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """What the labels were made from, and id -> classes present."""
+    """The sources of the labels, and id -> classes present."""
     index = {name: i for i, name in enumerate(COCO_CLASSES)}
     shared: dict[tuple[int, ...], tuple[int, ...]] = {}
     labels: dict[str, tuple[int, ...]] = {}

@@ -1,4 +1,4 @@
-"""The objects of COCO 2014, straight from its annotations; drawing them needs pycocotools."""
+"""The objects of COCO 2014, read from its annotations; drawing them needs pycocotools."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ from wsss.data.coco_json import read_instances
 from wsss.data.coco_layout import CLASS_INDEX, PARTS, annotations_of
 from wsss.errors import BackendError, DataError
 
-_PARSED = 7.5  # times the size of a JSON file is taken while it is parsed: 7.2 measured on 58 MiB of real annotations
-_LIMIT = 1e5  # no coordinate of a polygon lies further out, in pixels
+_PARSED = 7.5  # memory to parse a JSON file, relative to its size: 7.2 measured on 58 MiB of real annotations
+_LIMIT = 1e5  # maximum of polygon coordinates, in pixels
 
 
 @dataclass(frozen=True)
 class CocoObjects:
-    """Every annotation of an image that is no crowd is an object; they may overlap. Crowds are left out, not ignored.
+    """Every annotation of an image except crowds is an object; objects may overlap. Crowds are left out, not ignored.
 
-    A JSON file is parsed when the first of its images is asked for, which takes `memory`.
-    `ids`: of the data set. `digests`: of the JSON files, by their names.
+    A JSON file is parsed when its first image is requested, which takes `memory`.
+    `ids`: of the data set. `digests`: of the JSON files, by name.
     """
 
     root: Path
@@ -30,7 +30,7 @@ class CocoObjects:
 
     @property
     def memory(self) -> int:
-        """Of the larger JSON file."""
+        """Bytes to parse the larger JSON file."""
         return round(_PARSED * max(annotations_of(self.root, part).stat().st_size for part in PARTS.values()))
 
     def __contains__(self, image_id: str) -> bool:
@@ -47,11 +47,11 @@ class CocoObjects:
         return masks, np.array([CLASS_INDEX[annotation["category_id"]] for annotation in objects], np.int64)
 
     def digest(self, image_id: str) -> str:
-        """That of the whole JSON file, so that a plan need not parse it."""
+        """The digest of the whole JSON file, so that a plan does not parse it."""
         return self.digests[annotations_of(self.root, _part_of(image_id)).name]
 
     def _part(self, image_id: str) -> dict[str, Any]:
-        """id -> size (H, W) and annotations, for the images of its part."""
+        """id -> size (H, W) and annotations, for the images of the part of `image_id`."""
         name = _part_of(image_id)
         if name not in self._parts:
             part = read_instances(annotations_of(self.root, name), name)
@@ -64,17 +64,17 @@ def _part_of(image_id: str) -> str:
 
 
 def pycocotools_mask() -> Any:
-    """The module that draws. Raises BackendError without pycocotools."""
+    """The module `pycocotools.mask`. Raises BackendError without pycocotools."""
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise BackendError(f"pycocotools cannot be imported ({error}); COCO's masks and objects are drawn by it: run pip install "
-                           "pycocotools") from error
+        raise BackendError(f"pycocotools cannot be imported ({error}); drawing COCO's masks and objects needs it: run pip "
+                           "install pycocotools") from error
     return mask
 
 
 def draw(annotation: Mapping[str, Any], size: tuple[int, int], rle: Any) -> np.ndarray:
-    """(H, W) bool: the pixels of one annotation, polygons or run lengths; `rle` is `pycocotools.mask`. DataError for others."""
+    """The mask (H, W) bool of an annotation of polygons or run lengths; `rle` is `pycocotools.mask`. DataError for others."""
     shape = annotation["segmentation"]
     try:
         if isinstance(shape, list):

@@ -1,4 +1,4 @@
-"""What all of COCO 2014's modules know: its classes, where its files lie, and what a preparation noted beside them."""
+"""Shared by the modules of COCO 2014: its classes, the layout of its files, and the marker of a preparation."""
 
 import json
 import os
@@ -18,7 +18,7 @@ COCO_CLASSES = (
     "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave",
     "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )
-#: Class index 0..79 -> official category id 1..90; ten ids of the paper's 91 kinds of things were never used in 2014.
+#: Class index 0..79 -> official category id 1..90; ten ids of the paper's 91 categories are not used in 2014.
 CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 #: Official category id -> class index.
 CLASS_INDEX = {category: index for index, category in enumerate(CATEGORY_IDS)}
@@ -27,7 +27,7 @@ PARTS = {"train": "train2014", "val": "val2014"}  # list -> folder
 POLICIES = ("official", "clean")
 LABELS = "image_labels.csv"
 MARKER = "prepared.json"
-VERSION = 1  # raised when labels or masks of the same JSON change
+VERSION = 1  # increased when the labels or masks made from the same JSON change
 
 LAYOUT = """  {root}/
     train2014/     COCO_train2014_000000000009.jpg, ...
@@ -57,7 +57,7 @@ def folder_of(policy: str) -> str:
 
 
 def read_marker(root: Path, policy: str) -> dict[str, Any]:
-    """What `prepare_coco` noted in the folder of masks; empty where it is missing, damaged, or of another policy or version."""
+    """The marker of `prepare_coco` in the folder of masks; empty if missing, damaged, or of another policy or version."""
     try:
         marker = json.loads((root / folder_of(policy) / MARKER).read_text(encoding="utf-8"))
         fits = (marker["policy"], marker["version"]) == (policy, VERSION) and {"sources", "complete"} <= marker.keys()

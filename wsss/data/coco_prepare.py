@@ -1,8 +1,8 @@
-"""Reads COCO's instance annotations once: image labels into one text file, class masks into palette PNGs beside the data.
+"""Preparation of COCO: instance annotations become image labels in one text file and class masks in palette PNGs.
 
-Two policies for masks. `official`: annotations in the order of the file, a later one covers an earlier one, crowds are left out
-and so are background. `clean`: crowds are 255 (ignore), and over them every instance, the largest first, so that a small one
-stays on top.
+There are two policies for masks. `official`: annotations are drawn in file order, later ones over earlier ones, and crowds are
+background. `clean`: crowds are 255 (ignore), and instances are drawn over them, the largest first, so that small ones stay
+visible.
 """
 
 import json
@@ -45,25 +45,24 @@ from wsss.palette import IGNORE
 log = logging.getLogger(__name__)
 
 COUNTS = {"train2014": 82783, "val2014": 40504}  # images, as published
-# The bucket behind http://images.cocodataset.org, which has no certificate for that name. cocodataset.org gives no checksums:
-# the MD5s are those that PaddleDetection checks and LAVIS notes; of the annotations it is also the ETag of the server.
+# The bucket behind http://images.cocodataset.org, which has no certificate for that name. cocodataset.org publishes no
+# checksums: the MD5s are from PaddleDetection and LAVIS; that of the annotations is also the server's ETag.
 _BUCKET = "https://s3.amazonaws.com/images.cocodataset.org"
 _MD5 = {"train2014": "0da8c0bd3d6becc4dcb32757491aca88", "val2014": "a3d79f5ed8d289b7a7554ce06a5782b3"}
 ARCHIVES = (*(Archive(f"{_BUCKET}/zips/{part}.zip", _MD5[part], only=(part,)) for part in PARTS.values()),
             Archive(f"{_BUCKET}/annotations/annotations_trainval2014.zip", "0a379cfc70b0e71301e0f377548639bd",
                     only=tuple(f"annotations/instances_{part}.json" for part in PARTS.values())))
-_EVERY = 5000  # masks between two lines of the log
+_EVERY = 5000  # masks between two log lines
 
 
 def prepare_coco(root: str | Path, policy: str = "official") -> list[Finding]:
-    """Check COCO 2014 in `root` and write image_labels.csv and masks_POLICY/ there; what was found, as lines of a report.
+    """Check COCO 2014 in `root`, write image_labels.csv and masks_POLICY/ there, and return the lines of a report.
 
-    Every file is written whole or not at all. An interrupted call goes on where it stopped; whole masks of the same annotations
-    are not made again; several calls at once share the work. Both JSON files are parsed: about 5 GB of memory for the whole set.
+    Every file is written completely or not at all. An interrupted call can be repeated: complete masks of the same annotations
+    are kept. Concurrent calls share the work. Both JSON files are parsed: about 5 GB of memory for the whole set.
 
     Raises DataError for another layout, JSON of another year or task, or files that do not fit it; BackendError without
-    pycocotools; StorageError if `root` cannot be written. A set of fewer images is no error: `Finding.ok` says that its
-    counts differ.
+    pycocotools; StorageError if `root` cannot be written. Fewer images than official are no error: `Finding.ok` is then False.
     """
     root = Path(root)
     check_policy(policy)
@@ -91,9 +90,9 @@ def prepare_coco(root: str | Path, policy: str = "official") -> list[Finding]:
 
 
 def download_coco(root: str | Path, progress: Progress, archives: Sequence[Archive] = ARCHIVES) -> list[Finding]:
-    """Fetch those of train2014.zip (13.5 GB), val2014.zip (6.6 GB) and annotations_trainval2014.zip of which `root` has not all.
+    """Download train2014.zip (13.5 GB), val2014.zip (6.6 GB) and annotations_trainval2014.zip unless `root` has their contents.
 
-    Raises as `obtain`, and BackendError before a byte is fetched without pycocotools, with which all of it is prepared.
+    Raises as `obtain`, and BackendError before any download without pycocotools, which the preparation needs.
     """
     root, _ = Path(root), pycocotools_mask()
     missing = [archive for archive in archives if not all(_is_there(root, name) for name in archive.only)]
@@ -101,14 +100,14 @@ def download_coco(root: str | Path, progress: Progress, archives: Sequence[Archi
 
 
 def _is_there(root: Path, name: str) -> bool:
-    """Whether a file is there, or all official images of a part."""
+    """Whether a file exists, or all official images of a part."""
     if name not in COUNTS:
         return (root / name).exists()
     return (root / name).is_dir() and sum(file.endswith(".jpg") for file in os.listdir(root / name)) >= COUNTS[name]
 
 
 def _check_images(root: Path, part: str, found: Part) -> list[Finding]:
-    """Every image is there, whole, and of the size that its annotations are for."""
+    """Check that every image exists, is complete and has the size in its annotations; return the counts."""
     try:
         files = {name for name in os.listdir(root / part) if name.endswith(".jpg") and not name.startswith(".")}
     except OSError as error:
@@ -117,7 +116,7 @@ def _check_images(root: Path, part: str, found: Part) -> list[Finding]:
     missing = sorted(stem for stem in found.stems.values() if f"{stem}.jpg" not in files)
     if missing:
         raise DataError(f"{root / part} lacks {len(missing):,} of the {len(found.stems):,} images of instances_{part}.json, for "
-                        f"example {missing[0]}.jpg; unpack {part}.zip there, or take these images out of the JSON file")
+                        f"example {missing[0]}.jpg; unpack {part}.zip there, or remove these images from the JSON file")
     problems = []
     for number, stem in found.stems.items():
         try:
@@ -151,7 +150,7 @@ def _write_labels(root: Path, sources: Mapping[str, Any], labels: Mapping[str, t
 
 
 def _write_masks(root: Path, policy: str, sources: Mapping[str, Any], parts: Mapping[str, Part], rle: Any) -> int:
-    """Make the masks that are not there yet; how many were made. The marker says "complete" only after all have been seen."""
+    """Make the missing masks and return their number. The marker says "complete" only after all were checked."""
     folder, marker = root / folder_of(policy), {"policy": policy, "version": VERSION, "sources": sources}
     if read_marker(root, policy).get("sources") != sources:
         for path in folder.glob("COCO_*.png"):  # of other annotations
@@ -161,7 +160,7 @@ def _write_masks(root: Path, policy: str, sources: Mapping[str, Any], parts: Map
     while todo := [(folder / f"{stem}.png", part.sizes[number], part.annotations[number])
                    for part in parts.values() for number, stem in part.stems.items()
                    if not _is_whole(folder / f"{stem}.png", part.sizes[number])]:
-        random.Random(os.getpid()).shuffle(todo)  # several processes make different ones; a mask depends on its image alone
+        random.Random(os.getpid()).shuffle(todo)  # so that several processes make different masks
         for i, (path, size, annotations) in enumerate(todo):
             if i % _EVERY == 0:
                 log.info("%s: %d of %d masks to make, %.0f s", folder, len(todo) - i, len(todo), time.monotonic() - started)
@@ -180,7 +179,7 @@ def _is_whole(path: Path, size: tuple[int, int]) -> bool:
 
 
 def render(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], policy: str, rle: Any) -> np.ndarray:
-    """The class mask (H, W) uint8 of one image; `rle` is `pycocotools.mask`. DataError for a shape that cannot be drawn."""
+    """The class mask (H, W) uint8 of one image; `rle` is `pycocotools.mask`. Raises DataError for invalid shapes."""
     mask = np.zeros(size, np.uint8)
     if policy == "official":
         for annotation in annotations:
@@ -194,6 +193,6 @@ def render(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], poli
             mask[inside] = IGNORE
         else:
             instances.append((inside, CLASS_INDEX[annotation["category_id"]] + 1))
-    for inside, value in sorted(instances, key=lambda instance: -int(instance[0].sum())):  # of equal size the later one is on top
+    for inside, value in sorted(instances, key=lambda instance: -int(instance[0].sum())):  # of equal sizes the later is on top
         mask[inside] = value
     return mask

@@ -1,8 +1,8 @@
-"""The one description of a data set. VOC, COCO, a user's folder and the embedded set are all a `Dataset`; no step knows which.
+"""The description of a data set. VOC, COCO, a user's folder and the embedded set are all a `Dataset`; steps see no difference.
 
-Mask values: 0 background, i + 1 for class i (0-based), 255 ignore. Two frames: the *original* one of the files, in which
-ground-truth masks live, and the *working* one, the image with a long side between `min_side` and `max_side`, in which networks
-and stored maps live.
+Mask values: 0 background, i + 1 for class i (0-based), 255 ignore. There are two frames: the *original* frame of the files and
+ground-truth masks, and the *working* frame of networks and stored maps, in which the long side of the image is between
+`min_side` and `max_side`.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from wsss.errors import DataError
 from wsss.palette import IGNORE
 
 MAX_CLASSES = IGNORE - 1  # foreground
-_END_BYTES = 4096  # of an image file, at each end, for its digest: header with orientation, and the last of its pixels
+_END_BYTES = 4096  # of an image file, at each end, for its digest: header with orientation, and the last pixels
 
 
 class ObjectSource(Protocol):
-    """Where a data set has its objects (`wsss.data.instances`): of which ids, what they are, a digest of all that decides it, and
-    the bytes of memory that reading takes besides the masks."""
+    """A source of the objects of a data set (`wsss.data.instances`): the ids with objects, the objects of an id, a digest of
+    their files, and the bytes of memory that reading takes in addition to the masks."""
 
     @property
     def memory(self) -> int: ...
@@ -40,7 +40,7 @@ class ObjectSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Ids, classes, image-level labels, files and lists. Paths are relative to `root`; nothing is read before it is asked for."""
+    """Ids, classes, image-level labels, files and lists. Paths are relative to `root`; files are read on demand."""
 
     name: str
     root: Path
@@ -48,10 +48,10 @@ class Dataset:
     lists: Mapping[str, tuple[str, ...]] = field(repr=False)  # at least "train", "val" (may be empty) and "all"
     labels: Mapping[str, tuple[int, ...]] = field(repr=False)  # id -> classes present, 0-based, ascending
     image_files: Mapping[str, str] = field(repr=False)  # id -> file
-    mask_files: Mapping[str, str] = field(repr=False, default_factory=dict)  # id -> file, for the ids that have one
-    max_side: int | None = None  # the long side of the working frame is at most so many pixels; None: any
-    min_side: int | None = None  # and at least so many
-    objects: ObjectSource | None = field(repr=False, default=None)  # ground truth of single objects, where there is one
+    mask_files: Mapping[str, str] = field(repr=False, default_factory=dict)  # id -> file, for the ids with a mask
+    max_side: int | None = None  # maximum of the long side of the working frame, in pixels; None: no limit
+    min_side: int | None = None  # minimum of the long side
+    objects: ObjectSource | None = field(repr=False, default=None)  # ground-truth objects, if there are any
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -64,9 +64,9 @@ class Dataset:
         if missing := {"train", "val", "all"} - set(self.lists):
             raise DataError(f"data set {self.name}: no list {sorted(missing)}; expected train, val and all")
         for name, ids in self.lists.items():
-            if strangers := [i for i in ids if i not in self.image_files or i not in self.labels]:
-                raise DataError(f"data set {self.name}: {len(strangers)} ids of list {name} have no image or no label, "
-                                f"for example {strangers[0]!r}; expected both: add them, or take these ids off the list")
+            if incomplete := [i for i in ids if i not in self.image_files or i not in self.labels]:
+                raise DataError(f"data set {self.name}: {len(incomplete)} ids of list {name} have no image or no label, "
+                                f"for example {incomplete[0]!r}; expected both: add them, or remove these ids from the list")
 
     def image_path(self, image_id: str) -> Path:
         """The image file. Raises DataError for an unknown id."""
@@ -76,11 +76,11 @@ class Dataset:
         return Path(self.root, self.image_files[image_id])
 
     def mask_path(self, image_id: str) -> Path | None:
-        """The ground-truth mask file, or None where there is none."""
+        """The ground-truth mask file, or None if there is none."""
         return Path(self.root, self.mask_files[image_id]) if image_id in self.mask_files else None
 
     def has_masks(self, ids: Sequence[str]) -> bool:
-        """Whether there is something to score against: `ids` is not empty and each has a mask."""
+        """Whether `ids` is not empty and every id has a ground-truth mask."""
         return len(ids) > 0 and all(image_id in self.mask_files for image_id in ids)
 
     def full_image(self, image_id: str) -> np.ndarray:
@@ -88,13 +88,13 @@ class Dataset:
         return read_image(self.image_path(image_id))
 
     def image(self, image_id: str) -> np.ndarray:
-        """(h, w, 3) uint8 RGB in the working frame: resized by Pillow's bicubic so that the long side is at least `min_side` and
-        at most `max_side`."""
+        """(h, w, 3) uint8 RGB in the working frame: resized by Pillow's bicubic filter so that the long side is at least
+        `min_side` and at most `max_side`."""
         image = self.full_image(image_id)
         return resize_image(image, self._working(image.shape[:2]))
 
     def size(self, image_id: str) -> tuple[int, int]:
-        """(H, W) of the original frame, from the file's header."""
+        """(H, W) of the original frame, read from the file header."""
         return image_size(self.image_path(image_id))
 
     def working_size(self, image_id: str) -> tuple[int, int]:
@@ -122,7 +122,7 @@ class Dataset:
         return mask
 
     def has_instances(self, image_id: str) -> bool:
-        """Whether the objects of an image are known; it may have none."""
+        """Whether the data set has ground-truth objects of an image, which may be an empty list."""
         return self.objects is not None and image_id in self.objects
 
     def instances(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +131,7 @@ class Dataset:
         Raises DataError if they are not known, cannot be read, or are not of the image's size.
         """
         if self.objects is None or image_id not in self.objects:
-            raise DataError(f"data set {self.name} does not tell the objects of id {image_id!r}; add them, or leave "
+            raise DataError(f"data set {self.name} has no ground-truth objects for id {image_id!r}; add them, or leave "
                             "out eval_ins_seg")
         masks, classes = self.objects.read(image_id)
         if masks.shape[1:] != (expected := self.size(image_id)):
@@ -140,7 +140,8 @@ class Dataset:
         return masks, classes
 
     def list_ids(self, name_or_path: str | Path) -> tuple[str, ...]:
-        """The ids of a named list, or of a text file with an id a line. Raises DataError if it is neither, or as `read_list`."""
+        """The ids of a named list or of a text file with one id per line. Raises DataError if it is neither, and as `read_list`.
+        """
         if str(name_or_path) in self.lists:
             ids = self.lists[str(name_or_path)]
             if not ids:
@@ -148,7 +149,8 @@ class Dataset:
             return ids
         if not Path(name_or_path).is_file():
             raise DataError(f"data set {self.name} has no list {str(name_or_path)!r} and there is no such file; expected one of "
-                            f"{self._list_names} or a text file with an id a line" + did_you_mean(str(name_or_path), self.lists))
+                            f"{self._list_names} or a text file with one id per line"
+                            + did_you_mean(str(name_or_path), self.lists))
         return read_list(Path(name_or_path), self.image_files)
 
     @property
@@ -162,23 +164,23 @@ class Dataset:
         return vector
 
     def digest_of_image(self, image_id: str) -> str:
-        """Hex digest of an image file: of its size, beginning and end, without reading it all."""
+        """Hex digest of the size, start and end of an image file, which is not read completely."""
         return self._cached("image", image_id, lambda: _digest_ends(self.image_path(image_id)))
 
     def digest_of_images(self, ids: Sequence[str]) -> str:
-        """Hex digest of the `digest_of_image` of each, in their order."""
+        """Hex digest of the `digest_of_image` of the ids, in order."""
         return _digest(map(self.digest_of_image, ids))
 
     def digest_of_labels(self, ids: Sequence[str]) -> str:
-        """Hex digest of the ids, in their order, with the classes present on each. Reads no file."""
+        """Hex digest of the ids, in order, and their present classes. Reads no file."""
         return _digest(f"{image_id}\t{self.labels[image_id]}" for image_id in ids)
 
     def digest_of_masks(self, ids: Sequence[str]) -> str:
-        """Hex digest of the bytes of every mask file, with its id; an id without mask counts as such."""
+        """Hex digest of the ids and the bytes of their mask files; an id without a mask is included as such."""
         return _digest(f"{image_id}\t{self._mask_digest(image_id)}" for image_id in ids)
 
     def digest_of_instances(self, ids: Sequence[str]) -> str:
-        """Hex digest of all that the objects of these ids depend on; an id of which they are not known counts as such."""
+        """Hex digest of everything that the objects of these ids depend on; an id without objects is included as such."""
         return _digest(f"{i}\t{self.objects.digest(i) if self.objects is not None and i in self.objects else 'none'}"
                        for i in ids)
 
@@ -187,7 +189,7 @@ class Dataset:
         return self._cached("mask", image_id, lambda: _digest_file(path) if path else "none")
 
     def _cached(self, kind: str, image_id: str, digest: Callable[[], str]) -> str:
-        """A digest is taken once in the life of the data set, which is one call of the pipeline."""
+        """Compute a digest once per `Dataset`, that is once per call of the pipeline."""
         if (kind, image_id) not in self._digests:
             self._digests[kind, image_id] = digest()
         return self._digests[kind, image_id]

@@ -1,7 +1,7 @@
-"""Fetches the official archives of a data set, going on where an earlier call stopped, and unpacks them.
+"""Downloading, with resumption, and unpacking of the official archives of a data set.
 
-torchvision knows where PASCAL VOC lies and its checksum, but its downloader starts from nothing after each interruption; COCO's
-images are 20 GB. Which archives a data set has is said beside it (`voc_prepare`, `coco_prepare`).
+torchvision has the address and checksum of PASCAL VOC, but its downloader restarts after each interruption, and COCO's images
+are 20 GB. The archives of each data set are listed in `voc_prepare` and `coco_prepare`.
 """
 
 import fcntl
@@ -23,20 +23,20 @@ from wsss.data.findings import Finding
 from wsss.errors import BusyError, DataError, StorageError
 from wsss.files import storage
 
-PART = ".part"              # ends the name of an archive that has not come whole yet
-TIMEOUT = 60.0              # seconds without a byte
-TRIES, PAUSE = 3, 2.0       # tries in a row that bring no byte; seconds between two
+PART = ".part"              # suffix of an incomplete archive
+TIMEOUT = 60.0              # seconds without data
+TRIES, PAUSE = 3, 2.0       # tries in a row without data; seconds between two
 _BLOCK, _MB = 2**20, 10**6
 
 
 @dataclass(frozen=True)
 class Archive:
-    """An official archive, and what is taken of it."""
+    """An official archive and the files to unpack from it."""
 
     url: str
     md5: str | None = None          # None: none is published
-    inside: str = ""                # the folder in the archive below which it lies
-    only: tuple[str, ...] = ()      # files and folders there; none: all
+    inside: str = ""                # folder in the archive
+    only: tuple[str, ...] = ()      # files and folders to unpack from there; empty: all
 
     @property
     def name(self) -> str:
@@ -44,54 +44,54 @@ class Archive:
 
 
 class _Broken(DataError):
-    """The connection gave less than it should; what came is kept."""
+    """The download failed or is incomplete; received data is kept."""
 
 
 def obtain(root: Path, into: Path, archives: Sequence[Archive], progress: Progress) -> list[Finding]:
-    """Fetch `archives` to the folder `root` and unpack them below `into`; what was done, as lines of a report.
+    """Download `archives` to the folder `root`, unpack them below `into`, and return the lines of a report.
 
-    An archive that lies in `root` is used and not fetched; none is removed. A partial one, NAME.part, is continued by HTTP Range,
-    or begun again with a server that has none. Checked are: room for all before the first byte, the length that the server gives,
-    the MD5 where one is published, of a zip the CRC-32 of each file that is unpacked.
+    An archive that is already in `root` is used; none is removed. A partial one, NAME.part, is resumed by HTTP Range, or
+    restarted if the server does not support it. Checks: free space before the download, the length reported by the server,
+    the MD5 if one is published, and the CRC-32 of each unpacked file of a zip.
 
-    Raises DataError, naming every archive that is still to be fetched, from where and to where, when the net cannot be reached or
-    breaks off for good; DataError for one that is damaged; StorageError without room; BusyError while another process fetches.
+    Raises DataError, listing the source and destination of every missing archive, if the download fails permanently; DataError
+    for a damaged archive; StorageError without enough space; BusyError while another process downloads.
     """
     missing = [archive for archive in archives if not (root / archive.name).exists()]
     try:
         sizes = [_length(archive.url) for archive in missing]
         begun = sum(_size(_part(root, archive)) for archive in missing)
-        require_room(root, max(0, 2 * sum(sizes) - begun), "fetch and unpack what is missing")   # images do not shrink
+        require_room(root, max(0, 2 * sum(sizes) - begun), "fetch and unpack what is missing")   # images hardly compress
         for archive in archives:
             if archive in missing:
                 _fetch(archive, root / archive.name, progress)
                 missing = [other for other in missing if other is not archive]
             else:
-                _check(archive, root / archive.name, f"{root / archive.name} is not the official archive. Remove it: the same "
-                       "command fetches it")
+                _check(archive, root / archive.name, f"{root / archive.name} is not the official archive. Remove it and run "
+                       "the same command again to download it")
     except _Broken as error:
         places = "".join(f"\n  {archive.url} -> {root / archive.name}" for archive in missing)
-        raise DataError(f"cannot fetch what is missing from the net ({error}). The same command continues; or get these files in "
-                        f"another way and put them here, then the same command goes on from them:{places}") from error
+        raise DataError(f"cannot download the missing archives ({error}). Run the same command again to continue; or copy these "
+                        f"files here by other means and run it again:{places}") from error
     return [report_unpacked(root / archive.name, into, archive.inside, archive.only, progress) for archive in archives]
 
 
 def report_unpacked(path: Path, into: Path, inside: str, only: Sequence[str], progress: Progress) -> Finding:
-    """Unpack an archive (see `unpack`); what was done, as a line of a report."""
+    """Unpack an archive (see `unpack`) and return a line of a report."""
     made, kept, differing = unpack(path, into, inside, only, progress)
-    other = f"; {len(differing):,} of another size, such as {differing[0]}: remove them to have them anew" if differing else ""
+    other = f"; {len(differing):,} of another size, such as {differing[0]}: remove them to unpack them again" if differing else ""
     return Finding(f"files unpacked of {path.name}", made, None,
                    f"into {into}; {kept:,} were there{other}. {path} is no longer needed")
 
 
 def _length(url: str) -> int:
-    """Bytes of a file on a server; 0 where that does not say."""
+    """The size in bytes of a file on a server; 0 if the server does not report it."""
     with _asking(url), urlopen(Request(url, method="HEAD"), timeout=TIMEOUT) as answer:
         return int(answer.headers.get("Content-Length", 0))
 
 
 def _fetch(archive: Archive, path: Path, progress: Progress) -> None:
-    """Download an archive to `path`, whole and checked, or not at all."""
+    """Download an archive to `path`, complete and checked, or not at all."""
     part, failures = _part(path.parent, archive), 0
     with _locked(part) as file:
         while True:
@@ -107,7 +107,7 @@ def _fetch(archive: Archive, path: Path, progress: Progress) -> None:
                 time.sleep(PAUSE)
         file.flush()
         try:
-            _check(archive, part, f"{archive.url} did not come as it should. What came was removed: run the same command again")
+            _check(archive, part, f"the download of {archive.url} is damaged and was removed: run the same command again")
         except DataError:
             part.unlink()
             raise
@@ -117,14 +117,14 @@ def _fetch(archive: Archive, path: Path, progress: Progress) -> None:
 
 
 def _receive(archive: Archive, part: Path, file: IO[bytes], progress: Progress) -> bool:
-    """Append to `part` what it lacks; False when the server wants to be asked from the beginning."""
+    """Append the missing bytes to `part`; return False if the download must restart from the beginning."""
     have = file.seek(0, os.SEEK_END)
     request = Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})
     with _asking(archive.url):
         try:
             answer = urlopen(request, timeout=TIMEOUT)
         except HTTPError as error:
-            if error.code != 416:   # nothing after what is there: it is whole, or of something else
+            if error.code != 416:   # range not satisfiable: `part` is complete, or of another file
                 raise
             whole = error.headers.get("Content-Range") == f"bytes */{have}"
             if not whole:
@@ -145,7 +145,7 @@ def _receive(archive: Archive, part: Path, file: IO[bytes], progress: Progress) 
                 have += len(block)
                 progress(archive.name, have // _MB, max(total, have) // _MB, "MB")
     if have < total:
-        raise _Broken(f"{archive.url} broke off after {have:,} of {total:,} bytes")
+        raise _Broken(f"the download of {archive.url} stopped after {have:,} of {total:,} bytes")
     return True
 
 
@@ -156,7 +156,7 @@ def _first_byte(answer: http.client.HTTPResponse) -> int | None:
 
 @contextmanager
 def _asking(url: str) -> Iterator[None]:
-    """Everything that goes wrong on the way is a `_Broken`."""
+    """Turn every network error of the block into a `_Broken`."""
     try:
         yield
     except StorageError:
@@ -166,7 +166,7 @@ def _asking(url: str) -> Iterator[None]:
 
 
 def _check(archive: Archive, path: Path, otherwise: str) -> None:
-    """Compare the MD5 of a file with the published one, where there is one."""
+    """Compare the MD5 of a file with the published one, if any."""
     if archive.md5 is None:
         return
     with storage(path), path.open("rb") as file:
@@ -177,7 +177,7 @@ def _check(archive: Archive, path: Path, otherwise: str) -> None:
 
 @contextmanager
 def _locked(part: Path) -> Iterator[IO[bytes]]:
-    """The partial file, open to append to, for this process alone."""
+    """Yield the partial file, opened for appending and locked for this process."""
     with storage(part):
         part.parent.mkdir(parents=True, exist_ok=True)
         file = part.open("ab")
@@ -185,7 +185,7 @@ def _locked(part: Path) -> Iterator[IO[bytes]]:
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BusyError(f"{part} is being fetched by another process: wait until it has come") from error
+            raise BusyError(f"{part} is being downloaded by another process: wait until it has finished") from error
         except OSError:   # a network file system without locks
             pass
         yield file

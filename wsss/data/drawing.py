@@ -1,9 +1,9 @@
-"""Pictures of the embedded data set, drawn from a random generator: small ones that have the problems the papers are about.
+"""Pictures of the embedded data set, drawn from a random generator: small ones with the problems that the papers address.
 
-Eight classes in four pairs (`wsss.data.figures`). The two classes of a pair share a large body; a small head tells them apart,
-and over the body there is only a trace of it, so a classifier looks at the head. One class of each pair has a habitat, a
-background on which it is mostly seen, so its map leaks onto the background. Clutter belongs to no class. No background and no
-clutter has the colours of the bodies, so an outline can be found again.
+Eight classes in four pairs (`wsss.data.figures`). The two classes of a pair share a large body and differ in a small head; the
+body has only a weak trace of the head's pattern, so a classifier relies on the head. One class of each pair has a habitat, a
+background on which it mostly appears, so its map leaks onto the background. Clutter belongs to no class. Backgrounds and
+clutter never have the colours of the bodies, so outlines can be recovered.
 """
 
 import numpy as np
@@ -14,16 +14,16 @@ from wsss.data.forms import around, box, bricks, disc, noise, rotate, steep, tin
 
 VERSION = 3  # raised when the pictures change
 
-# What decides how hard it is. Probabilities per image or object; lengths as a fraction of the image's shorter side unless stated.
+# Difficulty. Probabilities per image or object; lengths as a fraction of the image's shorter side unless stated.
 SIDE = (144, 192)  # pixels, both ends included, drawn for height and width separately
-LONGER = 1.3  # the longer side where there are several objects, relative to one of SIDE
-OBJECTS = (0.5, 0.5)  # of 1, 2 objects in an image
-MATE = 0.4  # a second object is of the other class of the pair: higher keeps the classifier to the heads
+LONGER = 1.3  # factor of one of the two sides in images with several objects
+OBJECTS = (0.5, 0.5)  # probabilities of 1 and 2 objects in an image
+MATE = 0.4  # a second object is of the other class of the pair: higher makes the classifier rely on the heads
 OBJECT_SIZE = (0.46, 0.56)  # half the length of a body
-HABITAT = 0.7  # a class that has a habitat is seen there: higher makes maps leak more
-HABITAT_ALONE = 0.3  # any other image shows some habitat nevertheless: higher makes maps leak less
-CLUTTER = (1, 3)  # pieces in an image, both ends included
-MAX_OVERLAP = 0.1  # of the smaller of two objects, as boxes
+HABITAT = 0.7  # a class with a habitat appears there: higher makes maps leak more
+HABITAT_ALONE = 0.3  # any other image has a random habitat as background: higher makes maps leak less
+CLUTTER = (1, 3)  # number of pieces in an image, both ends included
+MAX_OVERLAP = 0.1  # of the bounding boxes of two objects, relative to the smaller one
 NOISE = (0.004, 0.012)  # standard deviation of the pixel noise, in 0..1
 
 #: name -> (body, habitat or None); line i of classes.txt is mask value i.
@@ -70,14 +70,14 @@ def _inside(layers):
 
 
 def _paint(canvas, layers):
-    """Draws the layers onto `canvas` (H, W, 3), with one pixel of smooth edge."""
+    """Draw the layers onto `canvas` (H, W, 3), with an edge that is smooth over one pixel."""
     for distance, colour in layers:
         cover = np.clip(0.5 - distance, 0, 1)[..., None]
         canvas += cover * (np.asarray(colour, np.float32) - canvas)
 
 
 def _window(cx, cy, reach, shape):
-    """The part of the picture within `reach` of a point, as slices, and its x and y from that point."""
+    """The part of the picture within `reach` of a point, as slices, and its x and y relative to the point."""
     rows = slice(max(0, int(cy - reach)), min(shape[0], int(cy + reach) + 2))
     columns = slice(max(0, int(cx - reach)), min(shape[1], int(cx + reach) + 2))
     y, x = np.mgrid[rows, columns].astype(np.float32)
@@ -85,7 +85,7 @@ def _window(cx, cy, reach, shape):
 
 
 def _object(name, place, rng, shape) -> tuple[tuple[slice, slice], list[Layer]]:
-    """An object of a class at a place (cx, cy, half its length): the window it is in, and its layers there."""
+    """An object of a class at a place (cx, cy, half its length): its window and its layers in the window."""
     cx, cy, size = place
     window, x, y = _window(cx, cy, 1.3 * size, shape)
     x, y = rotate(x, y, rng.normal(0, 0.12))
@@ -94,7 +94,7 @@ def _object(name, place, rng, shape) -> tuple[tuple[slice, slice], list[Layer]]:
 
 
 def _places(names, rng, shape) -> list[tuple[float, float, float]]:
-    """A place (cx, cy, half the length) for each object: anywhere, ever smaller, until they hide little of each other."""
+    """A random place (cx, cy, half the length) for each object; the size shrinks until the objects hardly overlap."""
     size = rng.uniform(*OBJECT_SIZE) * min(shape)
     while True:
         places = []
@@ -108,7 +108,7 @@ def _places(names, rng, shape) -> list[tuple[float, float, float]]:
 
 
 def _overlap(one, other) -> float:
-    """Of two boxes (cx, cy, half the width, half the height): the share of the smaller that they have in common."""
+    """The intersection of two boxes (cx, cy, half the width, half the height), relative to the smaller one."""
     sides = [min(one[2 + k] + other[2 + k] - abs(one[k] - other[k]), 2 * one[2 + k], 2 * other[2 + k]) for k in (0, 1)]
     return max(0.0, sides[0]) * max(0.0, sides[1]) / (4 * min(one[2] * one[3], other[2] * other[3]))
 
@@ -124,7 +124,7 @@ def _clutter(rng, shape) -> tuple[tuple[slice, slice], list[Layer]]:
 
 
 def _scene(classes, rng):
-    """Where the first of `classes` is seen: mostly its habitat, if it has one."""
+    """The background for the first of `classes`: mostly its habitat, if it has one."""
     habitat = CLASSES[classes[0]][1]
     if habitat and rng.random() < HABITAT:
         return habitat
@@ -132,7 +132,7 @@ def _scene(classes, rng):
 
 
 def _light(canvas, rng):
-    """Uneven light, a tint and the camera's noise -> (H, W, 3) uint8."""
+    """Apply uneven light, a tint and sensor noise -> (H, W, 3) uint8."""
     height, width, _ = canvas.shape
     slope = rng.normal(0, 0.06, 2)
     light = 1 + slope[0] * np.linspace(-1, 1, height)[:, None] + slope[1] * np.linspace(-1, 1, width)
@@ -150,7 +150,7 @@ def _names(rng) -> list[str]:
 
 
 def _shape(n_objects, rng) -> tuple[int, int]:
-    """(height, width), never equal."""
+    """A random (height, width), never equal."""
     sides = [int(side) for side in rng.integers(SIDE[0], SIDE[1] + 1, size=2)]
     if n_objects > 1:
         longer = rng.integers(2)
@@ -159,8 +159,8 @@ def _shape(n_objects, rng) -> tuple[int, int]:
 
 
 def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One picture (H, W, 3) uint8, its mask (H, W) uint8, values 0..8, and its objects (H, W) uint8, numbered from 1, from `rng`
-    alone."""
+    """A picture (H, W, 3) uint8, its mask (H, W) uint8 with values 0..8, and its objects (H, W) uint8, numbered from 1. They
+    depend only on `rng`."""
     names = _names(rng)
     shape = _shape(len(names), rng)
     canvas = _background(_scene(names, rng), rng, shape).astype(np.float32)

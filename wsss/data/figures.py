@@ -1,8 +1,8 @@
-"""The figures of the embedded data set: a large body that the two classes of a pair share, and a small head of a class's own.
+"""The figures of the embedded data set: a large body that the two classes of a pair share, and a small class-specific head.
 
-A class has a pattern. On the head it is strong and has colours of its own; over the body it fades to a trace, as markings do on
-animals. A figure is a list of layers from the back to the front: (distance (H, W), negative inside; colour (3,) or (H, W, 3)).
-Half the length of a body is 1; y points down.
+Each class has a pattern. On the head it is strong and has class-specific colours; on the body it is only a weak trace. A figure
+is a list of layers from back to front: (distance (H, W), negative inside; colour (3,) or (H, W, 3)). Half the length of a body
+is 1; y points down.
 """
 
 from collections.abc import Callable
@@ -12,18 +12,18 @@ import numpy as np
 
 from wsss.data.forms import around, blend, box, bricks, disc, noise, polygon, steep, tinted, union
 
-TRACE = 0.065  # how much the pattern darkens and brightens the body (standard deviation): higher makes the body tell the class
+TRACE = 0.065  # standard deviation of the pattern's brightness on the body: higher makes the body reveal the class
 
 Layer = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a class differs from the other of its pair."""
+    """The differences of a class from the other one of its pair."""
 
     pattern: Callable   # (x, y, rng) -> (H, W) in -1..1
-    light: tuple        # colours of the head where the pattern is 1
-    dark: tuple         # and where it is -1
+    light: tuple        # colour of the head where the pattern is 1
+    dark: tuple         # colour of the head where the pattern is -1
 
 
 # Patterns, in the units of a body.
@@ -62,7 +62,7 @@ def _beams(x, y, rng):
 
 
 def _scale(x):
-    """Pixels in half the length of a body."""
+    """The number of pixels in half the length of a body."""
     return 1 / max(1e-3, abs(float(x[0, 1] - x[0, 0])) + abs(float(x[1, 0] - x[0, 0])))
 
 
@@ -79,16 +79,16 @@ LOOKS = {
 
 
 def _trace(pattern):
-    """What is left of a pattern over the body: as strong for every class."""
+    """The trace of a pattern on the body, of equal strength for every class."""
     return TRACE / max(1e-3, float(pattern.std())) * (pattern - pattern.mean())
 
 
 # Bodies.
 
 def beast(x, y, rng, look):
-    """A big cat from the side; its own: the head."""
+    """A big cat from the side; the head is class-specific."""
     coat = around(rng, rng.choice([(0.8, 0.52, 0.25), (0.74, 0.46, 0.22), (0.84, 0.57, 0.32)]), 0.025)
-    pattern = look.pattern(x, y, rng.spawn(1)[0])   # draws of its own, so that a pair draws the same body
+    pattern = look.pattern(x, y, rng.spawn(1)[0])   # a separate generator, so that both classes of a pair get the same body
     fur = tinted(coat, 0.06 * noise(rng, x.shape, 2, 2.5), _trace(pattern), -0.15 * y)
     trunk = union(disc(x, y, -0.15, 0, 0.7, 0.4), box(x, y, 0.35, -0.12, 0.25, 0.2, 0.15))
     legs = union(*(box(x, y, leg, 0.42, 0.11, 0.3, 0.08) for leg in (-0.66, -0.4, 0.12, 0.38)))
@@ -101,7 +101,7 @@ def beast(x, y, rng, look):
 
 
 def fish(x, y, rng, look):
-    """A fish from the side; its own: the head."""
+    """A fish from the side; the head is class-specific."""
     skin = around(rng, rng.choice([(0.74, 0.42, 0.44), (0.7, 0.38, 0.46), (0.78, 0.48, 0.46)]), 0.025)
     scales = steep(np.sin(26 * x + 3 * np.sin(13 * y)) * np.sin(26 * y), 2)
     pattern = look.pattern(x, y, rng.spawn(1)[0])
@@ -120,7 +120,7 @@ LOBES = ((-0.42, -0.1, 0.42), (0.42, -0.1, 0.42), (0, -0.45, 0.48), (-0.3, -0.45
 
 
 def tree(x, y, rng, look):
-    """A broad-leaved tree; its own: the bunch of berries or blossom."""
+    """A broad-leaved tree; the bunch of berries or blossom is class-specific."""
     green = around(rng, rng.choice([(0.16, 0.38, 0.2), (0.2, 0.42, 0.18), (0.14, 0.34, 0.24)]), 0.02)
     pattern = look.pattern(x, y, rng.spawn(1)[0])
     leaves = steep(noise(rng, x.shape, 3), 1)
@@ -133,7 +133,7 @@ def tree(x, y, rng, look):
 
 
 def house(x, y, rng, look):
-    """A house of bricks; its own: the gable."""
+    """A brick house; the gable is class-specific."""
     clay = around(rng, rng.choice([(0.52, 0.25, 0.21), (0.47, 0.22, 0.2), (0.56, 0.3, 0.25)]), 0.02)
     pattern = look.pattern(x, y, rng.spawn(1)[0])
     wall = tinted(clay, 0.22 * bricks(x, y, 0.2, 0.1, 0.02), _trace(pattern), 0.04 * noise(rng, x.shape, 3))

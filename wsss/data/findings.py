@@ -1,4 +1,4 @@
-"""What preparing a data set found and made: rows for a table, the same for every kind of data set."""
+"""The report of preparing a data set: table rows of the same form for every kind of data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from wsss.text import aligned
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: `found` and `expected` counts (None: any number will do), and what was made or is missing."""
+    """One line of the report: `found` and `expected` counts (None: any), and a note on what was made or is missing."""
 
     what: str
     found: int

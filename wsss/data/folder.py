@@ -1,4 +1,4 @@
-"""A user's folder as a data set. Everything is checked before any work; the errors say which file and what to write there."""
+"""A user's folder as a data set. It is checked completely when opened; the errors name the file and the remedy."""
 
 import csv
 import hashlib
@@ -19,29 +19,29 @@ log = logging.getLogger(__name__)
 
 LAYOUT = """  {root}/
     images/       NAME.jpg, .jpeg or .png
-    labels.csv    first line: name,classes   then a line an image: NAME,cat;dog   (no class: NAME,)
-    classes.txt   one class name a line, without background; line i is mask value i
+    labels.csv    first line: name,classes   then one line per image: NAME,cat;dog   (no class: NAME,)
+    classes.txt   one class name per line, without background; line i is mask value i
     masks/        optional: NAME.png, palette or 8-bit grey, 0 background, i class, 255 ignore
     instances/    optional: NAME.png, likewise, 0 none, 255 not scored, else the number of an object; its class is that in masks/
-    train.txt     optional: one NAME a line; val.txt likewise"""
+    train.txt     optional: one NAME per line; val.txt likewise"""
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_MIN_TO_SPLIT = 5  # with fewer images nothing is held out
+_MIN_TO_SPLIT = 5  # with fewer images none are held out
 
 
 def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None = None, val_fraction: float = 0.2,
                 check: bool | Path = True) -> Dataset:
-    """The data set in `root`, laid out as `LAYOUT` says. Sub-folders and other files beside these are left alone.
+    """Open the data set in `root`, with the layout `LAYOUT`. Other files and folders are ignored.
 
     Lists: with one of train.txt and val.txt the other list is the rest; with both, an image in neither is only in "all". With
-    neither, `val_fraction` of the images (at least 1 of 5 or more; chosen by a hash of the id, so by no seed) is held out as
-    "val", because thresholds are chosen on val masks and never on the list that is scored. Masks are there for all of train and
-    val, or for all of val only. `check` reads the head and tail of every image and the head of every mask (0.1 ms for both on a
-    local disk); a marker file: only where something changed since it was written (`reading_wanted`). An EXIF orientation is
-    applied, so a mask must have the size and orientation in which its image is shown.
+    neither, `val_fraction` of the images (at least 1 of 5 or more; chosen by a hash of the id, independent of the seed) is held
+    out as "val", because thresholds are chosen on val masks and never on the list that is scored. Masks must cover all of train
+    and val, or all of val only. `check` reads the head and tail of every image and the head of every mask (0.1 ms for both on a
+    local disk); with a marker file only if something changed since it was written (`reading_wanted`). EXIF orientation is
+    applied, so a mask must have the size and orientation of the displayed image.
 
-    Raises DataError, with up to 10 problems at once, for whatever is missing, misspelt, doubled, damaged or of the wrong size.
-    A class without any image is accepted with a warning.
+    Raises DataError, listing up to 10 problems, for anything missing, misspelt, duplicated, damaged or of the wrong size.
+    A class without images is accepted with a warning.
     """
     root = Path(root)
     if not 0 <= val_fraction < 1:
@@ -84,13 +84,13 @@ def _read_classes(path: Path) -> tuple[str, ...]:
         elif names.index(name) < i - 1:
             problems.append(f"line {i} repeats {name!r} of line {names.index(name) + 1}; rename one class")
     if not 1 <= len(names) <= MAX_CLASSES:
-        problems.append(f"{len(names)} classes; expected 1 to {MAX_CLASSES}, one a line")
+        problems.append(f"{len(names)} classes; expected 1 to {MAX_CLASSES}, one per line")
     refuse(f"classes {path}", problems)
     return tuple(names)
 
 
 def scan_folder(root: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """id -> file, relative to `root`, for the files of a folder that have one of `suffixes`; sorted by id."""
+    """id -> file relative to `root`, for the files of a folder with one of `suffixes`; sorted by id."""
     files: dict[str, str] = {}
     problems, others = [], []
     try:
@@ -113,13 +113,13 @@ def scan_folder(root: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str,
         files[image_id] = f"{folder}/{name}"
     refuse(f"folder {root / folder}", problems)
     if others:
-        log.warning("%s: ignored %d entries that are not %s, for example %s; convert what is an image",
+        log.warning("%s: ignored %d entries that are not %s, for example %s; convert any images among them",
                     root / folder, len(others), ", ".join(suffixes), others[0])
     return dict(sorted(files.items()))
 
 
 def _read_labels(path: Path, classes: tuple[str, ...], images: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    """id -> classes present, for exactly the ids of `images`."""
+    """id -> classes present, for the ids of `images`, all of which must have a row."""
     index = {name: i for i, name in enumerate(classes)}
     found, problems = {}, []
     shared: dict[tuple[int, ...], tuple[int, ...]] = {}   # one tuple for all images of equal labels
@@ -143,13 +143,13 @@ def _read_labels(path: Path, classes: tuple[str, ...], images: Mapping[str, str]
 
 
 def read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """(line number, fields) of every row below the header `name,classes`."""
+    """(line number, fields) of every row after the header `name,classes`."""
     reader = csv.reader(read_lines(path), strict=True)
     try:
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}; is a quotation mark not closed? Close it, or do "
-                        "without") from error
+        raise DataError(f"{path}, line {reader.line_num}: {error}; is a quotation mark not closed? Close or "
+                        "remove it") from error
     header = [cell.strip() for cell in rows[0][1]] if rows else []
     if header != ["name", "classes"]:
         hint = ": separate the columns by commas and the classes by ';'" if ";" in "".join(header) else ""
@@ -158,12 +158,12 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _make_lists(root: Path, images: Mapping[str, str], val_fraction: float) -> dict[str, tuple[str, ...]]:
-    given = {name: read_list(root / f"{name}.txt", images) for name in ("train", "val") if (root / f"{name}.txt").exists()}
-    if not given:
-        given["val"] = held_out(tuple(images), val_fraction)
-    taken = {image_id for ids in given.values() for image_id in ids}
+    found = {name: read_list(root / f"{name}.txt", images) for name in ("train", "val") if (root / f"{name}.txt").exists()}
+    if not found:
+        found["val"] = held_out(tuple(images), val_fraction)
+    taken = {image_id for ids in found.values() for image_id in ids}
     rest = tuple(image_id for image_id in images if image_id not in taken)
-    lists = {"train": given.get("train", rest), "val": given.get("val", rest), "all": tuple(images)}
+    lists = {"train": found.get("train", rest), "val": found.get("val", rest), "all": tuple(images)}
     if both := set(lists["train"]) & set(lists["val"]):
         raise DataError(f"{len(both)} ids are in both train.txt and val.txt of {root}, for example {min(both)!r}: thresholds "
                         "chosen on val would be chosen on what is scored; keep each in one list")
@@ -173,7 +173,7 @@ def _make_lists(root: Path, images: Mapping[str, str], val_fraction: float) -> d
 
 
 def held_out(ids: tuple[str, ...], fraction: float) -> tuple[str, ...]:
-    """The `fraction` of `ids` whose hashes are smallest, in the order of `ids`."""
+    """The `fraction` of `ids` with the smallest hashes, in the order of `ids`."""
     if fraction == 0 or len(ids) < _MIN_TO_SPLIT:
         return ()
     ranked = sorted(ids, key=lambda image_id: hashlib.blake2b(image_id.encode(), digest_size=8).digest())
@@ -182,18 +182,18 @@ def held_out(ids: tuple[str, ...], fraction: float) -> tuple[str, ...]:
 
 
 def _find_masks(root: Path, images: Mapping[str, str], lists: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """id -> mask file, complete for train and val or for val alone: half a list must not be scored as if it were whole."""
+    """id -> mask file, complete for train and val or for val only, because scores of half a list would mislead."""
     masks = scan_folder(root, "masks", (".png",))
-    if strangers := [image_id for image_id in masks if image_id not in images]:
-        log.warning("%s: %d masks have no image and are ignored, for example %s; name a mask as its image", root / "masks",
-                    len(strangers), strangers[0])
+    if unused := [image_id for image_id in masks if image_id not in images]:
+        log.warning("%s: %d masks have no image and are ignored, for example %s; give a mask the name of its image",
+                    root / "masks", len(unused), unused[0])
     missing = {name: [image_id for image_id in lists[name] if image_id not in masks] for name in ("train", "val")}
     only_val = bool(lists["val"]) and len(missing["train"]) == len(lists["train"])
     if missing["val"] or (missing["train"] and not only_val):
         counts = ", ".join(f"{name} has {len(lists[name]) - len(missing[name])} of {len(lists[name])}" for name in missing)
         example = (missing["val"] or missing["train"])[0]
         raise DataError(f"masks in {root / 'masks'} are incomplete: {counts}, for example {example}.png is missing; expected "
-                        "all of train and val, or all of val and none of train, or no folder masks")
+                        "all of train and val, or all of val and none of train, or no masks folder")
     return {image_id: masks[image_id] for image_id in images if image_id in masks}
 
 

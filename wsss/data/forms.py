@@ -1,4 +1,4 @@
-"""Forms and textures that the figures of the embedded data set are drawn from: signed distances (negative inside) and fields."""
+"""Shapes and textures for the figures of the embedded data set: signed distances (negative inside) and fields."""
 
 import math
 
@@ -18,7 +18,7 @@ def box(x, y, cx, cy, half_width, half_height, corner=0.0):
 
 
 def polygon(x, y, *points):
-    """A convex polygon, its corners clockwise on the screen."""
+    """A convex polygon with corners in clockwise order on the screen."""
     distance = np.full_like(x, -np.inf)
     for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1]):
         distance = np.maximum(distance, ((bx - ax) * (ay - y) - (by - ay) * (ax - x)) / math.hypot(bx - ax, by - ay))
@@ -37,7 +37,8 @@ def rotate(x, y, angle):
 # Textures.
 
 def noise(rng, shape, cell, stretch=1.0):
-    """(H, W) smooth noise of standard deviation about 1: random values a `cell` apart (times `stretch` across), interpolated."""
+    """(H, W) smooth noise of standard deviation about 1: random values at a spacing of `cell` (x: times `stretch`), interpolated.
+    """
     height, width = (max(2, int(side / c) + 2) for side, c in zip(shape, (cell, cell * stretch)))
     coarse = Image.fromarray(rng.standard_normal((height, width), dtype=np.float32))
     return np.asarray(coarse.resize(shape[::-1], Image.Resampling.BICUBIC)) * 1.3
@@ -53,17 +54,17 @@ def tinted(colour, *fields):
 
 
 def blend(light, dark, field):
-    """Between two colours: `light` where the field (H, W) is 1, `dark` where it is -1 -> (H, W, 3)."""
+    """Interpolate between two colours: `light` where the field (H, W) is 1, `dark` where it is -1 -> (H, W, 3)."""
     share = (0.5 + 0.5 * field).astype(np.float32)[..., None]
     return np.asarray(dark, np.float32) + share * (np.asarray(light, np.float32) - np.asarray(dark, np.float32))
 
 
 def steep(field, slope=4.0):
-    """The field with soft steps in place of its zero crossings, in -1..1."""
+    """The field with its zero crossings as soft steps, in -1..1."""
     return np.clip(slope * field, -1, 1)
 
 
 def bricks(x, y, length, height, joint):
-    """1 in the joints of a wall of bricks, else 0."""
+    """1 in the joints of a brick wall, else 0."""
     row = np.floor(y / height)
     return ((y % height < joint) | ((x + row % 2 * length / 2) % length < joint)).astype(np.float32)

@@ -11,9 +11,9 @@ _MAX_ID_BYTES = 200  # file systems allow 255 for a name; artifacts add a suffix
 
 
 def check_id(image_id: str) -> str:
-    """`image_id` in Unicode normal form C, after making sure that it is safe as the stem of a file name inside a folder.
+    """Return `image_id` in Unicode normal form C after checking that it is safe as the stem of a file name in a folder.
 
-    Raises DataError for: empty, '/' or '\\', a leading '.', blanks at the ends, control characters, more than 200 bytes of UTF-8.
+    Raises DataError for an empty id, '/' or '\\', a leading '.', blanks at the ends, control characters, or over 200 UTF-8 bytes.
     """
     image_id = unicodedata.normalize("NFC", image_id)
     reason = None
@@ -35,7 +35,7 @@ def check_id(image_id: str) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file in Unicode normal form C; byte order mark, CRLF and blanks at the ends are dropped."""
+    """The lines of a UTF-8 text file in Unicode normal form C, without byte order mark, CRLF and blanks at the ends."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -47,13 +47,13 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_list(path: Path, known: Mapping[str, str]) -> tuple[str, ...]:
-    """The ids of a text file, one a line, in the file's order; empty lines are skipped.
+    """The ids of a text file with one id per line, in file order; empty lines are skipped.
 
     Raises DataError for an empty list, duplicates, and ids that are not in `known` (id -> image file).
     """
     ids = [line for line in read_lines(path) if line]
     if not ids:
-        raise DataError(f"list {path} is empty; expected an id a line: write them, or do without the file")
+        raise DataError(f"list {path} is empty; expected one id per line: add ids, or remove the file")
     problems, seen = [], set()
     for image_id in ids:
         if image_id in seen:
@@ -66,7 +66,7 @@ def read_list(path: Path, known: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def without_image(image_id: str, known: Container[str]) -> str:
-    """What is wrong with an id that has no image: it cannot be an id, it has a suffix, or there is no such image."""
+    """Explain why an id has no image: it is not a valid id, it has a suffix, or there is no such image."""
     try:
         check_id(image_id)
     except DataError as error:
@@ -78,5 +78,5 @@ def without_image(image_id: str, known: Container[str]) -> str:
 
 
 def union(lists: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """The ids of all lists, each once, in their order."""
+    """The distinct ids of all lists, in order."""
     return tuple(dict.fromkeys(image_id for ids in lists for image_id in ids))

@@ -1,7 +1,7 @@
-"""Images and masks as files and as arrays: the one place where pixels are read, written, resized and normalised.
+"""Reading, writing, resizing and normalising of images and masks.
 
-Images are `(H, W, 3)` uint8 RGB, masks `(H, W)` uint8 with 0 background, 1..C class and 255 ignore. Both are in the orientation
-in which a viewer shows them: an EXIF orientation is applied when reading, so a mask must be drawn on the shown image.
+Images are `(H, W, 3)` uint8 RGB, masks `(H, W)` uint8 with 0 background, 1..C class and 255 ignore. Both are in the displayed
+orientation: EXIF orientation is applied when reading, so a mask must match the displayed image.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ if TYPE_CHECKING:
 
 
 class Normalisation(NamedTuple):
-    """Mean and standard deviation of each RGB channel in 0..1, by which a network's input is normalised."""
+    """Mean and standard deviation of each RGB channel in 0..1, for normalising a network's input."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
-#: Of ImageNet's values, with which the torchvision weights were trained.
+#: The ImageNet values, with which the torchvision weights were trained.
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 # What Pillow raises on damaged files of the two formats.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 _PIXEL_END = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-_TAIL = 64  # bytes: room for the few that some cameras and editors append
+_TAIL = 64  # bytes searched for the end marker, because some cameras and editors append a few bytes
 
 
 class _Header(NamedTuple):
-    """What the first bytes of an image file say."""
+    """The header of an image file."""
 
     format: str  # JPEG or PNG
     mode: str  # Pillow's name for the channels
-    size: tuple[int, int]  # (H, W) as shown
+    size: tuple[int, int]  # (H, W) as displayed
     bits: int  # per channel or palette index
     orientation: int  # EXIF, 1..8
 
 
 def _read_header(source: Path | io.BytesIO, path: object) -> _Header:
-    """The header of an open file or of `path` itself; pixels are not decoded."""
+    """The header of `source`, which errors call `path`; pixels are not decoded."""
     try:
         with Image.open(source) as image:
-            kind = "JPEG" if image.format == "MPO" else image.format  # a phone's JPEG with further pictures behind it
+            kind = "JPEG" if image.format == "MPO" else image.format  # a phone's JPEG with additional pictures
             mode, (width, height) = image.mode, image.size
             orientation = _orientation(image)
             bits = _png_bits(image.fp) if kind == "PNG" else 8
@@ -69,13 +69,13 @@ def _read_header(source: Path | io.BytesIO, path: object) -> _Header:
     if kind not in _PIXEL_END:
         raise DataError(f"{path} is a {kind} file; expected JPEG or PNG: convert it")
     if bits > 8:
-        raise DataError(f"{path} has {bits} bits a channel; expected 8: convert it, so that it is you who chooses the range")
+        raise DataError(f"{path} has {bits} bits per channel; expected 8: convert it with a range of your choice")
     return _Header(kind, mode, (width, height) if orientation >= 5 else (height, width), bits, orientation)
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 where the block is unreadable, which is no reason to refuse the pixels."""
-    if "exif" not in image.info:  # asking a PNG nevertheless would decode it
+    """EXIF orientation 1..8; 1 if the block is unreadable, because the pixels may still be valid."""
+    if "exif" not in image.info:  # getexif would decode a PNG
         return 1
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -85,7 +85,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _png_bits(file: Any) -> int:
-    """Bit depth, byte 24 of a PNG: Pillow cuts 16-bit colour to 8 bits and stretches grey of 1, 2 or 4 bits, silently."""
+    """Bit depth, byte 24 of a PNG: Pillow silently truncates 16-bit colour to 8 bits and scales grey of 1, 2 or 4 bits."""
     file.seek(24)
     return file.read(1)[0]
 
@@ -98,7 +98,7 @@ def _content(path: Path) -> bytes:
 
 
 def _decode(content: bytes, path: object, mode_of: Callable[[_Header], str]) -> np.ndarray:
-    """Pixels in the mode `mode_of(header)`, turned as EXIF says (imageio's own `rotate` is wrong for grey read as RGB)."""
+    """Pixels in the mode `mode_of(header)` with EXIF orientation applied (imageio's `rotate` is wrong for grey read as RGB)."""
     header = _read_header(io.BytesIO(content), path)
     try:
         array = iio.imread(content, plugin="pillow", index=0, mode=mode_of(header))
@@ -108,7 +108,7 @@ def _decode(content: bytes, path: object, mode_of: Callable[[_Header], str]) -> 
 
 
 def _turn(array: np.ndarray, orientation: int) -> np.ndarray:
-    """The stored array as it is shown: orientations 5..8 are the first four of the transposed array (EXIF 2.3, tag 0x0112)."""
+    """The stored array as displayed: orientations 5..8 are the first four of the transposed array (EXIF 2.3, tag 0x0112)."""
     if orientation >= 5:
         array = array.swapaxes(0, 1)
     flip_rows, flip_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
@@ -116,9 +116,9 @@ def _turn(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """A JPEG or PNG as `(H, W, 3)` uint8 RGB, EXIF orientation applied; grey is repeated, alpha is dropped, a palette looked up.
+    """Read a JPEG or PNG as `(H, W, 3)` uint8 RGB with EXIF orientation applied; grey and palettes become RGB, alpha is dropped.
 
-    Raises DataError, naming the file, if it is missing, truncated, damaged, of another format or of more than 8 bits a channel.
+    Raises DataError, naming the file, if it is missing, truncated, damaged, of another format or over 8 bits per channel.
     """
     # A palette with transparency must pass through RGBA.
     path = Path(path)
@@ -126,7 +126,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """A palette or 8-bit grey PNG as `(H, W)` uint8: the stored numbers, not the colours; EXIF orientation applied.
+    """Read a palette or 8-bit grey PNG as `(H, W)` uint8: the stored numbers, not colours; EXIF orientation is applied.
 
     Raises DataError, naming the file, if it is missing, damaged, lossy (JPEG), in colour, or grey of another depth.
     """
@@ -134,7 +134,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def decode_mask(content: bytes, path: object) -> np.ndarray:
-    """`read_mask` of the bytes of a file; `path` is what an error calls it."""
+    """`read_mask` of the bytes of a file, which errors call `path`."""
     return _decode(content, path, lambda header: _mask_mode(header, path))
 
 
@@ -152,7 +152,7 @@ def _mask_mode(header: _Header, path: object) -> str:
 
 
 def mask_classes(mask: np.ndarray, n_classes: int, path: Path) -> tuple[int, ...]:
-    """The classes (0-based, ascending) on a mask (H, W) uint8. Raises DataError, naming its file, for impossible values."""
+    """The classes (0-based, ascending) on a mask (H, W) uint8. Raises DataError, naming its file, for invalid values."""
     values = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256)).tolist()
     if wrong := [value for value in values if n_classes < value < IGNORE]:
         raise DataError(f"mask {path} holds the values {wrong[:MAX_REPORTED]}; expected 0 (background), "
@@ -161,14 +161,14 @@ def mask_classes(mask: np.ndarray, n_classes: int, path: Path) -> tuple[int, ...
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(H, W) as shown, from the header alone. Raises DataError as `read_image` does, as far as the header tells."""
+    """(H, W) as displayed, read from the header only. Raises DataError as `read_image`, for problems visible in the header."""
     return _read_header(Path(path), Path(path)).size
 
 
 def check_image(path: str | Path) -> tuple[int, int]:
-    """A cheap check before work: header and end marker; the size (H, W). Damage in between shows only when the file is read.
+    """Check the header and the end marker of an image file and return its size (H, W). Damage in between is not detected.
 
-    Without the marker at its end the file is decoded to make sure. Raises DataError as `read_image` does.
+    A file without an end marker is decoded completely. Raises DataError as `read_image`.
     """
     path = Path(path)
     header = _read_header(path, path)
@@ -181,13 +181,13 @@ def check_image(path: str | Path) -> tuple[int, int]:
 
 
 def is_upright_jpeg(path: str | Path) -> bool:
-    """Whether a file is a JPEG whose pixels stand as a viewer shows them. Raises DataError as `image_size` does."""
+    """Whether a file is a JPEG whose pixels are stored in the displayed orientation. Raises DataError as `image_size`."""
     header = _read_header(Path(path), Path(path))
     return header.format == "JPEG" and header.orientation == 1
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
-    """`image` (H, W, 3) uint8 RGB as a JPEG of quality 95 with full colour resolution. ArgumentError for anything else."""
+    """Encode `image` (H, W, 3) uint8 RGB as a JPEG of quality 95 without chroma subsampling. Raises ArgumentError."""
     _check_array("image", image, 3)
     content = io.BytesIO()
     Image.fromarray(image).save(content, format="JPEG", quality=95, subsampling=0)
@@ -195,17 +195,17 @@ def encode_jpeg(image: np.ndarray) -> bytes:
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
-    """`mask` (H, W) uint8 as a palette PNG with the VOC palette: equal masks, equal bytes. ArgumentError for anything else."""
+    """Encode `mask` (H, W) uint8 as a PNG with the VOC palette; equal masks give equal bytes. Raises ArgumentError."""
     _check_array("mask", mask, 2)
     image = Image.fromarray(np.ascontiguousarray(mask))
-    image.putpalette(VOC_PALETTE.tobytes())  # turns grey into palette indices of the same numbers
+    image.putpalette(VOC_PALETTE.tobytes())  # grey values become palette indices
     content = io.BytesIO()
     image.save(content, format="PNG")
     return content.getvalue()
 
 
 def write_mask(path: str | Path, mask: np.ndarray) -> None:
-    """`encode_mask` into a file, whole or not at all. Raises ArgumentError for anything but (H, W) uint8."""
+    """Write `encode_mask(mask)`, completely or not at all. Raises ArgumentError for anything but (H, W) uint8."""
     write_bytes(path, encode_mask(mask))
 
 
@@ -218,18 +218,18 @@ def _check_array(name: str, array: np.ndarray, dimensions: int) -> None:
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """(H, W) times `scale`, rounded half to even as official `imutils.pil_rescale` does, but at least 1."""
+    """(H, W) times `scale`, rounded half to even as in official `imutils.pil_rescale`, but at least 1."""
     return max(1, int(np.round(size[0] * scale))), max(1, int(np.round(size[1] * scale)))
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`image` (H, W, 3) uint8 at `size` (H, W) by Pillow's bicubic, smoothing as it shrinks (official `imutils.pil_resize`)."""
+    """Resize `image` (H, W, 3) uint8 to `size` (H, W) by Pillow's antialiased bicubic (official `imutils.pil_resize`)."""
     _check_array("image", image, 3)
     return _resize(image, size, Image.Resampling.BICUBIC)
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`mask` (H, W) uint8 at `size` (H, W) by Pillow's nearest neighbour (official `imutils.pil_resize`)."""
+    """Resize `mask` (H, W) uint8 to `size` (H, W) by Pillow's nearest neighbour (official `imutils.pil_resize`)."""
     _check_array("mask", mask, 2)
     return _resize(mask, size, Image.Resampling.NEAREST)
 
@@ -242,25 +242,25 @@ def _resize(array: np.ndarray, size: tuple[int, int], method: Image.Resampling) 
 
 @cache
 def _normalised_bytes(normalisation: Normalisation) -> np.ndarray:
-    """(3, 256): per channel the normalised value of every byte, computed in float64 and then rounded, as official
-    `TorchvisionNormalize` does."""
+    """(3, 256): the normalised value of every byte per channel, computed in float64 and then rounded, as in official
+    `TorchvisionNormalize`."""
     return ((np.arange(256)[:, None] / 255.0 - normalisation.mean) / normalisation.std).astype(np.float32).T.copy()
 
 
 def normalise(image: np.ndarray, device: torch.device | str = "cpu", normalisation: Normalisation = IMAGENET) -> torch.Tensor:
-    """`image` (H, W, 3) uint8 -> (3, H, W) float32 on `device`: each channel / 255, less its mean, over its standard deviation.
-    The same bits on every device."""
-    import torch  # late: what looks at files alone need not wait for it
+    """`image` (H, W, 3) uint8 -> (3, H, W) float32 on `device`: (channel / 255 - mean) / standard deviation, with the same bits
+    on every device."""
+    import torch  # late, because reading files does not need it
 
     _check_array("image", image, 3)
     values = _normalised_bytes(normalisation)
     if torch.device(device).type != "cpu":
-        return _looked_up(torch.from_numpy(np.ascontiguousarray(image)).to(device), values)   # a quarter of the bytes to be sent
+        return _looked_up(torch.from_numpy(np.ascontiguousarray(image)).to(device), values)   # sends a quarter of the bytes
     return torch.from_numpy(np.stack([row[plane] for row, plane in zip(values, image.transpose(2, 0, 1))]))
 
 
 def _looked_up(image: torch.Tensor, values: np.ndarray) -> torch.Tensor:
-    """`normalise` where `image` lies."""
+    """`normalise` on the device of `image`."""
     import torch
 
     planes = image.permute(2, 0, 1).long() + 256 * torch.arange(3, device=image.device)[:, None, None]

@@ -1,4 +1,4 @@
-"""Ground-truth objects from PNGs: an `ObjectSource` of a data set."""
+"""Ground-truth objects from PNGs, as an `ObjectSource`."""
 
 import hashlib
 import logging
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PngObjects:
-    """Objects in palette or grey PNGs, VOC's `SegmentationObject` or `instances/` of a folder: 0 and 255 none, else a number.
+    """Objects in palette or grey PNGs, VOC's `SegmentationObject` or a folder's `instances/`: an object number, 0 and 255 none.
 
-    `files` and `class_files`: id -> file below `root`. The class of an object is the one that most of its pixels have in the
-    class mask, where 0 and 255 do not count.
+    `files` and `class_files`: id -> file below `root`. The class of an object is the most frequent value of its pixels in the
+    class mask, not counting 0 and 255.
     """
 
     root: Path
@@ -69,14 +69,14 @@ class PngObjects:
 
 def png_objects(root: Path, files: Mapping[str, str], class_files: Mapping[str, str], images: Mapping[str, str], n_classes: int,
                 check: bool = True) -> PngObjects | None:
-    """The objects of those `images` (id -> file) that have a file of objects and a class mask; None where none has.
+    """The objects of the `images` (id -> file) that have an object file and a class mask; None if there are none.
 
-    Raises DataError, with `check`, where a file cannot be read or has not the size of its image.
+    With `check`, raises DataError if a file cannot be read or differs in size from its image.
     """
     bare = [image_id for image_id in images if image_id in files and image_id not in class_files]
     if bare and class_files:
-        log.warning("%s: the objects of %d images are ignored, because without a class mask it is not known what they are, for "
-                    "example %s; add its mask", root, len(bare), bare[0])
+        log.warning("%s: the objects of %d images are ignored, because the images have no class mask, for example %s; add its "
+                    "mask", root, len(bare), bare[0])
     files, problems = {image_id: files[image_id] for image_id in images if image_id in files and image_id in class_files}, []
     for image_id, file in files.items() if check else ():
         try:

@@ -1,4 +1,4 @@
-"""Parts of the messages about data: many problems in one error, sizes in words, what was meant, what lies there."""
+"""Helpers for error messages about data: several problems in one error, sizes, suggestions, contents of a folder."""
 
 import difflib
 import os
@@ -17,12 +17,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def format_size(size: tuple[int, int]) -> str:
-    """(H, W) for a message, in words, because people write sizes in both orders."""
+    """(H, W) in words for a message, because sizes are written in both orders."""
     return f"{size[0]} high and {size[1]} wide"
 
 
 def refuse(where: str, problems: Sequence[str]) -> None:
-    """Raises one DataError for all `problems` (the first 10 in full), or does nothing if there is none."""
+    """Raise one DataError for all `problems`, listing the first 10, or do nothing if there is none."""
     if not problems:
         return
     shown = list(problems[:MAX_REPORTED])
@@ -33,7 +33,7 @@ def refuse(where: str, problems: Sequence[str]) -> None:
 
 
 def contents(folder: Path) -> str:
-    """What lies in a folder, for a message: the first eight names, or "nothing". Raises DataError where it cannot be read."""
+    """The contents of a folder for a message: the first eight names, or "nothing". Raises DataError if it cannot be read."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The embedded data set: a folder of drawn pictures (`wsss.data.drawing`), made on first use from a seed."""
+"""The embedded data set: a folder of synthetic pictures (`wsss.data.drawing`), drawn from a seed on first use."""
 
 import errno
 import json
@@ -18,10 +18,10 @@ from wsss.seeding import generator
 
 
 def make_shapes(root: str | Path, *, seed: int = 0, n_train: int = 300, n_val: int = 100) -> Path:
-    """The folder `root` with the embedded data set, laid out for `open_folder`; drawn now if it is not there yet.
+    """Draw the embedded data set into `root`, with the layout of `open_folder`, unless it exists; return `root`.
 
-    A picture depends on `seed` and its name alone. Any number of processes may call this at once: each draws into a folder of its
-    own beside `root`, and the first to rename it wins. Raises DataError if `root` holds something else or other parameters,
+    A picture depends only on `seed` and its name. Several processes may call this at once: each draws into its own temporary
+    folder next to `root`, and the first one renames it. Raises DataError if `root` has other contents or other parameters,
     StorageError if it cannot be written.
     """
     root = Path(root)
@@ -64,7 +64,7 @@ def _write_folder(root, parameters):
     for folder in ("images", "masks", "instances"):
         (root / folder).mkdir(parents=True)
     rows = ["name,classes"]
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:   # two take two thirds of the time of one
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:   # two threads take two thirds of the time of one
         for part in ("train", "val"):
             ids = [f"{part}_{i:04d}" for i in range(parameters[f"n_{part}"])]
             rows += pool.map(lambda image_id: _write_picture(root, image_id, parameters["seed"]), ids)
@@ -76,7 +76,7 @@ def _write_folder(root, parameters):
 
 
 def _write_picture(root, image_id, seed):
-    """Draws one picture and returns its line of labels.csv."""
+    """Draw one picture and return its line of labels.csv."""
     image, mask, objects = draw_picture(generator(seed, "shapes", image_id))
     Image.fromarray(image).save(root / "images" / f"{image_id}.jpg", quality=92)
     (root / "masks" / f"{image_id}.png").write_bytes(encode_mask(mask))

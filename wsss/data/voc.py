@@ -1,7 +1,7 @@
 """PASCAL VOC 2012 in its official layout as a data set: its 20 classes, its lists, and image labels from its annotations.
 
 The lists train (1,464), train_aug (10,582, with the annotations of SBD) and val (1,449) are those of the official LPCAM and IRN
-code (`voc12/*.txt`). A list of the same name in ImageSets/Segmentation wins.
+code (`voc12/*.txt`). A list of the same name in ImageSets/Segmentation takes precedence.
 """
 
 import csv
@@ -24,13 +24,13 @@ from wsss.errors import DataError
 
 log = logging.getLogger(__name__)
 
-#: In the official order: class i (0-based) is mask value i + 1.
+#: In official order: class i (0-based) is mask value i + 1.
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
                "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 LISTS = ("train", "train_aug", "val")
-LABELS = "image_labels.csv"  # made by `prepare_voc`, in the form of labels.csv of a user's folder
+LABELS = "image_labels.csv"  # written by `prepare_voc`, in the format of labels.csv of a user's folder
 OBJECTS = "SegmentationObject"
-IMAGES, ANNOTATIONS, MASKS = "JPEGImages", "Annotations", ("SegmentationClassAug", "SegmentationClass")  # the first of MASKS wins
+IMAGES, ANNOTATIONS, MASKS = "JPEGImages", "Annotations", ("SegmentationClassAug", "SegmentationClass")  # in order of precedence
 
 LAYOUT = """  {root}/
     JPEGImages/               ID.jpg: the images
@@ -38,7 +38,7 @@ LAYOUT = """  {root}/
     SegmentationClassAug/     optional: ID.png, masks of train_aug and val to score against; where it has none:
     SegmentationClass/        optional: ID.png, masks of train and val
     SegmentationObject/       optional: ID.png, the objects of train and val, to score instances against
-    ImageSets/Segmentation/   optional: train.txt, train_aug.txt, val.txt with an ID a line; without one the official list"""
+    ImageSets/Segmentation/   optional: train.txt, train_aug.txt, val.txt with one ID per line; without one the official list"""
 
 _SHIPPED = Path(__file__).parent / "voc12"
 _PARTS = (IMAGES, ANNOTATIONS, *MASKS, "ImageSets")
@@ -47,7 +47,7 @@ _BELOW = ("", "VOC2012", "VOCdevkit/VOC2012")
 
 @dataclass(frozen=True)
 class VocFiles:
-    """What lies in the folder VOC2012; files are relative to `root`."""
+    """The files in the folder VOC2012, relative to `root`."""
 
     root: Path
     images: Mapping[str, str]       # id -> file
@@ -56,15 +56,15 @@ class VocFiles:
 
 
 def open_voc(root: str | Path, *, name: str = "voc12", max_side: int | None = None, check: bool | Path = True) -> Dataset:
-    """The data set in `root`, laid out as `LAYOUT` says; `root` is the folder VOC2012, VOCdevkit or the folder above that.
+    """Open the data set in `root`, with the layout `LAYOUT`; `root` is the folder VOC2012, VOCdevkit or the parent of that.
 
-    Lists: train, train_aug, val, and their union "all"; no other image belongs to the data set. Image labels are those of
-    the file `image_labels.csv` that `prepare_voc` makes; without it they are derived at each call, which reads an XML file an
-    image, or its mask where there is none. Masks cover all of train or none of it, likewise val; of train_aug any part.
-    `check` reads the head and tail of every image and the head of every mask; a marker file: only where something changed since
-    it was written (`reading_wanted`).
+    Lists: train, train_aug, val, and their union "all"; other images are not part of the data set. Image labels are read from
+    `image_labels.csv`, which `prepare_voc` writes; without it they are derived at each call from an XML file per image, or from
+    its mask if there is none. Masks must cover all of train or none of it, likewise val; of train_aug any part.
+    `check` reads the head and tail of every image and the head of every mask; with a marker file only if something changed
+    since it was written (`reading_wanted`).
 
-    Raises DataError, with up to 10 problems at once, for whatever is missing, doubled, damaged or of the wrong size.
+    Raises DataError, listing up to 10 problems, for anything missing, duplicated, damaged or of the wrong size.
     """
     root = find_voc(root)
     if not (root / IMAGES).is_dir():
@@ -86,7 +86,7 @@ def open_voc(root: str | Path, *, name: str = "voc12", max_side: int | None = No
 
 
 def find_voc(root: str | Path) -> Path:
-    """The folder VOC2012: `root` itself, or the one below it. Raises DataError where there is none."""
+    """The folder VOC2012: `root` itself or one below it. Raises DataError if there is none."""
     root = Path(root)
     for below in _BELOW:
         if any((root / below / part).is_dir() for part in _PARTS):
@@ -98,13 +98,13 @@ def find_voc(root: str | Path) -> Path:
 
 
 def voc_files(root: Path) -> VocFiles:
-    """The files of each folder that is there. Where an id has two masks, the one of SegmentationClassAug counts."""
+    """The files of each existing folder. If an id has two masks, the one in SegmentationClassAug is used."""
     masks = scan_part(root, MASKS[1], ".png") | scan_part(root, MASKS[0], ".png")
     return VocFiles(root, scan_part(root, IMAGES, ".jpg"), scan_part(root, ANNOTATIONS, ".xml"), masks)
 
 
 def scan_part(root: Path, folder: str, suffix: str) -> dict[str, str]:
-    """id -> file of a folder; empty where the folder is not there."""
+    """id -> file of a folder; empty if there is no such folder."""
     return scan_folder(root, folder, (suffix,)) if (root / folder).is_dir() else {}
 
 
@@ -134,7 +134,7 @@ def _read_lists(files: VocFiles) -> dict[str, tuple[str, ...]]:
 
 
 def _refuse_partial(root: Path, lists: Mapping[str, tuple[str, ...]], masks: Mapping[str, str]) -> None:
-    """Half a list must not be scored as if it were whole, nor left unscored without a word."""
+    """Raise DataError if masks cover only a part of train or val, because scores of half a list would mislead."""
     problems = []
     for name in ("train", "val"):
         missing = [image_id for image_id in lists[name] if image_id not in masks]
@@ -147,17 +147,17 @@ def _refuse_partial(root: Path, lists: Mapping[str, tuple[str, ...]], masks: Map
 # Image labels.
 
 def annotation_classes(path: Path) -> tuple[int, ...]:
-    """The classes (0-based, ascending) of the objects in a VOC annotation. Objects marked `difficult` count, as officially.
+    """The classes (0-based, ascending) of the objects in a VOC annotation, including objects marked `difficult` (official).
 
-    The names of an object's parts (head, hand, foot) are no classes. Raises DataError if the file cannot be read.
+    The names of object parts (head, hand, foot) are ignored. Raises DataError if the file cannot be read.
     """
     try:
         annotation = ElementTree.fromstring(path.read_bytes())
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
-        raise DataError(f"cannot read the annotation {path} ({error}); restore it, or remove it if its mask is to say what is on "
-                        "the image") from error
+        raise DataError(f"cannot read the annotation {path} ({error}); restore it, or remove it to use the classes of its "
+                        "mask") from error
     if annotation.tag != "annotation":
-        raise DataError(f"{path} is no VOC annotation: it starts with <{annotation.tag}>, expected <annotation>; restore it")
+        raise DataError(f"{path} is not a VOC annotation: it starts with <{annotation.tag}>, expected <annotation>; restore it")
     names = {(found.findtext("name") or "").strip() for found in annotation.iterfind("object")}
     if wrong := sorted(names - set(VOC_CLASSES)):
         raise DataError(f"{path} names an object of the unknown class {wrong[0]!r}{did_you_mean(wrong[0], VOC_CLASSES)}; "
@@ -166,7 +166,7 @@ def annotation_classes(path: Path) -> tuple[int, ...]:
 
 
 def class_names(classes: Iterable[int]) -> str:
-    """As in labels.csv: `cat;person`."""
+    """Class names as in labels.csv: `cat;person`."""
     return ";".join(VOC_CLASSES[index] for index in classes)
 
 
@@ -178,7 +178,7 @@ def encode_labels(labels: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _stored_labels(root: Path, ids: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """id -> classes present, from `image_labels.csv`, which may have more ids."""
+    """id -> classes present, from `image_labels.csv`, which may have additional ids."""
     path, index = root / LABELS, {name: i for i, name in enumerate(VOC_CLASSES)}
     command = shlex.join(["python", "run_pipeline.py", "action=prepare", "data=voc12", f"data.root={root}"])
     labels = {}
@@ -195,7 +195,7 @@ def _stored_labels(root: Path, ids: Sequence[str]) -> dict[str, tuple[int, ...]]
 
 
 def _derived_labels(files: VocFiles, ids: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """id -> classes present, from its annotation, else from its mask."""
+    """id -> classes present, from the annotation, else from the mask."""
     log.info("%s: reading the classes of %d images; `prepare_voc` would keep them in %s", files.root, len(ids), LABELS)
     labels, problems = {}, []
     for image_id in ids:
@@ -206,7 +206,7 @@ def _derived_labels(files: VocFiles, ids: Sequence[str]) -> dict[str, tuple[int,
                 path = files.root / files.masks[image_id]
                 labels[image_id] = mask_classes(read_mask(path), len(VOC_CLASSES), path)
             else:
-                problems.append(f"{image_id!r} has neither annotation nor mask, so what is on it is not known; add "
+                problems.append(f"{image_id!r} has neither annotation nor mask, so its classes are unknown; add "
                                 f"{ANNOTATIONS}/{image_id}.xml, or remove it from its lists")
         except DataError as error:
             problems.append(str(error))

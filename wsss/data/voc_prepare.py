@@ -1,4 +1,4 @@
-"""Preparing PASCAL VOC 2012: everything is counted and read once, and image labels are kept in one small file."""
+"""Preparation of PASCAL VOC 2012: all files are counted and read once, and image labels are saved in one small file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ from wsss.data.voc import (
 from wsss.errors import DataError, StorageError
 from wsss.files import write_text
 
-#: What the official archives hold: VOC2012 trainval, the lists of IRN and LPCAM, and SegmentationClassAug.
+#: Numbers of files and ids in the official VOC2012 trainval, the lists of IRN and LPCAM, and SegmentationClassAug.
 OFFICIAL = {IMAGES: 17125, ANNOTATIONS: 17125, MASKS[0]: 12031, MASKS[1]: 2913, "train": 1464, "train_aug": 10582, "val": 1449}
 
 _SUFFIX = {IMAGES: ".jpg", ANNOTATIONS: ".xml", MASKS[0]: ".png", MASKS[1]: ".png"}
@@ -37,19 +37,19 @@ _WHERE = {IMAGES: "put the images of VOCtrainval_11-May-2012.tar into {}, or set
           ANNOTATIONS: "put the XML files of VOCtrainval_11-May-2012.tar into {}; without them image labels come from the masks",
           MASKS[0]: "put the masks of train_aug and val (SegmentationClassAug) into {}; needed only to score train_aug",
           MASKS[1]: "put the masks of VOCtrainval_11-May-2012.tar into {}"}
-_TRAINVAL = (IMAGES, ANNOTATIONS, MASKS[1])   # what that archive holds besides lists and instances
+_TRAINVAL = (IMAGES, ANNOTATIONS, MASKS[1])   # the folders of that archive, except lists and instances
 _SHOWN = 3
 
 Labels = dict[str, tuple[int, ...]]
 
 
 def prepare_voc(root: str | Path) -> list[Finding]:
-    """Count and read what lies in `root` (as of `open_voc`), write `image_labels.csv`, and say what is missing and where it goes.
+    """Count and read the files in `root` (as of `open_voc`), write `image_labels.csv`, and return a report of what is missing.
 
-    Every image of the lists is looked at (both ends), every annotation and mask of them is read whole. `image_labels.csv` is
-    written when every id of the lists has its classes: from the annotation, else from the mask. Where they differ, it is listed.
+    For the ids of the lists, both ends of every image are read, and every annotation and mask completely. `image_labels.csv` is
+    written if every id has its classes: from the annotation, else from the mask. Differences between the two are listed.
 
-    Raises DataError where `root` has nothing of PASCAL VOC 2012.
+    Raises DataError if `root` has nothing of PASCAL VOC 2012.
     """
     root = find_voc(root)
     files = voc_files(root)
@@ -70,11 +70,11 @@ def prepare_voc(root: str | Path) -> list[Finding]:
 
 
 def download_voc(root: str | Path, progress: Progress, archives: Sequence[Archive] | None = None) -> list[Finding]:
-    """Fetch VOCtrainval_11-May-2012.tar (2 GB) and unpack it, where `root` has fewer images, annotations or masks than it.
+    """Download and unpack VOCtrainval_11-May-2012.tar (2 GB) if `root` has fewer images, annotations or masks than it.
 
-    Where nothing of PASCAL VOC 2012 is there yet, it comes to lie in VOCdevkit/VOC2012 below `root`, or in a `root` of that name.
+    Without any part of PASCAL VOC 2012 in `root` it is unpacked to VOCdevkit/VOC2012 below `root`, or to a `root` of that name.
     Its address and MD5 are torchvision's. SegmentationClassAug is in no official archive: a SegmentationClassAug.zip, .tar or
-    .tar.gz that lies in `root` is unpacked. Raises as `obtain`.
+    .tar.gz in `root` is unpacked. Raises as `obtain`.
     """
     root = Path(root)
     try:
@@ -91,7 +91,7 @@ def download_voc(root: str | Path, progress: Progress, archives: Sequence[Archiv
 
 
 def _archives() -> tuple[Archive, ...]:
-    from torchvision.datasets.voc import DATASET_YEAR_DICT  # late: it takes a while
+    from torchvision.datasets.voc import DATASET_YEAR_DICT  # late, because it is slow
 
     official = DATASET_YEAR_DICT["2012"]
     return (Archive(official["url"], official["md5"], Path(official["base_dir"]).as_posix()),)
@@ -100,7 +100,7 @@ def _archives() -> tuple[Archive, ...]:
 def _count(root: Path, folder: str) -> Finding:
     found, expected = len(scan_part(root, folder, _SUFFIX[folder])), OFFICIAL[folder]
     if folder == MASKS[1] and not found and len(scan_part(root, MASKS[0], ".png")) >= OFFICIAL[MASKS[0]]:
-        return Finding(folder, 0, None, f"not needed beside {MASKS[0]}")
+        return Finding(folder, 0, None, f"not needed with {MASKS[0]}")
     return Finding(folder, found, expected, "" if found >= expected else _WHERE[folder].format(root / folder))
 
 
@@ -108,7 +108,7 @@ def _list(root: Path, name: str) -> tuple[tuple[str, ...], Finding]:
     path = list_file(root, name)
     note = str(path) if root in path.parents else "the official list"
     try:
-        ids = read_list(path, dict.fromkeys(read_lines(path), ""))   # whether each has an image is another line of the report
+        ids = read_list(path, dict.fromkeys(read_lines(path), ""))   # missing images are another line of the report
     except DataError as error:
         ids, note = (), str(error)
     return ids, Finding(f"list {name}", len(ids), OFFICIAL[name], note)
@@ -128,7 +128,7 @@ def _images(files: VocFiles, ids: Sequence[str]) -> Finding:
 
 
 def _masks(files: VocFiles, ids: Sequence[str]) -> tuple[Labels, Finding]:
-    """The classes on the masks of `ids` that are sound."""
+    """The classes on the valid masks of `ids`."""
     labels, wrong, masks = {}, [], [image_id for image_id in ids if image_id in files.masks]
     for image_id in masks:
         path = files.root / files.masks[image_id]
@@ -158,27 +158,27 @@ def _annotations(files: VocFiles, ids: Sequence[str]) -> tuple[Labels, Finding]:
 
 
 def _kept(root: Path, labels: Labels, ids: Sequence[str], annotated: int) -> Finding:
-    """Write `image_labels.csv` where it is complete."""
+    """Write `image_labels.csv` if it is complete."""
     if not ids or len(labels) < len(ids):
         missing = [image_id for image_id in ids if image_id not in labels]
-        note = _first([f"no sound annotation or mask of {image_id}" for image_id in missing]) or "nothing is listed"
+        note = _first([f"no valid annotation or mask of {image_id}" for image_id in missing]) or "nothing is listed"
         note = f"{LABELS} is not written: {note}"
     else:
         note = f"written to {root / LABELS}: {annotated:,} from annotations, {len(ids) - annotated:,} from masks"
         try:
             write_text(root / LABELS, encode_labels(labels))
         except StorageError as error:   # a shared folder may be read-only
-            note = f"not kept, so read anew at each start: {error}"
+            note = f"not saved, so read again at each start: {error}"
     return Finding("image labels", len(labels), len(ids), note)
 
 
 def _differences(from_annotations: Labels, from_masks: Labels) -> Finding:
-    """An object may be annotated and not drawn, or drawn and not annotated; neither is a mistake of the files here."""
+    """Report differing classes. An object may be annotated but not drawn, or drawn but not annotated; neither is an error."""
     differing = [f"{image_id}: annotation {class_names(present)}, mask {class_names(from_masks[image_id])}"
                  for image_id, present in from_annotations.items() if from_masks.get(image_id, present) != present]
     return Finding("images whose annotation and mask name other classes", len(differing), None, _first(differing))
 
 
 def _first(texts: Sequence[str]) -> str:
-    """The first few, and how many more."""
+    """The first few texts, and the number of the others."""
     return "; ".join([*texts[:_SHOWN], *([f"and {len(texts) - _SHOWN:,} more"] if len(texts) > _SHOWN else [])])

@@ -1,7 +1,7 @@
-"""Average precision of detected instances: PASCAL VOC's way in plain NumPy, and COCO's with pycocotools where it is installed.
+"""Average precision of detected instances: by PASCAL VOC's rule in NumPy, and by COCO's with the optional pycocotools.
 
-Ground truth is given as masks (M, H, W) bool and classes (M,), 0-based. Pixels that belong to no object, the void boundary of
-VOC among them, count in the union of a detection that covers them, as in the official evaluation.
+Ground truth is masks (M, H, W) bool and classes (M,), 0-based. Pixels of no object, including VOC's void boundary, count in the
+union of a detection that covers them, as in the official evaluation.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ class InstancePrecision:
     """VOC's average precision at one IoU threshold: the area under the precision-recall curve.
 
     The rule is that of chainercv's `eval_instance_segmentation_voc` with `use_07_metric=False`, which IRN calls at 0.5
-    (`step/eval_ins_seg.py`). In each image the detections of a class choose, best score first, the object they overlap most; one
-    that reaches the threshold is right when nobody chose that object before. Then all images are ranked together. Equal scores
-    keep the order of the images and, within one, of the detections (there it is left to an unstable sort).
+    (`step/eval_ins_seg.py`). In each image the detections of a class are matched, best score first, to the object of greatest
+    overlap; a match that reaches the threshold is right unless the object was matched before. Then all images are ranked
+    together. Equal scores keep the order of the images and of the detections within one (chainercv's sort is unstable).
     """
 
     def __init__(self, n_classes: int, iou: float = 0.5):
@@ -35,15 +35,15 @@ class InstancePrecision:
         return sum(map(len, self._scores))
 
     def update(self, found: Detections, masks: np.ndarray, classes: Sequence[int] | np.ndarray) -> None:
-        """Count one image. Raises ArgumentError where shapes or classes do not fit."""
+        """Count one image. Raises ArgumentError if shapes or classes do not fit."""
         classes = checked_truth(found, masks, classes, len(self.objects))
         overlap = intersection_over_union(found, masks)
         self.objects += np.bincount(classes, minlength=len(self.objects))
         for index in np.unique(found.classes):
-            mine, there = np.flatnonzero(found.classes == index), np.flatnonzero(classes == index)
+            mine, truth = np.flatnonzero(found.classes == index), np.flatnonzero(classes == index)
             mine, taken = mine[np.argsort(-found.score[mine], kind="stable")], set()
             for i in mine:
-                chosen = there[overlap[i, there].argmax()] if len(there) else None
+                chosen = truth[overlap[i, truth].argmax()] if len(truth) else None
                 right = chosen is not None and overlap[i, chosen] >= self.iou
                 self._right[index].append(right and chosen not in taken)
                 taken |= {chosen} if right else set()
@@ -76,10 +76,10 @@ def precision_area(scores: np.ndarray, right: np.ndarray, objects: int) -> float
 
 
 class CocoPrecision:
-    """COCO's average precision, by pycocotools: 101 recalls, at most 100 detections an image, greedy by the best object left.
+    """COCO's average precision, by pycocotools: 101 recalls, at most 100 detections per image, greedy matching to free objects.
 
-    Differs from `InstancePrecision` in all three points, so the two agree only where these do not matter. Crowds are no objects
-    here and must be left out of the ground truth; what is found on one counts as wrong.
+    `InstancePrecision` differs in all three points. Crowds are not objects here and must be left out of the ground truth;
+    detections on them count as wrong.
 
     Raises BackendError without pycocotools.
     """
@@ -92,7 +92,7 @@ class CocoPrecision:
         self._found: list[dict[str, Any]] = []
 
     def update(self, found: Detections, masks: np.ndarray, classes: Sequence[int] | np.ndarray) -> None:
-        """Take in one image. Raises ArgumentError where shapes or classes do not fit."""
+        """Count one image. Raises ArgumentError if shapes or classes do not fit."""
         classes = checked_truth(found, masks, classes, self._n_classes)
         number = len(self._images) + 1
         self._images.append({"id": number, "height": found.label.shape[0], "width": found.label.shape[1]})
@@ -124,19 +124,19 @@ class CocoPrecision:
 
 
 def pycocotools() -> Any:
-    """The package with its modules. Raises BackendError where it is not installed."""
+    """The package with its modules. Raises BackendError if it is not installed."""
     try:
         import pycocotools.coco
         import pycocotools.cocoeval
         import pycocotools.mask
     except ImportError as error:
-        raise BackendError(f"pycocotools cannot be imported ({error}); COCO's average precision is computed by it: run "
-                           "pip install pycocotools, or do without (eval_ins_seg.coco_style=false)") from error
+        raise BackendError(f"pycocotools cannot be imported ({error}); COCO's average precision needs it: run "
+                           "pip install pycocotools, or set eval_ins_seg.coco_style=false") from error
     return pycocotools
 
 
 def checked_truth(found: Detections, masks: np.ndarray, classes: Sequence[int] | np.ndarray, n_classes: int) -> np.ndarray:
-    """The classes of the ground truth as (M,) int64. Raises ArgumentError where shapes or classes do not fit."""
+    """The classes of the ground truth as (M,) int64. Raises ArgumentError if shapes or classes do not fit."""
     classes = np.asarray(classes, np.int64).reshape(-1)
     given = np.concatenate([classes, found.classes])
     if masks.shape != (len(classes), *found.label.shape) or masks.dtype != bool or ((given < 0) | (given >= n_classes)).any():

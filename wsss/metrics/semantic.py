@@ -1,7 +1,7 @@
-"""Scores of segmentations and of image labels, counted while the images pass by.
+"""Scores of segmentations and of image labels, accumulated image by image.
 
-First counts, in whole numbers, which can be added up over shards; then any score. The definitions are those of the
-official evaluation (IRN and LPCAM `step/eval_cam.py`, `step/eval_sem_seg.py`, chainercv's confusion).
+Integer counts are accumulated, which can be added over shards; any score is computed from them. The definitions are those of
+the official evaluation (IRN and LPCAM `step/eval_cam.py`, `step/eval_sem_seg.py`, chainercv's confusion).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ THRESHOLDS = tuple(i / 100 for i in range(101))
 
 @dataclass(frozen=True)
 class Scores:
-    """What a confusion matrix says; None where undefined, which no mean counts.
+    """The scores of a confusion matrix. Undefined values are None and left out of means.
 
-    With gt_j, pred_j, tp_j the pixels of class j and union_j = gt_j + pred_j - tp_j. `fp` and `fn` as in LPCAM, table 1.
+    gt_j, pred_j, tp_j are the pixels of class j and union_j = gt_j + pred_j - tp_j. `fp` and `fn` as in LPCAM, table 1.
     """
 
     miou: float | None  #: mean of `iou`, with the background
@@ -37,7 +37,7 @@ class Scores:
     recall: float | None  #: mean over the foreground classes of tp / gt
 
     def as_dict(self) -> dict[str, float | None | list[float | None]]:
-        """Ready for JSON."""
+        """The scores as a JSON-serialisable dictionary."""
         return asdict(self)
 
 
@@ -57,12 +57,12 @@ class Confusion:
 
         Args:
             prediction: integers, 0 background, 1..C class, 255 see below.
-            ground_truth: the same shape; where it is 255 nothing is counted.
-            prediction_ignore: what a predicted 255 is: "error" refuses it, "background" counts it as background (official
+            ground_truth: the same shape; pixels of 255 are not counted.
+            prediction_ignore: how a predicted 255 counts: "error" refuses it, "background" counts it as background (official
                 eval_sem_seg for VOC), "ignore" leaves the pixel out.
 
         Raises:
-            DataError: a label is none of 0..C and 255. ArgumentError: the shapes differ or the policy is unknown.
+            DataError: a label is not in 0..C or 255. ArgumentError: the shapes differ or the policy is unknown.
         """
         if prediction_ignore not in ("error", "background", "ignore"):
             raise ArgumentError(f"prediction_ignore is {prediction_ignore!r}, expected 'error', 'background' or 'ignore'")
@@ -75,7 +75,7 @@ class Confusion:
         if prediction_ignore == "error" and table[:, IGNORE].any():
             raise DataError(
                 f"prediction holds 255 (ignore) in {table[:, IGNORE].sum()} pixels, expected 0 to {self.n_classes}; "
-                "set prediction_ignore to 'background' or 'ignore' to say how they count"
+                "set prediction_ignore to 'background' or 'ignore' to choose how they count"
             )
         if prediction_ignore == "background":
             table[:, 0] += table[:, IGNORE]
@@ -105,15 +105,15 @@ class Confusion:
 class ThresholdCounts:
     """Confusion of activation maps at every background threshold, in one pass.
 
-    A pixel belongs to the class of the greatest map where that is greater than the threshold, else to the background.
-    That is the official rule, an argmax with a background map of the threshold's value in front: a tie with the threshold
-    is background, a tie between classes goes to the first of them. The greatest class does not depend on the threshold,
-    so it is enough to count for each pixel how many thresholds it passes.
+    A pixel belongs to the class of the greatest map if that exceeds the threshold, else to the background. This is the
+    official rule, an argmax with a constant background map of the threshold in front: a tie with the threshold is
+    background, a tie between classes goes to the first of them. The greatest class does not depend on the threshold,
+    so it is enough to count for each pixel how many thresholds it exceeds.
 
     Args:
         n_classes: C, without the background.
-        thresholds: (T,) rising, in [0, 1], compared in float32 as in the official code.
-        counts: to go on from, or to read stored ones.
+        thresholds: (T,) increasing, in [0, 1], compared in float32 as in the official code.
+        counts: initial counts, for example stored ones; default zeros.
 
     Attributes:
         counts: (C + 1, C + 1, T + 1) int64, pixels by ground truth, greatest class (0: the image has no map) and number
@@ -128,12 +128,12 @@ class ThresholdCounts:
         self._values = torch.tensor(self.thresholds, dtype=torch.float32)  # (T,)
         gaps = self._values.diff()
         if not self.thresholds or not 0 <= self.thresholds[0] <= self.thresholds[-1] <= 1 or not (gaps >= 1e-5).all():
-            raise ArgumentError(f"thresholds is {self.thresholds}, expected rising numbers from 0 to 1, at least 1e-5 apart")
-        # [0, 1] is cut into cells with at most one threshold each; a power of two, so that finding a value's cell is exact.
+            raise ArgumentError(f"thresholds is {self.thresholds}, expected increasing numbers from 0 to 1, at least 1e-5 apart")
+        # [0, 1] is divided into cells with at most one threshold each; a power of two, so that a value's cell is exact.
         self._n_cells = 2 ** math.ceil(-math.log2(min([0.5, *gaps.tolist()])))
         starts = torch.arange(self._n_cells + 1) / self._n_cells
         self._below = torch.bucketize(starts, self._values, out_int32=True)  # (cells,), thresholds below the cell
-        self._next = torch.cat([self._values, torch.tensor([math.inf])])[self._below]  # (cells,), the first one that is not
+        self._next = torch.cat([self._values, torch.tensor([math.inf])])[self._below]  # (cells,), the next threshold
         self.counts = _checked_counts(counts, (n_classes + 1, n_classes + 1, len(self.thresholds) + 1))
 
     def update(self, maps: Tensor | np.ndarray, classes: Sequence[int], ground_truth: np.ndarray) -> None:
@@ -141,12 +141,12 @@ class ThresholdCounts:
 
         Args:
             maps: (K, H, W) float32 in [0, 1], on any device; K may be 0: all background.
-            classes: (K,) 0-based, in the order in which a tie is settled.
+            classes: (K,) 0-based; a tie goes to the first.
             ground_truth: (H, W) integers, 0 background, 1..C class, 255 not counted.
 
         Raises:
-            DataError: a label is none of 0..C and 255. ArgumentError: shapes do not fit, a class is unknown or given
-                twice, or a map is not finite.
+            DataError: a label is not in 0..C or 255. ArgumentError: shapes do not fit, a class is unknown or repeated,
+                or a map is not finite.
         """
         import torch
 
@@ -167,7 +167,7 @@ class ThresholdCounts:
         self.counts[:, slots] += table[: self.n_classes + 1]
 
     def _passed(self, values: Tensor) -> Tensor:
-        """How many thresholds are below each value, int32."""
+        """The number of thresholds below each value, int32."""
         below, following = self._below.to(values.device), self._next.to(values.device)
         cell = values.clamp(0, 1).mul_(self._n_cells).int()
         return below.index_select(0, cell).add_(values > following.index_select(0, cell))
@@ -179,7 +179,7 @@ class ThresholdCounts:
         return ThresholdCounts(self.n_classes, self.thresholds, self.counts + _checked_counts(other.counts, self.counts.shape))
 
     def confusion(self, i: int) -> Confusion:
-        """The confusion matrix at threshold number `i`, equal to that of the maps cut at it."""
+        """The confusion matrix at threshold number `i`, equal to that of the thresholded maps."""
         counts = np.zeros(self.counts.shape[:2], dtype=np.int64)
         counts[:, 1:] = self.counts[:, 1:, range(len(self.thresholds) + 1)[i] + 1 :].sum(axis=2)
         counts[:, 0] = self.counts.sum(axis=(1, 2)) - counts.sum(axis=1)
@@ -190,15 +190,15 @@ class ThresholdCounts:
         return self.confusion(i).scores()
 
     def nearest(self, threshold: float) -> int:
-        """The number of the threshold nearest to a given one, the lower of two."""
+        """The index of the threshold nearest to `threshold`; the lower one of two."""
         return min(range(len(self.thresholds)), key=lambda i: abs(self.thresholds[i] - threshold))
 
     def miou_curve(self) -> list[float | None]:
-        """(T,) the mIoU at each threshold."""
+        """The mIoU at each threshold, (T,)."""
         return [self.scores(i).miou for i in range(len(self.thresholds))]
 
     def best(self) -> tuple[float, Scores]:
-        """(threshold, scores) of the greatest mIoU, the lowest such threshold. Raises DataError when no pixel was counted."""
+        """(threshold, scores) of the greatest mIoU, at the lowest such threshold. Raises DataError if no pixel was counted."""
         if not self.counts.any():
             raise DataError("no pixel was counted, so there is no best threshold; expected masks that are not 255 everywhere: "
                             "check the masks of the list")
@@ -210,7 +210,7 @@ class ThresholdCounts:
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> tuple[list[float | None], float | None]:
     """Average precision of each class, None for a class without a positive image, and their mean (mAP).
 
-    AP = sum_n (R_n - R_(n-1)) P_n over the different scores from high to low, as in scikit-learn; nothing is interpolated.
+    AP = sum_n (R_n - R_(n-1)) P_n over the distinct scores in descending order, as in scikit-learn, without interpolation.
 
     Args:
         scores: (N, C), finite, greater means more likely. labels: (N, C) of 0 and 1.
@@ -228,19 +228,19 @@ def _average_precision(score: np.ndarray, positive: np.ndarray) -> float:
     if not positive.any():
         return math.nan
     order = np.argsort(-score, kind="stable")
-    last = np.append(np.diff(score[order]) != 0, True)  # of each group of equal scores
+    last = np.append(np.diff(score[order]) != 0, True)  # whether a score is the last of its equals
     found = np.cumsum(positive[order])[last]
     precision = found / (np.flatnonzero(last) + 1)
     return float(np.sum(np.diff(found, prepend=0) * precision) / positive.sum())
 
 
 def _greatest(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """(H * W,) greatest value and int32 index of the first map that has it; much faster than max(dim=0) on a CPU."""
+    """(H * W,) greatest value and int32 index of the first map with it; much faster than max(dim=0) on a CPU."""
     import torch
 
     best, index = maps[0].flatten(), torch.zeros(maps[0].numel(), dtype=torch.int32, device=maps.device)
     for k, challenger in enumerate(maps[1:].flatten(1), start=1):
-        index = torch.maximum(index, (challenger > best).int().mul_(k))   # k rises, so the greater one is the later one
+        index = torch.maximum(index, (challenger > best).int().mul_(k))   # k increases, so the greater index is the later map
         best = torch.maximum(best, challenger)  # keeps a NaN
     if not best.sum().isfinite():
         raise ArgumentError("maps hold NaN or infinite values, expected finite ones; wsss.cams.maps.rebuild never returns such")
@@ -248,7 +248,7 @@ def _greatest(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _labels(labels: np.ndarray, name: str) -> np.ndarray:
-    """As a new uint8 array; refuses what does not fit into one."""
+    """Copy labels to a uint8 array. Raises ArgumentError or DataError for values that do not fit."""
     labels = np.asarray(labels)
     if labels.dtype.kind not in "ui":
         raise ArgumentError(f"{name} is {labels.dtype}, expected integers (uint8)")
@@ -258,7 +258,7 @@ def _labels(labels: np.ndarray, name: str) -> np.ndarray:
 
 
 def _check_labels(pixels: np.ndarray, n_classes: int, name: str) -> None:
-    """`pixels` (256,): how many pixels each label has."""
+    """Raise DataError for invalid labels; `pixels` (256,) is the number of pixels of each label."""
     wrong = np.flatnonzero(pixels[n_classes + 1 : IGNORE]) + n_classes + 1
     if len(wrong):
         raise DataError(

@@ -1,4 +1,4 @@
-"""What can be told of a weights file without torch: its SHA-256, and the values that stand beside the parameters."""
+"""Facts about a weights file that need no torch: its SHA-256 and its metadata."""
 
 import hashlib
 import json
@@ -8,21 +8,21 @@ import safetensors
 
 from wsss.errors import WeightsError
 
-# The names of torchvision's V1 files, which `wsss.networks.weights.pretrained_name` takes from torchvision: that takes seconds.
+# The names of torchvision's V1 files, as `wsss.networks.weights.pretrained_name` returns; importing torchvision takes seconds.
 PRETRAINED = {"resnet18": "resnet18-f37072fd.pth", "resnet34": "resnet34-b627a593.pth", "resnet50": "resnet50-0676ba61.pth",
               "resnet101": "resnet101-63fe2227.pth"}
 
 
 def read_metadata(path: str | Path) -> dict:
-    """The JSON values beside the parameters in a file of `save_weights`. Raises WeightsError if it is missing or damaged."""
+    """The JSON metadata of a file of `save_weights`. Raises WeightsError if it is missing or damaged."""
     try:
         with safetensors.safe_open(path, "np") as file:
             metadata = json.loads((file.metadata() or {}).get("json", "{}"))
     except (OSError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{path} is missing or damaged ({type(error).__name__}: {error}): make it again") from error
     if not isinstance(metadata, dict):
-        raise WeightsError(f"{path} is not a weights file of ours: its metadata is {metadata!r}, expected names with values: "
-                           "make it again")
+        raise WeightsError(f"{path} is not a weights file of this project: its metadata is {metadata!r}, expected names with "
+                           "values: make it again")
     return metadata
 
 

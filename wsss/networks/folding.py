@@ -1,4 +1,4 @@
-"""Batch norm taken into the convolution before it, found by the flow of data and not by the order of definition."""
+"""Folding of batch norms into the preceding convolutions, which are found by data flow and not by order of definition."""
 
 from collections import Counter
 from typing import Any
@@ -9,15 +9,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_SIDE = 64   # pixels of the image that is sent through
+_SIDE = 64   # pixels of the probe image
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Takes the batch norms of a network in evaluation mode into the convolutions before them, in place: the same results but for
-    rounding, with fewer passes over memory. For a network that is neither trained nor saved any more.
+    """Fold the batch norms of a network in evaluation mode into the preceding convolutions, in place: the same results up to
+    rounding, with fewer passes over memory. Use it only for a network that is no longer trained or saved.
 
-    An image (1, 3, 64, 64) is sent through `network(x)`. Folded is a batch norm that reads what a convolution made and nothing
-    else reads or returns, where both are called once; all others stay as they are. The activation inside timm's batch norm stays.
+    A probe image (1, 3, 64, 64) goes through `network(x)`. A batch norm is folded if its input is the output of a convolution
+    that nothing else reads or returns, and both are called once; others are unchanged. timm's fused activation is kept.
     """
     names = {module: name for name, module in network.named_modules()}
     for conv, norm in _pairs(network):
@@ -27,7 +27,7 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
 
 
 class _Reads(TorchDispatchMode):
-    """Counts how often operations read each tensor, also where they write it in place."""
+    """Counts how often operations read each tensor, including in-place writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,17 +39,17 @@ class _Reads(TorchDispatchMode):
 
 
 def _pairs(network: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """The convolutions with the batch norm that alone reads what they make."""
+    """Pairs of a convolution and the batch norm that is the only reader of its output."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
         return []
     reads = _Reads()
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}      # id of a tensor -> the convolution that made it, and the tensor
-    read: list[tuple[nn.BatchNorm2d, Tensor]] = []      # batch norms and what they read
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}      # id of a tensor -> the convolution that returned it, and the tensor
+    read: list[tuple[nn.BatchNorm2d, Tensor]] = []      # batch norms and their inputs
 
     def makes(module: nn.Conv2d, args: tuple, output: Tensor) -> None:
-        made[id(output)] = module, output   # kept, so that the id is not given to another
-        del reads.counts[id(output)]        # of a tensor that had the id before
+        made[id(output)] = module, output   # keep a reference, so that the id is not reused
+        del reads.counts[id(output)]        # the count of an earlier tensor with this id
     hooks = [module.register_forward_hook(makes) for module in network.modules() if isinstance(module, nn.Conv2d)]
     hooks += [norm.register_forward_pre_hook(lambda module, args: read.append((module, args[0]))) for norm in norms]
     try:

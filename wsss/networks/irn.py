@@ -15,7 +15,7 @@ from wsss.seeding import seeded
 
 
 class MeanShift(nn.Module):
-    """In eval mode takes off the mean displacement, which is measured once after training; in training mode does nothing."""
+    """Subtract the mean displacement, measured once after training, in eval mode; do nothing in training mode."""
 
     running_mean: Tensor
 
@@ -30,11 +30,11 @@ class MeanShift(nn.Module):
 class IRN(nn.Module):
     """Edge and displacement branches on the stages of a backbone, which stays in eval mode and is not trained.
 
-    The backbone is used as it is given, with its gradients switched off for good. With its `channels` and `strides`, two to five
-    from 4 upwards, the branches have the official widths: the stages of stride 4 give 64, 128, 128 channels of the displacement
-    branch, the coarser ones 256 each, which are joined at stride 8. A ResNet's five stages give the official network.
+    The backbone is modified in place: its gradients are disabled. For its two to five stages (`channels`, `strides` from 4
+    upwards) the branches have the official widths: in the displacement branch the stages of stride 4 get 64, 128, 128 channels,
+    the coarser ones 256 each, concatenated at stride 8. A ResNet's five stages give the official network.
 
-    Raises ArgumentError for a backbone of other stages.
+    Raises ArgumentError for a backbone with other stages.
     """
 
     def __init__(self, backbone: Backbone, seed: int = 0):
@@ -65,7 +65,7 @@ class IRN(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images (B, 3, H, W) to edge logits (B, 1, h, w) and displacement (B, 2, h, w) at stride 4, rounded up.
 
-        The displacement points (down, right), in grid cells; the mean is taken off in eval mode only.
+        The displacement is (down, right) in grid cells; the mean is subtracted in eval mode only.
         """
         stages = self._stages(x)
         return self._edge(stages), self._displacement(stages)
@@ -74,8 +74,8 @@ class IRN(nn.Module):
     def edge_map(self, pair: Tensor, pad_to: int = 0) -> Tensor:
         """An image and its mirror image, (2, 3, H, W), to the class boundary map (1, h, w) in [0, 1] of the image.
 
-        `pad_to`: the images are first padded with 0 at the right and below to sides of at least this, and the map is
-        cropped back (IRN `net/resnet50_irn.py`, EdgeDisplacement: 512, where a longer side is cut off instead; LPCAM: none).
+        `pad_to`: the images are first padded with 0 at the right and bottom to sides of at least this, and the map is
+        cropped back (IRN `net/resnet50_irn.py`, EdgeDisplacement: 512, and longer sides are cropped; LPCAM: none).
         """
         return self._merge(_strided(self._edge(self._stages(_padded(pair, pad_to))), pair))
 
@@ -113,7 +113,7 @@ class IRN(nn.Module):
 
     @staticmethod
     def _merge(edge_logits: Tensor) -> Tensor:
-        """The mean of the logits of an image and of its mirror image turned back, through the sigmoid."""
+        """Sigmoid of the mean of an image's logits and of its mirror image's, mirrored back."""
         return torch.sigmoid(edge_logits[0] / 2 + edge_logits[1].flip(-1) / 2)
 
 
@@ -135,5 +135,5 @@ def _padded(images: Tensor, side: int) -> Tensor:
 
 
 def _cropped(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """`x` cut to the last two sides of `shape`."""
+    """`x` cropped to the last two sides of `shape`."""
     return x[..., : shape[-2], : shape[-1]]

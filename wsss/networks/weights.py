@@ -1,4 +1,4 @@
-"""Weights files: torchvision's pretrained ones, local ones, and our own (safetensors, so that reading never runs code)."""
+"""Weights files: torchvision's pretrained ones, local ones, and our own (safetensors, which never runs code when read)."""
 
 import http.client
 import json
@@ -23,23 +23,23 @@ LISTED = 8  # names shown in an error
 
 
 def save_weights(path: str | Path, module: nn.Module, metadata: dict | None = None) -> None:
-    """Writes a module's parameters and buffers, with any JSON values beside them; see `save_tensors`."""
+    """Save a module's parameters and buffers, with optional JSON values as metadata; see `save_tensors`."""
     save_tensors(path, module.state_dict(), metadata)
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict | None = None) -> None:
-    """Writes named tensors as safetensors, with any JSON values beside them, whole or not at all; equal input, equal bytes."""
+    """Save named tensors as safetensors, with optional JSON metadata, completely or not at all; equal input, equal bytes."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    # One entry: safetensors writes several in an order that changes from call to call.
+    # A single entry, because safetensors writes several in an order that differs between calls.
     content = safetensors.torch.save(tensors, {"json": json.dumps(metadata or {}, sort_keys=True)})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def load_weights(path: str | Path, module: nn.Module) -> dict:
-    """Fills a module from a file of `save_weights` and returns its metadata.
+    """Load a file of `save_weights` into a module and return its metadata.
 
-    Raises WeightsError if the file is missing or damaged, or if a name or shape differs; the module is then as before.
+    Raises WeightsError if the file is missing or damaged, or if a name or shape differs; the module is then unchanged.
     """
     fill(module, read_tensors(path), str(path))
     return read_metadata(path)
@@ -48,22 +48,23 @@ def load_weights(path: str | Path, module: nn.Module) -> dict:
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a .pth or .pt file with a state dict, on the CPU.
 
-    A hash in the name, as in `resnet50-0676ba61.pth`, is checked. Raises WeightsError if the file is missing or damaged.
+    A hash in the file name, as in `resnet50-0676ba61.pth`, is checked. Raises WeightsError if the file is missing or damaged.
     """
     path = user_path(path)
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}; expected a .safetensors, .pth or .pt file: check its name")
     named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
     if named and not file_sha256(path).startswith(named[1]):
-        raise WeightsError(f"{path} is damaged: its SHA-256 does not start with {named[1]}, as its name says; fetch it again")
+        raise WeightsError(f"{path} is damaged: its SHA-256 does not start with {named[1]}, as in its name; download it again")
     try:
         if path.suffix == ".safetensors":
             tensors: Any = safetensors.torch.load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
-        raise WeightsError(f"{path} is damaged or no weights file ({type(error).__name__}): fetch or make it again") from error
-    if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):   # a checkpoint with other things beside it
+        raise WeightsError(f"{path} is damaged or not a weights file ({type(error).__name__}): download or make it "
+                           "again") from error
+    if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):   # a checkpoint with other entries
         tensors = tensors["state_dict"]
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise WeightsError(f"{path} holds no plain state dict; expected parameter names with tensors: save model.state_dict()")
@@ -71,12 +72,12 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def pretrained_name(depth: str) -> str:
-    """The name of torchvision's V1 file, for example resnet50-0676ba61.pth: it ends in the start of its SHA-256."""
+    """The name of torchvision's V1 file, for example resnet50-0676ba61.pth; it ends with the start of its SHA-256."""
     return Path(urlparse(_url(depth)).path).name
 
 
 def pretrained_cache(depth: str) -> Path:
-    """Where torchvision's V1 file lies once it has been fetched."""
+    """The path of torchvision's V1 file after its download."""
     return Path(torch.hub.get_dir()) / "checkpoints" / pretrained_name(depth)
 
 
@@ -84,14 +85,14 @@ def _url(depth: str) -> str:
     from torchvision.models import get_model_weights  # late, as in `wsss.networks.backbones.resnet`
 
     if depth == "tiny":
-        raise WeightsError("there are no pretrained weights of model.backbone=tiny, which is for trying the machinery: set "
+        raise WeightsError("there are no pretrained weights of model.backbone=tiny, which is for testing the pipeline: set "
                            "model.pretrained=false or choose another backbone")
     return get_model_weights(depth).IMAGENET1K_V1.url
 
 
 def fetch_pretrained(depth: str) -> dict[str, Tensor]:
-    """The tensors of torchvision's V1 file of a ResNet ("resnet50", ...), from its cache or the net. Raises WeightsError, with
-    the ways there are without the net."""
+    """The tensors of torchvision's V1 file of a ResNet ("resnet50", ...), from its cache or the internet. Raises WeightsError
+    with the offline alternatives."""
     url, name = _url(depth), pretrained_name(depth)
     cached = pretrained_cache(depth)
     if cached.is_file():
@@ -100,15 +101,15 @@ def fetch_pretrained(depth: str) -> dict[str, Tensor]:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
     except (*DAMAGED, http.client.HTTPException) as error:
         raise WeightsError(
-            f"cannot fetch torchvision's {depth} weights: {error}. On a machine with access to the net get {url} (SHA-256 "
-            f"starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then put it at {cached}, or set model.weights=FILE; "
-            "or take model.backbone=efficientnet_lite0, whose ImageNet weights are installed with this project"
+            f"cannot download torchvision's {depth} weights: {error}. On a machine with internet access download {url} (SHA-256 "
+            f"starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then copy it to {cached}, or set model.weights=FILE; "
+            "or use model.backbone=efficientnet_lite0, whose ImageNet weights are installed with this project"
         ) from error
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Fills a module from a state dict; `where` it comes from. Raises WeightsError, with what is missing, unexpected or of
-    another shape; the module is then as before."""
+    """Load a state dict into a module; `where` names its origin. Raises WeightsError, listing missing and unexpected names and
+    other shapes; the module is then unchanged."""
     own = module.state_dict()
     # Files made before 2018 have no num_batches_tracked; frozen statistics do not need it.
     missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]

@@ -1,8 +1,8 @@
 """Affinity of pixel pairs from a class boundary map, and the losses that train it (IRN, Ahn et al. 2019, sections 4 and 5).
 
 Two pixels nearer than `radius` are joined by a straight path of pixels; their affinity is 1 minus the strongest edge on it.
-The losses are summed over directions of one dy together, on a GPU all of them, on the CPU as many as its cache holds: few
-operations, for small ones take longer to call than to do. Only the affinities are kept for all pairs.
+The losses are computed for several directions of one dy at a time (on a GPU all, on the CPU as many as fit into its cache),
+because small operations take longer to launch than to run. Only the affinities are stored for all pairs.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from wsss.refinement.paths import Direction, Part, search_paths, search_rows
 AT_ONCE = 2**16  # pairs: more do not fit into the cache of a CPU
 EPSILON = 1e-5  # in the logarithms and in the counts (official `net/resnet50_irn.py`, `step/train_irn.py`)
 
-Maps = dict[Direction, Tensor]  # indexed by the top left corner of the bounding box of each path
+Maps = dict[Direction, Tensor]  # each indexed by the top left corner of the bounding box of a path
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def affinity_losses(
 
     edge_logits: (B, 1, h, w), of the network. displacement: (B, 2, h, w), (down, right) in grid cells, without the mean shift.
     labels: (B, h, w) integers, 0 background, 1.. classes, 255 ignore. radius: pairs nearer than this, in grid cells.
-    all_pairs: also the pairs near the border; the official code takes only those whose source pixel has its whole neighbourhood
+    all_pairs: also the pairs near the border; the official code uses only those whose source pixel has its whole neighbourhood
     inside the grid, which must then be at least radius x (2 * radius - 1).
-    counts: (3,), what the sums are divided by in place of the batch's own `pair_counts`. If a batch is spread over ranks whose
-    gradients are averaged: the counts summed over the ranks, divided by the number of ranks.
+    counts: (3,), divisors of the sums instead of the batch's own `pair_counts`. For a batch over several ranks whose gradients
+    are averaged: the counts summed over the ranks, divided by the number of ranks.
 
     Raises ArgumentError for shapes that do not fit and for a grid that is too small.
     """
@@ -69,7 +69,7 @@ def affinity_losses(
 
 
 def pair_counts(labels: Tensor, radius: int = 10, all_pairs: bool = False) -> Tensor:
-    """The numbers of (background, same foreground class, negative) pairs of labels (B, h, w): (3,) float64."""
+    """Count the (background, same foreground class, negative) pairs of labels (B, h, w): (3,) float64."""
     rows = _Rows(labels, radius, all_pairs)
     counts = labels.new_zeros(3, dtype=torch.float64)
     for row in rows:
@@ -81,8 +81,8 @@ def edge_to_affinity(edge: Tensor, radius: int) -> Maps:
     """Affinity of all pairs of pixels: 1 minus the maximum of `edge` along their path, both ends included. Differentiable.
 
     edge: (..., h, w), class boundary in [0, 1]. Returns for each direction of `search_paths(radius)` a map of shape
-    (..., h - dy, w - |dx|), empty where the grid is smaller. It is indexed by the top left corner of the pair's bounding box: the
-    source of the pair is (y, x) for dx >= 0 and (y, x - dx) for dx < 0. Under (0, 0): 1 - edge.
+    (..., h - dy, w - |dx|), empty if the grid is smaller. It is indexed by the top left corner of the pair's bounding box: the
+    source of the pair is (y, x) for dx >= 0 and (y, x - dx) for dx < 0. The map of (0, 0) is 1 - edge.
     """
     maps = {(0, 0): 1 - edge}  # 1 - max(edge) = min(1 - edge)
     for direction, parts in search_paths(radius).items():
@@ -96,12 +96,12 @@ class _Row(NamedTuple):
     dy: int
     first: int
     count: int  # type: ignore[assignment]  # no row is used as a tuple
-    layer: int  # of the first in the array of dy
+    layer: int  # index of the first direction in the stack of dy
 
 
 class _Rows:
     """All pairs of labels (B, h, w), by rows of directions. An array of pairs is (..., D, B, rows, columns): direction, image and
-    source pixel of a pair. A source without a destination inside the grid makes a pair with an ignored pixel."""
+    source pixel of a pair. A source without a destination inside the grid is paired with an ignored pixel."""
 
     def __init__(self, labels: Tensor, radius: int, all_pairs: bool):
         (height, width), reach = labels.shape[-2:], radius - 1
@@ -120,7 +120,7 @@ class _Rows:
         return (row for row in self._rows if self._heights[row.dy])
 
     def framed(self, maps: Tensor, value: float = 0) -> Tensor:
-        """With so many columns more on both sides that every destination lies inside."""
+        """Pad the columns of `maps` on both sides so that every destination is inside."""
         return F.pad(maps, (self.reach, self.reach), value=value) if self.reach else maps
 
     def source(self, maps: Tensor, row: _Row) -> Tensor:
@@ -134,16 +134,16 @@ class _Rows:
         return window.unfold(-1, self.columns, 1).movedim(-2, -4)
 
     def reached(self, maps: Tensor, row: _Row) -> Tensor:
-        """The part of framed maps in which the destinations lie: (..., B, rows, columns + D - 1)."""
+        """The part of framed maps with the destinations: (..., B, rows, columns + D - 1)."""
         left = self.reach + self.left + row.first
         return maps[..., row.dy : row.dy + self._heights[row.dy], left : left + self.columns + row.count - 1]
 
     def stacked(self, stack: Tensor, row: _Row) -> Tensor:
-        """(D, B, rows, columns) of the stack of `_stacks` that has the directions of this dy."""
+        """(D, B, rows, columns) of the stack from `_stacks` with the directions of this dy."""
         return stack[row.layer : row.layer + row.count, ..., : self._heights[row.dy], self.left : self.left + self.columns]
 
     def kinds(self, row: _Row) -> Tensor:
-        """Which pairs are (both background, both of one foreground class, of two classes): bool (3, D, B, rows, columns)."""
+        """Masks of the pairs (both background, both of one foreground class, of two classes): bool (3, D, B, rows, columns)."""
         kinds = self.source(self._roles, row) & self.destination(self._roles, row)
         same = self.source(self.labels, row) == self.destination(self.labels, row)
         kinds[1] &= same
@@ -151,7 +151,7 @@ class _Rows:
         return kinds
 
     def displacement_error(self, displacement: Tensor, row: _Row, kinds: Tensor) -> Tensor:
-        """Difference of framed displacements (2, B, h, w'), for foreground pairs less the offset of the pair: (2, D, B, rows,
+        """Difference of framed displacements (2, B, h, w'), minus the offset of the pair for foreground pairs: (2, D, B, rows,
         columns)."""
         error = self.source(displacement, row) - self.destination(displacement, row)
         error[0].sub_(kinds[1], alpha=row.dy)
@@ -160,18 +160,18 @@ class _Rows:
         return error
 
     def add_to_destinations(self, maps: Tensor, row: _Row, values: Tensor) -> None:
-        """Adds values (..., D, B, rows, columns) to framed maps (..., B, h, w')."""
+        """Add values (..., D, B, rows, columns) to framed maps (..., B, h, w') at the destinations."""
         columns = self.columns + row.count - 1
         if row.count == 1:
             self.reached(maps, row).add_(values.squeeze(-4))
             return
-        skewed = F.pad(values.movedim(-4, -2), (0, row.count)).flatten(-2)   # direction i begins i columns further on
+        skewed = F.pad(values.movedim(-4, -2), (0, row.count)).flatten(-2)   # direction i starts i columns further right
         skewed = skewed[..., : row.count * columns].unflatten(-1, (row.count, columns)).sum(-2)
         self.reached(maps, row).add_(skewed)
 
 
 class _Losses(torch.autograd.Function):
-    """(pos_aff, neg_aff, dp_fg, dp_bg) and the counts, with the gradient by hand: autograd would keep 20 maps a direction."""
+    """(pos_aff, neg_aff, dp_fg, dp_bg) and the counts, with a manual gradient: autograd would keep 20 maps per direction."""
 
     @staticmethod
     def forward(ctx: Any, edge: Tensor, displacement: Tensor, labels: Tensor, radius: int, all_pairs: bool,
@@ -201,7 +201,7 @@ class _Losses(torch.autograd.Function):
         edge, displacement, counts, *stacks = ctx.saved_tensors
         rows, grad_stacks = ctx.rows, _stacks(edge, ctx.radius, 0.0)
         pos, neg, dp_fg, dp_bg = grad.double()
-        # What a pair of each kind adds to the gradient of the edge, over its likelihood, and to that of the displacement.
+        # The gradient by pair of each kind: of the edge, before division by the likelihood, and of the displacement.
         weights = torch.stack([pos / 2, pos / 2, -neg, dp_bg, dp_fg, torch.zeros_like(neg)]).view(2, 3)
         weights = (weights / torch.stack([counts + EPSILON, 2 * counts + EPSILON])).to(edge.dtype)
         moved = rows.framed(displacement.transpose(0, 1))
@@ -216,21 +216,21 @@ class _Losses(torch.autograd.Function):
             rows.stacked(grad_stacks[row.dy], row).copy_(edge_weight)
         grads, maps = (_maps_in(each, ctx.radius) for each in (grad_stacks, stacks))
         for direction, parts in reversed(search_paths(ctx.radius).items()):
-            _hand_down(direction, parts, grads, maps)
+            _move_gradient(direction, parts, grads, maps)
         grad_displacement = grad_moved[..., rows.reach : rows.reach + rows.width].transpose(0, 1)
         return grads[0, 0], grad_displacement, None, None, None, None
 
 
 def _stacks(edge: Tensor, radius: int, value: float) -> list[Tensor]:
-    """Room for the maps of all directions, filled with `value`: for each dy an array (D, ..., h - dy, w), in which a map has the
-    columns of the sources of its pairs, and at the end one as the edge map, for (0, 0)."""
+    """Arrays for the maps of all directions, filled with `value`: for each dy an array (D, ..., h - dy, w), in which a map has
+    the columns of the sources of its pairs, and last an array of the shape of the edge map, for (0, 0)."""
     height, width = edge.shape[-2:]
     return [edge.new_full((len(dxs), *edge.shape[:-2], max(height - dy, 0), width), value)
             for dy, dxs in search_rows(radius).items()] + [torch.full_like(edge, value)]
 
 
 def _maps_in(stacks: list[Tensor], radius: int) -> Maps:
-    """The maps of all directions, as parts of `_stacks`."""
+    """The maps of all directions as views of the arrays from `_stacks`."""
     maps, width = {(0, 0): stacks[-1]}, stacks[-1].shape[-1]
     for (dy, dxs), stack in zip(search_rows(radius).items(), stacks):
         for dx, layer in zip(dxs, stack):
@@ -240,7 +240,7 @@ def _maps_in(stacks: list[Tensor], radius: int) -> Maps:
 
 
 def _affinity_stacks(edge: Tensor, radius: int) -> list[Tensor]:
-    """The maps of `edge_to_affinity` in `_stacks`; 1 where there is no pair."""
+    """The maps of `edge_to_affinity` in the layout of `_stacks`; 1 where there is no pair."""
     stacks = _stacks(edge, radius, 1.0)
     stacks[-1].sub_(edge)
     maps = _maps_in(stacks, radius)
@@ -252,7 +252,7 @@ def _affinity_stacks(edge: Tensor, radius: int) -> list[Tensor]:
 
 
 def _lined_up(maps: Tensor, part: Part, direction: Direction) -> Tensor:
-    """The map of a part, cut so that it lines up with the map of the whole path."""
+    """The map of a part, cropped to align with the map of the whole path."""
     height, width = maps.shape[-2:]
     below = direction[0] - part.direction[0] - part.down
     behind = abs(direction[1]) - abs(part.direction[1]) - part.right
@@ -260,12 +260,12 @@ def _lined_up(maps: Tensor, part: Part, direction: Direction) -> Tensor:
 
 
 def _likelihood(affinity: Tensor, kinds: Tensor) -> Tensor:
-    """What the logarithm is taken of: the affinity, for negative pairs 1 - affinity. (D, B, rows, columns)."""
+    """The argument of the logarithm: the affinity, for negative pairs 1 - affinity. (D, B, rows, columns)."""
     return (kinds[2] - affinity).abs_().add_(EPSILON)
 
 
-def _hand_down(direction: Direction, parts: tuple[Part, ...], grads: Maps, maps: Maps) -> None:
-    """Moves the gradient of a map to the part that holds its extremum (the first of equals)."""
+def _move_gradient(direction: Direction, parts: tuple[Part, ...], grads: Maps, maps: Maps) -> None:
+    """Move the gradient of a map to the part with its extremum (the first of equals)."""
     whole, grad, (*others, last) = maps[direction], grads[direction], parts
     for part in others:
         share = grad * (_lined_up(maps[part.direction], part, direction) == whole)

@@ -1,7 +1,8 @@
 """Dense CRF: mean field inference in a random field that connects every pixel of an image with every other.
 
-Kraehenbuehl, Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials" (NIPS 2011), with the numbers
-of the official IRN code (`misc/imutils.py`, `crf_inference_label`). pydensecrf, an optional back end, computes the same labels.
+Kraehenbuehl, Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials" (NIPS 2011), with the
+parameters of the official IRN code (`misc/imutils.py`, `crf_inference_label`). The optional back end pydensecrf computes the
+same labels.
 """
 
 import math
@@ -14,7 +15,7 @@ from torch import Tensor
 from wsss.errors import ArgumentError, BackendError
 from wsss.refinement.permutohedral import PermutohedralLattice
 
-GAUSSIAN_SXY, GAUSSIAN_COMPAT = 3, 3  # official numbers, here because both back ends need them
+GAUSSIAN_SXY, GAUSSIAN_COMPAT = 3, 3  # official parameters, shared by both back ends
 BILATERAL_SXY, BILATERAL_SRGB, BILATERAL_COMPAT = 50, 5, 10
 BACKENDS = ("torch", "pydensecrf")
 INSTALL_PYDENSECRF = (
@@ -26,13 +27,13 @@ INSTALL_PYDENSECRF = (
 class DenseCRF:
     """The pairwise terms of one image: a spatial and a bilateral Gaussian kernel, symmetrically normalised, Potts compatibility.
 
-    Building it costs about as much as ten mean field iterations, so keep it for all labellings of the image.
+    Building it costs about as much as ten mean field iterations, so reuse it for all labellings of the image.
 
     Args:
-        image: (H, W, 3) uint8 RGB. The CRF lies on the device of a tensor, on the CPU for an array.
+        image: (H, W, 3) uint8 RGB. The CRF is on the device of a tensor, on the CPU for an array.
         gaussian_sxy: standard deviation of the spatial kernel, in pixels.
         gaussian_compat: weight of the spatial kernel.
-        bilateral_sxy, bilateral_srgb: standard deviations of the bilateral kernel, in pixels and in grey levels of 0..255.
+        bilateral_sxy, bilateral_srgb: standard deviations of the bilateral kernel, in pixels and in intensities 0..255.
         bilateral_compat: weight of the bilateral kernel.
 
     Raises:
@@ -68,12 +69,12 @@ class DenseCRF:
         """Label probabilities after mean field iterations that start from softmax(-unary).
 
         Args:
-            unary: (..., L, H, W) float32 energies, finite. Leading dimensions hold several labellings of the image, which run as
-                channels of one filter: two take little longer than one.
+            unary: (..., L, H, W) float32 energies, finite. Leading dimensions are several labellings of the image, filtered
+                together as channels: two take little longer than one.
             iterations: 0 or more.
 
         Returns:
-            (..., L, H, W) float32, positive, summing to 1 over L. The same bits in every run at one number of threads.
+            (..., L, H, W) float32, positive, summing to 1 over L. The same bits in every run with the same number of threads.
 
         Raises:
             ArgumentError: `unary` has another shape, dtype or device, or is not finite; `iterations` is negative.
@@ -95,21 +96,21 @@ class DenseCRF:
         if not fits or unary.dtype != torch.float32 or unary.device != self.device:
             raise ArgumentError(
                 f"DenseCRF.inference: unary has shape {tuple(unary.shape)}, is {unary.dtype} and on {unary.device}; "
-                f"expected (..., L, {self.height}, {self.width}), torch.float32, on {self.device} as the image was"
+                f"expected (..., L, {self.height}, {self.width}), torch.float32, on {self.device} like the image"
             )
         if not unary.isfinite().all():
             raise ArgumentError("DenseCRF.inference: unary holds NaN or infinity; expected finite energies")
 
 
 def unary_from_labels(labels: np.ndarray | Tensor, n_labels: int, gt_prob: float = 0.7) -> Tensor:
-    """Energies that trust a label map: -log(gt_prob) for the label, the rest of the probability shared by the other labels.
+    """Unary energies of a label map: -log(gt_prob) for the label; the other labels share the remaining probability.
 
     `pydensecrf.utils.unary_from_labels` with zero_unsure=False.
 
     Args:
         labels: (..., H, W) integers in 0..n_labels-1.
         n_labels: 1 or more.
-        gt_prob: probability that a given label is right, between 0 and 1, both excluded.
+        gt_prob: probability that a label is right, between 0 and 1, both excluded.
 
     Returns:
         (..., n_labels, H, W) float32, on the device of `labels`.
@@ -132,11 +133,11 @@ def unary_from_labels(labels: np.ndarray | Tensor, n_labels: int, gt_prob: float
 
 
 def unary_from_scores(scores: Tensor, sharpness: float) -> Tensor:
-    """Energies from scores of each label, as activation maps beside a background threshold: -log softmax(sharpness * scores).
+    """Unary energies of label scores, such as a background threshold and activation maps: -log softmax(sharpness * scores).
 
     Args:
         scores: (..., L, H, W) float, finite; in [0, 1] for maps.
-        sharpness: positive; the larger, the more the greatest score is trusted. A map of 1 against a background of 0.5 has at 8
+        sharpness: positive; the larger, the more confident the greatest score. At 8, a map of 1 against a background of 0.5 has
             the odds exp(4).
 
     Returns:
@@ -160,14 +161,14 @@ def crf_labels(
     crf: DenseCRF | None = None,
     backend: str = "torch",
 ) -> Tensor:
-    """A label map refined by the dense CRF; `crf_inference_label` of the official `misc/imutils.py`.
+    """Refine a label map by the dense CRF; `crf_inference_label` of the official `misc/imutils.py`.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        labels: (H, W) integers in 0..n_labels-1, or (T, H, W) for several maps, which share the lattice and every filter.
+        labels: (H, W) integers in 0..n_labels-1, or (T, H, W) for several maps, which share the lattice and the filters.
         n_labels: number of labels, background included.
         iterations, gt_prob: as in `DenseCRF.inference` and `unary_from_labels`.
-        crf: a `DenseCRF` of this very image, so as not to build it again, or one with other kernels.
+        crf: a `DenseCRF` of the same image, to reuse it or to use other kernels.
         backend: "torch", or "pydensecrf" (CPU, official kernels).
 
     Returns:
@@ -175,12 +176,12 @@ def crf_labels(
 
     Raises:
         ArgumentError: an argument outside its range, or sizes that do not fit.
-        BackendError: pydensecrf is asked for and not installed.
+        BackendError: pydensecrf is requested and not installed.
     """
     if backend not in BACKENDS:
         raise ArgumentError(f"crf_labels: backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
     if backend == "pydensecrf" and crf is not None:
-        raise ArgumentError("crf_labels: crf is given together with backend='pydensecrf', which cannot use it; leave out one")
+        raise ArgumentError("crf_labels: crf is passed together with backend='pydensecrf', which cannot use it; leave out one")
     image = _image(image)
     labels = as_tensor(labels, image.device if crf is None else crf.device)
     if labels.shape[-2:] != image.shape[:2]:
@@ -214,7 +215,7 @@ def _pydensecrf_labels(image: Tensor, unary: Tensor, iterations: int) -> Tensor:
 
 
 def as_tensor(values: np.ndarray | Tensor | Sequence, device: torch.device | str | None = None) -> Tensor:
-    """A tensor on `device` (default: where it is); arrays are copied, so read-only and flipped ones are welcome."""
+    """A tensor on `device` (default: its own); arrays are copied, so they may be read-only or flipped views."""
     return values.to(device) if isinstance(values, Tensor) else torch.tensor(np.ascontiguousarray(values), device=device)
 
 

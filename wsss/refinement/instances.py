@@ -1,10 +1,9 @@
-"""Instances from semantic maps: pixels are grouped by where IRN's displacements lead, and each group walks by itself.
+"""Instances from semantic maps: pixels are grouped by the centroid that IRN's displacements lead to, with a walk per group.
 
-Paper: Ahn, Cho & Kwak, CVPR 2019, section 4.2 and supplement; official file: irn (a2ece00) `step/make_ins_seg_labels.py`. Kept as
-it is there: the displacement of the image that is not mirrored, bilinear steps that stop at the border, rounding only at the end;
-one common group for all pixels whose centroid lands where the displacement is strong; small fragments that stay with score 0.
-Mended, because it crashes there: an image without a detection; and because its NaN would win every pixel: maps that are zero
-everywhere.
+Paper: Ahn, Cho & Kwak, CVPR 2019, section 4.2 and supplement; official file: irn (a2ece00) `step/make_ins_seg_labels.py`. As
+there: only the displacement of the unmirrored image, bilinear steps that stop at the border, rounding only at the end; one
+common group for all pixels whose centroid has a strong displacement; small fragments are kept with score 0. Differs because the
+official code crashes for an image without a detection, and gives NaN, which wins every pixel, for all-zero maps.
 """
 
 from collections.abc import Sequence
@@ -19,15 +18,15 @@ from wsss.cams.maps import from_stride_4
 from wsss.errors import ArgumentError
 from wsss.refinement.walk import random_walk
 
-AT_ONCE = 32  # maps that walk and are enlarged together: what bounds the memory where there are tens of groups
+AT_ONCE = 32  # maps in one random walk: limits the memory for tens of groups
 
 
 @dataclass(frozen=True)
 class Detections:
-    """The instances found on one image. No two overlap, because an argmax has cut them: so one label map holds all masks.
+    """The instances detected on one image. They come from an argmax and do not overlap, so one label map holds all masks.
 
     score: (n,) float32 in [0, 1], 0 for small fragments. classes: (n,) int64, 0-based. label: (H, W) of the smallest unsigned
-    type that holds n: i + 1 where detection i is, 0 where none is. n may be 0.
+    type that holds n: i + 1 for detection i, 0 for none. n may be 0.
     """
 
     score: np.ndarray
@@ -40,19 +39,19 @@ class Detections:
 
 
 def nothing_detected(size: tuple[int, int]) -> Detections:
-    """No instance on an image of (H, W) pixels."""
+    """Empty detections for an image of (H, W) pixels."""
     return Detections(np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(size, np.uint8))
 
 
 def refine_centroids(displacement: np.ndarray, iterations: int = 300) -> np.ndarray:
-    """Where each pixel ends when it follows the displacements, step after step (official `find_centroids_with_refinement`).
+    """The end point of each pixel after following the displacements step by step (official `find_centroids_with_refinement`).
 
     displacement: (2, h, w) float32, (down, right) in pixels of this grid. In each of `iterations` steps (paper: any number above
-    100) a pixel moves by the displacement at its real-valued position, bilinearly interpolated, and stays within the grid.
-    Returns (2, h, w) int64, rows and columns, rounded half to even. A pixel that a step leaves where it is would stay there in
-    all others, so only the moving ones go on: the same numbers in less time.
+    100) a pixel moves by the displacement at its real-valued position, bilinearly interpolated, and is clipped to the grid.
+    Returns (2, h, w) int64, rows and columns, rounded half to even. A pixel that does not move in one step never moves again,
+    so only moving pixels are updated: the same numbers in less time.
 
-    Raises ArgumentError for another shape or numbers that are not finite.
+    Raises ArgumentError for another shape or for numbers that are not finite.
     """
     displacement = _checked(displacement)
     height, width = displacement.shape[1:]
@@ -69,7 +68,7 @@ def refine_centroids(displacement: np.ndarray, iterations: int = 300) -> np.ndar
 
 
 def _interpolated(displacement: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """(2, n) float32: the displacement at real-valued positions (2, n); its terms are added in the official order."""
+    """(2, n) float32: the displacement at real-valued positions (2, n), summed in the official order."""
     low, high = np.floor(position).astype(np.int64), np.ceil(position).astype(np.int64)
     (y0, x0), (y1, x1), (fy, fx) = low, high, position - low.astype(np.float32)
     return (displacement[:, y1, x1] * fy * fx + displacement[:, y1, x0] * fy * (1 - fx)
@@ -79,9 +78,9 @@ def _interpolated(displacement: np.ndarray, position: np.ndarray) -> np.ndarray:
 def group_pixels(centroids: np.ndarray, displacement: np.ndarray, threshold: float = 2.5) -> np.ndarray:
     """The group of each pixel, (h, w) int64 from 0 to K - 1 (official `cluster_centroids`).
 
-    Where the displacement (2, h, w) is shorter than `threshold` (pixels; supplement of the paper), 4-connected pixels are one
-    centre; pixels whose `centroids` (2, h, w) lie in one centre are a group. Those that end outside of every centre are one group
-    together, number 0 (a quirk of the official code, kept).
+    4-connected pixels with a displacement (2, h, w) shorter than `threshold` (pixels; supplement of the paper) form a centre;
+    pixels whose `centroids` (2, h, w) are in the same centre form a group. Pixels whose centroid is in no centre form one common
+    group, number 0 (as in the official code).
     """
     displacement = _checked(displacement)
     centres, _ = ndimage.label(np.sqrt(displacement[1] ** 2 + displacement[0] ** 2) < threshold)
@@ -92,14 +91,14 @@ def group_pixels(centroids: np.ndarray, displacement: np.ndarray, threshold: flo
 @torch.no_grad()
 def walk_instances(maps: Tensor, groups: np.ndarray, edge: Tensor, frame: Sequence[int], size: Sequence[int], *, beta: float = 10,
                    exp_times: int = 8, radius: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """The random walk of every class in every group, and who is the strongest at each pixel.
+    """The random walk of every class in every group, and the strongest of them at each pixel.
 
     maps: (C, h, w) float32, activation maps at stride 4; C may be 0. groups: (h, w) from 0 to K - 1. edge: (h, w) or (1, h, w) in
-    [0, 1]. frame: (H, W) of the image that the networks saw; size: (H', W') of the image. The rest as for `random_walk`.
-    Returns the greatest of the walked maps (H', W') float32, divided by their common maximum, and whose it is, (H', W') int64:
-    class * K + group, -1 where none is above 0.
+    [0, 1]. frame: (H, W) of the networks' input; size: (H', W') of the image. The rest as for `random_walk`.
+    Returns the maximum (H', W') float32 over the maps after the walk, divided by its own maximum, and its owner (H', W') int64:
+    class * K + group, -1 where no map is above 0.
 
-    The official code holds all C * K maps at full size; here `AT_ONCE` at a time, and those that are zero everywhere not at all.
+    The official code keeps all C * K maps at full size; here it is `AT_ONCE` at a time, without all-zero maps.
     """
     n_groups, device = int(groups.max()) + 1, maps.device
     strongest, owner = torch.zeros(*size, device=device), torch.full(tuple(size), -1, device=device)
@@ -110,7 +109,7 @@ def walk_instances(maps: Tensor, groups: np.ndarray, edge: Tensor, frame: Sequen
         seeds = torch.stack([maps[pair // n_groups] * (group == pair % n_groups) for pair in some])
         walked = random_walk(seeds, edge, beta=beta, exp_times=exp_times, radius=radius)
         value, index = from_stride_4(walked, frame, size).max(dim=0)
-        better = value > strongest   # on a tie the first keeps the pixel, as in an argmax over all
+        better = value > strongest   # a tie goes to the first, as in an argmax over all
         strongest = torch.where(better, value, strongest)
         owner = torch.where(better, torch.tensor(some, device=device)[index], owner)
     highest = strongest.max()
@@ -119,12 +118,12 @@ def walk_instances(maps: Tensor, groups: np.ndarray, edge: Tensor, frame: Sequen
 
 def detect_instances(strength: np.ndarray, owner: np.ndarray, classes: Sequence[int], n_groups: int, *, background: float = 0.25,
            min_area: float = 0.01) -> Detections:
-    """Cut out the instances (official argmax with a background map, then `detect_instance`).
+    """Detect the instances (official argmax with a background map, then `detect_instance`).
 
-    strength, owner: (H, W) of `walk_instances`, made with the classes (C,), 0-based, and `n_groups` groups. A pixel belongs to
-    its owner where the strength is above `background`; the 4-connected parts of an owner are instances. The score is the
-    greatest strength within, or 0 for parts of less than the share `min_area` of the image. In the official order: by class, by
-    group, then by the first pixel.
+    strength, owner: (H, W) of `walk_instances` for the classes (C,), 0-based, and `n_groups` groups. A pixel belongs to its
+    owner if the strength is above `background`; the 4-connected components of an owner are instances. The score is the
+    greatest strength inside, or 0 for a component that covers less than `min_area` of the image. Instances are in the official
+    order: by class, by group, then by the first pixel.
     """
     clear, label = strength > np.float32(background), np.zeros(owner.shape, np.int64)
     owners: list[int] = []

@@ -1,4 +1,4 @@
-"""Confident labels to train IRN with: where the maps and the dense CRF agree on a class, on background, or on nothing.
+"""Labels for training IRN: confident classes and confident background from the maps and the dense CRF; the rest is ignored.
 
 Ahn, Cho, Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations" (CVPR 2019), and the official
 `step/cam_to_ir_label.py`.
@@ -32,25 +32,24 @@ def ir_label(
 ) -> Tensor:
     """The IRN training label of one image.
 
-    Each threshold makes a label map, the arg-max over the class maps and a background that is the threshold everywhere, and the
-    dense CRF refines it. `conf_fg` gives the confident classes; of the rest, what `conf_bg` too calls background is confident
-    background.
+    Each threshold gives a label map, the arg-max over the class maps and a constant background of the threshold, which the
+    dense CRF refines. The classes at `conf_fg` are confident; of the rest, the background at `conf_bg` is confident background.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        maps: (K, H, W) float, at most 1, in the frame of `image` (`high_res` of the official files). Values below 0, which LPCAM
-            has for a class without background prototypes, are below every threshold. K = 0: background everywhere.
+        maps: (K, H, W) float, at most 1, in the frame of `image` (`high_res` of the official files). Values may be below 0
+            (LPCAM, for a class without background prototypes). K = 0: background everywhere.
         classes: (K,) distinct 0-based class ids of the maps, at most 253.
         conf_fg, conf_bg: thresholds, 0 <= conf_bg <= conf_fg <= 1 (LPCAM 0.45 and 0.25, IRN 0.30 and 0.05).
         iterations, gt_prob, backend: as in `wsss.refinement.crf.crf_labels`.
-        device: where to compute; by default where `maps` is, the CPU for an array.
+        device: of the computation; by default that of `maps`, the CPU for an array.
 
     Returns:
         (H, W) uint8: 0 background, class id + 1, 255 ignore; on the device of the computation.
 
     Raises:
-        ArgumentError: an argument of another shape or outside its range.
-        BackendError: pydensecrf is asked for and not installed.
+        ArgumentError: an argument has a wrong shape or is outside its range.
+        BackendError: pydensecrf is requested and not installed.
     """
     maps = as_tensor(maps, device).float()
     image, classes = as_tensor(image, maps.device), as_tensor(classes, maps.device)
@@ -65,7 +64,7 @@ def ir_label(
 
 
 def _seed(maps: Tensor, threshold: float) -> Tensor:
-    """Arg-max over [threshold, maps]; the first wins a tie, so background does."""
+    """Arg-max over [threshold, maps]; a tie goes to the first, so to background."""
     return torch.cat([torch.full_like(maps[:1], threshold), maps]).max(0).indices
 
 
@@ -86,5 +85,5 @@ def _check(image: Tensor, maps: Tensor, classes: Tensor, conf_fg: float, conf_bg
         low, high = maps.min().item(), maps.max().item()
         raise ArgumentError(
             f"ir_label: maps holds values {low:.3g}..{high:.3g}; expected finite values of at most 1: divide each map by its "
-            "maximum, and leave one that is zero everywhere at zero"
+            "maximum, and leave an all-zero map as it is"
         )

@@ -1,7 +1,7 @@
-"""Pseudo masks from seed maps: what comes between activation maps and masks.
+"""Pseudo masks from activation maps.
 
-The maps of the classes present, as they are or after IRN's random walk (`random_walk`), stand beside a background threshold as
-scores (K + 1, H, W), whose greatest is the mask; or the dense CRF (`wsss.refinement.crf`) starts from these scores.
+A background threshold and the maps of the present classes, before or after IRN's random walk (`random_walk`), are the scores
+(K + 1, H, W). Their argmax is the mask, or the dense CRF (`wsss.refinement.crf`) starts from them.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from wsss.errors import ArgumentError
 
-VOC_CELLS = 94 * 125  # of a VOC image, 375 x 500, at stride 4: what the official 2^8 steps were set for
+VOC_CELLS = 94 * 125  # of a VOC image (375 x 500) at stride 4, for which the official 2^8 steps were chosen
 
 
 def walk_steps(height: int, width: int, exp_times: int = 8) -> int:
-    """The number of steps of a random walk on a grid (height, width) that spreads over the same share of the image as the
-    official 2^exp_times steps do on a VOC image: after n steps a walk is about sqrt(n) radii away, so n grows with the area.
+    """The number of random walk steps on a grid (height, width) that spread over the same share of the image as the official
+    2^exp_times steps on a VOC image: n steps reach about sqrt(n) radii, so n is proportional to the area.
 
     Returns at least 1; 2^exp_times at 94 x 125 cells.
     """
@@ -27,12 +27,12 @@ def walk_steps(height: int, width: int, exp_times: int = 8) -> int:
 
 
 def with_background(maps: Tensor, threshold: float) -> Tensor:
-    """Scores (K + 1, H, W): a background of `threshold` everywhere, then the maps (K, H, W) in [0, 1]; K may be 0."""
+    """Scores (K + 1, H, W): a constant background of `threshold`, then the maps (K, H, W) in [0, 1]; K may be 0."""
     return torch.cat([maps.new_full((1, *maps.shape[1:]), threshold), maps])
 
 
 def mask_of(scores: Tensor, classes: Sequence[int]) -> np.ndarray:
-    """The mask (H, W) uint8 of scores (K + 1, H, W), background first, of K `classes` (0-based): 0 background, class + 1. The
-    first wins a tie, so background does."""
+    """The mask (H, W) uint8 of scores (K + 1, H, W), background first, of K `classes` (0-based): 0 background, class + 1. A tie
+    goes to the first, so to background."""
     values = torch.tensor([0] + [c + 1 for c in classes], device=scores.device)
     return values[scores.max(dim=0).indices].byte().cpu().numpy()

@@ -1,8 +1,8 @@
-"""Straight paths between the pixels of a grid, and how each is put together from shorter ones (the work of IRN's `PathIndex`).
+"""Straight paths between the pixels of a grid, and their composition from shorter paths (IRN's `PathIndex`).
 
-The official code (irn a2ece00, `misc/indexing.py`) gathers every pixel of every path through index tensors: 2,134 reads a pixel
-at radius 10. Here the extremum along a path is taken from those along shorter paths, which are whole maps already: 176
-element-wise operations on slices. This file is about positions only; values are in `affinity.py`.
+The official code (irn a2ece00, `misc/indexing.py`) gathers every pixel of every path through index tensors: 2,134 reads per
+pixel at radius 10. Here the extremum along a path is computed from the maps of extrema along shorter paths: 176 element-wise
+operations on slices. This file handles positions only; values are in `affinity.py`.
 """
 
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ Pixels = frozenset[tuple[int, int]]  # (row, column) inside a path's bounding bo
 
 
 class Part(NamedTuple):
-    """A piece of a path that is a path itself; (0, 0) is a single pixel."""
+    """A part of a path that is itself a path; (0, 0) is a single pixel."""
 
     direction: Direction
-    down: int  # where its bounding box lies in the box of the whole path
+    down: int  # offset of its bounding box in the box of the whole path
     right: int
 
 
 @lru_cache
 def path_pixels(direction: Direction) -> Pixels:
-    """The pixels of the bounding box nearer than 1 to the straight line from source to destination, both included."""
+    """The pixels at a distance below 1 from the straight line from source to destination, both included."""
     dy, dx = direction
     left = min(dx, 0)
     columns = range(left, max(dx, 0) + 1)
@@ -34,10 +34,10 @@ def path_pixels(direction: Direction) -> Pixels:
 
 @lru_cache
 def search_paths(radius: int) -> dict[Direction, tuple[Part, ...]]:
-    """The paths from a pixel to all others nearer than `radius`, each with parts that have exactly its pixels.
+    """The paths from a pixel to all others nearer than `radius`, each with parts that cover exactly its pixels.
 
-    Only to the right and below, as in the official `PathIndex`: the opposite directions are the same pairs. 34 for radius 5, 152
-    for radius 10. The parts of a path come before it; they may overlap, which does not matter to a maximum.
+    Only to the right and down, as in the official `PathIndex`: the opposite directions are the same pairs. 34 for radius 5, 152
+    for radius 10. The parts of a path come before it; they may overlap, which does not change a maximum.
     """
     reach = range(1 - radius, radius)
     directions = [(y, x) for y in range(radius) for x in reach if (y > 0 or x > 0) and y * y + x * x < radius * radius]
@@ -57,7 +57,7 @@ def search_paths(radius: int) -> dict[Direction, tuple[Part, ...]]:
 
 @lru_cache
 def search_rows(radius: int) -> dict[int, list[int]]:
-    """The dx of all directions of `search_paths`, ascending and without a gap, by their dy."""
+    """The dx of all directions of `search_paths` by their dy, ascending and without gaps."""
     rows: dict[int, list[int]] = {}
     for dy, dx in sorted(search_paths(radius)):
         rows.setdefault(dy, []).append(dx)
@@ -65,7 +65,7 @@ def search_rows(radius: int) -> dict[int, list[int]]:
 
 
 def _cover(pixels: Pixels, candidates: dict[Part, Pixels]) -> tuple[Part, ...]:
-    """Two parts with exactly these pixels if there are any, else more, each taking the most pixels still left."""
+    """Two parts that cover exactly these pixels if there are any, else a greedy cover by more."""
     for first, second in combinations(candidates, 2):
         if candidates[first] | candidates[second] == pixels:
             return first, second
@@ -77,7 +77,7 @@ def _cover(pixels: Pixels, candidates: dict[Part, Pixels]) -> tuple[Part, ...]:
 
 
 def search_sources(height: int, width: int, radius: int) -> Iterator[tuple[Direction, Window]]:
-    """Every direction of `search_paths(radius)`, in its order, and the sources of its pairs inside a grid."""
+    """Yield every direction of `search_paths(radius)`, in order, with the sources of its pairs inside a grid."""
     for dy, dx in search_paths(radius):
         left = max(-dx, 0)
         yield (dy, dx), (slice(0, max(height - dy, 0)), slice(left, left + max(width - abs(dx), 0)))

@@ -1,12 +1,12 @@
-"""Gaussian filtering in a feature space of few dimensions, in linear time: the permutohedral lattice with torch operations only.
+"""Gaussian filtering in a low-dimensional feature space in linear time: the permutohedral lattice with torch operations only.
 
 Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (Eurographics 2010). Constants, rounding
 and the order of the blurs are those of Kraehenbuehl and Koltun's C++ (NIPS 2011), which pydensecrf wraps, so that the two agree
-to float32 rounding. Knows nothing of images or labels.
+up to float32 rounding.
 
 A point lies in a simplex of D + 1 lattice vertices. Splat adds its value to them with barycentric weights, blur mixes every
-vertex with its two neighbours along each of D + 1 directions, slice reads the values back at the points. All three are sparse
-matrices, built once.
+vertex with its two neighbours along each of D + 1 directions, slice interpolates the values at the points. All three are sparse
+matrices that are built once.
 """
 
 import copy
@@ -21,31 +21,31 @@ from wsss.errors import ArgumentError
 
 
 class _Sparse(NamedTuple):
-    """A sparse matrix of R rows; row r holds the entries offsets[r] to offsets[r + 1]."""
+    """A sparse matrix of R rows; row r has the entries offsets[r] to offsets[r + 1]."""
 
     columns: Tensor  # (E,) int32
     offsets: Tensor  # (R + 1,) int32
     weights: Tensor  # (E,) float32
 
     def product(self, values: Tensor) -> Tensor:
-        """This matrix times `values` (columns, C): (R, C). A row is summed in order, so every run gives the same bits."""
-        return F.embedding_bag(  # for so few columns faster than torch's CSR product, and ten times gather and index_add
+        """This matrix times `values` (columns, C): (R, C). Rows are summed in order, so every run gives the same bits."""
+        return F.embedding_bag(  # for few columns faster than torch's CSR product, and ten times as fast as gather and index_add
             self.columns, values, self.offsets, mode="sum", per_sample_weights=self.weights, include_last_offset=True
         )
 
 
 class PermutohedralLattice:
-    """The lattice of one set of points. Building it costs as much as ten filters, so keep it for all that is filtered there.
+    """The lattice of one set of points. Building it costs as much as ten filters, so reuse it.
 
-    `filter` approximates out_i = c sum_j exp(-|f_i - f_j|^2 / 2) values_j; the constant c goes away with `normalized`. Everything
-    lies on the device of `features`: 16 (D + 1) bytes for each point and 28 (D + 1) for each vertex, of which natural images
-    make 0.2 to 3 a pixel.
+    `filter` approximates out_i = c sum_j exp(-|f_i - f_j|^2 / 2) values_j; `normalized` removes the constant c. All memory is on
+    the device of `features`: 16 (D + 1) bytes per point and 28 (D + 1) per vertex; natural images have 0.2 to 3 vertices per
+    pixel.
 
     Args:
         features: (N, D) float32, finite, each feature divided by its standard deviation.
 
     Raises:
-        ArgumentError: `features` is something else, or spans more lattice cells than 64-bit keys can number.
+        ArgumentError: `features` is invalid or spans more lattice cells than 64-bit keys can number.
     """
 
     def __init__(self, features: Tensor):
@@ -64,7 +64,7 @@ class PermutohedralLattice:
         """Splat, blur and slice `values` (N, C) float32: (N, C) float32, the same bits in every run.
 
         Raises:
-            ArgumentError: `values` has another shape or dtype, or lies on another device than the lattice.
+            ArgumentError: `values` has another shape or dtype, or is on another device than the lattice.
         """
         points, device = len(self._slice.offsets) - 1, self._slice.weights.device
         if values.ndim != 2 or len(values) != points or values.dtype != torch.float32 or values.device != device:
@@ -78,9 +78,9 @@ class PermutohedralLattice:
         return self._slice.product(lattice)
 
     def normalized(self, weight: float = 1.0) -> "PermutohedralLattice":
-        """The same lattice with the filter weight * n K n: K is the filter of this one, n = 1 / sqrt(K 1 + 1e-20).
+        """The same lattice with the filter weight * n K n, where K is this lattice's filter and n = 1 / sqrt(K 1 + 1e-20).
 
-        NORMALIZE_SYMMETRIC of pydensecrf (pairwise.cpp, `DenseKernel`), folded into splat and slice so that it costs nothing.
+        NORMALIZE_SYMMETRIC of pydensecrf (pairwise.cpp, `DenseKernel`), folded into splat and slice at no cost.
         """
         points = len(self._slice.offsets) - 1
         norm = (self.filter(self._slice.weights.new_ones(points, 1)) + 1e-20).rsqrt()  # (N, 1)
@@ -108,11 +108,11 @@ def _elevate(features: Tensor) -> Tensor:
 
 
 def _enclosing_simplex(elevated: Tensor) -> tuple[Tensor, Tensor]:
-    """For each point the remainder-0 vertex of its simplex, and the ascending order of the point's offsets from that vertex.
+    """The remainder-0 vertex of each point's simplex, and the ascending order of the point's offsets from that vertex.
 
     Returns:
         quotient: (D + 1, N) float32, the coordinates of the vertex divided by D + 1: whole numbers that sum to 0.
-        position: (D + 1, N) int64, the place of each offset in that order: a permutation of 0..D in each column.
+        position: (D + 1, N) int64, the position of each offset in that order: a permutation of 0..D in each column.
     """
     d = len(elevated) - 1
     quotient = torch.round(elevated * (1 / (d + 1)))
@@ -123,7 +123,7 @@ def _enclosing_simplex(elevated: Tensor) -> tuple[Tensor, Tensor]:
             smaller = offset[i] < offset[j]
             rank[i] += smaller
             rank[j] += ~smaller
-    rank += quotient.sum(0).to(rank.dtype)  # rounding left the plane by so many steps: undo the least justified ones
+    rank += quotient.sum(0).to(rank.dtype)  # the number of steps by which rounding left the plane: undo the worst of them
     wrap = (rank < 0).to(rank.dtype) - (rank > d).to(rank.dtype)
     return quotient.add_(wrap), (d - rank.add_(wrap, alpha=d + 1)).long()
 
@@ -139,15 +139,15 @@ def _barycentric(elevated: Tensor, quotient: Tensor, position: Tensor) -> Tensor
 
 
 def _vertex_keys(quotient: Tensor, position: Tensor) -> tuple[Tensor, list[int], int]:
-    """One integer for each vertex of each point's simplex.
+    """An integer key for each vertex of each point's simplex.
 
-    A vertex of remainder r has the coordinates (D + 1) q + r, so r and the first D of the q name it. They are the digits of a
-    mixed-radix number, with room for the neighbours of every vertex, and a step along a direction is an addition to it.
+    A vertex of remainder r has the coordinates (D + 1) q + r, so r and the first D of the q identify it. They are the digits of
+    a mixed-radix number, with a range that includes the neighbours of every vertex; a step along a direction is an addition.
 
     Returns:
-        keys: (D + 1, N), row r for remainder r; int32 where that suffices, else int64.
-        strides: what each digit counts for, and 0 for the last q, which has none.
-        span: what r counts for.
+        keys: (D + 1, N), row r for remainder r; int32 if that suffices, else int64.
+        strides: the value of each digit, and 0 for the last q, which is no digit.
+        span: the value of the digit r.
     """
     d = len(quotient) - 1
     low, high = (bound.double().tolist() for bound in torch.aminmax(quotient[:d], dim=1))
@@ -168,7 +168,7 @@ def _vertex_keys(quotient: Tensor, position: Tensor) -> tuple[Tensor, list[int],
     strides.append(0)
     stride_column = torch.tensor(strides, dtype=dtype, device=keys.device)[:, None]
     step = torch.empty_like(keys).scatter_(0, position, stride_column.expand_as(keys))
-    for r in range(d):  # vertex r + 1 is vertex r with every coordinate raised by 1, but that of the r-th offset lowered by D
+    for r in range(d):  # vertex r + 1 is vertex r with every coordinate plus 1, but that of the r-th offset minus D
         torch.sub(keys[r], step[r], out=keys[r + 1])
         keys[r + 1] += span
     return keys, strides, span
@@ -179,7 +179,7 @@ def _splat_and_slice(keys: Tensor, barycentric: Tensor) -> tuple[_Sparse, _Spars
     corners, points = keys.shape
     columns = torch.empty(points, corners, dtype=torch.int32, device=keys.device)
     parts, total = [], 0
-    for r in range(corners):  # a vertex has one remainder, so each remainder is numbered for itself
+    for r in range(corners):  # a vertex has one remainder, so remainders are numbered separately
         ordered, point = keys[r].sort(stable=True)
         vertices, vertex, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
         columns[:, r].scatter_(0, point, vertex.add_(total).int())
@@ -192,17 +192,17 @@ def _splat_and_slice(keys: Tensor, barycentric: Tensor) -> tuple[_Sparse, _Spars
 
 
 def _blurs(vertices: Tensor, strides: list[int], span: int) -> list[_Sparse]:
-    """For each direction the (M, M) matrix with 1 on the diagonal and 0.5 at both neighbours, as far as they are vertices."""
+    """For each direction the (M, M) matrix with 1 on the diagonal and 0.5 at the neighbours that are vertices."""
     d, count = len(strides) - 1, len(vertices)
     itself = torch.arange(count, dtype=torch.int32, device=vertices.device)
-    # A step lowers every coordinate by 1, so remainder 0 becomes D with every q lowered, and raises one of them by D + 1.
+    # A step subtracts 1 from every coordinate, so remainder 0 becomes D with every q lowered, and adds D + 1 to one of them.
     lowered = torch.where(vertices < span, vertices + (d * span - sum(strides)), vertices - span)
     blurs = []
     for stride in strides:
         ordered, origin = torch.cat([vertices, lowered + stride]).sort(stable=True)  # a join: faster than a binary search
         met = (ordered[1:] == ordered[:-1]).nonzero()[:, 0]
         target, source = origin.index_select(0, met), origin[1:].index_select(0, met) - count
-        columns = itself[:, None].repeat(1, 3)  # a missing neighbour is the vertex itself with weight 0: equal rows are fast
+        columns = itself[:, None].repeat(1, 3)  # a missing neighbour is the vertex itself with weight 0: equal lengths are fast
         weights = torch.zeros_like(columns, dtype=torch.float32)
         weights[:, 0] = 1
         for place, here, there in ((1, source, target), (2, target, source)):
@@ -213,6 +213,6 @@ def _blurs(vertices: Tensor, strides: list[int], span: int) -> list[_Sparse]:
 
 
 def _sparse(columns: Tensor, weights: Tensor) -> _Sparse:
-    """The matrix whose row r has the entries columns[r], weights[r], both (R, n)."""
+    """The sparse matrix with the entries columns[r], weights[r] in row r, both (R, n)."""
     offsets = torch.arange(0, columns.numel() + 1, columns.shape[1], dtype=torch.int32, device=columns.device)
     return _Sparse(columns.view(-1), offsets, weights.contiguous().view(-1))

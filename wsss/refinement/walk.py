@@ -1,12 +1,13 @@
 """Random walk of activation maps along the affinities of an edge map (IRN, Ahn et al. 2019, section 4.2).
 
 The official code (irn a2ece00, `propagate_to_edge`) squares a dense (h*w) x (h*w) transition matrix T eight times. Here T is
-never made: its non-zeros are the affinities of 34 directions (radius 5) and their mirrors, so a step of the walk is 68
-multiply-adds of shifted maps. And its 256 steps cost only 96 products: T is similar to a symmetric matrix S with eigenvalues in
+never built: its non-zeros are the affinities of 34 directions (radius 5) and their mirrors, so a step of the walk is 68
+multiply-adds of shifted maps. The 256 steps need only 96 products: T is similar to a symmetric matrix S with eigenvalues in
 [-1, 1], and S^n = sum_k p_k C_k(S), where C_k is the Chebyshev polynomial and p_k the probability that n fair steps of +1 or -1
-end at distance k. Distances beyond a few sqrt(n) are as good as impossible, and their terms are left out.
+end at distance k. Distances beyond a few sqrt(n) have negligible probability, and their terms are dropped.
 
-All in float64: with so many sums of almost equal numbers float32 is wrong by up to 4e-4, and no dense matrix is there to save on.
+All in float64: with so many sums of almost equal numbers float32 has errors of up to 4e-4, and memory is no concern without a
+dense matrix.
 """
 
 from functools import lru_cache
@@ -19,8 +20,8 @@ from wsss.errors import ArgumentError
 from wsss.refinement.affinity import edge_to_affinity
 from wsss.refinement.paths import search_sources
 
-LEFT_OUT = 1e-9  # probability of the distances left out
-AT_ONCE = 32768  # numbers in an operation that torch leaves to one CPU thread: several would mostly wait for each other
+LEFT_OUT = 1e-9  # total probability of the dropped distances
+AT_ONCE = 32768  # numbers in an operation that torch runs on one CPU thread: several would mostly wait for each other
 
 GATHERED = 2**26  # numbers that a GPU gathers at once for a product: 512 MiB
 
@@ -30,11 +31,11 @@ Band = tuple[int, int, Tensor]  # (i, j, weights): the flattened pixels i, i+1, 
 @torch.no_grad()
 def random_walk(x: Tensor, edge: Tensor, *, beta: float = 10, exp_times: int = 8, radius: int = 5,
                 steps: int | None = None) -> Tensor:
-    """Spreads maps over the image but not across its edges: (x * (1 - edge)) T^steps, by default of 2^exp_times steps.
+    """Spread maps over the image but not across its edges: (x * (1 - edge)) T^steps, by default with 2^exp_times steps.
 
     x: (K, h, w), for example activation maps in [0, 1] on the grid of stride 4; K may be 0. edge: (h, w) or (1, h, w), class
     boundary in [0, 1]. T[i, j] = a_ij^beta / sum_i a_ij^beta, where a_ij is the affinity of two pixels nearer than `radius`
-    (`edge_to_affinity`), a_ii = 1, and all others are 0. Returns (K, h, w), at least float32.
+    (`edge_to_affinity`), a_ii = 1, and all others are 0. Returns (K, h, w), float32 or wider.
 
     Raises ArgumentError for shapes that do not fit, an edge outside [0, 1], or numbers out of range.
     """
@@ -60,7 +61,7 @@ def random_walk(x: Tensor, edge: Tensor, *, beta: float = 10, exp_times: int = 8
 def _symmetric_steps(edge: Tensor, beta: float, radius: int, at_once: int) -> tuple[list[Band], Tensor]:
     """S = D^-1/2 A D^-1/2 of A = affinity^beta with the column sums D, so that T = D^1/2 S D^-1/2.
 
-    Pixels are numbered row by row: a direction is an offset and fills a diagonal of S, its mirror the opposite one. Returns these
+    Pixels are numbered row by row: a direction is an offset and fills a diagonal of S, its mirror the opposite one. Returns the
     diagonals as bands of at most `at_once` numbers, and the square root of D, (h*w,).
     """
     (height, width), n = edge.shape, edge.numel()
@@ -90,7 +91,7 @@ def _symmetric_steps(edge: Tensor, beta: float, radius: int, at_once: int) -> tu
 def _power(start: Tensor, bands: list[Band], n: int, at_once: int) -> Tensor:
     """start S^n for start (K, h*w), by the recurrence C_k+1 = 2 S C_k - C_k-1 of the Chebyshev polynomials.
 
-    The terms are kept with the signs + + - - + + ..., with which the recurrence only ever adds to C_k-1, in place.
+    The terms have the signs + + - - + + ..., so that the recurrence only adds to C_k-1, in place.
     """
     terms = start.clone(), torch.zeros_like(start)
     passes = [
@@ -121,8 +122,8 @@ def _as_rows(bands: list[Band], n: int) -> tuple[Tensor, Tensor]:
 
 
 def _power_by_rows(start: Tensor, weights: Tensor, columns: Tensor, n: int) -> Tensor:
-    """As `_power`, for a GPU: five operations for a term instead of one for each of 69 bands, which take longer to launch than to
-    do. The gathered neighbours would not fit into a CPU's cache."""
+    """As `_power`, for a GPU: five operations per term instead of one for each of 69 bands, whose launches take longer than
+    their work. On a CPU the gathered neighbours would not fit into the cache."""
     first, *others = _distance_probabilities(n)
     before, term, result = torch.zeros_like(start), start, start * first
     for k, probability in enumerate(others):
@@ -135,7 +136,7 @@ def _power_by_rows(start: Tensor, weights: Tensor, columns: Tensor, n: int) -> T
 
 @lru_cache
 def _distance_probabilities(n: int) -> tuple[float, ...]:
-    """The probability that n fair steps of +1 or -1 end at distance 0, 1, 2, ..., until only `LEFT_OUT` is left."""
+    """The probability that n fair steps of +1 or -1 end at distance 0, 1, 2, ..., until at most `LEFT_OUT` remains."""
     probabilities: list[float] = []
     left = 1.0
     while left > LEFT_OUT and len(probabilities) <= n:

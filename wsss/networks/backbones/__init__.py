@@ -1,1 +1,1 @@
-"""Backbones: the networks whose features everything else is built on."""
+"""Backbones: the networks that compute features."""

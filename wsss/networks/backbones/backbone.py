@@ -1,4 +1,4 @@
-"""What every backbone has."""
+"""The interface of all backbones."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,9 @@ from wsss.data.images import Normalisation
 
 
 class Backbone(nn.Module):
-    """A module whose `forward(x, detach_after_layer2)` gives the features that its own classifier pools, at stride 16.
+    """A module whose `forward(x, detach_after_layer2)` returns the features before its classifier's pooling, at stride 16.
 
-    `stages`: (B, 3, H, W) to the outputs that IRN reads, fine to coarse, each (B, channels[i], ceil(H/s), ceil(W/s)) with
+    `stages`: (B, 3, H, W) to the inputs of IRN's branches, fine to coarse, each (B, channels[i], ceil(H/s), ceil(W/s)) with
     s = strides[i]. feature_channels: of `forward`. norm: "frozen_batch" or "group".
     """
 

@@ -1,7 +1,4 @@
-"""The backbones by name: how each is built, and where its ImageNet weights come from.
-
-Each is a `wsss.networks.backbones.backbone.Backbone`.
-"""
+"""The backbones by name: how each `Backbone` is built, and where its ImageNet weights come from."""
 
 from pathlib import Path
 
@@ -17,7 +14,7 @@ NAMES = (LITE0, *DEPTHS)
 
 
 def new_backbone(name: str, norm: str, seed: int = 0) -> Backbone:
-    """The backbone `name` with random weights that depend on `seed` only. norm: "frozen_batch" for pretrained weights, "group"
+    """The backbone `name` with random weights that depend only on `seed`. norm: "frozen_batch" for pretrained weights, "group"
     for training from scratch. Raises ArgumentError for an unknown name or norm."""
     if name == LITE0:
         return efficientnet.efficientnet_lite0(norm, seed)
@@ -27,11 +24,11 @@ def new_backbone(name: str, norm: str, seed: int = 0) -> Backbone:
 
 
 def load_pretrained(backbone: Backbone, file: str | Path | None = None) -> None:
-    """Fills a backbone of norm "frozen_batch" with ImageNet weights.
+    """Load ImageNet weights into a backbone of norm "frozen_batch".
 
-    file: .pth, .pt or .safetensors with the names of torchvision, or for `efficientnet_lite0` of timm or of its package; the
-    classifier in it is not used. None: the installed package of `efficientnet_lite0`; torchvision's V1 file of a ResNet, from
-    its cache or the net. Raises WeightsError if they cannot be had, are damaged, or are of another network.
+    file: .pth, .pt or .safetensors with torchvision's names, or for `efficientnet_lite0` with timm's or its package's; its
+    classifier is not used. None: the installed package for `efficientnet_lite0`; torchvision's V1 file for a ResNet, from
+    its cache or the internet. Raises WeightsError if they are not available, damaged, or of another network.
     """
     name = backbone.name
     if backbone.norm != "frozen_batch":

