@@ -15,12 +15,12 @@ class Settings:
 
 
 def do(pipeline: Any) -> tuple[str, Path]:
-    """A table for the screen, and the path of a page that is written.
+    """Write an HTML comparison; return a text table and the path of the page.
 
     Raises
     ------
     WsssError
-        when there are fewer than two runs, or they cannot be compared.
+        if there are fewer than two runs, or they cannot be compared.
     """
     from pipeline.report.compare import check_runs, write_comparison
 

@@ -31,7 +31,7 @@ def test_val_chooses_again_what_it_chose_in_the_run(smoke, outputs, capsys):
     assert act(smoke("action=tune", *SMALL)) == 0
     assert contents(outputs) == before
     folder, said = outputs / "smoke/tune/val", capsys.readouterr().out
-    assert f"The run is unchanged. Curves and plot lie in {folder}/" in said and "chosen by the masks of 8 images: the list val" in said
+    assert f"The run is unchanged. Curves and plot are in {folder}/" in said and "chosen by the masks of 8 images: the list val" in said
     assert "an oracle" not in said
     result = json.loads((folder / "tune.json").read_text())
     chosen = json.loads((outputs / "smoke/eval_cam/scores.json").read_text())["chosen"]
