@@ -42,6 +42,6 @@ def show(page: Path, tmp_path: Path, address: str = "", script: str = "", width:
                            *clock, "--dump-dom", f"file://{page}{address}"],
                           capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-2000:]
-    starts = re.findall(r'"initiator":"([^"]*)"[^\n]*?"url":"(https?://[^"]*)"', log.read_text())   # an event a line
-    asked = [url for initiator, url in starts if initiator != "not an origin"]   # the browser's own errands do not count
+    starts = re.findall(r'"initiator":"([^"]*)"[^\n]*?"url":"(https?://[^"]*)"', log.read_text())   # one event per line
+    asked = [url for initiator, url in starts if initiator != "not an origin"]   # without requests of the browser itself
     return Shown(done.stdout, re.findall(r"^.*CONSOLE.*$", done.stderr, re.M), sorted(set(asked)))

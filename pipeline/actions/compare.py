@@ -1,4 +1,4 @@
-"""Compare runs, `runs=[A,B]`: what differs in their settings, and what it did to the scores."""
+"""Compare the settings, scores and pseudo masks of runs, `runs=[A,B]`."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Write results into `export_to=DIR` as the official IRN and LPCAM code writes them.
+"""Write results into `export_to=DIR` in the format of the official IRN and LPCAM code.
 
 The files are `cam_mask/ID.npy`, `lpcam_mask/ID.npy`, `ir_label/ID.png` and `sem_seg/ID.png`, and the networks `res50_cam.pth` and
 `res50_irn.pth`, which `model.cam_weights` and `model.irn_weights` read.

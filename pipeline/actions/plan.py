@@ -1,4 +1,4 @@
-"""Print what a run would do, and why; starts nothing."""
+"""Print what a run would do and why, without running it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Make maps and mask of one image of your own, `image=FILE`, by a finished run.
+"""Make the maps and the mask of your own image, `image=FILE`, with a finished run.
 
 The settings come from the run's manifests; the data set is not needed.
 """

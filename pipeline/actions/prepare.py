@@ -1,4 +1,4 @@
-"""Check a data set, once; with `download=true` fetch voc12 or coco14 first."""
+"""Check a data set; `download=true` downloads voc12 or coco14 first."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Do what the plan says; the same command again continues where it stopped."""
+"""Run the plan; the same command continues an interrupted run."""
 
 from contextlib import suppress
 from typing import Any

@@ -1,4 +1,4 @@
-"""Print how far each step of a run is, by file names and sizes alone."""
+"""Print the progress of each step of a run, from file names and sizes only."""
 
 import tempfile
 from pathlib import Path

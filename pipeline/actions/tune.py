@@ -1,4 +1,4 @@
-"""Score thresholds and walks on the stored maps of a finished run, and say which to set."""
+"""Score thresholds and walks on the stored maps of a finished run, and print the best settings."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -122,8 +122,8 @@ class RunFolder:
             classes = [manifest["identity"]["data"]["classes"] for name in BY_NAME if (manifest := self.manifest(name))]
             others = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCKS) if self.path.is_dir() else []
             if others and data["classes"] not in classes:
-                raise ConfigError(f"{self.path} is not a run folder: it has no valid {RUN}, but contains {', '.join(others[:3])}. "
-                                  "Choose another run with name=NAME, or another place with outputs=DIR")
+                raise ConfigError(f"{self.path} is not a run folder: it has no valid {RUN}, but contains "
+                                  f"{', '.join(others[:3])}. Choose another run with name=NAME or place with outputs=DIR")
             return
         different = [f"{key} {known.get(key)!r} there, {data[key]!r} here" for key in ("kind", "name", "classes")
                      if known.get(key) != data[key]]

@@ -60,7 +60,7 @@ def score_table(summary: dict[str, Any]) -> str:
         sources = {configured if score["threshold_source"].endswith(configured) else score["threshold_source"]
                    for score in scores.values()}
         lines.append(f"in percent; thresholds: {'; '.join(sorted(sources))}")
-        lines.append("best possible: the threshold that is best on the scored images themselves (an oracle)")
+        lines.append("best possible: the threshold that is best on the scored images (an oracle)")
     if nothing:
         lines.append(f"{' and '.join(nothing)}: the data set has no masks, so there is nothing to score against")
     if "eval_ins_seg" in summary:

@@ -218,7 +218,7 @@ def test_the_tables_of_a_paper_stand_in_the_report_of_its_experiments(smoke, out
 
 def test_the_report_says_what_the_stages_did(report, smoke_outputs):
     found, stages = read(report), json.loads((smoke_outputs / "smoke/summary.json").read_text())["stages"]
-    assert stages["headline"].startswith("LPCAM ") and stages["headline"] in found.text and "What each stage did" in found.text
+    assert stages["headline"].startswith("LPCAM ") and stages["headline"] in found.text and "Effect of each stage" in found.text
     for remark in stages["remarks"]:
         assert remark["text"] in found.text
         assert all(each["setting"] in found.text for each in remark["suggestions"])
