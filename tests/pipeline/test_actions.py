@@ -172,7 +172,7 @@ def test_status_names_work_of_other_settings_that_was_left(smoke, outputs):
     identity = json.loads((outputs / "smoke/make_cam/manifest.json").read_text())["identity"]
     (left / "work.json").write_text(json.dumps({"identity": {**identity, "make_cam": {"scales": [1.0]}}}))
     found = [left_over for step in smoke().status() for left_over in step.left_over]
-    assert [over.path for over in found] == [left] and "make_cam.scales" in str(found[0]) and "delete it when" in str(found[0])
+    assert [over.path for over in found] == [left] and "make_cam.scales" in str(found[0]) and "delete it if" in str(found[0])
 
 
 def test_status_of_a_damaged_manifest_names_it_and_keeps_everything(smoke, outputs):

@@ -98,7 +98,7 @@ def test_from_step_and_to_step_choose_steps():
     assert selected(typed("from_step=train_irn")) == ("train_irn", "make_sem_seg_labels", "eval_sem_seg")
     assert selected(typed("to_step=make_cam")) == ("train_cam", "make_cam")
     assert selected(typed("from_step=eval_cam", "to_step=eval_cam")) == ("eval_cam",)
-    with pytest.raises(ConfigError, match="from_step=train_irn and to_step=train_irn together with train_cam_pass=false: choose the steps by"):
+    with pytest.raises(ConfigError, match="from_step=train_irn and to_step=train_irn together with train_cam_pass=false: select the steps by"):
         selected(typed("from_step=train_irn", "to_step=train_irn", "train_cam_pass=false"))
 
 

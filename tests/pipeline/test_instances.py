@@ -200,7 +200,7 @@ def test_half_a_list_is_refused(run):
     (short := run.photos / "short.txt").write_text("wide\nempty\n")
     assert works(run(f"eval_ins_seg.split={short}")) == {"eval_ins_seg": "labels of scored changed; images of scored changed; instances of scored changed"}
     shutil.rmtree(run.photos / "instances")
-    with pytest.raises(ConfigError, match="eval_ins_seg scores 2 images, but only of 0 are"):
+    with pytest.raises(ConfigError, match="eval_ins_seg scores 2 images, but only 0 have"):
         run(f"eval_ins_seg.split={short}").plan()
 
 

@@ -63,7 +63,7 @@ def test_what_the_queue_says(smoke, outputs, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (("shard=1/2",), "shard=1/2 needs one step that makes one artifact per image.*selected: train_cam, make_cam"),
-    (("shard=1/2", "eval_cam_pass=true"), "shard=1/2 works on one step"),
+    (("shard=1/2", "eval_cam_pass=true"), "shard=1/2 needs one step"),
     (("shard=2/2", "make_cam_pass=true"), "shard='2/2' is not possible: expected I/N with I from 0 to N-1, or prepare"),
     (("shard=all", "make_cam_pass=true"), "shard='all' is not possible"),
     (("submit.train_cam.gpus=4",), "submit.train_cam.gpus=4 is not possible: expected 0, or one for each of submit.train_cam.tasks=1"),
