@@ -1,16 +1,16 @@
-"""How a pipeline runs: configuration, the ordered list of steps, the plan, the run folder. Knows no mathematics."""
+"""How a pipeline runs: configuration, the ordered list of steps, the plan and the run folder. Contains no mathematics."""
 
 import os
 
-# Must be set before torch is imported. OpenMP threads that wait for each other spin, by default so long that a training step
-# becomes ten times slower when another process uses the cores too. Spinning for less costs nothing on idle cores.
+# Must be set before torch is imported. Waiting OpenMP threads spin. With the default spin count, a training step becomes ten
+# times slower when another process uses the same cores. A lower count costs nothing on idle cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __all__ = ["Pipeline"]
 
 
 def __getattr__(name: str) -> object:
-    if name == "Pipeline":   # late: the text of --help needs nothing of what it imports
+    if name == "Pipeline":   # imported here because --help does not need it
         from pipeline.runner import Pipeline
 
         return Pipeline

@@ -1,4 +1,4 @@
-"""What the command line does with a pipeline: the action, its errors in one line, and the exit code."""
+"""Run an action from the command line: errors become one line and an exit code."""
 
 import os
 import shlex
@@ -16,11 +16,11 @@ from wsss.errors import WsssError
 
 
 def act(pipeline: Pipeline) -> int:
-    """Do what `action` says, print what came of it, and return the exit code of the process.
+    """Run the action, print its result and return the exit code of the process.
 
-    0: done; 1: refused or failed, or `verify` found something broken; 128 + the number of the signal: stopped.
+    0: done; 1: refused or failed, or `verify` found broken files; 128 + the signal number: stopped by a signal.
 
-    Where torchrun or srun started several processes they do `run` together, and this function does not return.
+    If torchrun or srun started several processes, they share the work of `run`, and this function does not return.
     """
     try:
         place = find_place()
@@ -39,7 +39,7 @@ def act(pipeline: Pipeline) -> int:
 
 
 def end_with(error: WsssError) -> NoReturn:
-    """End the process before there is a pipeline. Of several processes the first says why, and has time to."""
+    """End the process before there is a pipeline. Of several processes only rank 0 prints the error; the others exit later."""
     try:
         place = find_place()
     except WsssError:
@@ -47,7 +47,7 @@ def end_with(error: WsssError) -> NoReturn:
     if place is not None and place.rank:
         from pipeline.cluster.heartbeat import GRACE
 
-        time.sleep(GRACE)   # a launcher ends all when the first one has ended
+        time.sleep(GRACE)   # a launcher stops all processes when one exits; rank 0 prints first
         sys.exit(1)
     sys.exit(f"error: {error}")
 
@@ -67,7 +67,7 @@ def _act(pipeline: Pipeline) -> int:
         console.error(f"stopped by {signal.Signals(number).name}; what was finished is saved, the same command continues: "
                       f"{shlex.join(['python', 'run_pipeline.py', *pipeline.overrides])}")
         return 128 + number
-    except BrokenPipeError:   # the reader of the output has gone, as in `| head`
+    except BrokenPipeError:   # for example `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The configuration: composed by Hydra from `conf/` and checked; every error of Hydra in one line of ours."""
+"""Compose the configuration from `conf/` with Hydra, check it, and rewrite Hydra's errors as one line."""
 
 import difflib
 import re
@@ -21,11 +21,11 @@ from steps.runtime.datasets import KINDS
 from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
 
-SET_BY_FILES = ("experiment_name", "recipe_name")   # of conf/, by no user
+SET_BY_FILES = ("experiment_name", "recipe_name")   # in conf/, not by users
 
 
 def register() -> None:
-    """Make the schema known to Hydra: `run_schema` for the root, `schema/data` for each kind of data set."""
+    """Register the schema in Hydra: `run_schema` for the root, `schema/data` for each kind of data set."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=Config)
     for name, kind in KINDS.items():
@@ -38,13 +38,13 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Raises
     ------
     ConfigError
-        for an unknown key or group, or a value of the wrong type: the key, the value and what is allowed.
+        for an unknown key or group, or a value of the wrong type; names the key, the value and the allowed values.
     """
     register()
     GlobalHydra.instance().clear()
     for word in overrides:
         if not re.search("[=~]", word):
-            raise ConfigError(f"{word!r} is no setting of the form KEY=VALUE{_as_setting(word)} (--help shows what can be set)")
+            raise ConfigError(f"{word!r} is not a setting of the form KEY=VALUE{_as_setting(word)} (see --help)")
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra_compose("config", overrides=list(overrides))
@@ -58,7 +58,7 @@ def typed(config: DictConfig) -> Any:
     Raises
     ------
     ConfigError
-        for a value that is missing or impossible.
+        if a value is missing or invalid.
     """
     _refuse_added(config)
     try:
@@ -70,7 +70,7 @@ def typed(config: DictConfig) -> Any:
 
 
 def explain(error: Exception) -> str:
-    """One line for an error of Hydra or OmegaConf: what was wrong, where, and what is allowed there."""
+    """An error of Hydra or OmegaConf as one line: the key, the value and the allowed values."""
     cause = error
     while cause.__cause__ is not None and isinstance(cause.__cause__, (HydraException, OmegaConfBaseException)):
         cause = cause.__cause__
@@ -93,7 +93,7 @@ def explain(error: Exception) -> str:
         return (f"{full_key}={choice[1]}: there is no such choice{did_you_mean(choice[1], allowed)} "
                 f"(allowed: {', '.join(allowed)})")
     if "is not a ListConfig" in text:
-        return f"{full_key}: expected a list, as {full_key}=[A,B]"
+        return f"{full_key}: expected a list, for example {full_key}=[A,B]"
     return f"{full_key}: {text}"
 
 
@@ -103,7 +103,7 @@ def _no_such_key(full_key: str, keys: Sequence[str]) -> str:
 
 
 def _at_the_root(wrong: str) -> list[str]:
-    """What may stand at the beginning of a setting: the groups and keys, or the flags where one of these was meant."""
+    """The keys and groups allowed at the root, or the step flags if `wrong` resembles one."""
     flags = [step.flag for step in STEPS]
     if "pas" in wrong:
         return flags
@@ -111,14 +111,14 @@ def _at_the_root(wrong: str) -> list[str]:
 
 
 def _as_setting(word: str) -> str:
-    """The setting that somebody may have meant by a bare word: an action, a step, help."""
+    """A suggestion for a word without =: the setting of a similar action or step, or --help."""
     known = {action.value: f"action={action.value}" for action in Action} | {step.name: f"{step.flag}=true" for step in STEPS}
     nearest = difflib.get_close_matches(word, [*known, "help"], n=1)
     return f"; did you mean {known.get(nearest[0], '--help')}?" if nearest else ""
 
 
 def _refuse_added(config: DictConfig, inside: str = "") -> None:
-    """Refuse a key that Hydra's "+" added: nothing would look at it."""
+    """Raise ConfigError for an unknown key that was added with Hydra's "+"; it would have no effect."""
     kind = OmegaConf.get_type(config)
     for key in config:
         if is_dataclass(kind) and key not in (known := [item.name for item in fields(kind)]):
@@ -130,6 +130,6 @@ def _refuse_added(config: DictConfig, inside: str = "") -> None:
 
 
 def member_name(keys: Iterable[str], overrides: Iterable[str]) -> str:
-    """What tells a member of a sweep from the others: KEY=VALUE, of several keys with commas between them."""
+    """The name of a sweep member: KEY=VALUE for each key, separated by commas."""
     values = dict(word.split("=", 1) for word in overrides if "=" in word)
     return ",".join(f"{key}={values[key]}" for key in keys)

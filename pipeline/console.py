@@ -1,6 +1,6 @@
-"""What a run prints: the plan, how far the step that works is, the time it took. All of it stands in the run's log too.
+"""The output of a run: the plan, the progress of the current step and its time. The run's log contains the same lines.
 
-On a terminal a step is one line that is drawn again and again, by rich; elsewhere a plain line every few seconds.
+On a terminal rich redraws one line for each step; elsewhere a plain line is printed every few seconds.
 """
 
 import logging
@@ -20,24 +20,24 @@ from wsss.text import aligned, duration, mib
 EVERY_SECONDS = 5.0      # between plain lines
 REDRAW_SECONDS = 0.2     # between drawings on a terminal
 LEVELS = ("debug", "info", "warning", "error")
-PACKAGES = ("wsss", "steps", "pipeline")   # whose loggers a console hears
+PACKAGES = ("wsss", "steps", "pipeline")   # whose loggers a console shows
 HEADS = ("step", "action", "to do", "time", "disk", "memory", "why")
 
 
 class Console:
     """Prints results and progress to standard output, warnings and errors to standard error, from `level` on.
 
-    Once it has a log (`log_to`), everything of level "info" and above is appended to that too, whatever is printed, and the
-    warnings from before.
+    After `log_to`, all messages of level "info" and above are also appended to the log, independently of `level`. Earlier
+    warnings are added to it.
     """
 
     def __init__(self, level: str = "info") -> None:
         self.level = LEVELS.index(level)
         self._started, self._printed, self._first, self._part = 0.0, 0.0, 0, ("", 0)
         self._bar: Any = None            # rich's Progress, while it is drawn
-        self._drawn = 0.0                # when, by the monotonic clock
+        self._drawn = 0.0                # time of the last drawing, monotonic clock
         self._log: Path | None = None
-        self._early: list[str] = []      # lines for the log, from before there is one
+        self._early: list[str] = []      # lines from before `log_to`
 
     @property
     def is_debug(self) -> bool:
@@ -60,9 +60,9 @@ class Console:
         self._part = ("", 0)
 
     def progress(self, step: str, done: int, total: int, note: str) -> None:
-        """How much is done, how fast, and the time left at the rate so far: drawn, or as a line every few seconds."""
+        """Show how much is done, the rate and the estimated time left, drawn or as a line every few seconds."""
         now = time.monotonic()
-        if (step, total) != self._part:   # a new part of the step: its rate is its own
+        if (step, total) != self._part:   # a new part of the step has its own rate
             self._started, self._first, self._part = now, done, (step, total)
             self._erase()
         tail = ", ".join([note, *_pace(done - self._first, total - done, now - self._started)])
@@ -81,7 +81,7 @@ class Console:
         self.info(f"  {step}: done in {seconds:.1f} s")
 
     def log_to(self, path: Path, command: str) -> None:
-        """Append everything to the file `path` from now on, beginning with the command. Raises StorageError."""
+        """Append all further messages to the file `path`, beginning with the command. Raises StorageError."""
         with storage(path), open(path, "a", encoding="utf-8"):
             pass
         self._log = path
@@ -91,7 +91,7 @@ class Console:
 
     @contextmanager
     def hear(self) -> Iterator[None]:
-        """Inside, what the code logs by Python's `logging` is said here: printed from `level` on, and recorded."""
+        """Inside this context, show and record the messages of Python's `logging` too."""
         handler, loggers = _Handler(self), [logging.getLogger(name) for name in PACKAGES]
         before = [(logger.level, logger.handlers) for logger in loggers]
         for logger in loggers:
@@ -105,7 +105,7 @@ class Console:
                 logger.handlers = handlers
 
     def leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """For an ExitStack: erases what is drawn; an error goes into the log with its traceback."""
+        """Exit callback for an ExitStack: erase the drawn line and write an error with its traceback into the log."""
         self._erase()
         if error is not None and not isinstance(error, Stopped):
             self._record("error", "".join(traceback.format_exception(kind, error, trace)).rstrip())
@@ -113,7 +113,7 @@ class Console:
     def _print(self, level: str, text: str, wanted: bool) -> None:
         self._record(level, text)
         if wanted:
-            self._erase()   # the next `progress` draws it again below
+            self._erase()   # the next `progress` draws it below
             prefix = "" if level == "info" else f"{level}: "
             print(prefix + text, file=sys.stdout if level == "info" else sys.stderr, flush=True)
 
@@ -126,26 +126,26 @@ class Console:
             self._early += lines
 
     def _append(self, lines: list[str]) -> None:
-        with suppress(OSError), open(self._log, "a", encoding="utf-8") as file:   # a full disk stops the step that needs it
+        with suppress(OSError), open(self._log, "a", encoding="utf-8") as file:   # a log that cannot be written is no error
             file.write("".join(lines))
 
     def _draws(self) -> bool:
         return self.level == LEVELS.index("info") and sys.stdout.isatty()
 
     def _draw(self, step: str, done: int, total: int, tail: str) -> None:
-        bar = self._bar   # a signal may come between these lines, and its warning erases what is drawn
+        bar = self._bar   # a signal handler may call `_erase` between these lines
         if bar is None:
-            from rich.console import Console as Terminal  # not at the top: only a terminal needs it
+            from rich.console import Console as Terminal  # imported here: only a terminal needs it
             from rich.progress import BarColumn, Progress, TextColumn
 
             columns = (TextColumn("  {task.description}"), BarColumn(20),
                        TextColumn("{task.completed}/{task.total}, {task.fields[tail]}"))
-            # drawn from here and by no thread: processes are forked while it stands
+            # no refresh thread: processes are forked while the bar is shown
             bar = Progress(*columns, console=Terminal(highlight=False), auto_refresh=False, transient=True, redirect_stdout=False,
                            redirect_stderr=False)
             bar.add_task(step, total=total, tail=tail)
             bar.start()
-            bar.console.show_cursor(True)   # a process that is killed cannot bring it back
+            bar.console.show_cursor(True)   # a killed process cannot restore it
             self._bar, self._drawn = bar, 0.0
         bar.update(bar.task_ids[0], completed=done, tail=tail)
         if time.monotonic() - self._drawn >= REDRAW_SECONDS:
@@ -161,7 +161,7 @@ class Console:
 
 
 class _Handler(logging.Handler):
-    """Hands records of Python's `logging` to a console."""
+    """Passes records of Python's `logging` to a console."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class _Handler(logging.Handler):
 
 
 def _pace(made: int, left: int, seconds: float) -> list[str]:
-    """The rate and the time left; nothing as long as nothing is known."""
+    """The rate and the time left; empty if nothing is done yet."""
     if made < 1 or seconds <= 0:
         return []
     rate = made / seconds
@@ -185,7 +185,7 @@ def head_line(folder: Path, dataset: Any, model: Any, device: Any) -> str:
 
 
 def plan_table(folder: Path, plan: list[Any]) -> str:
-    """The plan as lines: what is done with each step, images or training steps to do, expected needs, and why."""
+    """The plan as a table: for each step the action, the images or training steps to do, the expected cost and the reason."""
     rows = [HEADS]
     for planned in plan:
         expected = planned.expected
@@ -203,7 +203,7 @@ def plan_table(folder: Path, plan: list[Any]) -> str:
         lines.append("  expected: " + ", ".join([*timed, f"{mib(sum(e.disk_mb for e in needs))} on disk ({mib(free)} free)",
                                                  f"{mib(max(e.memory_mb for e in needs))} of memory at the peak"]))
         if sum(e.disk_mb for e in needs) > free:
-            lines.append("  there may not be room enough for it: make room, or choose another place with outputs=DIR")
+            lines.append("  there may not be enough disk space: free some, or choose another place with outputs=DIR")
     return "\n".join(lines)
 
 

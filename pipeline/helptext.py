@@ -1,4 +1,4 @@
-"""The text of `--help`: imports nothing that takes long, and composes no configuration."""
+"""The text of `--help`. Imports nothing slow and composes no configuration."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def help_text() -> str:
 
 
 def _groups() -> dict[str, set[str]]:
-    """The options of each group: the files below `conf/`."""
+    """The options of each group, from the files below `conf/`."""
     groups: dict[str, set[str]] = {}
     for path in CONF.glob("*/*.yaml"):
         groups.setdefault(path.parent.name, set()).add(path.stem)

@@ -1,7 +1,7 @@
-"""Sweeps: `-m key=A,B` runs the pipeline for every combination of the swept values, each as a run of its own, NAME/KEY=VALUE.
+"""Sweeps: `-m key=A,B` runs the pipeline for every combination of the swept values, each as its own run, NAME/KEY=VALUE.
 
-What no swept value touches is made once, in the run NAME, and taken over by every member by fingerprint. Hydra's launcher
-(basic, submitit_local, submitit_slurm) decides where the members run; this process waits for them and compares the results.
+Steps that do not depend on a swept value are made once, in the run NAME, and every member reuses them by fingerprint. Hydra's
+launcher (basic, submitit_local, submitit_slurm) runs the members; this process waits for them and compares the results.
 """
 
 import importlib.util
@@ -35,7 +35,7 @@ class Sweep:
     Raises
     ------
     ConfigError
-        when no key has several values, or a member is not possible.
+        if no key has several values, or the configuration of a member is invalid.
     """
 
     def __init__(self, words: Sequence[str]):
@@ -47,7 +47,7 @@ class Sweep:
             raise ConfigError(explain(error)) from error
         swept = [override for override in overrides if override.is_sweep_override()]
         if not swept or not all(override.is_discrete_sweep() for override in swept):
-            raise ConfigError("-m sweeps over nothing: give a key several values, as make_sem_seg_labels.beta=4,8,16")
+            raise ConfigError("-m needs a key with several values, for example make_sem_seg_labels.beta=4,8,16")
         self.keys = [override.get_key_element() for override in swept]
         self.values = list(product(*(list(override.sweep_string_iterator()) for override in swept)))
         self.fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
@@ -64,7 +64,7 @@ class Sweep:
         return [f"{key}={value}" for key, value in zip(self.keys, values, strict=True)]
 
     def shared(self) -> list[str]:
-        """The steps that all members make alike, in order; so are those that they read."""
+        """The steps with the same identity in all members, in order. The steps they read are shared too."""
         found = []
         for member in self.members:
             dataset = open_dataset(member.config.data)
@@ -72,22 +72,22 @@ class Sweep:
         return [name for name, identity in found[0].items() if all(other.get(name) == identity for other in found)]
 
     def run(self, call: Callable[[list[str]], None]) -> int:
-        """Make the shared steps, then all members, each by `call` with the words for Hydra. Returns the exit code: 1 where a
-        member has no scores in the end."""
+        """Run the shared steps, then all members, by `call` with Hydra's command-line words. Returns the exit code: 1 if a member
+        has no scores at the end."""
         console, shared, take = self.base.console, self.shared(), []
         hydra = ["-m", *self.hydra, f"hydra.sweep.dir='{self.base.folder.path.parent.resolve()}/.sweep'"]
         if shared:
             console.info(f"once for all {len(self.members)} members, in {self.base.folder.path}: {', '.join(shared)}")
             call([*hydra, *self.first, *(f"{BY_NAME[name].flag}=true" for name in shared)])
-            if lacking := [name for name in shared if not (self.base.folder.result(name) / MANIFEST).exists()]:
-                console.warning(f"{', '.join(lacking)} could not be made once for all members: each makes it by itself")
+            if missing := [name for name in shared if not (self.base.folder.result(name) / MANIFEST).exists()]:
+                console.warning(f"{', '.join(missing)} could not be made once for all members: each makes it by itself")
             if any(self.base.folder.path.glob(f"*/{MANIFEST}")):
                 take = [f"reuse_from=['{self.base.folder.path.resolve()}']"]
         call([*hydra, *self.words, *self.naming, *take])
         return self.write_scores()
 
     def write_scores(self) -> int:
-        """Print the scores of all members, and write them as a table and a plot into the folder of the sweep."""
+        """Print the scores of all members and write them as a table and a plot into the sweep's folder."""
         heads, rows = [*self.keys, *TITLES.values()], []
         for values, member in zip(self.values, self.members, strict=True):
             path = member.folder.path / SUMMARY
@@ -104,8 +104,8 @@ class Sweep:
 
 
 def plot(path: Path, heads: list[str], rows: list[list[str]], n_keys: int) -> None:
-    """A line for each score over the members, as PNG."""
-    from pipeline.report.figures import COLOURS, png  # not at the top: only what draws waits for it
+    """Plot each score over the members, as PNG."""
+    from pipeline.report.figures import COLOURS, png  # imported here because it is slow
 
     members = [", ".join(row[:n_keys]) for row in rows]
     with png(path, 6, 4) as figure:

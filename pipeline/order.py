@@ -1,4 +1,4 @@
-"""The pipeline as a list: each step with its flag, what it reads and what it writes."""
+"""The steps of the pipeline in order, each with its flag, inputs and outputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ from steps import (
 class Step:
     """One row of the pipeline.
 
-    `reads` maps the configuration to the steps whose folders it is given. `depends` names what else its results depend
-    on besides its settings: "seed", "precision", "model" (the network's settings and weights file), "instances" (the objects
-    of the ground truth, instead of masks). `kind`: "training" (one result, resumable by step), "images" (an artifact an image)
-    or "score".
+    `reads` maps the configuration to the steps whose folders the step reads. `depends` lists what its results depend on in
+    addition to its settings: "seed", "precision", "model" (the network's settings and weights file), "instances" (the objects
+    of the ground truth, instead of masks). `kind`: "training" (one result, resumable by training step), "images" (one artifact
+    per image) or "score".
     """
 
     name: str                # of the step, of its folder, of its settings
@@ -39,12 +39,12 @@ class Step:
 
 
 def seed_step(config: Any) -> str:
-    """The step whose maps go on."""
+    """The step whose maps are the seeds of the later steps."""
     return "make_lpcam" if config.seed_maps.value == "lpcam" else "make_cam"
 
 
 def irn_backbone(config: Any) -> str:
-    """Whose weights IRN's frozen backbone has: "imagenet" or "classifier"."""
+    """The source of the weights of IRN's frozen backbone: "imagenet" or "classifier"."""
     chosen = config.train_irn.backbone
     return chosen.value if chosen else ("imagenet" if config.model.starts_from_weights else "classifier")
 

@@ -1,4 +1,4 @@
-"""Run a pipeline: compose, plan, work, report. The same from the command line and from Python."""
+"""Run a pipeline: compose, plan, work, report. Used by the command line and from Python."""
 
 from __future__ import annotations
 
@@ -60,41 +60,41 @@ class Pipeline(Work):
         if self.config.precision is Precision.auto:
             config.precision = self.config.precision = Precision(fast_precision(self.device_type))
         self.console = Console(self.config.log_level.value)
-        self.report_path: Path | None = None   # of the report that the last call of `run` left
-        self.stand: set[str] | None = None     # the steps that a report has claimed
-        self.group = Group()   # the processes of this run; `pipeline.cluster.processes` makes it several
+        self.report_path: Path | None = None   # the report that the last call of `run` wrote
+        self.stand: set[str] | None = None     # the steps claimed for a report
+        self.group = Group()   # this process only; see `pipeline.cluster.processes` for several
 
     @classmethod
     def compose(cls, *overrides: str) -> Pipeline:
-        """From overrides as on the command line, for example `Pipeline.compose("data=folder", "data.root=photos")`."""
+        """Compose from command-line overrides, for example `Pipeline.compose("data=folder", "data.root=photos")`."""
         return cls(configuration.compose(overrides), overrides)
 
     def plan(self) -> list[PlannedStep]:
-        """What a run would do now, step by step. Starts nothing and writes nothing.
+        """The plan of a run: what it would do with each step. Starts nothing and writes nothing.
 
         Raises
         ------
         WsssError
-            for everything that `run` refuses before it works.
+            for everything that `run` refuses before any work.
         """
-        with tempfile.TemporaryDirectory() as scratch:   # for an embedded data set that is not drawn yet
+        with tempfile.TemporaryDirectory() as scratch:   # for an embedded data set that is not generated yet
             self.dataset = open_dataset(self.config.data, scratch=Path(scratch))
             plan = self.make_plan(fetch=False)
-        mine = Claim(Owner.me(), "", *map(tuple, _claimed([planned for planned in plan if planned.works])))
+        claim = Claim(Owner.me(), "", *map(tuple, _claimed([planned for planned in plan if planned.works])))
         for other in self.folder.claims.living():
-            if step := mine.collides(other):
-                self.console.warning(f"{step} is in use by {other.owner} since {other.since}: now a run would be refused")
+            if step := claim.collides(other):
+                self.console.warning(f"{step} is in use by {other.owner} since {other.since}: a run would be refused now")
         return plan
 
     def run(self) -> dict[str, Any]:
-        """Do what the plan says and return the summary, which is also in `summary.json`.
+        """Run the plan and return the summary, which is also written to `summary.json`.
 
         Raises
         ------
         WsssError
-            for anything that cannot be: bad configuration or data before any work, a failing step during it.
+            if the configuration or the data are invalid (before any work), or if a step fails.
         Stopped
-            after SIGINT or SIGTERM; what was finished is saved.
+            after SIGINT or SIGTERM; finished work is saved.
         """
         if not self.group.is_main:
             return self._follow()
@@ -106,7 +106,7 @@ class Pipeline(Work):
             held.enter_context(self.console.hear())
             self.dataset = open_dataset(config.data)
             self.folder.check_data(self.data_identity)
-            early = config.part or not self.folder.path.exists()   # many shards plan at once; what is refused writes nothing
+            early = config.part or not self.folder.path.exists()   # many shards plan at once; a refused run writes nothing
             plan = plan_of() if early else None
             with self.folder.claims.planning(self.console.warning):
                 self.folder.recover(config.steps)
@@ -126,7 +126,7 @@ class Pipeline(Work):
             for number, planned in enumerate(to_do):
                 claim(*_claimed(to_do[number:], config.part), planned.name)
                 self._work(planned)
-            self.group.broadcast(lambda: None)   # the others may go
+            self.group.broadcast(lambda: None)   # the other processes stop following
             if config.shard is not None:
                 return {}
             summary = self._summary()
@@ -141,7 +141,7 @@ class Pipeline(Work):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def results(self) -> dict[str, Any]:
-        """The summary of the last finished call of `run`. Raises ArtifactError where there is none."""
+        """The summary of the last finished call of `run`. Raises ArtifactError if there is none."""
         return read_json(self.folder.path / SUMMARY)
 
     @property
@@ -174,7 +174,7 @@ class Pipeline(Work):
         return plan
 
     def _summary(self) -> dict[str, Any]:
-        """The summary of what is up to date by now, also by other runs on this folder."""
+        """The summary of all steps that are up to date now, including those that other processes made."""
         try:
             return build_summary(self.folder, self._survey(), self.dataset.classes, self.config.published,
                                  settings_in_use(self.config))
@@ -182,7 +182,7 @@ class Pipeline(Work):
             raise quarantined(error, "summary") from error
 
     def _survey(self) -> list[PlannedStep]:
-        """The state of every step, by names and sizes. For a report, what others make now is missing."""
+        """The state of every step, from names and sizes. In a report, steps that other processes make now count as missing."""
         try:
             plan = survey(self.config, self.dataset, self.folder, read_images=False)
         except FileNotFoundError:   # another run has just finished a step, which renames its folder
@@ -193,9 +193,9 @@ class Pipeline(Work):
         return plan
 
     def recorded(self, path: Path, held: ExitStack | None = None) -> RecordedRun:
-        """A run as its folder recorded it; `report`, `device` and, where it is given, `data.root` are of this call.
+        """A run as recorded in its folder; `report`, `device` and, if set, `data.root` are those of this call.
 
-        `held` keeps the claim on what is read of it.
+        `held` keeps the claim on the steps that are read.
         """
         moved = any(word.startswith("data.root=") for word in self.overrides)
         last = Pipeline(recorded_config(path.resolve(), self.composed, moved))
@@ -209,7 +209,7 @@ class Pipeline(Work):
         return RecordedRun(self.config, self.composed, self.dataset, self.folder, self.device, self._survey(), summary)
 
     def _report_on(self, summary: dict[str, Any]) -> None:
-        """Write the report of the run that has just ended. Its results are complete: nothing here makes it fail."""
+        """Write the report of the run that has just ended. Its results are complete, so an error here is only a warning."""
         self.report_path = None
         if not self.config.report.write:
             return
@@ -218,7 +218,7 @@ class Pipeline(Work):
 
             self.console.start("report")
             self.report_path = write_report(self._as_recorded(summary), again=False, progress=self.progress("report"))
-        except Exception as error:   # whatever it is: the report can be written again
+        except Exception as error:   # any error: the report can be written again
             if self.console.is_debug:
                 traceback.print_exc()
             self.console.warning(f"the report could not be written ({type(error).__name__}: {error}); the results are complete, "
@@ -237,7 +237,7 @@ class Pipeline(Work):
 
     @contextmanager
     def reading(self, steps: Iterable[str]) -> Iterator[None]:
-        """Open the data set of an existing run and claim the steps that are read."""
+        """Open the data set of an existing run and claim the given steps for reading."""
         self.require_run()
         self.dataset = open_dataset(self.config.data)
         self.folder.check_data(self.data_identity)
@@ -245,5 +245,5 @@ class Pipeline(Work):
             yield
 
 def _claimed(steps: list[PlannedStep], part: tuple[int, int] | None = None) -> tuple[list[tuple[str, int, int]], list[str]]:
-    """What is claimed to work on `steps`: what is made, as (step, shard, shards), and what is read."""
+    """The claim for work on `steps`: the steps made, as (step, shard, shards), and the steps read."""
     return [(step.name, *(part or (0, 1))) for step in steps], [source for step in steps for source in step.reads]

@@ -1,4 +1,4 @@
-"""The closed, typed structure of the configuration, put together from the settings of the run, the steps and the actions."""
+"""The closed, typed schema of the configuration, assembled from the settings of the run, the steps and the actions."""
 
 import re
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -21,7 +21,7 @@ from wsss.errors import ConfigError, WsssError
 from wsss.files import user_path
 
 _OF_ACTIONS = {name: module.Settings for name in actions.names() if hasattr(module := actions.load(name), "Settings")}
-_SETTINGS = tuple(dict.fromkeys(_OF_ACTIONS.values()))   # two actions may share theirs
+_SETTINGS = tuple(dict.fromkeys(_OF_ACTIONS.values()))   # two actions may share a class
 KEYS_OF_ACTIONS = {item.name: [name for name, settings in _OF_ACTIONS.items() if item.name in settings.__dataclass_fields__]
                    for settings in _SETTINGS for item in fields(settings)}
 
@@ -33,7 +33,7 @@ class Device(Enum):
 
 
 class Precision(Enum):
-    auto = "auto"        # whichever of the two the device is fast in; a run holds the one that was chosen
+    auto = "auto"        # bf16 if the device supports it natively, else float32; the run records the choice
     float32 = "float32"
     bf16 = "bf16"
 
@@ -45,8 +45,8 @@ Action.__module__ = __name__
 class LogLevel(Enum):
     debug = "debug"      # progress of every image and step; tracebacks of errors
     info = "info"
-    warning = "warning"  # warnings, errors and the result
-    error = "error"      # errors and the result
+    warning = "warning"  # warnings, errors and results
+    error = "error"      # errors and results
 
 
 class SeedMaps(Enum):
@@ -56,13 +56,13 @@ class SeedMaps(Enum):
 
 @dataclass
 class ReportSettings:
-    """`report.`: what the report of a run shows. The values stand in `conf/config.yaml`."""
+    """`report.`: the content of the report of a run. The values are in `conf/config.yaml`."""
 
     write: bool                  # at the end of every run
     images: int                  # in each of the galleries best, worst and random
-    images_per_class: int        # of every class besides
-    traces: int                  # images whose way through the steps is shown
-    changes: int                 # images that gained most, and as many that lost most, from each stage to the next
+    images_per_class: int        # in addition, of every class
+    traces: int                  # images that are traced through the steps
+    changes: int                 # images with the largest gain, and as many with the largest loss, between stages
 
     def __post_init__(self) -> None:
         for key in ("images", "images_per_class", "traces", "changes"):
@@ -74,15 +74,15 @@ class MultirunSettings:
     """`multirun.`: set by `-m` for the members of a sweep."""
 
     name: str | None             # of the whole sweep
-    over: list[str]              # the keys whose values go into the member's name
+    over: list[str]              # the keys whose values are in the member's name
 
 
 @dataclass
 class RunSettings:
-    """What a run has besides the settings of its steps. The values stand in `conf/config.yaml`."""
+    """The settings of a run that do not belong to a step. The values are in `conf/config.yaml`."""
 
     action: Action
-    from_step: str | None        # the first step to do; null: the experiment's first
+    from_step: str | None        # the first step to run; null: the experiment's first
     to_step: str | None          # the last one; null: the experiment's last
     name: str | None             # of the run folder below `outputs`; null: the experiment's, else data-recipe
     outputs: str
@@ -93,12 +93,12 @@ class RunSettings:
     precision: Precision
     threads: int | None          # null: all cores this process may use
     workers: int | None          # loader processes of the training steps; null: as many as cores with a GPU, none without
-    force: bool                  # run also what is up to date
+    force: bool                  # also run steps that are up to date
     replace: bool                # allow a finished training to be replaced
-    reuse_from: list[str]        # runs whose results are taken over where the fingerprints are equal
+    reuse_from: list[str]        # runs whose results are reused if the fingerprints are equal
     log_level: LogLevel
-    logger: Logger | None        # where else the curves of the trainings go; null: log.jsonl and log.csv alone
-    pictures_every: int          # training steps between the pictures that a logger is given
+    logger: Logger | None        # where training curves are also sent; null: only log.jsonl and log.csv
+    pictures_every: int          # training steps between the pictures sent to the logger
     report: ReportSettings
     steps: list[str]             # of the experiment, in order
     seed_maps: SeedMaps          # seeds of cam_to_ir_label, make_sem_seg_labels and make_ins_seg_labels
@@ -109,7 +109,7 @@ class RunSettings:
     distributed: DistributedSettings
     submit: SubmitSettings
     multirun: MultirunSettings
-    shard: str | None            # I/N: only the I-th of N parts of one step; prepare: what all parts need
+    shard: str | None            # I/N: only the I-th of N parts of one step; prepare: the work common to all parts
 
     def __post_init__(self) -> None:
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "null or at least 1")
@@ -139,7 +139,7 @@ class RunSettings:
         _check_action(self)
 
     def _ends(self) -> tuple[int, int]:
-        """Positions of the first and the last step to do among `steps`."""
+        """The positions of the first and the last step to run in `steps`."""
         return (self.steps.index(self.from_step) if self.from_step else 0,
                 self.steps.index(self.to_step) if self.to_step else len(self.steps) - 1)
 
@@ -151,7 +151,7 @@ class RunSettings:
 
     @property
     def part(self) -> tuple[int, int] | None:
-        """(I, N) of `shard`; None where it is another word."""
+        """(I, N) of `shard`; None if it has another form."""
         numbers = re.fullmatch(r"(\d+)/(\d+)", self.shard or "")
         index, count = map(int, numbers.groups()) if numbers else (0, 0)
         return (index, count) if index < count else None
@@ -166,11 +166,11 @@ class RunSettings:
 
 
 def _check_action(config: Any) -> None:
-    """Refuse what the action refuses, and keys of other actions; those that always have a value are ignored."""
+    """Raise ConfigError for settings the action refuses and for keys of other actions, except keys that always have a value."""
     for key, owners in KEYS_OF_ACTIONS.items():
         value = getattr(config, key)
         require(config.action.value in owners or not (value and isinstance(value, (str, list, bool))), key, value,
-                f"nothing, but for action={' or '.join(owners)}")
+                f"no value, except with action={' or '.join(owners)}")
     if check := getattr(actions.load(config.action.value), "check", None):
         check(config)
 
@@ -179,4 +179,4 @@ Config = make_dataclass(
     "Config",
     [(step.name, step.module.Settings) for step in STEPS] + [(step.flag, bool | None, field(default=None)) for step in STEPS],
     bases=(*_SETTINGS, RunSettings), namespace={"__post_init__": RunSettings.__post_init__})
-Config.__module__ = __name__   # so that it is found by name where a launcher has pickled it
+Config.__module__ = __name__   # so that a launcher can unpickle it

@@ -1,7 +1,7 @@
-"""Curves and pictures of the trainings elsewhere (`logger=`), beside log.jsonl and log.csv, which are always there.
+"""Send training curves and pictures to a logger (`logger=`), in addition to log.jsonl and log.csv, which are always written.
 
-A new kind is a class with `scalars`, `pictures` and `close`, a row in `TRACKERS` and a choice in `Logger`. It only
-watches: no result depends on it.
+A new logger is a class with `scalars`, `pictures` and `close`, a row in `TRACKERS` and a choice in `Logger`. No result depends
+on it.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class Logger(Enum):
 
 
 class Tracker(Protocol):
-    """Somewhere to send the curves of one training to."""
+    """A receiver of the curves of one training."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None: ...
 
@@ -41,7 +41,7 @@ class TensorBoard:
     def __init__(self, run: Path, name: str, step: str, fingerprint: str, settings: Mapping[str, Any], first: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        # what lies there from `first` on belongs to steps that are done again
+        # events from step `first` on belong to steps that are repeated
         self.writer = SummaryWriter(run / "tensorboard" / f"{step}-{fingerprint[:8]}", purge_step=first or None)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -57,9 +57,9 @@ class TensorBoard:
 
 
 class WandB:
-    """A Weights & Biases run named RUN/STEP in the project "wsss"; its own files lie in `wandb/` of the run.
+    """A Weights & Biases run named RUN/STEP in the project "wsss"; its own files are in `wandb/` of the run.
 
-    Where it sends them is wandb's own business: `wandb login` before, or WANDB_MODE=offline and `wandb sync` later.
+    Run `wandb login` before, or set WANDB_MODE=offline and run `wandb sync` later.
     """
 
     def __init__(self, run: Path, name: str, step: str, fingerprint: str, settings: Mapping[str, Any], first: int):
@@ -68,7 +68,7 @@ class WandB:
         self.wandb = wandb
         run.mkdir(parents=True, exist_ok=True)
         try:
-            # an id may not hold all that a name may; the same training under another name is another run
+            # hashed because ids allow fewer characters than names; a training under another name is another run
             digest = hashlib.sha256(f"{name}/{step}/{fingerprint}".encode()).hexdigest()
             self.run = wandb.init(project="wsss", group=name, name=f"{name}/{step}", id=f"{step}-{digest[:16]}",
                                   resume="allow", dir=str(run), config=dict(settings), settings=wandb.Settings(console="off"))
@@ -90,16 +90,16 @@ TRACKERS: dict[Logger, Callable[..., Tracker]] = {Logger.tensorboard: TensorBoar
 
 
 def check_logger(logger: Logger | None) -> None:
-    """Refuse a logger whose package is not installed.
+    """Raise BackendError if the package of the logger is not installed.
 
     Raises
     ------
     BackendError
-        with the command that installs it.
+        names the command that installs it.
     """
     if logger is not None:
         found = importlib.util.find_spec(logger.value)
-        if found is None or found.origin is None:   # without origin it is a mere folder of that name
+        if found is None or found.origin is None:   # without origin it is only a folder of that name
             raise BackendError(f'logger={logger.value}: the package is not installed. pip install -e ".[{logger.value}]", or '
                                "leave logger out: log.jsonl and log.csv are always written")
 
@@ -107,7 +107,7 @@ def check_logger(logger: Logger | None) -> None:
 @contextmanager
 def tracked(context: StepContext, config: Any, run: Path, step: str, fingerprint: str,
             settings: Mapping[str, Any]) -> Iterator[dict[str, Callable]]:
-    """The `track` and `show` of the context of a training, while it works; nothing where no logger is wanted."""
+    """Yield the `track` and `show` callbacks for the context of a training; {} without a logger."""
     if config.logger is None:
         yield {}
         return

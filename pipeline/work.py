@@ -1,4 +1,4 @@
-"""How steps are worked on: by this process alone, or by a group of processes of which the first one leads."""
+"""Run steps in this process, or in a group of processes that rank 0 coordinates."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from wsss.files import file_sizes
 if TYPE_CHECKING:
     import torch
 
-PATIENCE = 10.0   # seconds in which a new file must be seen by all machines
+PATIENCE = 10.0   # seconds until all machines must see a new file
 
 
 class Work:
-    """The part of a pipeline that does its steps."""
+    """The part of a pipeline that runs its steps."""
 
     config: Any
     folder: RunFolder
@@ -46,33 +46,33 @@ class Work:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where this process computes; of several processes each gets its own by `_assemble`."""
+        """The device of this process; `_assemble` assigns one to each of several processes."""
         import torch
 
         return torch.device(self.device_type)
 
     def _assemble(self) -> None:
-        """Make sure that all processes see the run folder, and give each its device and threads.
+        """Check that all processes see the run folder, and set the device and threads of each.
 
         Raises
         ------
         ConfigError
-            in every process, when one of them does not see the folder.
+            in every process, if one of them does not see the folder.
         """
         mark = Path(self.group.broadcast(lambda: str((self.folder.path / RUN).resolve())))
         end = time.monotonic() + PATIENCE
         while not (seen := mark.exists()) and time.monotonic() < end:   # a network file system may lag behind
             time.sleep(0.1)
-        if blind := [rank for rank, sees in enumerate(self.group.all_gather(seen)) if not sees]:
-            raise ConfigError(f"{', '.join(map(self.group.name, blind))} does not see {mark}: the run folder must lie on a file "
-                              "system that all machines share. Choose such a place with outputs=DIR")
-        # where each machine chose its own
+        if others := [rank for rank, sees in enumerate(self.group.all_gather(seen)) if not sees]:
+            raise ConfigError(f"{', '.join(map(self.group.name, others))} does not see {mark}: the run folder must be on a file "
+                              "system that all machines share. Choose one with outputs=DIR")
+        # the machines may have chosen different values of auto
         self.config.precision = Precision(self.group.broadcast(lambda: self.config.precision.value))
         self.device = self.group.choose_device(self.device)
         prepare_process(self.config.threads, self.device, self.group.here)
 
     def _follow(self) -> dict[str, Any]:
-        """What a process beside the first does: its part of every step that the first one begins."""
+        """The work of ranks other than 0: their part of every step that rank 0 starts."""
         with self.signals():
             self._assemble()
             self.dataset = open_dataset(self.config.data, check=False)
@@ -86,7 +86,7 @@ class Work:
         import torch
 
         folder, step = work_folder(self.folder, planned), planned.step
-        if self.config.part:   # others work there too: clear nothing away
+        if self.config.part:   # other shards use the folder: delete nothing
             self.folder.share(planned.name, folder, planned.identity)
         else:
             self.folder.begin(planned.name, folder, planned.identity, planned.damaged)
@@ -121,7 +121,7 @@ class Work:
         self.console.finish(planned.name, seconds)
 
     def _do(self, planned: PlannedStep, folder: Path) -> dict[str, Any]:
-        """This process's part of a step; when it returns, all processes have done theirs."""
+        """Run this process's part of a step and wait until all processes have finished theirs."""
         module = planned.step.module
         work = module.run if self.config.shard != "prepare" else getattr(module, "prepare", lambda context: None)
         try:
@@ -135,7 +135,7 @@ class Work:
 
     @contextmanager
     def _watched(self, planned: PlannedStep, context: StepContext) -> Iterator[StepContext]:
-        """The context of a step; of a training with the logger that is wanted, which the first process feeds."""
+        """The context of a step; for a training on rank 0 with the callbacks of the logger."""
         if planned.step.kind != "training" or not self.group.is_main:
             yield context
             return
@@ -144,10 +144,10 @@ class Work:
             yield replace(context, **watched)
 
     def _take(self, planned: PlannedStep, folder: Path) -> dict | None:
-        """Take the result over from another run; return its manifest, or None when images are still to be made."""
+        """Reuse the result of another run; return its manifest, or None if images remain to be made."""
         donor, ids = planned.donor.folder, planned.lists.get("ids", ())
         with ExitStack() as held:
-            with suppress(StorageError):   # somebody else's run, which only can be read
+            with suppress(StorageError):   # the run may be read-only
                 with donor.claims.planning(self.console.warning):
                     held.enter_context(donor.claims.hold([], [planned.name]))
             manifest = take_over(donor, planned.name, folder, ids, self.dataset)
@@ -169,12 +169,12 @@ class Work:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """SIGINT, SIGTERM and SIGUSR1 ask the step to save and stop; a second SIGINT or SIGTERM ends the process."""
+        """Let SIGINT, SIGTERM and SIGUSR1 save and stop the step; a second SIGINT or SIGTERM ends the process."""
         self.group.asked = None
 
         def ask(number: int, frame: Any) -> None:
             self.group.asked = number
-            signal.signal(number, signal.SIG_IGN if number == signal.SIGUSR1 else signal.SIG_DFL)   # Slurm's may come twice
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGUSR1 else signal.SIG_DFL)   # Slurm may send it twice
             self.console.warning(f"{signal.Signals(number).name}: saving, then stopping")
         try:
             before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
@@ -188,6 +188,6 @@ class Work:
 
 
 def quarantined(error: WsssError, step: str) -> WsssError:
-    """The error with the step it happened in; the damaged artifact that it names is put away."""
+    """The error with the name of its step; a damaged artifact that it names is renamed."""
     path = quarantine(error)
-    return prefixed(error, step + (f" (put away as {path.name}: the same command makes it again)" if path else ""))
+    return prefixed(error, step + (f" (renamed to {path.name}: the same command makes it again)" if path else ""))

@@ -1,3 +1,3 @@
-"""The tests mirror the rooms: wsss, steps, pipeline."""
+"""Tests of the packages wsss, steps and pipeline, in folders of the same names."""
 
-import pipeline  # noqa: F401  sets what must be set before torch is imported
+import pipeline  # noqa: F401  sets variables before torch is imported

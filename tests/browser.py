@@ -1,4 +1,4 @@
-"""A page in a real browser: what it says on its console, what it asks the network for, what its scripts make of it."""
+"""Open a page in a real browser and return its console output, its network requests and the resulting HTML."""
 
 import re
 import shutil
@@ -14,22 +14,22 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="no browser: apt-get 
 
 @dataclass(frozen=True)
 class Shown:
-    """`html`: the page once its scripts have run; `console`: lines on its console; `asked`: addresses outside the page."""
+    """`html`: the page after its scripts have run; `console`: lines of its console; `asked`: requested external addresses."""
 
     html: str
     console: list[str]
     asked: list[str]
 
     def tiles(self) -> list[str]:
-        """The ids of the images that are shown, in their order."""
+        """The ids of the visible images, in order."""
         figures = re.findall(r"<figure class=\"tile\"([^>]*)>", self.html)
         return [re.search(r'data-id="([^"]*)"', figure)[1] for figure in figures if " hidden" not in figure]
 
 
 def show(page: Path, tmp_path: Path, address: str = "", script: str = "", width: int = 1200, real_time: bool = False) -> Shown:
-    """Open a page with `address` (`#show=worst`) behind its path, and let `script` act on it as a reader would.
+    """Open a page with `address` (for example `#show=worst`) appended to its path, and run `script` in it.
 
-    `real_time`: for a script that measures; the browser's clock otherwise jumps ahead.
+    `real_time`: for scripts that measure time; otherwise the browser's clock is virtual.
     """
     if script:
         page = Path(shutil.copy(page, tmp_path / "acted.html"))
@@ -42,6 +42,6 @@ def show(page: Path, tmp_path: Path, address: str = "", script: str = "", width:
                            *clock, "--dump-dom", f"file://{page}{address}"],
                           capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-2000:]
-    starts = re.findall(r'"initiator":"([^"]*)"[^\n]*?"url":"(https?://[^"]*)"', log.read_text())   # an event a line
-    asked = [url for initiator, url in starts if initiator != "not an origin"]   # the browser's own errands do not count
+    starts = re.findall(r'"initiator":"([^"]*)"[^\n]*?"url":"(https?://[^"]*)"', log.read_text())   # one event per line
+    asked = [url for initiator, url in starts if initiator != "not an origin"]   # without requests of the browser itself
     return Shown(done.stdout, re.findall(r"^.*CONSOLE.*$", done.stderr, re.M), sorted(set(asked)))

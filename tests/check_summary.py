@@ -1,4 +1,4 @@
-"""Check the summary of a finished run: `python tests/check_summary.py outputs/NAME`. Exits with 1 and says what is wrong."""
+"""Check the summary of a finished run: `python tests/check_summary.py outputs/NAME`. Prints the problems and exits with 1 if there are any."""
 
 import json
 import math
@@ -9,7 +9,7 @@ RATIOS = ("miou", "fp", "fn", "precision", "recall")
 
 
 def check_score(where: str, score: dict, n_classes: int) -> list[str]:
-    """What is wrong with one score."""
+    """The problems of one score."""
     wrong = [f"{where}.{key} is {score[key]}" for key in RATIOS if score[key] is None or not 0 <= score[key] <= 1]
     known = [value for value in score["iou"] if value is not None]
     if len(score["iou"]) != n_classes or not known:
@@ -22,7 +22,7 @@ def check_score(where: str, score: dict, n_classes: int) -> list[str]:
 
 
 def check(run: Path) -> list[str]:
-    """What is wrong with the run in `run`."""
+    """The problems of the run in the folder `run`."""
     summary = json.loads((run / "summary.json").read_text())
     n_classes = len(summary["classes"])
     wrong = [] if len(summary["steps"]) == 8 else [f"steps are {list(summary['steps'])}, expected eight"]

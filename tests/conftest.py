@@ -1,4 +1,4 @@
-"""One small finished run that many tests look at or copy."""
+"""A small finished run that many tests read or copy."""
 
 import fcntl
 import os
@@ -12,8 +12,8 @@ import torch
 from pipeline import Pipeline
 from steps.runtime.datasets import CACHE
 
-# A network of 20 thousand parameters, for most tests are about what happens around it. At this learning rate some of the classes
-# end with maps and prototypes and some without, as some tests need it. The name of the run is smoke.
+# A network of 20 thousand parameters, because most tests do not depend on its accuracy. With this learning rate some classes get
+# maps and prototypes and some do not, which some tests need. The name of the run is smoke.
 TINY = ("model.backbone=tiny", "model.pretrained=false", "model.weights=null")
 SMOKE = ("experiment=smoke", *TINY, "data.image_size=96", "data.n_train=24", "data.n_val=8", "train_cam.epochs=20", "train_cam.batch_size=8",
          "train_cam.lr=4e-4", "train_cam.head_lr_mult=1.0", "train_cam.detach_after_layer2=false", "make_lpcam.n_clusters=4",
@@ -23,24 +23,24 @@ SMOKE = ("experiment=smoke", *TINY, "data.image_size=96", "data.n_train=24", "da
 
 @pytest.fixture(scope="session", autouse=True)
 def _process(tmp_path_factory):
-    """Bytes are compared between this process and others: a fixed number of threads for all. Nothing goes into the user's cache."""
+    """Fix the thread count, because tests compare bytes between processes, and do not write into the user's cache."""
     torch.set_num_threads(1)
     os.environ[CACHE] = str(tmp_path_factory.getbasetemp() / "cache")
 
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
-    """`made_once(name, make)` is a folder that `make(folder)` fills once, in one of xdist's processes for all of them."""
+    """`made_once(name, make)` returns a folder that `make(folder)` fills once for all xdist processes."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent   # that of the whole session
+        base = base.parent   # the folder of the whole session
 
     def made(name: str, make: Callable[[Path], object]) -> Path:
         folder, done = base / name, base / f"{name}.done"
         with open(base / f"{name}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)   # the others wait here
+            fcntl.flock(lock, fcntl.LOCK_EX)   # other processes wait here
             if not done.exists():
-                shutil.rmtree(folder, ignore_errors=True)   # of a process in which `make` failed
+                shutil.rmtree(folder, ignore_errors=True)   # left by a process in which `make` failed
                 folder.mkdir()
                 make(folder)
                 done.touch()
@@ -50,7 +50,7 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Pat
 
 @pytest.fixture(scope="session")
 def smoke_outputs(made_once) -> Path:
-    """`outputs` with the finished run `smoke`: never changed; see `outputs`."""
+    """The read-only `outputs` with the finished run `smoke`; see `outputs` for a copy."""
     return made_once("smoke", lambda outputs: Pipeline.compose(*SMOKE, f"outputs={outputs}").run())
 
 

@@ -1,7 +1,7 @@
-"""Collects, from the source alone, every message of ours: of errors, of refused lists and of warnings.
+"""Collect all messages of this project from its source: of errors, reported problems and warnings.
 
-A message is a template: `...` stands for what is put in when it is raised. What cannot be read is listed in `unread`, so that no
-message escapes: write the text where the error is made, as a string, an f-string or a sum of them.
+A message is a template with `...` for values that are inserted at run time. Messages that cannot be read from the source are
+listed in `unread`: write the text where the error is created, as a string, an f-string or a sum of them.
 """
 
 import ast
@@ -11,22 +11,22 @@ from dataclasses import dataclass, field
 from itertools import product
 
 GAP = "..."
-LETTERS = 12                        # of its own words that a message, and an entry, must at least have
-WARNINGS = {"warn", "warning"}      # functions that are given the text of a warning
-REASONS = {"problems", "failed"}    # lists and dictionaries of texts that are shown together, in another message
-OTHERS_WORDS = {"explain"}         # a function that hands on the text of Hydra where it has none of its own
-OTHER_RAISES = {"Stopped",          # no error: somebody asked to stop
-                "AttributeError"}   # what Python expects of a module's __getattr__
+LETTERS = 12                        # minimum number of literal letters in a message or an entry
+WARNINGS = {"warn", "warning"}      # functions whose argument is the text of a warning
+REASONS = {"problems", "failed"}    # lists and dictionaries of texts that are joined in another message
+OTHERS_WORDS = {"explain"}         # functions that may return Hydra's text
+OTHER_RAISES = {"Stopped",          # a requested stop is no error
+                "AttributeError"}   # required by __getattr__
 _GAP = "\0"
 
 
 @dataclass
 class Messages:
-    """What was found: template -> places; places that cannot be read; places that raise no error of ours, or assert."""
+    """`found`: template -> places; `unread`: places that cannot be read; `foreign`: places that raise other errors, or assert."""
 
     found: dict[str, list[str]] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
-    strangers: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
 
 
 def collect(sources: Mapping[str, str]) -> Messages:
@@ -40,12 +40,12 @@ def collect(sources: Mapping[str, str]) -> Messages:
 
 
 def words(text: str) -> int:
-    """How many letters a template has of its own."""
+    """The number of literal letters in a template."""
     return len(re.sub(r"[\W\d_]", "", text))
 
 
 def covers(entry: str, template: str) -> bool:
-    """Whether a message is looked up under an entry: the same text with `...` for what varies; it may stop early."""
+    """Whether an entry covers a message: the same text with `...` for values; the entry may be a prefix."""
     return re.match(".*".join(map(re.escape, entry.split(GAP))), template) is not None
 
 
@@ -76,7 +76,7 @@ class _Collector:
         self.errors, self.functions, self.messages = errors, functions, Messages()
 
     def visit(self, name: str, node: ast.AST, inside: str = "", given: frozenset[str] = frozenset()) -> None:
-        """The messages of a node and of all below it; `inside` and `given`: the function it stands in and its arguments."""
+        """Collect the messages of a node and its children; `inside` and `given`: the enclosing function and its arguments."""
         if isinstance(node, (ast.FunctionDef, ast.Lambda)):
             inside = getattr(node, "name", inside)
             given = given | {argument.arg for argument in node.args.args}
@@ -87,13 +87,13 @@ class _Collector:
             for element in several:
                 self._take(f"{name}:{node.lineno}", element, part=True)
         if isinstance(node, ast.Assert) or isinstance(node, ast.Raise) and not self._is_ours(node.exc):
-            self.messages.strangers.append(f"{name}:{node.lineno}: {ast.unparse(node)[:100]}")
+            self.messages.foreign.append(f"{name}:{node.lineno}: {ast.unparse(node)[:100]}")
         for child in ast.iter_child_nodes(node):
             self.visit(name, child, inside, given)
 
     def _call(self, place: str, call: ast.Call, inside: str, given: frozenset[str]) -> None:
         function, argument = _name(call.func), call.args[0] if call.args else None
-        if function in self.errors and inside != "refuse":   # what `refuse` raises is taken where it is called
+        if function in self.errors and inside != "refuse":   # messages of `refuse` are collected at its calls
             self._take(place, argument)
         elif function == "refuse":
             self._take(place, ast.BinOp(argument, ast.Add(), ast.Constant(": ... problems")))
@@ -105,14 +105,14 @@ class _Collector:
             self._take(place, argument, part=True)
 
     def _is_ours(self, raised: ast.expr | None) -> bool:
-        """An error of ours, the same error again (`raise`, `raise error`, `raise type(error)(...)`), or a stop."""
+        """Whether it raises an error of this project, re-raises one (`raise`, `raise error`, `raise type(error)(...)`), or stops."""
         if not isinstance(raised, ast.Call):
             name = _name(raised)
             return raised is None or name in OTHER_RAISES or (name is not None and not name[0].isupper())
         return isinstance(raised.func, ast.Call) or _name(raised.func) in self.errors | self.functions.keys() | OTHER_RAISES
 
     def _take(self, place: str, argument: ast.expr | None, part: bool = False) -> None:
-        """`part`: where it says nothing itself, it hands on a text that is listed where it is made."""
+        """`part`: without literal text, the expression passes on a message that is collected elsewhere."""
         for text in self._texts(argument, ()):
             if words(text) >= LETTERS:
                 self.messages.found.setdefault(text, []).append(place)
@@ -120,7 +120,7 @@ class _Collector:
                 self.messages.unread.append(f"{place}: {ast.unparse(argument) if argument else 'no message'}")
 
     def _texts(self, node: ast.expr | None, within: tuple[str, ...]) -> Iterator[str]:
-        """What an expression may say: both sides of a condition, and what a function of ours returns."""
+        """The possible texts of an expression: both sides of a condition, and the return values of functions of this project."""
         function = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
         if isinstance(node, ast.IfExp):
             yield from self._texts(node.body, within)
@@ -133,7 +133,7 @@ class _Collector:
             parts = [list(self._texts(getattr(part, "value", part) if isinstance(part, ast.FormattedValue) else part, within))
                      for part in node.values]
             yield from (_tidy("".join(chosen)) for chosen in product(*parts))
-        elif not within or ast.unparse(node) != "str(error)":   # that is an error of ours, handed on
+        elif not within or ast.unparse(node) != "str(error)":   # the text of another error of this project
             yield _tidy(_text(node))
 
 
@@ -142,7 +142,7 @@ def _tidy(text: str) -> str:
 
 
 def _text(node: ast.expr | None) -> str:
-    """A string expression, with a mark for everything that is not written there."""
+    """The template of a string expression, with a mark for every inserted value."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):

@@ -55,7 +55,7 @@ def test_every_message_can_be_read_from_the_source(messages):
 
 
 def test_nothing_but_errors_of_ours_is_raised(messages):
-    assert not messages.strangers, "\n" + "\n".join(messages.strangers)
+    assert not messages.foreign, "\n" + "\n".join(messages.foreign)
 
 
 def test_every_message_has_an_entry(messages, entries):
@@ -115,7 +115,7 @@ def of(code: str) -> Messages:
 ])
 def test_messages_are_found(code, text):
     messages = of(code)
-    assert text in messages.found and not messages.unread and not messages.strangers
+    assert text in messages.found and not messages.unread and not messages.foreign
     assert messages.found[text][0].startswith("wsss/some.py:")
     assert lacking(messages.found, [text]) == []
     assert lacking(messages.found, [f"another {text}"])[0].startswith(f"**`{text}`** ")
@@ -135,7 +135,7 @@ def test_what_cannot_be_read_is_listed(code):
 
 @pytest.mark.parametrize("code", ["raise ValueError('no error of ours')", "raise KeyError", "assert x > 0", "raise make(1)"])
 def test_what_is_not_ours_is_listed(code):
-    assert of(code).strangers
+    assert of(code).foreign
 
 
 @pytest.mark.parametrize("code", [
@@ -145,7 +145,7 @@ def test_what_is_not_ours_is_listed(code):
 ])
 def test_the_same_error_again_is_no_new_message(code):
     messages = of(code)
-    assert not messages.found and not messages.unread and not messages.strangers
+    assert not messages.found and not messages.unread and not messages.foreign
 
 
 def test_an_entry_covers_the_whole_text_or_its_beginning_and_nothing_else():

@@ -1,4 +1,4 @@
-"""Compare runs, `runs=[A,B]`: what differs in their settings, and what it did to the scores."""
+"""Compare the settings, scores and pseudo masks of runs, `runs=[A,B]`."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ class Settings:
 
 
 def do(pipeline: Any) -> tuple[str, Path]:
-    """A table for the screen, and the path of a page that is written.
+    """Write an HTML comparison; return a text table and the path of the page.
 
     Raises
     ------
     WsssError
-        when there are fewer than two runs, or they cannot be compared.
+        if there are fewer than two runs, or they cannot be compared.
     """
     from pipeline.report.compare import check_runs, write_comparison
 

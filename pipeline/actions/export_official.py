@@ -1,6 +1,6 @@
-"""Write results into `export_to=DIR` as the official IRN and LPCAM code writes them.
+"""Write results into `export_to=DIR` in the format of the official IRN and LPCAM code.
 
-Its folders are `cam_mask/ID.npy`, `lpcam_mask/ID.npy`, `ir_label/ID.png` and `sem_seg/ID.png`; its networks `res50_cam.pth` and
+The files are `cam_mask/ID.npy`, `lpcam_mask/ID.npy`, `ir_label/ID.png` and `sem_seg/ID.png`, and the networks `res50_cam.pth` and
 `res50_irn.pth`, which `model.cam_weights` and `model.irn_weights` read.
 """
 
@@ -26,13 +26,13 @@ from wsss.networks.facts import read_metadata
 
 __all__ = ["Settings", "do", "run"]
 NETWORKS = {"train_cam": "res50_cam.pth", "train_irn": "res50_irn.pth"}
-RECORD = "exported.json"   # in the folder of an export: the fingerprint of each step that it holds
+RECORD = "exported.json"   # in the export folder: the fingerprint of each exported step
 
 Progress = Callable[[str, int, int, str], None]
 
 
 def do(pipeline: Any) -> list[Finding]:
-    """Write maps, labels and networks into `export_to`; what was written. Raises WsssError."""
+    """Write maps, labels and networks into `export_to`; return what was written. Raises WsssError."""
     chosen = selected(pipeline.config)
     with pipeline.reading(chosen):
         pipeline.console.start("export_official")
@@ -46,21 +46,21 @@ def run(pipeline: Any) -> int:
 
 def export_official(config: Any, dataset: Dataset, folder: RunFolder, chosen: Collection[str],
                     progress: Progress) -> list[Finding]:
-    """Write what the run has of the `chosen` steps into `export_to`, as the official code would have written it.
+    """Write the results of the `chosen` steps into `export_to`, in the format of the official code.
 
-    Returns a line for each kind of file. What an earlier call wrote of the same results is left as it is.
+    Returns a line for each kind of file. Files that an earlier call wrote from the same results are not changed.
 
     Raises
     ------
     ConfigError
-        before anything is written: for `data.max_side`, a run without finished results, too little room, or a folder that holds
-        other results (`force=true` replaces them).
+        before anything is written: if `data.max_side` is set, the run has no finished results, there is too little disk space, or
+        the folder contains other results (`force=true` replaces them).
     """
     target = export_target(config, dataset, folder, "export_official")
     if dataset.max_side or dataset.min_side:
         key = "max_side" if dataset.max_side else "min_side"
-        raise ConfigError(f"data.{key}={getattr(dataset, key)}: the maps are those of resized images, the official code "
-                          "reads them as they are. Export a run that was made without it")
+        raise ConfigError(f"data.{key}={getattr(dataset, key)}: the maps were made from resized images, but the "
+                          "official code reads the original ones. Export a run that was made without it")
     done, report = [], []
     for planned in survey(config, dataset, folder):
         reason = _why_not(planned, folder)
@@ -71,11 +71,11 @@ def export_official(config: Any, dataset: Dataset, folder: RunFolder, chosen: Co
             else:
                 done.append(planned)
     if not done:
-        raise ConfigError(f"{folder.path} has nothing to export that is up to date. Run it first, with the same keys")
+        raise ConfigError(f"{folder.path} has no up-to-date results to export. Run it first, with the same settings")
     known = _check_target(config, target, done)
     _check_room(target, folder, done)
     for planned in done:
-        # files of other results stay among those of these until all are replaced
+        # until all files are replaced, the folder also contains files of other results
         mixed = config.force and known.get(planned.name) != planned.fingerprint
         write_json(target / RECORD, {**known, planned.name: "mixed" if mixed else planned.fingerprint})
         report.append(_export(config, folder, target, planned, len(dataset.classes), progress))
@@ -89,7 +89,7 @@ def _what(step: str) -> str:
 
 
 def _why_not(planned: PlannedStep, folder: RunFolder) -> str:
-    """Why a step is not exported; empty where it is."""
+    """Why a step is not exported; empty if it is."""
     if planned.state != DONE:
         return f"is not up to date ({planned.why})" if planned.why else "has not been made"
     if planned.name in NETWORKS:
@@ -100,7 +100,7 @@ def _why_not(planned: PlannedStep, folder: RunFolder) -> str:
 
 
 def _check_target(config: Any, target: Path, done: list[PlannedStep]) -> dict[str, str]:
-    """The record of what an earlier export wrote; files of anything else are refused."""
+    """The record of an earlier export. Raises ConfigError if the target contains other files."""
     try:
         known = read_json(target / RECORD)
         known = known if isinstance(known, dict) else {}
@@ -110,13 +110,13 @@ def _check_target(config: Any, target: Path, done: list[PlannedStep]) -> dict[st
         place = target / _what(planned.name)
         if not config.force and known.get(planned.name) != planned.fingerprint and (
                 any(place.iterdir()) if place.is_dir() else place.exists()):
-            raise ConfigError(f"{place} is there and was not written from these results. Set force=true to replace it, or choose "
+            raise ConfigError(f"{place} exists and was not written from these results. Set force=true to replace it, or choose "
                               "another folder with export_to=DIR")
     return known
 
 
 def _check_room(target: Path, folder: RunFolder, done: list[PlannedStep]) -> None:
-    """Refuse an export for which there is no room: the official maps are float32 at full size."""
+    """Raise ConfigError if the disk space does not suffice: the official maps are float32 at full size."""
     lines = [line for planned in done if planned.name in MAPS for line in Lines(folder.result(planned.name)).values()]
     needed = sum(4 * len(line["classes"]) * line["height"] * line["width"] * (1 + 1 / 16) for line in lines)
     there = sum(path.stat().st_size for name in MAPS.values() for path in (target / name).glob("*.npy"))
@@ -127,7 +127,7 @@ def _check_room(target: Path, folder: RunFolder, done: list[PlannedStep]) -> Non
 
 
 def _export(config: Any, folder: RunFolder, target: Path, planned: PlannedStep, n_classes: int, progress: Progress) -> Finding:
-    """Write the files of one step that are not there yet."""
+    """Write the missing files of one step."""
     name, source = planned.name, folder.result(planned.name)
     if name in NETWORKS:
         from wsss.networks.weights import read_tensors

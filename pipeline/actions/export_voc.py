@@ -1,12 +1,12 @@
 """Write images and pseudo masks into `export_to=DIR`, in the layout of PASCAL VOC.
 
     EXPORT_TO/
-      JPEGImages/ID.jpg             copies of the images: a tool may edit them in place
+      JPEGImages/ID.jpg             copies of the images, so that a tool may edit them
       SegmentationClassAug/ID.png   palette PNGs: pseudo masks of the training list, ground truth of val
-      ImageSets/Segmentation/       train_aug.txt or train.txt, as the training list is called, and val.txt: an id a line
-      classes.txt                   a class a line: line i is mask value i; 0 is background, 255 is not to be counted
+      ImageSets/Segmentation/       train_aug.txt or train.txt, after the training list, and val.txt: one id per line
+      classes.txt                   one class per line: line i is mask value i; 0 is background, 255 is ignored
 
-Tools look for `.jpg` alone and turn no picture by its EXIF orientation: an image that is no upright JPEG is written as one.
+Many tools read only `.jpg` and ignore the EXIF orientation, so every other image is converted to an upright JPEG.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,10 +32,10 @@ IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClassAug", "ImageSets/Segmenta
 
 
 def do(pipeline: Any) -> list[Finding]:
-    """Write the folder `export_to` (`export_voc`). Raises WsssError."""
+    """Write the folder `export_to` (see `export_voc`). Raises WsssError."""
     with pipeline.reading([STEP]):
         pipeline.console.start("export_voc")
-        command = pipeline.command.replace(" force=true", "")   # meant for the folder, not for the steps
+        command = pipeline.command.replace(" force=true", "")   # force applies to the export folder, not to the steps
         return export_voc(pipeline.config, pipeline.dataset, pipeline.folder, command, pipeline.console.progress)
 
 
@@ -46,20 +46,20 @@ def run(pipeline: Any) -> int:
 
 def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
                progress: Callable[[str, int, int, str], None]) -> list[Finding]:
-    """Write the folder `config.export_to`; what it holds, as lines of a report. `command` is the one that runs the pipeline.
+    """Write the folder `config.export_to`; return the lines of a report. `command` runs the pipeline and is used in messages.
 
-    The training list is what train_cam learned from. Every file is checked before the first is written: each id of the list has a
-    finished pseudo mask of this configuration, val has its ground truth and shares no image with the list, and every mask has
-    the size of its image and no value but 0..C and 255. A file that is there as it would be written is left alone, so an
-    interrupted call goes on.
+    The training list is the list of train_cam. All files are checked before the first is written: each id of the list has a
+    finished pseudo mask of this configuration, val has ground truth and shares no image with the list, and every mask has the
+    size of its image and only values 0..C and 255. Files that already exist with the same content are skipped, so an
+    interrupted call can be repeated.
 
     Raises
     ------
     ConfigError
-        for an `export_to` that is missing or already means something, a list that is not covered (with the command that makes the
-        others), or files that are there and different (`force=true` replaces them).
+        if `export_to` is not set or is the data set or the run, if the masks do not cover the list (names the command
+        that makes the missing ones), or if different files exist (`force=true` replaces them).
     ArtifactError, DataError
-        for a mask that is damaged or does not fit.
+        if a mask is damaged or does not match its image.
     """
     target = export_target(config, dataset, folder, "export_voc")
     split = config.train_cam.split or "train"
@@ -69,7 +69,7 @@ def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
     files = dict(_files(dataset, folder.result(STEP), {name: train, "val": val}))
     missing, different = [], []
     for number, (file, source) in enumerate(files.items(), start=1):
-        content = source()   # refuses what does not fit
+        content = source()   # raises if it does not match
         if not (target / file).exists():
             missing.append(file)
         elif not (target / file).is_file() or (target / file).read_bytes() != content:
@@ -90,7 +90,7 @@ def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
 
 
 def _check_masks(config: Any, dataset: Dataset, folder: RunFolder, command: str, split: str, train: tuple[str, ...]) -> None:
-    """Refuse what would hand over another image's mask, a stale one, or none."""
+    """Raise ConfigError if pseudo masks are stale or missing, or the list overlaps val."""
     if both := set(train) & set(dataset.lists["val"]):
         raise ConfigError(f"{len(both)} ids of the training list {split} are in val, for example {min(both)!r}: their masks "
                           "cannot be pseudo masks and ground truth at once. Train on a list without them")
@@ -99,15 +99,15 @@ def _check_masks(config: Any, dataset: Dataset, folder: RunFolder, command: str,
     if planned is None or manifest is None or manifest["fingerprint"] != planned.fingerprint:
         why = planned.why if planned and planned.why else "the step is not finished"
         raise ConfigError(f"{folder.path} has no pseudo masks of this configuration ({why}). Make them first: {command}")
-    lacking = unfinished(folder.result(STEP), train, dataset)
-    if lacking:
-        raise ConfigError(f"the pseudo masks cover {len(train) - len(lacking)} of the {len(train)} ids of the training list "
-                          f"{split} (first missing: {next(iter(lacking))!r}). Make the others first: {command} "
+    missing = unfinished(folder.result(STEP), train, dataset)
+    if missing:
+        raise ConfigError(f"the pseudo masks cover {len(train) - len(missing)} of the {len(train)} ids of the training list "
+                          f"{split} (first missing: {next(iter(missing))!r}). Make the others first: {command} "
                           f"{STEP}.split={split}")
 
 
 def _files(dataset: Dataset, masks: Path, lists: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, partial[bytes]]]:
-    """Every file of the folder by its name, with what makes its content."""
+    """The name of every file of the folder, with the function that makes its content."""
     read = Labels(masks, len(dataset.classes))
     for name, ids in lists.items():
         for image_id in ids:

@@ -1,6 +1,6 @@
 """Convert results of the official IRN and LPCAM code, `import_from=DIR`, into finished steps.
 
-Its folders are `cam_mask/ID.npy`, `lpcam_mask/ID.npy`, `ir_label/ID.png` and `sem_seg/ID.png`.
+The files are `cam_mask/ID.npy`, `lpcam_mask/ID.npy`, `ir_label/ID.png` and `sem_seg/ID.png`.
 """
 
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ class Settings:
 
 
 def do(pipeline: Any) -> dict[str, Any]:
-    """Convert the files; returns the summary, as `Pipeline.run` does. Raises WsssError."""
+    """Convert the files; return the summary, as `Pipeline.run` does. Raises WsssError."""
     return pipeline.carry_out(lambda: import_plan(pipeline.config, pipeline.dataset, pipeline.folder))
 
 
@@ -37,16 +37,15 @@ def run(pipeline: Any) -> int:
 
 
 def import_plan(config: Any, dataset: Dataset, folder: RunFolder) -> list[PlannedStep]:
-    """The chosen steps of which `import_from` has files, each to be converted from them. Writes nothing.
+    """Plan the import of the chosen steps for which `import_from` has files. Writes nothing.
 
     Raises
     ------
     ConfigError
-        when there is nothing to import, or a result that was made here would be replaced without `replace=true`.
+        if there is nothing to import, or the import would replace a computed result without `replace=true`.
     """
     if not config.import_from:
-        raise ConfigError("action=import_official reads a folder of the official code and was given none: say which by "
-                          "import_from=DIR")
+        raise ConfigError("action=import_official needs the folder of the official code: set import_from=DIR")
     source, plan = user_path(config.import_from), []
     for name in selected(config):
         if name in FOLDERS and (ids := (module := Import(name, source)).ids(dataset)):
@@ -54,19 +53,19 @@ def import_plan(config: Any, dataset: Dataset, folder: RunFolder) -> list[Planne
             plan.append(PlannedStep(replace(BY_NAME[name], module=module), {"ids": ids}, identity, (), ABSENT, total=len(ids)))
             _find_state(config, dataset, folder, plan[-1])
     if not plan:
-        raise ConfigError(f"import_from={source} has no file of an image of {dataset.name} for the chosen steps. Expected in it "
-                          f"are {', '.join(str(official_file(Path(), name, 'ID')) for name in FOLDERS)}; an id of this data set "
+        raise ConfigError(f"import_from={source} has no files of {dataset.name} for the selected steps. Expected files: "
+                          f"{', '.join(str(official_file(Path(), name, 'ID')) for name in FOLDERS)}; an id of this data set "
                           f"is {dataset.lists['all'][0]!r}")
     return plan
 
 
 def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep) -> None:
-    """Set what is to be done with a step that is imported."""
+    """Set the state and action of an imported step."""
     manifest = folder.manifest(planned.name)
     current = manifest is not None and manifest["fingerprint"] == planned.fingerprint
     if manifest is not None and not current and "imported" not in manifest["identity"] and not config.replace:
-        raise ConfigError(f"{planned.name} is finished in {folder.result(planned.name)} and would be replaced by what is "
-                          "imported. Set replace=true to allow it, or name=NAME for another run")
+        raise ConfigError(f"{planned.name} is finished in {folder.result(planned.name)} and would be replaced by the "
+                          "import. Set replace=true to allow it, or name=NAME for another run")
     place = folder.result(planned.name) if current else folder.partial(planned.name, planned.fingerprint)
     planned.done = planned.total - len(unfinished(place, planned.lists["ids"], dataset))
     planned.damaged = folder.damaged_files(planned.name) if current else []

@@ -1,4 +1,4 @@
-"""Print what a run would do, and why; starts nothing."""
+"""Print what a run would do and why, without running it."""
 
 from typing import Any
 
@@ -9,5 +9,5 @@ def run(pipeline: Any) -> int:
     steps = pipeline.plan()
     pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.config.model, pipeline.device_type))
     pipeline.console.result(plan_table(pipeline.folder.path, steps))
-    pipeline.console.result(f"  to do it: {pipeline.command}")
+    pipeline.console.result(f"  to run it: {pipeline.command}")
     return 0

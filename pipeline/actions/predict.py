@@ -1,6 +1,6 @@
-"""Make maps and mask of one image of your own, `image=FILE`, by a finished run.
+"""Make the maps and the mask of your own image, `image=FILE`, with a finished run.
 
-The run's own manifests say how it was made; its data set is not needed.
+The settings come from the run's manifests; the data set is not needed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ FOLDER = "predictions"
 @dataclass
 class Settings:
     image: str | None            # the image file
-    classes: list[str]           # on that image; empty: those that the classifier finds
-    class_threshold: float       # it finds a class where its probability is above
+    classes: list[str]           # in that image; empty: the classes that the classifier predicts
+    class_threshold: float       # a class is predicted if its probability is above this
 
 
 def check(config: Any) -> None:
@@ -43,14 +43,14 @@ def check(config: Any) -> None:
 
 
 def do(pipeline: Any, image: str | Path, classes: Sequence[str] = ()) -> Prediction:
-    """CAM, LPCAM, random walk and mask of any JPEG or PNG, by this finished run. Writes nothing.
+    """CAM, LPCAM, random walk and mask of a JPEG or PNG, from this finished run. Writes nothing.
 
-    `classes` are names; without any those whose probability by the classifier is above `class_threshold`.
+    `classes` are names; if empty, the classes whose predicted probability is above `class_threshold`.
 
     Raises
     ------
     ConfigError, DataError
-        when there is no such run, class or image.
+        if the run, a class or the image does not exist.
     """
     from steps.parts.prediction import predict
 
@@ -80,25 +80,25 @@ def run(pipeline: Any) -> int:
     else:
         threshold = prediction.threshold
         say(f"background threshold of the mask: {threshold['threshold']:.2f} ({threshold['source']})")
-    say(f"Maps, mask, their pictures and {RECORD} lie in {folder}/")
+    say(f"Maps, mask, their pictures and {RECORD} are in {folder}/")
     return 0
 
 
 def finished_run(config: Any, folder: RunFolder) -> FinishedRun:
-    """The steps of a run that a prediction goes through, each with the settings it was made with.
+    """The steps of a run that a prediction uses, each with its recorded settings.
 
-    Settings that a step has got since it was made are those of `config`.
+    Settings that were added to a step later are those of `config`.
 
     Raises
     ------
     ConfigError
-        when the run has no finished classifier or no CAMs.
+        if the run has no finished classifier or no CAMs.
     """
     from steps.parts.prediction import FinishedRun
 
     require_finished(folder, NEEDED, "predict")
     manifests = {step: manifest for step in STEPS if (manifest := folder.manifest(step))}
-    for step in ("make_lpcam", "make_sem_seg_labels"):   # what was imported was not made by this run's networks
+    for step in ("make_lpcam", "make_sem_seg_labels"):   # imported results were not made by this run's networks
         if "imported" in manifests.get(step, {"identity": {}})["identity"]:
             del manifests[step]
     seed_maps = seeds_of(manifests.get("make_sem_seg_labels"))
@@ -115,28 +115,28 @@ def finished_run(config: Any, folder: RunFolder) -> FinishedRun:
 
 
 def seeds_of(manifest: dict[str, Any] | None) -> str:
-    """The maps that make_sem_seg_labels spread, by its manifest: "lpcam" or "cam"."""
+    """The seed maps of make_sem_seg_labels, from its manifest: "lpcam" or "cam"."""
     return "lpcam" if manifest and "make_lpcam" in manifest["identity"].get("reads", {}) else "cam"
 
 
 def made_with(settings: Any, recorded: dict[str, Any]) -> Any:
-    """The `settings` of a step with the values that stand in its manifest."""
+    """The `settings` of a step with the values of its manifest."""
     known = {item.name for item in fields(settings)}
     values = {key: value for key, value in recorded.items() if key in known}
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(settings), values))
 
 
 def class_indices(names: Iterable[str], classes: Sequence[str]) -> list[int]:
-    """0-based classes by their names. Raises ConfigError for a name that the run does not know."""
+    """0-based class indices of names. Raises ConfigError if the run has no such class."""
     for name in names:
         if name not in classes:
-            raise ConfigError(f"classes: the run knows no class {name!r}{did_you_mean(name, classes)} (allowed: "
+            raise ConfigError(f"classes: the run has no class {name!r}{did_you_mean(name, classes)} (allowed: "
                               f"{', '.join(classes)})")
     return sorted({classes.index(name) for name in names})
 
 
 def empty_folder(run: RunFolder, image: Path, record: str) -> Path:
-    """Where the prediction of an image is written: `predictions/FILE` of the run, without that of an earlier call."""
+    """The folder of the prediction of an image, `predictions/FILE` of the run; an earlier prediction is deleted."""
     folder = run.path / FOLDER / image.name
     if (folder / record).exists():
         with storage(folder):

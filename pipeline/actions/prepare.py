@@ -1,4 +1,4 @@
-"""Check a data set, once; with `download=true` fetch voc12 or coco14 first."""
+"""Check a data set; `download=true` downloads voc12 or coco14 first."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,19 +9,19 @@ from wsss.data.findings import Finding, report_table
 
 @dataclass
 class Settings:
-    download: bool               # fetch what is missing of the official archives
+    download: bool               # download the missing official archives
 
 
 def do(pipeline: Any) -> list[list[Finding]]:
-    """The findings of the download, of the files and of the lists. Raises DataError for what is missing and needed."""
+    """The findings about the download, the files and the lists. Raises DataError if something required is missing."""
     config, console = pipeline.config, pipeline.console
     tables = []
     if config.download:
         console.start("download")
         tables.append(download_dataset(config.data, console.progress))
         console.result(report_table(tables[-1]))
-    for look in (prepare_dataset, lambda data: list_findings(open_dataset(data))):
-        if findings := look(config.data):
+    for check in (prepare_dataset, lambda data: list_findings(open_dataset(data))):
+        if findings := check(config.data):
             tables.append(findings)
             console.result(report_table(findings))
     return tables

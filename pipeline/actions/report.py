@@ -6,14 +6,14 @@ from typing import Any
 
 
 def do(pipeline: Any) -> Path:
-    """Write `report/report.html` from what lies in the run folder, with the configuration of its last call; its path.
+    """Write `report/report.html` from the run folder, with the configuration of its last call; return its path.
 
     Raises
     ------
     WsssError
-        when there is no such run, or it cannot be read.
+        if the run does not exist or cannot be read.
     """
-    from pipeline.report.page import write_report  # matplotlib takes a second
+    from pipeline.report.page import write_report  # importing matplotlib takes a second
 
     pipeline.require_run()
     with ExitStack() as held:

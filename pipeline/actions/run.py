@@ -1,4 +1,4 @@
-"""Do what the plan says; the same command again continues where it stopped."""
+"""Run the plan; the same command continues an interrupted run."""
 
 from contextlib import suppress
 from typing import Any
@@ -20,7 +20,7 @@ def run(pipeline: Any) -> int:
     say("\n" + score_table(summary))
     for line in [*stage_lines(summary["stages"]), *changes(before, summary)]:
         say(line)
-    say(f"Everything lies in {pipeline.folder.path}/, the scores in {pipeline.folder.path / SUMMARY}")
+    say(f"All results are in {pipeline.folder.path}/, the scores in {pipeline.folder.path / SUMMARY}")
     if pipeline.report_path:
         say(f"Report: {pipeline.report_path}")
     return 0

@@ -1,4 +1,4 @@
-"""Print how far each step of a run is, by file names and sizes alone."""
+"""Print the progress of each step of a run, from file names and sizes only."""
 
 import tempfile
 from pathlib import Path
@@ -11,9 +11,9 @@ from steps.runtime.datasets import open_dataset
 
 
 def do(pipeline: Any) -> list[StepStatus]:
-    """How far each step is; no artifact, image or mask is read. Raises ConfigError when there is no such run."""
+    """The progress of each step; reads no artifact, image or mask. Raises ConfigError if the run does not exist."""
     pipeline.require_run()
-    with tempfile.TemporaryDirectory() as scratch:   # for an embedded data set that is not drawn yet
+    with tempfile.TemporaryDirectory() as scratch:   # for an embedded data set that is not generated yet
         pipeline.dataset = open_dataset(pipeline.config.data, scratch=Path(scratch), check=False)
         pipeline.folder.check_data(pipeline.data_identity)
         return run_status(pipeline.config, pipeline.dataset, pipeline.folder)

@@ -8,12 +8,12 @@ from steps.runtime.datasets import open_dataset
 
 
 def do(pipeline: Any) -> list[Submitted]:
-    """Write a script for each step that a run would do, and submit what is not queued yet.
+    """Write a script for each step of the plan that works, and submit the jobs that are not queued yet.
 
     Raises
     ------
     WsssError
-        for everything that `run` refuses before it works; when sbatch is missing or refuses.
+        for everything that `run` refuses before any work, and if sbatch is missing or fails.
     """
     pipeline.dataset = open_dataset(pipeline.config.data)
     pipeline.folder.check_data(pipeline.data_identity)
@@ -29,5 +29,5 @@ def run(pipeline: Any) -> int:
         name = f"{done.job.step} ({done.job.part}{f' {done.job.array}' if done.job.array else ''})"
         state = "is queued already" if done.queued else "would be submitted" if done.number is None else "submitted"
         say(f"  {name}: {state}" + (f", job {done.number}" if done.number else f": {done.command}"))
-    say(f"The scripts and logs lie in {pipeline.folder.path / FOLDER}/" if jobs else "nothing to do")
+    say(f"The scripts and logs are in {pipeline.folder.path / FOLDER}/" if jobs else "nothing to do")
     return 0

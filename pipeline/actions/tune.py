@@ -1,4 +1,4 @@
-"""Score thresholds and walks on the stored maps of a finished run, and say which to set."""
+"""Score thresholds and walks on the stored maps of a finished run, and print the best settings."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ def do(pipeline: Any) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        when there is no such run, or its maps or the masks of `tune.split` are missing, or that list is of test images.
+        if the run, its maps or the masks of `tune.split` do not exist, or that list is of test images.
     Stopped
         after SIGINT or SIGTERM.
     """
@@ -51,23 +51,23 @@ def run(pipeline: Any) -> int:
     result = do(pipeline)
     folder = place_of(pipeline.folder, result["labels"])
     write_tune(result, folder)
-    for line in [*tune_lines(result), f"The run is unchanged. Curves and plot lie in {folder}/"]:
+    for line in [*tune_lines(result), f"The run is unchanged. Curves and plot are in {folder}/"]:
         pipeline.console.result(line)
     return 0
 
 
 def finished_steps(config: Any, folder: RunFolder) -> list[str]:
-    """The steps of a run that it reads, as far as it has finished them. Raises ConfigError where there are no CAMs."""
+    """The finished steps of the run that are read. Raises ConfigError if it has no CAMs."""
     require_finished(folder, ("make_cam",), "tune")
     wanted = ("make_cam", "make_lpcam", "eval_cam", "train_irn", "make_sem_seg_labels")
     found = {step: manifest for step in wanted if step in config.steps and (manifest := folder.manifest(step))}
     return [step for step in found if not (step == "make_sem_seg_labels" and "imported" in found[step]["identity"])]
 
 
-def run_tune(config: Any, dataset: Dataset, folder: RunFolder, steps: list[str], **world: Any) -> dict[str, Any]:
-    """Sweep over the finished `steps` of a run and return the result (see `steps.parts.tuning.tune`) with "labels": what chose.
+def run_tune(config: Any, dataset: Dataset, folder: RunFolder, steps: list[str], **runtime: Any) -> dict[str, Any]:
+    """Tune on the finished `steps` of a run; return the result of `steps.parts.tuning.tune` with "labels", the list it used.
 
-    `world`: the device, stop, progress and warn of the context.
+    `runtime`: the device, stop, progress and warn of the context.
     """
     ids = choosing_ids(dataset, config.tune)
     manifest, seed_maps = folder.manifest("make_sem_seg_labels"), config.seed_maps.value
@@ -76,7 +76,7 @@ def run_tune(config: Any, dataset: Dataset, folder: RunFolder, steps: list[str],
         settings, precision = made_with(settings, manifest["settings"]), manifest["precision"]
         seed_maps = seeds_of(manifest)
     context = StepContext(settings=settings, dataset=dataset, lists={"ids": ids}, folder=folder.path, precision=precision,
-                          inputs={step: folder.result(step) for step in steps}, seed_maps=seed_maps, **world)
+                          inputs={step: folder.result(step) for step in steps}, seed_maps=seed_maps, **runtime)
     scored = set().union(*(lists.get("scored", ()) for name, lists in derive_lists(config, dataset).items()
                            if BY_NAME[name].kind == "score"))
     labels = {"list": config.tune.split, "held_out": config.tune.held_out, "images": len(ids),
@@ -85,13 +85,13 @@ def run_tune(config: Any, dataset: Dataset, folder: RunFolder, steps: list[str],
 
 
 def place_of(folder: RunFolder, labels: dict[str, Any]) -> Path:
-    """Where the result is written: `tune/LIST` of the run, so that one by other labels stays."""
+    """The folder of the result: `tune/LIST` of the run, one for each list."""
     part = f"-{labels['held_out']:g}" if labels["held_out"] else ""
     return folder.path / FOLDER / f"{Path(labels['list']).stem}{part}"
 
 
 def write_tune(result: dict[str, Any], folder: Path) -> None:
-    """Write thresholds.csv, walk.csv, tune.png and, last, tune.json."""
+    """Write thresholds.csv, walk.csv, tune.png and finally tune.json."""
     rows: list[tuple] = [("maps", "threshold", *SCORE_NAMES, *CONFIDENT_NAMES)]
     for kind, swept in result["maps"].items():
         columns = [swept["curve"][name] for name in ("threshold", *SCORE_NAMES)]
@@ -109,12 +109,12 @@ def write_tune(result: dict[str, Any], folder: Path) -> None:
 
 
 def tune_lines(result: dict[str, Any]) -> list[str]:
-    """The best values for the screen, which labels chose them, and the words that set them."""
+    """The best values as text, the labels that chose them, and the command-line words that set them."""
     labels = result["labels"]
     part = f"{labels['held_out']:g} of " if labels["held_out"] else ""
     lines = [f"chosen by the masks of {labels['images']} images: {part}the list {labels['list']}"]
     if labels["also_scored"]:
-        lines.append(f"{labels['also_scored']} of them are scored in this run too: there these values are an oracle, no result")
+        lines.append(f"{labels['also_scored']} of them are scored in this run too: these values are an oracle, not a result")
     for kind, swept in result["maps"].items():
         pair, run = swept["confident"], swept["run"]
         rule, best = pair["rule"], pair["best"]
@@ -154,7 +154,7 @@ def _value(threshold: float | None) -> str:
 
 
 def _plot(result: dict[str, Any], path: Path) -> None:
-    from pipeline.report.figures import COLOURS, png  # not at the top: only what draws waits for it
+    from pipeline.report.figures import COLOURS, png  # imported here because it is slow
 
     labels, walk = result["labels"], result["walk"]
     drawn = [(kind, TITLES[kind], swept) for kind, swept in result["maps"].items()]

@@ -6,7 +6,7 @@ from pipeline.runfolder.verify import Verified, verify_step
 
 
 def do(pipeline: Any) -> list[Verified]:
-    """Check the artifacts of the finished steps. Raises ConfigError or BusyError: no such run, or another process works on it."""
+    """Check the artifacts of the finished steps. Raises ConfigError if there is no run, BusyError if another process uses it."""
     found, console = [], pipeline.console
     with pipeline.reading(pipeline.config.steps):
         for name in pipeline.config.steps:

@@ -1,1 +1,1 @@
-"""Several processes and Slurm: how a run is spread over machines."""
+"""Several processes and Slurm: how a run uses several machines."""

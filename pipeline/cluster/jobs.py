@@ -1,4 +1,4 @@
-"""The jobs of a run at Slurm: what they ask for, which were submitted, and what became of them."""
+"""The Slurm jobs of a run: requested resources, submitted jobs and their states."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ LIVING = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUE
 
 @dataclass
 class JobSettings:
-    """What the jobs of one step ask for; None: as `submit.default`."""
+    """The resources of the jobs of one step; None: the value of `submit.default`."""
 
     partition: str | None = None
     account: str | None = None
@@ -55,7 +55,7 @@ class _Submit:
                     f"0, or one for each of submit.{step.name}.tasks={job.tasks}")
 
     def of(self, step: str) -> JobSettings:
-        """What the jobs of `step` ask for."""
+        """The resources of the jobs of `step`."""
         own = getattr(self, step)
         return JobSettings(**{item.name: getattr(self.default if getattr(own, item.name) is None else own, item.name)
                               for item in fields(JobSettings)})
@@ -63,28 +63,28 @@ class _Submit:
 
 SubmitSettings = make_dataclass(
     "SubmitSettings", [(step.name, JobSettings, field(default_factory=JobSettings)) for step in STEPS], bases=(_Submit,))
-SubmitSettings.__module__ = __name__   # so that it is found by name where a launcher has pickled it
+SubmitSettings.__module__ = __name__   # so that a launcher can unpickle it
 
 
 def read_jobs(folder: RunFolder) -> list[dict[str, Any]]:
-    """The jobs that were submitted for a run: step, part, number, shards."""
+    """The submitted jobs of a run: step, part, number, shards. Raises ArtifactError if the file is damaged."""
     path = folder.path / FOLDER / JOBS
     if not path.exists():
         return []
     records = read_json(path)
     if not isinstance(records, list) or not all(isinstance(record, dict) and {"step", "part", "number", "shards"} <= record.keys()
                                                 for record in records):
-        raise ArtifactError(f"{path} is no list of jobs. See with squeue that none of this run is queued, then delete it")
+        raise ArtifactError(f"{path} is not a list of jobs. Check with squeue that no job of this run is queued, then delete it")
     return records
 
 
 def queue(numbers: Iterable[str]) -> dict[str, dict[str, str]]:
-    """What Slurm says of jobs: number -> task of the array ("" for a job without) -> state, of those that it knows.
+    """The states of jobs: number -> array task ("" for a job without array) -> state. Unknown jobs are left out.
 
     Raises
     ------
     BackendError
-        when squeue cannot be asked.
+        if squeue fails.
     """
     numbers = sorted(set(numbers))
     if not numbers:
@@ -95,7 +95,7 @@ def queue(numbers: Iterable[str]) -> dict[str, dict[str, str]]:
         if number in numbers:
             waits = f" ({reason})" if state == "PENDING" and reason not in ("None", "") else ""
             states.setdefault(number, {})["" if task == "N/A" else task] = state + waits
-    try:   # of jobs that have ended the accounting knows, where there is one
+    try:   # states of ended jobs, if Slurm accounting is installed
         text = ask(["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State", "--jobs=" + ",".join(numbers)])
     except BackendError:
         return states
@@ -108,7 +108,7 @@ def queue(numbers: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def job_lines(folder: RunFolder) -> dict[str, list[str]]:
-    """What `action=status` shows of the jobs: step -> lines."""
+    """The lines about jobs in `action=status`: step -> lines."""
     records, lines = read_jobs(folder), {}
     try:
         states = queue(record["number"] for record in records)
@@ -129,16 +129,16 @@ def living(states: dict[str, dict[str, str]], record: dict[str, Any]) -> bool:
 
 
 def ask(command: list[str], about: str = "") -> str:
-    """What a command of Slurm says."""
+    """The output of a Slurm command. Raises BackendError if it fails."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except FileNotFoundError as error:
-        raise BackendError(f"{command[0]} is not there{about}: submit where Slurm's commands are installed, or set "
+        raise BackendError(f"{command[0]} was not found{about}: submit where Slurm's commands are installed, or set "
                            "submit.dry_run=true to get the scripts only") from error
     except subprocess.TimeoutExpired as error:
-        raise BackendError(f"{command[0]} has not answered for 120 seconds{about}. Try again when Slurm answers") from error
+        raise BackendError(f"{command[0]} did not answer within 120 seconds{about}. Try again when Slurm answers") from error
     if answer.returncode:
         words = answer.stderr.strip() or answer.stdout.strip()
-        raise BackendError(f"{command[0]} refused{about}: {words}. Mend what it names in submit. (partition, account, ...), then "
-                           "submit again")
+        raise BackendError(f"{command[0]} failed{about}: {words}. Correct that setting in submit. (partition, account, ...) "
+                           "and submit again")
     return answer.stdout

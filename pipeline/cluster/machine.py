@@ -1,4 +1,4 @@
-"""The machine a run works on: its device, its threads, what is measured of it."""
+"""The machine of a run: device, threads and measured memory."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 MOST_LOADERS = 16   # processes; each holds two batches
 CPU_INFO = Path("/proc/cpuinfo")
-# One of them is there wherever torch can see a GPU on Linux: of NVIDIA, the same under WSL 2 and on a Jetson, of AMD.
+# On Linux one of these exists if torch can see a GPU: NVIDIA (two paths), WSL 2, Jetson, AMD.
 DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")
 
 
 def choose_device(name: str) -> str:
-    """The device of `device=`: "cpu" or "cuda". Raises ConfigError where CUDA is asked for and not there.
+    """The device of `device=`: "cpu" or "cuda". Raises ConfigError if CUDA is requested but not available.
 
-    torch is asked only where there may be a GPU, because it takes long to import.
+    torch is imported only if there may be a GPU, because the import is slow.
     """
     if name == "cpu" or name == "auto" and sys.platform == "linux" and not any(map(os.path.exists, DRIVERS)):
         return "cpu"
@@ -41,8 +41,8 @@ def choose_device(name: str) -> str:
 
 
 def fast_precision(device: str) -> str:
-    """What `precision=auto` stands for: "bf16" where the device computes in it (CUDA from Ampere on; x86 with AVX-512 BF16
-    or AMX, ARM with SVE BF16), else "float32". Elsewhere bf16 is emulated, slower than float32."""
+    """The value of `precision=auto`: "bf16" if the device supports it natively (CUDA from Ampere on; x86 with AVX-512 BF16 or
+    AMX; ARM with SVE BF16), else "float32", because emulated bf16 is slower."""
     if device == "cuda":
         import torch
 
@@ -53,18 +53,18 @@ def fast_precision(device: str) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU computes in bf16, by what Linux says of an x86 one, elsewhere by torch."""
-    told = _told_by_linux()
-    if told is not None:
-        return told
+    """Whether the CPU supports bf16 natively, from the flags that Linux lists for x86, else from torch."""
+    listed = _listed_by_linux()
+    if listed is not None:
+        return listed
     import torch
 
     has = torch.cpu.get_capabilities()
     return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
 
 
-def _told_by_linux() -> bool | None:
-    """None where it names no flags of an x86 CPU, or is older than 5.3, which first knew bf16, and the CPU has AVX-512."""
+def _listed_by_linux() -> bool | None:
+    """None if Linux lists no x86 flags, or the CPU has AVX-512 and Linux is older than 5.3, which does not list bf16."""
     try:
         flags = re.search(r"^flags\s*:(.*)$", CPU_INFO.read_text(), re.MULTILINE)
     except OSError:
@@ -77,26 +77,26 @@ def _told_by_linux() -> bool | None:
 
 
 def prepare_process(threads: int | None, device: torch.device, processes: int = 1) -> None:
-    """A fixed thread count: sums depend on it, so results are bit-identical at the same count only. Freed memory stays.
+    """Fix the thread count, because results are bit-identical only at the same count, and keep freed memory.
 
-    `threads`; None: all cores this process may use, shared by `processes` on this machine where Slurm does not say
-    how many each has.
+    `threads`: None means all cores of this process, divided by `processes` on this machine if Slurm does not set the number
+    of each.
     """
     import torch
 
     torch.set_num_threads(threads or _cores(processes))
     keep_freed()
     if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False   # float32 is float32
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")   # asked for by torch's deterministic algorithms
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False   # no TF32
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")   # required by torch's deterministic algorithms
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False   # it would write every output twice
         torch.backends.cudnn.benchmark = False
 
 
 def loader_processes(workers: int | None, threads: int | None, device: torch.device, processes: int = 1) -> int:
-    """How many processes load training images. None: one for each of the `threads` (None: cores), at most `MOST_LOADERS`, where a
-    GPU would wait for them; none where the cores compute."""
+    """The number of processes that load training images. `workers` None: on a GPU one for each of the `threads` (None: cores), at
+    most `MOST_LOADERS`; on the CPU 0."""
     if workers is not None:
         return workers
     return min(threads or _cores(processes), MOST_LOADERS) if device.type == "cuda" else 0
@@ -110,19 +110,19 @@ def _cores(processes: int) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start the measurement of `peak_memory` anew."""
+    """Reset the measurement of `peak_memory`."""
     if device.type == "cuda":
         import torch
 
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        Path("/proc/self/clear_refs").write_text("5")   # Linux: starts the process's memory high-water mark anew
+        Path("/proc/self/clear_refs").write_text("5")   # Linux: resets VmHWM
     except OSError:
         pass
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """Peak memory in MiB of the process ("host"), and of the CUDA device where one is used ("cuda")."""
+    """Peak memory in MiB of the process ("host"), and of the CUDA device if one is used ("cuda")."""
     peak = {}
     try:
         status = Path("/proc/self/status").read_text()
@@ -137,7 +137,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what computes."""
+    """The versions of Python and the numerical packages."""
     import torch
 
     return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision"),

@@ -1,7 +1,7 @@
-"""Handing the steps of a run to Slurm: a readable script for each step in `RUN/slurm/`, submitted as a chain of jobs.
+"""Submit the steps of a run to Slurm: one script for each step in `RUN/slurm/`, submitted as a chain of jobs.
 
-A step that works image by image is up to three jobs of one script: what all its images need (shard=prepare), an array of
-shards (shard=I/N), and the job that completes it. Each job starts when all before it have ended well (afterok).
+A step that works image by image has up to three jobs of one script: the part common to all images (shard=prepare), an array
+of shards (shard=I/N), and the job that completes the step. A job starts after all earlier jobs have succeeded (afterok).
 """
 
 import os
@@ -28,7 +28,7 @@ DOOR = Path(__file__).resolve().parents[2] / "run_pipeline.py"
 
 @dataclass(frozen=True)
 class Job:
-    """A job of one step: `part` of it, for the `indices` of its shards."""
+    """A job of one step: its `part` and the `indices` of its shards."""
 
     step: str
     part: str
@@ -42,19 +42,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Submitted:
-    """What was done about a job: its number at Slurm; None where it only would be submitted."""
+    """A job with its Slurm number; None in a dry run."""
 
     job: Job
     number: str | None
     command: str
-    queued: bool     # it was submitted before and still is there
+    queued: bool     # submitted by an earlier call and still queued or running
 
 
 class Submitter:
-    """Submits what is to be done of a plan and is not queued yet.
+    """Submits the jobs of a plan that are not queued yet.
 
-    Raises ConfigError where more processes are asked for than a batch has images, BackendError where sbatch is not there or
-    refuses, in its own words.
+    Raises ConfigError if there are more processes than images in a batch, and BackendError with sbatch's message if sbatch is
+    missing or fails.
     """
 
     def __init__(self, config: Any, folder: RunFolder, dataset: Dataset, overrides: Iterable[str]):
@@ -62,7 +62,7 @@ class Submitter:
         flags = {step.flag for step in STEPS} | {"action", "shard", "from_step", "to_step", "precision"}
         self.overrides = [word for word in overrides if word.split("=")[0].lstrip("+") not in flags and
                           not re.match(r"\+*submit[.=]", word)]
-        self.overrides.append(f"precision={config.precision.value}")   # one for all machines, also where it was chosen here
+        self.overrides.append(f"precision={config.precision.value}")   # the same on all machines
         self.place = folder.path.resolve() / FOLDER
 
     def submit(self, plan: list[PlannedStep]) -> list[Submitted]:
@@ -94,7 +94,7 @@ class Submitter:
         return done
 
     def _jobs(self, planned: PlannedStep, shards: int) -> list[Job]:
-        """The jobs of a step, in order."""
+        """The jobs of a step, in order of execution."""
         whole = Job(planned.name, WHOLE)
         if planned.step.kind != "images" or planned.action == REUSE or shards == 1:
             return [whole]
@@ -130,21 +130,21 @@ class Submitter:
 
 SCRIPT = """\
 #!/bin/bash
-# The step {step} of the run {run}, for sbatch. Written by action=submit, which also gives the job's name, log,
-# array and what it waits for. An argument (shard=prepare) goes on to the run; a task of an array does its own shard.
+# The step {step} of the run {run}, for sbatch. Written by action=submit, which also sets the job's name, log, array
+# and dependencies. An argument (shard=prepare) is passed on to the run; an array task runs its own shard.
 {options}
 #SBATCH --requeue --open-mode=append --signal=B:USR1@{warn}
 
 cd {here} || exit 1
-test -e {script} || {{ echo "error: $(hostname) does not see the run folder: it must lie on a shared file system" >&2; exit 1; }}
+test -e {script} || {{ echo "error: $(hostname) does not see the run folder: it must be on a shared file system" >&2; exit 1; }}
 {setup}
-# USR1 comes before the time limit: the step saves and leaves, and the job queues again to continue.
+# USR1 is sent before the time limit: the step saves and stops, and the job is requeued to continue.
 queue_again() {{
   trap '' USR1
   scancel --signal=USR1 "$SLURM_JOB_ID.0"
   wait "$step"
   scontrol requeue "$SLURM_JOB_ID"
-  sleep 60   # until Slurm takes this start of the job away
+  sleep 60   # until Slurm ends this attempt
 }}
 trap queue_again USR1
 
@@ -156,7 +156,7 @@ wait "$step"
 
 
 def _missing(job: Job, alive: list[dict], states: dict[str, dict[str, str]]) -> Job | None:
-    """What of a job is not queued; None where all is."""
+    """The part of a job that is not queued; None if all of it is."""
     if job.part != SHARDS:
         return None if alive else job
     queued = {task for record in alive for task, state in states[record["number"]].items() if state.split(" ")[0] in LIVING}
@@ -169,11 +169,11 @@ def _sbatch(command: list[str], step: str) -> str:
 
 
 def require_one_step(config: Any, names: tuple[str, ...], plan: list[PlannedStep]) -> None:
-    """Refuse shard= for anything but one step that works image by image. Raises ConfigError."""
+    """Raise ConfigError if shard= is set and the selection is not one step that works image by image."""
     chosen = [planned for planned in plan if planned.name in names]
     if len(chosen) != 1 or chosen[0].step.kind != "images":
-        raise ConfigError(f"shard={config.shard} works on one step that makes an artifact an image, chosen by its flag, as "
-                          f"make_cam_pass=true; chosen: {', '.join(names)}")
+        raise ConfigError(f"shard={config.shard} needs one step that makes one artifact per image, selected by its flag, for "
+                          f"example make_cam_pass=true; selected: {', '.join(names)}")
     if chosen[0].action == REUSE:
-        raise ConfigError(f"shard={config.shard}: {chosen[0].name} is taken from another run, which is not done in shards. Leave "
-                          "out shard")
+        raise ConfigError(f"shard={config.shard}: {chosen[0].name} is reused from another run, which is not done in shards. "
+                          "Leave out shard")

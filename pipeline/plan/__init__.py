@@ -1,1 +1,1 @@
-"""What a run would do, and why: lists, fingerprints, the plan."""
+"""The plan of a run: lists, fingerprints, and what each step does and why."""

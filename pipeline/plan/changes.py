@@ -1,4 +1,4 @@
-"""What changed from the last run of a folder to this one, for the screen."""
+"""The changes from the last run of a folder to the current one."""
 
 from typing import Any
 
@@ -6,18 +6,18 @@ from pipeline.report.kinds import TITLES, measured
 
 
 def changes(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
-    """Lines that say which steps were made otherwise and which scores moved; none for the first run of a folder.
+    """Lines with the steps and scores that changed; empty for the first run of a folder.
 
     `before` and `after` are summaries (`pipeline.runfolder.summary.build_summary`).
     """
     try:
         old_steps, old = before["steps"], measured(before)
-    except (KeyError, TypeError, AttributeError):   # there is none, or it is of an older version
+    except (KeyError, TypeError, AttributeError):   # no earlier summary, or one of an older version
         return []
     again = [name for name, step in after["steps"].items() if name in old_steps
              and step["fingerprint"] != old_steps[name].get("fingerprint")]
     new = [name for name in after["steps"] if name not in old_steps]
-    parts = [f"{what}: {', '.join(names)}" for what, names in (("made otherwise", again), ("new", new)) if names]
+    parts = [f"{what}: {', '.join(names)}" for what, names in (("changed", again), ("new", new)) if names]
     lines = [f"  {TITLES[kind]}: {moved}" for kind, score in measured(after).items()
              if kind in old and (moved := _moved(old[kind], score))]
     if not parts and not lines:
@@ -27,7 +27,7 @@ def changes(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
 
 
 def _moved(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """How the mIoU and the threshold of a score moved; empty where neither did."""
+    """The changes of the mIoU and the threshold of a score; empty if there are none."""
     parts = []
     if old.get("miou") != new["miou"] and None not in (old.get("miou"), new["miou"]):
         difference = 100 * (new["miou"] - old["miou"])

@@ -1,4 +1,4 @@
-"""What a planned step is expected to need: time where a former run gives a rate, disk and memory always."""
+"""The expected cost of a planned step: disk and memory, and time if an earlier run gives a rate."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -10,12 +10,12 @@ from steps.runtime.journal import INDEX, complete_lines, journal_files
 from wsss.data.dataset import Dataset
 from wsss.files import user_path
 
-LINES = 10_000   # of a journal: enough for a mean
+LINES = 10_000   # of a journal, enough for a mean
 
 
 @dataclass(frozen=True)
 class Expected:
-    """`seconds` for what is still to do (None without a former run); MiB of the step's folder and of the process's peak."""
+    """`seconds` for the remaining work (None without an earlier run); MiB of the step's folder and of the process's peak."""
 
     seconds: float | None
     disk_mb: float
@@ -23,11 +23,11 @@ class Expected:
 
 
 def expect(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep, device: str) -> Expected:
-    """Rates are those of the same step in this run or in the run it is taken from, on the same kind of device.
+    """Return the expected cost of a step, with its rate in this run or in its donor on the same kind of device.
 
-    Disk and memory are measured where the step was made before with the same fingerprint, else computed (`steps.runtime.needs`).
+    Disk and memory are the measured ones if the step was made with the same fingerprint, else computed (`steps.runtime.needs`).
     """
-    from steps.runtime.needs import expected_needs, needs_of_file  # late: what works needs torch in any case
+    from steps.runtime.needs import expected_needs, needs_of_file  # imported here because it imports torch
 
     runs = [folder] + ([planned.donor.folder] if planned.donor else [])
     former = [manifest for run in runs if (manifest := run.manifest(planned.name))
@@ -45,7 +45,7 @@ def expect(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSte
 
 
 def _journal_rate(folder: RunFolder, planned: PlannedStep) -> float | None:
-    """Seconds an image, from the first lines of the journals of work that was interrupted."""
+    """Seconds per image, from the first journal lines of interrupted work."""
     times = [line["seconds"] for path in journal_files(work_folder(folder, planned)) if path.name != INDEX
              for line in islice(complete_lines(path), LINES) if "seconds" in line]
     return sum(times) / len(times) if times else None

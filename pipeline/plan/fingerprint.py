@@ -1,9 +1,9 @@
 """The identity of a step's result: everything that its bytes depend on, and nothing else.
 
-An identity is a plain dictionary, kept in the manifest so that a difference can be told by its key; its hash is the
-fingerprint. Workers, device, threads and logging do not count; precision does. The list of an "images" step does not
-count either: its artifacts are made one by one, each with a digest of its image and its labels in the journal, so a
-longer list only means more of them.
+An identity is a plain dictionary, stored in the manifest so that a difference can be reported by its key. Its hash is the
+fingerprint. It includes precision, but not workers, device, threads and logging. It excludes the list of an "images" step:
+each artifact is made separately and has the digest of its image and labels in the journal, so a longer list only adds
+artifacts.
 """
 
 import hashlib
@@ -23,17 +23,17 @@ from wsss.files import user_path
 from wsss.networks.facts import file_sha256
 
 DIGEST = re.compile("[0-9a-f]{32,}")
-# Lists count by their content; saving and measuring change nothing. How a batch is cut (accumulate) changes rounding, as the
-# number of processes does, which cuts it too: neither counts, so a training that lacked memory goes on in smaller parts.
+# Lists are identified by their content; saving and measuring do not change results. Splitting a batch (accumulate, number of
+# processes) only changes rounding. It is excluded, so that a training that ran out of memory can continue in smaller parts.
 UNFINGERPRINTED = {"split", "prototype_split", "checkpoint_steps", "max_val_images", "val_epochs", "accumulate"}
 
 
 def identities(config: Any, dataset: Dataset, lists: dict[str, Lists],
                recorded: Callable[[str], list[dict]] | None = None, imported: Mapping[str, str] | None = None) -> dict[str, dict]:
-    """The identity of every step of the experiment. `imported`: digests of the files that steps were imported from, by step.
+    """The identity of every step of the experiment. `imported`: step -> digest of the files it was imported from.
 
-    `recorded` gives the identities that stand in the run folder for a step. With it no image and no mask is read:
-    their digests are taken from the recorded identity that fits, "unknown" where there is none. Labels always count.
+    `recorded` returns the recorded identities of a step in the run folder. With it, no image or mask is read: their digests
+    are those of the matching recorded identity, or "unknown" if there is none. Labels are always compared.
     """
     result: dict[str, dict] = {}
     for name in config.steps:
@@ -48,14 +48,14 @@ def identities(config: Any, dataset: Dataset, lists: dict[str, Lists],
 
 
 def imported_identity(dataset: Dataset, name: str, digest: str) -> dict[str, Any]:
-    """The identity of a step that is taken from files with this digest instead of being done: no setting counts."""
+    """The identity of a step that is imported from files with this digest; it does not depend on settings."""
     frame = {} if BY_NAME[name].kind == "training" else frame_of(dataset)
     return {"imported": digest, "data": {"classes": list(dataset.classes), **frame}}
 
 
 def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dict[str, dict], name: str,
               recorded: dict | None) -> dict[str, Any]:
-    """The identity of one step; the digests of files from the identity `recorded`, or (None) from the files."""
+    """The identity of one step. Digests of files come from `recorded`, or from the files if it is None."""
     step, given = BY_NAME[name], name == "make_lpcam" and config.make_lpcam.prototypes
     identity: dict[str, Any] = {
         "version": step.module.VERSION,
@@ -84,12 +84,12 @@ def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dic
 
 
 def frame_of(dataset: Dataset) -> dict[str, int | None]:
-    """The size in which the networks see the images."""
+    """The image size that the networks use."""
     return {"max_side": dataset.max_side} | ({"min_side": dataset.min_side} if dataset.min_side else {})
 
 
 def _settings(config: Any, name: str) -> dict[str, Any]:
-    """The settings that the results of a step depend on; of files their digest."""
+    """The settings that the results of a step depend on; files are replaced by their digest."""
     own = {key: value for key, value in settings_of(getattr(config, name)).items() if key not in UNFINGERPRINTED}
     if name == "make_lpcam" and (given := own.pop("prototypes")):
         own = {key: value for key, value in own.items() if key not in CLUSTERING} | {"prototypes": digest_of_imported(given)}
@@ -97,8 +97,8 @@ def _settings(config: Any, name: str) -> dict[str, Any]:
 
 
 def is_read(config: Any, dataset: Dataset, name: str, source: str) -> bool:
-    """Whether step `name` really reads `source` with this data set: no threshold is chosen where there are no masks, and IRN is
-    for refiners that walk."""
+    """Whether step `name` reads `source` with this data set: no threshold is chosen without masks, and only refiners with a
+    random walk use IRN."""
     if (name, source) == ("cam_to_ir_label", "eval_cam"):
         return chooses_pair(config, dataset)
     if (name, source) == ("make_sem_seg_labels", "train_irn"):
@@ -108,7 +108,7 @@ def is_read(config: Any, dataset: Dataset, name: str, source: str) -> bool:
 
 
 def unread_steps(config: Any, dataset: Dataset) -> dict[str, str]:
-    """The steps that others of the experiment could read and none does, each with the reason."""
+    """The steps that no step of the experiment reads with these settings, each with the reason."""
     unread: dict[str, str] = {}
     for name in reversed(config.steps):
         readers = [reader for reader in config.steps if name in BY_NAME[reader].reads(config)]
@@ -124,16 +124,16 @@ def fingerprint(identity: dict) -> str:
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
-    """What changed from one identity to another, as "key: old -> new"."""
+    """The differences of two identities, as "key: old -> new"."""
     if not key and ("imported" in old) != ("imported" in new):
-        return ["taken from files now" if "imported" in new else "was taken from files"]
+        return ["now imported" if "imported" in new else "no longer imported"]
     if isinstance(old, dict) and isinstance(new, dict):
         names = dict.fromkeys([*old, *new])
         return [line for name in names
                 for line in differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)]
     if old == new:
         return []
-    # the digits of a digest tell nothing
+    # digests are not shown
     if all(value is None or isinstance(value, str) and DIGEST.fullmatch(value) for value in (old, new)):
         what = "no longer read" if new is None else "now read" if old is None else "changed"
         return [f"{key.removeprefix('reads.').removeprefix('data.')} {what}"]
@@ -141,8 +141,8 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
 
 
 def _fingerprint_read(config: Any, known: dict, reader: str, source: str) -> str:
-    """The fingerprint of what `reader` takes from `source`: of eval_cam only the threshold chosen on val, so that a
-    changed training mask or score changes no label."""
+    """The fingerprint of what `reader` reads from `source`. For eval_cam this is only the threshold chosen on val, so that
+    a changed training mask or score does not make labels stale."""
     if reader == "cam_to_ir_label" and source == "eval_cam":
         threshold = settings_of(config.eval_cam.threshold)[config.seed_maps.value]
         of_val = {key: value for key, value in known[source]["data"].items() if key.endswith(" of val")}
@@ -152,7 +152,7 @@ def _fingerprint_read(config: Any, known: dict, reader: str, source: str) -> str
 
 
 def _recorded_read(known: dict, source: str, recorded: dict | None) -> str | None:
-    """Of a step that is gone, and so has no recorded digests, what was read of it stands in its readers."""
+    """The fingerprint of a deleted step as its reader recorded it; None if the digests of `source` are known."""
     unknown = "unknown" in known[source]["data"].values()
     return (recorded or {}).get("reads", {}).get(source) if unknown else None
 

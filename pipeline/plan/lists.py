@@ -1,4 +1,4 @@
-"""Which ids each step works on: by default exactly what the experiment's later steps read."""
+"""The ids of each step: by default exactly those that the later steps of the experiment read."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -14,14 +14,14 @@ Lists = dict[str, tuple[str, ...]]   # purpose -> ids
 def derive_lists(config: Any, dataset: Dataset, imported: Collection[str] = ()) -> dict[str, Lists]:
     """The lists of every step of the experiment, by purpose (see `steps.runtime.context.StepContext.lists`).
 
-    The experiment's steps count, not the flags of this call: making the maps today and scoring them tomorrow is the
-    same as both at once. Scoring lists are empty where there are no masks; "val" is empty where nothing is chosen. A training
-    that is taken from a file has no list; neither it nor the steps `imported` read anything.
+    The lists depend on the steps of the experiment, not on the flags of this call, so that steps can be run in separate calls.
+    Scoring lists are empty without masks; "val" is empty if nothing is chosen on it. A training that is imported from a file
+    has no list; it and the `imported` steps read nothing.
 
     Raises
     ------
     ConfigError
-        when an explicit list does not cover what a later step reads from it.
+        if an explicit list does not cover the ids that a later step reads.
     """
     lists: dict[str, Lists] = {}
     needed: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in BY_NAME}   # step -> reader -> ids
@@ -38,13 +38,13 @@ def derive_lists(config: Any, dataset: Dataset, imported: Collection[str] = ()) 
 
 
 def masks_to_choose_by(dataset: Dataset) -> tuple[str, ...]:
-    """The val ids when all of them have masks, else none."""
+    """The val ids if all of them have masks, else ()."""
     val = dataset.lists["val"]
     return val if val and dataset.has_masks(val) else ()
 
 
 def chooses_pair(config: Any, dataset: Dataset) -> bool:
-    """Whether cam_to_ir_label's confident pair comes from the threshold of eval_cam, which then has something to do."""
+    """Whether cam_to_ir_label derives its confident pair from the threshold of eval_cam, and eval_cam has images."""
     return config.cam_to_ir_label.conf_fg is None and any(_eval_cam(config, dataset, {}).values())
 
 
@@ -97,12 +97,12 @@ def _make_ins_seg_labels(config: Any, dataset: Dataset, needed: dict) -> Lists:
 
 
 def _eval_ins_seg(config: Any, dataset: Dataset, needed: dict) -> Lists:
-    """The list to score; empty when it is the default list and no objects of it are known."""
+    """The list to score; () if it is the default list and has no instances. Raises ConfigError if some are missing."""
     split = config.eval_ins_seg.split
     ids = _split(dataset, split, dataset.lists["train"])
     known = sum(map(dataset.has_instances, ids))
     if known < len(ids) and (known or split is not None):
-        raise ConfigError(f"eval_ins_seg scores {len(ids)} images, but only of {known} are the objects known in {dataset.root}. "
+        raise ConfigError(f"eval_ins_seg scores {len(ids)} images, but only {known} have instances in {dataset.root}. "
                           "Add the others, choose another eval_ins_seg.split, or take eval_ins_seg out of steps")
     return {"scored": ids if known else ()}
 
@@ -117,7 +117,7 @@ _LISTS = {"train_cam": _train_cam, "make_cam": _make_cam, "make_lpcam": _make_lp
 
 
 def _with_masks(dataset: Dataset, split: str | None) -> tuple[str, ...]:
-    """The list to score; empty when it is the default list and has no masks."""
+    """The list to score; () if it is the default list and has no masks. Raises ConfigError if an explicit list lacks some."""
     ids = _split(dataset, split, dataset.lists["train"])
     if dataset.has_masks(ids):
         return ids
@@ -128,15 +128,15 @@ def _with_masks(dataset: Dataset, split: str | None) -> tuple[str, ...]:
 
 
 def _refuse_choosing_on_scored(step: str, scored: tuple[str, ...], val: tuple[str, ...], key: str) -> None:
-    """A threshold must not be chosen on images that are scored with it."""
+    """Raise ConfigError if a threshold is chosen on images that are also scored with it."""
     both = set(scored) & set(val)
     if both:
-        raise ConfigError(f"{step}.split holds {len(both)} images of the list val, on whose masks {key} is chosen. Set {key} to "
+        raise ConfigError(f"{step}.split contains {len(both)} images of the list val, on which {key} is chosen. Set {key} to "
                           "numbers, or score a list without them")
 
 
 def _check_cover(config: Any, name: str, lists: Lists, readers: dict[str, tuple[str, ...]]) -> None:
-    """Refuse an explicit list that lacks what a later step reads."""
+    """Raise ConfigError if an explicit list does not cover the ids that a later step reads."""
     if "ids" not in lists or BY_NAME[name].kind != "images":
         return
     have = set(lists["ids"])
@@ -144,5 +144,5 @@ def _check_cover(config: Any, name: str, lists: Lists, readers: dict[str, tuple[
         missing = [image_id for image_id in wanted if image_id not in have]
         if missing:
             raise ConfigError(f"{name}.split={getattr(config, name).split!r} covers {len(wanted) - len(missing)} of the "
-                              f"{len(wanted)} ids that {reader} reads (first missing: {missing[0]!r}). Leave {name}.split "
-                              f"null (then it follows its readers) or give {reader} a list that it covers")
+                              f"{len(wanted)} ids that {reader} reads (first missing: {missing[0]!r}). Set {name}.split"
+                              f"=null to make the ids of all its readers, or choose a list for {reader} that it covers")

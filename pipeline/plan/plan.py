@@ -1,4 +1,4 @@
-"""The plan: the state of every step, what will be done with it and why, and all that can be refused before work starts."""
+"""The plan: the state of every step, its action and the reason, and all checks that are possible before work starts."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -22,30 +22,30 @@ from wsss.errors import ConfigError
 DONE, STALE, PARTIAL, ABSENT, NOTHING = "done", "stale", "partial", "missing", "nothing to score"
 # actions
 SKIP, CONTINUE, RUN, RERUN, REUSE, LEFT_OUT = "skip", "continue", "run", "re-run", "reuse", "left out"
-IMPORT = "imported"   # a training: taken from the file that the configuration names
+IMPORT = "imported"   # a training imported from a file of the configuration
 REASONS = {BROKEN: "{n} artifact{s} broken", CHANGED: "{n} image{s} or their labels changed", MISSING: "{n} image{s} new"}
 SHOWN = 4   # differences
 
 
 @dataclass
 class PlannedStep:
-    """One step: what state its result is in, and what a run does with it."""
+    """The state of one step and what a run does with it."""
 
     step: Step
     lists: Lists
     identity: dict
     reads: tuple[str, ...]
     state: str                       # one of the states above
-    why: str = ""                    # of the state: what changed, what is broken
-    done: int = 0                    # images, or training steps, that need not be made again
+    why: str = ""                    # what changed or is broken
+    done: int = 0                    # finished images or training steps
     total: int = 0
-    fresh: bool = False              # work from an empty folder, not where an earlier run stopped
-    damaged: list[str] = field(default_factory=list)   # files besides those of single images that must be made again
-    failed: dict[str, str] = field(default_factory=dict)   # images that failed the last time: id -> reason
+    fresh: bool = False              # start from an empty folder instead of continuing
+    damaged: list[str] = field(default_factory=list)   # broken or missing files that do not belong to one image
+    failed: dict[str, str] = field(default_factory=dict)   # images that failed in the last run: id -> reason
     action: str = SKIP               # one of the actions above
-    donor: Donor | None = None       # the run whose result is taken over
-    expected: Any = None             # pipeline.plan.expect.Expected, of a step that works
-    usable: bool = True              # its result can be read by later steps, now or once it has run
+    donor: Donor | None = None       # the run whose result is reused
+    expected: Any = None             # pipeline.plan.expect.Expected; None if the step does not work
+    usable: bool = True              # later steps can read its result, now or after it has run
 
     @property
     def name(self) -> str:
@@ -61,7 +61,7 @@ class PlannedStep:
 
     @property
     def imported(self) -> bool:
-        """Whether it is taken from files: a training from `model.cam_weights` or `irn_weights`, maps and labels by importing."""
+        """Whether the step is imported: a training from `model.cam_weights` or `irn_weights`, maps and labels by the action."""
         return "imported" in self.identity
 
     @property
@@ -78,9 +78,9 @@ class PlannedStep:
 
 
 def survey(config: Any, dataset: Dataset, folder: RunFolder, read_images: bool = True) -> list[PlannedStep]:
-    """The state of every step of the experiment. Writes nothing and refuses no state.
+    """The state of every step of the experiment. Writes nothing and raises no error for any state.
 
-    Without `read_images` no image and no mask is read (see `pipeline.plan.fingerprint.identities`).
+    If `read_images` is False, no image or mask is read (see `pipeline.plan.fingerprint.identities`).
     """
     imported = {name: digest for name in config.steps if (digest := folder.imported(name))}
     lists = derive_lists(config, dataset, imported)
@@ -97,20 +97,20 @@ def survey(config: Any, dataset: Dataset, folder: RunFolder, read_images: bool =
 
 def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Donor] | None = None,
               fetch: bool = True) -> list[PlannedStep]:
-    """Plan every step of the experiment. Writes nothing, but for ImageNet weights that are fetched with `fetch`.
+    """Plan every step of the experiment. Writes nothing except ImageNet weights, which `fetch` downloads.
 
     Raises
     ------
     ConfigError
-        when a selected step reads what neither exists nor is made in this call, a finished training would be replaced,
-        or a run to reuse has nothing in common with this one.
+        if a selected step reads a result that neither exists nor is made in this call, a finished training would be
+        replaced, or no step can be reused from a run of `reuse_from`.
     """
     chosen = selected(config)
     plan = {planned.name: planned for planned in survey(config, dataset, folder)}
     unread = unread_steps(config, dataset)
     refuse_incompatible_runs(donors or [], {name: planned.identity for name, planned in plan.items()})
     for name, planned in plan.items():
-        wanted = config.steps.index(name) <= config.steps.index(chosen[-1])   # what comes later need not be taken over
+        wanted = config.steps.index(name) <= config.steps.index(chosen[-1])   # later steps are not reused
         _decide(config, dataset, folder, planned, name in chosen, donors or [] if wanted else [])
         if name in unread and planned.action != SKIP and not getattr(config, BY_NAME[name].flag):
             planned.action, planned.usable, planned.why = LEFT_OUT, False, unread[name]
@@ -125,7 +125,7 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
         if planned.imported:
             from steps.runtime.networks import imported_network
 
-            imported_network(planned.name, config.model, dataset)   # refuses a file that is not such a network
+            imported_network(planned.name, config.model, dataset)   # raises if the file is not such a network
         if planned.name == "make_lpcam" and config.make_lpcam.prototypes:
             check_imported(config.make_lpcam.prototypes, len(dataset.classes), config.model)
     if any("weights" in planned.identity.get("model", {}) for planned in made):
@@ -136,7 +136,7 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
 
 
 def check_share(config: Any, planned: PlannedStep, processes: int) -> None:
-    """Refuse more processes than a batch of a training has images. Raises ConfigError."""
+    """Raise ConfigError if there are more processes than images in a training batch."""
     if planned.step.kind != "training" or planned.imported:
         return
     key, ids = f"{planned.name}.batch_size", len(planned.lists["ids"])
@@ -148,7 +148,7 @@ def check_share(config: Any, planned: PlannedStep, processes: int) -> None:
 
 
 def work_folder(folder: RunFolder, planned: PlannedStep) -> Path:
-    """Where a step is worked on: in its result when only parts of that are missing."""
+    """The folder a step works in: its result folder if only parts are missing, else its partial folder."""
     manifest = folder.manifest(planned.name)
     if manifest is not None and manifest["fingerprint"] == planned.fingerprint and not planned.fresh:
         return folder.result(planned.name)
@@ -156,7 +156,7 @@ def work_folder(folder: RunFolder, planned: PlannedStep) -> Path:
 
 
 def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep, read_images: bool) -> None:
-    """Set the state of a step, and why it is not done."""
+    """Set the state of a step and the reason if it is not done."""
     kind, ids = planned.step.kind, planned.lists.get("ids", ())
     if kind == "score" and not any(planned.lists.values()):
         truth = "instances" if "instances" in planned.step.depends else "masks"
@@ -180,9 +180,9 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
         changes = differences(manifest["identity"], planned.identity) if manifest else []
         planned.why = "; ".join(_shortened(changes) + _shortened(problems))
         return
-    lacking = unfinished(place, ids, dataset, read_images, problems) if kind == "images" else {}
-    planned.done, planned.damaged = planned.total - len(lacking), folder.damaged_files(planned.name)
-    reasons = [REASONS[reason].format(n=n, s="s" * (n != 1)) for reason, n in sorted(Counter(lacking.values()).items())]
+    missing = unfinished(place, ids, dataset, read_images, problems) if kind == "images" else {}
+    planned.done, planned.damaged = planned.total - len(missing), folder.damaged_files(planned.name)
+    reasons = [REASONS[reason].format(n=n, s="s" * (n != 1)) for reason, n in sorted(Counter(missing.values()).items())]
     if planned.damaged:
         reasons.append(f"{', '.join(planned.damaged[:SHOWN])} missing or damaged")
     elif folder.has_open_journal(planned.name):
@@ -190,12 +190,12 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
     reasons += _shortened(problems)
     planned.state, planned.why = PARTIAL if reasons else DONE, "; ".join(reasons)
     if planned.damaged and kind != "images":
-        planned.fresh = kind == "score" or not (place / STATE).exists()   # a training is taken from its last state
+        planned.fresh = kind == "score" or not (place / STATE).exists()   # a training continues from its last state
         planned.done = 0 if planned.fresh else saved_step(place)
 
 
 def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep, chosen: bool, donors: list[Donor]) -> None:
-    """Set what is to be done with a step, by its state."""
+    """Set the action of a step from its state."""
     if planned.state == NOTHING:
         return
     imported = planned.imported and planned.step.kind == "images"
@@ -206,9 +206,8 @@ def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSt
             _import_network(config, planned)
         return
     if imported and chosen:
-        raise ConfigError(f"{planned.name} was imported, and not all that is needed is there ({planned.why}). Import the rest "
-                          f"with action=import_official import_from=DIR; or remove {folder.result(planned.name)}, then it is "
-                          "made here")
+        raise ConfigError(f"{planned.name} was imported, but not completely ({planned.why}). Import the rest with "
+                          f"action=import_official import_from=DIR, or delete {folder.result(planned.name)} to make it here")
     if donor := find_donor(donors, planned.name, planned.fingerprint, planned.lists.get("ids"), dataset):
         planned.action, planned.donor = REUSE, donor
         planned.done = max(planned.done, donor.covers)
@@ -225,14 +224,14 @@ def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSt
 
 
 def _import_network(config: Any, planned: PlannedStep) -> None:
-    """A training that the configuration provides is not done but taken from its file."""
+    """Import a training whose weights file is configured instead of training it."""
     if planned.imported and planned.action in (RUN, RERUN, CONTINUE):
         planned.action, planned.done = IMPORT, 0
         planned.why = "; ".join(filter(None, [f"from {config.model.imported(planned.name)}", planned.why]))
 
 
 def _again(dataset: Dataset, folder: RunFolder, planned: PlannedStep, why: str) -> None:
-    """Make a step again beside its present result, or go on where that was interrupted."""
+    """Make a step again in its partial folder, or continue there if that was interrupted."""
     partial = folder.partial(planned.name, planned.fingerprint)
     planned.fresh, planned.why, planned.damaged = True, why, []
     planned.done = finished_in(dataset, planned, partial)
@@ -241,7 +240,7 @@ def _again(dataset: Dataset, folder: RunFolder, planned: PlannedStep, why: str) 
 
 def finished_in(dataset: Dataset, planned: PlannedStep, place: Path, read_images: bool = True,
                 problems: list[str] | None = None) -> int:
-    """How many images, or training steps, are finished in a folder."""
+    """The number of images or training steps that are finished in a folder."""
     if planned.step.kind == "images":
         return planned.total - len(unfinished(place, planned.lists["ids"], dataset, read_images, problems))
     return saved_step(place) if planned.step.kind == "training" else 0
@@ -267,7 +266,7 @@ def _without(name: str, source: str) -> str:
 def _check_replacing(config: Any, folder: RunFolder, planned: PlannedStep) -> None:
     manifest = folder.manifest(planned.name)
     if planned.step.kind != "training" or config.replace or manifest is None or "imported" in manifest["identity"]:
-        return   # what came from a file can be had from it again
+        return   # an imported training can be imported again
     if work_folder(folder, planned) != folder.result(planned.name):
         raise ConfigError(f"{planned.name} is finished in {folder.result(planned.name)} and would be replaced ({planned.why}). "
                           "Set replace=true to allow it, name=NAME for another run, or undo the change")

@@ -1,4 +1,4 @@
-"""Which steps a call does: by from_step and to_step, or by the flags."""
+"""The steps that a call runs, selected by from_step and to_step or by the flags."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,12 +9,12 @@ from wsss.errors import ConfigError
 
 
 def selected(config: Any) -> tuple[str, ...]:
-    """The names of the steps to run, by from_step and to_step, or by the flags: any true: only those; false: removed.
+    """The names of the steps to run: from_step to to_step, or those with a true flag, or else all without a false flag.
 
     Raises
     ------
     ConfigError
-        for a flag of a step that the experiment lacks, flags together with from_step or to_step, or nothing left to do.
+        if a flag belongs to no step of the experiment, flags are combined with from_step or to_step, or no step is left.
     """
     flags = {step.name: getattr(config, step.flag) for step in STEPS}
     for name, flag in flags.items():
@@ -24,7 +24,7 @@ def selected(config: Any) -> tuple[str, ...]:
     ends = [f"{key}={getattr(config, key)}" for key in ("from_step", "to_step") if getattr(config, key)]
     if ends and (given := [name for name, flag in flags.items() if flag is not None]):
         flag = f"{BY_NAME[given[0]].flag}={str(flags[given[0]]).lower()}"
-        raise ConfigError(f"{' and '.join(ends)} together with {flag}: choose the steps by the one or by the other")
+        raise ConfigError(f"{' and '.join(ends)} together with {flag}: select the steps by only one of the two")
     if ends:
         return tuple(config.in_range)
     chosen = [name for name in config.steps if flags[name]] or [name for name in config.steps if flags[name] is not False]

@@ -1,16 +1,16 @@
-"""Pages to look at: the report of a run, and the comparison of runs. Each is one HTML file that needs nothing beside it.
+"""HTML pages: the report of a run and the comparison of runs. Each page is one self-contained file.
 
-Imported only where a page is written: matplotlib and Jinja2 take longer to load than the command line takes to start.
+Imported only when a page is written, because importing matplotlib and Jinja2 is slow.
 
-    page        puts a page together and writes it
-    kinds       what is scored, by name; light, as are stages and published
+    page        assembles and writes a page
+    kinds       the names of what is scored; imports nothing slow, like stages and published
     scores      the tables: scores, classes, steps, configuration
     images      the IoU of every scored image
-    gallery     which images are shown, and their tiles
-    thumbnails  arrays to embedded pictures: images, masks, maps, errors
-    traces      what each step made of an image
+    gallery     the choice of images and their tiles
+    thumbnails  converts arrays to embedded pictures: images, masks, maps, errors
+    traces      the results of each step for an image
     prototypes  the nearest patches of every prototype
-    stage_images  the images that gained and lost most from one stage to the next
+    stage_images  the images with the largest gains and losses between stages
     figures     curves and the confusion matrix, as SVG in the colours of the page
     compare     several runs side by side
 """

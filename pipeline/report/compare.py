@@ -1,4 +1,4 @@
-"""Several runs side by side: scores, what differs in the configuration, and the images whose pseudo masks changed most."""
+"""Compare several runs: scores, differences in the configuration, and the images whose pseudo masks changed most."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -25,37 +25,37 @@ from wsss.files import write_text
 from wsss.text import aligned
 
 SHOWN = 48   # images that changed most
-# Where the keys stand that results depend on; the others say how and where a run works.
+# The sections and keys that results depend on; the others set how and where a run works.
 RESULT_KEYS = {*BY_NAME, "data", "model", "seed", "precision", "seed_maps", "steps", "recipe_name", "experiment_name"}
-SAVING = ("checkpoint_steps", "save_soft")   # what they change is kept, not what comes out
+SAVING = ("checkpoint_steps", "save_soft")   # these change what is saved, not the results
 
 
 @dataclass(frozen=True)
 class Change:
-    """How far the pseudo masks of an image differ from those of the first run: shares of its pixels, by run; mIoU by run."""
+    """The differences of an image's pseudo masks from the first run: shares of changed pixels and mIoU, by run."""
 
     image_id: str
-    shares: tuple[float, ...]          # of the second run on
+    shares: tuple[float, ...]          # from the second run on
     miou: tuple[float | None, ...]     # of all runs
 
 
 def check_runs(paths: Sequence[Path]) -> list[Path]:
-    """The runs, after making sure that there are two at least. Raises ConfigError."""
+    """The runs without duplicates. Raises ConfigError if there are fewer than two."""
     different = list(dict.fromkeys(paths))
     if len(different) < 2:
         given = ", ".join(path.name for path in different) or "none"
-        raise ConfigError(f"action=compare needs two different runs at least, given: {given}. Name them: runs=[A,B]")
+        raise ConfigError(f"action=compare needs at least two different runs, got: {given}. Set runs=[A,B]")
     return different
 
 
 def write_comparison(runs: Sequence[RecordedRun], outputs: Path,
                      progress: Callable[[int, int, str], None]) -> tuple[str, Path]:
-    """Write `compare-A-B.html` into `outputs`; return the table for the screen and the path of the page.
+    """Write `compare-A-B.html` into `outputs`; return a text table and the path of the page.
 
     Raises
     ------
     ConfigError
-        when the runs have different classes.
+        if the runs have different classes.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -69,7 +69,7 @@ def write_comparison(runs: Sequence[RecordedRun], outputs: Path,
     if len(name.encode()) > 120:
         name = hashlib.sha256(name.encode()).hexdigest()[:16]
     path = outputs / f"compare-{name}.html"
-    tiles = [tile for change in changes[:SHOWN]   # without those whose image is gone
+    tiles = [tile for change in changes[:SHOWN]   # images that cannot be read are left out
              if (tile := safely(lambda change=change: _tile(first.dataset, names, readers, change), [], None))]
     write_text(path, render(
         "compare.html.j2", state="", title=" / ".join(names), names=names, scores=scores, score_names=SCORES, tiles=tiles,
@@ -79,13 +79,13 @@ def write_comparison(runs: Sequence[RecordedRun], outputs: Path,
 
 
 def titles(runs: Sequence[RecordedRun]) -> list[str]:
-    """The names of the runs, with the folder above where two are the same."""
+    """The names of the runs; equal names are preceded by the parent folder."""
     names = [run.folder.path.name for run in runs]
     return [f"{run.folder.path.parent.name}/{name}" if names.count(name) > 1 else name for run, name in zip(runs, names)]
 
 
 def score_table(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
-    """A row for each kind of map and run: the scores of the run, and their differences from the first run in points."""
+    """A row for each kind of map and run: the scores, and their differences from the first run in points."""
     found, rows = [measured(run) for run in runs], []
     for kind, title in TITLES.items():
         for number, scores in enumerate(found):
@@ -116,7 +116,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def mask_changes(runs: Sequence[RecordedRun], readers: Sequence[MaskReader],
                  progress: Callable[[int, int, str], None]) -> tuple[list[Change], list[dict[str, Any]]]:
-    """What changed in the pseudo masks that all runs have, most first; and for each run from the second on how many did."""
+    """The changes of the pseudo masks that all runs have, largest first, and statistics for each run from the second on."""
     if not all(run.place(MASKS) for run in runs):
         return [], []
     ids = sorted(set.intersection(*(read.made for read in readers)))
@@ -126,7 +126,7 @@ def mask_changes(runs: Sequence[RecordedRun], readers: Sequence[MaskReader],
     def one(image_id: str) -> Change | None:
         try:
             masks = [read(image_id) for read in readers]
-        except WsssError:   # damaged: the report of that run names it
+        except WsssError:   # damaged: it is listed in the report of that run
             return None
         if any(mask.shape != masks[0].shape for mask in masks):
             return None
@@ -151,7 +151,7 @@ def _stats(changes: Sequence[Change], number: int) -> dict[str, Any]:
 
 
 def _tile(dataset: Dataset, names: Sequence[str], readers: Sequence[MaskReader], change: Change) -> dict[str, Any]:
-    """An image with the pseudo masks of all runs side by side."""
+    """An image and its pseudo masks of all runs."""
     image_id = change.image_id
     shown = {"image": thumbnails.image(dataset.image(image_id), SIDE)}
     if image_id in dataset.mask_files:
@@ -174,7 +174,7 @@ def _figure(runs: Sequence[RecordedRun], names: Sequence[str]) -> str | None:
 
 def _screen(names: Sequence[str], scores: list[dict[str, Any]], differences: list[tuple[str, list[str]]],
             stats: list[dict[str, Any]]) -> str:
-    """The comparison for the screen: mIoU of the stages, keys that differ, masks that changed."""
+    """The comparison as text: mIoU of the stages, differing keys, changed masks."""
     rows = [("mIoU, percent", *names)]
     for first in scores[::len(names)]:
         of_kind = [row for row in scores if row["kind"] == first["kind"]]

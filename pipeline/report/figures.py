@@ -1,5 +1,5 @@
-"""Curves and matrices as SVG that takes its colours and letters from the page, so that it is right in light and dark; as PNG in
-those of the light one."""
+"""Curves and matrices. SVG figures take colours and fonts from the page, so they fit light and dark mode; PNG figures use the
+colours of light mode."""
 
 import io
 import re
@@ -18,17 +18,17 @@ from matplotlib.figure import Figure
 
 from wsss.files import replacing
 
-# Drawn in these colours, each then replaced by a variable of the page's style sheet.
+# Placeholder colours, each replaced by a variable of the page's style sheet.
 TONES = {name: f"#0101{number:02x}" for number, name in enumerate(
     ("ink", "muted", "line", "cam", "lpcam_fg", "lpcam", "pseudo_masks", "a", "b", "c", "d"), start=1)}
-# Of the page on a light ground, for what is drawn as PNG.
+# The page's colours of light mode, for PNG figures.
 COLOURS = dict(re.findall(r"--(\w+): (#\w+)", (Path(__file__).parent / "templates/page.css").read_text().partition("@media")[0]))
 SERIES = ("a", "b", "c", "d")
 MARKS = {"cam": "o", "lpcam_fg": "s", "lpcam": "D", "pseudo_masks": "^"}
 
 
 def _style(tones: Mapping[str, str]) -> dict[str, Any]:
-    """matplotlib's settings, in the colours `tones` by name."""
+    """matplotlib's settings with the colours `tones` (name -> colour)."""
     ink, muted, line = (tones[name] for name in ("ink", "muted", "line"))
     return {"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 9, "axes.edgecolor": line, "axes.linewidth": 0.8,
             "axes.labelcolor": muted, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
@@ -45,7 +45,7 @@ _numbers = count()
 
 @dataclass(frozen=True)
 class Curve:
-    """mIoU at thresholds, in [0, 1]; `chosen` is the threshold in use, `oracle` the best one on the scored images."""
+    """mIoU in [0, 1] over thresholds; `chosen` is the threshold in use, `oracle` the best one on the scored images."""
 
     kind: str
     title: str
@@ -56,7 +56,7 @@ class Curve:
 
 
 def threshold_curves(curves: Sequence[Curve], title: str) -> str:
-    """mIoU against the background threshold: a filled mark at the chosen threshold, a ring at the oracle's."""
+    """Plot mIoU over the background threshold, with a filled mark at the chosen threshold and a ring at the oracle's."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(4.4, 3.0)
         for curve in curves:
@@ -75,7 +75,7 @@ def threshold_curves(curves: Sequence[Curve], title: str) -> str:
 
 def training_curves(title: str, lines: dict[str, tuple[Sequence[float], Sequence[float]]], ylabel: str,
                     percent: bool = False) -> str:
-    """Curves over the steps of a training. Long ones are drawn as the mean of neighbouring steps, with their range."""
+    """Plot curves over training steps. Long ones are drawn as means of neighbouring steps, with their range."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(4.2, 2.6)
         for tone, (name, (steps, values)) in zip(SERIES, lines.items()):
@@ -94,7 +94,7 @@ def training_curves(title: str, lines: dict[str, tuple[Sequence[float], Sequence
 
 
 def histogram(values: np.ndarray, title: str) -> str:
-    """How the mIoU of single images is distributed."""
+    """Plot the distribution of the mIoU of single images."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(4.4, 2.1)
         axes.hist(100 * values, bins=np.linspace(0, 100, 41), color=TONES["pseudo_masks"], rwidth=0.9)
@@ -109,7 +109,7 @@ def histogram(values: np.ndarray, title: str) -> str:
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> str:
-    """(C + 1, C + 1) pixels by truth (row) and prediction (column), drawn as shares of the row."""
+    """Plot (C + 1, C + 1) pixel counts by truth (row) and prediction (column) as shares of the row."""
     share, n = row_shares(counts), len(names)
     cell = 0.42 if n <= 12 else 0.26 if n <= 30 else 0.12
     with matplotlib.rc_context({**STYLE, "axes.grid": False, "font.size": 9 if n <= 12 else 7.5 if n <= 30 else 5}):
@@ -127,13 +127,13 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> st
 
 
 def row_shares(counts: np.ndarray) -> np.ndarray:
-    """Each row of a matrix divided by its sum; a row of zeros stays."""
+    """Each row of a matrix divided by its sum; rows of zeros are not changed."""
     total = counts.sum(axis=1, keepdims=True)
     return np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
 
 
 def dots(titles: Sequence[str], runs: Sequence[str], values: np.ndarray, title: str) -> str:
-    """mIoU in percent (stages, runs), NaN where there is none: one line a run over the stages."""
+    """Plot mIoU in percent (stages, runs) over the stages, one line per run; NaN values are left out."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(4.4, 2.9)
         for number, name in enumerate(runs):
@@ -147,7 +147,7 @@ def dots(titles: Sequence[str], runs: Sequence[str], values: np.ndarray, title: 
 
 
 def change_scatter(before: np.ndarray, after: np.ndarray, kind: str, xlabel: str, ylabel: str) -> str:
-    """The mIoU (N,) of each image in two stages, in [0, 1]; above the diagonal are those that gained."""
+    """Plot the mIoU (N,) in [0, 1] of each image in two stages; images with a gain are above the diagonal."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(3.3, 3.2)
         axes.plot([0, 100], [0, 100], color=TONES["muted"], linewidth=1)
@@ -158,7 +158,7 @@ def change_scatter(before: np.ndarray, after: np.ndarray, kind: str, xlabel: str
 
 @contextmanager
 def png(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure to draw into, in `COLOURS`, that is then written as a PNG."""
+    """Yield a figure in `COLOURS` to draw into; write it as PNG afterwards."""
     with matplotlib.rc_context(_style(COLOURS)):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
@@ -176,9 +176,9 @@ def _legend(figure: Figure, columns: int) -> None:
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """The figure as an `svg` element: no ids shared with other figures, no fonts and no ink of its own."""
+    """The figure as an `svg` element with unique ids, and with the fonts and ink of the page."""
     content = io.StringIO()
-    with warnings.catch_warnings():   # the browser has the letters that the font used for measuring lacks
+    with warnings.catch_warnings():   # the browser has glyphs that the measuring font lacks
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Title": title})
     text = content.getvalue()
@@ -187,7 +187,7 @@ def _svg(figure: Figure, title: str) -> str:
     text = re.sub(r'\bid="', f'id="{prefix}', text)
     text = re.sub(r'(url\(|href=")#', rf"\g<1>#{prefix}", text)
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)   # would hold for the whole page
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)   # it would apply to the whole page
     text = re.sub(r"font: ((?:bold |[0-9]+ )?)([\d.]+px) [^;\"]*", lambda m: f"font-size: {m[2]}"
                   + (f"; font-weight: {m[1].strip()}" if m[1] else ""), text)
     text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)

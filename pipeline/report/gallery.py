@@ -1,4 +1,4 @@
-"""Which images a report shows, and the tiles of its galleries."""
+"""The images that a report shows and the tiles of its galleries."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from wsss.seeding import generator
 
 TAGS = ("best", "worst", "random")
 SIDE = 160            # pixels of the longer side of a picture
-MOST_BY_CLASS = 800   # tiles that only a class asked for: keeps a page of many classes small
+MOST_BY_CLASS = 800   # tiles shown only for a class; limits the page size with many classes
 
 
 class MaskReader:
-    """Reads the pseudo masks of a run, of those images that have one."""
+    """Reads the pseudo masks of a run."""
 
     def __init__(self, run: RecordedRun):
         place = run.place(MASKS)
@@ -29,7 +29,7 @@ class MaskReader:
 
 
 def gallery_tile(run: RecordedRun, read: MaskReader, scores: ImageScores, place: int | None, image_id: str) -> dict[str, Any]:
-    """An image: image, ground truth, pseudo mask and errors as far as they are there, its IoU and that of its classes."""
+    """An image with its available ground truth, pseudo mask and errors, its IoU and the IoU of its classes."""
     mask, shown = read(image_id), {"image": thumbnails.image(run.dataset.image(image_id), SIDE)}
     truth = run.dataset.mask(image_id) if image_id in run.dataset.mask_files else None
     if truth is not None:
@@ -44,9 +44,9 @@ def gallery_tile(run: RecordedRun, read: MaskReader, scores: ImageScores, place:
 
 
 def choose_shown(run: RecordedRun, scores: ImageScores, available: Sequence[str]) -> dict[str, set[str]]:
-    """The images of the galleries: id -> "best", "worst", "random", "class". Without scores only the last two.
+    """The images of the galleries: id -> "best", "worst", "random", "class"; without scores only the last two.
 
-    A bounded sample, so that the page stays small whatever the size of the data set; drawn by the seed of the run.
+    The sample size is bounded, so the page stays small for any data set; it is drawn with the seed of the run.
     """
     settings, draws = run.config.report, generator(run.config.seed, "report", "gallery")
     order = [scores.ids[place] for place in np.argsort(-scores.miou, kind="stable")]
@@ -73,7 +73,7 @@ def choose_shown(run: RecordedRun, scores: ImageScores, available: Sequence[str]
 
 
 def choose_traces(run: RecordedRun, scores: ImageScores, available: Sequence[str]) -> list[str]:
-    """The images whose way is shown: spread over the IoU from good to bad, with as many different classes as there are."""
+    """The images to trace: spread over the IoU from good to bad, with as many different classes as possible."""
     wanted, usable = run.config.report.traces, set(available)
     order = [image_id for place in np.argsort(-scores.miou, kind="stable") if (image_id := scores.ids[place]) in usable]
     order = [image_id for image_id in order or available if run.dataset.labels[image_id]] or list(available)

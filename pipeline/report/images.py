@@ -1,4 +1,4 @@
-"""The IoU of every scored image, computed once from the masks and kept in `report/images.npz`."""
+"""The IoU of every scored image, computed once from the masks and stored in `report/images.npz`."""
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,7 +22,7 @@ MASKS = "make_sem_seg_labels"
 
 @dataclass(frozen=True)
 class ImageScores:
-    """`miou` (N,) of the images `ids`, the mean over the labels in truth or pseudo mask, background too; `iou`: label -> IoU."""
+    """`miou` (N,) of the images `ids`: the mean over the labels in truth or mask, with background; `iou`: label -> IoU."""
 
     ids: tuple[str, ...] = ()
     miou: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -34,9 +34,9 @@ class ImageScores:
 
 
 def image_iou(prediction: np.ndarray, truth: np.ndarray, ignore: str = "error") -> dict[int, float]:
-    """The IoU of every label in the truth or the prediction, both (H, W) uint8; pixels whose truth is 255 do not count.
+    """The IoU of every label in the truth or the prediction, both (H, W) uint8; pixels with truth 255 are ignored.
 
-    `ignore`: what a predicted 255 is, as in `eval_sem_seg.ignore`.
+    `ignore`: the meaning of a predicted 255, as in `eval_sem_seg.ignore`.
     """
     if ignore == "background":
         prediction = np.where(prediction == IGNORE, 0, prediction)
@@ -48,7 +48,7 @@ def image_iou(prediction: np.ndarray, truth: np.ndarray, ignore: str = "error") 
 
 
 def score_images(run: RecordedRun, progress: Callable[[int, int], None] = lambda done, total: None) -> ImageScores:
-    """The scores of all images that have a pseudo mask and a ground truth; read from the cache where nothing changed."""
+    """The scores of all images with pseudo mask and ground truth, from the cache if nothing changed."""
     place = run.place(MASKS)
     if place is None:
         return ImageScores()
@@ -67,7 +67,7 @@ def score_images(run: RecordedRun, progress: Callable[[int, int], None] = lambda
         except WsssError as error:
             return str(error)
     found = []
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:   # decoding a PNG needs no interpreter lock
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:   # decoding a PNG releases the GIL
         for result in pool.map(one, ids):
             found.append(result)
             progress(len(found), len(ids))
@@ -76,13 +76,13 @@ def score_images(run: RecordedRun, progress: Callable[[int, int], None] = lambda
                          np.array([np.mean(list(iou.values())) for _, iou in good], np.float32), tuple(iou for _, iou in good),
                          {image_id: why for image_id, why in zip(ids, found) if isinstance(why, str)})
     if not scores.failed:
-        with suppress(StorageError):   # somebody else's run, which only can be read
+        with suppress(StorageError):   # the run may be read-only
             _write(path, key, scores)
     return scores
 
 
 def _scored(run: RecordedRun, made: Collection[str]) -> tuple[str, ...]:
-    """The images that are scored, of those with a pseudo mask."""
+    """The scored images among those with a pseudo mask."""
     planned = run.by_name.get("eval_sem_seg")
     wanted = planned.lists["scored"] if planned and planned.lists["scored"] else made
     return tuple(image_id for image_id in wanted if image_id in made and image_id in run.dataset.mask_files)
@@ -95,7 +95,7 @@ def _key(run: RecordedRun, place: Path, ids: Sequence[str], ignore: str) -> str:
 
 
 def _read(path: Path, key: str) -> ImageScores | None:
-    """The cached scores; None where there are none, or of something else."""
+    """The cached scores; None if there are none or their key differs."""
     try:
         arrays = read_arrays(path, NEEDED)
     except ArtifactError:

@@ -1,4 +1,4 @@
-"""What a run scores: three kinds of maps and the pseudo masks, in the order of the papers' tables."""
+"""The kinds of results that are scored: three kinds of maps and the pseudo masks, in the order of the papers' tables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +9,6 @@ STEP_OF = {"cam": "make_cam", "lpcam_fg": "make_lpcam", "lpcam": "make_lpcam", "
 
 
 def measured(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The scores of a summary by what was scored."""
+    """The scores of a summary by kind."""
     found = {**(summary.get("eval_cam") or {}), "pseudo_masks": summary.get("eval_sem_seg")}
     return {kind: found[kind] for kind in TITLES if found.get(kind)}

@@ -1,4 +1,4 @@
-"""Puts the report of a run together and writes `report/report.html`."""
+"""Assemble the report of a run and write `report/report.html`."""
 
 import hashlib
 import json
@@ -39,8 +39,8 @@ from steps.runtime.context import settings_of
 from wsss.files import write_text
 
 FOLDER, FILE = "report", "report.html"
-MOST_MISSING = 12   # lines about what is not there
-VERSION = 2   # raised when the same run gives another page
+MOST_MISSING = 12   # lines about missing parts
+VERSION = 3   # raised when the page of an unchanged run changes
 
 
 def report_path(run_folder: Path) -> Path:
@@ -48,31 +48,31 @@ def report_path(run_folder: Path) -> Path:
 
 
 def write_report(run: RecordedRun, again: bool = True, progress: Callable[[int, int, str], None] | None = None) -> Path:
-    """Write the report of a run from what lies in its folder; return its path.
+    """Write the report of a run from its folder; return the path of the report.
 
-    With `again` false a report of the very same results stays as it is.
+    If `again` is False, an existing report of the same results is kept.
 
     Raises
     ------
     WsssError
-        where an artifact on which the whole page stands cannot be read, or the page not be written. What only a part needs is
-        left out, and named in the page.
+        if an artifact that the whole page needs cannot be read, or the page cannot be written. A part whose artifacts cannot
+        be read is left out and listed in the page.
     """
     path, state = report_path(run.folder.path), _state(run)
     if not again and _state_of(path) == state:
         return path
-    tell = progress or (lambda done, total, note: None)
-    write_text(path, render("report.html.j2", state=state, **_content(run, tell)))
+    progress = progress or (lambda done, total, note: None)
+    write_text(path, render("report.html.j2", state=state, **_content(run, progress)))
     return path
 
 
-def _content(run: RecordedRun, tell: Callable[[int, int, str], None]) -> dict[str, Any]:
+def _content(run: RecordedRun, progress: Callable[[int, int, str], None]) -> dict[str, Any]:
     unread: list[str] = []
-    scores = safely(lambda: score_images(run, lambda done, total: tell(done, total, "masks compared")), unread, ImageScores())
+    scores = safely(lambda: score_images(run, lambda done, total: progress(done, total, "masks compared")), unread, ImageScores())
     missing = absent(run, scores) + unread
     maker = TraceMaker(run)
     shown = choose_shown(run, scores, maker.available)
-    stage_images = safely(lambda: compare_stages(run, lambda done, total: tell(done, total, "stages compared")), missing,
+    stage_images = safely(lambda: compare_stages(run, lambda done, total: progress(done, total, "stages compared")), missing,
                           StageImages())
     traces, tiles = _strips(run, maker, scores, missing), _tiles(run, scores, shown, missing)
     content = {
@@ -130,14 +130,14 @@ def _tiles(run: RecordedRun, scores: ImageScores, shown: dict[str, set[str]], mi
 
 
 def _state(run: RecordedRun) -> str:
-    """A digest of everything the page shows that can change while the run's name stays."""
+    """A digest of everything that the page shows and that can change in a run."""
     facts = [VERSION, dict(run.summary), settings_of(run.config.report),
              [(planned.name, planned.state, planned.fingerprint, planned.done) for planned in run.plan]]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _state_of(path: Path) -> str | None:
-    """The digest that a written report carries in its head; None where there is no report."""
+    """The digest in the head of a written report; None if there is no report."""
     try:
         with path.open(encoding="utf-8") as file:
             head = file.read(1024)
@@ -147,7 +147,7 @@ def _state_of(path: Path) -> str | None:
 
 
 def render(template: str, **content: Any) -> str:
-    """A page with its style sheet and script inside."""
+    """A page with its style sheet and script inlined."""
     return _environment().get_template(template).render(**content)
 
 

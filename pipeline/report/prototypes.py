@@ -1,4 +1,4 @@
-"""The prototype sheet: for every foreground and background centre of a class the patches of its nearest features."""
+"""The prototype sheets: the patches of the nearest features of each foreground and background centre of a class."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from steps.parts.prototypes import FILE
 from steps.runtime.artifacts import read_arrays
 from wsss.errors import WsssError
 
-STRIDE = 16          # pixels of a cell of the feature grid
-WINDOW = 48          # pixels of a patch in the image as the network saw it
+STRIDE = 16          # pixels per cell of the feature grid
+WINDOW = 48          # pixels of a patch in the network's input image
 SIDE = 44            # pixels of a patch in the page
-MOST_ROWS = 12       # of foreground and of background centres of a class, each
+MOST_ROWS = 12       # per class, for foreground and background centres each
 MOST_PATCHES = 2400  # in the page
 
 
 @dataclass
 class Prototype:
-    """A centre: its class probability, whether it is a prototype, its patches side by side in one picture."""
+    """A centre: its class probability, whether it is a prototype, and its patches in one picture."""
 
     probability: float
     kept: bool
@@ -30,7 +30,7 @@ class Prototype:
 
 @dataclass
 class Sheet:
-    """The centres of a class, kept ones first; `hidden` (foreground, background) of them are left out."""
+    """The centres of a class, kept ones first; `hidden`: numbers of (foreground, background) centres left out."""
 
     index: int
     foreground: list[Prototype]
@@ -39,7 +39,7 @@ class Sheet:
 
 
 def sheets(run: RecordedRun) -> list[Sheet]:
-    """The sheets of all classes; empty without make_lpcam, or where its prototypes were not found in images."""
+    """The sheets of all classes; empty without make_lpcam or if its prototypes have no nearest features."""
     place = run.place("make_lpcam")
     if place is None or not (place / FILE).exists():
         return []
@@ -65,7 +65,7 @@ def sheets(run: RecordedRun) -> list[Sheet]:
 
 
 def _crops(run: RecordedRun, wanted: list[tuple[int, str, tuple[int, int]]]) -> dict[int, list[np.ndarray]]:
-    """The patches of every row, nearest first. Each image is read once; one that is gone leaves its patches out."""
+    """The patches of every row, nearest first. Each image is read once; patches of missing images are left out."""
     by_image = defaultdict(list)
     for number, (_, image_id, cell) in enumerate(wanted):
         by_image[image_id].append((number, cell))

@@ -1,4 +1,4 @@
-"""The scores that an experiment's paper prints, and how far the measured ones are from them."""
+"""The published scores of an experiment's paper and their differences from the measured ones."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,11 @@ AVERAGES = ("precision and recall: the paper does not say how they are averaged 
 
 @dataclass
 class Published:
-    """`published.`: set by the files in `conf/experiment/` that re-do a paper."""
+    """`published.`: set by the files in `conf/experiment/` that reproduce a paper."""
 
     source: str
-    images: int                            # how many were scored: scores of other lists are not compared
-    tolerance: float                       # points of a percent, by which a score may differ; ours, no paper gives one
+    images: int                            # number of scored images; scores of other lists are not compared
+    tolerance: float                       # allowed difference in percentage points; our choice, no paper gives one
     scores: dict[str, dict[str, float]]    # of cam, lpcam_fg, lpcam, pseudo_masks: miou, fp, fn, precision, recall in percent
 
     def __post_init__(self) -> None:
@@ -30,16 +30,16 @@ class Published:
 
 
 def averages_note(comparison: dict[str, Any] | None) -> str:
-    """`AVERAGES` where what `against` returned has precision or recall, else nothing."""
+    """`AVERAGES` if the result of `against` has precision or recall, else ""."""
     return AVERAGES if any(row["score"] in ("precision", "recall") for row in (comparison or {}).get("rows", ())) else ""
 
 
 def against(published: Published, measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The published scores beside the measured ones (`measured`: what was scored -> its scores in [0, 1]).
+    """Compare the published and the measured scores (`measured`: kind -> scores in [0, 1]).
 
     Returns a JSON-able dict: source and tolerance; `rows`, in the order of the steps, each with `of`, `score`, `published`,
-    `measured` and `difference` in percent, whether it is `within` the tolerance, and the `step` that makes what was scored;
-    `first_outside`: the first step with a row outside; `not_comparable`: the number of images scored, where it is another.
+    `measured` and `difference` in percent, whether it is `within` the tolerance, and the `step` that made the result;
+    `first_outside`: the first step with a row outside; `not_comparable`: the number of scored images if it differs.
     """
     rows, images = [], []
     for of, step in STEP_OF.items():

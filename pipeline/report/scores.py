@@ -21,7 +21,7 @@ from wsss.errors import WsssError
 from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
 from wsss.text import duration, mib
 
-SCORES = {"fp": "FP", "fn": "FN", "precision": "precision", "recall": "recall", "miou": "mIoU"}   # as LPCAM, table 1
+SCORES = {"fp": "FP", "fn": "FN", "precision": "precision", "recall": "recall", "miou": "mIoU"}   # as in LPCAM, table 1
 LOSSES = {"train_cam": ("loss",), "train_irn": ("pos_aff", "neg_aff", "dp_fg", "dp_bg")}
 LOSS_TITLES = {"loss": "loss", "pos_aff": "affinity, same class", "neg_aff": "affinity, other class",
                "dp_fg": "displacement, foreground", "dp_bg": "displacement, background"}
@@ -33,12 +33,12 @@ def percent(value: float | None) -> str:
 
 
 def measured(run: RecordedRun) -> dict[str, dict[str, Any]]:
-    """The scores by what was scored, in the order of the papers' tables."""
+    """The scores by kind, in the order of the papers' tables."""
     return kinds.measured(run.summary)
 
 
 def score_rows(run: RecordedRun) -> list[dict[str, Any]]:
-    """A row for each kind of map: its scores, the published ones beside them, threshold, source and oracle."""
+    """A row for each kind of map: measured and published scores, threshold, its source, and oracle."""
     published = {(row["of"], row["score"]): row for row in (run.summary.get("published") or {}).get("rows", ())}
     rows = []
     for kind, score in measured(run).items():
@@ -56,7 +56,7 @@ def score_rows(run: RecordedRun) -> list[dict[str, Any]]:
 
 
 def published_tables(run: RecordedRun) -> list[dict[str, Any]]:
-    """The tables of the papers that this run's experiment reproduces a cell of, and the paper's other ones: rows for the page."""
+    """All tables of a paper if this run's experiment reproduces a cell of it, as rows for the page."""
     found, published = [], run.config.published
     for paper in load_papers() if published else ():
         if not any(run.config.experiment_name in table.experiments for table in paper.tables):
@@ -79,7 +79,7 @@ def _published_cell(value: float | None, here: float | None) -> dict[str, Any]:
 
 
 def class_rows(run: RecordedRun) -> list[dict[str, Any]]:
-    """A row for each class and the background: IoU in percent of each kind of map, images that show it."""
+    """A row for each class and the background: IoU in percent of each kind of map, and the number of images with it."""
     scores = measured(run)
     if not scores:
         return []
@@ -94,7 +94,7 @@ def class_rows(run: RecordedRun) -> list[dict[str, Any]]:
 
 
 def threshold_figures(run: RecordedRun) -> list[str]:
-    """The curves on the scored images and, where thresholds were chosen there, on val."""
+    """The threshold curves on the scored images and, if thresholds were chosen on val, on val."""
     scores = measured(run)
     scored = [figures.Curve(kind, TITLES[kind], score["curve"]["threshold"], score["curve"]["miou"], score["threshold"],
                             (score["oracle"] or {}).get("threshold"))
@@ -130,7 +130,7 @@ def _val_curves(run: RecordedRun) -> Iterator[figures.Curve]:
 
 
 def training_figures(run: RecordedRun) -> list[str]:
-    """Losses of each training, its validation and its rate of learning."""
+    """The losses, validation scores and learning rate of each training."""
     found = []
     for step, losses in LOSSES.items():
         place = run.place(step)
@@ -192,7 +192,7 @@ def _rate(made: dict[str, Any], unit: str) -> str:
 
 
 def versions(run: RecordedRun) -> list[tuple[str, str]]:
-    """What computed: (package, version), with the steps where they are not the same."""
+    """The package versions: (package, version), with the steps if versions differ."""
     found: dict[str, dict[str, list[str]]] = {}
     for planned in run.plan:
         manifest = run.folder.manifest(planned.name) if planned.state == DONE else None
@@ -203,13 +203,13 @@ def versions(run: RecordedRun) -> list[tuple[str, str]]:
 
 
 def absent(run: RecordedRun, scores: ImageScores) -> list[str]:
-    """What a full report would have and this one has not, and why."""
+    """The parts that are missing in the report, with the reasons."""
     missing = [f"{planned.name}: {planned.state}" + (f" ({planned.why})" if planned.why else "")
                + (f", {planned.done:,} of {planned.total:,} {planned.unit}" if planned.state == "partial" else "")
                for planned in run.plan if planned.state != DONE]
     if "make_lpcam" not in run.by_name:
         missing.append("LPCAM: this experiment makes no LPCAM maps" + ("" if settings_of(run.config.seed_maps) == "lpcam" else
-                                                                       "; CAMs go on (seed_maps=cam)"))
+                                                                       "; the later steps use CAM (seed_maps=cam)"))
     if scores.failed:
         some = "; ".join(f"{image_id}: {why}" for image_id, why in list(scores.failed.items())[:3])
         missing.append(f"{len(scores.failed)} images could not be scored one by one ({some})")
@@ -217,7 +217,7 @@ def absent(run: RecordedRun, scores: ImageScores) -> list[str]:
 
 
 def safely(make: Any, missing: list[str], otherwise: Any) -> Any:
-    """What `make` gives. Where an artifact cannot be read, `otherwise`, and the reason is added to `missing`."""
+    """The result of `make`. If an artifact cannot be read, add the reason to `missing` and return `otherwise`."""
     try:
         return make()
     except WsssError as error:

@@ -1,7 +1,7 @@
-"""Which images gain and which lose from one stage to the next: CAM, LPCAM, pseudo masks, each at the threshold in use.
+"""The images with gains and losses between stages: CAM, LPCAM, pseudo masks, each at the threshold in use.
 
-The maps are read from the run and cut again. At most `MOST_SCORED` images are looked at, chosen by a hash of their id, so that
-an image is among them or not whatever the seed.
+The maps are read from the run and thresholded. At most `MOST_SCORED` images are compared, chosen by a hash of their id, so that
+the choice does not depend on the seed.
 """
 
 import hashlib
@@ -25,17 +25,17 @@ from wsss.palette import IGNORE
 from wsss.refinement.masks import mask_of, with_background
 
 MOST_SCORED = 400
-MOST_CLASSES = 5   # that gained, and as many that lost, of each pair of stages
+MOST_CLASSES = 5   # with gains, and as many with losses, of each pair of stages
 
 
 @dataclass(frozen=True)
 class ImageChange:
-    """The IoU of an image in two stages, by label; `before` and `after` are their means, in [0, 1]."""
+    """The IoU of an image in two stages, by label; `before` and `after` are the means, in [0, 1]."""
 
     image_id: str
     before: float
     after: float
-    labels: dict[int, tuple[float, float]]   # in truth or either mask, background 0; of a label that one lacks: 0
+    labels: dict[int, tuple[float, float]]   # labels of truth or mask, background 0; a missing label has 0
 
     @property
     def points(self) -> float:
@@ -44,16 +44,16 @@ class ImageChange:
 
 @dataclass
 class StageImages:
-    """`changes`: by (stage before, stage after), the images that gained most first. `failed`: id -> why it was left out."""
+    """`changes`: (stage before, stage after) -> images, largest gain first. `failed`: id -> why it was left out."""
 
-    looked_at: int = 0
+    compared: int = 0
     scored: int = 0
     changes: dict[tuple[str, str], list[ImageChange]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 
 class StageMasks:
-    """The mask of an image in each stage that is there and scored: (H, W) uint8."""
+    """Reads the mask (H, W) uint8 of an image in each scored stage."""
 
     def __init__(self, run: RecordedRun):
         self.run, scores = run, measured(run)
@@ -67,7 +67,7 @@ class StageMasks:
         return stage in self._maps and image_id in self._maps[stage].index
 
     def __call__(self, stage: str, image_id: str, size: Sequence[int]) -> np.ndarray:
-        """`size`: (H, W) of the ground truth. Raises WsssError where an artifact cannot be read."""
+        """`size`: (H, W) of the ground truth. Raises WsssError if an artifact cannot be read."""
         if stage == "pseudo_masks":
             mask = self._masks(image_id)
             keeps_255 = self.run.config.eval_sem_seg.ignore.value != "background"
@@ -78,7 +78,7 @@ class StageMasks:
 
 
 def compare_stages(run: RecordedRun, progress: Callable[[int, int], None] = lambda done, total: None) -> StageImages:
-    """The change of every image that is looked at, from each stage to the next one that it goes into."""
+    """Compare each stage with the next one that uses it, on the sampled images."""
     masks, seed = StageMasks(run), "lpcam" if run.seed_step == "make_lpcam" else "cam"
     planned = run.by_name.get("eval_cam")
     scored = [image_id for image_id in (planned.lists["scored"] if planned else ()) if image_id in run.dataset.mask_files]
@@ -86,7 +86,7 @@ def compare_stages(run: RecordedRun, progress: Callable[[int, int], None] = lamb
     wanted = {pair: ids for pair in pairs
               if (ids := {image_id for image_id in scored if all(masks.has(stage, image_id) for stage in pair)})}
     ids = sample(set().union(*wanted.values()))
-    found.looked_at, found.changes = len(ids), {pair: [] for pair in wanted}
+    found.compared, found.changes = len(ids), {pair: [] for pair in wanted}
     for number, image_id in enumerate(ids, start=1):
         try:
             truth = run.dataset.mask(image_id)
@@ -105,7 +105,7 @@ def compare_stages(run: RecordedRun, progress: Callable[[int, int], None] = lamb
 
 
 def sample(ids: Iterable[str], most: int = MOST_SCORED) -> list[str]:
-    """At most so many of the ids, those with the smallest hash, sorted."""
+    """The `most` ids with the smallest hash, sorted."""
     return sorted(sorted(ids, key=lambda image_id: hashlib.blake2b(image_id.encode(), digest_size=8).digest())[:most])
 
 
@@ -115,9 +115,9 @@ def _change(image_id: str, before: dict[int, float], after: dict[int, float]) ->
 
 
 def stage_sections(run: RecordedRun, found: StageImages, missing: list[str]) -> list[dict[str, Any]]:
-    """What the page shows of each pair of stages: numbers, a figure, and the images that gained and lost most.
+    """The page content of each pair of stages: numbers, a figure, and the images with the largest gains and losses.
 
-    Where an image cannot be read it is left out, and the reason is added to `missing`.
+    An image that cannot be read is left out, and the reason is added to `missing`.
     """
     masks, most, sections = StageMasks(run), run.config.report.changes, []
     if found.failed:
@@ -143,7 +143,7 @@ def stage_sections(run: RecordedRun, found: StageImages, missing: list[str]) -> 
 
 
 def _class_changes(run: RecordedRun, pair: tuple[str, str]) -> list[tuple[int, float, float]]:
-    """(label, IoU before, IoU after) over all scored images: the classes that gained most first, those that lost most last."""
+    """(label, IoU before, IoU after) over all scored images, from the largest gain to the largest loss."""
     scores = [measured(run).get(stage, {}).get("iou", ()) for stage in pair]
     rows = [(value, *ious) for value, ious in enumerate(zip(*scores)) if None not in ious]
     rows.sort(key=lambda row: row[1] - row[2])
@@ -160,7 +160,7 @@ def _title(run: RecordedRun, stage: str) -> str:
 
 def _tile(run: RecordedRun, masks: StageMasks, pair: tuple[str, str], titles: tuple[str, str],
           change: ImageChange) -> dict[str, Any]:
-    """Image, truth and the masks of both stages of an image, and its classes by how far they moved."""
+    """Image, truth and the masks of both stages, and the classes by the size of their change."""
     image_id, truth = change.image_id, run.dataset.mask(change.image_id)
     shown = {"image": thumbnails.image(run.dataset.image(image_id), SIDE), "ground truth": thumbnails.label(truth, SIDE)}
     shown |= {title: thumbnails.label(masks(stage, image_id, truth.shape), SIDE) for title, stage in zip(titles, pair)}

@@ -1,7 +1,7 @@
-"""What each stage of a run did to the mIoU, in words, and what to try where one made it worse.
+"""Describe the effect of each stage of a run on the mIoU, with suggestions if a stage lowered it.
 
-Stages are CAM, LPCAM and the pseudo masks; each is compared with the one whose maps it was made from. Pure functions from a
-summary (`pipeline.runfolder.summary`) to sentences: nothing is read, and no score is computed here.
+The stages are CAM, LPCAM and the pseudo masks; each is compared with the stage it was made from. Pure functions from a summary
+(`pipeline.runfolder.summary`) to sentences: they read no files and compute no scores.
 """
 
 import math
@@ -12,10 +12,10 @@ from typing import Any
 
 from pipeline.report.kinds import TITLES, measured
 
-MARGIN = 0.5        # points of mIoU: a smaller difference is no change
-ORACLE_GAP = 1.0    # points that the best threshold may be better before its choice is questioned
-FEW_VAL = 100       # val images below which a threshold that does not fit is put down to their number
-WEAK_MAP = 0.7      # mean average precision on val below which the classifier is named as a cause
+MARGIN = 0.5        # points of mIoU; a smaller difference counts as no change
+ORACLE_GAP = 1.0    # points; a larger gain of the best threshold is reported
+FEW_VAL = 100       # with fewer val images, their number is named as the cause of a poor threshold
+WEAK_MAP = 0.7      # with a lower mean average precision on val, the classifier is named as a cause
 MOST_SUGGESTIONS = 3
 
 REFINERS = {"walk": "walk", "crf": "CRF", "walk_crf": "walk and CRF", "none": "no refinement"}   # in the headline
@@ -23,7 +23,7 @@ SUBJECTS = {"walk": "the random walk is", "crf": "the CRF is", "walk_crf": "the 
             "none": "the seeds without refinement are"}
 THRESHOLD_KEYS = {"cam": "eval_cam.threshold.cam", "lpcam": "eval_cam.threshold.lpcam",
                   "pseudo_masks": "make_sem_seg_labels.bg_threshold"}
-# The keys whose values decide which suggestions make sense.
+# The keys that decide which suggestions apply.
 SETTING_KEYS = ("seed_maps", "data.n_val", "model.backbone", "model.starts_from_weights", "train_cam.epochs", "train_irn.epochs",
                 "make_lpcam.prototypes", "make_lpcam.cam_threshold", "make_lpcam.fg_threshold", "make_lpcam.n_clusters",
                 "make_lpcam.background_high", "cam_to_ir_label.conf_fg", "make_sem_seg_labels.refiner",
@@ -32,7 +32,7 @@ SETTING_KEYS = ("seed_maps", "data.n_val", "model.backbone", "model.starts_from_
 
 @dataclass(frozen=True)
 class Suggestion:
-    """`setting`: words for the command line, KEY=VALUE, or None where what helps is no setting; `why`: what it does."""
+    """`setting`: KEY=VALUE for the command line, or None if the remedy is no setting; `why`: its effect."""
 
     setting: str | None
     why: str
@@ -40,10 +40,10 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Remark:
-    """What is said of one stage.
+    """A remark about one stage.
 
     `about`: "change" (against `before`), "threshold" (against its best one), "background" (LPCAM against LPCAM-F), or
-    "classifier". `points`: the difference in points of mIoU, where there is one; `verdict`: better, same, worse, or None.
+    "classifier". `points`: the difference in points of mIoU, or None; `verdict`: better, same, worse, or None.
     """
 
     stage: str                       # cam, lpcam, pseudo_masks
@@ -56,10 +56,10 @@ class Remark:
 
 
 def describe(summary: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The `headline` (one line, empty where no two stages can be compared) and the `remarks` of a summary, ready for JSON.
+    """The `headline` (one line, empty if no two stages can be compared) and the `remarks` of a summary, ready for JSON.
 
-    `settings`: the values in use, by key (`settings_in_use`). A key that is not among them is not suggested, nor the value
-    that it has already. None: nothing is known, so nothing is left out.
+    `settings`: the values in use, by key (`settings_in_use`). Other keys and values already
+    in use are not suggested. None: the values are unknown, so all suggestions are made.
     """
     run = _Run(summary, settings)
     changes = run.changes()
@@ -70,7 +70,7 @@ def describe(summary: Mapping[str, Any], settings: Mapping[str, Any] | None = No
 
 
 def settings_in_use(config: Any) -> dict[str, Any]:
-    """The values of `SETTING_KEYS` in a typed configuration, enumerations by their value; keys that it lacks are left out."""
+    """The values of `SETTING_KEYS` in a typed configuration, enumerations by their value; missing keys are left out."""
     found = {}
     for key in SETTING_KEYS:
         value = config
@@ -82,7 +82,7 @@ def settings_in_use(config: Any) -> dict[str, Any]:
 
 
 def stage_lines(described: Mapping[str, Any]) -> list[str]:
-    """What `describe` returned as lines for the screen: a suggestion is a line of its own, to be copied."""
+    """The result of `describe` as lines of text; each suggestion has its own line, to be copied."""
     lines = [f"stages, in points of mIoU: {described['headline']}"] if described["headline"] else []
     for remark in described["remarks"]:
         suggestions = remark["suggestions"]
@@ -97,7 +97,7 @@ _MISSING = object()
 
 
 class _Run:
-    """The scores of a summary and the settings in use, and what is said of them."""
+    """Makes the remarks from the scores of a summary and the settings in use."""
 
     def __init__(self, summary: Mapping[str, Any], settings: Mapping[str, Any] | None):
         found, masks = measured(summary), summary.get("eval_sem_seg")
@@ -138,7 +138,7 @@ class _Run:
             text = f"LPCAM is {points:.1f} points above CAM, but the pseudo masks are made from CAM."
             suggestions = self._possible([("seed_maps", "lpcam", "make them from LPCAM")])
         else:
-            text, suggestions = "", ()   # the headline says it
+            text, suggestions = "", ()   # in the headline
         return Remark(stage, "change", text, before, round(points, 2), verdict, suggestions)
 
     def _worse(self, before: str, stage: str, points: float) -> tuple[str, tuple[Suggestion, ...]]:
@@ -153,14 +153,14 @@ class _Run:
         return f"{start}{reason}.{self._classes(before, stage)}", self._possible(wanted)
 
     def _classes(self, before: str, stage: str) -> str:
-        """The two classes that lost most, as a sentence; the background is none."""
+        """The two classes with the largest loss, without background, as a sentence."""
         pairs = zip(self.classes[1:], *((self.scores[kind].get("iou") or ())[1:] for kind in (before, stage)))
         moved = sorted((100 * (new - old), name) for name, old, new in pairs if _known(old) and _known(new))[:2]
         worst = [f"{name} ({points:+.1f})" for points, name in moved if points < -MARGIN]
         return f" The IoU fell most for {' and '.join(worst)}." if worst else ""
 
     def _errors(self, before: str, stage: str) -> tuple[str, str | None]:
-        """What the false positives and negatives say of a fall: words, and "spread", "shrink" or None."""
+        """The cause of a fall according to false positives and negatives: text, and "spread", "shrink" or None."""
         values = [self.scores[kind].get(key) for kind in (before, stage) for key in ("fp", "fn")]
         if not all(map(_known, values)):
             return "", None
@@ -175,7 +175,7 @@ class _Run:
     def _for_lpcam(self, cause: str | None) -> list[tuple[str, Any, str]]:
         value = self._value
         wanted: list[tuple[str, Any, str]] = []
-        if value("make_lpcam.prototypes") is None:   # else nothing is clustered
+        if value("make_lpcam.prototypes") is None:   # imported prototypes are not clustered
             if cause != "shrink" and value("make_lpcam.cam_threshold", 0.1) < 0.4:
                 wanted.append(("make_lpcam.cam_threshold", 0.4, "fewer cells count as foreground"))
             if cause != "spread" and value("make_lpcam.fg_threshold", 0.9) > 0.7:
@@ -210,13 +210,13 @@ class _Run:
         return (self.steps.get(step) or {}).get("result") or {}
 
     def _epochs(self, step: str, default: int) -> int:
-        """How many epochs a training had, also where the setting is null and the number of images decided."""
+        """The number of epochs of a training, also if the setting is null."""
         return self._result(step).get("epochs") or self._value(f"{step}.epochs") or default
 
-    # What else a score says.
+    # Remarks about single scores.
 
     def classifier(self) -> list[Remark]:
-        """A weak classifier, where a stage is worse than the one before."""
+        """A remark about a weak classifier, if a stage is worse than the one before."""
         val_map = self._result("train_cam").get("val_map")
         if not _known(val_map) or val_map >= WEAK_MAP or all(change.verdict != "worse" for change in self.changes()):
             return []
@@ -227,18 +227,18 @@ class _Run:
         return [Remark("cam", "classifier", text, suggestions=self._possible(wanted))]
 
     def background(self) -> list[Remark]:
-        """LPCAM below LPCAM-F: the background prototypes take away parts of the objects."""
+        """A remark if LPCAM is below LPCAM-F: the background prototypes remove parts of the objects."""
         pair = [self.scores.get(kind) for kind in ("lpcam_fg", "lpcam")]
         if None in pair or _verdict(points := 100 * (pair[1]["miou"] - pair[0]["miou"])) != "worse":
             return []
         high = self._value("make_lpcam.background_high", 0.9)
         wanted = [("make_lpcam.background_high", 0.5, "fewer background prototypes")] if high > 0.5 else []
         return [Remark("lpcam", "background", f"LPCAM is {-points:.1f} points below LPCAM-F, the same maps without background "
-                       "prototypes, which take away parts of the objects.", "lpcam_fg", round(points, 2), "worse",
+                       "prototypes, which remove parts of the objects.", "lpcam_fg", round(points, 2), "worse",
                        self._possible(wanted))]
 
     def thresholds(self) -> list[Remark]:
-        """The thresholds in use that are far from the best one on the scored images."""
+        """Remarks about thresholds that are much worse than the best one on the scored images."""
         found = []
         for kind in ("cam", "lpcam", "pseudo_masks"):
             score = self.scores.get(kind) or {}
@@ -259,10 +259,10 @@ class _Run:
         if of_val := re.search(r"(\d+) val images", source):
             n = int(of_val[1])
             if n >= FEW_VAL:
-                return (f"the {n} val images that chose it are unlike the scored ones",
+                return (f"the {n} val images it was chosen on differ from the scored ones",
                         (Suggestion(None, "val images of the same kind as the scored ones"),))
             more = self._possible([("data.n_val", 4 * n, "more val images")]) if self._value("data.n_val") else ()
-            return (f"{n} val images that choose a threshold may be too few",
+            return (f"{n} val images may be too few to choose a threshold",
                     more or (Suggestion(None, "more val images with masks"),))
         if source.startswith("published"):
             return ("the published threshold does not fit this data",
@@ -277,7 +277,7 @@ class _Run:
         return otherwise if value is _MISSING else value
 
     def _possible(self, wanted: list[tuple[str, Any, str]]) -> tuple[Suggestion, ...]:
-        """The suggestions whose key exists and does not have that value already."""
+        """The suggestions whose key exists and has another value."""
         usable = [(key, value, why) for key, value, why in wanted
                   if self.settings is None or key in self.settings and self.settings[key] != value]
         return tuple(Suggestion(f"{key}={_word(value)}", why) for key, value, why in usable[:MOST_SUGGESTIONS])

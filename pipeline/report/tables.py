@@ -1,6 +1,6 @@
-"""The tables that papers print, as data: `conf/published_*.yaml`, shown in reports and on docs/published.md.
+"""The published tables of papers, from `conf/published_*.yaml`, for reports and docs/published.md.
 
-    python -m pipeline.report.tables > docs/published.md      writes that page anew
+    python -m pipeline.report.tables > docs/published.md      writes that page
 """
 
 from collections.abc import Mapping
@@ -22,17 +22,17 @@ COMMAND = "python -m pipeline.report.tables > docs/published.md"
 
 @dataclass
 class Column:
-    """`score` and `of`: what a run measures of it (`pipeline.report.published`); None: nothing, or as the row says."""
+    """`score` and `of`: the measured score and kind (`pipeline.report.published`); None: not measured, or set by the row."""
 
     name: str
     of: str | None = None
     score: str | None = None
-    experiments: list[str] = field(default_factory=list)   # that measure it, of those of the row; empty: all of them
+    experiments: list[str] = field(default_factory=list)   # those of the row that measure it; empty: all
 
 
 @dataclass
 class Row:
-    """`values`: percent, one a column; None: not given. `marks`: keys of the table's."""
+    """`values`: percent, one per column; None: not published. `marks`: keys of the table's marks."""
 
     name: str
     values: list[float | None]
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass
 class Table:
-    """`marks`: footnote marks, key -> words. `notes`: what has to be known of the whole table."""
+    """`marks`: footnotes of rows, key -> text. `notes`: remarks about the whole table."""
 
     number: int
     caption: str
@@ -62,7 +62,7 @@ class Table:
                     f"one of {', '.join(NAMES)}")
         for row in self.rows:
             require(len(row.values) == len(self.columns), f"{key}.{row.name}.values", row.values,
-                    f"{len(self.columns)} values, one a column")
+                    f"{len(self.columns)} values, one per column")
             require(all(value is None or 0 <= value <= 100 for value in row.values), f"{key}.{row.name}.values", row.values,
                     "percent, from 0 to 100, or null")
             require(set(row.marks) <= set(self.marks), f"{key}.{row.name}.marks", row.marks,
@@ -74,7 +74,7 @@ class Table:
         return list(dict.fromkeys(name for row in self.rows for name in row.experiments))
 
     def note(self, row: Row) -> str:
-        """The footnotes of a row, in words."""
+        """The text of the footnotes of a row."""
         return "; ".join(self.marks[mark] for mark in row.marks)
 
 
@@ -88,12 +88,12 @@ class Paper:
 
 
 def load_papers(folder: Path = CONF) -> tuple[Paper, ...]:
-    """The papers whose tables lie in `folder`, by the names of their files.
+    """The papers with tables in `folder`, sorted by file name.
 
     Raises
     ------
     ConfigError
-        for a file that cannot be read, a key that does not exist or a value that is not possible.
+        if a file cannot be read, or has an unknown key or an invalid value.
     """
     return tuple(_load(path) for path in sorted(folder.glob(FILES)))
 
@@ -105,15 +105,15 @@ def _load(path: Path) -> Paper:
         why = " ".join(str(error).split(" full_key:")[0].split())
         key = getattr(error, "full_key", None)
         raise ConfigError(f"{path} does not hold the tables of a paper ({f'{key}: ' if key else ''}{why}). It is part of the "
-                          "repository: take it from there again, or fix what was changed") from error
+                          "repository: restore it, or correct the change") from error
 
 
 def measured_cells(table: Table, experiment: str | None, measured: Mapping[str, Mapping[str, Any]],
                    images: int) -> dict[tuple[int, int], float]:
-    """The cells (row, column) of a table that an experiment reproduces, and what it measured there, in percent.
+    """The cells (row, column) of a table that an experiment reproduces, with the measured value in percent.
 
-    `measured`: what was scored -> its scores in [0, 1], as in `published.against`; scores of another number of images
-    than `images` are left out.
+    `measured`: kind -> scores in [0, 1], as in `published.against`; scores of another number of images than `images` are left
+    out.
     """
     found = {}
     for i, row in enumerate(table.rows):
@@ -128,16 +128,16 @@ def measured_cells(table: Table, experiment: str | None, measured: Mapping[str, 
 
 
 def cell(value: float | None) -> str:
-    """A published value as it is shown."""
+    """A published value as text."""
     return "–" if value is None else f"{value:.1f}"
 
 
 def markdown(papers: tuple[Paper, ...]) -> str:
-    """The tables as a page of the documents."""
+    """The tables as a Markdown page."""
     lines = ["# Published scores", "", f"<!-- made by: {COMMAND} -->", "",
-             "The tables of the papers that the experiments reproduce, as printed, in percent; – is not given. They stand in "
-             "`conf/published_*.yaml`. The [report](report.md) of such an experiment shows them with the measured scores beside "
-             "the published ones; [recipes.md](recipes.md) says how the two are compared."]
+             "The tables of the papers that the experiments reproduce, as printed, in percent; – is not published. The data is "
+             "in `conf/published_*.yaml`. The [report](report.md) of such an experiment shows them with the measured scores; "
+             "[recipes.md](recipes.md) describes how the two are compared."]
     for paper in papers:
         lines += ["", f"## {paper.paper.rpartition('(')[2].rstrip(')')}", "", f"[{paper.paper}]({paper.link})"]
         for table in paper.tables:

@@ -1,4 +1,4 @@
-"""Arrays to small pictures that stand in the page itself: images as WebP, labels as palette PNG."""
+"""Convert arrays to small embedded pictures: images as WebP, labels as palette PNG."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ from wsss.data.images import resize_mask, scaled_size
 from wsss.overlays import overlay_map
 from wsss.palette import IGNORE, VOC_PALETTE
 
-# What is wrong with a pseudo mask, pixel by pixel; told apart by people with any kind of colour vision (Okabe & Ito).
+# The kinds of pixel errors of a pseudo mask, in colours for all kinds of colour vision (Okabe & Ito).
 ERRORS = {"correct class": (0, 158, 115), "missed": (86, 180, 233), "too much": (230, 159, 0), "wrong class": (204, 121, 167),
           "correct background": (24, 26, 28), "not scored": (224, 224, 192)}
 CORRECT, MISSED, TOO_MUCH, WRONG, BACKGROUND, NOT_SCORED = range(6)
@@ -32,13 +32,13 @@ def label(mask: np.ndarray, side: int, palette: np.ndarray = VOC_PALETTE) -> str
 
 
 def errors(prediction: np.ndarray, truth: np.ndarray, side: int) -> str:
-    """Where a prediction (H, W) differs from the ground truth, and how (`ERRORS`)."""
+    """The errors of a prediction (H, W) as a data URI, in the colours of `ERRORS`."""
     size = _size(truth, side)
     return label(error_map(resize_mask(prediction, size), resize_mask(truth, size)), side, _ERROR_PALETTE)
 
 
 def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(H, W) uint8, the number of the kind of error in `ERRORS`; a predicted 255 counts as background."""
+    """(H, W) uint8, the index of the error in `ERRORS`; a predicted 255 counts as background."""
     predicted = np.where(prediction == IGNORE, 0, prediction)
     kinds = np.full(truth.shape, WRONG, np.uint8)
     kinds[predicted == truth] = CORRECT
@@ -50,7 +50,7 @@ def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def heat(values: np.ndarray, image: np.ndarray, side: int) -> str:
-    """A map (h, w) in [0, 1], of any size, on its image (H, W, 3), which stays as it is at 0."""
+    """A map (h, w) in [0, 1], of any size, drawn over its image (H, W, 3), which is unchanged at 0."""
     size = _size(image, side)
     small, cells = (np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize(size[::-1], Image.Resampling.BILINEAR))
                     for array in (image, values.astype(np.float32)))
@@ -58,7 +58,7 @@ def heat(values: np.ndarray, image: np.ndarray, side: int) -> str:
 
 
 def patches(crops: list[np.ndarray], side: int) -> str:
-    """Square crops side by side in one picture."""
+    """Square crops in one row as one picture."""
     row = [np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC)) for crop in crops]
     return _uri(Image.fromarray(np.concatenate(row, axis=1)), "WEBP", quality=_QUALITY)
 

@@ -1,4 +1,4 @@
-"""Image traces: what each step made of an image, one column a step, one row a class."""
+"""Image traces: the results of each step for an image, one column per step, one row per class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ COLUMNS = ("image", "CAM", "LPCAM-F", "LPCAM", "confident label", "edge map", "r
 
 @dataclass
 class Trace:
-    """`rows`: for each class its index and its pictures by column; what is not of one class stands in the first row."""
+    """`rows`: for each class its index and its pictures by column; pictures of no single class are in the first row."""
 
     image_id: str
     rows: list[tuple[int | None, dict[str, str]]]
@@ -36,7 +36,7 @@ class Trace:
 
 
 class TraceMaker:
-    """Makes traces from what a run has; the walk is read where `save_soft` kept it, else computed with the finished network."""
+    """Makes traces of a run. Walked maps are read if `save_soft` stored them, else computed with the finished network."""
 
     def __init__(self, run: RecordedRun):
         self.run, n_classes = run, len(run.dataset.classes)
@@ -49,7 +49,7 @@ class TraceMaker:
 
     @property
     def available(self) -> list[str]:
-        """The images that went furthest: those with a pseudo mask, else with maps."""
+        """The images with a pseudo mask; if there are none, those with maps."""
         for title in ("pseudo mask", "confident label"):
             if title in self.labels and self.labels[title].index:
                 return sorted(self.labels[title].index)
@@ -85,7 +85,7 @@ class TraceMaker:
         return trace
 
     def _walked(self, image_id: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """The walked maps (K, h, w) and the edge map (h, w); None where there is no network to compute them with."""
+        """The walked maps (K, h, w) and the edge map (h, w); None if there is no network to compute them."""
         run = self.run
         if masks := self.labels.get("pseudo mask"):
             files = [masks.store.file(image_id, f"{kind}/{image_id}.npy") for kind in ("walk", "edge")]
@@ -95,7 +95,7 @@ class TraceMaker:
         if "make_sem_seg_labels" not in run.by_name or not network or not (network / WEIGHTS).exists() or not seeds:
             return None
         context = run.context("make_sem_seg_labels")
-        if "train_irn" not in context.inputs:   # its refiner has no walk
+        if "train_irn" not in context.inputs:   # the refiner has no walk
             return None
         self._walk = self._walk or Walk(context, Maps(context.seed_folder))
         if image_id not in self._walk.maps.index:
@@ -114,7 +114,7 @@ def _of(store: Maps, image_id: str) -> np.ndarray | None:
 
 
 def _try(trace: Trace, title: str, make: Callable[[], Any]) -> Any:
-    """What `make` gives; None, with the reason in the trace, where an artifact cannot be read."""
+    """The result of `make`; None, with the reason in the trace, if an artifact cannot be read."""
     try:
         return make()
     except WsssError as error:

@@ -1,1 +1,1 @@
-"""The run folder: where results lie, who works on them, what is recorded of them."""
+"""The run folder: paths of results, claims of running processes, and recorded facts."""

@@ -1,11 +1,11 @@
-"""Who works in a run folder: two runs may share one as long as neither makes what the other makes or reads.
+"""Claims on a run folder: two processes may work in one folder if neither makes a step that the other makes or reads.
 
-While a run plans it holds `.locks/planning` (flock: released by the system however the process ends). Its plan made, it
-leaves a claim: a small file with its owner, the steps and shards that it will make and the steps that it reads. The next
-run sees the claims of living owners while it plans, and is refused where they collide; the claim of a dead owner goes.
+While a run plans, it holds the lock `.locks/planning` (flock; the system releases it when the process ends). After planning
+it writes a claim: a small file with its owner, the steps and shards it will make and the steps it reads. Another run that
+plans reads the claims; it is refused if it collides with a claim of a living owner, and it deletes claims of dead owners.
 
-An owner is host, process and, on a cluster, the Slurm job, which `squeue` can be asked about from any node. A process number
-counts only in its own pid namespace: two containers may have one host name and the same numbers.
+An owner is a host, a process and, on a cluster, a Slurm job, whose state `squeue` reports on any node. A process number is
+valid only in its pid namespace, because two containers may have the same host name and the same numbers.
 """
 
 import fcntl
@@ -23,22 +23,22 @@ from wsss.errors import BusyError
 from wsss.files import storage, write_text
 
 LOCKS = ".locks"
-INITIAL = "pid:[4026531836]"   # the pid namespace of a machine itself has this number in every Linux (PROC_PID_INIT_INO)
-PATIENCE = 600.0   # seconds to wait for another run that plans
+INITIAL = "pid:[4026531836]"   # the initial pid namespace of every Linux (PROC_PID_INIT_INO)
+PATIENCE = 600.0   # seconds to wait for the planning of another run
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, told from a later one with the same number by its start time."""
+    """A process, identified by its number and start time."""
 
     host: str
     pid: int
-    started: int          # clock ticks since the machine started; 0 where the system does not say
+    started: int          # clock ticks since boot; 0 if unknown
     job: str | None       # Slurm job id
-    restarts: int = 0     # how often Slurm has started that job again
-    boot: str = ""        # a random id of the start of the machine; this and the next two are empty where the system does not say
-    namespace: str = ""   # of pids
-    machine: str = ""     # /etc/machine-id; only outside containers, whose images may share one
+    restarts: int = 0     # how often Slurm has restarted the job
+    boot: str = ""        # random id of the boot; this and the next two are empty if unknown
+    namespace: str = ""   # pid namespace
+    machine: str = ""     # /etc/machine-id; empty in containers, whose images may share one
 
     @classmethod
     def me(cls) -> "Owner":
@@ -48,17 +48,17 @@ class Owner:
                    _read("/etc/machine-id") if namespace == INITIAL else "")
 
     def is_alive(self) -> bool:
-        """Whether the owner still runs; True when nobody can be asked."""
+        """Whether the owner still runs; True if this cannot be determined."""
         me = Owner.me()
         if not os.path.isdir("/proc/self") and self.host == me.host:
             return _runs(self.pid)
         if self.boot and self.namespace and (self.boot, self.namespace) == (me.boot, me.namespace):
             return _start_ticks(self.pid) == self.started
         if self.machine and (self.machine, self.host) == (me.machine, me.host) and self.boot and me.boot not in ("", self.boot):
-            return False   # the machine was started again
+            return False   # the machine has rebooted
         if self.job is None:
             return True
-        if self.job == me.job:   # an earlier start of this very job
+        if self.job == me.job:   # an earlier start of this job
             return self.restarts >= me.restarts
         return _job_is_known(self.job)
 
@@ -68,16 +68,16 @@ class Owner:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a run is going to do: `makes` as (step, shard, shards) in order, and what it reads; `now`: the step it works on."""
+    """The steps that a run makes, as (step, shard, shards) in order, the steps it reads, and the step it works on `now`."""
 
     owner: Owner
     since: str                                 # local time, ISO 8601
     makes: tuple[tuple[str, int, int], ...]
     reads: tuple[str, ...]
-    now: str | None = None                     # None while it plans
+    now: str | None = None                     # None while planning
 
     def collides(self, other: "Claim") -> str | None:
-        """The step over which the two cannot both go on, or None."""
+        """The first step in conflict, or None."""
         for step, shard, shards in self.makes:
             for their_step, their_shard, their_shards in other.makes:
                 if step == their_step and (shards != their_shards or shard == their_shard):
@@ -95,12 +95,12 @@ class Claims:
 
     @contextmanager
     def planning(self, say: Callable[[str], None] = lambda message: None) -> Iterator[None]:
-        """Hold the run while planning; another run that plans is waited for.
+        """Hold the planning lock; wait if another run holds it.
 
         Raises
         ------
         BusyError
-            when it still plans after ten minutes.
+            if the other run still plans after ten minutes.
         """
         path = self.folder / "planning"
         with storage(path):
@@ -114,26 +114,26 @@ class Claims:
                     say(f"{self.run}: waiting for another run that is planning")
                     said = True
                 if waited > PATIENCE:
-                    raise BusyError(f"{self.run}: another run has been planning for over {PATIENCE / 60:.0f} minutes. See what "
-                                    "it does, or choose another run with name=NAME")
+                    raise BusyError(f"{self.run}: another run has been planning for over {PATIENCE / 60:.0f} minutes. Check "
+                                    "that run, or choose another run with name=NAME")
                 time.sleep(0.1)
             yield
 
     @contextmanager
     def hold(self, makes: Iterable[tuple[str, int, int]], reads: Iterable[str]) -> Iterator[Callable[..., None]]:
-        """Claim steps, to be called while planning. Gives a function to change the claim as steps are finished.
+        """Claim steps; call it while planning. Yields a function that updates the claim when steps are finished.
 
         Raises
         ------
         BusyError
-            when another run makes or reads what this one would make or read: who and since when.
+            if the claim collides with that of another run; names its owner and start time.
         """
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         claim = Claim(Owner.me(), since, tuple(makes), tuple(reads))
         for other, path in self._living(clean=True):
             if step := claim.collides(other):
                 raise BusyError(f"{self.run}: {step} is in use by {other.owner} since {other.since}. Wait for it, stop it, or "
-                                f"choose another run with name=NAME. (Should it be dead after all, delete {path})")
+                                f"choose another run with name=NAME. (If it no longer runs, delete {path})")
         path = self.folder / f"{claim.owner.host}-{claim.owner.pid}-{uuid.uuid4().hex[:8]}.json"
 
         def change(makes: Iterable[tuple[str, int, int]], reads: Iterable[str], now: str | None) -> None:
@@ -143,11 +143,11 @@ class Claims:
         try:
             yield change
         finally:
-            with suppress(OSError):   # a disk that became read-only: then it is the claim of a dead owner
+            with suppress(OSError):   # on a read-only disk the claim stays, with a dead owner
                 path.unlink(missing_ok=True)
 
     def living(self) -> list[Claim]:
-        """The claims whose owners run; writes nothing."""
+        """The claims of running owners; writes nothing."""
         return [claim for claim, _ in self._living(clean=False)]
 
     def _living(self, clean: bool) -> list[tuple[Claim, Path]]:
@@ -160,7 +160,7 @@ class Claims:
             except FileNotFoundError:   # just released
                 continue
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise BusyError(f"{path} is no claim of a run ({error!r}). Delete it if no run works in {self.run}") from error
+                raise BusyError(f"{path} is not a claim of a run ({error!r}). Delete it if no run works in {self.run}") from error
             if claim.owner.is_alive():
                 found.append((claim, path))
             elif clean:
@@ -180,12 +180,12 @@ def _locked(descriptor: int, say: Callable[[str], None], run: Path) -> bool:
 
 
 def _start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since the machine did; 0 when there is no such process or no /proc."""
+    """The start time of a process in clock ticks since boot; 0 if there is no such process or no /proc."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return 0
-    state, *fields = text.rpartition(")")[2].split()   # the name before it may hold blanks
+    state, *fields = text.rpartition(")")[2].split()   # the process name may contain spaces
     return 0 if state in "ZX" else int(fields[18])
 
 
@@ -214,7 +214,7 @@ def _runs(pid: int) -> bool:
 
 
 def _job_is_known(job: str) -> bool:
-    """Whether squeue lists the job; True when squeue cannot be asked."""
+    """Whether squeue lists the job; True if squeue fails."""
     try:
         answer = subprocess.run(["squeue", "--noheader", "--jobs", job, "--format", "%T"], capture_output=True, text=True,
                                 timeout=20)

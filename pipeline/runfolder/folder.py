@@ -1,7 +1,7 @@
-"""The run folder `outputs/NAME`: where a step works, where its result lies, and how the one becomes the other.
+"""The run folder `outputs/NAME`: the working and result folders of steps.
 
-A step that is made for the first time, or anew, works in `STEP.partial-FINGERPRINT`, which takes the place of `STEP` when
-it is complete: what was finished stays until its replacement is. A step that only lacks some images works in `STEP`.
+A step that is made for the first time or made again works in `STEP.partial-FINGERPRINT`, which replaces `STEP` only when it is
+complete. A step with some missing images works in `STEP`.
 """
 
 import os
@@ -22,15 +22,15 @@ from wsss.files import are_plain_names, file_sizes, remove_temporary, storage
 
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = {"fingerprint", "identity", "files", "result", "images", "made", "device", "seconds", "disk_mb", "peak_memory_mb"}
-WORK = "work.json"      # in a partial folder: the identity of what is made there
-RUN = "run.json"        # marks a run folder and says which data set it is of
+WORK = "work.json"      # in a partial folder: the identity of the result
+RUN = "run.json"        # marks a run folder and names its data set
 
 
 class RunFolder:
-    """Paths and states below `outputs/NAME`."""
+    """The paths and states below `outputs/NAME`."""
 
     def __init__(self, path: Path, inside: bool = False):
-        self.path, self.inside = path, inside   # inside: it may lie in another run, as a member of a sweep does
+        self.path, self.inside = path, inside   # inside: it may be inside another run, as in a sweep
         self.claims = Claims(path)
 
     def result(self, step: str) -> Path:
@@ -40,47 +40,47 @@ class RunFolder:
         return self.path / f"{step}.partial-{fingerprint[:12]}"
 
     def partials(self, step: str) -> list[Path]:
-        """The folders in which work on a step was begun, with any settings."""
+        """The partial folders of a step, with any settings."""
         return sorted(self.path.glob(f"{step}.partial-*"))
 
     def manifest(self, step: str) -> dict | None:
-        """The manifest of a finished step; None where there is none.
+        """The manifest of a finished step; None if it is not finished.
 
         Raises
         ------
         ArtifactError
-            when it is damaged: it is named and nothing is overwritten.
+            if it is damaged; nothing is overwritten.
         """
         path = self.result(step) / MANIFEST
         if not path.parent.exists() or path.parent.is_dir() and not any(path.parent.iterdir()):
             return None
-        manifest, reason = None, "it is not there, but its folder is not empty"
+        manifest, reason = None, "it does not exist, but its folder is not empty"
         if path.exists():
             try:
-                manifest, reason = read_json(path), "something is missing in it"
+                manifest, reason = read_json(path), "keys are missing"
             except ArtifactError as error:
                 reason = str(error.__cause__)
-        sound = isinstance(manifest, dict) and MANIFEST_KEYS <= manifest.keys() and isinstance(manifest["files"], dict)
-        if sound and not are_plain_names(manifest["files"]):
-            sound, reason = False, "its files lie outside the folder"
-        if not sound:
-            raise ArtifactError(f"{path} is no manifest of this project ({reason}). Nothing was changed. Restore it, or put the "
-                                f"folder away (mv {path.parent} {path.parent}.kept): the same command then makes the step anew")
+        valid = isinstance(manifest, dict) and MANIFEST_KEYS <= manifest.keys() and isinstance(manifest["files"], dict)
+        if valid and not are_plain_names(manifest["files"]):
+            valid, reason = False, "its files are outside the folder"
+        if not valid:
+            raise ArtifactError(f"{path} is not a valid manifest ({reason}). Nothing was changed. Restore it, or move the folder "
+                                f"(mv {path.parent} {path.parent}.kept): the same command then makes the step again")
         return manifest
 
     def recorded(self, step: str) -> list[dict]:
-        """The identities that stand in the folder for a step: of its result and of what was begun."""
+        """The recorded identities of a step: of its result and of its partial folders."""
         manifest = self.manifest(step)
         works = [self.begun(path) for path in self.partials(step)]
         return ([manifest["identity"]] if manifest else []) + [identity for identity in works if identity]
 
     def imported(self, step: str) -> str | None:
-        """The digest of the files that a finished "images" step was imported from; None where it was made here."""
+        """The digest of the files that a finished "images" step was imported from; None if it was not imported."""
         manifest = self.manifest(step) if BY_NAME[step].kind == "images" else None
         return manifest["identity"].get("imported") if manifest else None
 
     def begun(self, partial: Path) -> dict | None:
-        """The identity of what is made in a partial folder; None where it does not say."""
+        """The identity recorded in a partial folder; None if there is none."""
         try:
             identity = read_json(partial / WORK)["identity"]
         except (ArtifactError, KeyError, TypeError):
@@ -88,52 +88,51 @@ class RunFolder:
         return identity if isinstance(identity, dict) else None
 
     def has_open_journal(self, step: str) -> bool:
-        """Whether a finished step was completed in place and killed before its journal was merged into the index."""
+        """Whether a finished step was interrupted before its journal was merged into the index."""
         return (self.result(step) / JOURNALS).exists()
 
     def damaged_files(self, step: str) -> list[str]:
-        """The files of a finished step, besides those of single images, that are not there with their recorded sizes.
+        """The files of a finished step, except those of single images, that are missing or have another size than recorded.
 
-        The state of a training does not count: it may be deleted once the training is finished.
+        The state of a training is not checked: it may be deleted after the training.
         """
         sizes, files = file_sizes(self.result(step)), (self.manifest(step) or {"files": {}})["files"]
         return [name for name, (size, _) in files.items() if sizes.get(name) != size]
 
     def is_started(self) -> bool:
-        """Whether anything but locks lies in it."""
+        """Whether it contains anything except locks."""
         return any(entry.name != LOCKS for entry in self.path.iterdir())
 
     def check_data(self, data: dict[str, Any]) -> None:
-        """Refuse a folder that is no run folder, or one of another data set.
+        """Raise ConfigError if the folder is not a run folder, or belongs to another data set.
 
         Raises
         ------
         ConfigError
-            naming both data sets.
+            names both data sets.
         """
         for path in (self.path, *self.path.parents):
             if path.exists() and not path.is_dir():
                 raise ConfigError(f"{path} is a file, so {self.path} cannot be a run folder. Choose another run with name=NAME, "
                                   "or another place with outputs=DIR")
             if path != self.path and (path / RUN).exists() and not self.inside:
-                raise ConfigError(f"{self.path} lies inside the run {path}, which would take it for a step. Choose another "
-                                  "name=NAME")
+                raise ConfigError(f"{self.path} is inside the run {path}. Choose another name=NAME")
         known = self._data()
-        if known is None:   # no run.json, or a damaged one: the manifests say whose run it is
+        if known is None:   # run.json is missing or damaged: use the manifests
             classes = [manifest["identity"]["data"]["classes"] for name in BY_NAME if (manifest := self.manifest(name))]
             others = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCKS) if self.path.is_dir() else []
             if others and data["classes"] not in classes:
-                raise ConfigError(f"{self.path} is no run folder: it has no sound {RUN}, but {', '.join(others[:3])}. Choose "
-                                  "another run with name=NAME, or another place with outputs=DIR")
+                raise ConfigError(f"{self.path} is not a run folder: it has no valid {RUN}, but contains "
+                                  f"{', '.join(others[:3])}. Choose another run with name=NAME or place with outputs=DIR")
             return
         different = [f"{key} {known.get(key)!r} there, {data[key]!r} here" for key in ("kind", "name", "classes")
                      if known.get(key) != data[key]]
         if different:
             raise ConfigError(f"{self.path} was made from another data set, {known.get('name')} in {known.get('root')}: "
-                              f"{'; '.join(different)}. Choose another run with name=NAME, or give the data set it was made from")
+                              f"{'; '.join(different)}. Choose another run with name=NAME, or use that data set")
 
     def _data(self) -> dict[str, Any] | None:
-        """What the folder says of its data set; None where it says nothing sensible."""
+        """The recorded data set; None if it is missing or invalid."""
         try:
             data = read_json(self.path / RUN)["data"]
         except (ArtifactError, KeyError, TypeError):
@@ -141,28 +140,28 @@ class RunFolder:
         return data if isinstance(data, dict) and {"kind", "name", "root", "classes"} <= data.keys() else None
 
     def open(self, data: dict[str, Any]) -> None:
-        """Make the folder a run folder of this data set."""
+        """Mark the folder as a run folder of this data set."""
         if self._data() is None:
             write_json(self.path / RUN, {"data": data})
 
     def begin(self, step: str, folder: Path, identity: dict, damaged: Iterable[str]) -> None:
-        """Make `folder` ready for work: as far as it is, without temporary and damaged files."""
+        """Prepare `folder` for work: create it and delete temporary and damaged files."""
         with storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
             remove_temporary(folder)
             for name in damaged:
-                if name != INDEX:   # what can be read of it still counts
+                if name != INDEX:   # its readable lines are still used
                     (folder / name).unlink(missing_ok=True)
         if folder != self.result(step):
             write_json(folder / WORK, {"step": step, "identity": identity})
 
     def share(self, step: str, folder: Path, identity: dict) -> None:
-        """Make `folder` ready for work on one shard, while other processes work there too."""
+        """Prepare `folder` for one shard while other processes work in it."""
         if folder != self.result(step) and self.begun(folder) != identity:
             write_json(folder / WORK, {"step": step, "identity": identity})
 
     def finish(self, step: str, folder: Path, manifest: dict) -> None:
-        """Make the work in `folder` the result of `step`; an older result goes only now."""
+        """Make `folder` the result of `step`; an older result is deleted only now."""
         for name in [WORK, FAILED, *(name for name in file_sizes(folder) if name.endswith(DAMAGED))]:
             (folder / name).unlink(missing_ok=True)
         write_json(folder / MANIFEST, {**manifest, "files": _other_files(folder)})
@@ -178,7 +177,7 @@ class RunFolder:
         shutil.rmtree(replaced, ignore_errors=True)
 
     def recover(self, steps: Iterable[str]) -> None:
-        """Complete every `finish` that was interrupted between its two renamings, but of steps that others make now."""
+        """Complete every `finish` that was interrupted between its two renames, except of steps that other processes make now."""
         busy = {step for claim in self.claims.living() if claim.owner != Owner.me() for step, _, _ in claim.makes}
         for step in steps:
             if step in busy:
@@ -192,7 +191,7 @@ class RunFolder:
 
 
 def _other_files(folder: Path) -> dict[str, list[int]]:
-    """[size, checksum] of every file that no journal line stands for, packs neither, by name."""
+    """name -> [size, checksum] of every file that is neither in a journal line nor a pack."""
     names = set(file_sizes(folder)) - {MANIFEST, STATE}
     names.difference_update(kept_in(folder))
     return {name: file_sum(folder / name) for name in sorted(names)}

@@ -1,4 +1,4 @@
-"""What reads a run and changes nothing in it: where it lies, the steps it needs, and the claim that keeps them as they are."""
+"""Read a run without changing it: find its folder, check its steps and claim them for reading."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,17 +13,17 @@ CONFIG = "config.yaml"
 
 
 def find_run(key: str, run: str, outputs: str, finished: bool = False) -> Path:
-    """The folder of a run, given in the configuration as `key`: by its name below `outputs` or by its path.
+    """The folder of a run, from its name below `outputs` or its path. `key`: the setting, for the message.
 
-    `finished`: at least one of its steps must be. Raises ConfigError when there is no such run.
+    `finished`: at least one step must be finished. Raises ConfigError if there is no such run.
     """
     below, held = user_path(outputs), f"*/{MANIFEST}" if finished else CONFIG
     for path in (below / run, user_path(run)):
         if any(path.glob(held)):
             return path.resolve()
-    there = sorted(str(path.parent.relative_to(below)) for path in below.glob(f"**/{CONFIG}") if any(path.parent.glob(held)))
-    raise ConfigError(f"{key}: there is no run {run!r}{' with a finished step' * finished}{did_you_mean(run, there)} "
-                      f"(in {below}: {', '.join(there) or 'none'})")
+    found = sorted(str(path.parent.relative_to(below)) for path in below.glob(f"**/{CONFIG}") if any(path.parent.glob(held)))
+    raise ConfigError(f"{key}: there is no run {run!r}{' with a finished step' * finished}{did_you_mean(run, found)} "
+                      f"(in {below}: {', '.join(found) or 'none'})")
 
 
 @contextmanager
@@ -33,17 +33,17 @@ def reading(folder: RunFolder, steps: Iterable[str], say: Callable[[str], None])
     Raises
     ------
     BusyError
-        when another process makes one of them now.
+        if another process makes one of them now.
     """
     with ExitStack() as held:
-        with suppress(StorageError), folder.claims.planning(say):   # a disk that can only be read
+        with suppress(StorageError), folder.claims.planning(say):   # a read-only disk
             held.enter_context(folder.claims.hold([], steps))
         yield
 
 
 @contextmanager
 def reading_what_stands(folder: RunFolder, steps: Iterable[str], say: Callable[[str], None]) -> Iterator[set[str]]:
-    """Claim for reading, and give, those of `steps` that are there and that no other process makes now."""
+    """Claim for reading, and yield, those of `steps` that exist and that no other process makes now."""
     busy = {step for claim in folder.claims.living() for step, _, _ in claim.makes}
     stand = {step for step in steps if step not in busy and (folder.result(step).exists() or folder.partials(step))}
     with reading(folder, stand, say):
@@ -51,7 +51,7 @@ def reading_what_stands(folder: RunFolder, steps: Iterable[str], say: Callable[[
 
 
 def require_finished(folder: RunFolder, steps: Iterable[str], action: str) -> None:
-    """Refuse a run that lacks one of `steps`. Raises ConfigError."""
-    if lacking := [step for step in steps if folder.manifest(step) is None]:
-        raise ConfigError(f"action={action} needs {', '.join(steps)}, and {folder.path} has no finished {', '.join(lacking)}. "
+    """Raise ConfigError if one of `steps` is not finished."""
+    if missing := [step for step in steps if folder.manifest(step) is None]:
+        raise ConfigError(f"action={action} needs {', '.join(steps)}, but {folder.path} has no finished {', '.join(missing)}. "
                           "Run these steps first, or choose another run")

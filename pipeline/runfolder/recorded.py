@@ -1,4 +1,4 @@
-"""A run as its folder recorded it: the configuration of its last call, and what is there of each step. Read by reports."""
+"""A run as recorded in its folder: the configuration of its last call and the state of each step. Used by reports."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from wsss.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-CALL_KEYS = ("action", "device", "threads", "log_level", "report", "runs")   # keys that say nothing of a run's results
+CALL_KEYS = ("action", "device", "threads", "log_level", "report", "runs")   # keys that do not affect results
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """What a report reads of a run. `plan` is its survey, `summary` the scores of what is up to date."""
+    """The data of a run for a report. `plan` is its survey, `summary` has the scores of the steps that are up to date."""
 
     config: Any
     composed: DictConfig
@@ -48,9 +48,9 @@ class RecordedRun:
         return {planned.name: planned for planned in self.plan}
 
     def place(self, step: str) -> Path | None:
-        """Where the up-to-date artifacts of a step lie, all or some of them; None where there are none.
+        """The folder of the up-to-date artifacts of a step, complete or partial; None if there are none.
 
-        What is stale is not shown: it belongs to other settings than the report prints.
+        Stale artifacts are not used: they belong to other settings than the report prints.
         """
         planned = self.by_name.get(step)
         if planned is None or planned.state not in (DONE, PARTIAL):
@@ -64,7 +64,7 @@ class RecordedRun:
         return seed_step(self.config)
 
     def context(self, step: str) -> StepContext:
-        """The world of a finished step, to compute again what it did not keep. Nothing is written into it."""
+        """The context of a finished step, to recompute values that it did not store. Nothing is written."""
         config = self.config
         inputs = {name: place for name in self.by_name if (place := self.place(name)) is not None}
         return StepContext(settings=getattr(config, step), dataset=self.dataset, lists=self.by_name[step].lists,
@@ -73,14 +73,14 @@ class RecordedRun:
 
 
 def recorded_config(run: Path, current: DictConfig, moved: bool = False) -> DictConfig:
-    """The configuration of the last call on a run folder; keys that it does not know yet are those of `current`.
+    """The configuration of the last call on a run folder; keys that it does not have are taken from `current`.
 
-    `moved`: the data set lies where `current` says.
+    `moved`: use the `data.root` of `current`.
 
     Raises
     ------
     ConfigError
-        when the folder holds none, or a damaged one.
+        if it is missing or damaged.
     """
     path = run / CONFIG
     try:
@@ -93,5 +93,5 @@ def recorded_config(run: Path, current: DictConfig, moved: bool = False) -> Dict
         return OmegaConf.merge(schema, known, stored, of_the_call, {"outputs": str(run.parent), "name": run.name}, place)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
         why = " ".join(str(error).split())
-        raise ConfigError(f"{path} does not hold the configuration of a run ({type(error).__name__}: {why}). The command that "
-                          "made the run, given once more, writes it anew") from error
+        raise ConfigError(f"{path} does not hold the configuration of a run ({type(error).__name__}: {why}). Repeat the "
+                          "command that made the run to write it again") from error

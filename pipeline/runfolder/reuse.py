@@ -1,4 +1,4 @@
-"""Taking the results of steps from other runs (`reuse_from=[RUN, ...]`), where the fingerprints are equal."""
+"""Reuse the results of steps of other runs (`reuse_from=[RUN, ...]`) with equal fingerprints."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ from wsss.files import storage
 
 @dataclass(frozen=True)
 class Donor:
-    """A run to take from; `covers`: how many images of the step in question it has."""
+    """A run to reuse from; `covers`: the number of images that it has of the step."""
 
     folder: RunFolder
     covers: int = 0
@@ -43,7 +43,7 @@ def open_donors(config: Any) -> list[Donor]:
     Raises
     ------
     ConfigError
-        for a run that does not exist, or is this one.
+        if a run does not exist or is the current one.
     """
     donors = []
     for run in config.reuse_from:
@@ -56,12 +56,12 @@ def open_donors(config: Any) -> list[Donor]:
 
 
 def refuse_incompatible_runs(donors: list[Donor], identities: Mapping[str, dict]) -> None:
-    """Refuse a run from which no step can be taken.
+    """Raise ConfigError if no step of a run can be reused.
 
     Raises
     ------
     ConfigError
-        with the first step that differs, and how.
+        names the first step that differs, and the difference.
     """
     for donor in donors:
         differ = {}
@@ -74,12 +74,12 @@ def refuse_incompatible_runs(donors: list[Donor], identities: Mapping[str, dict]
         else:
             name = next(iter(differ), None)
             how = f"{name} differs first: {'; '.join(differ[name][:4])}" if name else "it has finished none of these steps"
-            raise ConfigError(f"reuse_from: no step can be taken from {donor.folder.path}. {how[0].upper() + how[1:]}. Undo the "
+            raise ConfigError(f"reuse_from: no step can be reused from {donor.folder.path}. {how[0].upper() + how[1:]}. Undo the "
                               "difference, or leave the run out")
 
 
 def find_donor(donors: list[Donor], step: str, wanted: str, ids: tuple[str, ...] | None, dataset: Dataset) -> Donor | None:
-    """The first run that has the step with the fingerprint `wanted`, whole; of an "images" step at least one image."""
+    """The first run with the complete step of fingerprint `wanted`; for an "images" step at least one image suffices."""
     for donor in donors:
         manifest = donor.folder.manifest(step)
         if manifest is None or manifest["fingerprint"] != wanted or donor.folder.damaged_files(step):
@@ -92,9 +92,9 @@ def find_donor(donors: list[Donor], step: str, wanted: str, ids: tuple[str, ...]
 
 
 def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dataset: Dataset) -> dict:
-    """Bring the finished files of a step from `donor` into the folder `into`; return the donor's manifest.
+    """Link the finished files of a step from `donor` into the folder `into`; return the donor's manifest.
 
-    Files are hard links where the file system allows it, else copies: no artifact is ever changed in place.
+    Files are hard links if the file system allows it, else copies. This is safe because artifacts are never changed in place.
     """
     source, manifest = donor.result(step), donor.manifest(step)
     names = [name for name in manifest["files"] if name != INDEX] + [STATE] * (source / STATE).exists()
@@ -103,11 +103,11 @@ def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dat
             _link(source / name, into / name)
         if BY_NAME[step].kind == "images":
             merge_journals(into, ids)
-            lacking, there = unfinished(into, ids, dataset), unfinished(source, ids, dataset)
+            missing, incomplete = unfinished(into, ids, dataset), unfinished(source, ids, dataset)
             used, packs = pack_names(journal_files(into)), {}
             journal = Journal(into, name=TAKEN)
             for line in journal_lines(source):
-                if line["id"] not in lacking or line["id"] in there:
+                if line["id"] not in missing or line["id"] in incomplete:
                     continue
                 if pack := line.get("pack"):
                     if pack not in packs:
@@ -119,7 +119,7 @@ def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dat
                     for name in line["files"]:
                         _link(source / name, into / name)
                 journal.append(line)
-                if lacking[line["id"]] == BROKEN:
+                if missing[line["id"]] == BROKEN:
                     for name in line["files"]:
                         remove_damaged(into, name)
             journal.close()
@@ -130,6 +130,6 @@ def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
-        os.link(source.resolve(), target)   # never a symbolic link: what is written behind it would leave the folder
+        os.link(source.resolve(), target)   # resolve: writing through a symbolic link would change another folder
     except OSError:
         shutil.copy2(source, target)

@@ -1,4 +1,4 @@
-"""`action=status`: how far every step of a run is, who works on it, what is left over. Reads names and sizes, no artifact."""
+"""`action=status`: the progress of every step, running processes and left-over folders. Reads names and sizes only."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ class StepStatus:
     done: int                        # images, or training steps
     total: int
     unit: str                        # "images" or "steps"
-    why: str                         # what changed, what is broken, who works
+    why: str                         # what changed or is broken, or which process works on it
     failed: dict[str, str]           # image id -> reason
-    finished: str | None             # when its result was finished
+    finished: str | None             # time at which the result was finished
     left_over: tuple["LeftOver", ...] = ()
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class StepStatus:
 
 @dataclass(frozen=True)
 class LeftOver:
-    """A folder of work that was begun with other settings and not finished."""
+    """A partial folder of other settings that was not finished."""
 
     path: Path
     images: int
@@ -50,18 +50,18 @@ class LeftOver:
 
     def __str__(self) -> str:
         return (f"left over: {self.path} ({self.images} images, {self.mb:.1f} MB, begun with other settings: {self.why}). "
-                "Those settings continue it; delete it when it is not wanted")
+                "A run with those settings continues it; delete it if it is not needed")
 
 
 def run_status(config: Any, dataset: Dataset, folder: RunFolder) -> list[StepStatus]:
-    """The status of every step. A damaged manifest is reported, not raised."""
+    """The status of every step. A damaged manifest is reported and raises no error."""
     bad = {}
     for name in config.steps:
         try:
             folder.manifest(name)
         except ArtifactError as error:
             bad[name] = str(error)
-    if bad:   # what reads these steps cannot be compared, so nothing else is said of them
+    if bad:   # without all manifests the other steps cannot be compared
         return [StepStatus(name, DAMAGED if name in bad else UNKNOWN, 0, 0, "images", bad.get(name, ""), {}, None)
                 for name in config.steps]
     claims = folder.claims.living()
@@ -90,7 +90,7 @@ def _status(dataset: Dataset, folder: RunFolder, planned: PlannedStep, claims: l
     if state == STALE and planned.done:
         why += "; its replacement is begun"
     done = planned.total if state == DONE else planned.done
-    if state == RUNNING and (partial := folder.partial(planned.name, planned.fingerprint)).exists():   # beside the present result
+    if state == RUNNING and (partial := folder.partial(planned.name, planned.fingerprint)).exists():   # a second folder
         done = finished_in(dataset, planned, partial, read_images=False)
     manifest = folder.manifest(planned.name)
     busy = any(planned.name == step for claim in claims for step, _, _ in claim.makes)

@@ -1,4 +1,4 @@
-"""The summary of a run: the scores of both evaluation steps and what each step cost, as JSON and as a table."""
+"""The summary of a run: the scores of the evaluation steps and the cost of each step, as JSON and as a table."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,14 @@ from steps.runtime.artifacts import read_json
 from wsss.text import aligned
 
 SUMMARY = "summary.json"
-LONG = {"curve", "confusion"}   # stay in scores.json
+LONG = {"curve", "confusion"}   # only in scores.json
 
 
 def build_summary(folder: RunFolder, plan: list[PlannedStep], classes: tuple[str, ...],
                   published: Published | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The summary of all results that are up to date. Scores are None where there is nothing to score against.
+    """The summary of all results that are up to date. Scores are None if there is no ground truth.
 
-    `settings`: the values in use, for what is said of the stages (`pipeline.report.stages.settings_in_use`).
+    `settings`: the values in use (`pipeline.report.stages.settings_in_use`), for the description of the stages.
     """
     summary: dict[str, Any] = {"name": str(folder.path.name), "classes": ["background", *classes], "steps": {}}
     for planned in plan:
@@ -48,7 +48,7 @@ def build_summary(folder: RunFolder, plan: list[PlannedStep], classes: tuple[str
 
 
 def score_table(summary: dict[str, Any]) -> str:
-    """The scores as a table for the screen, in percent."""
+    """The scores as a text table, in percent."""
     rows = [("", *NAMES.values(), "threshold", "best possible", "images")]
     scores = measured(summary)
     rows += [_row(TITLES[kind], score) for kind, score in scores.items()]
@@ -56,11 +56,11 @@ def score_table(summary: dict[str, Any]) -> str:
     lines = []
     if len(rows) > 1:
         lines = aligned(rows)
-        configured = "in the configuration"   # each source says which key: too long for one line
+        configured = "in the configuration"   # the sources name single keys, which is too long for one line
         sources = {configured if score["threshold_source"].endswith(configured) else score["threshold_source"]
                    for score in scores.values()}
         lines.append(f"in percent; thresholds: {'; '.join(sorted(sources))}")
-        lines.append("best possible: the threshold that is best on the scored images themselves (an oracle)")
+        lines.append("best possible: the threshold that is best on the scored images (an oracle)")
     if nothing:
         lines.append(f"{' and '.join(nothing)}: the data set has no masks, so there is nothing to score against")
     if "eval_ins_seg" in summary:
@@ -71,9 +71,9 @@ def score_table(summary: dict[str, Any]) -> str:
 
 
 def _instance_lines(score: dict[str, Any] | None) -> list[str]:
-    """The average precision of the instances; None: nothing to score."""
+    """The average precision of the instances; `score` None: no ground truth."""
     if score is None:
-        return ["eval_ins_seg: the data set does not tell single objects, so there is nothing to score against"]
+        return ["eval_ins_seg: the data set has no instances, so there is nothing to score against"]
     kinds = [(f"AP{100 * score['iou']:.0f}", score["ap"])]
     if coco := score["coco_style"]:
         kinds += [("COCO's AP50", coco["ap50"]), ("COCO's AP", coco["ap"])]
@@ -83,7 +83,7 @@ def _instance_lines(score: dict[str, Any] | None) -> list[str]:
 
 
 def _published_lines(published: dict[str, Any]) -> list[str]:
-    """The published scores beside the measured ones, and the first step that leaves its range."""
+    """The published and measured scores, and the first step outside the tolerance."""
     if published["not_comparable"] is not None:
         return [f"published scores ({published['source']}) are of {published['images']:,} images, here "
                 f"{published['not_comparable']:,} were scored: no comparison"]
@@ -92,7 +92,7 @@ def _published_lines(published: dict[str, Any]) -> list[str]:
               f"{row['difference']:+.1f}", "" if row["within"] else "outside") for row in published["rows"]]
     first = published["first_outside"]
     verdict = f"the first step outside is {first}" if first else "all within"
-    return [*aligned(rows), f"published: {published['source']}; tolerance (ours) {published['tolerance']} points: {verdict}",
+    return [*aligned(rows), f"published: {published['source']}; tolerance {published['tolerance']} points: {verdict}",
             *filter(None, [averages_note(published)])]
 
 
@@ -101,7 +101,7 @@ def _row(title: str, score: dict[str, Any]) -> tuple[str, ...]:
                      for key in NAMES)
     oracle = score.get("oracle")
     best = f"{100 * oracle['miou']:.1f} at {oracle['threshold']:.2f}" if oracle else ""
-    threshold = "-" if score["threshold"] is None else f"{score['threshold']:.2f}"   # of pseudo masks that were imported
+    threshold = "-" if score["threshold"] is None else f"{score['threshold']:.2f}"   # None for imported pseudo masks
     return (title, *percents, threshold, best, str(score["images"]))
 
 

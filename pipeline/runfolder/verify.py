@@ -1,4 +1,4 @@
-"""`action=verify`: read every artifact of a run, check sums and contents, put the broken ones out of the way."""
+"""`action=verify`: read every artifact of a run, check its checksum and content, and rename broken ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ NOT_FINISHED = "not finished"
 
 @dataclass
 class Verified:
-    """What the check of one step found."""
+    """The result of checking one step."""
 
     name: str
     read: int                        # files
     broken: dict[str, str]           # file -> what is wrong
-    note: str = ""                   # why there was nothing to check, or it could not be gone on with
-    needs_replace: bool = False      # a training without its last state: it must be trained again
+    note: str = ""                   # why the step was not or not fully checked
+    needs_replace: bool = False      # a training without its last state, which must be trained again
 
     def __str__(self) -> str:
         return f"{self.name:<20} {self.note or f'{self.read} files read, {len(self.broken)} broken'}"
@@ -40,8 +40,8 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
     """Read and check every artifact of a finished step.
 
     Sizes and checksums are compared with the index and the manifest, then the step's own reader checks shape, type,
-    range and finiteness. A broken file is renamed to `FILE.damaged`, so that the next run makes it again, alone; of a broken
-    member of a pack a copy is put into `packs/`, which says the same.
+    range and finiteness. A broken file is renamed to `FILE.damaged`, so that the next run makes only this file again. A broken
+    member of a pack is copied into `packs/`, with the same effect.
     """
     result = Verified(name, 0, {})
     try:
@@ -55,14 +55,14 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
             where, _, remedy = problem.rpartition(": ")
             result.broken[where] = remedy
         for file, recorded in manifest["files"].items():
-            if file != INDEX or not problems:   # put away, the index would take its good lines with it
+            if file != INDEX or not problems:   # a damaged index is not renamed: its readable lines are still used
                 _check(result, place / file, recorded)
         if "imported" in manifest["identity"] and lines:
             module = Import(name, place)
         read, packs = _reader(result, module, place, len(dataset.classes)), OpenFiles(place)
         for number, line in enumerate(lines, start=1):
-            sound = [_check(result, packs.of(line, file), recorded) for file, recorded in line["files"].items()]
-            if read and all(sound):
+            ok = [_check(result, packs.of(line, file), recorded) for file, recorded in line["files"].items()]
+            if read and all(ok):
                 _try(result, place, lambda image_id=line["id"]: read(image_id))
             tick(number, len(lines))
     except ArtifactError as error:
@@ -74,7 +74,7 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
 
 
 def _reader(result: Verified, module: Any, place: Path, n_classes: int) -> Callable[[str], Any] | None:
-    """The step's reader of one image; None where it has none or cannot be made, because what it needs is broken."""
+    """The step's reader of one image; None if there is none, or if the files it needs are broken."""
     if result.broken:
         return None
     made: list[Callable] = []
@@ -83,14 +83,14 @@ def _reader(result: Verified, module: Any, place: Path, n_classes: int) -> Calla
 
 
 def _check(result: Verified, path: File, recorded: list[int]) -> bool:
-    """Compare size and checksum of a file; put it out of the way when they differ."""
+    """Compare size and checksum of a file; rename it if they differ."""
     result.read += 1
     try:
         found = file_sum(path)
     except OSError as error:
         result.broken[str(path)] = f"cannot be read ({error.strerror})"
         return False
-    except ArtifactError as error:   # a member of a pack checks itself
+    except ArtifactError as error:   # raised by a broken member of a pack
         _note(result, path, error)
         return False
     if found != list(recorded)[:2]:

@@ -40,7 +40,7 @@ def test_a_plan_of_a_new_run_writes_nothing_and_draws_nothing(tmp_path, capsys):
     assert [planned.to_do for planned in plan] == [60, 32, 32, 32, 24, 6, 24, 24]
     assert all(planned.expected.disk_mb > 0 and planned.expected.memory_mb > 100 and planned.expected.seconds is None for planned in plan)
     assert act(pipeline) == 0 and list(tmp_path.iterdir()) == []
-    assert "to do it: python run_pipeline.py experiment=smoke" in capsys.readouterr().out
+    assert "to run it: python run_pipeline.py experiment=smoke" in capsys.readouterr().out
 
 
 def test_a_plan_fetches_no_weights(tmp_path, monkeypatch):
@@ -172,7 +172,7 @@ def test_status_names_work_of_other_settings_that_was_left(smoke, outputs):
     identity = json.loads((outputs / "smoke/make_cam/manifest.json").read_text())["identity"]
     (left / "work.json").write_text(json.dumps({"identity": {**identity, "make_cam": {"scales": [1.0]}}}))
     found = [left_over for step in smoke().status() for left_over in step.left_over]
-    assert [over.path for over in found] == [left] and "make_cam.scales" in str(found[0]) and "delete it when" in str(found[0])
+    assert [over.path for over in found] == [left] and "make_cam.scales" in str(found[0]) and "delete it if" in str(found[0])
 
 
 def test_status_of_a_damaged_manifest_names_it_and_keeps_everything(smoke, outputs):
@@ -181,7 +181,7 @@ def test_status_of_a_damaged_manifest_names_it_and_keeps_everything(smoke, outpu
     found = {step.name: step for step in smoke().status()}
     assert found["make_cam"].state == "damaged" and "make_cam.kept" in found["make_cam"].why
     assert found["train_cam"].state == "unknown"
-    with pytest.raises(Exception, match="make_cam/manifest.json is no manifest of this project .*mv .*make_cam.kept"):
+    with pytest.raises(Exception, match="make_cam/manifest.json is not a valid manifest .*mv .*make_cam.kept"):
         smoke().run()
     assert manifest.read_text() == "{" and len(list(manifest.parent.glob("*.npy"))) == 32
     (outputs / "smoke/make_cam").rename(outputs / "smoke/make_cam.kept")   # as the message says
@@ -205,7 +205,7 @@ def test_a_manifest_that_names_a_file_outside_its_folder_changes_nothing_there(s
     manifest, log = outputs / "smoke/eval_cam/manifest.json", outputs / "smoke/run.log"
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(content | {"files": content["files"] | {"../run.log": [0, 0]}}))
-    with pytest.raises(ArtifactError, match=r"is no manifest of this project \(its files lie outside the folder\)"):
+    with pytest.raises(ArtifactError, match=r"is not a valid manifest \(its files are outside the folder\)"):
         smoke().run()
     assert log.stat().st_size
 
@@ -324,7 +324,7 @@ def test_an_action_is_a_file(tmp_path):
     assert "  count            Count the images of a list.\n" in door("--help").stdout
     assert door("action=count", "count_list=val", "data.n_val=3", "experiment=smoke").stdout == "3 images\n"
     assert "allowed: compare, count, export_official" in door("action=cuont").stderr
-    assert "count_list='val' is not possible: expected nothing, but for action=count" in door("count_list=val").stderr
+    assert "count_list='val' is not possible: expected no value, except with action=count" in door("count_list=val").stderr
 
 
 def test_the_readme_has_every_action_in_the_words_of_its_file():

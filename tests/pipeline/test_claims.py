@@ -126,7 +126,7 @@ def test_a_restarted_job_succeeds_itself(monkeypatch):
 def test_a_damaged_claim_is_named(tmp_path):
     (tmp_path / ".locks").mkdir()
     (tmp_path / ".locks/x.json").write_text("{")
-    with pytest.raises(BusyError, match=r"x.json is no claim of a run .*Delete it if no run works"), Claims(tmp_path).hold([], []):
+    with pytest.raises(BusyError, match=r"x.json is not a claim of a run .*Delete it if no run works"), Claims(tmp_path).hold([], []):
         pass
 
 

@@ -140,11 +140,11 @@ def test_a_run_leaves_a_log_and_says_what_changed(smoke, outputs, capsys):
     assert "against the last run of this folder: nothing changed" in capsys.readouterr().out
     assert act(smoke("make_sem_seg_labels.bg_threshold=0.9")) == 0
     out = capsys.readouterr().out
-    assert "against the last run of this folder: made otherwise: make_sem_seg_labels, eval_sem_seg\n" in out
+    assert "against the last run of this folder: changed: make_sem_seg_labels, eval_sem_seg\n" in out
     assert re.search(r"  pseudo masks: mIoU \S+ -> \S+ \([+-]\S+\), threshold \S+ -> 0.90\n", out) and "  CAM: " not in out
     text = log.read_text()
     assert text.count(" info    --- python run_pipeline.py experiment=smoke ") == 2 and "make_sem_seg_labels: done in" in text
-    assert "-> 0.90" in text and "Everything lies in" in text
+    assert "-> 0.90" in text and "All results are in" in text
 
 
 @pytest.mark.parametrize(("level", "printed"), [("warning", True), ("error", False)])
@@ -174,7 +174,7 @@ def test_changes_of_summaries_that_cannot_be_compared():
     now = {"steps": {"train_cam": {"fingerprint": "a"}, "make_cam": {"fingerprint": "b"}}, "eval_cam": None}
     assert changes(None, now) == [] == changes({}, now) == changes([1], now)
     assert changes({"steps": {"train_cam": {"fingerprint": "c"}}}, now) == [
-        "against the last run of this folder: made otherwise: train_cam; new: make_cam; the same scores"]
+        "against the last run of this folder: changed: train_cam; new: make_cam; the same scores"]
 
 
 class Screen:

@@ -305,5 +305,5 @@ run_pipeline.main()
 """
     results = ends(start(outputs, "to_step=make_cam", code=code))
     assert [result[0] for result in results] == [1, 1], results
-    assert "process 1 of 2" in results[0][2] and "the run folder must lie on a file system that all machines share" in results[0][2]
+    assert "process 1 of 2" in results[0][2] and "the run folder must be on a file system that all machines share" in results[0][2]
     assert not list(outputs.glob("smoke/make_cam*")) and before      # before any work

@@ -91,7 +91,7 @@ def test_what_is_there_and_different_is_replaced_only_by_force(export, target):
 @pytest.mark.parametrize("overrides, message", [
     (["train_irn.epochs=3"], r"has no pseudo masks of this configuration \(train_irn changed\). Make them first: python run_pipeline.py exp"),
     (["train_cam.split=all"], r"8 ids of the training list all are in val, for example 'val_0000'"),
-    (["export_to=null"], "action=export_voc writes a folder and was given none: say which by export_to=DIR"),
+    (["export_to=null"], "action=export_voc needs a target folder: set export_to=DIR"),
 ])
 def test_what_is_refused(export, target, overrides, message):
     with pytest.raises(ConfigError, match=message):

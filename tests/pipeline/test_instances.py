@@ -169,7 +169,7 @@ def test_a_damaged_file_is_found_and_made_again(run, cut, capsys):
 def test_a_damaged_file_in_scoring_is_put_away(run):
     file = run.folder / "make_ins_seg_labels/plain2.npz"
     file.write_bytes(bytes(file.stat().st_size))
-    with pytest.raises(ArtifactError, match=r"eval_ins_seg \(put away as plain2.npz.damaged.*plain2.npz cannot be read"):
+    with pytest.raises(ArtifactError, match=r"eval_ins_seg \(renamed to plain2.npz.damaged.*plain2.npz cannot be read"):
         run("eval_ins_seg_pass=true", "force=true").run()
     assert works(run()) == {"make_ins_seg_labels": "1 artifact broken"}
 
@@ -190,17 +190,17 @@ def test_without_objects_there_is_nothing_to_score(run):
     assert plan["eval_ins_seg"] == "nothing to score" and plan["make_ins_seg_labels"] == "done"
     summary = run().run()
     assert summary["eval_ins_seg"] is None and summary["eval_sem_seg"] is not None
-    assert "eval_ins_seg: the data set does not tell single objects" in score_table(summary)
+    assert "eval_ins_seg: the data set has no instances" in score_table(summary)
 
 
 def test_half_a_list_is_refused(run):
     (run.photos / "instances/plain1.png").unlink()
-    with pytest.raises(ConfigError, match="eval_ins_seg scores 8 images, but only of 7 are the objects known in .*photos. Add the others"):
+    with pytest.raises(ConfigError, match="eval_ins_seg scores 8 images, but only 7 have instances in .*photos. Add the others"):
         run().plan()
     (short := run.photos / "short.txt").write_text("wide\nempty\n")
     assert works(run(f"eval_ins_seg.split={short}")) == {"eval_ins_seg": "labels of scored changed; images of scored changed; instances of scored changed"}
     shutil.rmtree(run.photos / "instances")
-    with pytest.raises(ConfigError, match="eval_ins_seg scores 2 images, but only of 0 are"):
+    with pytest.raises(ConfigError, match="eval_ins_seg scores 2 images, but only 0 have"):
         run(f"eval_ins_seg.split={short}").plan()
 
 

@@ -159,7 +159,7 @@ def test_what_is_missing_or_broken_is_not_made_here_but_refused(files, other):
     for flags in ((), ("eval_cam_pass=true",)):
         with pytest.raises(ConfigError, match="make_cam"):
             other(*later, *flags).plan()
-    with pytest.raises(ConfigError, match=r"make_cam was imported, and not all that is needed is there \(1 image new\)"):
+    with pytest.raises(ConfigError, match=r"make_cam was imported, but not completely \(1 image new\)"):
         other(*later).plan()
     gone.write_bytes(kept)
     other(*call).import_official()
@@ -170,7 +170,7 @@ def test_what_is_missing_or_broken_is_not_made_here_but_refused(files, other):
     path.write_bytes(content)
     found = {step.name: step for step in other(*later).verify()}
     assert list(found["make_cam"].broken) == [str(path)]
-    with pytest.raises(ConfigError, match=r"not all that is needed is there \(1 artifact broken\)"):
+    with pytest.raises(ConfigError, match=r"not completely \(1 artifact broken\)"):
         other(*later).plan()
     others = {file: file.stat().st_mtime_ns for file in path.parent.glob("*.npy")}
     other(*call).import_official()
@@ -222,8 +222,8 @@ def test_labels_that_do_not_fit(files, other):
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    ([], "action=import_official reads a folder of the official code and was given none"),
-    (["action=import_official", "import_from=nowhere"], "import_from=nowhere has no file of an image of shapes for the chosen steps. Expected in it are cam_mask/ID.npy"),
+    ([], "action=import_official needs the folder of the official code"),
+    (["action=import_official", "import_from=nowhere"], "import_from=nowhere has no files of shapes for the selected steps. Expected files: cam_mask/ID.npy"),
 ])
 def test_nothing_to_import(other, overrides, message):
     with pytest.raises(ConfigError, match=message):
@@ -233,7 +233,7 @@ def test_nothing_to_import(other, overrides, message):
 
 def test_maps_that_were_made_here_are_not_replaced_unasked(smoke, exported):
     call = ("action=import_official", f"import_from={exported}", "make_cam_pass=true")
-    with pytest.raises(ConfigError, match="make_cam is finished in .* and would be replaced by what is imported. Set replace=true"):
+    with pytest.raises(ConfigError, match="make_cam is finished in .* and would be replaced by the import. Set replace=true"):
         smoke(*call).import_official()
     smoke(*call, "replace=true").import_official()
     assert actions(smoke("replace=true"))["make_cam"] == "skip"
@@ -248,7 +248,7 @@ def test_an_export_goes_on_and_never_mixes_results(smoke, files):
     assert report["lpcam_mask"] == "1 written, 31 were there" and files_of[0].exists()
     assert all(file.stat().st_mtime_ns == t for file, t in times.items())
     smoke("make_sem_seg_labels.beta=2", "to_step=make_sem_seg_labels").run()
-    with pytest.raises(ConfigError, match="sem_seg is there and was not written from these results. Set force=true to replace it"):
+    with pytest.raises(ConfigError, match="sem_seg exists and was not written from these results. Set force=true to replace it"):
         smoke(*call, "make_sem_seg_labels.beta=2").export_official()
     report = {line.what: line.note for line in smoke(*call, "make_sem_seg_labels.beta=2", "force=true").export_official()}
     assert report["sem_seg"] == "24 written, 0 were there"
@@ -266,15 +266,15 @@ def test_an_interrupted_replacement_is_not_taken_for_the_new_results(smoke, file
         patch.setattr("wsss.official.write_label", stop)
         with pytest.raises(KeyboardInterrupt):
             smoke(*call, "force=true").export_official()
-    with pytest.raises(ConfigError, match="sem_seg is there and was not written from these results"):
+    with pytest.raises(ConfigError, match="sem_seg exists and was not written from these results"):
         smoke(*call).export_official()
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    (["export_to=null"], "action=export_official writes a folder and was given none"),
+    (["export_to=null"], "action=export_official needs a target folder"),
     (["action=export_official", "export_to={tmp}", "name=nothing"], "there is no run"),
-    (["action=export_official", "export_to={tmp}", "seed=1"], "has nothing to export that is up to date"),
-    (["action=export_official", "export_to={tmp}", "data.max_side=100"], "data.max_side=100: the maps are those of resized images"),
+    (["action=export_official", "export_to={tmp}", "seed=1"], "has no up-to-date results to export"),
+    (["action=export_official", "export_to={tmp}", "data.max_side=100"], "data.max_side=100: the maps were made from resized images"),
 ])
 def test_what_cannot_be_exported(smoke, tmp_path, overrides, message):
     with pytest.raises(ConfigError, match=message):
@@ -325,12 +325,12 @@ def test_a_provided_classifier(other, networks, few, tmp_path, monkeypatch):
     assert [(planned.action, planned.why) for planned in plan] == [
         ("imported", f"from {tmp_path / 'other.pth'}; imported changed"), ("re-run", "train_cam changed")]
     plan = other(RESNET, *maps).plan()
-    assert (plan[0].action, plan[0].why) == ("re-run", "was taken from files")
+    assert (plan[0].action, plan[0].why) == ("re-run", "no longer imported")
 
 
 def test_a_finished_training_is_not_replaced_by_a_file_unasked(smoke, networks):
     call = (RESNET, f"model.cam_weights={networks[0] / 'cam.pth'}", "to_step=train_cam")
-    with pytest.raises(ConfigError, match="train_cam is finished in .* and would be replaced .*taken from files now.* Set replace=true"):
+    with pytest.raises(ConfigError, match="train_cam is finished in .* and would be replaced .*now imported.* Set replace=true"):
         smoke(*call).plan()
     assert smoke(*call, "replace=true").plan()[0].action == "imported"
 

@@ -162,7 +162,7 @@ def test_a_damaged_member_stops_the_step_that_reads_it_once(smoke, outputs):
     call = ("eval_sem_seg_pass=true", "force=true")
     with pytest.raises(WsssError, match=r"train_0003.png \(in packs.* is not what was written.*") as caught:
         smoke(*call).run()
-    assert "put away as train_0003.png.damaged: the same command makes it again" in str(caught.value)
+    assert "renamed to train_0003.png.damaged: the same command makes it again" in str(caught.value)
     before = (outputs / "smoke/eval_sem_seg/scores.json").read_bytes()
     smoke(PACKED).run()
     smoke(*call).run()

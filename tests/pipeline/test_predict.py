@@ -55,7 +55,7 @@ def test_the_command_line_writes_pictures_and_arrays_and_says_where(outputs, ima
     pipeline = Pipeline.compose("threads=1", f"outputs={outputs}", *words, f"classes=[{ONE},{TWO}]")
     assert act(pipeline) == 0
     folder, said = outputs / "smoke/predictions" / image.name, capsys.readouterr().out
-    assert f"lie in {folder}/" in said and f"classes: {ONE}, {TWO}" in said and "background threshold of the mask: 0." in said
+    assert f"are in {folder}/" in said and f"classes: {ONE}, {TWO}" in said and "background threshold of the mask: 0." in said
     pictures = {f"{kind}_{name}.png" for kind in ("cam", "lpcam", "walk") for name in (ONE, TWO)}
     assert {path.name for path in folder.iterdir()} == pictures | {
         "cam.npy", "lpcam.npy", "walk.npy", "mask.npy", "mask.png", "mask_overlay.png", "prediction.json"}
@@ -98,7 +98,7 @@ def test_what_the_run_has_not_is_left_out(outputs, image, capsys):
 
 
 def test_what_cannot_be_is_refused(outputs, image, tmp_path):
-    with pytest.raises(ConfigError, match=rf"the run knows no class '{ONE}x'; did you mean '{ONE}'\? \(allowed: {ONE}, "):
+    with pytest.raises(ConfigError, match=rf"the run has no class '{ONE}x'; did you mean '{ONE}'\? \(allowed: {ONE}, "):
         look(outputs).predict(image, [f"{ONE}x"])
     with pytest.raises(DataError, match="cannot read the image .*missing.jpg"):
         look(outputs).predict(tmp_path / "missing.jpg")

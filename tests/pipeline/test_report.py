@@ -161,7 +161,7 @@ def test_a_report_without_masks_shows_the_pictures(smoke, outputs):
     pipeline = smoke()
     pipeline.dataset = replace(open_dataset(pipeline.config.data), mask_files={})
     found = read(page.write_report(pipeline._as_recorded(pipeline._summary())))
-    assert "the data set has no masks to score against" in found.text and "there is nothing to score them against" in found.text
+    assert "the data set has no masks to score against" in found.text and "some of every class, without scores" in found.text
     assert found.tiles and {"way", "images", "steps"} <= set(found.sections) and "classes" not in found.sections
 
 
@@ -170,7 +170,7 @@ def test_a_report_of_the_baseline_says_that_there_are_no_lpcam_maps(smoke, outpu
                      "steps=[train_cam,make_cam,eval_cam]", "train_cam.epochs=20", "train_cam.batch_size=8")
     pipeline.run()
     found = read(pipeline.report())
-    assert "this experiment makes no LPCAM maps; CAMs go on (seed_maps=cam)" in found.text
+    assert "this experiment makes no LPCAM maps; the later steps use CAM (seed_maps=cam)" in found.text
     assert "prototypes" not in found.sections and {"scores", "thresholds", "way"} <= set(found.sections)
 
 
@@ -218,7 +218,7 @@ def test_the_tables_of_a_paper_stand_in_the_report_of_its_experiments(smoke, out
 
 def test_the_report_says_what_the_stages_did(report, smoke_outputs):
     found, stages = read(report), json.loads((smoke_outputs / "smoke/summary.json").read_text())["stages"]
-    assert stages["headline"].startswith("LPCAM ") and stages["headline"] in found.text and "What each stage did" in found.text
+    assert stages["headline"].startswith("LPCAM ") and stages["headline"] in found.text and "Effect of each stage" in found.text
     for remark in stages["remarks"]:
         assert remark["text"] in found.text
         assert all(each["setting"] in found.text for each in remark["suggestions"])
@@ -227,7 +227,7 @@ def test_the_report_says_what_the_stages_did(report, smoke_outputs):
 def test_images_are_compared_from_stage_to_stage(smoke, outputs):
     run = smoke("report.changes=2").recorded(outputs / "smoke")
     found, scores = compare_stages(run), run.summary["eval_cam"]
-    assert list(found.changes) == [("cam", "lpcam"), ("lpcam", "pseudo_masks")] and found.looked_at == found.scored == 24
+    assert list(found.changes) == [("cam", "lpcam"), ("lpcam", "pseudo_masks")] and found.compared == found.scored == 24
     kept = score_images(run)
     of_masks = dict(zip(kept.ids, kept.miou))
     for first, second in zip(*(sorted(changes, key=lambda change: change.image_id) for changes in found.changes.values())):
@@ -258,7 +258,7 @@ def test_the_images_compared_are_a_bounded_sample(smoke, outputs, monkeypatch):
     assert set(sample(ids[:5000])) >= set(chosen) & set(ids[:5000])
     monkeypatch.setattr(stage_images, "sample", lambda ids: sample(ids, 5))
     found = read(smoke("report.changes=1").report())
-    assert "Of the 24 scored images 5 were looked at, chosen by a hash of the id" in found.text
+    assert "Of the 24 scored images, 5 were compared, chosen by a hash of the id" in found.text
 
 
 def test_a_map_that_cannot_be_read_is_left_out_of_the_comparison(smoke, outputs):
@@ -397,9 +397,9 @@ def test_only_what_can_change_a_result_differs(smoke, two):
 
 
 def test_runs_that_cannot_be_compared_are_refused(smoke, two, capsys):
-    with pytest.raises(ConfigError, match="needs two different runs at least, given: smoke"):
+    with pytest.raises(ConfigError, match="needs at least two different runs, got: smoke"):
         smoke("action=compare", "runs=[smoke,smoke]").compare()
-    with pytest.raises(ConfigError, match="runs=.* is not possible: expected nothing, but for action=compare"):
+    with pytest.raises(ConfigError, match="runs=.* is not possible: expected no value, except with action=compare"):
         smoke("runs=[smoke]")
     shutil.rmtree(two / "other/eval_sem_seg")
     shutil.rmtree(two / "other/make_sem_seg_labels")

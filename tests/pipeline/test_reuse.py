@@ -84,8 +84,8 @@ def test_earlier_steps_are_taken_over_for_later_ones(other):
 @pytest.mark.parametrize(("override", "message"), [
     ("reuse_from=[smoek]", r"reuse_from: there is no run 'smoek' with a finished step; did you mean 'smoke'\?"),
     ("reuse_from=[other]", "reuse_from: there is no run 'other'"),
-    ("seed=1", "reuse_from: no step can be taken from .*smoke. Train_cam differs first: .*seed: 0 -> 1.* Undo the difference"),
-    ("train_cam.epochs=3", "no step can be taken from .*: train_cam.epochs: 20 -> 3"),
+    ("seed=1", "reuse_from: no step can be reused from .*smoke. Train_cam differs first: .*seed: 0 -> 1.* Undo the difference"),
+    ("train_cam.epochs=3", "no step can be reused from .*: train_cam.epochs: 20 -> 3"),
 ])
 def test_a_run_that_does_not_exist_or_match_is_refused(other, outputs, override, message):
     overrides = (override,) if "reuse" in override else ("reuse_from=[smoke]", override)

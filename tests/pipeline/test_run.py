@@ -200,9 +200,9 @@ def test_missing_results_of_training_and_scoring_are_found(smoke, outputs):
 
 
 def test_thresholds_are_never_chosen_on_what_is_scored(smoke):
-    with pytest.raises(ConfigError, match="eval_cam.split holds 8 images of the list val, on whose masks eval_cam.threshold is chosen"):
+    with pytest.raises(ConfigError, match="eval_cam.split contains 8 images of the list val, on which eval_cam.threshold is chosen"):
         smoke("eval_cam.split=val").plan()
-    with pytest.raises(ConfigError, match="eval_sem_seg.split holds 8 images of the list val, on whose masks make_sem_seg_labels.bg"):
+    with pytest.raises(ConfigError, match="eval_sem_seg.split contains 8 images of the list val, on which make_sem_seg_labels.bg"):
         smoke("eval_sem_seg.split=all").plan()
     plan = smoke("eval_sem_seg.split=val", "make_sem_seg_labels.bg_threshold=0.3", "replace=true").plan()
     assert len(plan[6].lists["ids"]) == 24 + 8   # the pseudo masks of train are made all the same

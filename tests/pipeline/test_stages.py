@@ -67,8 +67,8 @@ def test_seeds_that_are_worse_and_a_threshold_far_from_the_best():
     assert headline == "LPCAM 5.0 below CAM, walk no change from LPCAM (+0.2)"
     assert tried(found["lpcam", "change"]) == ["make_lpcam.cam_threshold=0.4", "seed_maps=cam"]
     assert found["lpcam", "threshold"]["text"] == (
-        "LPCAM has 40.0 at the threshold 0.20, but 44.0 at 0.50, the best one on the scored images: 60 val images that choose a "
-        "threshold may be too few. The confident labels follow from this threshold.")
+        "LPCAM has 40.0 at the threshold 0.20, but 44.0 at 0.50, the best one on the scored images: 60 val images may be "
+        "too few to choose a threshold. The confident labels follow from this threshold.")
     assert tried(found["lpcam", "threshold"]) == ["data.n_val=240"]
     assert "56.0 on val" in found["cam", "classifier"]["text"] and tried(found["cam", "classifier"]) == ["train_cam.epochs=24"]
     assert set(found) == {("cam", "classifier"), ("lpcam", "change"), ("lpcam", "threshold")}
@@ -101,7 +101,7 @@ def test_a_fall_that_is_the_thresholds_alone():
 
 
 @pytest.mark.parametrize(("source", "says", "setting"), [
-    ("best mIoU on the masks of 1449 val images", "the 1449 val images that chose it are unlike the scored ones", None),
+    ("best mIoU on the masks of 1449 val images", "the 1449 val images it was chosen on differ from the scored ones", None),
     ("published constant (no val masks to choose by)", "the published threshold does not fit this data", None),
     ("eval_cam.threshold.cam in the configuration", "the configured threshold does not fit", "eval_cam.threshold.cam=null")])
 def test_why_a_threshold_does_not_fit(source, says, setting):

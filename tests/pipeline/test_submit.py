@@ -36,10 +36,10 @@ def test_dry_run_only_writes(smoke, outputs, monkeypatch):
 def test_what_slurm_refuses_is_told_in_its_own_words(smoke, outputs, tmp_path, monkeypatch):
     remove(outputs, "eval_cam")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BackendError, match="sbatch is not there, for eval_cam: submit where Slurm's commands are"):
+    with pytest.raises(BackendError, match="sbatch was not found, for eval_cam: submit where Slurm's commands are"):
         smoke("to_step=eval_cam").submit()
     program(tmp_path, "sbatch", "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
-    with pytest.raises(BackendError, match=r"sbatch refused, for eval_cam: sbatch: error: invalid partition specified: gpu\. Mend"):
+    with pytest.raises(BackendError, match=r"sbatch failed, for eval_cam: sbatch: error: invalid partition specified: gpu\. Correct"):
         smoke("to_step=eval_cam").submit()
 
 
@@ -57,13 +57,13 @@ def test_what_the_queue_says(smoke, outputs, tmp_path, monkeypatch):
     again = smoke("to_step=make_cam", "submit.shards=5").submit()   # the array goes on in its three parts
     assert [(one.job.array, one.queued) for one in again] == [("0,1,2", True), ("1", False), (None, True)]
     (outputs / "smoke/slurm/jobs.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="jobs.json is no list of jobs. See with squeue"):
+    with pytest.raises(ArtifactError, match="jobs.json is not a list of jobs. Check with squeue"):
         job_lines(smoke().folder)
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    (("shard=1/2",), "shard=1/2 works on one step that makes an artifact an image.*chosen: train_cam, make_cam"),
-    (("shard=1/2", "eval_cam_pass=true"), "shard=1/2 works on one step"),
+    (("shard=1/2",), "shard=1/2 needs one step that makes one artifact per image.*selected: train_cam, make_cam"),
+    (("shard=1/2", "eval_cam_pass=true"), "shard=1/2 needs one step"),
     (("shard=2/2", "make_cam_pass=true"), "shard='2/2' is not possible: expected I/N with I from 0 to N-1, or prepare"),
     (("shard=all", "make_cam_pass=true"), "shard='all' is not possible"),
     (("submit.train_cam.gpus=4",), "submit.train_cam.gpus=4 is not possible: expected 0, or one for each of submit.train_cam.tasks=1"),

@@ -65,7 +65,7 @@ def test_a_measured_score_stands_in_the_row_that_the_run_reproduces():
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"values": [1.0]}, r"tables\[number=1\].CAM.values=\[1.0\] is not possible: expected 5 values, one a column"),
+    ({"values": [1.0]}, r"tables\[number=1\].CAM.values=\[1.0\] is not possible: expected 5 values, one per column"),
     ({"values": [1, 2, 3, 4, 500]}, "percent, from 0 to 100, or null"), ({"marks": ["star"]}, "keys of the table's marks"),
     ({"of": "cams"}, "one of cam, lpcam_fg, lpcam, pseudo_masks"), ({"experiment": "x"}, "does not hold the tables of a paper .*experiment"),
     ({"values": ["high"] * 5}, "does not hold the tables of a paper .*high")])

@@ -97,7 +97,7 @@ def test_damage_that_a_score_finds_is_put_away_too(smoke, outputs):
     path = outputs / "smoke/make_sem_seg_labels/train_0002.png"
     content = path.read_bytes()
     path.write_bytes(content[:60] + bytes(len(content) - 60))   # the same size
-    with pytest.raises(ArtifactError, match=r"eval_sem_seg \(put away as train_0002.png.damaged: the same command makes it again\): "):
+    with pytest.raises(ArtifactError, match=r"eval_sem_seg \(renamed to train_0002.png.damaged: the same command makes it again\): "):
         smoke().run()
     smoke().run()
     assert path.read_bytes() == content and contents(outputs / "smoke/eval_sem_seg") == before
@@ -188,13 +188,13 @@ def test_a_run_folder_of_another_data_set_is_refused(smoke, outputs, tmp_path):
 def test_a_step_without_manifest_is_left_alone(smoke, outputs):
     before = contents(outputs / "smoke/train_cam")
     (outputs / "smoke/train_cam/manifest.json").unlink()
-    with pytest.raises(ArtifactError, match="train_cam/manifest.json is no manifest of this project .it is not there, but its folder is not empty"):
+    with pytest.raises(ArtifactError, match="train_cam/manifest.json is not a valid manifest .it does not exist, but its folder is not empty"):
         smoke("train_cam.epochs=2").run()
     assert contents(outputs / "smoke/train_cam") == before
 
 
 def test_a_run_inside_a_run_is_refused(smoke):
-    with pytest.raises(ConfigError, match="smoke/eval_sem_seg lies inside the run .*smoke, which would take it for a step"):
+    with pytest.raises(ConfigError, match="smoke/eval_sem_seg is inside the run .*smoke"):
         smoke("name=smoke/eval_sem_seg").plan()
 
 
@@ -257,7 +257,7 @@ def test_scores_that_no_longer_say_what_they_should_are_put_away(smoke, outputs)
     path = outputs / "smoke/eval_cam/scores.json"
     before = path.read_bytes()
     path.write_bytes(before.replace(b'"scores"', b'"scorez"'))   # the same size
-    with pytest.raises(ArtifactError, match=r"summary \(put away as scores.json.damaged: .*does not hold chosen, scores"):
+    with pytest.raises(ArtifactError, match=r"summary \(renamed to scores.json.damaged: .*does not hold chosen, scores"):
         smoke().run()
     smoke().run()
     assert path.read_bytes() == before
@@ -266,6 +266,6 @@ def test_scores_that_no_longer_say_what_they_should_are_put_away(smoke, outputs)
 def test_a_folder_that_is_no_run_is_left_alone(smoke, outputs):
     (outputs / "mine").mkdir()
     (outputs / "mine/thesis.txt").write_text("years")
-    with pytest.raises(ConfigError, match="mine is no run folder: it has no sound run.json, but thesis.txt. Choose another run with name=NAME"):
+    with pytest.raises(ConfigError, match="mine is not a run folder: it has no valid run.json, but contains thesis.txt. Choose another run with name=NAME"):
         smoke("name=mine").run()
     assert [path.name for path in (outputs / "mine").iterdir()] == ["thesis.txt"]

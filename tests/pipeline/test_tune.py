@@ -31,7 +31,7 @@ def test_val_chooses_again_what_it_chose_in_the_run(smoke, outputs, capsys):
     assert act(smoke("action=tune", *SMALL)) == 0
     assert contents(outputs) == before
     folder, said = outputs / "smoke/tune/val", capsys.readouterr().out
-    assert f"The run is unchanged. Curves and plot lie in {folder}/" in said and "chosen by the masks of 8 images: the list val" in said
+    assert f"The run is unchanged. Curves and plot are in {folder}/" in said and "chosen by the masks of 8 images: the list val" in said
     assert "an oracle" not in said
     result = json.loads((folder / "tune.json").read_text())
     chosen = json.loads((outputs / "smoke/eval_cam/scores.json").read_text())["chosen"]
@@ -63,7 +63,7 @@ def test_scored_labels_are_called_an_oracle_and_a_part_can_be_held_out(smoke, ou
     assert act(smoke("action=tune", "tune.split=train", "tune.held_out=0.25", "tune.beta=[]")) == 0
     said = capsys.readouterr().out
     assert "chosen by the masks of 6 images: 0.25 of the list train" in said
-    assert "6 of them are scored in this run too: there these values are an oracle" in said
+    assert "6 of them are scored in this run too: these values are an oracle" in said
     assert (outputs / "smoke/tune/train-0.25/tune.json").exists()
 
 

@@ -1,6 +1,6 @@
-"""The official networks once more, as plain modules with their attributes (IRN and LPCAM, net/resnet50_cam.py, net/resnet50_irn.py).
+"""The official networks as plain modules with the same attributes (IRN and LPCAM, net/resnet50_cam.py, net/resnet50_irn.py).
 
-Nothing here comes from `wsss`: what is shared between attributes appears several times in the state dict, as it does there.
+Independent of `wsss`. Modules shared between attributes appear several times in the state dict, as in the official code.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def plain_resnet(depth: str) -> nn.Module:
-    """torchvision's, with stride 1 in layer4, without pooling and head, and with batch norm that is no identity."""
+    """torchvision's ResNet with stride 1 in layer4, without pooling and head, and with random batch norm statistics."""
     net = getattr(torchvision.models, depth)(weights=None)
     del net.fc, net.avgpool
     for layer in net.layer4.modules():

@@ -1,4 +1,4 @@
-"""The networks and inputs of the reference case (tests/reference_case/README.md), built rather than stored."""
+"""Build the networks and inputs of the reference case (tests/reference_case/README.md)."""
 
 import copy
 import functools

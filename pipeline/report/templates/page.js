@@ -1,5 +1,5 @@
 "use strict";
-// Galleries: what is shown stands in the address (#show=worst&class=3&sort=low), so that a view can be kept and shared.
+// Galleries: the address contains the view (#show=worst&class=3&sort=low), so that it can be saved and shared.
 (() => {
   const form = document.getElementById("filter"), box = document.getElementById("tiles");
   if (!form || !box) return;
@@ -33,7 +33,7 @@
   addEventListener("hashchange", read);
   read();
 })();
-// Tables whose columns sort.
+// Sortable tables.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   heads.forEach((head, column) => head.querySelector("button")?.addEventListener("click", () => {
