@@ -9,7 +9,7 @@ import traceback
 from contextlib import suppress
 from typing import NoReturn
 
-from pipeline.cluster.distributed import QuietConsole, find_place
+from pipeline.cluster.distributed import GRACE, QuietConsole, find_place
 from pipeline.cluster.jobs import FOLDER as SCRIPTS
 from pipeline.cluster.jobs import job_lines
 from pipeline.console import head_line, plan_table
@@ -54,8 +54,6 @@ def end_with(error: WsssError) -> NoReturn:
     except WsssError:
         place = None
     if place is not None and place.rank:
-        from pipeline.cluster.heartbeat import GRACE
-
         time.sleep(GRACE)   # a launcher ends all when the first one has ended
         sys.exit(1)
     sys.exit(f"error: {error}")

@@ -45,7 +45,7 @@ class Group:
     """
 
     rank, size = 0, 1
-    asked: int | None = None   # the signal by which any of them was asked to stop
+    asked: int | None = None   # the signal by which this process was asked to stop
 
     @property
     def is_main(self) -> bool:
