@@ -3,13 +3,11 @@
 import sys
 
 from pipeline.helptext import help_text
-from steps.runtime.memory import start_again
 
 if __name__ == "__main__":   # before anything that takes long to import
     if sys.argv[1:] in (["--help"], ["-h"]):
         print(help_text())
         sys.exit()
-    start_again()
 
 import hydra
 from hydra.core.hydra_config import HydraConfig

@@ -15,7 +15,7 @@ from steps.parts.walk import Walk
 from steps.runtime.artifacts import Maps, write_json
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext, require_prepared
-from steps.runtime.memory import give_back
+from steps.runtime.memory import trim_heap
 from wsss.cams.maps import at_size
 from wsss.metrics.semantic import Confusion, ThresholdCounts
 from wsss.refinement.crf import DenseCRF, unary_from_labels, unary_from_scores
@@ -156,7 +156,7 @@ def _try_crf(context: StepContext, refining: Refining, val: tuple[str, ...],
             for confusion, mask in zip(confusions, result(), strict=True):
                 confusion.update(mask, truth)
             context.progress(number, len(val), "val images, CRF")
-            give_back()
+            trim_heap()
     scored = []
     for (walks, value), confusion in zip(pairs, confusions, strict=True):
         confusion.counts = context.reduce(confusion.counts)

@@ -16,7 +16,7 @@ import numpy as np
 from steps.runtime.artifacts import read_json
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext
-from steps.runtime.memory import give_back
+from steps.runtime.memory import trim_heap
 from wsss.errors import ArtifactError
 from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
 
@@ -70,7 +70,7 @@ def count(context: StepContext, ids: Sequence[str], soft: Callable[[str], Tensor
             maps, truth = result()
             counts.update(maps, classes(image_id), truth)
             context.progress(before + number, total or len(ids), note)
-            give_back()
+            trim_heap()
     counts.counts = context.reduce(counts.counts)
     return counts
 
