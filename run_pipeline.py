@@ -1,15 +1,13 @@
-"""The door: `python run_pipeline.py [key=value ...]` composes the configuration and hands it to the pipeline."""
+"""`python run_pipeline.py [key=value ...]`: composes the configuration and runs the action."""
 
 import sys
 
 from pipeline.helptext import help_text
-from steps.runtime.memory import start_again
 
-if __name__ == "__main__":   # before anything that takes long to import
+if __name__ == "__main__":   # before the slow imports
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
         sys.exit()
-    start_again()
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -30,7 +28,7 @@ def _run(config: DictConfig) -> None:
     except WsssError as error:
         end_with(error)
     exit_code = act(pipeline)
-    if exit_code and HydraConfig.get().mode != RunMode.MULTIRUN:   # the other members of a sweep go on
+    if exit_code and HydraConfig.get().mode != RunMode.MULTIRUN:   # other members of a sweep still run
         sys.exit(exit_code)
 
 
@@ -48,13 +46,10 @@ def main() -> None:
     register()
     words = sys.argv[1:]
     flags = {word for word in words if word.startswith("-")}
-    if flags & {"--help", "-h"}:
-        print(help_text())
-        return
     if flags & {"-m", "--multirun"} and not flags & {"--cfg", "-c"}:
         sys.exit(_sweep(words))
     overrides = [word for word in words if "=" in word] if flags else words
-    if flags <= {"--cfg", "-c", "--resolve"}:   # our own words for a mistyped key, before Hydra's
+    if flags <= {"--cfg", "-c", "--resolve"}:   # our message for a mistyped key, before Hydra's
         try:
             compose(overrides)
         except WsssError as error:

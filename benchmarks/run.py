@@ -12,7 +12,6 @@ from pathlib import Path
 from benchmarks import affinity_training, cams, crf, evaluation, kmeans, lpcam, random_walk, startup, training
 from benchmarks.harness import Builder, Row, as_json, machine, measure, table
 from steps.runtime.concurrency import available_cores
-from steps.runtime.memory import start_again
 
 MODULES = (random_walk, lpcam, kmeans, crf, cams, training, affinity_training, evaluation, startup)
 BENCHMARKS: dict[str, Builder] = {name: build for module in MODULES for name, build in module.BENCHMARKS.items()}
@@ -45,5 +44,4 @@ def main(words: list[str] | None = None) -> list[Row]:
 
 
 if __name__ == "__main__":
-    start_again()   # as a run does
     main()

@@ -18,7 +18,7 @@ from steps.runtime import networks
 from steps.runtime.artifacts import write_arrays
 from steps.runtime.context import StepContext
 from steps.runtime.journal import merge_journals
-from steps.runtime.memory import keep_freed
+from steps.runtime.memory import keep_heap
 from steps.runtime.networks import WEIGHTS
 from wsss.classifiers.plain import Classifier
 from wsss.data.dataset import Dataset
@@ -52,7 +52,7 @@ class Run:
 
     def __init__(self, dataset: Dataset, depth: str = "resnet50", norm: str = "frozen_batch", precision: str = "float32",
                  overrides: tuple[str, ...] = ("recipe=official",)):
-        keep_freed()   # as every run does
+        keep_heap()   # as every run does
         self.dataset, self.precision, self.folder = dataset, precision, scratch()
         self._networks: dict[Path, torch.nn.Module] = {}
         self.config = typed(compose([*overrides, f"precision={precision}"]))

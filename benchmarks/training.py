@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from benchmarks.harness import CPU, REPEATS, Case, greatest_difference
 from benchmarks.setting import N_CLASSES, backbone, scratch
 from steps.runtime.context import StepContext
-from steps.runtime.memory import keep_freed
+from steps.runtime.memory import keep_heap
 from steps.runtime.networks import to_train
 from steps.runtime.training import OptimizerName, Schedule, make_optimizer, train_step
 from wsss.classifiers.plain import Classifier
@@ -52,7 +52,7 @@ def _sizes(quick: bool) -> tuple[int, int]:
 
 
 def _case(quick: bool, precision: str = "float32") -> Case:
-    keep_freed()   # for both forms; train_cam_memory measures its effect
+    keep_heap()   # for both forms; train_cam_memory measures its effect
     batch, crop = _sizes(quick)
     images, labels = samples(batch, crop)
     theirs, mine = _classifier(), _classifier()
@@ -83,7 +83,7 @@ def _memory_case(quick: bool, precision: str = "float32") -> Case:
             step()
             return lambda: [step() for _ in range(REPEATS)] and None
         return ready
-    return Case(f"{crop}x{crop}, batch {batch}", steps(keep_freed), steps(lambda: None), form=f"{precision}, channels last",
+    return Case(f"{crop}x{crop}, batch {batch}", steps(keep_heap), steps(lambda: None), form=f"{precision}, channels last",
                 against="ours, without keeping freed memory", per=batch * REPEATS, once=True)
 
 

@@ -22,7 +22,6 @@ from benchmarks.setting import backbone
 from pipeline import Pipeline
 from steps.runtime.context import StepContext
 from steps.runtime.datasets import prepare_dataset
-from steps.runtime.memory import start_again
 from steps.runtime.networks import load_classifier
 from wsss.data.images import normalise, read_image, resize_image, scaled_size
 from wsss.networks.weights import save_weights
@@ -109,5 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    start_again()
     main()

@@ -9,7 +9,7 @@ import traceback
 from typing import NoReturn
 
 from pipeline import actions
-from pipeline.cluster.distributed import QuietConsole, find_place
+from pipeline.cluster.distributed import GRACE, QuietConsole, find_place
 from pipeline.runner import Pipeline
 from steps.runtime.context import Stopped
 from wsss.errors import WsssError
@@ -45,8 +45,6 @@ def end_with(error: WsssError) -> NoReturn:
     except WsssError:
         place = None
     if place is not None and place.rank:
-        from pipeline.cluster.heartbeat import GRACE
-
         time.sleep(GRACE)   # a launcher stops all processes when one exits; rank 0 prints first
         sys.exit(1)
     sys.exit(f"error: {error}")

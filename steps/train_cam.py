@@ -16,7 +16,7 @@ import numpy as np
 
 from steps.runtime.concurrency import memory_for
 from steps.runtime.context import StepContext, require
-from steps.runtime.memory import give_back
+from steps.runtime.memory import trim_heap
 from steps.runtime.schedule import OptimizerName, Schedule, epochs_of, require_schedule
 from wsss.metrics.semantic import average_precision
 from wsss.seeding import generator
@@ -132,7 +132,7 @@ def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
         for row in context.part(range(len(ids))):
             with memory_for(ids[row]):
                 scores[row] = classifier(network_input(context, classifier, ids[row])).float().cpu().numpy()[0]
-            give_back()
+            trim_heap()
     labels = np.stack([context.dataset.label_vector(image_id) for image_id in ids])
     return {"val_map": average_precision(context.reduce(scores), labels)[1]}
 

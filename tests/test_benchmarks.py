@@ -7,7 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import affinity_training, cams, growth, harness, kmeans, lpcam, pictures, random_walk, run, setting, training
+from benchmarks import (
+    affinity_training,
+    cams,
+    growth,
+    harness,
+    kmeans,
+    lpcam,
+    packs,
+    pictures,
+    random_walk,
+    run,
+    setting,
+    training,
+)
 from benchmarks.evaluation import official_counts
 from benchmarks.harness import Case, as_json, greatest_difference, in_child, measure, measure_alone, table
 from wsss.data.images import read_image
@@ -120,6 +133,11 @@ def test_every_benchmark_is_listed_once(capsys):
     assert run.ONE_THREAD <= run.BENCHMARKS.keys()
     with pytest.raises(SystemExit):
         run.main(["--only", "walk"])
+
+
+def test_packs_spare_files():
+    files, packed = (packs.measure(20, layout) for layout in packs.Layout)
+    assert (files["files and folders"], packed["files and folders"]) == (21, 3)   # with the index, and the folder of the pack
 
 
 def test_growth_measures_every_inference_step(monkeypatch):

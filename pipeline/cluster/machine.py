@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steps.runtime.concurrency import available_cores
-from steps.runtime.memory import keep_freed
+from steps.runtime.memory import keep_heap
 from wsss.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def prepare_process(threads: int | None, device: torch.device, processes: int = 
     import torch
 
     torch.set_num_threads(threads or _cores(processes))
-    keep_freed()
+    keep_heap()
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False   # no TF32
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")   # required by torch's deterministic algorithms

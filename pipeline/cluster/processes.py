@@ -1,11 +1,12 @@
 """Several processes that do the steps of one run together.
 
-Each beats in a store of torch.distributed; the first watches the beats, so that a process that dies ends the others, by name,
-instead of leaving them waiting.
+What started them (torchrun, srun --kill-on-bad-exit) ends them all when one fails; nothing here watches over them.
 """
 
 import json
+import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,13 +16,12 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from pipeline.cluster.distributed import DistributedSettings, Place
-from pipeline.cluster.heartbeat import GRACE, INTERVAL, Heartbeat, end_process
+from pipeline.cluster.distributed import GRACE, DistributedSettings, Place
 from pipeline.runfolder.claims import Owner
 from steps.runtime.context import Group, Stopped
 from wsss.errors import BackendError, ConfigError, WsssError
 
-FOREVER = timedelta(days=365)   # of a sum: the watch decides who is dead, not the time that another one needs
+PATIENCE = timedelta(days=1)   # one process may still have many images to make when the others have none
 
 
 class Processes(Group):
@@ -29,35 +29,33 @@ class Processes(Group):
 
     def __init__(self, place: Place, settings: DistributedSettings):
         self.rank, self.size, self.place = place.rank, place.size, place
-        self.asked: int | None = None       # the signal by which any process was asked to stop
+        self.asked: int | None = None       # the signal by which this process was asked to stop
         self._fast = None                   # the group for sums of CUDA tensors
         start = timedelta(seconds=settings.start)
         keeps = self.is_main and not place.launcher_keeps_store
         try:
-            self.store = dist.TCPStore(place.host, place.port, None, keeps, timeout=start, wait_for_workers=False)
-            self.store.set(f"member/{self.rank}", json.dumps(asdict(Owner.me())))
-            self.members = self._await_members(settings.start)
-            dist.init_process_group("gloo", store=dist.PrefixStore("gloo", self.store), rank=self.rank, world_size=self.size,
-                                    timeout=FOREVER)
+            store = dist.TCPStore(place.host, place.port, None, keeps, timeout=start, wait_for_workers=False)
+            store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)   # of each restart
+            store.set(f"member/{self.rank}", json.dumps(asdict(Owner.me())))
+            self.members = self._await_members(store, settings.start)
+            dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
         except WsssError:
             raise
         except (RuntimeError, ValueError, OSError) as error:   # torch's DistError is a RuntimeError
             raise BackendError(f"process {self.rank} of {self.size} on {socket.gethostname()} did not meet the others at "
                                f"{place.host}:{place.port} ({str(error).splitlines()[0]}). Look at their messages; a port that "
                                "is taken is changed by MASTER_PORT, a slow start by distributed.start") from error
-        self.watch = Heartbeat(self, settings.timeout)
-        self.watch.start()
 
-    def _await_members(self, patience: float) -> list[Owner]:
+    def _await_members(self, store: dist.Store, patience: float) -> list[Owner]:
         names = [f"member/{rank}" for rank in range(self.size)]
         end = time.monotonic() + patience
-        while not self.store.check(names):
+        while not store.check(names):
             if time.monotonic() > end:
-                missing = [rank for rank, name in enumerate(names) if not self.store.check([name])]
+                missing = [rank for rank, name in enumerate(names) if not store.check([name])]
                 raise BackendError(f"of {self.size} processes {self.size - len(missing)} came within distributed.start="
                                    f"{patience:g} seconds; missing: {', '.join(map(str, missing))}. See why they did not start")
             time.sleep(0.05)
-        return [Owner(**json.loads(value)) for value in self.store.multi_get(names)]
+        return [Owner(**json.loads(value)) for value in store.multi_get(names)]
 
     def name(self, rank: int) -> str:
         return f"process {rank} of {self.size} (pid {self.members[rank].pid} on {self.members[rank].host})"
@@ -84,7 +82,7 @@ class Processes(Group):
             raise ConfigError(f"{self.name(first)} and {self.name(second)} have the same GPU. Start at most as many processes on "
                               "a machine as it has GPUs")
         if has is not None:
-            self._fast = dist.new_group(backend="nccl", timeout=FOREVER)
+            self._fast = dist.new_group(backend="nccl")   # its timeout: 10 minutes
         return device
 
     @property
@@ -114,28 +112,29 @@ class Processes(Group):
         return [json.loads(box.numpy()[:length].tobytes()) for box, length in zip(boxes, lengths)]
 
     def _together(self, exchange: Callable[[], None]) -> None:
-        """Exchange with all others. Where one of them has gone the watch finds out who, and ends this process."""
+        """Exchange with all others. Where one of them has gone the launcher mostly asks this one to stop."""
         try:
             exchange()
         except RuntimeError as error:
-            self.watch.patience = min(self.watch.patience, 10 * INTERVAL)
-            end = time.monotonic() + self.watch.patience + GRACE
-            while time.monotonic() < end:
-                if self.asked is not None:
-                    raise Stopped from error
-                time.sleep(INTERVAL)
-            why = str(error).splitlines()[0]
-            raise WsssError(f"the processes lost each other ({why}). The same command continues") from error
+            end = time.monotonic() + GRACE
+            while self.asked is None and time.monotonic() < end:
+                time.sleep(0.1)
+            if self.asked is not None:
+                raise Stopped from error
+            raise WsssError(f"another process has ended or hangs ({str(error).splitlines()[0]}); its own output, or that of "
+                            "torchrun or srun, says why. The same command continues") from error
 
     def leave(self, code: int, why: str = "") -> NoReturn:
-        """End this process with the exit code `code`; `why`: the error that it ends with, which the first one prints."""
-        if code and not self.is_main:
-            self.watch.tell(code, why)
-        elif code:
-            self.watch.say({"rank": 0, "code": code, "why": ""})
-        self.watch.ended.set()
-        self.watch.part(GRACE if code else None)
-        end_process(code)
+        """End this process with the exit code `code`. `why` is its error, which no console has printed yet.
+
+        Skips the interpreter's own exit, in which gloo sometimes aborts.
+        """
+        if why and code < 128:
+            time.sleep(GRACE)   # usually rank 0 fails for the same reason and prints it, and the launcher ends this process
+            print(f"error: {self.name(self.rank)}: {why}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _bytes_tensor(content: bytes, length: int) -> torch.Tensor:

@@ -26,7 +26,7 @@ from steps.parts.imported_prototypes import NEEDED, read_imported
 from steps.runtime.artifacts import Maps, read_arrays, write_arrays
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext, require_prepared
-from steps.runtime.memory import give_back
+from steps.runtime.memory import trim_heap
 from steps.runtime.networks import feature_function, network_input
 from wsss.cams.clustering import KMeans, kmeans, kmeans_pytorch
 from wsss.cams.lpcam import class_probability, mean_direction, select_prototypes, split_cells
@@ -172,7 +172,7 @@ def _write_mean(context: StepContext, classifier: Classifier, path: Path) -> Non
             features = features_of(network_input(context, classifier, image_id))[0].flatten(1)   # (D, h w)
         total, cells = total + features.double().sum(dim=1).cpu(), cells + features.shape[1]
         context.progress(number, len(context.lists["prototypes"]), "mean of the features")
-        give_back()
+        trim_heap()
     write_arrays(path, mean=(total / max(cells, 1)).float().numpy())
 
 
@@ -249,7 +249,7 @@ def _gather(context: StepContext, index: int, ids: list[str], classifier: Classi
                     flat = mask.flatten().cpu().numpy()
                     cells = np.stack([np.full(flat.sum(), first[image_id]), *np.nonzero(mask.cpu().numpy())], axis=1)
                     sample.add(features.flatten(1).T[mask.flatten()], keys[flat], cells)
-            give_back()
+            trim_heap()
     return samples
 
 

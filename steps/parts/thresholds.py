@@ -16,7 +16,7 @@ import numpy as np
 from steps.runtime.artifacts import read_json
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext
-from steps.runtime.memory import give_back
+from steps.runtime.memory import trim_heap
 from wsss.errors import ArtifactError
 from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
 
@@ -85,7 +85,7 @@ def for_each_mask(context: StepContext, ids: Sequence[str], make: Callable[[str,
         for number, (image_id, result) in enumerate(results, start=1):
             take(image_id, *result())
             context.progress(before + number, total or len(ids), note)
-            give_back()
+            trim_heap()
 
 
 def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, published: float) -> Chosen:

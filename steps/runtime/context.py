@@ -48,7 +48,7 @@ class Group:
     """
 
     rank, size = 0, 1
-    asked: int | None = None   # the signal that asked any process to stop
+    asked: int | None = None   # the signal that asked this process to stop
 
     @property
     def is_main(self) -> bool:

@@ -11,7 +11,7 @@ from steps.runtime.artifacts import quarantine, read_json, write_json
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext, Stopped
 from steps.runtime.journal import BROKEN, JOURNALS, Journal, unfinished
-from steps.runtime.memory import give_back
+from steps.runtime.memory import trim_heap
 from steps.runtime.packs import remove_damaged
 from steps.runtime.store import writer
 from wsss.data.dataset import Dataset
@@ -68,7 +68,7 @@ def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parall
                     for name in contents:
                         remove_damaged(context.folder, name)
             context.progress(number, len(ids), "images")
-            give_back()
+            trim_heap()
             start = time.perf_counter()
     except Stopped:
         _record(context, failed)

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,17 +25,20 @@ from tests.pipeline.test_resume import contents, remove
 from wsss.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-CALL = ["run_pipeline.py", *SMOKE, "device=cpu", "distributed.timeout=5"]
+CALL = ["run_pipeline.py", *SMOKE, "device=cpu"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-# The door, with images that take a quarter of a second to read: a test has time to do something while they are at work.
-SLOW = """
-import sys, time
+# The door, with images that take a quarter of a second to read; at its third image the process of rank {0} gets the signal {1}.
+ONE_DIES = """
+import os, sys, time
 from wsss.data.dataset import Dataset
-image = Dataset.image
+image, read = Dataset.image, []
 def slow(self, image_id):
     time.sleep(0.25)
+    read.append(image_id)
+    if os.environ["RANK"] == "{0}" and len(read) == 3:
+        os.kill(os.getpid(), {1})
     return image(self, image_id)
 Dataset.image = slow
 sys.argv[0] = "run_pipeline.py"
@@ -45,10 +47,12 @@ run_pipeline.main()
 """
 
 
-def torchrun(outputs: Path, *overrides: str, n: int = 2) -> subprocess.CompletedProcess:
+def torchrun(outputs: Path, *overrides: str, n: int = 2, code: str | None = None) -> subprocess.CompletedProcess:
+    """`n` processes as torchrun starts them; `code` stands for the door."""
+    door = ["--no-python", sys.executable, "-c", code] if code else CALL[:1]
     return subprocess.run([sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}", "--master-port=0",
-                           "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", *CALL, f"outputs={outputs}", *overrides],
-                          cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+                           "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", *door, *CALL[1:], f"outputs={outputs}", *overrides],
+                          cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
 def free_port() -> int:
@@ -75,13 +79,6 @@ def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
             process.kill()
 
 
-def wait_for(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def losses(folder: Path, n: int) -> np.ndarray:
     return np.array([line["loss"] for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if "loss" in line][:n])
 
@@ -103,8 +100,8 @@ def test_where_a_process_stands(environment, expected):
 def test_half_an_environment_is_refused():
     with pytest.raises(ConfigError, match=r"the launcher's environment is incomplete \(KeyError: 'RANK'\).*torchrun or srun"):
         find_place({"WORLD_SIZE": "2"})
-    with pytest.raises(ConfigError, match="distributed.timeout=0.5 is not possible: expected at least 2 seconds"):
-        DistributedSettings(timeout=0.5, start=300)
+    with pytest.raises(ConfigError, match="distributed.start=0.5 is not possible: expected at least 2 seconds"):
+        DistributedSettings(start=0.5)
 
 
 @pytest.mark.parametrize(("nodes", "first"), [("vm", "vm"), ("a,b", "a"), ("gpu[03-05,9],cpu1", "gpu03"), ("r[1-2]n[07,9]", "r1n07")])
@@ -225,22 +222,18 @@ def test_the_classifier_of_two_processes_and_its_interruption(outputs, tmp_path)
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_others(outputs):
+    """torchrun ends them all at once; without it another one ends where it meets the dead one."""
     before = remove(outputs, "make_cam")
-
-    def begun(outputs: Path) -> int:
-        return sum(1 for folder in outputs.glob("smoke/make_cam.partial-*") for _ in journal_lines(folder))
-    for rank, number, text in ((1, signal.SIGKILL, "has died"), (0, signal.SIGKILL, "has gone"),
-                               (1, signal.SIGSTOP, "has not been heard of for 5 seconds")):
-        processes, there = start(outputs, "to_step=make_cam", code=SLOW), begun(outputs)
-        wait_for(lambda there=there: begun(outputs) >= there + 2)
-        processes[rank].send_signal(number)
-        other = 1 - rank
-        try:
-            output, errors = processes[other].communicate(timeout=40)
-        finally:
-            processes[rank].kill()
-        assert processes[other].returncode == 1
-        assert f"error: process {rank} of 2 (pid {processes[rank].pid} on {os.uname().nodename}) {text}" in errors.replace(": has", " has"), errors
+    for rank, number in ((0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGTERM)):
+        done = torchrun(outputs, "to_step=make_cam", code=ONE_DIES.format(rank, int(number)))
+        assert done.returncode == 1 and "SIGTERM: saving, then stopping" in done.stderr, done.stderr
+        folder, = outputs.glob("smoke/make_cam.partial-*")
+        assert 0 < sum(1 for _ in journal_lines(folder)) < 32
+    for rank in (0, 1):
+        shutil.rmtree(folder)
+        results = ends(start(outputs, "to_step=make_cam", code=ONE_DIES.format(rank, int(signal.SIGKILL))))
+        assert [result[0] for result in results] == [1 if rank else -9, -9 if rank else 1], results
+        assert "another process has ended or hangs" in results[1 - rank][2], results
     done = torchrun(outputs, "to_step=make_cam")
     assert done.returncode == 0, done.stderr
     assert contents(outputs / "smoke/make_cam") == before
@@ -265,19 +258,17 @@ import run_pipeline
 run_pipeline.main()
 """
     assert image.exists()
-    results = ends(start(outputs, "to_step=make_cam", code=code))
-    assert [result[0] for result in results] == [1, 1], results
-    assert "2 of 32 images failed, the others are done" in results[0][2] and "error" not in results[1][2]
+    done = torchrun(outputs, "to_step=make_cam", code=code)
+    assert done.returncode == 1 and done.stderr.count("2 of 32 images failed, the others are done") == 1, done.stderr
     assert len(list(outputs.glob("smoke/make_cam.partial-*/*.npy"))) == 30
 
-    results = ends(start(outputs, "train_cam.epochs=oops"))
-    assert [result[0] for result in results] == [1, 1]
-    assert [result[2].count("could not be converted") for result in results] == [1, 0]
+    done = torchrun(outputs, "train_cam.epochs=oops")
+    assert done.returncode == 1 and done.stderr.count("could not be converted") == 1, done.stderr
 
     (outputs / "smoke/train_cam").rename(outputs / "put-away")
-    results = ends(start(outputs, "to_step=train_cam", "train_cam.batch_size=2", n=3))
-    assert [result[0] for result in results] == [1, 1, 1]
-    assert "3 processes cannot share the batches of train_cam, which have 2 images" in results[0][2] and not results[1][2]
+    done = torchrun(outputs, "to_step=train_cam", "train_cam.batch_size=2", n=3)
+    assert done.returncode == 1 and done.stderr.count("error: ") == 1, done.stderr
+    assert "3 processes cannot share the batches of train_cam, which have 2 images" in done.stderr
 
 
 def test_whoever_does_not_come_is_named(outputs):
