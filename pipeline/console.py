@@ -93,16 +93,16 @@ class Console:
     def hear(self) -> Iterator[None]:
         """Inside this context, show and record the messages of Python's `logging` too."""
         handler, loggers = _Handler(self), [logging.getLogger(name) for name in PACKAGES]
-        before = [(logger.level, logger.handlers) for logger in loggers]
+        before = [(logger.level, logger.handlers, logger.propagate) for logger in loggers]
         for logger in loggers:
             logger.setLevel(logging.INFO)
-            logger.handlers = [handler]
+            logger.handlers, logger.propagate = [handler], False
         try:
             yield
         finally:
-            for logger, (level, handlers) in zip(loggers, before):
+            for logger, (level, handlers, propagate) in zip(loggers, before):
                 logger.setLevel(level)
-                logger.handlers = handlers
+                logger.handlers, logger.propagate = handlers, propagate
 
     def leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Exit callback for an ExitStack: erase the drawn line and write an error with its traceback into the log."""

@@ -24,7 +24,7 @@ from pipeline.plan.selection import selected
 from pipeline.report.stages import settings_in_use
 from pipeline.runfolder.claims import Claim, Owner
 from pipeline.runfolder.folder import RunFolder
-from pipeline.runfolder.reading import reading, reading_what_stands
+from pipeline.runfolder.reading import reading, reading_available
 from pipeline.runfolder.recorded import RecordedRun, recorded_config
 from pipeline.runfolder.reuse import open_donors
 from pipeline.runfolder.summary import SUMMARY, build_summary
@@ -61,7 +61,7 @@ class Pipeline(Work):
             config.precision = self.config.precision = Precision(fast_precision(self.device_type))
         self.console = Console(self.config.log_level.value)
         self.report_path: Path | None = None   # the report that the last call of `run` wrote
-        self.stand: set[str] | None = None     # the steps claimed for a report
+        self.readable: set[str] | None = None   # the steps claimed for a report; None: all
         self.group = Group()   # this process only; see `pipeline.cluster.processes` for several
 
     @classmethod
@@ -138,7 +138,10 @@ class Pipeline(Work):
         """Every action is a method: `pipeline.status()` is `do` of `pipeline/actions/status.py`."""
         if name in actions.names() and hasattr(module := actions.load(name), "do"):
             return partial(module.do, self)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return object.__getattribute__(self, name)   # raises the error of a property, where it was one
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *actions.names()]
 
     def results(self) -> dict[str, Any]:
         """The summary of the last finished call of `run`. Raises ArtifactError if there is none."""
@@ -188,7 +191,7 @@ class Pipeline(Work):
         except FileNotFoundError:   # another run has just finished a step, which renames its folder
             plan = survey(self.config, self.dataset, self.folder, read_images=False)
         for planned in plan:
-            if self.stand is not None and planned.name not in self.stand and planned.state not in (ABSENT, NOTHING):
+            if self.readable is not None and planned.name not in self.readable and planned.state not in (ABSENT, NOTHING):
                 planned.state, planned.why = ABSENT, "another process makes it now"
         return plan
 
@@ -198,11 +201,12 @@ class Pipeline(Work):
         `held` keeps the claim on the steps that are read.
         """
         moved = any(word.startswith("data.root=") for word in self.overrides)
-        last = Pipeline(recorded_config(path.resolve(), self.composed, moved))
+        last = Pipeline(recorded_config(path.resolve(), self.composed, KEYS_OF_ACTIONS, moved))
+        last.folder = RunFolder(path.resolve(), inside=True)   # it may be a member of a sweep
         last.dataset = open_dataset(last.config.data, check=False)
         last.folder.check_data(last.data_identity)
         if held is not None:
-            last.stand = held.enter_context(reading_what_stands(last.folder, last.config.steps, self.console.warning))
+            last.readable = held.enter_context(reading_available(last.folder, last.config.steps, self.console.warning))
         return last._as_recorded(last._summary())
 
     def _as_recorded(self, summary: dict[str, Any]) -> RecordedRun:

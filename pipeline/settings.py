@@ -170,7 +170,7 @@ def _check_action(config: Any) -> None:
     for key, owners in KEYS_OF_ACTIONS.items():
         value = getattr(config, key)
         require(config.action.value in owners or not (value and isinstance(value, (str, list, bool))), key, value,
-                f"no value, except with action={' or '.join(owners)}")
+                f"{'false' if value is True else 'no value'}, except with action={' or '.join(owners)}")
     if check := getattr(actions.load(config.action.value), "check", None):
         check(config)
 

@@ -71,12 +71,12 @@ def run(context: StepContext) -> dict[str, Any]:
     from torch.nn.functional import multilabel_soft_margin_loss
 
     from steps.parts.training_pictures import cam_pictures
-    from steps.runtime.networks import new_classifier, provide, save_network
+    from steps.runtime.networks import import_network, new_classifier, save_network
     from steps.runtime.training import fit, make_optimizer, poly_lr
     from wsss.data.augment import classifier_sample
 
     if context.model.imported("train_cam"):
-        return provide(context, "train_cam")
+        return import_network(context, "train_cam")
     settings, dataset = context.settings, context.dataset
     if not context.model.starts_from_weights and context.group.is_main:
         context.warn(f"the network {context.model.backbone.value} starts from random weights: on a few hundred images the maps "

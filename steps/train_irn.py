@@ -67,13 +67,13 @@ class Settings:
 
 def run(context: StepContext) -> dict[str, Any]:
     from steps.parts.training_pictures import edge_pictures
-    from steps.runtime.networks import new_irn, provide, save_network
+    from steps.runtime.networks import import_network, new_irn, save_network
     from steps.runtime.training import fit, make_optimizer, poly_lr
     from wsss.data.augment import irn_sample
     from wsss.refinement.affinity import affinity_losses, pair_counts
 
     if context.model.imported("train_irn"):
-        return provide(context, "train_irn")
+        return import_network(context, "train_irn")
     settings, dataset = context.settings, context.dataset
     irn, read = new_irn(context), Labels(context.inputs["cam_to_ir_label"], len(dataset.classes))
 

@@ -28,7 +28,7 @@ def storage(path: Path | str) -> Iterator[None]:
 def free_bytes(path: Path | str) -> int:
     """Free bytes on the disk of `path`, which need not exist."""
     path = Path(path).absolute()
-    return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
+    return shutil.disk_usage(next(place for place in (path, *path.parents) if os.path.exists(place))).free
 
 
 def are_plain_names(names: Iterable[str]) -> bool:

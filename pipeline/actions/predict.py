@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from pipeline.cluster.machine import prepare_process
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import reading, require_finished
-from steps.parts.refiner import Refiner
+from steps.parts.refiner import recorded_refiner
 from steps.runtime.context import require
 from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
@@ -39,7 +39,6 @@ class Settings:
 
 def check(config: Any) -> None:
     require(config.image is not None, "image", None, "an image file: image=FILE")
-    require(0 <= config.class_threshold < 1, "class_threshold", config.class_threshold, "a probability in [0, 1)")
 
 
 def do(pipeline: Any, image: str | Path, classes: Sequence[str] = ()) -> Prediction:
@@ -54,8 +53,9 @@ def do(pipeline: Any, image: str | Path, classes: Sequence[str] = ()) -> Predict
     """
     from steps.parts.prediction import predict
 
-    pipeline.require_run()
     config, warn = pipeline.config, pipeline.console.warning
+    require(0 <= config.class_threshold < 1, "class_threshold", config.class_threshold, "a probability in [0, 1)")
+    pipeline.require_run()
     finished = finished_run(config, pipeline.folder)
     indices = class_indices(classes, finished.classes) or None
     prepare_process(config.threads, pipeline.device)
@@ -102,10 +102,10 @@ def finished_run(config: Any, folder: RunFolder) -> FinishedRun:
         if "imported" in manifests.get(step, {"identity": {}})["identity"]:
             del manifests[step]
     seed_maps = seeds_of(manifests.get("make_sem_seg_labels"))
-    refined = manifests.get("make_sem_seg_labels", {"result": {}})["result"].get("refiner", "none")
-    needed = {"make_lpcam" if seed_maps == "lpcam" else "make_cam", *["train_irn"] * Refiner(refined).walks}
-    if not needed <= manifests.keys():
-        manifests.pop("make_sem_seg_labels", None)
+    if masks := manifests.get("make_sem_seg_labels"):
+        walks = recorded_refiner(masks["result"], folder.result("make_sem_seg_labels")).walks
+        if not {"make_lpcam" if seed_maps == "lpcam" else "make_cam", *["train_irn"] * walks} <= manifests.keys():
+            del manifests["make_sem_seg_labels"]
     data = manifests["make_cam"]["identity"]["data"]
     return FinishedRun(
         folders={step: folder.result(step) for step in manifests},

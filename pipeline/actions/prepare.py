@@ -20,7 +20,7 @@ def do(pipeline: Any) -> list[list[Finding]]:
         console.start("download")
         tables.append(download_dataset(config.data, console.progress))
         console.result(report_table(tables[-1]))
-    for check in (prepare_dataset, lambda data: list_findings(open_dataset(data))):
+    for check in (prepare_dataset, lambda data: list_findings(open_dataset(data, reread=True))):
         if findings := check(config.data):
             tables.append(findings)
             console.result(report_table(findings))

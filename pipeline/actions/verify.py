@@ -25,5 +25,5 @@ def run(pipeline: Any) -> int:
     broken = sum(len(step.broken) for step in steps)
     if broken:
         replace = " replace=true" * any(step.needs_replace for step in steps)
-        say(f"{broken} broken; what could be read is kept as FILE.damaged. To make them again: {pipeline.command}{replace}")
+        say(f"{broken} broken; damaged files are kept as FILE.damaged. To make them again: {pipeline.command}{replace}")
     return 0 if all(step.ok for step in steps) else 1

@@ -1,9 +1,7 @@
-"""Several processes for one run: who they are, as torchrun or srun started them.
+"""The place of this process among those that torchrun or srun started for one run (see `pipeline.cluster.processes`).
 
-How they work together: `pipeline.cluster.processes`.
-
-The first process plans, claims, prints and writes manifests; the others do their part of each step it begins. A single process
-has no place among others (`find_place` is None).
+Rank 0 plans, claims, prints and writes manifests; the others do their part of each step that it begins. `find_place` is None for
+a single process.
 """
 
 import os
@@ -15,13 +13,14 @@ from pipeline.console import Console
 from steps.runtime.context import require
 from wsss.errors import ConfigError
 
-GRACE = 5.0   # seconds in which torchrun or srun ends all when one has ended
+GRACE = 5.0   # seconds within which torchrun or srun ends all processes after one has ended
+
 
 @dataclass
 class DistributedSettings:
-    """`distributed.`: only for runs of several processes. The values stand in `conf/config.yaml`."""
+    """`distributed.`: only for runs of several processes."""
 
-    start: float       # seconds in which all processes must have come
+    start: float       # seconds within which all processes must have started
 
     def __post_init__(self) -> None:
         require(self.start >= 2, "distributed.start", self.start, "at least 2 seconds")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any
 
-from pipeline.order import STEPS
+from pipeline.order import BY_NAME, STEPS
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.artifacts import read_json
 from steps.runtime.context import require
@@ -72,10 +72,15 @@ def read_jobs(folder: RunFolder) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = read_json(path)
-    if not isinstance(records, list) or not all(isinstance(record, dict) and {"step", "part", "number", "shards"} <= record.keys()
-                                                for record in records):
+    if not isinstance(records, list) or not all(map(_is_job, records)):
         raise ArtifactError(f"{path} is not a list of jobs. Check with squeue that no job of this run is queued, then delete it")
     return records
+
+
+def _is_job(record: Any) -> bool:
+    """Whether it is a job as `submit` writes it. Its values go into scripts and commands, and the run may be another user's."""
+    return (isinstance(record, dict) and {"step", "part", "number", "shards"} <= record.keys() and record["step"] in BY_NAME
+            and isinstance(record["shards"], int) and re.fullmatch(r"\d+", str(record["number"])) is not None)
 
 
 def queue(numbers: Iterable[str]) -> dict[str, dict[str, str]]:

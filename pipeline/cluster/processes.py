@@ -112,7 +112,7 @@ class Processes(Group):
         return [json.loads(box.numpy()[:length].tobytes()) for box, length in zip(boxes, lengths)]
 
     def _together(self, exchange: Callable[[], None]) -> None:
-        """Exchange with all others. Where one of them has gone the launcher mostly asks this one to stop."""
+        """Exchange with all other processes. If one of them has ended, the launcher usually asks this one to stop."""
         try:
             exchange()
         except RuntimeError as error:

@@ -56,13 +56,13 @@ def imported_identity(dataset: Dataset, name: str, digest: str) -> dict[str, Any
 def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dict[str, dict], name: str,
               recorded: dict | None) -> dict[str, Any]:
     """The identity of one step. Digests of files come from `recorded`, or from the files if it is None."""
-    step, given = BY_NAME[name], name == "make_lpcam" and config.make_lpcam.prototypes
+    step, imported_prototypes = BY_NAME[name], name == "make_lpcam" and config.make_lpcam.prototypes
     identity: dict[str, Any] = {
         "version": step.module.VERSION,
         name: _settings(config, name),
         "reads": {source: _recorded_read(known, source, recorded) or _fingerprint_read(config, known, name, source)
                   for source in step.reads(config) if source in known and is_read(config, dataset, name, source)}}
-    if "seed" in step.depends and not given:
+    if "seed" in step.depends and not imported_prototypes:
         identity["seed"] = config.seed
     if "precision" in step.depends:
         identity["precision"] = config.precision.value
@@ -91,8 +91,8 @@ def frame_of(dataset: Dataset) -> dict[str, int | None]:
 def _settings(config: Any, name: str) -> dict[str, Any]:
     """The settings that the results of a step depend on; files are replaced by their digest."""
     own = {key: value for key, value in settings_of(getattr(config, name)).items() if key not in UNFINGERPRINTED}
-    if name == "make_lpcam" and (given := own.pop("prototypes")):
-        own = {key: value for key, value in own.items() if key not in CLUSTERING} | {"prototypes": digest_of_imported(given)}
+    if name == "make_lpcam" and (file := own.pop("prototypes")):
+        own = {key: value for key, value in own.items() if key not in CLUSTERING} | {"prototypes": digest_of_imported(file)}
     return own
 
 

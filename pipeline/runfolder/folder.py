@@ -61,6 +61,8 @@ class RunFolder:
             except ArtifactError as error:
                 reason = str(error.__cause__)
         valid = isinstance(manifest, dict) and MANIFEST_KEYS <= manifest.keys() and isinstance(manifest["files"], dict)
+        valid = valid and isinstance(manifest["identity"], dict) and all(
+            isinstance(state, list) and len(state) == 2 for state in manifest["files"].values())
         if valid and not are_plain_names(manifest["files"]):
             valid, reason = False, "its files are outside the folder"
         if not valid:

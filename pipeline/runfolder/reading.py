@@ -42,12 +42,17 @@ def reading(folder: RunFolder, steps: Iterable[str], say: Callable[[str], None])
 
 
 @contextmanager
-def reading_what_stands(folder: RunFolder, steps: Iterable[str], say: Callable[[str], None]) -> Iterator[set[str]]:
+def reading_available(folder: RunFolder, steps: Iterable[str], say: Callable[[str], None]) -> Iterator[set[str]]:
     """Claim for reading, and yield, those of `steps` that exist and that no other process makes now."""
-    busy = {step for claim in folder.claims.living() for step, _, _ in claim.makes}
-    stand = {step for step in steps if step not in busy and (folder.result(step).exists() or folder.partials(step))}
-    with reading(folder, stand, say):
-        yield stand
+    def available() -> set[str]:
+        busy = {step for claim in folder.claims.living() for step, _, _ in claim.makes}
+        return {step for step in steps if step not in busy and (folder.result(step).exists() or folder.partials(step))}
+    with ExitStack() as held:
+        found = None
+        with suppress(StorageError), folder.claims.planning(say):   # read-only disk
+            found = available()
+            held.enter_context(folder.claims.hold([], found))
+        yield available() if found is None else found
 
 
 def require_finished(folder: RunFolder, steps: Iterable[str], action: str) -> None:

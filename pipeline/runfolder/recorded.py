@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from wsss.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-CALL_KEYS = ("action", "device", "threads", "log_level", "report", "runs")   # keys that do not affect results
+CALL_KEYS = ("action", "device", "threads", "log_level", "report")   # keys that do not affect results
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class RecordedRun:
                            seed=config.seed, device=self.device, precision=config.precision.value)
 
 
-def recorded_config(run: Path, current: DictConfig, moved: bool = False) -> DictConfig:
+def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], moved: bool = False) -> DictConfig:
     """The configuration of the last call on a run folder; keys that it does not have are taken from `current`.
 
-    `moved`: use the `data.root` of `current`.
+    `call_keys`: further keys that are those of `current`, besides `CALL_KEYS`. `moved`: use the `data.root` of `current`.
 
     Raises
     ------
@@ -88,9 +88,10 @@ def recorded_config(run: Path, current: DictConfig, moved: bool = False) -> Dict
         schema = OmegaConf.structured(OmegaConf.get_type(current))
         schema.data = OmegaConf.structured(KINDS[stored.data.kind].settings)
         known = {key: value for key, value in current.items() if key != "data"}
-        of_the_call = {key: current[key] for key in CALL_KEYS}
+        of_the_call = {key: current[key] for key in (*CALL_KEYS, *call_keys)}
         place = {"data": {"root": current.data.root}} if moved else {}
-        return OmegaConf.merge(schema, known, stored, of_the_call, {"outputs": str(run.parent), "name": run.name}, place)
+        return OmegaConf.merge(schema, known, stored, of_the_call, {"outputs": str(run.parent), "name": run.name},
+                               {"multirun": {"name": None, "over": []}}, place)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
         why = " ".join(str(error).split())
         raise ConfigError(f"{path} does not hold the configuration of a run ({type(error).__name__}: {why}). Repeat the "

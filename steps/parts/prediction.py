@@ -17,7 +17,7 @@ import torch
 
 from steps import make_cam, make_lpcam
 from steps.parts.prototypes import FILE
-from steps.parts.refiner import Refiner
+from steps.parts.refiner import recorded_refiner
 from steps.parts.refining import Refining
 from steps.parts.thresholds import THRESHOLD, read_chosen
 from steps.runtime.artifacts import Maps, write_array, write_json, write_label
@@ -131,7 +131,8 @@ class _Work:
         networks = {name: self.run.folders[name] for name in ("train_irn",) if name in self.run.folders}
         inputs = {**networks, **{name: self.folder / name for name in ("make_cam", "make_lpcam")}}
         chosen = read_chosen(self.run.folders["make_sem_seg_labels"] / THRESHOLD)
-        context, refiner = self._context("make_sem_seg_labels", inputs), Refiner(chosen["refiner"])
+        context, refiner = self._context("make_sem_seg_labels", inputs), recorded_refiner(
+            chosen, self.run.folders["make_sem_seg_labels"] / THRESHOLD)
         refining = Refining(replace(context, settings=replace(context.settings, refiner=refiner)))
         mask, kept = refining(ID, refiner, chosen["threshold"])
         walk = refining.walk.soft(kept["walk"], ID, self.dataset.size(ID)).cpu().numpy() if refiner.walks else None

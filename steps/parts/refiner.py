@@ -1,9 +1,12 @@
 """The refiners of seed maps, by their names in the configuration, and the check of the settings of a walk."""
 
+from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from steps.runtime.context import require
+from wsss.errors import ArtifactError
 
 
 class Refiner(Enum):
@@ -21,6 +24,14 @@ class Refiner(Enum):
     @property
     def has_crf(self) -> bool:
         return self in (Refiner.crf, Refiner.walk_crf)
+
+
+def recorded_refiner(record: Mapping[str, Any], path: Path) -> Refiner:
+    """The refiner in a record of make_sem_seg_labels that was read from `path`. Raises ArtifactError if there is none."""
+    try:
+        return Refiner(record["refiner"])
+    except (KeyError, ValueError) as error:
+        raise ArtifactError(f"{path} does not name a refiner that exists ({error}). Run make_sem_seg_labels again") from error
 
 
 WITHOUT_MASKS = Refiner.crf      # `refiner: null` without val masks; docs/results.md has the loss

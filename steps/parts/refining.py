@@ -155,7 +155,7 @@ def _try_crf(context: StepContext, refining: Refining, val: tuple[str, ...],
     pairs = [(walks, value) for walks, values in thresholds.items() for value in values]
     confusions = [Confusion(len(dataset.classes)) for _ in pairs]
     pixels = max((np.prod(dataset.working_size(image_id)) for image_id in val), default=0) * len(pairs)
-    at_once = max_concurrent(context.device, int(pixels) if refining.walk is None else None)
+    at_once = max_concurrent(context.device, int(pixels) if not any(refiner.walks for refiner in refining.refiners) else None)
 
     def take(_: str, masks: list[np.ndarray], truth: np.ndarray) -> None:
         for confusion, mask in zip(confusions, masks, strict=True):

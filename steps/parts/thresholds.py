@@ -1,4 +1,4 @@
-"""Thresholds: a number in the configuration, the best of a sweep over val masks, or the published constant.
+"""Thresholds: a number in the configuration, the best on val masks, or the published constant.
 
 Never chosen on the scored list. Results contain the source of every threshold.
 """

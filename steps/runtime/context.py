@@ -19,6 +19,7 @@ Hydra config.
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -61,11 +62,11 @@ class Group:
 
     def broadcast(self, make: Callable[[], Any]) -> Any:
         """Call `make` in the first process only and return its result in every process. It is sent as JSON."""
-        return make()
+        return json.loads(json.dumps(make()))
 
     def all_gather(self, value: Any) -> list[Any]:
         """The values of all processes, in every process. They are sent as JSON."""
-        return [value]
+        return [json.loads(json.dumps(value))]
 
     def name(self, rank: int) -> str:
         """The name of a process in messages."""

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,12 +131,15 @@ KINDS = {
 }
 
 
-def open_dataset(data: DataSettings, *, scratch: Path | None = None, check: bool = True) -> Dataset:
+def open_dataset(data: DataSettings, *, scratch: Path | None = None, check: bool = True, reread: bool = False) -> Dataset:
     """Open the data set that `data` describes; the embedded data set is generated if it does not exist yet.
 
     With `scratch`, a temporary folder, it is generated there and the root is not changed. With `check` all images are read,
-    except those unchanged since a run of this user read them (`reading_wanted`); without it none.
+    except those unchanged since a run of this user read them (`reading_wanted`); with `reread` these, too; without `check` none.
     """
+    if reread:
+        with suppress(OSError):
+            _marker(data).unlink()
     return replace(KINDS[data.kind].open(data, scratch, check and _marker(data)), min_side=data.min_side)
 
 

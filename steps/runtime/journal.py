@@ -207,7 +207,7 @@ def _placed_lines(path: Path, problems: list[str] | None = None) -> Iterator[tup
 
 
 def _parsed(raw: bytes) -> dict | None:
-    """A journal line, with all fields in use checked, because the run may be another user's; None if it is invalid."""
+    """A journal line; None if it is invalid. Names and sizes are checked, because the run may be another user's."""
     try:
         text = raw.decode("utf-8", "replace")
         line, end = _DECODE(text)

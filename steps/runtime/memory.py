@@ -1,10 +1,10 @@
-"""What happens to memory that tensors have freed.
+"""Reuse and release of freed memory.
 
-glibc gives large blocks back to the system, and what comes from the system comes zeroed, page by page: two fifths of a training
-step at 512 px. So a process of the pipeline keeps what it has freed for what is to come (`keep_heap`).
+glibc returns large freed blocks to the system and gets new ones zeroed, page by page, which takes two fifths of a training step
+at 512 px. So a process of the pipeline keeps freed memory for reuse (`keep_heap`).
 
-Where every image has another size the process would then grow from image to image, to several times what it needs, since small
-blocks come to lie between the large ones: everything free is given back when it has grown by `SLACK` over what one image left.
+With images of many sizes the heap would then fragment and grow to several times what is needed. So all free memory is returned
+when the process has grown by `SLACK` over what one image left.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4   # options of mallopt, <malloc.h>
 
 
 def resident() -> int | None:
-    """Bytes that this process holds in memory; None where /proc does not tell."""
+    """Bytes that this process holds in memory; None without /proc."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -25,7 +25,7 @@ def resident() -> int | None:
 
 
 def keep_heap() -> None:
-    """From now on this process keeps what it frees; does nothing where the C library is not glibc."""
+    """Keep freed memory from now on; without glibc do nothing."""
     if set_option := _of_libc("mallopt"):
         set_option(_MMAP_MAX, 0)          # large blocks too come from the heap,
         set_option(_TRIM_THRESHOLD, -1)   # which does not shrink by itself
@@ -34,19 +34,19 @@ def keep_heap() -> None:
 def _of_libc(name: str) -> Callable | None:
     try:
         return getattr(ctypes.CDLL(None), name)
-    except (OSError, AttributeError, TypeError):   # another C library, which needs no help or takes none
+    except (OSError, AttributeError, TypeError):   # not glibc
         return None
 
 
 class _Heap:
-    """The memory of the process since it was last given back."""
+    """The memory of the process since the last release."""
 
     def __init__(self) -> None:
         self.trim = _of_libc("malloc_trim")
-        self.base: int | None = None   # bytes held after the first image since then, which an image needs
+        self.base: int | None = None   # bytes held after the first image since then
 
     def trim_heap(self) -> None:
-        """After each image: gives back what is free where the process has grown."""
+        """After each image: return free memory to the system if the process has grown by `SLACK`."""
         held = resident() if self.trim else None
         if held is None:
             return
@@ -56,7 +56,7 @@ class _Heap:
             self.release()
 
     def release(self) -> None:
-        """After a step: gives back all that is free."""
+        """After a step: return all free memory to the system."""
         if self.trim:
             self.trim(0)
             self.base = None

@@ -46,7 +46,7 @@ _KEPT_OUTPUT = 128 * MIB     # upper limit of such an output: blocks above 32 Mi
 _TRAINED = 1.3               # training relative to what autograd keeps: freed memory stays; 16 crops of 512 px take 11.3 GB
 _BF16 = 0.75                 # outputs under autocast on the CPU relative to float32: 0.65 to 0.78
 _CRF = 500, 100              # bytes per pixel, and per pixel and label: images, 2 to 13 labels: within 25 %; noise doubles it
-_SWEEP, _SOFT = (42, 7), (27, 7)  # the same per class: a map counted at all thresholds, a walked map up to its label
+_COUNTED, _SOFT = (42, 7), (27, 7)  # the same per class: a map counted at all thresholds, a walked map up to its label
 _CONFUSION = 20              # bytes per pixel of `Confusion.update`
 # Bytes on disk, measured on the files of the default run.
 _PNG = 850                   # a label of one class: palette and chunks
@@ -231,7 +231,7 @@ def _eval_cam(step: _Step) -> _Bytes:
     kinds = 1 + ("make_lpcam" in step.config.steps) * (1 + step.config.make_lpcam.save_fg_maps)
     lists = [step.images(purpose, original=True) for purpose in ("scored", "val")]
     counts = kinds * sum(images.number > 0 for images in lists) * 8 * (len(step.dataset.classes) + 1) ** 2 * (len(THRESHOLDS) + 1)
-    return _Bytes(counts + kinds * _CURVE, counts, max(images.most(*_SWEEP) for images in lists))
+    return _Bytes(counts + kinds * _CURVE, counts, max(images.most(*_COUNTED) for images in lists))
 
 
 def _cam_to_ir_label(step: _Step) -> _Bytes:

@@ -101,7 +101,7 @@ def _only_used(network: Network, context: StepContext) -> Network:
     return network
 
 
-def provide(context: StepContext, step: str) -> dict[str, Any]:
+def import_network(context: StepContext, step: str) -> dict[str, Any]:
     """Import the network of the training `step` from the file in `model.`, instead of training; return the step's result."""
     if context.group.is_main:
         save_network(context, imported_network(step, context.model, context.dataset))

@@ -112,7 +112,7 @@ def test_prepare_with_download_takes_the_archive_that_lies_there(compose, root, 
 
 @pytest.mark.parametrize("overrides", [["download=true"], ["download=true", "action=plan"], ["download=true", "action=prepare", "data=shapes"]])
 def test_download_only_while_preparing_what_has_archives(overrides, capsys, tmp_path):
-    with pytest.raises(ConfigError, match="download=True is not possible: expected no value, except with action=prepare|"
+    with pytest.raises(ConfigError, match="download=True is not possible: expected false, except with action=prepare|"
                                           "only voc12, coco14 have official archives"):
         pipeline = Pipeline.compose(f"outputs={tmp_path / 'out'}", *overrides)
         if act(pipeline):

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from wsss.errors import StorageError
 from wsss.files import write_text
 
 _VERSION = 1   # increased when the checks of a data set become stricter
@@ -27,7 +26,7 @@ def reading_wanted(check: bool | Path, root: Path, *files: Mapping[str, str]) ->
     wanted = digest is None or _read(check) != digest
     yield wanted
     if wanted and digest is not None:
-        with suppress(StorageError):
+        with suppress(OSError):   # also a home that cannot be entered
             write_text(check, digest)
 
 
