@@ -60,7 +60,7 @@ def test_the_default_is_the_clean_recipe_on_the_embedded_data_from_installed_wei
     (["tune.spilt=val"], r"tune.spilt: there is no such key; did you mean 'split'\?"),
     (["+foo=1"], r"foo: there is no such key"), (["++sed=1"], r"sed: there is no such key; did you mean 'seed'\?"),
     (["+train_cam.epoch=1"], r"train_cam.epoch: there is no such key; did you mean 'epochs'\?"),
-    (["plan"], r"'plan' is not a setting of the form KEY=VALUE; did you mean action=plan\? \(--help"),
+    (["plan"], r"'plan' is not a setting of the form KEY=VALUE; did you mean action=plan\? \(see --help"),
     (["make_lpcm"], r"did you mean make_lpcam_pass=true\?"), (["hlep"], r"did you mean --help\?"),
 ])
 def test_what_does_not_exist_is_named(overrides, message):
