@@ -221,12 +221,15 @@ class Pipeline(Work):
             from pipeline.report.page import write_report
 
             self.console.start("report")
-            self.report_path = write_report(self._as_recorded(summary), again=False, progress=self.progress("report"))
+            with reading_available(self.folder, self.config.steps, self.console.warning) as self.readable:
+                self.report_path = write_report(self._as_recorded(summary), again=False, progress=self.progress("report"))
         except Exception as error:   # any error: the report can be written again
             if self.console.is_debug:
                 traceback.print_exc()
             self.console.warning(f"the report could not be written ({type(error).__name__}: {error}); the results are complete, "
                                  "and action=report tries it again")
+        finally:
+            self.readable = None
 
     def progress(self, what: str) -> Callable[[int, int, str], None]:
         return lambda done, total, note: self.console.progress(what, done, total, note)

@@ -1,11 +1,13 @@
 """Sweeps: what the members share is made once, each member is a run, and the scores end in one table and plot."""
 
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from pipeline import Pipeline
 from pipeline.multirun import Sweep
@@ -49,6 +51,15 @@ def test_a_sweep_over_nothing_is_refused(words):
 def test_only_members_may_lie_in_a_run(outputs):
     with pytest.raises(ConfigError, match="is inside the run .*smoke"):
         Pipeline.compose(*SMOKE, f"outputs={outputs}", "name=smoke/other").plan()
+
+
+def test_a_member_is_read_like_any_run(outputs, tmp_path):
+    member = sweep(outputs, "make_sem_seg_labels.beta=10,8").members[0]
+    shutil.copytree(outputs / "smoke", tmp_path / "member")
+    (tmp_path / "member/config.yaml").write_text(OmegaConf.to_yaml(member.composed, resolve=True))
+    (tmp_path / "member").rename(member.folder.path)
+    run = Pipeline.compose(*SMOKE, f"outputs={outputs}").recorded(member.folder.path)
+    assert run.name == "make_sem_seg_labels.beta=10" and run.summary["eval_sem_seg"]
 
 
 @pytest.mark.slow

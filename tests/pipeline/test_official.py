@@ -288,6 +288,7 @@ def test_from_the_command_line(smoke_outputs, tmp_path, capsys):
     keys = (*SMOKE, f"outputs={tmp_path}", "action=import_official", f"import_from={tmp_path / 'out'}", f"data.root={smoke_outputs / '.data'}")
     assert act(Pipeline.compose(*keys)) == 0
     assert "make_cam             done              32 images" in capsys.readouterr().out
+    assert Pipeline.compose(*SMOKE, f"outputs={tmp_path}").report().exists()   # import_from is not a key of this action
 
 
 # imported networks

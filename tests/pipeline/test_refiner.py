@@ -1,6 +1,7 @@
 """make_sem_seg_labels.refiner: each way makes its own masks, val masks choose among them, and what nothing reads is left out."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -49,6 +50,12 @@ def test_crf_refines_what_none_cuts(smoke, outputs, unary):
     label = DenseCRF(image, bilateral_sxy=30).inference(start, 3).max(0).indices
     values = torch.tensor([0] + [c + 1 for c in maps.classes(image_id)])
     assert np.array_equal(found[image_id], values[label])
+
+
+def test_crf_alone_needs_no_irn_to_choose_its_threshold(smoke, outputs):
+    shutil.rmtree(outputs / "smoke/train_irn")
+    smoke(*REFINE, "make_sem_seg_labels.refiner=crf", "make_sem_seg_labels.crf.iterations=1").run()
+    assert chosen(outputs)["refiner"] == "crf" and "val images" in chosen(outputs)["source"]
 
 
 def test_val_masks_choose_among_all_four_and_what_they_tried_is_recorded(smoke, outputs, monkeypatch):

@@ -56,9 +56,10 @@ def test_what_the_queue_says(smoke, outputs, tmp_path, monkeypatch):
         "job 11 (shards): 1 RUNNING, 1 PENDING (Resources), 1 CANCELLED", "job 12 (whole): PENDING (Dependency)"]}
     again = smoke("to_step=make_cam", "submit.shards=5").submit()   # the array goes on in its three parts
     assert [(one.job.array, one.queued) for one in again] == [("0,1,2", True), ("1", False), (None, True)]
-    (outputs / "smoke/slurm/jobs.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="jobs.json is not a list of jobs. Check with squeue"):
-        job_lines(smoke().folder)
+    for text in ("{}", '[{"step": "make_cam", "part": "shards", "number": "1", "shards": "$(touch x)"}]'):
+        (outputs / "smoke/slurm/jobs.json").write_text(text)
+        with pytest.raises(ArtifactError, match="jobs.json is not a list of jobs. Check with squeue"):
+            job_lines(smoke().folder)
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
