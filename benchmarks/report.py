@@ -1,7 +1,7 @@
 """Time and size of the report of a run with many images: `python -m benchmarks.report [--ids 10582]`.
 
 Makes a run folder like that of PASCAL VOC's train_aug: 20 classes, images of 375x500 with noise that compresses no better than
-photographs, pseudo masks, prototypes. The same few files are used for all images, under different names.
+images, pseudo masks, prototypes. The same few files are used for all images, under different names.
 """
 
 import argparse

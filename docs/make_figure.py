@@ -17,12 +17,12 @@ from steps.runtime.datasets import KINDS, open_dataset
 from wsss.data.images import read_mask
 from wsss.palette import VOC_PALETTE
 
-TITLES = ("photograph", "CAM", "LPCAM-F", "LPCAM", "confident label", "edge map", "random walk", "pseudo mask", "ground truth")
+TITLES = ("image", "CAM", "LPCAM-F", "LPCAM", "confident label", "edge map", "random walk", "pseudo mask", "ground truth")
 CELL, GAP, TITLE = 150, 6, 22
 
 
 def heat(values: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """A map (H, W) in [0, 1] over a dimmed grey photograph, dark blue to yellow."""
+    """A map (H, W) in [0, 1] over a dimmed grey image, dark blue to yellow."""
     stops = np.array([[0.0, 0.05, 0.3], [0.2, 0.3, 0.6], [0.55, 0.55, 0.5], [1.0, 0.85, 0.2]])
     colours = np.stack([np.interp(values, np.linspace(0, 1, 4), stops[:, i]) for i in range(3)], axis=-1)
     grey = image.mean(axis=2, keepdims=True) / 255

@@ -39,4 +39,4 @@ if __name__ == "__main__":
     problems = check(Path(sys.argv[1]))
     if problems:
         sys.exit("\n".join(problems))
-    print(f"{sys.argv[1]}: the summary is sound")
+    print(f"{sys.argv[1]}: the summary is complete")

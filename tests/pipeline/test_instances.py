@@ -166,7 +166,7 @@ def test_a_damaged_file_is_found_and_made_again(run, cut, capsys):
     assert after == before and act(run("action=verify")) == 0
 
 
-def test_a_damaged_file_in_scoring_is_put_away(run):
+def test_a_damaged_file_in_scoring_is_moved_away(run):
     file = run.folder / "make_ins_seg_labels/plain2.npz"
     file.write_bytes(bytes(file.stat().st_size))
     with pytest.raises(ArtifactError, match=r"eval_ins_seg \(renamed to plain2.npz.damaged.*plain2.npz cannot be read"):

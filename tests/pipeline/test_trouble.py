@@ -75,7 +75,7 @@ def val_image_without_prototype(folder: Path) -> str:
     return next(image_id for image_id in maps.index if image_id.startswith("val") and not found.issuperset(maps.classes(image_id)))
 
 
-def test_a_damaged_input_is_put_away_and_made_again_by_the_next_run(smoke, outputs):
+def test_a_damaged_input_is_moved_away_and_made_again_by_the_next_run(smoke, outputs):
     image_id = val_image_without_prototype(outputs / "smoke/make_lpcam")
     before = {step: remove(outputs, step) for step in ("make_lpcam", "cam_to_ir_label")}
     path = outputs / f"smoke/make_cam/{image_id}.npy"
@@ -92,7 +92,7 @@ def test_a_damaged_input_is_put_away_and_made_again_by_the_next_run(smoke, outpu
         assert contents(outputs / "smoke" / step) == files
 
 
-def test_damage_that_a_score_finds_is_put_away_too(smoke, outputs):
+def test_damage_that_a_score_finds_is_moved_away_too(smoke, outputs):
     before = remove(outputs, "eval_sem_seg")
     path = outputs / "smoke/make_sem_seg_labels/train_0002.png"
     content = path.read_bytes()
@@ -103,7 +103,7 @@ def test_damage_that_a_score_finds_is_put_away_too(smoke, outputs):
     assert path.read_bytes() == content and contents(outputs / "smoke/eval_sem_seg") == before
 
 
-def test_a_damaged_training_state_is_put_away(smoke, outputs):
+def test_a_damaged_training_state_is_moved_away(smoke, outputs):
     before = remove(outputs, "train_irn")
     partial = smoke().folder.partial("train_irn", smoke().plan()[5].fingerprint)
     partial.mkdir()
@@ -253,7 +253,7 @@ def test_what_can_be_read_of_a_cut_index_still_counts(smoke, outputs):
     assert len(again) == planned.to_do and index.read_bytes() == before
 
 
-def test_scores_that_no_longer_say_what_they_should_are_put_away(smoke, outputs):
+def test_scores_that_no_longer_say_what_they_should_are_moved_away(smoke, outputs):
     path = outputs / "smoke/eval_cam/scores.json"
     before = path.read_bytes()
     path.write_bytes(before.replace(b'"scores"', b'"scorez"'))   # the same size

@@ -176,7 +176,7 @@ def test_a_pack_that_another_run_has_too_is_not_appended_to(tmp_path):
     assert (tmp_path / "theirs.tar").read_bytes() == before
 
 
-def test_a_damaged_member_is_put_away_alone(tmp_path):
+def test_a_damaged_member_is_moved_away_alone(tmp_path):
     journal = Journal(tmp_path)
     store = writer(Layout.packed, tmp_path, journal.path)
     for image_id in "ab":
