@@ -1,4 +1,4 @@
-"""Draw the way of some images through a finished run: `python docs/make_figure.py outputs/NAME ID [ID ...] [-o FILE.png]`.
+"""Draw what each step of a finished run made of some images: `python docs/make_figure.py outputs/NAME ID [ID ...] [-o FILE.png]`.
 
 The run must have been made with `make_sem_seg_labels.save_soft=true` (edge map and walked maps).
 """
@@ -15,37 +15,30 @@ from pipeline import config as configuration
 from steps.runtime.artifacts import FG_ONLY, Maps
 from steps.runtime.datasets import KINDS, open_dataset
 from wsss.data.images import read_mask
+from wsss.overlays import overlay_map
 from wsss.palette import VOC_PALETTE
 
 TITLES = ("image", "CAM", "LPCAM-F", "LPCAM", "confident label", "edge map", "random walk", "pseudo mask", "ground truth")
 CELL, GAP, TITLE = 150, 6, 22
 
 
-def heat(values: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """A map (H, W) in [0, 1] over a dimmed grey image, dark blue to yellow."""
-    stops = np.array([[0.0, 0.05, 0.3], [0.2, 0.3, 0.6], [0.55, 0.55, 0.5], [1.0, 0.85, 0.2]])
-    colours = np.stack([np.interp(values, np.linspace(0, 1, 4), stops[:, i]) for i in range(3)], axis=-1)
-    grey = image.mean(axis=2, keepdims=True) / 255
-    return (255 * (0.75 * colours + 0.25 * grey)).astype(np.uint8)
-
-
 def resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(Image.fromarray(values.astype(np.float32)).resize(size[::-1], Image.BILINEAR))
 
 
-def strip(run: Path, dataset, image_id: str) -> list[np.ndarray]:
+def trace(run: Path, dataset, image_id: str) -> list[np.ndarray]:
     """The nine pictures of one image; maps are shown for its class with the largest pseudo mask."""
     image, size = dataset.image(image_id), dataset.working_size(image_id)
     mask = read_mask(run / f"make_sem_seg_labels/{image_id}.png")
     stores = [Maps(run / "make_cam"), Maps(run / "make_lpcam", FG_ONLY), Maps(run / "make_lpcam")]
     classes = stores[0].classes(image_id)
     shown = int(np.argmax([(mask == index + 1).sum() for index in classes]))
-    maps = [heat(store.map(image_id, "full")[shown].numpy(), image) for store in stores]
+    maps = [overlay_map(image, store.map(image_id, "full")[shown].numpy()) for store in stores]
     edge, walk = (np.load(run / f"make_sem_seg_labels/{kind}/{image_id}.npy").astype(np.float32) for kind in ("edge", "walk"))
     label = read_mask(run / f"cam_to_ir_label/{image_id}.png")
     colours = [VOC_PALETTE[values] for values in (label, mask, dataset.mask(image_id))]
-    return [dataset.full_image(image_id), *maps, colours[0], heat(resized(edge, size), image),
-            heat(resized(walk[shown], size), image), colours[1], colours[2]]
+    return [dataset.full_image(image_id), *maps, colours[0], overlay_map(image, resized(edge, size)),
+            overlay_map(image, resized(walk[shown], size)), colours[1], colours[2]]
 
 
 def draw(rows: list[list[np.ndarray]]) -> Image.Image:
@@ -74,7 +67,7 @@ def main() -> None:
     data = OmegaConf.load(arguments.run / "config.yaml").data
     dataset = open_dataset(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(KINDS[data.kind].settings), data)))
     with torch.inference_mode():
-        draw([strip(arguments.run, dataset, image_id) for image_id in arguments.ids]).save(arguments.output)
+        draw([trace(arguments.run, dataset, image_id) for image_id in arguments.ids]).save(arguments.output)
 
 
 if __name__ == "__main__":
