@@ -37,6 +37,8 @@ FILE, MEAN = "prototypes.npz", "mean.npz"   # mean.npz is in the folder of the f
 NEAREST = 9
 SHOWN = 8   # classes in a warning
 
+DRAWN_AS = ("foreground", "context")   # part of the random seed: other words would draw other prototypes
+
 
 @dataclass(frozen=True)
 class Vectors:
@@ -200,11 +202,11 @@ def _class_prototypes(context: StepContext, index: int, ids: list[str], classifi
     weight = classifier.classifier.weight.flatten(1)   # (C, D)
     samples = _gather(context, index, ids, classifier, cams)
     found = {}
-    for kind, sample in zip(("foreground", "background"), samples, strict=True):
+    for kind, drawn_as, sample in zip(("foreground", "background"), DRAWN_AS, samples, strict=True):
         features, cells = sample.result()
         if settings.centred:
             features -= mean
-        result = _cluster(features.to(context.device), settings, generator(context.seed, "make_lpcam", kind, name))
+        result = _cluster(features.to(context.device), settings, generator(context.seed, "make_lpcam", drawn_as, name))
         found[kind] = result.centers + mean.to(context.device), *_nearest(result, cells, ids)
     centers = [found[kind][0] for kind in ("foreground", "background")]
     kept = select_prototypes(centers[0], centers[1], weight, index, fg_threshold=settings.fg_threshold,

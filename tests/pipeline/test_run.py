@@ -178,7 +178,7 @@ def test_a_local_weights_file_freezes_batch_norm_and_counts_by_its_bytes(outputs
     (tmp_path / "weights.pth").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="weights.pth is damaged"):
         Pipeline.compose(*call).plan()
-    with pytest.raises(ConfigError, match="is not a file. Give resnet18-f37072fd.pth or another file"):
+    with pytest.raises(ConfigError, match="is not a file. Set it to resnet18-f37072fd.pth or a file"):
         Pipeline.compose("experiment=smoke", "model.backbone=resnet18", "model.weights=nowhere.pth", f"outputs={outputs}").plan()
 
 

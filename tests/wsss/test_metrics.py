@@ -186,7 +186,7 @@ def test_threshold_counts_refuse_what_does_not_fit():
         with pytest.raises(ArgumentError, match=message):
             counts.update(maps, classes, truth)
     for thresholds in ((), (0.5, 0.4), (0.5, 0.5), (-0.1, 0.5), (0.5, 1.5), (math.nan,)):
-        with pytest.raises(ArgumentError, match="rising"):
+        with pytest.raises(ArgumentError, match="increasing"):
             ThresholdCounts(3, thresholds)
     with pytest.raises(ArgumentError, match="n_classes is 255"):
         ThresholdCounts(255)
