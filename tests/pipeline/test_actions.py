@@ -17,12 +17,10 @@ from pipeline import Pipeline, actions
 from pipeline.commandline import act
 from pipeline.console import plan_table
 from steps.runtime.journal import INDEX, file_sum
-from tests.conftest import SMOKE
+from tests.conftest import ROOT, SMOKE
 from wsss.data.dataset import Dataset
 from wsss.data.drawing import CLASSES
 from wsss.errors import ArtifactError, BusyError, ConfigError, WeightsError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def states(pipeline) -> dict[str, str]:

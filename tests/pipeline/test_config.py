@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +14,8 @@ from pipeline.cluster import machine
 from pipeline.cluster.machine import MOST_LOADERS, choose_device, loader_processes
 from pipeline.helptext import help_text
 from pipeline.plan.selection import selected
+from tests.conftest import ROOT
 from wsss.errors import ConfigError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def typed(*overrides: str):

@@ -20,11 +20,9 @@ from pipeline.cluster.processes import Processes
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.context import Group, Stopped
 from steps.runtime.journal import journal_lines
-from tests.conftest import SMOKE
-from tests.pipeline.test_resume import contents, remove
+from tests.conftest import ROOT, SMOKE, contents, remove
 from wsss.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
 CALL = ["run_pipeline.py", *SMOKE, "device=cpu"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -37,7 +35,7 @@ image, read = Dataset.image, []
 def slow(self, image_id):
     time.sleep(0.25)
     read.append(image_id)
-    if os.environ["RANK"] == "{0}" and len(read) == 3:
+    if os.environ.get("RANK") == "{0}" and len(read) == 3:
         os.kill(os.getpid(), {1})
     return image(self, image_id)
 Dataset.image = slow

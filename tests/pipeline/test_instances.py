@@ -14,7 +14,7 @@ from pipeline.plan.lists import derive_lists
 from pipeline.plan.selection import selected
 from pipeline.runfolder.summary import score_table
 from steps.make_ins_seg_labels import reader
-from tests.conftest import TINY
+from tests.conftest import TINY, contents, works
 from tests.wsss.test_voc import TRAIN
 from tests.wsss.test_voc import build as build_voc
 from wsss.data.images import write_mask
@@ -75,14 +75,6 @@ def run(finished, tmp_path):
         return Pipeline.compose(*SMALL, f"data.root={photos}", f"outputs={tmp_path / 'out'}", *overrides)
     compose.folder, compose.photos = tmp_path / "out/objects", photos
     return compose
-
-
-def works(pipeline):
-    return {planned.name: planned.why for planned in pipeline.plan() if planned.works}
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "manifest.json"}
 
 
 def test_the_copy_is_up_to_date(run):

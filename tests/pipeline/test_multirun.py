@@ -9,10 +9,9 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.multirun import Sweep
-from tests.conftest import SMOKE
+from tests.conftest import ROOT, SMOKE
 from wsss.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
 BEFORE_THE_WALK = ["train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn"]
 
 

@@ -14,7 +14,7 @@ from pipeline import Pipeline
 from pipeline.commandline import act
 from steps.runtime.artifacts import Maps
 from steps.runtime.context import Stopped
-from tests.conftest import SMOKE
+from tests.conftest import SMOKE, actions
 from tests.wsss.official_networks import OfficialCam, OfficialIrn
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask
@@ -56,10 +56,6 @@ def few(tmp_path):
     """A list of three images."""
     (tmp_path / "few.txt").write_text("val_0001\ntrain_0001\ntrain_0002\n")
     return tmp_path / "few.txt"
-
-
-def actions(pipeline) -> dict[str, str]:
-    return {planned.name: planned.action for planned in pipeline.plan()}
 
 
 def manifest(pipeline, step: str) -> dict:

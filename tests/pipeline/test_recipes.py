@@ -1,7 +1,6 @@
 """The recipes: the documents say what the files say, and a switch changes what it says and nothing else."""
 
 import re
-from pathlib import Path
 
 import pytest
 import yaml
@@ -12,10 +11,9 @@ from pipeline.order import STEPS
 from pipeline.report.published import Published, against
 from pipeline.runfolder.summary import score_table
 from steps.runtime.context import settings_of
-from tests.conftest import SMOKE
+from tests.conftest import ROOT, SMOKE
 from wsss.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ("official", "paper", "clean")
 STEP_NAMES = [step.name for step in STEPS]
 

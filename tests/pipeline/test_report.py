@@ -28,8 +28,7 @@ from pipeline.runfolder.reading import find_run
 from steps.runtime.artifacts import Maps
 from steps.runtime.datasets import open_dataset
 from tests.browser import needs_browser, show
-from tests.conftest import SMOKE, copied
-from tests.test_house import ROOT
+from tests.conftest import ROOT, SMOKE, copied
 from wsss.data.dataset import Dataset
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask, write_mask

@@ -9,7 +9,7 @@ from pipeline import Pipeline
 from pipeline.runfolder.folder import MANIFEST
 from pipeline.runfolder.reuse import _link
 from steps.runtime.journal import INDEX, file_sum
-from tests.conftest import SMOKE
+from tests.conftest import SMOKE, actions
 from wsss.errors import ConfigError
 
 
@@ -17,10 +17,6 @@ from wsss.errors import ConfigError
 def other(outputs):
     """`other(*overrides)` composes a run `other` beside the finished run `smoke`."""
     return lambda *overrides: Pipeline.compose(*SMOKE, f"outputs={outputs}", "name=other", *overrides)
-
-
-def actions(pipeline) -> dict[str, str]:
-    return {planned.name: planned.action for planned in pipeline.plan()}
 
 
 def test_only_what_differs_is_made(other, outputs):

@@ -11,19 +11,10 @@ import torchvision
 from pipeline import Pipeline
 from steps.runtime.artifacts import Maps
 from tests.check_summary import check
-from tests.conftest import TINY
+from tests.conftest import TINY, actions, works
 from wsss.data import folder
 from wsss.errors import ArtifactError, ConfigError, DataError, WeightsError
 from wsss.networks.weights import read_tensors
-
-
-def actions(pipeline) -> dict[str, str]:
-    return {planned.name: planned.action for planned in pipeline.plan()}
-
-
-def works(pipeline) -> dict[str, str]:
-    """The steps that would do something, and why."""
-    return {planned.name: planned.why for planned in pipeline.plan() if planned.works}
 
 
 def test_eight_steps_end_in_a_sound_summary(smoke_outputs):

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline import Pipeline, tracking
-from tests.conftest import SMOKE
-from tests.test_house import ROOT
+from tests.conftest import ROOT, SMOKE
 from wsss.errors import BackendError
 
 SHORT = (*SMOKE, "to_step=train_cam", "train_cam.epochs=2", "train_cam.val_epochs=1", "pictures_every=4")   # 6 steps

@@ -12,11 +12,9 @@ import torch
 
 from pipeline import Pipeline
 from pipeline.commandline import act
-from pipeline.console import Console
 from steps.runtime.artifacts import Maps
 from steps.runtime.inference import ImagesFailed
-from tests.conftest import SMOKE
-from tests.pipeline.test_resume import contents, remove
+from tests.conftest import SMOKE, contents, interrupted, remove
 from wsss.cams import cam
 from wsss.data.drawing import CLASSES
 from wsss.errors import ArtifactError, ConfigError
@@ -222,18 +220,11 @@ def test_a_run_folder_that_is_a_file_is_refused(smoke, outputs, override):
         smoke(override).plan()
 
 
-def test_repeated_work_continues_where_it_was_interrupted(smoke, outputs, monkeypatch):
-    before, calls = contents(outputs / "smoke/make_cam"), []
-
-    def pull_the_plug(*args):
-        calls.append(args)
-        if len(calls) == 8:
-            raise RuntimeError("pulled the plug")
+def test_repeated_work_continues_where_it_was_interrupted(smoke, outputs):
+    before = contents(outputs / "smoke/make_cam")
     force = ("from_step=make_cam", "to_step=make_cam", "force=true")
-    with monkeypatch.context() as patch:
-        patch.setattr(Console, "progress", pull_the_plug)
-        with pytest.raises(RuntimeError):
-            smoke(*force).run()
+    with interrupted(8):
+        smoke(*force).run()
     assert contents(outputs / "smoke/make_cam") == before   # the present result stays until then
     planned = smoke(*force).plan()[1]
     assert (planned.action, planned.done, planned.to_do) == ("continue", 8, 24)

@@ -14,6 +14,7 @@ from steps.runtime.artifacts import Labels, encode_array, quarantine, read_array
 from steps.runtime.journal import INDEX, JOURNALS, Journal, kept_in, merge_journals, unfinished
 from steps.runtime.packs import Pack, free_name
 from steps.runtime.store import Layout, Store, writer
+from tests.conftest import contents
 from wsss.data.dataset import Dataset
 from wsss.data.images import encode_mask
 from wsss.errors import ArtifactError, StorageError
@@ -33,10 +34,6 @@ def make(folder, ids, layout=Layout.packed, shard=(0, 1), mark=b"", close=True):
     if close:
         journal.close()
         store.close()
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def read(folder, image_id):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import contents
 from wsss.data import drawing, make_shapes, open_folder, shapes
 from wsss.data.drawing import CLASSES, draw_picture
 from wsss.data.figures import LOOKS
@@ -20,10 +21,6 @@ from wsss.seeding import generator
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return make_shapes(tmp_path_factory.mktemp("data") / "shapes", n_train=40, n_val=10)
-
-
-def contents(root):
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def test_it_is_an_ordinary_folder(root):
