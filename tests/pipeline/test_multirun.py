@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import Pipeline
 from pipeline.multirun import Sweep
 from tests.conftest import ROOT, SMOKE
 from wsss.errors import ConfigError
@@ -43,11 +42,6 @@ def test_the_words_for_each_launch(outputs):
 def test_a_sweep_over_nothing_is_refused(words):
     with pytest.raises(ConfigError, match="-m needs a key with several values"):
         Sweep(words)
-
-
-def test_only_members_may_lie_in_a_run(outputs):
-    with pytest.raises(ConfigError, match="is inside the run .*smoke"):
-        Pipeline.compose(*SMOKE, f"outputs={outputs}", "name=smoke/other").plan()
 
 
 @pytest.mark.slow

@@ -17,12 +17,9 @@ from wsss.errors import ArtifactError, ConfigError, DataError, WeightsError
 from wsss.networks.weights import read_tensors
 
 
-def test_eight_steps_end_in_a_sound_summary(smoke_outputs):
-    assert check(smoke_outputs / "smoke") == []
-
-
 def test_what_lies_in_the_run_folder(smoke_outputs):
     run = smoke_outputs / "smoke"
+    assert check(run) == []
     steps = ["train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels", "eval_sem_seg"]
     assert sorted(path.name for path in run.iterdir()) == sorted([".locks", "config.yaml", "run.json", "run.log", "summary.json", *steps])
     for step in steps:
@@ -65,26 +62,6 @@ def test_a_finished_training_is_replaced_only_when_allowed(smoke, outputs):
         smoke("train_irn.radius=6").plan()
     smoke("train_irn.radius=6", "replace=true", "train_irn_pass=true").run()
     assert (outputs / "smoke/train_irn/weights.safetensors").read_bytes() != weights
-
-
-def test_missing_artifacts_are_made_again_alone(smoke, outputs):
-    folder = outputs / "smoke/make_cam"
-    files = sorted(folder.glob("*.npy"))[:3]
-    before = [file.read_bytes() for file in files]
-    files[0].unlink()
-    files[1].write_bytes(b"")
-    files[2].write_bytes(before[2][:-10])
-    untouched = sorted(folder.glob("*.npy"))[-1].stat().st_mtime_ns
-    assert works(smoke()) == {"make_cam": "3 artifacts broken"}
-    smoke().run()
-    assert [file.read_bytes() for file in files] == before
-    assert sorted(folder.glob("*.npy"))[-1].stat().st_mtime_ns == untouched
-
-
-def test_flags_run_single_steps(smoke, outputs):
-    shutil.rmtree(outputs / "smoke/make_cam")
-    plan = actions(smoke("make_lpcam_pass=false", "make_cam_pass=true"))
-    assert plan["make_cam"] == "run" and plan["make_lpcam"] == "skip"
 
 
 def test_what_a_step_reads_must_exist(smoke, outputs):

@@ -72,9 +72,6 @@ def test_seeds_that_are_worse_and_a_threshold_far_from_the_best():
     assert tried(found["lpcam", "threshold"]) == ["data.n_val=240"]
     assert "56.0 on val" in found["cam", "classifier"]["text"] and tried(found["cam", "classifier"]) == ["train_cam.epochs=24"]
     assert set(found) == {("cam", "classifier"), ("lpcam", "change"), ("lpcam", "threshold")}
-
-
-def test_a_weak_classifier_from_scratch_is_told_of_the_weights_first():
     found, _ = remarks(summary(score(40.2), cam=score(45.0), lpcam=score(40.0), val_map=0.56),
                        {**DEFAULTS, "model.backbone": "resnet18", "model.starts_from_weights": False})
     assert tried(found["cam", "classifier"]) == ["model.backbone=efficientnet_lite0", "train_cam.epochs=24"]
@@ -95,9 +92,12 @@ def test_the_classes_that_lost_most_are_named():
     assert found["pseudo_masks", "change"]["text"].endswith(". The IoU fell most for fox (-30.0) and rose (-5.0).")
 
 
-def test_a_fall_that_is_the_thresholds_alone():
+def test_a_fall_that_is_the_thresholds_alone_and_context_that_takes_away_objects():
     found, _ = remarks(summary(cam=score(45.0), lpcam=score(40.0, best=(49.0, 0.5))))
     assert "above it at another threshold" in found["lpcam", "change"]["text"] and not found["lpcam", "change"]["suggestions"]
+    found, _ = remarks(summary(cam=score(40.0), lpcam_fg=score(47.0), lpcam=score(45.0)))
+    assert "2.0 points below LPCAM-F" in found["lpcam", "background"]["text"]
+    assert tried(found["lpcam", "background"]) == ["make_lpcam.background_high=0.5"] and ("lpcam", "change") not in found
 
 
 @pytest.mark.parametrize(("source", "says", "setting"), [
@@ -108,12 +108,6 @@ def test_why_a_threshold_does_not_fit(source, says, setting):
     settings = {**DEFAULTS, "eval_cam.threshold.cam": 0.15}
     found, _ = remarks(summary(cam=score(45.0, source=source, best=(48.0, 0.5))), settings)
     assert says in found["cam", "threshold"]["text"] and tried(found["cam", "threshold"]) == [setting]
-
-
-def test_context_that_takes_away_objects():
-    found, _ = remarks(summary(cam=score(40.0), lpcam_fg=score(47.0), lpcam=score(45.0)))
-    assert "2.0 points below LPCAM-F" in found["lpcam", "background"]["text"]
-    assert tried(found["lpcam", "background"]) == ["make_lpcam.background_high=0.5"] and ("lpcam", "change") not in found
 
 
 @pytest.mark.parametrize(("refiner", "short", "long", "first"), [

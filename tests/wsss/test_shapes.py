@@ -93,11 +93,8 @@ def test_other_folders_are_never_touched(tmp_path):
     assert os.listdir(tmp_path) == ["mine.txt"]
     with pytest.raises(DataError, match="n_train is 0, n_val is 0; expected at least 1 and at least 0"):
         make_shapes(tmp_path / "new", n_train=0, n_val=0)
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    for root in (tmp_path / "file", tmp_path / "file" / "shapes"):
+    for root in (tmp_path / "file", tmp_path / "file" / "shapes"):   # a place that cannot be written
         with pytest.raises(StorageError, match="cannot write the embedded data set to .*file.*: .*; make room .*data.root=DIR"):
             make_shapes(root, n_train=1, n_val=0)
 
@@ -165,14 +162,6 @@ def test_a_pair_shares_its_body_and_not_its_head():
         assert 0.02 < different.sum() / inside.sum() < 0.35
 
 
-def test_objects_hide_little_of_each_other(root):
-    for name in open_folder(root).lists["all"]:
-        _, _, objects = draw_picture(generator(0, "shapes", name))
-        assert set(np.unique(objects)) == set(range(objects.max() + 1)) and objects.max() in (1, 2)
-        sizes = np.bincount(objects.ravel())[1:]
-        assert sizes.min() > 0.03 * objects.size
-
-
 def test_habitats_go_with_their_class():
     draws = generator(0, "habitat")
     seen = [drawing._scene(["koi"], draws) for _ in range(1000)]
@@ -181,8 +170,13 @@ def test_habitats_go_with_their_class():
     assert abs(sum(scene in drawing.HABITATS for scene in seen) / 1000 - drawing.HABITAT_ALONE) < 0.05
 
 
-def test_images_are_jpegs_of_good_quality(root):
+def test_images_are_jpegs_of_good_quality_whose_objects_hide_little_of_each_other(root):
     image, mask, objects = draw_picture(generator(0, "shapes", "train_0000"))
     stored = np.asarray(Image.open(root / "images/train_0000.jpg"))
     assert stored.shape == image.shape and abs(stored.astype(int) - image).mean() < 8
     assert np.array_equal(np.asarray(Image.open(root / "masks/train_0000.png")), mask)
+    for name in open_folder(root).lists["all"]:
+        _, _, objects = draw_picture(generator(0, "shapes", name))
+        assert set(np.unique(objects)) == set(range(objects.max() + 1)) and objects.max() in (1, 2)
+        sizes = np.bincount(objects.ravel())[1:]
+        assert sizes.min() > 0.03 * objects.size

@@ -74,11 +74,6 @@ def test_tiny_has_none():
         load_pretrained(resnet("tiny", "frozen_batch"))
 
 
-def test_the_name_of_every_depth_is_torchvisions():
-    for depth in ("resnet18", "resnet34", "resnet50", "resnet101"):
-        assert pretrained_name(depth).startswith(f"{depth}-") and pretrained_name(depth).endswith(".pth")
-
-
 def test_a_damaged_file_in_the_cache_is_not_used(offline):
     offline.mkdir(parents=True)
     (offline / NAME).write_bytes(b"half a file")
