@@ -55,7 +55,7 @@ def test_the_default_is_the_clean_recipe_on_the_embedded_data_from_installed_wei
     (["logger=tensorbord"], r"did you mean 'tensorboard'\? \(allowed: tensorboard, wandb\)"),
     (["+foo=1"], r"foo: there is no such key"), (["++sed=1"], r"sed: there is no such key; did you mean 'seed'\?"),
     (["+train_cam.epoch=1"], r"train_cam.epoch: there is no such key; did you mean 'epochs'\?"),
-    (["plan"], r"'plan' is not a setting of the form KEY=VALUE; did you mean action=plan\? \(--help"),
+    (["plan"], r"'plan' is not a setting of the form KEY=VALUE; did you mean action=plan\? \(see --help"),
     (["make_lpcm"], r"did you mean make_lpcam_pass=true\?"), (["hlep"], r"did you mean --help\?"),
 ])
 def test_what_does_not_exist_is_named(overrides, message):
@@ -119,16 +119,8 @@ def door(tmp_path, monkeypatch, capfd):
     return call
 
 
-def test_the_command_line_refuses_in_one_line_and_writes_nothing(tmp_path):
-    result = subprocess.run([sys.executable, str(ROOT / "run_pipeline.py"), f"outputs={tmp_path / 'out'}", "make_cam.scale=[1]"],
-                            cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: make_cam.scale: there is no such key; did you mean 'scales'?")
-    assert "Traceback" not in result.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(("override", "message"), [("train_cam.epochs=0", "train_cam.epochs=0 is not possible"),
+                                                   ("make_cam.scale=[1]", "error: make_cam.scale: there is no such key; did you"),
                                                    ("device=cuda", "device=cuda: torch sees no CUDA device"),
                                                    ("cam_to_ir_label.crf_backend=pydensecrf", "the package is not installed")])
 def test_an_impossible_value_is_refused_in_one_line(door, tmp_path, override, message):

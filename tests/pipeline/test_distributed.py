@@ -95,16 +95,12 @@ def test_where_a_process_stands(environment, expected):
     assert find_place(environment) == expected
 
 
-def test_half_an_environment_is_refused():
+def test_the_first_node_of_a_list_and_half_an_environment():
+    assert first_host("a,b") == "a" and first_host("r[1-2]n[07,9]") == "r1n07"
     with pytest.raises(ConfigError, match=r"the launcher's environment is incomplete \(KeyError: 'RANK'\).*torchrun or srun"):
         find_place({"WORLD_SIZE": "2"})
     with pytest.raises(ConfigError, match="distributed.start=0.5 is not possible: expected at least 2 seconds"):
         DistributedSettings(start=0.5)
-
-
-@pytest.mark.parametrize(("nodes", "first"), [("vm", "vm"), ("a,b", "a"), ("gpu[03-05,9],cpu1", "gpu03"), ("r[1-2]n[07,9]", "r1n07")])
-def test_the_first_node_of_a_list(nodes, first):
-    assert first_host(nodes) == first
 
 
 def test_a_process_has_the_lists_of_the_first_one_with_an_imported_step_too(outputs, monkeypatch):

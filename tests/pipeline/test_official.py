@@ -63,8 +63,6 @@ def manifest(pipeline, step: str) -> dict:
     return json.loads((pipeline.folder.result(step) / "manifest.json").read_text())
 
 
-# import and export
-
 def test_exported_and_imported_maps_and_labels_are_equal(smoke_outputs, exported, other):
     other("action=import_official", f"import_from={exported}").import_official()
     run, smoke = other().folder.path, smoke_outputs / "smoke"
@@ -273,8 +271,6 @@ def test_from_the_command_line(smoke_outputs, tmp_path, capsys):
     assert "make_cam             done              32 images" in capsys.readouterr().out
 
 
-# imported networks
-
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     """res50_cam.pth of the official layout, but with a ResNet-18, for 8 classes: the folder and the network."""
@@ -366,8 +362,6 @@ def test_exported_weights_come_back_equal(other, tmp_path):
         assert expected.keys() - state.keys() <= {"path_indices0", "disp_target"} and state.keys() <= expected.keys()
         assert all(torch.equal(value, expected[key]) for key, value in state.items())
 
-
-# given prototypes
 
 def test_given_prototypes_are_not_clustered(smoke, smoke_outputs, outputs, few, tmp_path):
     given = shutil.copy(outputs / "smoke/make_lpcam/prototypes.npz", tmp_path / "mine.npz")

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -12,7 +11,6 @@ import pytest
 
 from pipeline import Pipeline
 from tests.conftest import ROOT, SMOKE, actions, contents, copied, interrupted, remove
-from tests.pipeline.test_resume import KILLED
 from wsss.errors import WsssError
 
 PACKED, PACK = "artifacts.layout=packed", "packs/0-of-1.tar"
@@ -94,17 +92,6 @@ def test_an_exception_in_the_middle(step, smoke, outputs):
     with interrupted(20):
         smoke(PACKED).run()
     assert actions(smoke())[step] == "continue"
-    smoke(PACKED).run()
-    assert contents(outputs / "smoke" / step) == before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("step", STEPS)
-def test_sigkill_in_the_middle(step, smoke, outputs):
-    before = remove(outputs, step)
-    killed = subprocess.run([sys.executable, "-c", KILLED, "12", *SMOKE, f"outputs={outputs}", PACKED], cwd=ROOT, capture_output=True,
-                            text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
     smoke(PACKED).run()
     assert contents(outputs / "smoke" / step) == before
 

@@ -196,7 +196,7 @@ def test_the_tables_of_a_paper_stand_in_the_report_of_its_experiments(smoke, out
     run.summary["published"] = against(run.config.published, run.summary["eval_cam"])
     found = read(page.write_report(run))
     assert "published" in found.sections and "Table 4. mIoU of DeepLabV2 beside other methods not measured by this run" in found.text
-    assert f"published 48.8 ({miou - 48.8:+.1f}, outside)" in found.text and "the first step outside is train_cam" in found.text
+    assert f"published 48.8 ({miou - 48.8:+.1f}, outside)" in found.text and "the first step outside is make_cam" in found.text
     assert f"Published: {run.config.published.source}" in found.text
     assert f"here {miou:.1f}" in found.text and "Precision and recall: the paper does not say how they are averaged" in found.text
 
@@ -331,8 +331,6 @@ def test_figures_take_their_colours_from_the_page_and_share_no_ids():
     assert all(address.startswith(("#", "data:")) for address in both.addresses)
 
 
-# Comparing.
-
 @pytest.fixture
 def two(smoke, outputs) -> Path:
     smoke("name=other", "make_sem_seg_labels.bg_threshold=0.3", "reuse_from=[smoke]").run()
@@ -386,8 +384,6 @@ def test_runs_that_cannot_be_compared_are_refused(smoke, two, capsys):
     assert "Not all of these runs have pseudo masks" in read(two / "compare-smoke-other.html").text
     assert find_run("runs", str(two / "other"), "elsewhere") == (two / "other").resolve()
 
-
-# In a real browser.
 
 @pytest.mark.slow
 @needs_browser

@@ -134,25 +134,21 @@ def test_cam_as_seeds():
     assert headline == "walk +1.0 over CAM"
 
 
-def test_what_is_missing_is_not_spoken_of():
+def test_what_is_missing_or_small_is_not_spoken_of():
     assert remarks({"steps": {}}) == ({}, "")
     assert remarks(summary()) == ({}, "") and stage_lines(describe(summary())) == []
     assert remarks(summary(score(50.0))) == ({}, "")
     assert remarks(summary(score(None), cam=score(math.nan), lpcam=score(40.0))) == ({}, "")
     assert remarks(summary(score(50.0), cam=score(40.0)))[1] == ""   # the seeds, LPCAM, have no score
 
-
-def test_small_differences_are_no_change():
     _, headline = remarks(summary(cam=score(40.0), lpcam=score(40.0 - MARGIN + 0.01)))
     assert headline == "LPCAM no change from CAM (-0.5)"
 
 
-def test_scores_of_other_images_are_not_compared():
+def test_scores_of_other_images_are_not_compared_and_imported_masks_get_no_settings():
     found, headline = remarks(summary(score(50.0, images=10), lpcam=score(40.0)))
     assert headline == "" and "LPCAM was scored on 300 images and the pseudo masks on 10" in found["pseudo_masks", "change"]["text"]
 
-
-def test_imported_masks_get_no_settings():
     found, headline = remarks(summary(score(30.0, threshold=None, source="imported pseudo masks"), lpcam=score(40.0)))
     assert headline == "imported pseudo masks 10.0 below LPCAM" and not found["pseudo_masks", "change"]["suggestions"]
     assert found["pseudo_masks", "change"]["text"].startswith("The imported pseudo masks are")

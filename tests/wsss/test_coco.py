@@ -83,8 +83,6 @@ def root(tmp_path):
     return build(tmp_path / "coco")
 
 
-# Classes.
-
 def test_ids_and_classes_map_both_ways():
     assert len(set(COCO_CLASSES)) == len(CATEGORY_IDS) == 80
     assert [CATEGORY_IDS[CLASS_INDEX[category]] for category in CATEGORY_IDS] == list(CATEGORY_IDS) == sorted(set(CATEGORY_IDS))
@@ -92,8 +90,6 @@ def test_ids_and_classes_map_both_ways():
              65: "bed", 67: "dining table", 70: "toilet", 72: "tv", 82: "refrigerator", 84: "book", 90: "toothbrush"}
     assert {category: COCO_CLASSES[CLASS_INDEX[category]] for category in known} == known
 
-
-# Labels and masks.
 
 def test_lists_and_labels(root):
     prepare_coco(root)
@@ -176,8 +172,6 @@ def test_compressed_run_lengths_and_slanted_polygons(root):
     dog[5:22, 8:28] = True
     assert (tv != inside)[~dog].sum() <= 6 and tv[~dog].any()   # pixels on an edge may fall to either side
 
-
-# The report, and going on.
 
 def test_the_report(root):
     (root / "train2014" / "COCO_train2014_000000000500.jpg").write_bytes(b"x")
@@ -306,8 +300,6 @@ def test_what_is_lost_or_damaged_after_the_preparation(root):
     with pytest.raises(DataError, match=r"2 problems\n.*no image at .*9\.jpg(.|\n)*12\.png is 30 high and 24 wide but"):
         open_coco(root)
 
-
-# Bad input.
 
 def test_another_folder_or_policy(tmp_path):
     for use in (open_coco, prepare_coco):

@@ -25,9 +25,6 @@ def blobs(image: np.ndarray, n_labels: int, seed: int = 0) -> torch.Tensor:
     return F.interpolate(coarse, image.shape[:2], mode="bilinear").argmax(1)[0]
 
 
-# ---- the lattice
-
-
 def plain_lattice_filter(features: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Adams et al. 2010 point by point in float64: barycentric weights by solving for them, vertices in a dictionary."""
     d = features.shape[1]
@@ -100,9 +97,6 @@ def test_normalized_lattice_is_weighted_and_symmetric():
     norm = kernel.sum(1).rsqrt()
     torch.testing.assert_close(normalized.filter(torch.eye(50)), 7 * norm[:, None] * kernel * norm)
     torch.testing.assert_close(raw.filter(torch.eye(50)), kernel)  # untouched
-
-
-# ---- mean field
 
 
 def plain_mean_field(kernels: list[np.ndarray], unary: torch.Tensor, iterations: int = 10) -> np.ndarray:

@@ -106,8 +106,6 @@ def quiet(*_):
     pass
 
 
-# Fetching.
-
 @pytest.mark.parametrize("name", ["set.zip", "set.tar", "set.tar.gz"])
 def test_an_archive_is_fetched_and_unpacked(server, tmp_path, name):
     served, told = packed(server.folder / name), []
@@ -203,8 +201,6 @@ def test_a_file_that_the_server_has_not_and_one_that_another_process_writes(serv
             obtain(tmp_path, tmp_path, [server.archive("set.zip")], quiet)
 
 
-# Unpacking.
-
 @pytest.mark.parametrize("name", ["../up.jpg", "photos/../../up.jpg", "/etc/up.jpg", "C:/up.jpg", "photos\\..\\up.jpg"])
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
 def test_a_member_that_would_leave_its_folder(tmp_path, suffix, name):
@@ -263,8 +259,6 @@ def test_a_damaged_archive(tmp_path, suffix):
         unpack(path, tmp_path / "data")
     assert not contents(tmp_path / "data")
 
-
-# The data sets.
 
 @pytest.mark.parametrize("below", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
 def test_voc_from_the_archive(server, tmp_path, below, monkeypatch):

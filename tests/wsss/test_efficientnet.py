@@ -88,8 +88,6 @@ def test_irn_stands_on_its_four_stages(net):
     assert irn.fc_edge6.in_channels == 4 * 32 and irn.fc_dp6[0].in_channels == 3 * 256 and irn.fc_dp7[0].in_channels == 64 + 256
 
 
-# Faults, each by name
-
 def test_a_package_that_is_missing_incomplete_or_damaged_is_named(monkeypatch, tmp_path):
     content = packaged_weights().read_bytes()[:1000]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -96,8 +96,6 @@ def test_other_files_are_left_alone(tmp_path, caplog):
     assert "1 masks have no image and are ignored, for example b" in caplog.text
 
 
-# Lists.
-
 def test_without_lists_some_are_held_out_by_their_names(tmp_path):
     data = open_folder(build(tmp_path / "a", TWELVE))
     assert len(data.lists["val"]) == 2 and len(data.lists["train"]) == 10
@@ -152,8 +150,6 @@ def test_list_ids(tmp_path):
     with pytest.raises(DataError, match="list 'val' of data set folder is empty; name another: train, all"):
         open_folder(build(tmp_path / "one", {"a": "cat"})).list_ids("val")
 
-
-# Refusals.
 
 def test_missing_parts_say_what_is_expected(tmp_path):
     with pytest.raises(DataError, match=r"nowhere does not exist; expected this layout:\n(.|\n)*labels.csv +first line: name"):
@@ -276,8 +272,6 @@ def test_what_did_not_change_is_not_read_again(tmp_path, monkeypatch):
     assert [reads(), reads()] == [3, 3]
 
 
-# Masks.
-
 @pytest.mark.parametrize("masks, message", [
     (["b"], r"masks in .* are incomplete: train has 1 of 2, val has 0 of 1, for example c\.png is missing"),
     (["a", "b"], r"train has 2 of 2, val has 0 of 1, .* c\.png is missing; expected all of train and val, or all of val"),
@@ -317,8 +311,6 @@ def test_mask_values_are_checked(tmp_path):
     with pytest.raises(DataError, match=r"a.png holds the values \[3, 254\]; expected 0 \(background\), 1..2 \(class\) or 255"):
         open_folder(root).mask("a")
 
-
-# The data set.
 
 @pytest.mark.parametrize("image_id, message", [
     ("", "is empty"), ("../x", "path separator"), ("a/b", "path separator"), ("a\\b", "path separator"),

@@ -106,7 +106,7 @@ def test_stored_array_can_be_given_as_read_and_is_not_changed():
 def test_wrong_arguments_are_refused():
     maps = random_maps(30, 50)
     packed, _ = pack(maps)
-    with pytest.raises(ArgumentError, match="height, width or scales are not those"):
+    with pytest.raises(ArgumentError, match="height, width or scales differ from those"):
         rebuild(packed, 30, 70)
     with pytest.raises(ArgumentError, match="resolution is 'half', expected 'strided' or 'full'"):
         rebuild(packed, 30, 50, resolution="half")

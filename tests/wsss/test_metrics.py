@@ -34,9 +34,6 @@ def assert_scores(scores, expected):
         assert ours is None or ours == pytest.approx(theirs, abs=1e-6)
 
 
-# ---- the reference case
-
-
 @pytest.mark.parametrize("kind", ["cam", "lpcam"])
 def test_maps_score_as_official_at_every_reported_threshold(kind):
     counts = ThresholdCounts(20)
@@ -53,9 +50,6 @@ def test_masks_score_as_official():
         masks = [read_mask(REFERENCE / folder / f"{image_id}.png") for folder in ("sem_seg", "SegmentationClass")]
         confusion.update(*masks, prediction_ignore="background")
     assert_scores(confusion.scores(), EXPECTED["eval"]["sem_seg"])
-
-
-# ---- confusion
 
 
 @pytest.mark.parametrize("policy", ["ignore", "background"])
@@ -121,9 +115,6 @@ def test_labels_out_of_range_are_refused(dtype):
         Confusion(20).update(good, good[:1])
 
 
-# ---- every threshold
-
-
 def hard_maps(n, shape, seed):
     """Values on, just below and just above the thresholds, ties between maps, zeros."""
     rng = np.random.default_rng(seed)
@@ -184,9 +175,6 @@ def test_threshold_counts_refuse_what_does_not_fit():
         ThresholdCounts(255)
     with pytest.raises(DataError, match="no pixel was counted"):
         counts.best()
-
-
-# ---- average precision
 
 
 def test_average_precision_equals_scikit_learn():

@@ -129,8 +129,6 @@ def test_the_embedded_set_tells_its_objects(tmp_path):
     assert {1, 2} <= counts <= {1, 2, 3}
 
 
-# PASCAL VOC and COCO.
-
 def test_voc_has_them_in_segmentation_object(tmp_path):
     root = build_voc(tmp_path / "VOC2012")
     (root / "SegmentationObject").mkdir()

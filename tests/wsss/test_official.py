@@ -100,8 +100,6 @@ def test_our_own_names_are_read_too_and_numbers_that_are_not_finite_refused():
         own_state(state, CAM, "FILE")
 
 
-# the maps
-
 def official(height=30, width=45, classes=(3, 7), seed=0, **changes) -> dict:
     draws = np.random.default_rng(seed)
     shapes = {"cam": (-(-height // 4), -(-width // 4)), "high_res": (height, width)}
@@ -231,8 +229,6 @@ def test_labels_are_grey_as_the_official_code_reads_them(tmp_path):
     write_label(tmp_path / "a.png", label)
     assert np.array_equal(imageio.imread(tmp_path / "a.png"), label)
 
-
-# the prototypes
 
 def test_official_prototypes(tmp_path):
     draws = torch.Generator().manual_seed(0)

@@ -1,7 +1,6 @@
 """The embedded data set: the same for everybody, complete or absent, and with the problems it is meant to have."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -45,25 +44,6 @@ def test_another_interpreter_draws_the_same_bytes(root, tmp_path):
     code = f"from wsss.data import make_shapes; make_shapes({str(tmp_path / 'shapes')!r}, n_train=40, n_val=10)"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": "1"}, timeout=120)
     assert contents(tmp_path / "shapes") == contents(root)
-
-
-def _make_at_once(barrier, root):
-    barrier.wait()
-    make_shapes(root, n_train=3, n_val=1)
-
-
-def test_processes_at_once(tmp_path):
-    context = multiprocessing.get_context("fork")
-    for attempt in range(5):
-        barrier = context.Barrier(4)
-        processes = [context.Process(target=_make_at_once, args=(barrier, tmp_path / str(attempt))) for _ in range(4)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(60)
-            assert process.exitcode == 0
-        assert len(open_folder(tmp_path / str(attempt)).lists["all"]) == 4
-    assert sorted(os.listdir(tmp_path)) == ["0", "1", "2", "3", "4"]  # nothing temporary is left
 
 
 def test_whoever_comes_second_uses_the_first(tmp_path, monkeypatch):

@@ -93,8 +93,6 @@ def test_a_wrong_root_says_what_is_there_and_what_should_be(tmp_path, folder, me
         open_voc(tmp_path / folder)
 
 
-# Lists.
-
 def test_the_official_lists_come_with_the_package():
     lists = {name: (voc._SHIPPED / f"{name}.txt").read_text().split() for name in voc.LISTS}
     assert {name: len(set(ids)) for name, ids in lists.items()} == {"train": 1464, "train_aug": 10582, "val": 1449}
@@ -144,8 +142,6 @@ def test_a_missing_image_is_named(root):
     finding = by_name(prepare_voc(root))["images of the lists that can be read"]
     assert (finding.found, finding.expected, finding.note) == (5, 6, "JPEGImages/2008_000015.jpg is missing")
 
-
-# Image labels.
 
 def test_labels_come_from_the_masks_where_there_is_no_annotation(root, caplog):
     shutil.rmtree(root / "Annotations")
@@ -208,8 +204,6 @@ def test_an_annotation_without_objects_is_background_and_neither_annotation_nor_
         open_voc(root)
 
 
-# Masks.
-
 def test_the_official_masks_are_used_where_the_others_are_missing(root):
     (root / "SegmentationClassAug").rename(root / "SegmentationClass")
     for image_id in ("2008_000008", "2008_000015"):
@@ -250,8 +244,6 @@ def test_a_mask_of_another_size_and_a_damaged_image_are_refused(root):
     assert "2007_000033.png is 36 high and 24 wide, its image 24 high and 36 wide" in found["masks of the lists that fit"].note
     assert found["images of the lists that can be read"].found == 5
 
-
-# Preparing.
 
 def test_prepare_counts_against_the_official_numbers_and_says_how_difficult_objects_count(root):
     found = by_name(prepare_voc(root))
