@@ -3,14 +3,19 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from pipeline import Pipeline
+from pipeline.console import Console
 from steps.runtime.datasets import CACHE
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # A network of 20 thousand parameters, because most tests do not depend on its accuracy. With this learning rate some classes get
 # maps and prototypes and some do not, which some tests need. The name of the run is smoke.
@@ -71,3 +76,33 @@ def outputs(smoke_outputs, tmp_path) -> Path:
 def smoke(outputs):
     """`smoke(*overrides)` composes the pipeline of the finished run in `outputs`."""
     return lambda *overrides: Pipeline.compose(*SMOKE, f"outputs={outputs}", *overrides)
+
+
+def actions(pipeline: Pipeline) -> dict[str, str]:
+    return {planned.name: planned.action for planned in pipeline.plan()}
+
+
+def works(pipeline: Pipeline) -> dict[str, str]:
+    """The steps that would do something, and why."""
+    return {planned.name: planned.why for planned in pipeline.plan() if planned.works}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a step but the manifest, which holds times."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != "manifest.json"}
+
+
+def remove(outputs: Path, step: str) -> dict[str, bytes]:
+    """Remove the result of a step and return what it held."""
+    before = contents(outputs / "smoke" / step)
+    shutil.rmtree(outputs / "smoke" / step)
+    return before
+
+
+@contextmanager
+def interrupted(reports: int) -> Iterator[None]:
+    """The run inside fails in the middle: at its report of progress of this number."""
+    fail = [None] * (reports - 1) + [RuntimeError("pulled the plug")]
+    with patch.object(Console, "progress", side_effect=fail), pytest.raises(RuntimeError, match="pulled the plug"):
+        yield

@@ -49,6 +49,8 @@ def test_a_slow_form_runs_once(monkeypatch):
     row = measure("slow", lambda quick: Case("1", lambda: calls.append(1)), True, 1, peaks=False)
     assert len(calls) == 1 and row.once == "ours" and row.official_s is None and row.ratio is None
     assert "(once)" in table([row])
+    row = measure("disk", lambda quick: Case("1", lambda: None, disk=(50.0, 1.0)), True, 1)   # disk is compared as it is
+    assert row.ratio == 50 and "50 MiB on disk" in table([row])
 
 
 def test_peak_memory_is_that_of_the_form_itself():
@@ -73,22 +75,9 @@ def test_the_trainings_compute_the_same(build, monkeypatch):
     assert agree(build(True)) < 1e-3
 
 
-def test_disk_is_compared_as_it_is():
-    row = measure("disk", lambda quick: Case("1", lambda: None, disk=(50.0, 1.0)), True, 1)
-    assert row.ratio == 50 and "50 MiB on disk" in table([row])
-
-
 def test_dense_walk():
     x, edge = (tensor.double() for tensor in random_walk.maps_and_edge(60, 72, 2))
     assert greatest_difference(random_walk.dense_walk(x, edge), random_walk.random_walk(x, edge)) < 1e-7
-
-
-def test_cosine_maps():
-    assert agree(lpcam._case((64, 80), 2, prototypes=3, dimension=32)) < 1e-3      # through float16
-
-
-def test_cosine_kmeans():
-    assert agree(kmeans._case(300, 4, 16)) == 0
 
 
 def test_official_losses():
@@ -109,7 +98,9 @@ def test_official_evaluation():
     np.testing.assert_array_equal(official_counts(maps.numpy(), [3, 7], truth), ours)
 
 
-def test_official_cam_and_chain():
+def test_official_maps_clusters_and_chain():
+    assert agree(lpcam._case((64, 80), 2, prototypes=3, dimension=32)) < 1e-3      # through float16
+    assert agree(kmeans._case(300, 4, 16)) == 0
     assert agree(cams.cam_case((64, 80), "resnet18")) < 2e-3             # through float16
     assert agree(cams.chain_case((64, 80), depth="resnet18")) < 0.02     # share of pixels
 

@@ -14,8 +14,8 @@ import wsss
 from pipeline.config import compose, typed
 from pipeline.plan.selection import selected
 from tests.check_summary import check
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"(<!-- not run: (?P<why>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE)
 PIPELINE = "python run_pipeline.py"

@@ -17,12 +17,10 @@ from pipeline import Pipeline, actions
 from pipeline.commandline import act
 from pipeline.console import plan_table
 from steps.runtime.journal import INDEX, file_sum
-from tests.conftest import SMOKE
+from tests.conftest import ROOT, SMOKE, works
 from wsss.data.dataset import Dataset
 from wsss.data.drawing import CLASSES
 from wsss.errors import ArtifactError, BusyError, ConfigError, WeightsError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def states(pipeline) -> dict[str, str]:
@@ -136,14 +134,20 @@ def test_status_of_a_missing_step_says_nothing_false_of_later_ones(smoke, output
     assert {name for name, state in states(smoke()).items() if state != "done"} == {"train_cam", "eval_cam"}
 
 
-def test_files_that_only_inform_may_be_damaged(smoke, outputs):
+def test_files_that_only_inform_may_be_damaged_and_work_of_other_settings_is_named(smoke, outputs):
     (outputs / "smoke/make_cam/failed.json").write_text("[1]")
     for name, text in (("a", ""), ("b", "{}"), ("c", "[]")):
         (outputs / f"smoke/make_cam.partial-{name}").mkdir()
         (outputs / f"smoke/make_cam.partial-{name}/work.json").write_text(text)
     assert set(states(smoke()).values()) == {"done"}
-    assert not [planned for planned in smoke().plan() if planned.works]
-
+    assert not works(smoke())
+    left = outputs / "smoke/make_cam.partial-0123456789ab"
+    left.mkdir()
+    identity = json.loads((outputs / "smoke/make_cam/manifest.json").read_text())["identity"]
+    (left / "work.json").write_text(json.dumps({"identity": {**identity, "make_cam": {"scales": [1.0]}}}))
+    found = [left_over for step in smoke().status() for left_over in step.left_over]
+    [over] = [over for over in found if over.path == left]
+    assert "make_cam.scales" in str(over) and "delete it if" in str(over)
 
 def test_output_may_be_cut_off(smoke_outputs):
     shell = f"{sys.executable} run_pipeline.py {' '.join(SMOKE)} outputs={smoke_outputs} action=plan | head -1"
@@ -154,25 +158,13 @@ def test_output_may_be_cut_off(smoke_outputs):
 def test_a_plan_says_that_somebody_works(smoke, outputs, capsys):
     shutil.rmtree(outputs / "smoke/eval_sem_seg")
     with smoke().folder.claims.hold([("eval_sem_seg", 0, 1)], []):
-        assert [planned.name for planned in smoke().plan() if planned.works] == ["eval_sem_seg"]
+        assert list(works(smoke())) == ["eval_sem_seg"]
         assert "warning: eval_sem_seg is in use by process" in capsys.readouterr().err
         with pytest.raises(BusyError, match="eval_sem_seg is in use by process"):
             smoke().run()
-    smoke().run()
-
-
-def test_a_run_with_nothing_to_make_is_refused_by_nobody(smoke):
+    smoke().run()   # a run with nothing to make is refused by nobody
     with smoke().folder.claims.hold([("make_cam", 0, 1)], ["train_cam"]):
         smoke().run()
-
-
-def test_status_names_work_of_other_settings_that_was_left(smoke, outputs):
-    left = outputs / "smoke/make_cam.partial-0123456789ab"
-    left.mkdir()
-    identity = json.loads((outputs / "smoke/make_cam/manifest.json").read_text())["identity"]
-    (left / "work.json").write_text(json.dumps({"identity": {**identity, "make_cam": {"scales": [1.0]}}}))
-    found = [left_over for step in smoke().status() for left_over in step.left_over]
-    assert [over.path for over in found] == [left] and "make_cam.scales" in str(found[0]) and "delete it if" in str(found[0])
 
 
 def test_status_of_a_damaged_manifest_names_it_and_keeps_everything(smoke, outputs):
@@ -210,7 +202,7 @@ def test_a_manifest_that_names_a_file_outside_its_folder_changes_nothing_there(s
     assert log.stat().st_size
 
 
-@pytest.mark.parametrize("action", ["status", "verify"])
+@pytest.mark.parametrize("action", ["status", "verify", "report"])
 def test_a_run_that_does_not_exist_is_refused(smoke, outputs, action):
     with pytest.raises(ConfigError, match=r"there is no run .*outputs/smoek; did you mean 'smoke'\?"):
         getattr(smoke("name=smoek"), action)()
@@ -278,7 +270,7 @@ def test_verify_names_what_is_broken_and_the_next_run_makes_only_that_again(smok
     out = capsys.readouterr().out
     assert str(path) in out and "To make them again: python run_pipeline.py experiment=smoke" in out and "1 broken" in out
     step = file.split("/")[0]
-    assert [planned.name for planned in smoke().plan() if planned.works] == [step]
+    assert list(works(smoke())) == [step]
     smoke().run()
     assert path.read_bytes() == before and not list((outputs / "smoke").rglob("*.damaged"))
     after = snapshot(outputs / "smoke")

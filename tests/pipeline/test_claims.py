@@ -8,16 +8,15 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from pipeline.runfolder.claims import Claim, Claims, Owner
-from tests.conftest import SMOKE
-from tests.pipeline.test_distributed import SLOW
+from tests.conftest import ROOT, SMOKE
+from tests.pipeline.test_distributed import ONE_DIES
 from wsss.errors import BusyError
 
-ROOT = Path(__file__).resolve().parents[2]
+SLOW = ONE_DIES.format("of nobody", 0)   # the door, with images that take a while to read
 CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]   # the same host name
 HOLDS = """
 import sys, time

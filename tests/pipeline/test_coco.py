@@ -27,6 +27,9 @@ def test_it_is_planned(tmp_path):
     for step in plan:   # the official list of every step is train2014
         assert step.action == "run" and (step.name == "train_cam" or set().union(*step.lists.values()) == set(map(train_id, TRAIN)))
     assert not (tmp_path / "out").exists()
+    config = compose(tmp_path, "recipe=official").config
+    assert (config.data.image_size, config.model.pretrained, config.data.masks) == (512, True, "official")
+    assert config.train_cam.crop_size == config.train_irn.crop_size == 512
 
 
 def test_every_step_on_images_with_and_without_objects(tmp_path):
@@ -48,19 +51,10 @@ def test_every_step_on_images_with_and_without_objects(tmp_path):
     assert set(np.unique(crowd)) <= {0, CLASS_INDEX[BOOK] + 1}
 
 
-def test_the_official_crop_and_start(tmp_path):
-    config = compose(tmp_path, "recipe=official").config
-    assert (config.data.image_size, config.model.pretrained, config.data.masks) == (512, True, "official")
-    assert config.train_cam.crop_size == config.train_irn.crop_size == 512
-
-
 def test_unprepared_or_of_the_other_kind_it_is_refused_before_work(tmp_path):
     build(tmp_path / "coco")
     with pytest.raises(DataError, match="is not prepared: there is no image_labels.csv.*action=prepare data=coco14"):
         compose(tmp_path, "model.pretrained=false").plan()
-    prepare_coco(tmp_path / "coco", "official")
-    with pytest.raises(DataError, match="there are no clean masks, only official ones.*data.masks=clean"):
-        compose(tmp_path, "data.masks=clean", "model.pretrained=false").plan()
     with pytest.raises(ConfigError, match="data.masks='cleen' is not possible: expected one of official, clean"):
         compose(tmp_path, "data.masks=cleen")
     assert not (tmp_path / "out").exists()

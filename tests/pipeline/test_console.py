@@ -78,9 +78,6 @@ def test_a_terminal_shows_one_line_a_step_and_keeps_what_counts():
     assert screen(sent) == ["warning: make_cam: something is odd", "  make_cam: done in 1.5 s", "the end"]
     assert re.findall(r"\x1b\[\?25[lh]", sent)[-1] == "\x1b[?25h"   # the cursor is there
 
-
-def test_the_cursor_is_there_while_a_line_is_drawn():
-    sent = on_a_terminal()
     hidden, shown = sent.find("\x1b[?25l"), sent.find("\x1b[?25h")
     assert 0 <= hidden < shown < sent.find("odd")   # at once, not at the end
 

@@ -20,11 +20,9 @@ from pipeline.cluster.processes import Processes
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.context import Group, Stopped
 from steps.runtime.journal import journal_lines
-from tests.conftest import SMOKE
-from tests.pipeline.test_resume import contents, remove
+from tests.conftest import ROOT, SMOKE, contents, remove
 from wsss.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
 CALL = ["run_pipeline.py", *SMOKE, "device=cpu"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -37,7 +35,7 @@ image, read = Dataset.image, []
 def slow(self, image_id):
     time.sleep(0.25)
     read.append(image_id)
-    if os.environ["RANK"] == "{0}" and len(read) == 3:
+    if os.environ.get("RANK") == "{0}" and len(read) == 3:
         os.kill(os.getpid(), {1})
     return image(self, image_id)
 Dataset.image = slow
@@ -97,16 +95,12 @@ def test_where_a_process_stands(environment, expected):
     assert find_place(environment) == expected
 
 
-def test_half_an_environment_is_refused():
+def test_the_first_node_of_a_list_and_half_an_environment():
+    assert first_host("a,b") == "a" and first_host("r[1-2]n[07,9]") == "r1n07"
     with pytest.raises(ConfigError, match=r"the launcher's environment is incomplete \(KeyError: 'RANK'\).*torchrun or srun"):
         find_place({"WORLD_SIZE": "2"})
     with pytest.raises(ConfigError, match="distributed.start=0.5 is not possible: expected at least 2 seconds"):
         DistributedSettings(start=0.5)
-
-
-@pytest.mark.parametrize(("nodes", "first"), [("vm", "vm"), ("a,b", "a"), ("gpu[03-05,9],cpu1", "gpu03"), ("r[1-2]n[07,9]", "r1n07")])
-def test_the_first_node_of_a_list(nodes, first):
-    assert first_host(nodes) == first
 
 
 def test_a_process_has_the_lists_of_the_first_one_with_an_imported_step_too(outputs, monkeypatch):

@@ -14,11 +14,11 @@ from pipeline.plan.lists import derive_lists
 from pipeline.plan.selection import selected
 from pipeline.runfolder.summary import score_table
 from steps.make_ins_seg_labels import reader
-from tests.conftest import TINY
+from tests.conftest import TINY, contents, works
 from tests.wsss.test_voc import TRAIN
 from tests.wsss.test_voc import build as build_voc
 from wsss.data.images import write_mask
-from wsss.errors import ArtifactError, BackendError, ConfigError
+from wsss.errors import BackendError, ConfigError
 
 SMALL = ("experiment=irn_instances", "data=folder", "name=objects", *TINY, "data.image_size=64", "train_cam.epochs=4",
          "train_cam.batch_size=4", "train_irn.epochs=1", "train_irn.batch_size=4", "make_cam.scales=[1.0]", "threads=1",
@@ -75,18 +75,6 @@ def run(finished, tmp_path):
         return Pipeline.compose(*SMALL, f"data.root={photos}", f"outputs={tmp_path / 'out'}", *overrides)
     compose.folder, compose.photos = tmp_path / "out/objects", photos
     return compose
-
-
-def works(pipeline):
-    return {planned.name: planned.why for planned in pipeline.plan() if planned.works}
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "manifest.json"}
-
-
-def test_the_copy_is_up_to_date(run):
-    assert works(run()) == {}
 
 
 def test_every_image_has_its_instances(finished):
@@ -153,12 +141,8 @@ def test_a_shrunk_image_keeps_its_size(run):
 @pytest.mark.parametrize("cut", [0, 20, -30])
 def test_a_damaged_file_is_found_and_made_again(run, cut, capsys):
     before, file = contents(run.folder / "make_ins_seg_labels"), run.folder / "make_ins_seg_labels/plain2.npz"
-    if cut < 0:   # the same size
-        file.write_bytes(before[file.name][:cut] + bytes(-cut))
-    else:
-        file.write_bytes(before[file.name][:cut])
-    pipeline = run("action=verify")
-    assert act(pipeline) == 1 and "plain2.npz" in capsys.readouterr().out
+    file.write_bytes(before[file.name][:cut] + bytes(max(-cut, 0)))   # at -30 of the same size
+    assert act(run("action=verify")) == 1 and "plain2.npz" in capsys.readouterr().out
     assert set(works(run())) == {"make_ins_seg_labels"}
     run().run()
     after = contents(run.folder / "make_ins_seg_labels")
@@ -166,15 +150,8 @@ def test_a_damaged_file_is_found_and_made_again(run, cut, capsys):
     assert after == before and act(run("action=verify")) == 0
 
 
-def test_a_damaged_file_in_scoring_is_moved_away(run):
-    file = run.folder / "make_ins_seg_labels/plain2.npz"
-    file.write_bytes(bytes(file.stat().st_size))
-    with pytest.raises(ArtifactError, match=r"eval_ins_seg \(renamed to plain2.npz.damaged.*plain2.npz cannot be read"):
-        run("eval_ins_seg_pass=true", "force=true").run()
-    assert works(run()) == {"make_ins_seg_labels": "1 artifact broken"}
-
-
 def test_what_makes_the_two_steps_stale(run):
+    assert works(run()) == {}
     assert works(run("make_ins_seg_labels.min_area=0.02")) == {
         "make_ins_seg_labels": "make_ins_seg_labels.min_area: 0.01 -> 0.02", "eval_ins_seg": "make_ins_seg_labels changed"}
     assert works(run("eval_ins_seg.iou=0.75")) == {"eval_ins_seg": "eval_ins_seg.iou: 0.5 -> 0.75"}

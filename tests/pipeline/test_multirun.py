@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import Pipeline
 from pipeline.multirun import Sweep
-from tests.conftest import SMOKE
+from tests.conftest import ROOT, SMOKE
 from wsss.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
 BEFORE_THE_WALK = ["train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn"]
 
 
@@ -46,11 +44,6 @@ def test_the_words_for_each_launch(outputs):
 def test_a_sweep_over_nothing_is_refused(words):
     with pytest.raises(ConfigError, match="-m needs a key with several values"):
         Sweep(words)
-
-
-def test_only_members_may_lie_in_a_run(outputs):
-    with pytest.raises(ConfigError, match="is inside the run .*smoke"):
-        Pipeline.compose(*SMOKE, f"outputs={outputs}", "name=smoke/other").plan()
 
 
 def test_a_member_is_read_like_any_run(outputs, tmp_path):

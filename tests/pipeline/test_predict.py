@@ -12,7 +12,7 @@ from pipeline import Pipeline
 from pipeline.commandline import act
 from steps.parts.prediction import Prediction, write_prediction
 from steps.runtime.artifacts import Maps
-from tests.test_house import ROOT
+from tests.conftest import ROOT
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask
 from wsss.errors import ConfigError, DataError

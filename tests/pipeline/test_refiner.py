@@ -80,7 +80,7 @@ def test_a_configured_threshold_is_kept_by_every_refiner(smoke, outputs):
     assert {trial["threshold"] for trial in record["tried"]} == {0.35}
 
 
-def test_without_a_walk_irn_and_its_labels_are_left_out(outputs, tmp_path):
+def test_irn_and_its_labels_are_left_out_without_a_walk_alone(outputs, tmp_path):
     fresh = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", "make_sem_seg_labels.refiner=crf")
     plan = {planned.name: planned for planned in fresh.plan()}
     for name in ("cam_to_ir_label", "train_irn"):
@@ -90,8 +90,6 @@ def test_without_a_walk_irn_and_its_labels_are_left_out(outputs, tmp_path):
                              "cam_to_ir_label_pass=true", "eval_cam_pass=true", "make_lpcam_pass=true", "make_cam_pass=true", "train_cam_pass=true")
     assert {p.name: p.action for p in asked.plan()}["cam_to_ir_label"] == "run"
 
-
-def test_with_a_walk_they_are_needed(outputs, tmp_path):
     for refiner in ("walk", "walk_crf", "null"):
         fresh = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", f"make_sem_seg_labels.refiner={refiner}")
         assert all(planned.action == "run" for planned in fresh.plan()), refiner

@@ -28,8 +28,7 @@ from pipeline.runfolder.reading import find_run
 from steps.runtime.artifacts import Maps
 from steps.runtime.datasets import open_dataset
 from tests.browser import needs_browser, show
-from tests.conftest import SMOKE, copied
-from tests.test_house import ROOT
+from tests.conftest import ROOT, SMOKE, copied
 from wsss.data.dataset import Dataset
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask, write_mask
@@ -97,6 +96,11 @@ def test_a_report_shows_everything_and_needs_nothing_beside_it(report, smoke_out
     assert len(found.ids) == len(set(found.ids)), "two elements have one id"
     assert not re.search("#0101[0-9a-f]{2}", report.read_text()), "a figure with a colour that is not of the page"
     assert len(list((report.parent).iterdir())) == 2
+    stages = summary["stages"]
+    assert stages["headline"].startswith("LPCAM ") and stages["headline"] in found.text and "Effect of each stage" in found.text
+    for remark in stages["remarks"]:
+        assert remark["text"] in found.text
+        assert all(each["setting"] in found.text for each in remark["suggestions"])
 
 
 def test_the_command_line_starts_without_what_only_reports_need():
@@ -136,13 +140,6 @@ def test_a_report_is_made_with_the_configuration_of_the_run(smoke, outputs, caps
     assert "Not in this report" not in found.text and found.text.count("mIoU") > 3
 
 
-@pytest.mark.parametrize("action", ["report", "compare"])
-def test_a_run_that_is_not_there_is_refused(smoke, outputs, action, capsys):
-    wanted = ["name=smoek"] if action == "report" else ["runs=[smoke,smoek]"]
-    assert act(smoke(f"action={action}", *wanted)) == 1
-    assert re.search("there is no run .*smoek.*; did you mean 'smoke'", capsys.readouterr().err)
-
-
 @pytest.mark.parametrize(("removed", "lacking"), [
     (["eval_sem_seg"], {"confusion"}), (["eval_cam"], {"thresholds"}), (["train_cam", "train_irn"], {"training"}),
     (["make_lpcam"], {"prototypes"}), (["eval_cam", "eval_sem_seg"], {"classes", "confusion"}),
@@ -174,30 +171,16 @@ def test_a_report_of_the_baseline_says_that_there_are_no_lpcam_maps(smoke, outpu
     assert "prototypes" not in found.sections and {"scores", "thresholds", "way"} <= set(found.sections)
 
 
-def test_a_damaged_artifact_is_named_and_the_rest_is_shown(smoke, outputs):
+def test_what_is_damaged_or_gone_is_named_and_the_rest_is_shown(smoke, outputs):
+    run = smoke().recorded(outputs / "smoke")
     (outputs / "smoke/make_lpcam/prototypes.npz").write_bytes(b"")
     path = next((outputs / "smoke/make_lpcam").glob("train_*.npy"))
     path.write_bytes(path.read_bytes()[:-20])
     found = read(smoke().report())
-    assert {"scores", "way", "images"} <= set(found.sections)
-    assert "make_lpcam: partial" in found.text
-
-
-def test_images_that_are_gone_are_named_and_the_scores_are_shown(smoke, outputs):
-    run = smoke().recorded(outputs / "smoke")
+    assert {"scores", "way", "images"} <= set(found.sections) and "make_lpcam: partial" in found.text
     found = read(page.write_report(replace(run, dataset=replace(run.dataset, root=Path("gone")))))
     assert "cannot read the mask gone/masks/train_0000.png" in found.text and re.search(r"and \d+ more", found.text)
-    assert {"scores", "classes", "thresholds", "training", "confusion"} <= set(found.sections) and not found.tiles
-
-
-def test_published_scores_stand_beside_the_measured_ones(smoke):
-    pipeline = smoke()
-    run = pipeline.recorded(pipeline.folder.path)
-    rows = [{"of": "cam", "score": "miou", "published": 48.8, "measured": 8.3, "difference": -40.5, "within": False, "step": "train_cam"}]
-    run.summary["published"] = {"rows": rows, "tolerance": 1.5, "source": "a paper, table 1", "first_outside": "train_cam"}
-    found = read(page.write_report(run))
-    assert "published 48.8 (-40.5, outside)" in found.text and "the first step outside is train_cam" in found.text
-    assert "Published: a paper, table 1" in found.text
+    assert {"scores", "classes", "thresholds", "confusion"} <= set(found.sections) and not found.tiles
 
 
 def test_the_tables_of_a_paper_stand_in_the_report_of_its_experiments(smoke, outputs):
@@ -213,15 +196,9 @@ def test_the_tables_of_a_paper_stand_in_the_report_of_its_experiments(smoke, out
     run.summary["published"] = against(run.config.published, run.summary["eval_cam"])
     found = read(page.write_report(run))
     assert "published" in found.sections and "Table 4. mIoU of DeepLabV2 beside other methods not measured by this run" in found.text
+    assert f"published 48.8 ({miou - 48.8:+.1f}, outside)" in found.text and "the first step outside is make_cam" in found.text
+    assert f"Published: {run.config.published.source}" in found.text
     assert f"here {miou:.1f}" in found.text and "Precision and recall: the paper does not say how they are averaged" in found.text
-
-
-def test_the_report_says_what_the_stages_did(report, smoke_outputs):
-    found, stages = read(report), json.loads((smoke_outputs / "smoke/summary.json").read_text())["stages"]
-    assert stages["headline"].startswith("LPCAM ") and stages["headline"] in found.text and "Effect of each stage" in found.text
-    for remark in stages["remarks"]:
-        assert remark["text"] in found.text
-        assert all(each["setting"] in found.text for each in remark["suggestions"])
 
 
 def test_images_are_compared_from_stage_to_stage(smoke, outputs):
@@ -354,8 +331,6 @@ def test_figures_take_their_colours_from_the_page_and_share_no_ids():
     assert all(address.startswith(("#", "data:")) for address in both.addresses)
 
 
-# Comparing.
-
 @pytest.fixture
 def two(smoke, outputs) -> Path:
     smoke("name=other", "make_sem_seg_labels.bg_threshold=0.3", "reuse_from=[smoke]").run()
@@ -399,6 +374,8 @@ def test_only_what_can_change_a_result_differs(smoke, two):
 def test_runs_that_cannot_be_compared_are_refused(smoke, two, capsys):
     with pytest.raises(ConfigError, match="needs at least two different runs, got: smoke"):
         smoke("action=compare", "runs=[smoke,smoke]").compare()
+    with pytest.raises(ConfigError, match="there is no run .*smoek.*; did you mean 'smoke'"):
+        smoke("action=compare", "runs=[smoke,smoek]").compare()
     with pytest.raises(ConfigError, match="runs=.* is not possible: expected no value, except with action=compare"):
         smoke("runs=[smoke]")
     shutil.rmtree(two / "other/eval_sem_seg")
@@ -407,8 +384,6 @@ def test_runs_that_cannot_be_compared_are_refused(smoke, two, capsys):
     assert "Not all of these runs have pseudo masks" in read(two / "compare-smoke-other.html").text
     assert find_run("runs", str(two / "other"), "elsewhere") == (two / "other").resolve()
 
-
-# In a real browser.
 
 @pytest.mark.slow
 @needs_browser

@@ -1,6 +1,5 @@
 """A step that was interrupted, by an exception or by SIGKILL of the real process, continues to identical bytes."""
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,30 +9,15 @@ import pytest
 import torch
 
 from pipeline import Pipeline
-from pipeline.console import Console
 from pipeline.order import STEPS
-from tests.conftest import SMOKE, copied
+from tests.conftest import ROOT, SMOKE, actions, contents, copied, interrupted, remove
 from wsss.refinement import ir_label as ir_labels
 
-ROOT = Path(__file__).resolve().parents[2]
 FLAGS = {step.name: step.flag for step in STEPS}
 # After this many reports of progress the step is interrupted: in the middle of its work.
 AFTER = {"train_cam": 25, "make_cam": 9, "make_lpcam": 15, "eval_cam": 9, "cam_to_ir_label": 9, "train_irn": 3,
          "make_sem_seg_labels": 12, "eval_sem_seg": 9, "make_ins_seg_labels": 9, "eval_ins_seg": 9}
 WITH_INSTANCES = f"steps=[{','.join(AFTER)}]"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a step but the manifest, which holds times."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != "manifest.json"}
-
-
-def remove(outputs: Path, step: str) -> dict[str, bytes]:
-    """Remove the result of a step and return what it held."""
-    before = contents(outputs / "smoke" / step)
-    shutil.rmtree(outputs / "smoke" / step)
-    return before
 
 
 @pytest.fixture(scope="session")
@@ -56,23 +40,11 @@ def overrides(step) -> tuple[str, ...]:
     return (WITH_INSTANCES,) if step.endswith(("_ins_seg", "_ins_seg_labels")) else ()
 
 
-def actions(pipeline) -> dict[str, str]:
-    return {planned.name: planned.action for planned in pipeline.plan()}
-
-
 @pytest.mark.parametrize("step", list(FLAGS))
-def test_an_exception_in_the_middle(step, overrides, smoke, outputs, monkeypatch):
-    before, calls = remove(outputs, step), []
-
-    def fail(*args):
-        calls.append(args)
-        if len(calls) == AFTER[step]:
-            raise RuntimeError("pulled the plug")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Console, "progress", fail)
-        with pytest.raises(RuntimeError, match="pulled the plug"):
-            smoke(*overrides).run()
+def test_an_exception_in_the_middle(step, overrides, smoke, outputs):
+    before = remove(outputs, step)
+    with interrupted(AFTER[step]):
+        smoke(*overrides).run()
     assert not (outputs / "smoke" / step).exists()
     assert actions(smoke(*overrides))[step] == "continue"
     smoke(*overrides).run()

@@ -9,7 +9,7 @@ from pipeline import Pipeline
 from pipeline.runfolder.folder import MANIFEST
 from pipeline.runfolder.reuse import _link
 from steps.runtime.journal import INDEX, file_sum
-from tests.conftest import SMOKE
+from tests.conftest import SMOKE, actions
 from wsss.errors import ConfigError
 
 
@@ -19,13 +19,10 @@ def other(outputs):
     return lambda *overrides: Pipeline.compose(*SMOKE, f"outputs={outputs}", "name=other", *overrides)
 
 
-def actions(pipeline) -> dict[str, str]:
-    return {planned.name: planned.action for planned in pipeline.plan()}
-
-
 def test_only_what_differs_is_made(other, outputs):
     call = ("reuse_from=[smoke]", "make_sem_seg_labels.beta=8")
-    assert list(actions(other(*call)).values()) == ["reuse"] * 6 + ["run"] * 2
+    for overrides in ((), ("from_step=make_sem_seg_labels",)):   # earlier steps are taken over for later ones
+        assert list(actions(other(*call, *overrides)).values()) == ["reuse"] * 6 + ["run"] * 2
     assert not (outputs / "other").exists()
     other(*call).run()
     for file in ("train_cam/weights.safetensors", "make_lpcam/fg_only/val_0001.npy", "make_cam/index.jsonl", "eval_cam/scores.json"):
@@ -76,25 +73,17 @@ def test_a_symbolic_link_is_taken_as_the_file(tmp_path):
     assert not (tmp_path / "into/taken").is_symlink() and (tmp_path / "into/taken").read_text() == "content"
 
 
-def test_earlier_steps_are_taken_over_for_later_ones(other):
-    plan = actions(other("reuse_from=[smoke]", "from_step=make_sem_seg_labels", "make_sem_seg_labels.beta=8"))
-    assert list(plan.values()) == ["reuse"] * 6 + ["run"] * 2
-
-
 @pytest.mark.parametrize(("override", "message"), [
     ("reuse_from=[smoek]", r"reuse_from: there is no run 'smoek' with a finished step; did you mean 'smoke'\?"),
     ("reuse_from=[other]", "reuse_from: there is no run 'other'"),
     ("seed=1", "reuse_from: no step can be reused from .*smoke. Train_cam differs first: .*seed: 0 -> 1.* Undo the difference"),
     ("train_cam.epochs=3", "no step can be reused from .*: train_cam.epochs: 20 -> 3"),
 ])
-def test_a_run_that_does_not_exist_or_match_is_refused(other, outputs, override, message):
+def test_a_run_that_does_not_exist_or_match_is_refused(other, smoke, outputs, override, message):
     overrides = (override,) if "reuse" in override else ("reuse_from=[smoke]", override)
     with pytest.raises(ConfigError, match=message):
         other(*overrides).plan()
     assert not (outputs / "other").exists()
-
-
-def test_a_run_is_not_taken_from_itself(smoke):
     with pytest.raises(ConfigError, match="reuse_from: 'smoke' is this run itself"):
         smoke("reuse_from=[smoke]").plan()
 

@@ -72,9 +72,6 @@ def test_seeds_that_are_worse_and_a_threshold_far_from_the_best():
     assert tried(found["lpcam", "threshold"]) == ["data.n_val=240"]
     assert "56.0 on val" in found["cam", "classifier"]["text"] and tried(found["cam", "classifier"]) == ["train_cam.epochs=24"]
     assert set(found) == {("cam", "classifier"), ("lpcam", "change"), ("lpcam", "threshold")}
-
-
-def test_a_weak_classifier_from_scratch_is_told_of_the_weights_first():
     found, _ = remarks(summary(score(40.2), cam=score(45.0), lpcam=score(40.0), val_map=0.56),
                        {**DEFAULTS, "model.backbone": "resnet18", "model.starts_from_weights": False})
     assert tried(found["cam", "classifier"]) == ["model.backbone=efficientnet_lite0", "train_cam.epochs=24"]
@@ -95,9 +92,12 @@ def test_the_classes_that_lost_most_are_named():
     assert found["pseudo_masks", "change"]["text"].endswith(". The IoU fell most for fox (-30.0) and rose (-5.0).")
 
 
-def test_a_fall_that_is_the_thresholds_alone():
+def test_a_fall_that_is_the_thresholds_alone_and_context_that_takes_away_objects():
     found, _ = remarks(summary(cam=score(45.0), lpcam=score(40.0, best=(49.0, 0.5))))
     assert "above it at another threshold" in found["lpcam", "change"]["text"] and not found["lpcam", "change"]["suggestions"]
+    found, _ = remarks(summary(cam=score(40.0), lpcam_fg=score(47.0), lpcam=score(45.0)))
+    assert "2.0 points below LPCAM-F" in found["lpcam", "background"]["text"]
+    assert tried(found["lpcam", "background"]) == ["make_lpcam.background_high=0.5"] and ("lpcam", "change") not in found
 
 
 @pytest.mark.parametrize(("source", "says", "setting"), [
@@ -108,12 +108,6 @@ def test_why_a_threshold_does_not_fit(source, says, setting):
     settings = {**DEFAULTS, "eval_cam.threshold.cam": 0.15}
     found, _ = remarks(summary(cam=score(45.0, source=source, best=(48.0, 0.5))), settings)
     assert says in found["cam", "threshold"]["text"] and tried(found["cam", "threshold"]) == [setting]
-
-
-def test_context_that_takes_away_objects():
-    found, _ = remarks(summary(cam=score(40.0), lpcam_fg=score(47.0), lpcam=score(45.0)))
-    assert "2.0 points below LPCAM-F" in found["lpcam", "background"]["text"]
-    assert tried(found["lpcam", "background"]) == ["make_lpcam.background_high=0.5"] and ("lpcam", "change") not in found
 
 
 @pytest.mark.parametrize(("refiner", "short", "long", "first"), [
@@ -140,25 +134,21 @@ def test_cam_as_seeds():
     assert headline == "walk +1.0 over CAM"
 
 
-def test_what_is_missing_is_not_spoken_of():
+def test_what_is_missing_or_small_is_not_spoken_of():
     assert remarks({"steps": {}}) == ({}, "")
     assert remarks(summary()) == ({}, "") and stage_lines(describe(summary())) == []
     assert remarks(summary(score(50.0))) == ({}, "")
     assert remarks(summary(score(None), cam=score(math.nan), lpcam=score(40.0))) == ({}, "")
     assert remarks(summary(score(50.0), cam=score(40.0)))[1] == ""   # the seeds, LPCAM, have no score
 
-
-def test_small_differences_are_no_change():
     _, headline = remarks(summary(cam=score(40.0), lpcam=score(40.0 - MARGIN + 0.01)))
     assert headline == "LPCAM no change from CAM (-0.5)"
 
 
-def test_scores_of_other_images_are_not_compared():
+def test_scores_of_other_images_are_not_compared_and_imported_masks_get_no_settings():
     found, headline = remarks(summary(score(50.0, images=10), lpcam=score(40.0)))
     assert headline == "" and "LPCAM was scored on 300 images and the pseudo masks on 10" in found["pseudo_masks", "change"]["text"]
 
-
-def test_imported_masks_get_no_settings():
     found, headline = remarks(summary(score(30.0, threshold=None, source="imported pseudo masks"), lpcam=score(40.0)))
     assert headline == "imported pseudo masks 10.0 below LPCAM" and not found["pseudo_masks", "change"]["suggestions"]
     assert found["pseudo_masks", "change"]["text"].startswith("The imported pseudo masks are")

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from pipeline import Pipeline
-from tests.conftest import SMOKE
+from tests.conftest import SMOKE, works
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask, write_mask
 
@@ -17,11 +17,6 @@ STEPS = ["train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "
 def root(outputs):
     """The folder of the embedded data set."""
     return next((outputs / ".data").iterdir())
-
-
-def stale(pipeline) -> dict[str, str]:
-    """The steps that would do something, and why."""
-    return {planned.name: planned.why for planned in pipeline.plan() if planned.works}
 
 
 @pytest.mark.parametrize(("override", "expected"), [
@@ -37,7 +32,7 @@ def stale(pipeline) -> dict[str, str]:
     ("precision=bf16", STEPS),
 ])
 def test_a_changed_setting_makes_exactly_what_reads_it_stale(smoke_outputs, override, expected):
-    why = stale(Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", override, "replace=true"))
+    why = works(Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", override, "replace=true"))
     assert list(why) == expected
     key, value = override.split("=", 1)
     assert key in why[expected[0]] and "->" in why[expected[0]]
@@ -48,20 +43,14 @@ def test_a_changed_setting_makes_exactly_what_reads_it_stale(smoke_outputs, over
 @pytest.mark.parametrize("override", ["workers=1", "device=cpu", "log_level=debug", "train_cam.checkpoint_steps=7", "threads=2",
                                       "train_cam.val_epochs=3", "train_irn.accumulate=2"])
 def test_what_changes_no_result_makes_nothing_stale(smoke_outputs, override):
-    assert stale(Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", override)) == {}
-
-
-def test_dates_make_nothing_stale(smoke, root):
-    for path in root.rglob("*"):
-        os.utime(path, (1, 1))
-    assert stale(smoke()) == {}
+    assert works(Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", override)) == {}
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_raised_version_makes_the_step_and_what_follows_stale(smoke_outputs, monkeypatch, step):
     module = importlib.import_module(f"steps.{step}")
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
-    why = stale(Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", "replace=true"))
+    why = works(Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", "replace=true"))
     follow = {"eval_cam": ["eval_cam", *STEPS[4:]]}.get(step, STEPS[STEPS.index(step):])   # it chooses the confident pair's threshold
     assert list(why) == follow
     assert why[step] == f"version: {module.VERSION - 1} -> {module.VERSION}"
@@ -76,14 +65,14 @@ def relabel(root, image_id: str) -> None:
 
 def test_a_changed_label_of_a_training_image_changes_what_reads_it(smoke, root):
     relabel(root, (root / "train.txt").read_text().split()[0])
-    why = stale(smoke("replace=true"))
+    why = works(smoke("replace=true"))
     assert list(why) == STEPS   # the classifier was trained on it
     assert why["train_cam"] == "labels of ids changed"
 
 
 def test_a_changed_label_of_a_val_image_trains_nothing_again_but_what_its_threshold_chose(smoke, root):
     relabel(root, (root / "val.txt").read_text().split()[0])
-    why = stale(smoke("replace=true"))
+    why = works(smoke("replace=true"))
     assert "train_cam" not in why
     assert why["make_cam"] == why["make_lpcam"] == "1 image or their labels changed"
     assert why["eval_cam"] == "labels of val changed"
@@ -93,7 +82,7 @@ def test_a_changed_image_is_noticed(smoke, root):
     image = root / "images" / f"{(root / 'val.txt').read_text().split()[0]}.jpg"
     content = image.read_bytes()
     image.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])   # the same size
-    why = stale(smoke("replace=true"))
+    why = works(smoke("replace=true"))
     assert why["make_cam"] == "1 image or their labels changed" and "images of val changed" in why["eval_cam"]
 
 
@@ -102,4 +91,6 @@ def test_a_changed_mask_makes_only_scores_stale(smoke, root):
     mask = read_mask(path)
     mask[:4] = 255
     write_mask(path, mask)
-    assert stale(smoke()) == {"eval_cam": "masks of scored changed", "eval_sem_seg": "masks of scored changed"}
+    for file in root.rglob("*"):
+        os.utime(file, (1, 1))   # dates make nothing stale
+    assert works(smoke()) == {"eval_cam": "masks of scored changed", "eval_sem_seg": "masks of scored changed"}

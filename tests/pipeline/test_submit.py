@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cluster.jobs import job_lines, queue
-from tests.pipeline.test_resume import contents, remove
+from tests.conftest import contents, remove
 from wsss.errors import ArtifactError, BackendError, ConfigError
 
 

@@ -6,7 +6,7 @@ import yaml
 from pipeline.config import compose, typed
 from pipeline.report.kinds import STEP_OF
 from pipeline.report.tables import COMMAND, CONF, load_papers, markdown, measured_cells
-from tests.test_house import ROOT
+from tests.conftest import ROOT
 from wsss.errors import ConfigError
 
 LPCAM = next(paper for paper in load_papers() if "LPCAM" in paper.paper)

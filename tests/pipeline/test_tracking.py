@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline import Pipeline, tracking
-from tests.conftest import SMOKE
-from tests.test_house import ROOT
+from tests.conftest import ROOT, SMOKE
 from wsss.errors import BackendError
 
 SHORT = (*SMOKE, "to_step=train_cam", "train_cam.epochs=2", "train_cam.val_epochs=1", "pictures_every=4")   # 6 steps
@@ -86,10 +85,7 @@ def test_a_logger_that_is_not_installed_is_refused_before_work(tmp_path, monkeyp
         with pytest.raises(BackendError, match=rf'logger={logger}: the package is not installed. pip install -e ".\[{logger}\]", or leave'):
             call()
     assert not (tmp_path / "smoke").exists()
-
-
-def test_a_folder_named_as_the_package_is_not_the_package(monkeypatch):
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: SimpleNamespace(origin=None))
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: SimpleNamespace(origin=None))   # a folder of that name
     with pytest.raises(BackendError, match="the package is not installed"):
         tracking.check_logger(tracking.Logger.wandb)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -19,11 +20,6 @@ SMALL = ("tune.beta=[4.0]", "tune.exp_times=[3]")
 
 def contents(folder) -> dict:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "tune" not in path.parts and ".locks" not in path.parts}
-
-
-@pytest.fixture(scope="module")
-def draws():
-    return np.random.default_rng(0)
 
 
 def test_val_chooses_again_what_it_chose_in_the_run(smoke, outputs, capsys):
@@ -51,11 +47,7 @@ def test_val_chooses_again_what_it_chose_in_the_run(smoke, outputs, capsys):
     assert (folder / "tune.png").read_bytes().startswith(b"\x89PNG")
     rule = result["maps"]["lpcam"]["confident"]["rule"]
     assert f"cam_to_ir_label.conf_fg={rule['conf_fg']:g} cam_to_ir_label.conf_bg={rule['conf_bg']:g}" in said
-
-
-def test_the_words_it_suggests_can_be_given(smoke, capsys):
-    assert act(smoke("action=tune", *SMALL)) == 0
-    words = capsys.readouterr().out.split("to set them: ")[1].splitlines()[0].split()
+    words = said.split("to set them: ")[1].splitlines()[0].split()
     assert smoke(*words).config.eval_cam.threshold.cam is not None and len(words) == 8
 
 
@@ -92,16 +84,14 @@ def test_what_may_not_choose_is_refused(smoke, outputs, tmp_path):
 
 
 def test_a_run_without_a_walk_is_swept_as_far_as_it_is(smoke, outputs):
-    import shutil
     for step in ("train_irn", "eval_cam"):
         shutil.rmtree(outputs / "smoke" / step)
     result = smoke().tune()
     assert result["walk"] is None and result["maps"]["cam"]["run"] is None and result["maps"]["lpcam"]["best"]["miou"] > 0
 
 
-def test_the_confident_curve_is_what_counting_pixels_gives(draws):
-    counts = ThresholdCounts(3)
-    pixels = []
+def test_the_confident_curve_is_what_counting_pixels_gives():
+    counts, pixels, draws = ThresholdCounts(3), [], np.random.default_rng(0)
     for classes in ([0, 2], [1], []):
         maps = draws.random((len(classes), 20, 30)).astype(np.float32)
         truth = draws.choice([0, 1, 2, 3, 255], (20, 30)).astype(np.uint8)

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from steps.runtime.journal import journal_lines
-from tests.conftest import SMOKE
-from tests.pipeline.test_resume import contents, remove
+from tests.conftest import ROOT, SMOKE, contents, remove
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 JOB = ("submit.default.cpus=1", "submit.default.memory=1G", "submit.default.time=10")
 

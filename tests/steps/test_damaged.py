@@ -18,7 +18,7 @@ CENTRES = {"class_index": np.array([0, 0]), "is_background": np.array([False, Tr
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
-def test_half_an_npz(tmp_path, kept):
+def test_half_an_npz_and_one_without_an_array(tmp_path, kept):
     path = tmp_path / "make_lpcam" / "prototypes.npz"
     path.parent.mkdir()
     np.savez(path, **CENTRES)
@@ -27,10 +27,6 @@ def test_half_an_npz(tmp_path, kept):
     path.write_bytes(content[:int(kept * len(content)) if kept < 1 else kept])
     with pytest.raises(ArtifactError, match="make_lpcam/prototypes.npz cannot be read .*Delete it"):
         Prototypes(path, 1, torch.device("cpu"))
-
-
-def test_an_npz_without_an_array(tmp_path):
-    path = tmp_path / "prototypes.npz"
     np.savez(path, **{name: array for name, array in CENTRES.items() if name != "kept"})
     with pytest.raises(ArtifactError, match="prototypes.npz cannot be read .*'kept'"):
         Prototypes(path, 1, torch.device("cpu"))
@@ -46,9 +42,6 @@ def test_a_file_without_the_threshold(tmp_path, content):
         read_chosen(path, "cam")
     with pytest.raises(ArtifactError, match="scores.json holds no threshold, expected"):
         read_chosen(path)
-
-
-def test_chosen_thresholds_are_read(tmp_path):
     chosen = {"threshold": 0.3, "source": "best on val", "val_miou": [0.1]}
     (tmp_path / "threshold.json").write_text(json.dumps(chosen))
     (tmp_path / "scores.json").write_text(json.dumps({"chosen": {"lpcam": chosen}}))

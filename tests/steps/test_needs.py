@@ -156,14 +156,10 @@ def test_a_larger_image_takes_more(sized, monkeypatch):
     assert shrunk.memory_mb == small   # below what earlier steps leave
 
 
-def test_nothing_to_score_needs_nothing_of_its_own(sized):
-    data = dataset(10)
+def test_nothing_to_score_needs_nothing_of_its_own_but_the_process_which_is_measured(sized):
     config = typed(compose(["data=folder", "data.root=nowhere"]))
-    need = expected_needs("eval_cam", config, data, {"scored": (), "val": ()})
+    need = expected_needs("eval_cam", config, dataset(10), {"scored": (), "val": ()})
     assert need.disk_mb < 0.1 and need.memory_mb < 1000
-
-
-def test_the_process_is_measured():
     assert 300 * MIB < MEASURED_PROCESS() < 64 * 1024 * MIB
 
 

@@ -14,6 +14,7 @@ from steps.runtime.artifacts import Labels, encode_array, quarantine, read_array
 from steps.runtime.journal import INDEX, JOURNALS, Journal, kept_in, merge_journals, unfinished
 from steps.runtime.packs import Pack, free_name
 from steps.runtime.store import Layout, Store, writer
+from tests.conftest import contents
 from wsss.data.dataset import Dataset
 from wsss.data.images import encode_mask
 from wsss.errors import ArtifactError, StorageError
@@ -33,10 +34,6 @@ def make(folder, ids, layout=Layout.packed, shard=(0, 1), mark=b"", close=True):
     if close:
         journal.close()
         store.close()
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def read(folder, image_id):
@@ -59,11 +56,8 @@ def test_any_tool_unpacks_it(tmp_path):
         assert tar.extractfile("b.bin").read() == b"b" * 700
     assert read(tmp_path, "ö" * 120) == "ö".encode() * 120 * 700 and not unfinished(tmp_path, IDS, DATA, read_images=False)
     assert Store(tmp_path).file("c", "more/c.bin").read_bytes() == b""
-
-
-def test_lines_of_files_are_as_they_were(tmp_path):
-    make(tmp_path, "a", Layout.files)
-    line = json.loads((tmp_path / JOURNALS / "0-of-1.jsonl").read_text())
+    make(tmp_path / "files", "a", Layout.files)   # a line of it has the sums alone
+    line = json.loads((tmp_path / "files" / JOURNALS / "0-of-1.jsonl").read_text())
     assert list(line) == ["id", "source", "classes", "seconds", "files"] and "pack" not in line
     assert line["files"] == {"a.bin": [700, zlib.crc32(b"a" * 700)], "more/a.bin": [0, 0]}
 
@@ -138,6 +132,7 @@ def test_packs_without_an_image_go(tmp_path):
     make(tmp_path, "b")
     merge_journals(tmp_path, IDS)
     assert sorted(path.name for path in tmp_path.glob("packs/*")) == ["0-of-1-2.tar", "0-of-1.tar"]
+    assert free_name("packs/0-of-1.tar", ("packs/0-of-1.tar", "packs/0-of-1-2.tar")) == "packs/0-of-1-3.tar"
 
 
 def test_both_layouts_in_one_folder(tmp_path):
@@ -176,7 +171,7 @@ def test_a_pack_that_another_run_has_too_is_not_appended_to(tmp_path):
     assert (tmp_path / "theirs.tar").read_bytes() == before
 
 
-def test_a_damaged_member_is_moved_away_alone(tmp_path):
+def test_a_damaged_member_is_moved_away_alone_and_labels_are_read_too(tmp_path):
     journal = Journal(tmp_path)
     store = writer(Layout.packed, tmp_path, journal.path)
     for image_id in "ab":
@@ -190,6 +185,10 @@ def test_a_damaged_member_is_moved_away_alone(tmp_path):
     assert (tmp_path / "packs/a.npy.damaged").read_bytes() == file.raw()
     assert unfinished(tmp_path, "ab", DATA, read_images=False) == {"a": "broken"}
     assert read_array(Store(tmp_path).file("b", "b.npy"), "make_cam").tolist() == [[1, 1]]
+    journal.add("c", store.write({"c.png": encode_mask(np.ones((2, 3), np.uint8))}), 0, source="s", classes=[0], height=2, width=3)
+    assert (Labels(tmp_path, 1)("c") == 1).all()
+    with pytest.raises(ArtifactError, match=r"c.png \(in packs/0-of-1.tar\) holds a label of \(2, 3\), expected \(3, 3\)"):
+        Labels(tmp_path, 1)("c", (3, 3))
 
 
 def test_a_pack_that_is_gone(tmp_path):
@@ -200,15 +199,6 @@ def test_a_pack_that_is_gone(tmp_path):
         Labels(tmp_path, 1)("a", (2, 2))
     make(tmp_path, "ab")
     assert read(tmp_path, "a") == b"a" * 700
-
-
-def test_labels_out_of_a_pack(tmp_path):
-    journal = Journal(tmp_path)
-    store = writer(Layout.packed, tmp_path, journal.path)
-    journal.add("a", store.write({"a.png": encode_mask(np.ones((2, 3), np.uint8))}), 0, source="s", classes=[0], height=2, width=3)
-    assert (Labels(tmp_path, 1)("a") == 1).all()
-    with pytest.raises(ArtifactError, match=r"a.png \(in packs/0-of-1.tar\) holds a label of \(2, 3\), expected \(3, 3\)"):
-        Labels(tmp_path, 1)("a", (3, 3))
 
 
 @pytest.mark.parametrize("damage", [
@@ -246,11 +236,6 @@ def test_a_full_disk(tmp_path, monkeypatch):
         pack.add("b", b"2")
     pack.close()
     assert tarfile.open(tmp_path / "packs/0-of-1.tar").getnames() == ["a"]
-
-
-def test_names(tmp_path):
-    assert free_name("packs/0-of-1.tar", ()) == "packs/0-of-1.tar"
-    assert free_name("packs/0-of-1.tar", ("packs/0-of-1.tar", "packs/0-of-1-2.tar")) == "packs/0-of-1-3.tar"
 
 
 def test_many_packs_at_once(tmp_path, monkeypatch):

@@ -19,31 +19,29 @@ from wsss.errors import DataError, WsssError
 SETTINGS = SimpleNamespace(optimizer=OptimizerName.sgd, lr=0.1, momentum=0.0, weight_decay=0.0)
 
 
-def train(folder, sample, loss=None, workers=0):
-    module = torch.nn.Linear(2, 1)
-    context = StepContext(SETTINGS, None, {"ids": ("a", "b", "c", "d")}, folder, {}, workers=workers)
-    schedule = Schedule("train_cam", epochs=2, batch_size=2, lr_factor=poly_lr(0.9), checkpoint_steps=1)
-    return fit(context, schedule, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), sample,
-               loss or (lambda x, total: {"loss": module(x).mean()}))
-
-
 def good(epoch, image_id):
     return (torch.ones(2),)
 
 
+def train(folder, sample=good, loss=None, module=None, settings=SETTINGS, ids="abcd", schedule=None, more=(), counts=None, **context):
+    """The log of a training of two epochs of two batches, or of another `schedule`; `more`: validation and pictures."""
+    module = module or torch.nn.Linear(2, 1)
+    schedule = Schedule("train_cam", **{"epochs": 2, "batch_size": 2, "lr_factor": poly_lr(0.9), "checkpoint_steps": 1} | (schedule or {}))
+    return fit(StepContext(settings, None, {"ids": tuple(ids)}, folder, {}, **context), schedule, module,
+               make_optimizer(settings, (list(module.parameters()), 1.0)), sample,
+               loss or (lambda x, total: {"loss": module(x).mean()}), *more, **({"counts": counts} if counts else {}))
+
+
 def test_a_training_logs_every_step_and_keeps_its_state(tmp_path):
-    assert [line["step"] for line in train(tmp_path, good) if "loss" in line] == [0, 1, 2, 3]
+    assert [line["step"] for line in train(tmp_path) if "loss" in line] == [0, 1, 2, 3]
     (tmp_path / "log.jsonl").unlink()
-    assert len(train(tmp_path, good)) == 6 and (tmp_path / "log.jsonl").exists()   # nothing is trained again; the log is there
+    assert len(train(tmp_path)) == 6 and (tmp_path / "log.jsonl").exists()   # nothing is trained again; the log is there
 
 
 def test_the_log_is_a_table_too_and_is_shown_elsewhere(tmp_path):
     module, seen, shown = torch.nn.Linear(2, 1), [], []
-    context = StepContext(SETTINGS, None, {"ids": ("a", "b", "c", "d")}, tmp_path, {}, track=seen.append,
-                          show=lambda step, pictures: shown.append((step, pictures())) or True)
-    schedule = Schedule("train_cam", epochs=2, batch_size=2, lr_factor=poly_lr(0.9), checkpoint_steps=1)
-    log = fit(context, schedule, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good,
-              lambda x, total: {"loss": module(x).mean()}, lambda: {"val_map": 0.5}, lambda: {"picture": module.training})
+    log = train(tmp_path, module=module, more=(lambda: {"val_map": 0.5}, lambda: {"picture": module.training}), track=seen.append,
+                show=lambda step, pictures: shown.append((step, pictures())) or True)
     assert seen == log and [step for step, _ in shown] == [1, 2, 3, 4] and module.training
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert len(rows) == len(log) == 6 and [row["step"] for row in rows] == ["0", "1", "2", "2", "3", "4"]
@@ -52,10 +50,7 @@ def test_the_log_is_a_table_too_and_is_shown_elsewhere(tmp_path):
 
 
 def test_the_validation_is_that_of_every_so_many_epochs_and_of_the_last(tmp_path):
-    module, context = torch.nn.Linear(2, 1), StepContext(SETTINGS, None, {"ids": ("a", "b")}, tmp_path, {})
-    schedule = Schedule("train_cam", epochs=5, batch_size=2, lr_factor=poly_lr(0.9), checkpoint_steps=1, val_epochs=2)
-    log = fit(context, schedule, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good,
-              lambda x, total: {"loss": module(x).mean()}, lambda: {"val_map": 0.5})
+    log = train(tmp_path, ids="ab", schedule={"epochs": 5, "val_epochs": 2}, more=(lambda: {"val_map": 0.5},))
     assert [line["step"] for line in log if "val_map" in line] == [2, 4, 5]
 
 
@@ -64,12 +59,9 @@ def test_dropout_draws_the_same_again_and_when_a_training_is_continued(tmp_path)
         (tmp_path / folder).mkdir(exist_ok=True)
         module, asked = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Dropout()), iter(stops)
         module.load_state_dict({"0.weight": torch.arange(16.0).view(8, 2), "0.bias": torch.zeros(8)})
-        context = StepContext(SETTINGS, None, {"ids": tuple("abcd")}, tmp_path / folder, {}, seed=seed,
-                              stop=lambda: next(asked, False))
-        schedule = Schedule("train_cam", epochs=2, batch_size=2, lr_factor=poly_lr(0.9), checkpoint_steps=1, accumulate=2)
         try:
-            log = fit(context, schedule, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good,
-                      lambda x, total: {"loss": module(x).square().mean()})
+            log = train(tmp_path / folder, loss=lambda x, total: {"loss": module(x).square().mean()}, module=module,
+                        schedule={"accumulate": 2}, seed=seed, stop=lambda: next(asked, False))
         except Stopped:
             return losses(folder, seed=seed)
         return [line["loss"] for line in log if "loss" in line], module[0].weight.tolist()
@@ -84,14 +76,10 @@ def test_a_training_with_channels_last_continues_with_the_same_bits(tmp_path, op
     def weights_after(folder, stops):
         (tmp_path / folder).mkdir(exist_ok=True)
         torch.manual_seed(0)
-        module = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-        asked = iter(stops)
-        context = StepContext(settings, None, {"ids": tuple("abcd")}, tmp_path / folder, {}, stop=lambda: next(asked, False))
-        schedule = Schedule("train_cam", epochs=2, batch_size=2, lr_factor=poly_lr(0.9), checkpoint_steps=1)
+        module, asked = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), iter(stops)
         with suppress(Stopped):
-            fit(context, schedule, module, make_optimizer(settings, (list(module.parameters()), 1.0)),
-                lambda epoch, image_id: (torch.full((3, 5, 5), ord(image_id) - 99.0) + torch.arange(5),),
-                lambda x, total: {"loss": module(x).sigmoid().mean()})
+            train(tmp_path / folder, lambda epoch, image_id: (torch.full((3, 5, 5), ord(image_id) - 99.0) + torch.arange(5),),
+                  lambda x, total: {"loss": module(x).sigmoid().mean()}, module, settings, stop=lambda: next(asked, False))
         assert module.weight.is_contiguous(memory_format=torch.channels_last)
         return module.weight.detach()
 
@@ -107,10 +95,8 @@ def test_the_parts_of_a_batch_are_learned_together(tmp_path, accumulate):
     def loss(x, total):
         seen.append((len(x), None if total is None else int(total)))
         return {"loss": module(x).sum() / (total or len(x))}
-    context = StepContext(SETTINGS, None, {"ids": tuple("abcde")}, tmp_path, {})
-    schedule = Schedule("train_cam", epochs=1, batch_size=5, lr_factor=poly_lr(0.9), checkpoint_steps=1, accumulate=accumulate)
-    log = fit(context, schedule, module, make_optimizer(SETTINGS, (list(module.parameters()), 1.0)), good, loss,
-              counts=lambda x: torch.tensor(len(x)))
+    log = train(tmp_path, good, loss, module, ids="abcde", schedule={"epochs": 1, "batch_size": 5, "accumulate": accumulate},
+                counts=lambda x: torch.tensor(len(x)))
     assert seen == {1: [(5, None)], 2: [(3, 5), (2, 5)], 3: [(2, 5), (2, 5), (1, 5)]}[accumulate]
     assert len([line for line in log if "loss" in line]) == 1
 

@@ -133,15 +133,13 @@ def test_a_batch_spread_over_ranks_has_the_gradient_of_the_whole():
     torch.testing.assert_close((logits.grad, displacement.grad), whole, rtol=1e-4, atol=1e-9)  # the 1e-5 beside the counts
 
 
-def test_nothing_to_learn_from_gives_zero():
+def test_nothing_to_learn_from_gives_zero_and_low_precision_is_summed_in_float32():
     for logits, displacement, labels in (random_case(1, 1, 1), random_case(1, 5, 5)):
         losses = affinity_losses(logits, displacement, torch.full_like(labels, 255), 5, all_pairs=True)
         losses.total.backward()
         assert losses.total == 0 and int(losses.n_neg) == 0
         assert not logits.grad.any() and not displacement.grad.any()
 
-
-def test_low_precision_network_outputs_are_summed_in_float32():
     logits, displacement, labels = random_case(dtype=torch.float32)
     with torch.no_grad():
         exact = affinity_losses(logits, displacement, labels, 4).total

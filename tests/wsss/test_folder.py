@@ -72,18 +72,15 @@ def test_unusual_images_are_accepted(tmp_path, caplog):
     assert not data.has_masks(["grey"]) and data.mask_path("grey") is None
 
 
-def test_text_files_of_other_systems(tmp_path):
+def test_text_files_and_unicode_names_of_other_systems(tmp_path):
     root = build(tmp_path, {"a": "cat", "b": "dog"})
     (root / "labels.csv").write_bytes(b"\xef\xbb\xbfname,classes\r\n\"a\", cat ;dog; \r\nb,dog\r\n\r\n")
     (root / "classes.txt").write_bytes(b"\xef\xbb\xbfcat  \r\ndog\r\n\r\n")
     (root / "train.txt").write_bytes(b"\xef\xbb\xbfb \t\r\n\r\na\r\n")
     data = open_folder(root)
     assert data.labels == {"a": (0, 1), "b": (1,)} and data.classes == ("cat", "dog") and data.lists["train"] == ("b", "a")
-
-
-def test_decomposed_unicode_names_match(tmp_path):
     composed, decomposed = "Zo\u00eb", "Zoe\u0308"
-    root = build(tmp_path, {decomposed: "cat"}, masks=[decomposed])
+    root = build(tmp_path / "unicode", {decomposed: "cat"}, masks=[decomposed])
     (root / "labels.csv").write_text(f"name,classes\n{composed},cat\n", encoding="utf-8")
     data = open_folder(root)
     assert data.lists["all"] == (composed,) and data.image(composed).shape == (20, 30, 3) and data.has_masks([composed])
@@ -98,8 +95,6 @@ def test_other_files_are_left_alone(tmp_path, caplog):
     assert "ignored 1 entries that are not .jpg, .jpeg, .png, for example notes.txt" in caplog.text
     assert "1 masks have no image and are ignored, for example b" in caplog.text
 
-
-# Lists.
 
 def test_without_lists_some_are_held_out_by_their_names(tmp_path):
     data = open_folder(build(tmp_path / "a", TWELVE))
@@ -120,11 +115,6 @@ def test_one_list_leaves_the_rest_to_the_other(tmp_path, given, other):
     assert data.lists[other] == tuple(i for i in TWELVE if i not in ("img01", "img03"))
 
 
-def test_two_lists_may_leave_images_out(tmp_path):
-    data = open_folder(build(tmp_path, TWELVE, train="img03", val="img01"))
-    assert (data.lists["train"], data.lists["val"], len(data.lists["all"])) == (("img03",), ("img01",), 12)
-
-
 @pytest.mark.parametrize("files, message", [
     ({"train": "a\nb", "val": "b"}, "1 ids are in both train.txt and val.txt .* for example 'b'"),
     ({"val": "a\nb\nc"}, "val.txt .* lists every image, so nothing is left for train"),
@@ -140,7 +130,8 @@ def test_lists_that_are_refused(tmp_path, files, message):
 
 
 def test_list_ids(tmp_path):
-    data = open_folder(build(tmp_path / "data", TWELVE, train="img03\nimg01", val="img02"))
+    data = open_folder(build(tmp_path / "data", TWELVE, train="img03\nimg01", val="img02"))   # two lists may leave images out
+    assert (data.lists["val"], len(data.lists["all"])) == (("img02",), 12)
     assert data.list_ids("train") == ("img03", "img01")
     (tmp_path / "mine.txt").write_bytes("\ufeffimg05\r\nimg04  \r\n".encode())
     assert data.list_ids(tmp_path / "mine.txt") == data.list_ids(str(tmp_path / "mine.txt")) == ("img05", "img04")
@@ -150,22 +141,15 @@ def test_list_ids(tmp_path):
     with pytest.raises(DataError, match="mine.txt is empty"):
         data.list_ids(tmp_path / "mine.txt")
     (tmp_path / "mine.txt").write_text("\n".join(f"x{i}" for i in range(13)))
-    with pytest.raises(DataError, match="13 problems\n  - 'x0' has no image(.|\n)*'x9' has no image; .*\n  - ... and 3 more"):
+    with pytest.raises(DataError, match="13 problems\n  - 'x0' has no image(.|\n)*'x9' has no image; .*\n  - ... and 3 more$"):
         data.list_ids(tmp_path / "mine.txt")
     (tmp_path / "mine.txt").write_bytes(b"img\xff")
     with pytest.raises(DataError, match="mine.txt is not UTF-8 text .*save it as UTF-8"):
         data.list_ids(tmp_path / "mine.txt")
-    no_val = open_folder(tmp_path / "data" / ".." / "data", val_fraction=0)
-    assert no_val.list_ids("val") == ("img02",)
-
-
-def test_an_empty_named_list_is_refused(tmp_path):
-    data = open_folder(build(tmp_path, {"a": "cat"}))
+    assert open_folder(tmp_path / "data", val_fraction=0).list_ids("val") == ("img02",)
     with pytest.raises(DataError, match="list 'val' of data set folder is empty; name another: train, all"):
-        data.list_ids("val")
+        open_folder(build(tmp_path / "one", {"a": "cat"})).list_ids("val")
 
-
-# Refusals.
 
 def test_missing_parts_say_what_is_expected(tmp_path):
     with pytest.raises(DataError, match=r"nowhere does not exist; expected this layout:\n(.|\n)*labels.csv +first line: name"):
@@ -220,13 +204,6 @@ def test_labels_that_are_refused(tmp_path, text, message):
         open_folder(root)
 
 
-def test_many_problems_come_in_one_message(tmp_path):
-    root = build(tmp_path, {f"i{k:02d}": "cta" for k in range(13)})
-    with pytest.raises(DataError, match="13 problems") as error:
-        open_folder(root)
-    assert str(error.value).count("\n  - ") == 11 and str(error.value).endswith("... and 3 more")
-
-
 @pytest.mark.parametrize("text, message", [
     ("cat\ndog\ncat\n", "line 3 repeats 'cat' of line 1"),
     ("Background\ncat\n", "line 1 is 'Background'; background is mask value 0"),
@@ -242,13 +219,9 @@ def test_classes_that_are_refused(tmp_path, text, message):
         open_folder(root)
 
 
-def test_254_classes_are_accepted(tmp_path):
-    names = [f"c{i}" for i in range(254)]
-    assert open_folder(build(tmp_path, {"a": "c253"}, classes=names)).label_vector("a").nonzero()[0].tolist() == [253]
-
-
-def test_two_images_of_one_name_are_refused(tmp_path):
-    root = build(tmp_path, {"a": "cat"})
+def test_254_classes_are_accepted_and_two_images_of_one_name_refused(tmp_path):
+    root = build(tmp_path, {"a": "c253"}, classes=[f"c{i}" for i in range(254)])
+    assert open_folder(root).label_vector("a").nonzero()[0].tolist() == [253]
     write_image(root / "images" / "a.PNG")
     with pytest.raises(DataError, match="a.PNG and a.jpg share the id 'a'; rename one"):
         open_folder(root)
@@ -299,11 +272,8 @@ def test_what_did_not_change_is_not_read_again(tmp_path, monkeypatch):
     assert [reads(), reads()] == [3, 3]
 
 
-# Masks.
-
 @pytest.mark.parametrize("masks, message", [
     (["b"], r"masks in .* are incomplete: train has 1 of 2, val has 0 of 1, for example c\.png is missing"),
-    (["b", "c"], r"train has 1 of 2, val has 1 of 1, for example a\.png is missing"),
     (["a", "b"], r"train has 2 of 2, val has 0 of 1, .* c\.png is missing; expected all of train and val, or all of val"),
 ])
 def test_partial_masks_are_refused(tmp_path, masks, message):
@@ -318,17 +288,14 @@ def test_masks_of_val_alone_are_accepted(tmp_path):
         data.mask("a")
 
 
-def test_a_mask_of_another_size_is_refused(tmp_path):
+def test_a_mask_fits_the_image_as_shown_or_is_refused(tmp_path):
     root = build(tmp_path, {"a": "cat"}, masks="a")
     write_mask(root / "masks" / "a.png", np.zeros((30, 20), np.uint8))
     with pytest.raises(DataError, match=r"masks/a.png is 30 high and 20 wide but images/a.jpg is 20 high and 30 wide"):
         open_folder(root)
     with pytest.raises(DataError, match=r"mask .*a.png is 30 high and 20 wide but its image is 20 high and 30 wide"):
         open_folder(root, check=False).mask("a")
-
-
-def test_a_mask_fits_the_image_as_shown(tmp_path):
-    root = build(tmp_path, {"a": "cat"}, masks="a")
+    write_mask(root / "masks" / "a.png", np.ones((20, 30), np.uint8))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (20, 30)).save(root / "images" / "a.jpg", exif=exif)  # stored 20 wide and 30 high, shown 30 wide and 20 high
@@ -345,8 +312,6 @@ def test_mask_values_are_checked(tmp_path):
         open_folder(root).mask("a")
 
 
-# The data set.
-
 @pytest.mark.parametrize("image_id, message", [
     ("", "is empty"), ("../x", "path separator"), ("a/b", "path separator"), ("a\\b", "path separator"),
     ("..", "starts with a dot"), (".hidden", "starts with a dot"), (" a", "blank"), ("a\nb", "control character"),
@@ -358,13 +323,10 @@ def test_unsafe_ids_are_refused(image_id, message):
         check_id(image_id)
 
 
-def test_safe_ids_are_returned_in_normal_form():
+def test_safe_ids_are_returned_in_normal_form_and_a_file_with_an_unsafe_name_refused(tmp_path):
     for image_id in ("dog.1_a", "2007_000032", "猫", "a b", "x..y", "x" * 200):
         assert check_id(image_id) == image_id
     assert check_id("e\u0301") == "\u00e9"
-
-
-def test_a_file_with_an_unsafe_name_is_refused(tmp_path):
     root = build(tmp_path, {"a": "cat"})
     write_image(root / "images" / "b\n.jpg")
     with pytest.raises(DataError, match="control character .*rename it"):

@@ -1,6 +1,6 @@
 """Average precision against cases counted by hand, a plain re-statement of the official evaluation, and pycocotools."""
 
-import builtins
+import sys
 
 import numpy as np
 import pytest
@@ -68,13 +68,11 @@ def test_two_images_by_hand():
     assert mean == pytest.approx((2 / 3 + 1 + 0) / 3)
 
 
-def test_an_object_is_found_once_by_the_best_score():
+def test_an_object_is_found_once_by_the_best_score_at_an_overlap_of_the_threshold_or_more():
     halves = detections((0.5, 0, box(0, 0, 6, 10)), (0.9, 0, box(6, 0, 4, 10)))
     assert precision_of([(halves, truth((0, A)))])[0][0] == pytest.approx(0.5)      # 0.9 overlaps by 0.4: wrong; 0.5 by 0.6
     assert precision_of([(halves, truth((0, A)))], iou=0.4)[0][0] == pytest.approx(1)   # 0.9 takes it; the other is wrong, later
 
-
-def test_the_threshold_is_reached_by_equality():
     half = detections((1.0, 0, box(0, 0, 5, 10)))
     assert precision_of([(half, truth((0, A)))])[1] == 1
     assert precision_of([(half, truth((0, A)))], iou=0.51)[1] == 0
@@ -94,9 +92,7 @@ def test_without_objects_or_detections():
     each, mean = precision_of([(detections((0.9, 0, A)), truth()), (detections((0.8, 0, A)), truth((0, A)))])
     assert each == [0.5, None, None] and mean == 0.5   # what is found on an image without objects is wrong
 
-
-def test_scores_of_0_come_last_and_count():
-    images = [(detections((0.0, 0, A), (0.5, 0, C)), truth((0, A)))]
+    images = [(detections((0.0, 0, A), (0.5, 0, C)), truth((0, A)))]   # scores of 0 come last and count
     assert precision_of(images)[0][0] == pytest.approx(0.5)
 
 
@@ -198,13 +194,7 @@ def test_coco_without_detections_or_objects():
 
 
 def test_without_pycocotools_it_says_what_to_install(monkeypatch):
-    load = builtins.__import__
-
-    def refuse(name, *args, **options):
-        if name.startswith("pycocotools"):
-            raise ImportError(f"No module named {name!r}")
-        return load(name, *args, **options)
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(BackendError, match="pycocotools cannot be imported .*run pip install pycocotools, or set eval_ins_seg.coco_style=false"):
         CocoPrecision(3)
 

@@ -94,14 +94,11 @@ def test_refinement_is_the_official_one_bit_by_bit(size, iterations):
     assert np.array_equal(refine_centroids(displacement, iterations), slow_centroids(displacement, iterations))
 
 
-def test_stopping_early_changes_nothing():
+def test_every_pixel_finds_the_centre_of_its_object_and_stopping_early_changes_nothing():
     displacement = field(12, 15, seed=3)
     assert np.array_equal(refine_centroids(displacement), slow_centroids(displacement))
     still = np.zeros((2, 6, 7), np.float32)
     assert np.array_equal(refine_centroids(still), np.indices((6, 7)))
-
-
-def test_every_pixel_finds_the_centre_of_its_object():
     y, x = np.indices((20, 30)).astype(np.float32)
     centres = np.where(x < 15, 7, 22)
     displacement = np.stack([10 - y, centres - x]) * 0.3
@@ -169,14 +166,10 @@ def test_memory_is_bounded_by_the_maps_at_once(monkeypatch):
     assert most == [32, 19]
 
 
-def test_a_shrunk_image_gets_masks_of_its_own_size():
-    maps, edge, groups, frame = random_case()
-    strength, owner = walk_instances(maps, groups, edge, frame, (140, 188))
-    assert strength.shape == owner.shape == (140, 188) and strength.max() == 1
-
-
-def test_no_class_and_maps_of_zeros_give_no_detection():
+def test_a_shrunk_image_gets_masks_of_its_own_size_and_no_class_or_maps_of_zeros_no_detection():
     maps, edge, groups, size = random_case()
+    strength, owner = walk_instances(maps, groups, edge, size, (140, 188))
+    assert strength.shape == owner.shape == (140, 188) and strength.max() == 1
     for nothing in (maps[:0], maps * 0):
         strength, owner = walk_instances(nothing, groups, edge, size, size)
         assert not strength.any() and (owner == -1).all()

@@ -47,17 +47,13 @@ def test_equals_a_plain_loop(iterations, monkeypatch):
     assert (F.cosine_similarity(units.centers, ours.centers) < 0.999).any()  # raw means are not means of unit vectors
 
 
-def test_finds_the_clusters():
+def test_finds_the_clusters_and_its_result_is_consistent():
     features, label = blobs(n_clusters=4)
     found = kmeans(features, 4, generator=rng())
     assert found.converged and found.n_iterations < 100
     for k in range(4):
         share = torch.bincount(label[found.assignment == k]).max() / (found.assignment == k).sum()
         assert share > 0.9
-
-
-def test_result_is_consistent():
-    features, _ = blobs()
     found = kmeans(features, 7, generator=rng(3), tolerance=0)
     for k, center in enumerate(found.centers):
         torch.testing.assert_close(center, features[found.assignment == k].mean(dim=0), rtol=1e-5, atol=1e-5)
@@ -69,9 +65,11 @@ def test_result_is_consistent():
     assert (found.similarity[nearest].diff() <= 0).all() and len(found.nearest(2, 10**6)) == len(members)
 
 
-def test_same_seed_same_bits():
+def test_same_seed_same_bits_and_the_features_stay():
     features, _ = blobs()
-    one, two, other = (kmeans(features, 5, generator=rng(seed)) for seed in (1, 1, 2))
+    before = features.clone()
+    one, two, other = (kmeans(features.requires_grad_(), 5, generator=rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(features, before) and not one.centers.requires_grad
     assert torch.equal(one.centers, two.centers) and torch.equal(one.assignment, two.assignment)
     assert not torch.equal(one.centers[0], other.centers[0])
 
@@ -144,23 +142,11 @@ def test_half_precision_features():
     torch.testing.assert_close(found.centers, expected.centers)
 
 
-def test_features_are_not_changed_and_need_no_gradient():
-    features, _ = blobs()
-    before = features.clone()
-    assert not kmeans(features.requires_grad_(), 4, generator=rng()).centers.requires_grad
-    assert torch.equal(features, before)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_non_finite_is_refused(value):
-    features, _ = blobs()
-    features[17, 3] = value
-    with pytest.raises(ArgumentError, match="1 of 600 features hold NaN, infinite.*the first in row 17"):
-        kmeans(features, 4, generator=rng())
-
-
 def test_wrong_arguments_are_refused():
     features, _ = blobs()
+    for value in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ArgumentError, match="1 of 600 features hold NaN, infinite.*the first in row 17"):
+            kmeans(features.index_put((torch.tensor(17), torch.tensor(3)), torch.tensor(value)), 4, generator=rng())
     for arguments, message in (
         ({"n_clusters": 0}, "n_clusters is 0"),
         ({"features": features[0]}, r"\(20,\), expected floating point \(N, D\)"),

@@ -54,10 +54,6 @@ def test_pack_divides_by_the_maximum_of_all_scales():
     assert maxima.tolist() == [max(m[k].max().item() for m in maps) for k in range(2)]
     for original, stored in zip(maps, unpack(packed, grids(40, 60)), strict=True):
         torch.testing.assert_close(stored * maxima[:, None, None], original, rtol=5e-4, atol=1e-6)
-
-
-def test_size_of_a_map_does_not_matter():
-    maps = random_maps(40, 60)
     tiny, huge = pack([m * 1e-12 for m in maps])[0], pack([m * 1e12 for m in maps])[0]
     torch.testing.assert_close(tiny.float(), huge.float(), rtol=1e-3, atol=0)
 
@@ -107,14 +103,6 @@ def test_stored_array_can_be_given_as_read_and_is_not_changed():
     assert torch.equal(rebuilt, rebuild(torch.from_numpy(packed), 30, 50)) and np.array_equal(packed, before)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_pack_refuses_what_is_not_finite(value):
-    maps = random_maps(30, 50)
-    maps[2][1, 0, 0] = value
-    with pytest.raises(ArgumentError, match="NaN or infinite"):
-        pack(maps)
-
-
 def test_wrong_arguments_are_refused():
     maps = random_maps(30, 50)
     packed, _ = pack(maps)
@@ -126,3 +114,7 @@ def test_wrong_arguments_are_refused():
         pack([maps[0], maps[1][:1]])
     with pytest.raises(ArgumentError, match="the same K"):
         pack([])
+    for value in (math.nan, math.inf, -math.inf):
+        maps[2][1, 0, 0] = value
+        with pytest.raises(ArgumentError, match="NaN or infinite"):
+            pack(maps)

@@ -42,27 +42,27 @@ def pair():
 
 
 def test_a_folder_with_objects(tmp_path, pair):
-    data = open_folder(folder_with(tmp_path, *pair))
+    data = open_folder(folder_with(tmp_path / "one", *pair))
     masks, classes = data.instances("a")
     assert masks.dtype == bool and classes.dtype == np.int64 and classes.tolist() == [1, 0]
     assert np.array_equal(masks[0], pair[0] == 1) and np.array_equal(masks[1], pair[0] == 7)
     assert data.has_instances("a") and not data.has_instances("nobody")
     again = pickle.loads(pickle.dumps(data))
     assert np.array_equal(again.instances("b")[0], masks) and "PngObjects" not in repr(data)
-
-
-def test_the_class_is_that_of_most_pixels(tmp_path, pair):
-    numbers, values = pair
+    numbers, values = pair   # the class is that of most pixels
     values[2:5, 3:12], values[5, 3:12] = 255, 0   # of the 63 pixels of object 1 only 27 have a class
     values[6, 3:12] = 1                            # and a third of these another one
-    assert open_folder(folder_with(tmp_path, numbers, values)).instances("a")[1].tolist() == [1, 0]
+    assert open_folder(folder_with(tmp_path / "other", numbers, values)).instances("a")[1].tolist() == [1, 0]
 
 
-def test_an_image_without_object(tmp_path, pair):
+def test_an_image_or_a_folder_without_objects(tmp_path, pair):
     numbers = np.zeros((20, 30), np.uint8)
     numbers[3] = 255
-    masks, classes = open_folder(folder_with(tmp_path, numbers, pair[1])).instances("b")
+    masks, classes = open_folder(folder_with(tmp_path / "some", numbers, pair[1])).instances("b")
     assert masks.shape == (0, 20, 30) and masks.dtype == bool and classes.shape == (0,)
+    data = open_folder(build_folder(tmp_path / "none", {"a": "cat"}, masks="a"))
+    assert data.objects is None and not data.has_instances("a")
+    assert data.digest_of_instances(["a"]) == data.digest_of_instances(["a"])
 
 
 def test_the_digest_is_that_of_both_files(tmp_path, pair):
@@ -95,24 +95,10 @@ def test_objects_without_class_mask_are_ignored_aloud(tmp_path, pair, caplog):
         data.instances("b")
 
 
-def test_no_objects_at_all(tmp_path):
-    data = open_folder(build_folder(tmp_path, {"a": "cat"}, masks="a"))
-    assert data.objects is None and not data.has_instances("a")
-    assert data.digest_of_instances(["a"]) == data.digest_of_instances(["a"])
-
-
-def of_background(root):
-    write_mask(root / "masks/a.png", np.zeros((20, 30), np.uint8))
-
-
-def beyond_the_classes(root):
-    write_mask(root / "masks/a.png", np.full((20, 30), 9, np.uint8))
-
-
-@pytest.mark.parametrize("damage", [of_background, beyond_the_classes])
-def test_objects_without_a_class(tmp_path, pair, damage):
+@pytest.mark.parametrize("value", [0, 9])   # background; beyond the classes
+def test_objects_without_a_class(tmp_path, pair, value):
     data = open_folder(folder_with(tmp_path, *pair))
-    damage(tmp_path)
+    write_mask(tmp_path / "masks/a.png", np.full((20, 30), value, np.uint8))
     with pytest.raises(DataError, match=r"object 1 of .*instances/a.png has no class: the mask .*masks/a.png is 0 .background., 255"):
         data.instances("a")
 
@@ -143,8 +129,6 @@ def test_the_embedded_set_tells_its_objects(tmp_path):
     assert {1, 2} <= counts <= {1, 2, 3}
 
 
-# PASCAL VOC and COCO.
-
 def test_voc_has_them_in_segmentation_object(tmp_path):
     root = build_voc(tmp_path / "VOC2012")
     (root / "SegmentationObject").mkdir()
@@ -164,7 +148,7 @@ def test_voc_has_them_in_segmentation_object(tmp_path):
         assert masks[0].sum() == masks[1].sum() == 21 and not masks[:, :, 12].any()
 
 
-def test_coco_has_them_in_its_annotations_without_crowds(tmp_path):
+def test_coco_has_them_in_its_annotations_without_crowds(tmp_path, monkeypatch):
     root = build_coco(tmp_path / "coco")
     prepare_coco(root)
     data = open_coco(root)
@@ -180,12 +164,6 @@ def test_coco_has_them_in_its_annotations_without_crowds(tmp_path):
     assert data.instances("COCO_val2014_000000000007")[1].tolist() == [CLASS_INDEX[PERSON]]
     again = pickle.loads(pickle.dumps(open_coco(root)))
     assert np.array_equal(again.instances(train_id(9))[0], data.instances(train_id(9))[0])
-
-
-def test_coco_objects_need_pycocotools_and_count_by_their_annotations(tmp_path, monkeypatch):
-    root = build_coco(tmp_path / "coco")
-    prepare_coco(root)
-    data = open_coco(root)
     before = data.digest_of_instances(data.lists["train"]), data.digest_of_instances(data.lists["val"])
     path = root / "annotations/instances_train2014.json"
     path.write_text(path.read_text().replace('"iscrowd": 1', '"iscrowd": 0', 1))

@@ -1,7 +1,6 @@
 """The embedded data set: the same for everybody, complete or absent, and with the problems it is meant to have."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import contents
 from wsss.data import drawing, make_shapes, open_folder, shapes
 from wsss.data.drawing import CLASSES, draw_picture
 from wsss.data.figures import LOOKS
@@ -20,10 +20,6 @@ from wsss.seeding import generator
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return make_shapes(tmp_path_factory.mktemp("data") / "shapes", n_train=40, n_val=10)
-
-
-def contents(root):
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def test_it_is_an_ordinary_folder(root):
@@ -48,25 +44,6 @@ def test_another_interpreter_draws_the_same_bytes(root, tmp_path):
     code = f"from wsss.data import make_shapes; make_shapes({str(tmp_path / 'shapes')!r}, n_train=40, n_val=10)"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": "1"}, timeout=120)
     assert contents(tmp_path / "shapes") == contents(root)
-
-
-def _make_at_once(barrier, root):
-    barrier.wait()
-    make_shapes(root, n_train=3, n_val=1)
-
-
-def test_processes_at_once(tmp_path):
-    context = multiprocessing.get_context("fork")
-    for attempt in range(5):
-        barrier = context.Barrier(4)
-        processes = [context.Process(target=_make_at_once, args=(barrier, tmp_path / str(attempt))) for _ in range(4)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(60)
-            assert process.exitcode == 0
-        assert len(open_folder(tmp_path / str(attempt)).lists["all"]) == 4
-    assert sorted(os.listdir(tmp_path)) == ["0", "1", "2", "3", "4"]  # nothing temporary is left
 
 
 def test_whoever_comes_second_uses_the_first(tmp_path, monkeypatch):
@@ -96,11 +73,8 @@ def test_other_folders_are_never_touched(tmp_path):
     assert os.listdir(tmp_path) == ["mine.txt"]
     with pytest.raises(DataError, match="n_train is 0, n_val is 0; expected at least 1 and at least 0"):
         make_shapes(tmp_path / "new", n_train=0, n_val=0)
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    for root in (tmp_path / "file", tmp_path / "file" / "shapes"):
+    for root in (tmp_path / "file", tmp_path / "file" / "shapes"):   # a place that cannot be written
         with pytest.raises(StorageError, match="cannot write the embedded data set to .*file.*: .*; make room .*data.root=DIR"):
             make_shapes(root, n_train=1, n_val=0)
 
@@ -168,14 +142,6 @@ def test_a_pair_shares_its_body_and_not_its_head():
         assert 0.02 < different.sum() / inside.sum() < 0.35
 
 
-def test_objects_hide_little_of_each_other(root):
-    for name in open_folder(root).lists["all"]:
-        _, _, objects = draw_picture(generator(0, "shapes", name))
-        assert set(np.unique(objects)) == set(range(objects.max() + 1)) and objects.max() in (1, 2)
-        sizes = np.bincount(objects.ravel())[1:]
-        assert sizes.min() > 0.03 * objects.size
-
-
 def test_habitats_go_with_their_class():
     draws = generator(0, "habitat")
     seen = [drawing._scene(["koi"], draws) for _ in range(1000)]
@@ -184,8 +150,13 @@ def test_habitats_go_with_their_class():
     assert abs(sum(scene in drawing.HABITATS for scene in seen) / 1000 - drawing.HABITAT_ALONE) < 0.05
 
 
-def test_images_are_jpegs_of_good_quality(root):
+def test_images_are_jpegs_of_good_quality_whose_objects_hide_little_of_each_other(root):
     image, mask, objects = draw_picture(generator(0, "shapes", "train_0000"))
     stored = np.asarray(Image.open(root / "images/train_0000.jpg"))
     assert stored.shape == image.shape and abs(stored.astype(int) - image).mean() < 8
     assert np.array_equal(np.asarray(Image.open(root / "masks/train_0000.png")), mask)
+    for name in open_folder(root).lists["all"]:
+        _, _, objects = draw_picture(generator(0, "shapes", name))
+        assert set(np.unique(objects)) == set(range(objects.max() + 1)) and objects.max() in (1, 2)
+        sizes = np.bincount(objects.ravel())[1:]
+        assert sizes.min() > 0.03 * objects.size

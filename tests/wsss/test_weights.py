@@ -69,16 +69,6 @@ def test_a_download_that_breaks_off_is_no_traceback(offline, monkeypatch):
         load_pretrained(resnet("resnet18", "frozen_batch"))
 
 
-def test_tiny_has_none():
-    with pytest.raises(WeightsError, match="there are no pretrained weights of model.backbone=tiny.* set model.pretrained=false or choose"):
-        load_pretrained(resnet("tiny", "frozen_batch"))
-
-
-def test_the_name_of_every_depth_is_torchvisions():
-    for depth in ("resnet18", "resnet34", "resnet50", "resnet101"):
-        assert pretrained_name(depth).startswith(f"{depth}-") and pretrained_name(depth).endswith(".pth")
-
-
 def test_a_damaged_file_in_the_cache_is_not_used(offline):
     offline.mkdir(parents=True)
     (offline / NAME).write_bytes(b"half a file")
@@ -97,9 +87,7 @@ def test_local_file_with_torchvisions_names(tmp_path, pretrained, suffix):
     net = resnet("resnet18", "frozen_batch", seed=1)
     load_pretrained(net, path)
     assert all(torch.equal(value, pretrained[name]) for name, value in net.state_dict().items())
-
-
-def test_old_torchvision_file_without_batch_counters(tmp_path, pretrained):
+    # an old file, without the counters of batches
     torch.save({name: value for name, value in pretrained.items() if "num_batches" not in name}, tmp_path / "old.pth")
     load_pretrained(resnet("resnet18", "frozen_batch", seed=1), tmp_path / "old.pth")
 
@@ -114,12 +102,14 @@ def test_a_hash_in_the_name_is_checked(tmp_path, pretrained):
         read_tensors(right.rename(tmp_path / "resnet18-00000000.pth"))
 
 
-def test_weights_of_another_network_are_refused(tmp_path, pretrained):
+def test_weights_of_another_network_and_of_one_that_has_none_are_refused(tmp_path, pretrained):
     torch.save(pretrained, tmp_path / "mine.pth")
     with pytest.raises(WeightsError, match="use norm='frozen_batch' with them"):
         load_pretrained(resnet("resnet18", "group"), tmp_path / "mine.pth")
     with pytest.raises(WeightsError, match="missing: layer1.2.conv1.weight"):
         load_pretrained(resnet("resnet34", "frozen_batch"), tmp_path / "mine.pth")
+    with pytest.raises(WeightsError, match="there are no pretrained weights of model.backbone=tiny.* set model.pretrained=false or choose"):
+        load_pretrained(resnet("tiny", "frozen_batch"))
 
 
 def test_own_weights_come_back_with_their_metadata(tmp_path):
@@ -171,13 +161,6 @@ def test_missing_file_and_file_without_tensors(tmp_path):
         read_tensors(tmp_path / "state.pth")
 
 
-@pytest.mark.parametrize("content", [b"0", b"h\xff", b"J\0", b".", b"]r"])   # a damaged pickle raises IndexError, KeyError, struct.error
-def test_no_damaged_pickle_gives_a_traceback(tmp_path, content):
-    (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(WeightsError, match="w.pth is damaged or not a weights file"):
-        read_tensors(tmp_path / "w.pth")
-
-
 def test_metadata_of_others_and_files_that_cannot_be_read(tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", {"json": "[1]"})
     with pytest.raises(WeightsError, match=r"w.safetensors is not a weights file of this project: its metadata is \[1\]"):
@@ -195,3 +178,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="damaged or not a weights file"):
         read_tensors(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
+    for content in (b"0", b"h\xff", b"J\0", b".", b"]r"):   # a damaged pickle raises IndexError, KeyError, struct.error
+        (tmp_path / "w.pth").write_bytes(content)
+        with pytest.raises(WeightsError, match="w.pth is damaged or not a weights file"):
+            read_tensors(tmp_path / "w.pth")
