@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from pipeline import Pipeline
 from pipeline.multirun import Sweep
 from tests.conftest import ROOT, SMOKE
 from wsss.errors import ConfigError
