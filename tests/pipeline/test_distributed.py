@@ -135,7 +135,7 @@ def test_a_process_has_the_lists_of_the_first_one_with_an_imported_step_too(outp
 
 
 def exchange(rank: int, port: int, results) -> None:
-    group = Processes(Place(rank, 2, rank, "127.0.0.1", port), DistributedSettings(timeout=30, start=60))
+    group = Processes(Place(rank, 2, rank, "127.0.0.1", port), DistributedSettings(start=60))
     results.put((rank, group.broadcast(lambda: {"of": rank, "text": "ä" * 1000}), group.all_gather(["x" * 10 * rank, None])))
     results.close()
     results.join_thread()

@@ -244,7 +244,7 @@ def test_an_export_goes_on_and_never_mixes_results(smoke, files):
         with pytest.raises(ConfigError, match="sem_seg exists and was not written from these results. Set force=true to replace it"):
             smoke(*call, "make_sem_seg_labels.beta=2").export_official()
         with patch("wsss.official.write_label", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
-            smoke(*call, "make_sem_seg_labels.beta=2", "force=true").export_official()
+            smoke(*call, "make_sem_seg_labels.beta=2", "make_sem_seg_pass=true", "force=true").export_official()
     report = {line.what: line.note for line in smoke(*call, "make_sem_seg_labels.beta=2", "force=true").export_official()}
     assert report["sem_seg"] == "24 written, 0 were there"
     report = {line.what: (line.found, line.note) for line in smoke(*call).export_official()}
