@@ -188,7 +188,7 @@ def test_bad_files_are_named_and_the_others_imported(files, other):
     with pytest.raises(Exception, match="2 of 24 images failed"):
         other("action=import_official", f"import_from={files}", "cam_to_ir_label_pass=true").import_official()
     failed = json.loads(next(other().folder.path.glob("cam_to_ir_label.partial-*/failed.json")).read_text())
-    assert "is 5 high and 5 wide, its image" in failed[first.stem]
+    assert "is 5 high and 5 wide, but its image" in failed[first.stem]
     assert f"holds values beyond the {len(CLASSES)} classes of the data set" in failed[second.stem]
 
 
