@@ -149,6 +149,7 @@ def test_files_that_only_inform_may_be_damaged_and_work_of_other_settings_is_nam
     [over] = [over for over in found if over.path == left]
     assert "make_cam.scales" in str(over) and "delete it if" in str(over)
 
+
 def test_output_may_be_cut_off(smoke_outputs):
     shell = f"{sys.executable} run_pipeline.py {' '.join(SMOKE)} outputs={smoke_outputs} action=plan | head -1"
     cut = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True)
@@ -162,9 +163,9 @@ def test_a_plan_says_that_somebody_works(smoke, outputs, capsys):
         assert "warning: eval_sem_seg is in use by process" in capsys.readouterr().err
         with pytest.raises(BusyError, match="eval_sem_seg is in use by process"):
             smoke().run()
-    smoke().run()   # a run with nothing to make is refused by nobody
+    smoke().run()
     with smoke().folder.claims.hold([("make_cam", 0, 1)], ["train_cam"]):
-        smoke().run()
+        smoke().run()   # a run with nothing to make is refused by nobody
 
 
 def test_status_of_a_damaged_manifest_names_it_and_keeps_everything(smoke, outputs):

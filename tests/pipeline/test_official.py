@@ -188,7 +188,7 @@ def test_bad_files_are_named_and_the_others_imported(files, other):
     with pytest.raises(Exception, match="2 of 24 images failed"):
         other("action=import_official", f"import_from={files}", "cam_to_ir_label_pass=true").import_official()
     failed = json.loads(next(other().folder.path.glob("cam_to_ir_label.partial-*/failed.json")).read_text())
-    assert "is 5 high and 5 wide, its image" in failed[first.stem]
+    assert "is 5 high and 5 wide, but its image" in failed[first.stem]
     assert f"holds values beyond the {len(CLASSES)} classes of the data set" in failed[second.stem]
 
 
@@ -244,7 +244,7 @@ def test_an_export_goes_on_and_never_mixes_results(smoke, files):
         with pytest.raises(ConfigError, match="sem_seg exists and was not written from these results. Set force=true to replace it"):
             smoke(*call, "make_sem_seg_labels.beta=2").export_official()
         with patch("wsss.official.write_label", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
-            smoke(*call, "make_sem_seg_labels.beta=2", "force=true").export_official()
+            smoke(*call, "make_sem_seg_labels.beta=2", "make_sem_seg_pass=true", "force=true").export_official()
     report = {line.what: line.note for line in smoke(*call, "make_sem_seg_labels.beta=2", "force=true").export_official()}
     assert report["sem_seg"] == "24 written, 0 were there"
     report = {line.what: (line.found, line.note) for line in smoke(*call).export_official()}

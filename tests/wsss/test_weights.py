@@ -14,12 +14,7 @@ from wsss.errors import WeightsError
 from wsss.networks.backbones.build import load_pretrained
 from wsss.networks.backbones.resnet import resnet
 from wsss.networks.facts import PRETRAINED, file_sha256, read_metadata
-from wsss.networks.weights import (
-    load_weights,
-    pretrained_name,
-    read_tensors,
-    save_weights,
-)
+from wsss.networks.weights import load_weights, pretrained_name, read_tensors, save_weights
 
 NAME = "resnet18-f37072fd.pth"
 
