@@ -35,10 +35,7 @@ def register() -> None:
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """Compose the configuration from `conf/` and command-line overrides.
 
-    Raises
-    ------
-    ConfigError
-        for an unknown key or group, or a value of the wrong type; names the key, the value and the allowed values.
+    Raises ConfigError for an unknown key or group, or a value of the wrong type; names the key, the value and the allowed values.
     """
     register()
     GlobalHydra.instance().clear()
@@ -55,10 +52,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 def typed(config: DictConfig) -> Any:
     """The checked `Config` of a composed configuration.
 
-    Raises
-    ------
-    ConfigError
-        if a value is missing or invalid.
+    Raises ConfigError if a value is missing or invalid.
     """
     _refuse_added(config)
     try:

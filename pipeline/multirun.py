@@ -32,10 +32,7 @@ HYDRAS = ("hydra.", "hydra/")
 class Sweep:
     """The members of a sweep, from the words of a command line with -m.
 
-    Raises
-    ------
-    ConfigError
-        if no key has several values, or the configuration of a member is invalid.
+    Raises ConfigError if no key has several values, or the configuration of a member is invalid.
     """
 
     def __init__(self, words: Sequence[str]):

@@ -72,10 +72,7 @@ class Pipeline(Work):
     def plan(self) -> list[PlannedStep]:
         """The plan of a run: what it would do with each step. Starts nothing and writes nothing.
 
-        Raises
-        ------
-        WsssError
-            for everything that `run` refuses before any work.
+        Raises WsssError for everything that `run` refuses before any work.
         """
         with tempfile.TemporaryDirectory() as scratch:   # for an embedded data set that is not generated yet
             self.dataset = open_dataset(self.config.data, scratch=Path(scratch))

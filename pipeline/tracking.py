@@ -92,10 +92,7 @@ TRACKERS: dict[Logger, Callable[..., Tracker]] = {Logger.tensorboard: TensorBoar
 def check_logger(logger: Logger | None) -> None:
     """Raise BackendError if the package of the logger is not installed.
 
-    Raises
-    ------
-    BackendError
-        names the command that installs it.
+    Raises BackendError that names the command that installs it.
     """
     if logger is not None:
         found = importlib.util.find_spec(logger.value)

@@ -54,10 +54,7 @@ class Work:
     def _assemble(self) -> None:
         """Check that all processes see the run folder, and set the device and threads of each.
 
-        Raises
-        ------
-        ConfigError
-            in every process, if one of them does not see the folder.
+        Raises ConfigError in every process, if one of them does not see the folder.
         """
         mark = Path(self.group.broadcast(lambda: str((self.folder.path / RUN).resolve())))
         end = time.monotonic() + PATIENCE

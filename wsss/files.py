@@ -46,10 +46,7 @@ def replacing(path: Path | str, flush: bool = True) -> Iterator[Path]:
     The temporary name starts with `.writing-` and ends in `.tmp`, so that it is not mistaken for a result. If the block
     fails, the temporary file is removed and `path` is unchanged. A missing folder is created.
 
-    Raises
-    ------
-    StorageError
-        when the disk is full or the folder cannot be written.
+    Raises StorageError when the disk is full or the folder cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{threading.get_ident()}-{path.name}"[:240] + ".tmp")

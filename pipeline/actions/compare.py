@@ -17,10 +17,7 @@ class Settings:
 def do(pipeline: Any) -> tuple[str, Path]:
     """Write an HTML comparison; return a text table and the path of the page.
 
-    Raises
-    ------
-    WsssError
-        if there are fewer than two runs, or they cannot be compared.
+    Raises WsssError if there are fewer than two runs, or they cannot be compared.
     """
     from pipeline.report.compare import check_runs, write_comparison
 

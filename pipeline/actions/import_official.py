@@ -39,10 +39,7 @@ def run(pipeline: Any) -> int:
 def import_plan(config: Any, dataset: Dataset, folder: RunFolder) -> list[PlannedStep]:
     """Plan the import of the chosen steps for which `import_from` has files. Writes nothing.
 
-    Raises
-    ------
-    ConfigError
-        if there is nothing to import, or the import would replace a computed result without `replace=true`.
+    Raises ConfigError if there is nothing to import, or the import would replace a computed result without `replace=true`.
     """
     if not config.import_from:
         raise ConfigError("action=import_official needs the folder of the official code: set import_from=DIR")

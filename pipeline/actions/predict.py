@@ -46,10 +46,7 @@ def do(pipeline: Any, image: str | Path, classes: Sequence[str] = ()) -> Predict
 
     `classes` are names; if empty, the classes whose predicted probability is above `class_threshold`.
 
-    Raises
-    ------
-    ConfigError, DataError
-        if the run, a class or the image does not exist.
+    Raises ConfigError, DataError if the run, a class or the image does not exist.
     """
     from steps.parts.prediction import predict
 
@@ -89,10 +86,7 @@ def finished_run(config: Any, folder: RunFolder) -> FinishedRun:
 
     Settings that were added to a step later are those of `config`.
 
-    Raises
-    ------
-    ConfigError
-        if the run has no finished classifier or no CAMs.
+    Raises ConfigError if the run has no finished classifier or no CAMs.
     """
     from steps.parts.prediction import FinishedRun
 

@@ -8,10 +8,7 @@ from typing import Any
 def do(pipeline: Any) -> Path:
     """Write `report/report.html` from the run folder, with the configuration of its last call; return its path.
 
-    Raises
-    ------
-    WsssError
-        if the run does not exist or cannot be read.
+    Raises WsssError if the run does not exist or cannot be read.
     """
     from pipeline.report.page import write_report  # importing matplotlib takes a second
 

@@ -10,10 +10,7 @@ from steps.runtime.datasets import open_dataset
 def do(pipeline: Any) -> list[Submitted]:
     """Write a script for each step of the plan that works, and submit the jobs that are not queued yet.
 
-    Raises
-    ------
-    WsssError
-        for everything that `run` refuses before any work, and if sbatch is missing or fails.
+    Raises WsssError for everything that `run` refuses before any work, and if sbatch is missing or fails.
     """
     pipeline.dataset = open_dataset(pipeline.config.data)
     pipeline.folder.check_data(pipeline.data_identity)

@@ -41,10 +41,7 @@ class Place:
 def find_place(environment: Mapping[str, str] = os.environ) -> Place | None:
     """The place that torchrun or srun gave this process; None where it is the only one.
 
-    Raises
-    ------
-    ConfigError
-        when the launcher's variables do not fit together.
+    Raises ConfigError when the launcher's variables do not fit together.
     """
     try:
         if int(environment.get("WORLD_SIZE", 1)) > 1:   # torchrun

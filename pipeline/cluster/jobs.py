@@ -86,10 +86,7 @@ def _is_job(record: Any) -> bool:
 def queue(numbers: Iterable[str]) -> dict[str, dict[str, str]]:
     """The states of jobs: number -> array task ("" for a job without array) -> state. Unknown jobs are left out.
 
-    Raises
-    ------
-    BackendError
-        if squeue fails.
+    Raises BackendError if squeue fails.
     """
     numbers = sorted(set(numbers))
     if not numbers:

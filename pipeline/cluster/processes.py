@@ -63,10 +63,7 @@ class Processes(Group):
     def choose_device(self, device: torch.device) -> torch.device:
         """The device of this process: on CUDA a GPU of its own.
 
-        Raises
-        ------
-        ConfigError
-            in every process, when two have the same GPU, or some have one and others none.
+        Raises ConfigError in every process, when two have the same GPU, or some have one and others none.
         """
         if device.type == "cuda":
             device = torch.device("cuda", self.place.local_rank % torch.cuda.device_count())

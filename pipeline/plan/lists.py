@@ -18,10 +18,7 @@ def derive_lists(config: Any, dataset: Dataset, imported: Collection[str] = ()) 
     Scoring lists are empty without masks; "val" is empty if nothing is chosen on it. A training that is imported from a file
     has no list; it and the `imported` steps read nothing.
 
-    Raises
-    ------
-    ConfigError
-        if an explicit list does not cover the ids that a later step reads.
+    Raises ConfigError if an explicit list does not cover the ids that a later step reads.
     """
     lists: dict[str, Lists] = {}
     needed: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in BY_NAME}   # step -> reader -> ids

@@ -52,10 +52,7 @@ def write_comparison(runs: Sequence[RecordedRun], outputs: Path,
                      progress: Callable[[int, int, str], None]) -> tuple[str, Path]:
     """Write `compare-A-B.html` into `outputs`; return a text table and the path of the page.
 
-    Raises
-    ------
-    ConfigError
-        if the runs have different classes.
+    Raises ConfigError if the runs have different classes.
     """
     first = runs[0]
     for run in runs[1:]:

@@ -90,10 +90,7 @@ class Paper:
 def load_papers(folder: Path = CONF) -> tuple[Paper, ...]:
     """The papers with tables in `folder`, sorted by file name.
 
-    Raises
-    ------
-    ConfigError
-        if a file cannot be read, or has an unknown key or an invalid value.
+    Raises ConfigError if a file cannot be read, or has an unknown key or an invalid value.
     """
     return tuple(_load(path) for path in sorted(folder.glob(FILES)))
 

@@ -97,10 +97,7 @@ class Claims:
     def planning(self, say: Callable[[str], None] = lambda message: None) -> Iterator[None]:
         """Hold the planning lock; wait if another run holds it.
 
-        Raises
-        ------
-        BusyError
-            if the other run still plans after ten minutes.
+        Raises BusyError if the other run still plans after ten minutes.
         """
         path = self.folder / "planning"
         with storage(path):
@@ -123,10 +120,7 @@ class Claims:
     def hold(self, makes: Iterable[tuple[str, int, int]], reads: Iterable[str]) -> Iterator[Callable[..., None]]:
         """Claim steps; call it while planning. Yields a function that updates the claim when steps are finished.
 
-        Raises
-        ------
-        BusyError
-            if the claim collides with that of another run; names its owner and start time.
+        Raises BusyError if the claim collides with that of another run; names its owner and start time.
         """
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         claim = Claim(Owner.me(), since, tuple(makes), tuple(reads))

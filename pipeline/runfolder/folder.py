@@ -46,10 +46,7 @@ class RunFolder:
     def manifest(self, step: str) -> dict | None:
         """The manifest of a finished step; None if it is not finished.
 
-        Raises
-        ------
-        ArtifactError
-            if it is damaged; nothing is overwritten.
+        Raises ArtifactError if it is damaged; nothing is overwritten.
         """
         path = self.result(step) / MANIFEST
         if not path.parent.exists() or path.parent.is_dir() and not any(path.parent.iterdir()):
@@ -108,10 +105,7 @@ class RunFolder:
     def check_data(self, data: dict[str, Any]) -> None:
         """Raise ConfigError if the folder is not a run folder, or belongs to another data set.
 
-        Raises
-        ------
-        ConfigError
-            names both data sets.
+        Raises ConfigError that names both data sets.
         """
         for path in (self.path, *self.path.parents):
             if path.exists() and not path.is_dir():

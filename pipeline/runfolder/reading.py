@@ -30,10 +30,7 @@ def find_run(key: str, run: str, outputs: str, finished: bool = False) -> Path:
 def reading(folder: RunFolder, steps: Iterable[str], say: Callable[[str], None]) -> Iterator[None]:
     """Claim steps of a run for reading.
 
-    Raises
-    ------
-    BusyError
-        if another process makes one of them now.
+    Raises BusyError if another process makes one of them now.
     """
     with ExitStack() as held:
         with suppress(StorageError), folder.claims.planning(say):   # a read-only disk

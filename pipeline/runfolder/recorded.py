@@ -77,10 +77,7 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
 
     `call_keys`: further keys that are those of `current`, besides `CALL_KEYS`. `moved`: use the `data.root` of `current`.
 
-    Raises
-    ------
-    ConfigError
-        if it is missing or damaged.
+    Raises ConfigError if it is missing or damaged.
     """
     path = run / CONFIG
     try:

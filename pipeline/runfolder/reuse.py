@@ -40,10 +40,7 @@ class Donor:
 def open_donors(config: Any) -> list[Donor]:
     """The runs of `reuse_from`, each a name below `outputs` or a folder.
 
-    Raises
-    ------
-    ConfigError
-        if a run does not exist or is the current one.
+    Raises ConfigError if a run does not exist or is the current one.
     """
     donors = []
     for run in config.reuse_from:
@@ -58,10 +55,7 @@ def open_donors(config: Any) -> list[Donor]:
 def refuse_incompatible_runs(donors: list[Donor], identities: Mapping[str, dict]) -> None:
     """Raise ConfigError if no step of a run can be reused.
 
-    Raises
-    ------
-    ConfigError
-        names the first step that differs, and the difference.
+    Raises ConfigError that names the first step that differs, and how.
     """
     for donor in donors:
         differ = {}

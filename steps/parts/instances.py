@@ -47,10 +47,7 @@ class Instances:
 def read_instances(path: File, size: Sequence[int], n_classes: int) -> Detections:
     """Read the instances of an image of `size` (H, W).
 
-    Raises
-    ------
-    ArtifactError
-        if the file is missing, damaged, of another size, or contains impossible values.
+    Raises ArtifactError if the file is missing, damaged, of another size, or contains impossible values.
     """
     arrays = read_arrays(path, ("score", "class", "label"))
     score, classes, label = (arrays[name] for name in ("score", "class", "label"))

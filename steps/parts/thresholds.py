@@ -100,10 +100,7 @@ def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, 
 def read_chosen(path: Path, kind: str | None = None) -> dict[str, Any]:
     """Read a threshold and its source from a step's `threshold.json` or, for the maps `kind`, from a `scores.json`.
 
-    Raises
-    ------
-    ArtifactError
-        if the file is missing or damaged or contains no such threshold.
+    Raises ArtifactError if the file is missing or damaged or contains no such threshold.
     """
     content = read_json(path)
     try:

@@ -80,10 +80,7 @@ def tune(context: StepContext, settings: TuneSettings) -> dict[str, Any]:
     "maps": for each kind of map the curve over background thresholds, its best, the run's own, and the confident pair;
     "walk": for each pair of exponents the curve and its best; None if the run has no walk.
 
-    Raises
-    ------
-    ConfigError
-        if the run has no maps of some of the images.
+    Raises ConfigError if the run has no maps of some of the images.
     """
     from steps.parts.walk import Walk
 

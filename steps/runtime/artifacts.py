@@ -45,10 +45,7 @@ def write_array(path: Path, array: np.ndarray) -> Path:
 def read_array(path: File, step: str) -> np.ndarray:
     """Read a plain `.npy` of finite numbers, made by `step`.
 
-    Raises
-    ------
-    ArtifactError
-        if it is missing, damaged or not finite.
+    Raises ArtifactError if it is missing, damaged or not finite.
     """
     try:
         with path.open("rb") as file:
@@ -90,10 +87,7 @@ def write_json(path: Path, value: Any) -> Path:
 def read_json(path: Path) -> Any:
     """Read a JSON file written by a step.
 
-    Raises
-    ------
-    ArtifactError
-        if it is missing or damaged.
+    Raises ArtifactError if it is missing or damaged.
     """
     step = path.parent.name.split(".")[0]
     try:
@@ -114,10 +108,7 @@ def check_keys(path: Path, keys: Sequence[str]) -> None:
 def read_arrays(path: File, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Read an `.npz` written by a step, with at least the arrays `names`.
 
-    Raises
-    ------
-    ArtifactError
-        if it is missing or damaged, lacks an array, or a float array is not finite.
+    Raises ArtifactError if it is missing or damaged, lacks an array, or a float array is not finite.
     """
     try:
         with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
@@ -258,10 +249,7 @@ def write_label(path: Path, label: np.ndarray) -> Path:
 def read_label(path: File, size: Sequence[int], n_classes: int) -> np.ndarray:
     """Read an (H, W) uint8 label: 0 background, 1..n_classes, 255 ignore; `size` is the expected (H, W).
 
-    Raises
-    ------
-    ArtifactError
-        if it is missing, damaged, of another size, or contains another value.
+    Raises ArtifactError if it is missing, damaged, of another size, or contains another value.
     """
     repair = _repair(path, path.parent.name.split(".")[0])
     try:

@@ -74,10 +74,7 @@ def ordered_map(context: StepContext, make: Callable[[str], T], ids: Iterable[st
     later or alone has the same bits. An image that runs out of memory is made again with no other image in progress, and
     raises WsssError if that fails too. Call each function before taking the next, and close the iterator.
 
-    Raises
-    ------
-    Stopped
-        after all images in progress are done, if the step is asked to stop before all images are started.
+    Raises Stopped after all images in progress are done, if the step is asked to stop before all images are started.
     """
     import torch
 

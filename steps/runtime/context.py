@@ -182,10 +182,7 @@ def settings_of(value: Any) -> Any:
 def require(condition: bool, key: str, value: Any, expected: str) -> None:
     """Check a setting.
 
-    Raises
-    ------
-    ConfigError
-        with the key, the value and what is allowed, if `condition` is false.
+    Raises ConfigError with the key, the value and what is allowed, if `condition` is false.
     """
     if not condition:
         raise ConfigError(f"{key}={value!r} is not possible: expected {expected}")
@@ -194,10 +191,7 @@ def require(condition: bool, key: str, value: Any, expected: str) -> None:
 def require_prepared(context: StepContext, path: Path) -> None:
     """Check that this call may make the file `path` that all shards need.
 
-    Raises
-    ------
-    ArtifactError
-        if several shards run at the same time (`context.prepared`).
+    Raises ArtifactError if several shards run at the same time (`context.prepared`).
     """
     if context.prepared:
         raise ArtifactError(f"{path} does not exist yet: it is made once for all shards. Run the same command with shard=prepare "
@@ -207,10 +201,7 @@ def require_prepared(context: StepContext, path: Path) -> None:
 def require_package(package: str, wanted: bool, key: str) -> None:
     """Check that the package of an optional back end is installed.
 
-    Raises
-    ------
-    BackendError
-        if it is `wanted` and cannot be found.
+    Raises BackendError if it is `wanted` and cannot be found.
     """
     if wanted and importlib.util.find_spec(package) is None:
         raise BackendError(f"{key}={package}: the package is not installed. See Packages in the README, or use {key}=torch")

@@ -170,10 +170,7 @@ def download_dataset(data: DataSettings, progress: Progress) -> list[Finding]:
 def prepare_dataset(data: DataSettings) -> list[Finding]:
     """Check the files of a data set and make once what is derived from them. Does nothing for a kind that needs none.
 
-    Raises
-    ------
-    DataError
-        if there is no such data set.
+    Raises DataError if there is no such data set.
     """
     prepare = KINDS[data.kind].prepare
     return prepare(data) if prepare else []

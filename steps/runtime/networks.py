@@ -111,10 +111,7 @@ def import_network(context: StepContext, step: str) -> dict[str, Any]:
 def imported_network(step: str, model: ModelSettings, dataset: Dataset) -> Classifier | IRN:
     """The network in the file of `model.cam_weights` or `model.irn_weights`, from the official code or from a run.
 
-    Raises
-    ------
-    WeightsError
-        if the file is missing or damaged, or is of another network or number of classes.
+    Raises WeightsError if the file is missing or damaged, or is of another network or number of classes.
     """
     key = {"train_cam": "model.cam_weights", "train_irn": "model.irn_weights"}[step]
     file = model.imported(step) or ""
@@ -196,10 +193,7 @@ def check_weights(model: ModelSettings, fetch: bool = True) -> None:
 
     Without `fetch` torchvision's are checked only if they are downloaded already.
 
-    Raises
-    ------
-    WeightsError
-        with the file that is needed and its place.
+    Raises WeightsError: with the file that is needed and its place.
     """
     if fetch or model.weights is not None or is_at_hand(model.backbone.value):
         load_pretrained(new_backbone(model.backbone.value, "frozen_batch"), model.weights)

@@ -296,8 +296,8 @@ def test_coco_from_its_three_archives(server, tmp_path, monkeypatch):
         suffix = "_trainval2014" if name == "annotations" else ""
         packed(server.folder / f"{name}{suffix}.zip", {file: data for file, data in content.items() if file.startswith(name)}
                | {"annotations/captions_val2014.json": b"{}"})
-    ours = [server.archive(archive.name, only=archive.only) for archive in ARCHIVES]
-    root = tmp_path / "coco"
+    assert all(archive.url.startswith("https://") and len(archive.md5) == 32 for archive in ARCHIVES)
+    ours, root = [server.archive(archive.name, only=archive.only) for archive in ARCHIVES], tmp_path / "coco"
     findings = download_coco(root, quiet, ours)
     assert [finding.found for finding in findings] == [6, 2, 2]
     assert {name: data for name, data in contents(root).items() if not name.endswith(".zip")} == content

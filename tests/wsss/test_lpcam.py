@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from tests.reference import IDS, REFERENCE, load
 from tests.wsss.test_cam import reference_features
-from wsss.cams.lpcam import class_probability, lpcam_maps, mean_direction, select_prototypes, split_cells, split_features
+from wsss.cams.lpcam import class_probability, lpcam_maps, mean_direction, select_prototypes, split_cells
 from wsss.cams.maps import pack, rebuild
 from wsss.errors import ArgumentError
 
@@ -117,16 +117,13 @@ def test_mean_direction():
 
 
 def test_split_by_the_map():
-    features = torch.arange(24.0).reshape(2, 3, 4)
     cam = torch.zeros(6, 8)
     cam[:2, :4], cam[2, 2], cam[3, 3] = 1, 0.5, 0.9  # (2, 2) is what nearest neighbour takes for cell (1, 1), not (3, 3)
     foreground, background = split_cells(cam, (3, 4), 0.5)
     assert foreground.nonzero().tolist() == [[0, 0], [0, 1]]
     assert background.sum() == 12 - 3 and not background[1, 1]  # equal to the threshold: in neither
-    fg, bg = split_features(features, cam, 0.5)
-    assert fg.tolist() == [[0, 12], [1, 13]] and bg.shape == (9, 2) and bg[0].tolist() == [2, 14]
-    for value, *lengths in ((1.0, 12, 0), (0.0, 0, 12), (0.5, 0, 0)):   # a constant map
-        assert [len(part) for part in split_features(features, torch.full((9, 11), value), 0.5)] == lengths
+    for value, *sizes in ((1.0, 12, 0), (0.0, 0, 12), (0.5, 0, 0)):   # a constant map
+        assert [int(part.sum()) for part in split_cells(torch.full((9, 11), value), (3, 4), 0.5)] == sizes
 
 
 def test_wrong_shapes_are_refused():
@@ -137,9 +134,7 @@ def test_wrong_shapes_are_refused():
     with pytest.raises(ArgumentError, match=r"prototypes has shape \(4,\)"):
         mean_direction(torch.zeros(4))
     with pytest.raises(ArgumentError, match="the map of one class"):
-        split_features(torch.zeros(2, 3, 4), torch.zeros(1, 6, 8), 0.5)
-    with pytest.raises(ArgumentError, match=r"features has shape \(3, 4\)"):
-        split_features(torch.zeros(3, 4), torch.zeros(6, 8), 0.5)
+        split_cells(torch.zeros(1, 6, 8), (3, 4), 0.5)
 
 
 def test_a_class_without_a_sure_centre_keeps_the_most_probable_ones():

@@ -33,14 +33,6 @@ def split_cells(cam: Tensor, grid: Sequence[int], threshold: float) -> tuple[Ten
     return cells > threshold, cells < threshold
 
 
-def split_features(features: Tensor, cam: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Split the features (D, h, w) of one image into foreground (n, D) and background (m, D) by `split_cells`, in row order."""
-    if features.ndim != 3:
-        raise ArgumentError(f"split_features: features has shape {tuple(features.shape)}, expected (D, h, w)")
-    foreground, background = split_cells(cam, features.shape[1:], threshold)
-    return features[:, foreground].T, features[:, background].T
-
-
 def class_probability(centers: Tensor, weight: Tensor) -> Tensor:
     """(K, C): the probability of each class by the bias-free classifier `weight` (C, D) for each of the `centers` (K, D).
 
