@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import Pipeline, runner
+from pipeline.actions import status
 from pipeline.cluster.machine import peak_memory, reset_peak_memory
 from pipeline.plan.plan import survey
 from pipeline.runfolder.folder import MANIFEST_KEYS
@@ -100,7 +101,7 @@ def measure(n: int, layout: str = "files") -> dict:
         pipeline = Pipeline.compose(f"outputs={outputs}", "name=many", "steps=[train_cam,make_cam]", "device=cpu",
                                     "log_level=error", "report.write=false", f"artifacts.layout={layout}")
         dataset = make_dataset(n)
-        runner.open_dataset = lambda *args, **options: dataset
+        runner.open_dataset = status.open_dataset = lambda *args, **options: dataset
         make_cam.run = make_again
         pipeline.dataset = dataset
         pipeline.folder.path.mkdir()
