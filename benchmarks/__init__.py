@@ -1,1 +1,3 @@
 """Side-by-side measurements, each runnable by one command."""
+
+import pipeline  # noqa: F401  sets variables before torch is imported
