@@ -53,10 +53,7 @@ def open_donors(config: Any) -> list[Donor]:
 
 
 def refuse_incompatible_runs(donors: list[Donor], identities: Mapping[str, dict]) -> None:
-    """Raise ConfigError if no step of a run can be reused.
-
-    Raises ConfigError that names the first step that differs, and how.
-    """
+    """Raise ConfigError if no step of a run can be reused; it names the first step that differs, and how."""
     for donor in donors:
         differ = {}
         for name, identity in identities.items():
