@@ -51,7 +51,7 @@ def bare_forward(pipeline: Pipeline, n: int = 10) -> float:
         image = read_image(pipeline.dataset.image_path(image_id))
         resized = normalise(resize_image(image, scaled_size(image.shape[:2], scale)))
         inputs.append(torch.stack([resized, resized.flip(-1)]).to(device))
-    with torch.inference_mode(), context.autocast():
+    with torch.inference_mode(), context.runtime.autocast():
         for _ in range(2):                # the first is the warm-up
             start = time.perf_counter()
             for batch in inputs:

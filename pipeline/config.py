@@ -27,9 +27,21 @@ SET_BY_FILES = ("experiment_name", "recipe_name")   # in conf/, not by users
 def register() -> None:
     """Register the schema in Hydra: `run_schema` for the root, `schema/data` for each kind of data set."""
     store = ConfigStore.instance()
-    store.store(name="run_schema", node=Config)
+    store.store(name="run_schema", node=_schema())
     for name, kind in KINDS.items():
         store.store(group="schema/data", name=name, node=kind.settings)
+
+
+def _schema() -> DictConfig:
+    """The schema of the root; settings for each kind of map have their keys."""
+    schema = OmegaConf.structured(Config)
+    kinds = [kind for row in STEPS for kind in row.map_kinds]
+    for row in STEPS:
+        if keys := [item.name for item in fields(row.settings_type) if item.metadata.get("per_map")]:
+            schema[row.name] = OmegaConf.structured(row.settings_type)
+            for key in keys:
+                schema[row.name][key] = dict.fromkeys(kinds)
+    return schema
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -98,7 +110,7 @@ def _no_such_key(full_key: str, keys: Sequence[str]) -> str:
 
 def _at_the_root(wrong: str) -> list[str]:
     """The keys and groups allowed at the root, or the step flags if `wrong` resembles one."""
-    flags = [step.flag for step in STEPS]
+    flags = [row.flag for row in STEPS]
     if "pas" in wrong:
         return flags
     return ["experiment", "recipe", *(item.name for item in fields(Config) if item.name not in {*flags, *SET_BY_FILES})]
@@ -106,7 +118,7 @@ def _at_the_root(wrong: str) -> list[str]:
 
 def _as_setting(word: str) -> str:
     """A suggestion for a word without =: the setting of a similar action or step, or --help."""
-    known = {action.value: f"action={action.value}" for action in Action} | {step.name: f"{step.flag}=true" for step in STEPS}
+    known = {action.value: f"action={action.value}" for action in Action} | {row.name: f"{row.flag}=true" for row in STEPS}
     nearest = difflib.get_close_matches(word, [*known, "help"], n=1)
     return f"; did you mean {known.get(nearest[0], '--help')}?" if nearest else ""
 

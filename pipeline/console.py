@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -191,18 +192,20 @@ def plan_table(folder: Path, plan: list[Any]) -> str:
         expected = planned.expected
         counted = planned.action in ("continue", "reuse")
         action = f"{planned.action} {planned.done} of {planned.total}" if counted else planned.action
-        needs = (duration(expected.seconds), mib(expected.disk_mb), mib(expected.memory_mb)) if expected else ("", "", "")
+        needs = (duration(expected.seconds), mib(expected.disk_mb) or "?", mib(expected.memory_mb) or "?") if expected else [""] * 3
         rows.append((planned.name, action, f"{planned.to_do} {planned.unit}" if planned.to_do else "", *needs, planned.why))
     lines = [f"  {line}" for line in aligned(rows, left=range(len(HEADS)))]
     needs = [planned.expected for planned in plan if planned.expected]
     if needs:
-        known = [expected.seconds for expected in needs if expected.seconds is not None]
-        some = "" if len(known) == len(needs) else " for the steps that were timed before"
-        timed = [duration(sum(known)) + some] if known else []
+        seconds, disks, memories = ([value for value in values if value is not None] for values in zip(*map(astuple, needs)))
+        some = "" if len(seconds) == len(needs) else " for the steps that were timed before"
         free = free_bytes(folder) / 2**20
-        lines.append("  expected: " + ", ".join([*timed, f"{mib(sum(e.disk_mb for e in needs))} on disk ({mib(free)} free)",
-                                                 f"{mib(max(e.memory_mb for e in needs))} of memory at the peak"]))
-        if sum(e.disk_mb for e in needs) > free:
+        parts = [duration(sum(seconds)) + some] if seconds else []
+        parts += [f"{mib(sum(disks))} on disk ({mib(free)} free)", f"{mib(max(memories))} of memory at the peak"] if disks else []
+        unknown = len(needs) - len(disks)
+        parts += [f"disk and memory of {unknown} steps unknown"] if unknown else []
+        lines.append(f"  expected: {', '.join(parts)}")
+        if sum(disks) > free:
             lines.append("  there may not be enough disk space: free some, or choose another place with outputs=DIR")
     return "\n".join(lines)
 

@@ -1,87 +1,87 @@
-"""The steps of the pipeline in order, each with its flag, inputs and outputs."""
+"""The steps of the pipeline in order: a row for each, with its flag and what it reads and writes. Imports no step."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
-from steps import (
-    cam_to_ir_label,
-    eval_cam,
-    eval_ins_seg,
-    eval_sem_seg,
-    make_cam,
-    make_ins_seg_labels,
-    make_lpcam,
-    make_sem_seg_labels,
-    train_cam,
-    train_irn,
-)
+SEEDS = "the seed maps"          # what a role reads: the step that the key seed_maps names,
+ALL_MAPS = "all maps"            # every earlier step that makes maps, or the step of this name
 
 
-@dataclass(frozen=True)
-class Step:
-    """One row of the pipeline.
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One step. It has the attributes of its module, with the defaults of `steps.step`.
 
-    `reads` maps the configuration to the steps whose folders the step reads. `depends` lists what its results depend on in
-    addition to its settings: "seed", "precision", "model" (the network's settings and weights file), "instances" (the objects
-    of the ground truth, instead of masks). `kind`: "training" (one result, resumable by training step), "images" (one artifact
-    per image) or "score".
+    `reads`: role -> the name of a step, `SEEDS` or `ALL_MAPS`. Two rows may have the same module, with settings and folders of
+    their own.
     """
 
-    name: str                # of the step, of its folder, of its settings
-    flag: str                # official name
-    module: ModuleType
-    kind: str
-    reads: Callable[[Any], tuple[str, ...]]
+    file: str                        # of the module in steps/
     writes: str
-    depends: tuple[str, ...] = ()
+    reads: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""                   # of the step, of its folder and of its settings; by default that of the file
+    flag: str = ""                   # by default NAME_pass
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.file)
+        object.__setattr__(self, "flag", self.flag or f"{self.name}_pass")
+
+    @cached_property
+    def module(self) -> ModuleType:
+        return importlib.import_module(f"steps.{self.file}")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        from steps import step
+
+        return getattr(self.module, name, None) or getattr(step, name)
+
+    @cached_property
+    def settings_type(self) -> type:
+        """The class of its settings, which knows the name of the step."""
+        settings = type(f"{self.name}_settings", (self.module.Settings,), {"step": self.name, "__module__": __name__})
+        globals()[settings.__name__] = settings   # so that a launcher can unpickle it
+        settings.step = self.name
+        return settings
+
+    @property
+    def map_kinds(self) -> dict[str, str]:
+        """The kinds of maps that it makes: kind -> sub-folder. The kind of the main maps is the name of the step."""
+        return {"_".join(filter(None, (self.name, folder))): folder for folder in self.MAPS}
 
 
-def seed_step(config: Any) -> str:
-    """The step whose maps are the seeds of the later steps."""
-    return "make_lpcam" if config.seed_maps.value == "lpcam" else "make_cam"
-
-
-def irn_backbone(config: Any) -> str:
-    """The source of the weights of IRN's frozen backbone: "imagenet" or "classifier"."""
-    chosen = config.train_irn.backbone
-    return chosen.value if chosen else ("imagenet" if config.model.starts_from_weights else "classifier")
-
-
-def _eval_cam_reads(config: Any) -> tuple[str, ...]:
-    return tuple(name for name in ("make_cam", "make_lpcam") if name in config.steps)
-
-
-def _ir_label_reads(config: Any) -> tuple[str, ...]:
-    return (seed_step(config),) if config.cam_to_ir_label.conf_fg is not None else (seed_step(config), "eval_cam")
-
-
-def _train_irn_reads(config: Any) -> tuple[str, ...]:
-    return ("cam_to_ir_label", "train_cam") if irn_backbone(config) == "classifier" else ("cam_to_ir_label",)
-
-
-STEPS: tuple[Step, ...] = (
-    Step("train_cam", "train_cam_pass", train_cam, "training",
-         reads=lambda config: (), writes="the image classifier", depends=("seed", "precision", "model")),
-    Step("make_cam", "make_cam_pass", make_cam, "images",
-         reads=lambda config: ("train_cam",), writes="CAMs at every scale", depends=("precision",)),
-    Step("make_lpcam", "make_lpcam_pass", make_lpcam, "images",
-         reads=lambda config: ("train_cam", "make_cam"), writes="prototypes and LPCAMs at every scale",
-         depends=("seed", "precision")),
-    Step("eval_cam", "eval_cam_pass", eval_cam, "score",
-         reads=_eval_cam_reads, writes="scores of the maps at every threshold; the thresholds chosen on val"),
-    Step("cam_to_ir_label", "cam_to_ir_label_pass", cam_to_ir_label, "images",
-         reads=_ir_label_reads, writes="confident labels, 255 (ignore) elsewhere"),
-    Step("train_irn", "train_irn_pass", train_irn, "training",
-         reads=_train_irn_reads, writes="the edge and displacement network", depends=("seed", "precision", "model")),
-    Step("make_sem_seg_labels", "make_sem_seg_pass", make_sem_seg_labels, "images",
-         reads=lambda config: (seed_step(config), "train_irn"), writes="pseudo masks", depends=("precision",)),
-    Step("eval_sem_seg", "eval_sem_seg_pass", eval_sem_seg, "score",
-         reads=lambda config: ("make_sem_seg_labels",), writes="scores of the pseudo masks"),
-    Step("make_ins_seg_labels", "make_ins_seg_pass", make_ins_seg_labels, "images",
-         reads=lambda config: (seed_step(config), "train_irn"), writes="instances", depends=("precision",)),
-    Step("eval_ins_seg", "eval_ins_seg_pass", eval_ins_seg, "score",
-         reads=lambda config: ("make_ins_seg_labels",), writes="average precision of the instances", depends=("instances",)),
+STEPS: tuple[Row, ...] = (
+    Row("train_cam", "the image classifier"),
+    Row("make_cam", "CAMs at every scale", {"classifier": "train_cam"}),
+    Row("make_lpcam", "prototypes and LPCAMs at every scale", {"classifier": "train_cam", "cams": "make_cam"}),
+    Row("eval_cam", "scores of the maps at every threshold; the thresholds chosen on val", {"maps": ALL_MAPS}),
+    Row("cam_to_ir_label", "confident labels, 255 (ignore) elsewhere", {"seeds": SEEDS, "thresholds": "eval_cam"}),
+    Row("train_irn", "the edge and displacement network", {"labels": "cam_to_ir_label", "classifier": "train_cam"}),
+    Row("make_sem_seg_labels", "pseudo masks", {"seeds": SEEDS, "irn": "train_irn"}, flag="make_sem_seg_pass"),
+    Row("eval_sem_seg", "scores of the pseudo masks", {"masks": "make_sem_seg_labels"}),
+    Row("make_ins_seg_labels", "instances", {"seeds": SEEDS, "irn": "train_irn"}, flag="make_ins_seg_pass"),
+    Row("eval_ins_seg", "average precision of the instances", {"instances": "make_ins_seg_labels"}),
 )
-BY_NAME = {step.name: step for step in STEPS}
+BY_NAME = {row.name: row for row in STEPS}
+
+
+def sources(config: Any, name: str) -> dict[str, tuple[str, ...]]:
+    """The steps that a step of the experiment reads, by role. A named step need not be among the steps of the experiment."""
+    earlier = [row.name for row in STEPS[:STEPS.index(BY_NAME[name])] if row.name in config.steps and row.MAPS]
+    return {role: (config.seed_maps,) if source == SEEDS else tuple(earlier) if source == ALL_MAPS else (source,)
+            for role, source in BY_NAME[name].reads.items()}
+
+
+def titles() -> dict[str, str]:
+    """The titles of all kinds of results that can be scored, in the order of the steps: maps, and what a SCORE step names."""
+    from steps.step import SCORE
+
+    named = {source for row in STEPS if row.KIND == SCORE for source in row.reads.values()}
+    found: dict[str, str] = {}
+    for row in STEPS:
+        found |= dict(zip(row.map_kinds, row.MAPS.values())) or ({row.name: row.writes} if row.name in named else {})
+    return found

@@ -207,7 +207,7 @@ class Pipeline(Work):
         return last._as_recorded(last._summary())
 
     def _as_recorded(self, summary: dict[str, Any]) -> RecordedRun:
-        return RecordedRun(self.config, self.composed, self.dataset, self.folder, self.device, self._survey(), summary)
+        return RecordedRun(self.config, self.composed, self.dataset, self.folder, self.runtime(), self._survey(), summary)
 
     def _report_on(self, summary: dict[str, Any]) -> None:
         """Write the report of the run that has just ended. Its results are complete, so an error here is only a warning."""

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline import actions
 from pipeline.cluster.distributed import DistributedSettings
 from pipeline.cluster.jobs import SubmitSettings
-from pipeline.order import BY_NAME, STEPS, seed_step
+from pipeline.order import BY_NAME, SEEDS, STEPS
 from pipeline.plan.selection import check_steps
 from pipeline.report.published import Published
 from pipeline.tracking import Logger
@@ -47,11 +47,6 @@ class LogLevel(Enum):
     info = "info"
     warning = "warning"  # warnings, errors and results
     error = "error"      # errors and results
-
-
-class SeedMaps(Enum):
-    cam = "cam"
-    lpcam = "lpcam"
 
 
 @dataclass
@@ -101,7 +96,7 @@ class RunSettings:
     pictures_every: int          # training steps between the pictures sent to the logger
     report: ReportSettings
     steps: list[str]             # of the experiment, in order
-    seed_maps: SeedMaps          # seeds of cam_to_ir_label, make_sem_seg_labels and make_ins_seg_labels
+    seed_maps: str               # the step whose maps are the seeds of the later steps
     published: Published | None  # the scores of the paper that the experiment reproduces
     data: Any                    # a class of steps.runtime.datasets
     model: ModelSettings
@@ -128,15 +123,20 @@ class RunSettings:
         first, last = self._ends()
         require(first <= last, "from_step", self.from_step, f"a step not after to_step={self.to_step} (in order: "
                 f"{', '.join(self.steps)})")
-        reads_seeds = {"cam_to_ir_label", "make_sem_seg_labels", "make_ins_seg_labels"} & set(self.steps)
-        require(not reads_seeds or seed_step(self) in self.steps, "seed_maps", self.seed_maps.value,
-                f"maps that the steps make ({seed_step(self)} is not among them)")
+        self._check_seeds()
         try:
             for part in self.run_name.split("/"):   # a member of a sweep is NAME/KEY=VALUE
                 check_id(part)
         except WsssError as error:
             raise ConfigError(f"name={self.run_name!r} is not possible: {error}") from error
         _check_action(self)
+
+    def _check_seeds(self) -> None:
+        """Raise ConfigError if a step reads the seed maps and they are not of an earlier step of the experiment."""
+        for name in self.steps:
+            earlier = [row.name for row in STEPS[:STEPS.index(BY_NAME[name])] if row.MAPS and row.name in self.steps]
+            require(SEEDS not in BY_NAME[name].reads.values() or self.seed_maps in earlier, "seed_maps", self.seed_maps,
+                    f"a step of this experiment before {name} that makes maps ({', '.join(earlier) or 'there is none'})")
 
     def _ends(self) -> tuple[int, int]:
         """The positions of the first and the last step to run in `steps`."""
@@ -177,6 +177,6 @@ def _check_action(config: Any) -> None:
 
 Config = make_dataclass(
     "Config",
-    [(step.name, step.module.Settings) for step in STEPS] + [(step.flag, bool | None, field(default=None)) for step in STEPS],
+    [(row.name, row.settings_type) for row in STEPS] + [(row.flag, bool | None, field(default=None)) for row in STEPS],
     bases=(*_SETTINGS, RunSettings), namespace={"__post_init__": RunSettings.__post_init__})
 Config.__module__ = __name__   # so that a launcher can unpickle it

@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cluster.machine import loader_processes, peak_memory, prepare_process, reset_peak_memory, versions
+from pipeline.cluster.machine import peak_memory, prepare_process, reset_peak_memory, versions
 from pipeline.console import Console
+from pipeline.contexts import make_context, make_runtime
 from pipeline.order import BY_NAME
 from pipeline.plan.plan import CONTINUE, REUSE, PlannedStep, work_folder
 from pipeline.runfolder.folder import RUN, RunFolder
@@ -20,10 +21,11 @@ from pipeline.runfolder.reuse import take_over
 from pipeline.settings import Precision
 from pipeline.tracking import tracked
 from steps.runtime.artifacts import quarantine
-from steps.runtime.context import Group, StepContext, settings_of
+from steps.runtime.context import Group, Runtime, StepContext, settings_of
 from steps.runtime.datasets import open_dataset
 from steps.runtime.journal import join_divisions, merge_journals, unfinished
 from steps.runtime.memory import release
+from steps.step import IMAGES, TRAINING
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError, StorageError, WsssError, prefixed
 from wsss.files import file_sizes
@@ -75,7 +77,7 @@ class Work:
             self.dataset = open_dataset(self.config.data, check=False)
             while order := self.group.broadcast(dict):
                 lists = {purpose: tuple(ids) for purpose, ids in order["lists"].items()}
-                self._do(PlannedStep(BY_NAME[order["step"]], lists, {}, tuple(order["reads"]), ""), Path(order["folder"]))
+                self._do(PlannedStep(BY_NAME[order["step"]], lists, {}, order["sources"], ""), Path(order["folder"]))
         return {}
 
     def _work(self, planned: PlannedStep) -> None:
@@ -92,20 +94,20 @@ class Work:
         self.console.start(planned.name)
         taken = self._take(planned, folder) if planned.action == REUSE else None
         if taken is None:
-            if step.kind == "images" and self.config.shard is None:
+            if step.KIND == IMAGES and self.config.shard is None:
                 join_divisions(folder, planned.lists["ids"], self.group.size)
             self.group.broadcast(lambda: {"step": planned.name, "folder": str(folder), "lists": planned.lists,
-                                          "reads": planned.reads})
+                                          "sources": planned.sources})
             result = self._do(planned, folder)
             if self.config.shard is not None:
                 self.console.finish(f"{planned.name}, shard={self.config.shard}", time.perf_counter() - start)
                 return
-        images = merge_journals(folder, planned.lists["ids"]) if step.kind == "images" else None
+        images = merge_journals(folder, planned.lists["ids"]) if step.KIND == IMAGES else None
         seconds = time.perf_counter() - start
         settings = {} if planned.imported else settings_of(getattr(self.config, planned.name))
         facts = taken or {
             "step": planned.name, "fingerprint": planned.fingerprint, "identity": planned.identity,
-            "settings": settings, "seed": self.config.seed,
+            "settings": settings, "seed": self.config.seed, "sources": planned.sources,
             "lists": {purpose: len(ids) for purpose, ids in planned.lists.items()}, "result": result,
             "device": str(self.device), "precision": self.config.precision.value, "threads": torch.get_num_threads(),
             "processes": self.group.size,
@@ -119,8 +121,11 @@ class Work:
 
     def _do(self, planned: PlannedStep, folder: Path) -> dict[str, Any]:
         """Run this process's part of a step and wait until all processes have finished theirs."""
-        module = planned.step.module
-        work = module.run if self.config.shard != "prepare" else getattr(module, "prepare", lambda context: None)
+        work = planned.step.run
+        if planned.import_from is not None:
+            work = partial(planned.step.OFFICIAL.convert, source=planned.import_from)
+        elif self.config.shard == "prepare":
+            work = planned.step.prepare or (lambda context: None)
         try:
             with self._watched(planned, self._context(planned, folder)) as context:
                 result = work(context)
@@ -133,12 +138,12 @@ class Work:
     @contextmanager
     def _watched(self, planned: PlannedStep, context: StepContext) -> Iterator[StepContext]:
         """The context of a step; for a training on rank 0 with the callbacks of the logger."""
-        if planned.step.kind != "training" or not self.group.is_main:
+        if planned.step.KIND != TRAINING or not self.group.is_main:
             yield context
             return
         settings = settings_of(context.settings)
         with tracked(context, self.config, self.folder.path, planned.name, planned.fingerprint, settings) as watched:
-            yield replace(context, **watched)
+            yield replace(context, runtime=replace(context.runtime, **watched))
 
     def _take(self, planned: PlannedStep, folder: Path) -> dict | None:
         """Reuse the result of another run; return its manifest, or None if images remain to be made."""
@@ -148,21 +153,19 @@ class Work:
                 with donor.claims.planning(self.console.warning):
                     held.enter_context(donor.claims.hold([], [planned.name]))
             manifest = take_over(donor, planned.name, folder, ids, self.dataset)
-        if planned.step.kind == "images" and unfinished(folder, ids, self.dataset):
+        if planned.step.KIND == IMAGES and unfinished(folder, ids, self.dataset):
             return None
         return {**manifest, "taken_from": str(donor.path)}
 
     def _context(self, planned: PlannedStep, folder: Path) -> StepContext:
-        config = self.config
-        return StepContext(
-            settings=getattr(config, planned.name), dataset=self.dataset, lists=planned.lists, folder=folder,
-            inputs={source: self.folder.result(source) for source in planned.reads}, model=config.model,
-            seed_maps=config.seed_maps.value, seed=config.seed, device=self.device, precision=config.precision.value,
-            workers=loader_processes(config.workers, config.threads, self.device, self.group.here),
-            layout=config.artifacts.layout, shard=config.part or (0, 1), prepared=config.part is not None, group=self.group,
-            stop=lambda: self.group.asked is not None,
-            progress=lambda done, total, note: self.console.progress(planned.name, done, total, note),
-            warn=lambda message: self.console.warning(f"{planned.name}: {message}"))
+        name = planned.name
+        runtime = self.runtime(progress=lambda done, total, note: self.console.progress(name, done, total, note),
+                               warn=lambda message: self.console.warning(f"{name}: {message}"))
+        return make_context(self.config, self.dataset, name, planned.lists, folder, planned.sources, self.folder.result, runtime)
+
+    def runtime(self, **callbacks: Any) -> Runtime:
+        """Where the steps work: this process, alone or in its group."""
+        return make_runtime(self.config, self.device, self.group, **callbacks)
 
     @contextmanager
     def signals(self) -> Iterator[None]:

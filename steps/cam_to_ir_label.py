@@ -10,13 +10,18 @@ from enum import Enum
 from typing import Any
 
 from steps.eval_cam import SCORES
-from steps.parts.thresholds import FALLBACK, confident_pair, read_chosen
+from steps.parts.official import OfficialLabels
+from steps.parts.thresholds import confident_pair, read_chosen, require_fallback
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
 from steps.runtime.inference import Made, for_each_image
+from steps.step import IMAGES, Setup, StepSettings, facts, per_map, val_with_masks
 from wsss.data.images import encode_mask
 
 VERSION = 1
+KIND = IMAGES
+INSTEAD = {"thresholds": ("conf_fg", "conf_bg")}
+OFFICIAL = OfficialLabels("ir_label")
 reader = Labels
 
 
@@ -26,40 +31,63 @@ class CRFBackend(Enum):
 
 
 @dataclass
-class Settings:
+class Pair:
+    """A confident pair of thresholds."""
+
+    conf_fg: float
+    conf_bg: float
+
+
+@dataclass
+class Settings(StepSettings):
     """`cam_to_ir_label.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None                # null: what train_irn reads
-    conf_fg: float | None            # both null: from the threshold chosen on val masks, else the published pair
+    conf_fg: float | None            # both null: from the threshold chosen on val masks, else `fallback`
     conf_bg: float | None
+    fallback: dict[str, Pair | None] = per_map()   # without val masks
     crf_iterations: int
     gt_prob: float                   # the CRF's confidence in the seed labels
     crf_backend: CRFBackend
 
     def __post_init__(self) -> None:
-        pair = (self.conf_fg, self.conf_bg)
-        require((self.conf_fg is None) == (self.conf_bg is None), "cam_to_ir_label.conf_fg, conf_bg", pair,
-                "both null or both set")
-        require(self.conf_fg is None or self.conf_bg is None or 0 <= self.conf_bg <= self.conf_fg <= 1,
-                "cam_to_ir_label.conf_fg, conf_bg", pair, "0 <= conf_bg <= conf_fg <= 1")
-        require(self.crf_iterations >= 1, "cam_to_ir_label.crf_iterations", self.crf_iterations, "at least 1")
-        require(0 < self.gt_prob < 1, "cam_to_ir_label.gt_prob", self.gt_prob, "a probability above 0 and below 1")
+        pair, key = (self.conf_fg, self.conf_bg), f"{self.step}.conf_fg, conf_bg"
+        require((self.conf_fg is None) == (self.conf_bg is None), key, pair, "both null or both set")
+        require(self.conf_fg is None or self.conf_bg is None or 0 <= self.conf_bg <= self.conf_fg <= 1, key, pair,
+                "0 <= conf_bg <= conf_fg <= 1")
+        for kind, values in self.fallback.items():
+            require(values is None or 0 <= values.conf_bg <= values.conf_fg <= 1, f"{self.step}.fallback.{kind}", values,
+                    "null or 0 <= conf_bg <= conf_fg <= 1")
+        self.require(self.crf_iterations >= 1, "crf_iterations", "at least 1")
+        self.require(0 < self.gt_prob < 1, "gt_prob", "a probability above 0 and below 1")
 
 
-def check(settings: Settings) -> None:
-    """Raise BackendError if the back end is not installed."""
-    require_package("pydensecrf", settings.crf_backend is CRFBackend.pydensecrf, "cam_to_ir_label.crf_backend")
+def identity(setup: Setup) -> dict[str, Any]:
+    """Only the fallback of the seed maps counts."""
+    own = facts(setup)[setup.name]
+    return {setup.name: {**own, "fallback": own["fallback"][setup.seeds]}}
+
+
+def unused(setup: Setup) -> dict[str, str]:
+    return {} if setup.settings.conf_fg is None else {"thresholds": "conf_fg"}
+
+
+def check(setup: Setup) -> None:
+    settings = setup.settings
+    require_package("pydensecrf", settings.crf_backend is CRFBackend.pydensecrf, f"{setup.name}.crf_backend")
+    if settings.conf_fg is None and not val_with_masks(setup.dataset):
+        require_fallback(setup, [setup.seeds], f"{setup.name}.conf_fg and {setup.name}.conf_bg")
 
 
 def run(context: StepContext) -> dict[str, Any]:
     from wsss.refinement.ir_label import ir_label
 
-    settings, maps = context.settings, Maps(context.seed_folder)
+    settings, maps = context.settings, Maps(context.input("seeds"))
     (conf_fg, conf_bg), source = confident_thresholds(context)
 
     def make(image_id: str) -> Made:
         image = context.dataset.image(image_id)
-        label = ir_label(image, maps.map(image_id, "full", context.device), maps.classes(image_id), conf_fg=conf_fg,
+        label = ir_label(image, maps.map(image_id, "full", context.runtime.device), maps.classes(image_id), conf_fg=conf_fg,
                          conf_bg=conf_bg, iterations=settings.crf_iterations, gt_prob=settings.gt_prob,
                          backend=settings.crf_backend.value)
         return {f"{image_id}.png": encode_mask(label.cpu().numpy())}, {"height": image.shape[0], "width": image.shape[1]}
@@ -72,9 +100,9 @@ def confident_thresholds(context: StepContext) -> tuple[tuple[float, float], str
     """Return (conf_fg, conf_bg) and their source."""
     settings = context.settings
     if settings.conf_fg is not None:
-        return (settings.conf_fg, settings.conf_bg), "cam_to_ir_label.conf_fg, conf_bg in the configuration"
-    if "eval_cam" in context.inputs:
-        choice = read_chosen(context.inputs["eval_cam"] / SCORES, context.seed_maps)
+        return (settings.conf_fg, settings.conf_bg), f"{context.name}.conf_fg, conf_bg in the configuration"
+    if context.reads("thresholds"):
+        choice = read_chosen(context.input("thresholds") / SCORES, context.seeds)
         return confident_pair(choice["threshold"]), f"+0.15 / -0.10 of the threshold with the {choice['source']}"
-    published = FALLBACK[context.seed_maps]
-    return (published.conf_fg, published.conf_bg), "published constants (no val masks to choose by)"
+    pair = settings.fallback[context.seeds]
+    return (pair.conf_fg, pair.conf_bg), "published constants (no val masks to choose by)"

@@ -1,4 +1,4 @@
-"""Score CAM, LPCAM-F and LPCAM against the masks at every threshold, and choose the thresholds on val masks.
+"""Score each kind of maps against the masks at every threshold, and choose the thresholds on val masks.
 
 Official file: `step/eval_cam.py`. Reads the maps and the masks; writes `scores.json` and `counts.npz` (the confusion
 counts of each kind of map at all 101 thresholds).
@@ -8,54 +8,86 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.parts.thresholds import FALLBACK, Chosen, choose, count
-from steps.runtime.artifacts import FG_ONLY, Maps, check_keys, read_arrays, write_arrays, write_json
-from steps.runtime.context import StepContext, require
-from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
+from steps.parts.thresholds import Chosen, choose, count, require_fallback
+from steps.runtime.artifacts import Maps, check_keys, read_arrays, read_json, write_arrays, write_json
+from steps.runtime.context import Source, StepContext, require
+from steps.step import SCORE, Lists, Score, Setup, StepSettings, facts, per_map, val_with_masks
+from wsss.metrics.semantic import MEASURES, THRESHOLDS, ThresholdCounts
 
 VERSION = 1
+KIND = SCORE
 SCORES, COUNTS = "scores.json", "counts.npz"
 
 
 @dataclass
-class Thresholds:
-    """The background threshold of each kind of map; null: chosen on val masks, or published when there are none."""
-
-    cam: float | None
-    lpcam_fg: float | None
-    lpcam: float | None
-
-    def __post_init__(self) -> None:
-        for kind in ("cam", "lpcam_fg", "lpcam"):
-            value = getattr(self, kind)
-            require(value is None or 0 <= value <= 1, f"eval_cam.threshold.{kind}", value, "null or a number in [0, 1]")
-
-
-@dataclass
-class Settings:
+class Settings(StepSettings):
     """`eval_cam.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None            # the list to score; null: train
-    threshold: Thresholds
+    threshold: dict[str, float | None] = per_map()   # background threshold; null: chosen on val masks, else `fallback`
+    fallback: dict[str, float | None] = per_map()    # without val masks
+
+    def __post_init__(self) -> None:
+        for key in ("threshold", "fallback"):
+            for kind, value in getattr(self, key).items():
+                require(value is None or 0 <= value <= 1, f"{self.step}.{key}.{kind}", value, "null or a number in [0, 1]")
+
+
+def kinds(setup: Setup) -> list[str]:
+    """The kinds of maps that are scored."""
+    return [kind for source in setup.sources["maps"] for kind in source.maps]
+
+
+def lists(setup: Setup) -> Lists:
+    scored = setup.ids_with_masks()
+    if all(setup.settings.threshold[kind] is not None for kind in kinds(setup)):
+        return {"scored": scored, "val": ()}
+    val = val_with_masks(setup.dataset)
+    setup.refuse_choosing_on_scored(setup.name, scored, val, "threshold")
+    return {"scored": scored, "val": val}
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    """Only the thresholds of the kinds that are scored count."""
+    found = facts(setup)
+    own = {key: {kind: value[kind] for kind in kinds(setup)} if key in ("threshold", "fallback") else value
+           for key, value in found[setup.name].items()}
+    if setup.lists["val"]:
+        del own["fallback"]
+    return {setup.name: own}
+
+
+def seen_by(name: str, identity: dict[str, Any], reader: Setup) -> dict[str, Any]:
+    """Readers use the threshold that was chosen on val: a changed training mask or score does not make labels stale."""
+    own = identity[name]
+    return {"version": identity["version"], "reads": identity["reads"].get(reader.seeds),
+            **{key: values[reader.seeds] for key, values in own.items() if key in ("threshold", "fallback")},
+            **{key: value for key, value in identity["data"].items() if key.endswith(" of val")}}
+
+
+def check(setup: Setup) -> None:
+    if not setup.lists["val"]:
+        wanted = [kind for kind in kinds(setup) if setup.settings.threshold[kind] is None]
+        require_fallback(setup, wanted, f"{setup.name}.threshold.KIND")
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    kinds = kinds_of_maps(context)
+    kinds, settings = read_maps(context.inputs["maps"]), context.settings
     scored, val = context.lists["scored"], context.lists["val"]
     total, chosen, scores, counts = len(kinds) * (len(scored) + len(val)), {}, {}, {}
     for number, (kind, maps) in enumerate(kinds.items()):
         before = number * total // len(kinds)
-        setting = getattr(context.settings.threshold, kind)
+        setting, key = settings.threshold[kind], f"{context.name}.threshold.{kind}"
         grid = tuple(sorted({*THRESHOLDS, THRESHOLDS[0] if setting is None else round(setting, 4)}))
         val_counts = count_maps(context, maps, val, grid, before, total) if val else None
-        chosen[kind] = choose(setting, f"eval_cam.threshold.{kind}", val_counts, len(val), FALLBACK[kind].evaluation)
+        chosen[kind] = choose(setting, key, val_counts, len(val), settings.fallback[kind])
         if val_counts:
             counts[f"{kind}_val"] = val_counts.counts
         if scored:
             scored_counts = count_maps(context, maps, scored, grid, before + len(val), total)
-            scores[kind] = score(scored_counts, chosen[kind], len(scored))
+            scores[kind] = {**score(scored_counts, chosen[kind], len(scored)), "threshold_key": key}
             counts[kind] = scored_counts.counts
-    if not context.group.is_main:
+    if not context.runtime.group.is_main:
         return {}
     write_arrays(context.folder / COUNTS, **counts)
     write_json(context.folder / SCORES, {"chosen": {kind: choice.as_dict() for kind, choice in chosen.items()},
@@ -68,11 +100,15 @@ def reader(folder: Path, n_classes: int) -> None:
     check_keys(folder / SCORES, ("chosen", "scores"))
 
 
+def scores(folder: Path) -> list[Score]:
+    return [Score(kind, MEASURES, values) for kind, values in read_json(folder / SCORES)["scores"].items()]
+
+
 def count_maps(context: StepContext, maps: Maps, ids: tuple[str, ...], thresholds: tuple[float, ...], before: int,
                total: int) -> ThresholdCounts:
     """The confusion counts of stored maps at full size."""
-    return count(context, ids, lambda image_id: maps.map(image_id, "full", context.device), maps.classes, "maps", thresholds,
-                 before, total)
+    return count(context, ids, lambda image_id: maps.map(image_id, "full", context.runtime.device), maps.classes, "maps",
+                 thresholds, before, total)
 
 
 def score(counts: ThresholdCounts, chosen: Chosen, n_images: int) -> dict[str, Any]:
@@ -85,11 +121,7 @@ def score(counts: ThresholdCounts, chosen: Chosen, n_images: int) -> dict[str, A
             "curve": {"threshold": [round(float(t), 4) for t in counts.thresholds], "miou": counts.miou_curve()}}
 
 
-def kinds_of_maps(context: StepContext) -> dict[str, Maps]:
-    kinds = {"cam": Maps(context.inputs["make_cam"])} if "make_cam" in context.inputs else {}
-    if "make_lpcam" in context.inputs:
-        folder = context.inputs["make_lpcam"]
-        if fg_maps := Maps(folder, FG_ONLY):
-            kinds["lpcam_fg"] = fg_maps
-        kinds["lpcam"] = Maps(folder)
-    return kinds
+def read_maps(sources: tuple[Source, ...]) -> dict[str, Maps]:
+    """The maps of finished steps by kind; without the kinds that a step was told not to save."""
+    found = {kind: Maps(source.folder, folder) for source in sources for kind, folder in source.maps.items()}
+    return {kind: maps for kind, maps in found.items() if not maps.kind or maps}

@@ -11,15 +11,20 @@ from typing import Any
 
 from steps.make_ins_seg_labels import reader as instance_reader
 from steps.parts.thresholds import THRESHOLD, read_chosen
-from steps.runtime.artifacts import check_keys, write_json
-from steps.runtime.context import StepContext, require
+from steps.runtime.artifacts import check_keys, read_json, write_json
+from steps.runtime.context import StepContext
+from steps.step import SCORE, Lists, Score, Setup, StepSettings
+from wsss.errors import ConfigError
 
 VERSION = 1
+KIND = SCORE
+TRUTH = "instances"
+MEASURES = {"ap": "AP", "ap50": "COCO's AP50", "coco_ap": "COCO's AP"}
 SCORES = "scores.json"
 
 
 @dataclass
-class Settings:
+class Settings(StepSettings):
     """`eval_ins_seg.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None            # the list to score; null: train
@@ -27,36 +32,47 @@ class Settings:
     coco_style: bool             # also compute COCO's average precision; needs pycocotools
 
     def __post_init__(self) -> None:
-        require(0 < self.iou <= 1, "eval_ins_seg.iou", self.iou, "above 0 and at most 1")
+        self.require(0 < self.iou <= 1, "iou", "above 0 and at most 1")
 
 
-def check(settings: Settings) -> None:
+def lists(setup: Setup) -> Lists:
+    """The list to score; () if it is the default list and has no instances. Raises ConfigError if some are missing."""
+    ids, split, dataset = setup.ids(setup.dataset.lists["train"]), setup.settings.split, setup.dataset
+    known = sum(map(dataset.has_instances, ids))
+    if known < len(ids) and (known or split is not None):
+        raise ConfigError(f"{setup.name} scores {len(ids)} images, but only {known} have instances in {dataset.root}. "
+                          f"Add the others, choose another {setup.name}.split, or take {setup.name} out of steps")
+    return {"scored": ids if known else ()}
+
+
+def check(setup: Setup) -> None:
     from wsss.metrics.instances import pycocotools
 
-    if settings.coco_style:
+    if setup.settings.coco_style:
         pycocotools()
 
 
 def run(context: StepContext) -> dict[str, Any]:
     from wsss.metrics.instances import CocoPrecision, InstancePrecision
 
-    if not context.group.is_main:
+    if not context.runtime.group.is_main:
         return {}
-    dataset, folder, settings = context.dataset, context.inputs["make_ins_seg_labels"], context.settings
+    dataset, source, settings = context.dataset, context.inputs["instances"][0], context.settings
     precision = InstancePrecision(len(dataset.classes), settings.iou)
     coco = CocoPrecision(len(dataset.classes)) if settings.coco_style else None
     scores: list[InstancePrecision | CocoPrecision] = [precision, *filter(None, [coco])]
-    scored, read = context.lists["scored"], instance_reader(folder, len(dataset.classes))
+    scored, read = context.lists["scored"], instance_reader(source.folder, len(dataset.classes))
     for number, image_id in enumerate(scored, start=1):
-        context.check_stop()
+        context.runtime.check_stop()
         found = read(image_id, dataset.size(image_id))
         masks, classes = dataset.instances(image_id)
         for score in scores:
             score.update(found, masks, classes)
-        context.progress(number, len(scored), "images with instances")
+        context.runtime.progress(number, len(scored), "images with instances")
     each, mean = precision.average_precision()
-    chosen = read_chosen(folder / THRESHOLD)
+    chosen = read_chosen(source.folder / THRESHOLD)
     write_json(context.folder / SCORES, {
+        "kind": source.step,
         "ap": mean, "ap_of_class": each, "iou": settings.iou,
         "coco_style": coco.average_precision() if coco else None,
         "objects": int(precision.objects.sum()), "detections": precision.detections, "images": len(scored),
@@ -65,4 +81,14 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 def reader(folder: Path, n_classes: int) -> None:
-    check_keys(folder / SCORES, ("ap", "iou", "coco_style", "objects", "detections", "images", "threshold", "threshold_source"))
+    check_keys(folder / SCORES, (
+        "kind", "ap", "iou", "coco_style", "objects", "detections", "images", "threshold", "threshold_source"))
+
+
+def scores(folder: Path) -> list[Score]:
+    values = read_json(folder / SCORES)
+    coco = values["coco_style"]
+    measured = {"ap": values["ap"]} | ({"ap50": coco["ap50"], "coco_ap": coco["ap"]} if coco else {})
+    headings = {**MEASURES, "ap": f"AP{100 * values['iou']:.0f}"}
+    return [Score(values["kind"], {name: headings[name] for name in measured}, {**values, **measured},
+                  {"detections": "detections", "objects": "objects"})]

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from steps.parts.thresholds import THRESHOLD, read_chosen
-from steps.runtime.artifacts import Labels, check_keys, write_json
+from steps.runtime.artifacts import Labels, check_keys, read_json, write_json
 from steps.runtime.context import StepContext
-from wsss.metrics.semantic import Confusion
+from steps.step import SCORE, Lists, Score, Setup, StepSettings
+from wsss.metrics.semantic import MEASURES, Confusion
 
 VERSION = 1
+KIND = SCORE
 SCORES = "scores.json"
 
 
@@ -24,32 +26,41 @@ class Ignore(Enum):
 
 
 @dataclass
-class Settings:
+class Settings(StepSettings):
     """`eval_sem_seg.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None            # the list to score; null: train
     ignore: Ignore               # what a 255 in a pseudo mask counts as
 
 
+def lists(setup: Setup) -> Lists:
+    return {"scored": setup.ids_with_masks()}
+
+
 def run(context: StepContext) -> dict[str, Any]:
-    dataset, folder = context.dataset, context.inputs["make_sem_seg_labels"]
+    dataset, source = context.dataset, context.inputs["masks"][0]
     confusion, scored = Confusion(len(dataset.classes)), context.lists["scored"]
-    read = Labels(folder, len(dataset.classes))
-    for number, image_id in enumerate(context.part(scored), start=1):
-        context.check_stop()
+    read = Labels(source.folder, len(dataset.classes))
+    for number, image_id in enumerate(context.runtime.part(scored), start=1):
+        context.runtime.check_stop()
         truth = dataset.mask(image_id)
         confusion.update(read(image_id, truth.shape), truth, prediction_ignore=context.settings.ignore.value)
-        context.progress(number, len(scored), "pseudo masks")
-    confusion.counts = context.reduce(confusion.counts)
-    if not context.group.is_main:
+        context.runtime.progress(number, len(scored), "pseudo masks")
+    confusion.counts = context.runtime.reduce(confusion.counts)
+    if not context.runtime.group.is_main:
         return {}
-    chosen = read_chosen(folder / THRESHOLD)
-    write_json(context.folder / SCORES, {**confusion.scores().as_dict(), "threshold": chosen["threshold"],
-                                         "threshold_source": chosen["source"], "refiner": chosen.get("refiner"),
-                                         "images": len(scored),
+    chosen = read_chosen(source.folder / THRESHOLD)
+    write_json(context.folder / SCORES, {"kind": source.step, **confusion.scores().as_dict(), "threshold": chosen["threshold"],
+                                         "threshold_source": chosen["source"], "threshold_key": f"{source.step}.bg_threshold",
+                                         "refiner": chosen.get("refiner"), "images": len(scored),
                                          "confusion": confusion.counts.tolist()})
     return {}
 
 
 def reader(folder: Path, n_classes: int) -> None:
-    check_keys(folder / SCORES, ("miou", "threshold", "threshold_source", "images"))
+    check_keys(folder / SCORES, ("kind", "miou", "threshold", "threshold_source", "images"))
+
+
+def scores(folder: Path) -> list[Score]:
+    values = read_json(folder / SCORES)
+    return [Score(values["kind"], MEASURES, values)]

@@ -12,15 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from steps.parts.official import OfficialMaps
 from steps.runtime.artifacts import Maps, encode_array
-from steps.runtime.context import StepContext, require
+from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
+from steps.step import IMAGES, Setup, StepSettings, facts
 
 VERSION = 2
+KIND = IMAGES
+MAPS = {"": "CAM"}
+OFFICIAL = OfficialMaps("cam_mask")
 
 
 @dataclass
-class Settings:
+class Settings(StepSettings):
     """`make_cam.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None            # null: what the later steps read
@@ -28,10 +33,14 @@ class Settings:
     epsilon: float               # added to a map's maximum before the map is divided by it
 
     def __post_init__(self) -> None:
-        require(len(self.scales) > 0 and all(0 < scale <= 8 for scale in self.scales), "make_cam.scales", self.scales,
-                "at least one scale, each above 0 and at most 8")
-        require(len(set(self.scales)) == len(self.scales), "make_cam.scales", self.scales, "no scale twice")
-        require(self.epsilon >= 0, "make_cam.epsilon", self.epsilon, "at least 0")
+        self.require(len(self.scales) > 0 and all(0 < scale <= 8 for scale in self.scales), "scales",
+                     "at least one scale, each above 0 and at most 8")
+        self.require(len(set(self.scales)) == len(self.scales), "scales", "no scale twice")
+        self.require(self.epsilon >= 0, "epsilon", "at least 0")
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    return facts(setup, "precision")
 
 
 def run(context: StepContext) -> dict[str, Any]:
@@ -49,7 +58,7 @@ def run(context: StepContext) -> dict[str, Any]:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
         weight = classifier.classifier.weight[classes].flatten(1)   # (K, D)
         with torch.inference_mode():
-            packed, maxima = pack(multi_scale_cam(features_of, image, weight, scales, context.device,
+            packed, maxima = pack(multi_scale_cam(features_of, image, weight, scales, context.runtime.device,
                                                    classifier.backbone.normalisation))
         facts = {"height": image.shape[0], "width": image.shape[1], "classes": classes, "scales": scales,
                  "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}

@@ -17,18 +17,21 @@ from typing import TYPE_CHECKING, Any
 from steps.parts.refiner import check_walk
 from steps.parts.thresholds import THRESHOLD, Chosen, read_chosen
 from steps.runtime.artifacts import encode_arrays, write_json
-from steps.runtime.context import StepContext, require
+from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
 from steps.runtime.store import Store
+from steps.step import IMAGES, Lists, Setup, StepSettings, facts
+from wsss.data.ids import union
 
 if TYPE_CHECKING:
     from wsss.refinement.instances import Detections
 
 VERSION = 1
+KIND = IMAGES
 
 
 @dataclass
-class Settings:
+class Settings(StepSettings):
     """`make_ins_seg_labels.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None            # null: train, and what eval_ins_seg scores
@@ -42,21 +45,29 @@ class Settings:
     min_area: float              # an instance below this share of the image gets score 0
 
     def __post_init__(self) -> None:
-        check_walk(self, "make_ins_seg_labels")
+        check_walk(self)
         for key, good, expected in (
                 ("centroid_iterations", self.centroid_iterations >= 1, "at least 1"),
                 ("group_threshold", self.group_threshold > 0, "above 0"),
                 ("bg_threshold", 0 <= self.bg_threshold <= 1, "a number in [0, 1]"),
                 ("min_area", 0 <= self.min_area <= 1, "a share in [0, 1]")):
-            require(good, f"make_ins_seg_labels.{key}", getattr(self, key), expected)
+            self.require(good, key, expected)
+
+
+def lists(setup: Setup) -> Lists:
+    return {"ids": setup.ids(union([setup.dataset.lists["train"], *setup.wanted.values()]))}
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    return facts(setup, "precision")
 
 
 def run(context: StepContext) -> dict[str, Any]:
     from steps.parts.instances import Instances
 
     find = Instances(context)
-    chosen = Chosen(context.settings.bg_threshold, "make_ins_seg_labels.bg_threshold in the configuration").as_dict()
-    if context.group.is_main:
+    chosen = Chosen(context.settings.bg_threshold, f"{context.name}.bg_threshold in the configuration").as_dict()
+    if context.runtime.group.is_main:
         write_json(context.folder / THRESHOLD, chosen)
 
     def make(image_id: str) -> Made:

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steps.parts.imported_prototypes import check_imported, digest_of_imported
+from steps.parts.official import OfficialMaps
 from steps.runtime.artifacts import FG_ONLY, Maps, encode_array
-from steps.runtime.context import StepContext, require, require_package
+from steps.runtime.context import StepContext, require_package
 from steps.runtime.inference import Made, for_each_image
+from steps.step import IMAGES, Lists, Setup, StepSettings, facts
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
     from wsss.classifiers.plain import Classifier
 
 VERSION = 2
+KIND = IMAGES
+MAPS = {FG_ONLY: "LPCAM-F", "": "LPCAM"}
+LOG_ONLY = frozenset({"prototype_split"})
+OFFICIAL = OfficialMaps("lpcam_mask", lpcam=True)
 # The settings of the clustering. They have no effect if prototypes are imported.
 CLUSTERING = {"prototype_images", "prototype_seed", "n_clusters", "cam_threshold", "fg_threshold", "min_prototypes",
               "background_low", "background_high", "max_features_per_class", "kmeans_iterations", "kmeans_init",
@@ -44,7 +51,7 @@ class KMeansBackend(Enum):
 
 
 @dataclass
-class Settings:
+class Settings(StepSettings):
     """`make_lpcam.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None                # null: what the later steps read
@@ -70,23 +77,38 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("n_clusters", "kmeans_iterations", "min_prototypes"):
-            require(getattr(self, name) >= 1, f"make_lpcam.{name}", getattr(self, name), "at least 1")
+            self.require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("cam_threshold", "fg_threshold", "background_low", "background_high"):
-            require(0 <= getattr(self, name) <= 1, f"make_lpcam.{name}", getattr(self, name), "a number in [0, 1]")
-        require(self.background_low <= self.background_high, "make_lpcam.background_low", self.background_low,
-                f"at most make_lpcam.background_high={self.background_high}")
-        require(self.max_features_per_class >= self.n_clusters, "make_lpcam.max_features_per_class",
-                self.max_features_per_class, f"at least make_lpcam.n_clusters={self.n_clusters}")
+            self.require(0 <= getattr(self, name) <= 1, name, "a number in [0, 1]")
+        self.require(self.background_low <= self.background_high, "background_low",
+                     f"at most {self.step}.background_high={self.background_high}")
+        self.require(self.max_features_per_class >= self.n_clusters, "max_features_per_class",
+                     f"at least {self.step}.n_clusters={self.n_clusters}")
         for name in ("kmeans_tolerance", "kmeans_total_shift"):
-            require(getattr(self, name) >= 0, f"make_lpcam.{name}", getattr(self, name), "at least 0")
-        require(self.prototype_images is None or self.prototype_images >= 1, "make_lpcam.prototype_images", self.prototype_images,
-                "null or at least 1")
-        require(0 <= self.prototype_seed < 2**32, "make_lpcam.prototype_seed", self.prototype_seed, "from 0 to 2^32 - 1")
+            self.require(getattr(self, name) >= 0, name, "at least 0")
+        self.require(self.prototype_images is None or self.prototype_images >= 1, "prototype_images", "null or at least 1")
+        self.require(0 <= self.prototype_seed < 2**32, "prototype_seed", "from 0 to 2^32 - 1")
 
 
-def check(settings: Settings) -> None:
-    """Raise BackendError if the back end is not installed."""
-    require_package("kmeans_pytorch", settings.kmeans_backend is KMeansBackend.kmeans_pytorch, "make_lpcam.kmeans_backend")
+def lists(setup: Setup) -> Lists:
+    prototypes = () if setup.settings.prototypes else setup.ids(setup.dataset.lists["train"], "prototype_split")
+    return {"ids": setup.read_ids(), "prototypes": prototypes}
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    if not (file := setup.settings.prototypes):
+        return facts(setup, "seed", "precision")
+    found = facts(setup, "precision")
+    own = {key: value for key, value in found[setup.name].items() if key not in CLUSTERING}
+    return {**found, setup.name: {**own, "prototypes": digest_of_imported(file, f"{setup.name}.prototypes={file}")}}
+
+
+def check(setup: Setup) -> None:
+    settings = setup.settings
+    require_package("kmeans_pytorch", settings.kmeans_backend is KMeansBackend.kmeans_pytorch, f"{setup.name}.kmeans_backend")
+    if settings.prototypes:
+        where = f"{setup.name}.prototypes={settings.prototypes}"
+        check_imported(settings.prototypes, where, len(setup.dataset.classes), setup.config.model)
 
 
 def prepare(context: StepContext) -> None:
@@ -99,7 +121,7 @@ def _prepare(context: StepContext) -> tuple[Classifier, Maps, Prototypes]:
     from steps.parts.prototypes import make_prototypes
     from steps.runtime.networks import load_classifier
 
-    classifier, cams = load_classifier(context), Maps(context.inputs["make_cam"])
+    classifier, cams = load_classifier(context), Maps(context.input("cams"))
     return classifier, cams, make_prototypes(context, classifier, cams)
 
 
@@ -118,9 +140,9 @@ def run(context: StepContext) -> dict[str, Any]:
         image, facts = context.dataset.image(image_id), cams.facts(image_id)
         vectors = prototypes.of(facts["classes"])
         with torch.inference_mode():
+            grids = multi_scale_features(features_of, image, facts["scales"], context.runtime.device, normalisation)
             pairs = [lpcam_maps(features, vectors.foreground, vectors.background, relu_without_background=relu_without_background,
-                                mean=prototypes.mean)
-                     for features in multi_scale_features(features_of, image, facts["scales"], context.device, normalisation)]
+                                mean=prototypes.mean) for features in grids]
         kinds = {f"{FG_ONLY}/": [fg for fg, _ in pairs], "": [full for _, full in pairs]}
         if not context.settings.save_fg_maps:
             del kinds[f"{FG_ONLY}/"]

@@ -15,14 +15,21 @@ from typing import Any
 
 import numpy as np
 
+from steps.parts.official import OfficialLabels
 from steps.parts.refiner import WITHOUT_MASKS, Refiner, Unary, check_walk
-from steps.parts.thresholds import THRESHOLD, read_chosen
+from steps.parts.thresholds import THRESHOLD, read_chosen, require_fallback
 from steps.runtime.artifacts import Labels, encode_array, read_array
 from steps.runtime.context import StepContext, require
 from steps.runtime.inference import Made, for_each_image
+from steps.step import IMAGES, Lists, Setup, StepSettings, facts, per_map, val_with_masks
+from wsss.data.ids import union
 from wsss.data.images import encode_mask
 
 VERSION = 3
+KIND = IMAGES
+MASKS = True
+COMMON = (THRESHOLD,)
+OFFICIAL = OfficialLabels("sem_seg", original=True, common={THRESHOLD: {"threshold": None, "source": "imported pseudo masks"}})
 
 
 @dataclass
@@ -39,8 +46,8 @@ class CRFSettings:
     bilateral_srgb: float        # and in grey levels of 0..255
     bilateral_compat: float
 
-    def __post_init__(self) -> None:
-        where = "make_sem_seg_labels.crf"
+    def check(self, where: str) -> None:
+        """Raise ConfigError for an impossible value; `where` is the key of the settings."""
         require(self.iterations >= 1, f"{where}.iterations", self.iterations, "at least 1")
         require(0 < self.gt_prob < 1, f"{where}.gt_prob", self.gt_prob, "a probability above 0 and below 1")
         for key in ("sharpness", "gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
@@ -56,20 +63,7 @@ class CRFSettings:
 
 
 @dataclass
-class Fallback:
-    """`make_sem_seg_labels.fallback.`: the background threshold of each kind of seed map without val masks."""
-
-    cam: float
-    lpcam: float
-
-    def __post_init__(self) -> None:
-        for kind in ("cam", "lpcam"):
-            value = getattr(self, kind)
-            require(0 <= value <= 1, f"make_sem_seg_labels.fallback.{kind}", value, "a number in [0, 1]")
-
-
-@dataclass
-class Settings:
+class Settings(StepSettings):
     """`make_sem_seg_labels.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None                # null: what eval_sem_seg scores
@@ -81,13 +75,15 @@ class Settings:
     pad_to: int | None               # pad the input of IRN to sides of at least this many pixels
     crf: CRFSettings
     bg_threshold: float | None       # null: chosen on val masks, else `fallback`
-    fallback: Fallback
+    fallback: dict[str, float | None] = per_map()   # the background threshold without val masks
     save_soft: bool
 
     def __post_init__(self) -> None:
-        check_walk(self, "make_sem_seg_labels")
-        require(self.bg_threshold is None or 0 <= self.bg_threshold <= 1, "make_sem_seg_labels.bg_threshold",
-                self.bg_threshold, "null or a number in [0, 1]")
+        check_walk(self)
+        self.crf.check(f"{self.step}.crf")
+        self.require(self.bg_threshold is None or 0 <= self.bg_threshold <= 1, "bg_threshold", "null or a number in [0, 1]")
+        for kind, value in self.fallback.items():
+            require(value is None or 0 <= value <= 1, f"{self.step}.fallback.{kind}", value, "null or a number in [0, 1]")
 
     @property
     def chooses(self) -> bool:
@@ -99,6 +95,30 @@ class Settings:
         if self.refiner is not None:
             return (self.refiner,)
         return tuple(Refiner) if has_val else (WITHOUT_MASKS,)
+
+
+def lists(setup: Setup) -> Lists:
+    val = val_with_masks(setup.dataset) if setup.settings.chooses else ()
+    for name, ids in setup.wanted.items():
+        setup.refuse_choosing_on_scored(name, ids, val, "bg_threshold")
+    return {"ids": setup.ids(union([setup.dataset.lists["train"], *setup.wanted.values()])), "val": val}
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    """Only the fallback of the seed maps counts."""
+    found = facts(setup, "precision")
+    own = found[setup.name]
+    return {**found, setup.name: {**own, "fallback": own["fallback"][setup.seeds]}}
+
+
+def unused(setup: Setup) -> dict[str, str]:
+    refiners = setup.settings.refiners(bool(val_with_masks(setup.dataset)))
+    return {} if any(refiner.walks for refiner in refiners) else {"irn": f"refiner={refiners[0].value}"}
+
+
+def check(setup: Setup) -> None:
+    if setup.settings.bg_threshold is None and not setup.lists["val"]:
+        require_fallback(setup, [setup.seeds], f"{setup.name}.bg_threshold")
 
 
 def prepare(context: StepContext) -> None:
@@ -135,5 +155,5 @@ def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
         labels(image_id)
         for name in labels.index[image_id]["files"]:
             if name.endswith(".npy"):
-                read_array(labels.store.file(image_id, name), "make_sem_seg_labels")
+                read_array(labels.store.file(image_id, name), folder.name)
     return read

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steps.parts.official import OfficialNetwork
 from steps.runtime.concurrency import memory_for
-from steps.runtime.context import StepContext, require
+from steps.runtime.context import StepContext
 from steps.runtime.memory import trim_heap
+from steps.runtime.model import weights_digest
 from steps.runtime.schedule import OptimizerName, Schedule, epochs_of, require_schedule
+from steps.step import TRAINING, Lists, Setup, StepSettings, facts
 from wsss.metrics.semantic import average_precision
 from wsss.seeding import generator
 
@@ -27,10 +30,15 @@ if TYPE_CHECKING:
     from wsss.classifiers.plain import Classifier
 
 VERSION = 1
+KIND = TRAINING
+# Splitting a batch (accumulate, number of processes) only changes rounding: a training that ran out of memory can continue in
+# smaller parts.
+LOG_ONLY = frozenset({"checkpoint_steps", "max_val_images", "val_epochs", "accumulate"})
+OFFICIAL = OfficialNetwork("res50_cam.pth", "CAM")
 
 
 @dataclass
-class Settings:
+class Settings(StepSettings):
     """`train_cam.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None            # the list to train on; null: train
@@ -54,16 +62,33 @@ class Settings:
     max_val_images: int | None   # of val; null: all
     checkpoint_steps: int        # steps between two saves of the state
 
+    weights: str | None          # a trained classifier (official res50_cam.pth), taken instead of training
+
     def __post_init__(self) -> None:
-        require_schedule("train_cam", self)
+        require_schedule(self)
         low_high = self.resize_long
-        require(len(low_high) == 2 and 0 < low_high[0] <= low_high[1], "train_cam.resize_long", low_high,
-                "two factors [lowest, highest] with 0 < lowest <= highest")
-        require(0 <= self.color_jitter < 1, "train_cam.color_jitter", self.color_jitter, "a strength in [0, 1)")
-        require(self.head_lr_mult > 0, "train_cam.head_lr_mult", self.head_lr_mult, "above 0")
-        require(self.max_val_images is None or self.max_val_images >= 1, "train_cam.max_val_images", self.max_val_images,
-                "null or at least 1")
-        require(self.val_epochs >= 1, "train_cam.val_epochs", self.val_epochs, "at least 1")
+        self.require(len(low_high) == 2 and 0 < low_high[0] <= low_high[1], "resize_long",
+                     "two factors [lowest, highest] with 0 < lowest <= highest")
+        self.require(0 <= self.color_jitter < 1, "color_jitter", "a strength in [0, 1)")
+        self.require(self.head_lr_mult > 0, "head_lr_mult", "above 0")
+        self.require(self.max_val_images is None or self.max_val_images >= 1, "max_val_images", "null or at least 1")
+        self.require(self.val_epochs >= 1, "val_epochs", "at least 1")
+
+
+def lists(setup: Setup) -> Lists:
+    return {"ids": setup.ids(setup.dataset.lists["train"]), "log": setup.dataset.lists["val"]}
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    model = setup.config.model
+    of_model = {"backbone": model.backbone.value} | ({"weights": weights_digest(model)} if model.starts_from_weights else {})
+    return {**facts(setup, "seed", "precision"), "model": of_model}
+
+
+def check(setup: Setup) -> None:
+    from steps.runtime.networks import check_training, imported_classifier
+
+    check_training(setup, imported_classifier, setup.config.model.starts_from_weights)
 
 
 def run(context: StepContext) -> dict[str, Any]:
@@ -71,22 +96,22 @@ def run(context: StepContext) -> dict[str, Any]:
     from torch.nn.functional import multilabel_soft_margin_loss
 
     from steps.parts.training_pictures import cam_pictures
-    from steps.runtime.networks import import_network, new_classifier, save_network
+    from steps.runtime.networks import import_network, imported_classifier, new_classifier, save_network
     from steps.runtime.training import fit, make_optimizer, poly_lr
     from wsss.data.augment import classifier_sample
 
-    if context.model.imported("train_cam"):
-        return import_network(context, "train_cam")
+    if context.settings.weights:
+        return import_network(context, imported_classifier)
     settings, dataset = context.settings, context.dataset
-    if not context.model.starts_from_weights and context.group.is_main:
-        context.warn(f"the network {context.model.backbone.value} starts from random weights: on a few hundred images the maps "
-                     "of every later step are poor. Use model.backbone=efficientnet_lite0, whose ImageNet weights are "
-                     "installed, or model.pretrained=true; or raise train_cam.epochs")
+    if not context.model.starts_from_weights and context.runtime.group.is_main:
+        context.runtime.warn(f"the network {context.model.backbone.value} starts from random weights: on a few hundred images "
+                             "the maps of every later step are poor. Use model.backbone=efficientnet_lite0, whose ImageNet "
+                             f"weights are installed, or model.pretrained=true; or raise {context.name}.epochs")
     classifier = new_classifier(context)
     resize_long = tuple(round(factor * settings.crop_size) for factor in settings.resize_long)
 
     def sample(epoch: int, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
-        draws = generator(context.seed, "train_cam", epoch, image_id)
+        draws = generator(context.seed, context.name, epoch, image_id)
         image = classifier_sample(dataset.image(image_id), draws, settings.crop_size, resize_long,
                                   color_jitter=settings.color_jitter,
                                   normalisation=classifier.backbone.normalisation)
@@ -98,11 +123,11 @@ def run(context: StepContext) -> dict[str, Any]:
 
     backbone, head = classifier.parameter_groups()
     optimizer = make_optimizer(settings, (backbone, 1.0), (head, settings.head_lr_mult))
-    schedule = Schedule("train_cam", epochs_of(settings, len(context.ids)), settings.batch_size,
+    schedule = Schedule(context.name, epochs_of(settings, len(context.ids)), settings.batch_size,
                 poly_lr(settings.power, settings.warmup), settings.checkpoint_steps, settings.accumulate, settings.val_epochs)
     log = fit(context, schedule, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
               lambda: cam_pictures(context, classifier))
-    if context.group.is_main:
+    if context.runtime.group.is_main:
         save_network(context, classifier)
     return {"steps": log[-1]["step"], "epochs": schedule.epochs, "val_map": log[-1].get("val_map")}
 
@@ -122,17 +147,27 @@ def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
 
     from steps.runtime.networks import network_input
 
-    ids = context.lists["val"]
+    ids = context.lists["log"]
     if not ids:
         return {}
     ids = ids[::math.ceil(len(ids) / (context.settings.max_val_images or len(ids)))]
     classifier.eval()
     scores = np.zeros((len(ids), len(context.dataset.classes)), np.float32)
-    with torch.inference_mode(), context.autocast():
-        for row in context.part(range(len(ids))):
+    with torch.inference_mode(), context.runtime.autocast():
+        for row in context.runtime.part(range(len(ids))):
             with memory_for(ids[row]):
                 scores[row] = classifier(network_input(context, classifier, ids[row])).float().cpu().numpy()[0]
             trim_heap()
     labels = np.stack([context.dataset.label_vector(image_id) for image_id in ids])
-    return {"val_map": average_precision(context.reduce(scores), labels)[1]}
+    return {"val_map": average_precision(context.runtime.reduce(scores), labels)[1]}
 
+
+def classify(context: StepContext, image_id: str) -> np.ndarray:
+    """The probabilities (C,) of the classes in a whole image, by the finished classifier (role "classifier")."""
+    import torch
+
+    from steps.runtime.networks import load_classifier, network_input
+
+    classifier = load_classifier(context)
+    with torch.inference_mode(), context.runtime.autocast():
+        return classifier(network_input(context, classifier, image_id)).float().sigmoid()[0].cpu().numpy()

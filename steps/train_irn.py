@@ -13,10 +13,13 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.parts.official import OfficialNetwork
 from steps.runtime.artifacts import Labels
 from steps.runtime.concurrency import max_concurrent, ordered_map
-from steps.runtime.context import StepContext, require
+from steps.runtime.context import StepContext
+from steps.runtime.model import weights_digest
 from steps.runtime.schedule import OptimizerName, Schedule, epochs_of, require_schedule
+from steps.step import TRAINING, Lists, Setup, StepSettings, facts
 from wsss.seeding import generator
 
 if TYPE_CHECKING:
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from wsss.networks.irn import IRN
 
 VERSION = 2
+KIND = TRAINING
+LOG_ONLY = frozenset({"checkpoint_steps", "accumulate"})   # accumulate: see train_cam
+OFFICIAL = OfficialNetwork("res50_irn.pth", "IRN")
 
 
 class IRNBackbone(Enum):
@@ -33,7 +39,7 @@ class IRNBackbone(Enum):
 
 
 @dataclass
-class Settings:
+class Settings(StepSettings):
     """`train_irn.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None                # the list to train on; null: train
@@ -55,32 +61,62 @@ class Settings:
     checkpoint_steps: int
     accumulate: int                  # parts of a batch, as in train_cam
 
+    weights: str | None              # a trained IRN (official res50_irn.pth), taken instead of training
+
     def __post_init__(self) -> None:
-        require_schedule("train_irn", self)
-        require(len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1], "train_irn.scale", self.scale,
-                "two factors [lowest, highest] with 0 < lowest <= highest")
-        require(self.displacement_lr_mult > 0, "train_irn.displacement_lr_mult", self.displacement_lr_mult, "above 0")
-        require(self.radius >= 2, "train_irn.radius", self.radius, "at least 2")
-        require(self.all_pairs or self.radius <= self.crop_size // 8, "train_irn.radius", self.radius,
-                f"at most an eighth of train_irn.crop_size={self.crop_size}, or train_irn.all_pairs=true")
+        require_schedule(self)
+        self.require(len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1], "scale",
+                     "two factors [lowest, highest] with 0 < lowest <= highest")
+        self.require(self.displacement_lr_mult > 0, "displacement_lr_mult", "above 0")
+        self.require(self.radius >= 2, "radius", "at least 2")
+        self.require(self.all_pairs or self.radius <= self.crop_size // 8, "radius",
+                     f"at most an eighth of {self.step}.crop_size={self.crop_size}, or {self.step}.all_pairs=true")
+
+
+def lists(setup: Setup) -> Lists:
+    return {"ids": setup.ids(setup.dataset.lists["train"])}
+
+
+def backbone_source(setup: Setup) -> IRNBackbone:
+    """The source of the weights of the frozen backbone."""
+    model = setup.config.model
+    return setup.settings.backbone or (IRNBackbone.imagenet if model.starts_from_weights else IRNBackbone.classifier)
+
+
+def unused(setup: Setup) -> dict[str, str]:
+    return {"classifier": "backbone=imagenet"} if backbone_source(setup) is IRNBackbone.imagenet else {}
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    model, source = setup.config.model, backbone_source(setup)
+    of_model = {"backbone": model.backbone.value, "irn_backbone": source.value}
+    if source is IRNBackbone.imagenet:
+        of_model["weights"] = weights_digest(model)
+    return {**facts(setup, "seed", "precision"), "model": of_model}
+
+
+def check(setup: Setup) -> None:
+    from steps.runtime.networks import check_training, imported_irn
+
+    check_training(setup, imported_irn, backbone_source(setup) is IRNBackbone.imagenet)
 
 
 def run(context: StepContext) -> dict[str, Any]:
     from steps.parts.training_pictures import edge_pictures
-    from steps.runtime.networks import import_network, new_irn, save_network
+    from steps.runtime.networks import import_network, imported_irn, new_irn, save_network
     from steps.runtime.training import fit, make_optimizer, poly_lr
     from wsss.data.augment import irn_sample
     from wsss.refinement.affinity import affinity_losses, pair_counts
 
-    if context.model.imported("train_irn"):
-        return import_network(context, "train_irn")
+    if context.settings.weights:
+        return import_network(context, imported_irn)
     settings, dataset = context.settings, context.dataset
-    irn, read = new_irn(context), Labels(context.inputs["cam_to_ir_label"], len(dataset.classes))
+    irn, read = new_irn(context), Labels(context.input("labels"), len(dataset.classes))
 
     def sample(epoch: int, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
         image = dataset.image(image_id)
         label = read(image_id, image.shape[:2])
-        return irn_sample(image, label, generator(context.seed, "train_irn", epoch, image_id), settings.crop_size,
+        return irn_sample(image, label, generator(context.seed, context.name, epoch, image_id), settings.crop_size,
                           tuple(settings.scale), irn.backbone.normalisation)
 
     pairs = {"radius": settings.radius, "all_pairs": settings.all_pairs}
@@ -97,11 +133,11 @@ def run(context: StepContext) -> dict[str, Any]:
 
     edge, displacement = irn.parameter_groups()
     optimizer = make_optimizer(settings, (edge, 1.0), (displacement, settings.displacement_lr_mult))
-    schedule = Schedule("train_irn", epochs_of(settings, len(context.ids)), settings.batch_size, poly_lr(settings.power),
+    schedule = Schedule(context.name, epochs_of(settings, len(context.ids)), settings.batch_size, poly_lr(settings.power),
                 settings.checkpoint_steps, settings.accumulate)
     log = fit(context, schedule, irn, optimizer, sample, loss, pictures=lambda: edge_pictures(context, irn), counts=counts)
     irn.set_displacement_mean(displacement_mean(context, irn))
-    if context.group.is_main:
+    if context.runtime.group.is_main:
         save_network(context, irn)
     return {"steps": log[-1]["step"], "epochs": schedule.epochs, "displacement_mean": irn.mean_shift.running_mean.tolist()}
 
@@ -127,10 +163,10 @@ def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
 
     def mean(image_id: str) -> torch.Tensor:
         image = top_left_crop(context.dataset.image(image_id), context.settings.crop_size, irn.backbone.normalisation)
-        with torch.inference_mode(), context.autocast():
-            _, displacement = irn(image[None].to(context.device))
+        with torch.inference_mode(), context.runtime.autocast():
+            _, displacement = irn(image[None].to(context.runtime.device))
         return displacement.double().mean(dim=(0, 2, 3)).cpu()
-    with closing(ordered_map(context, mean, context.part(context.ids), max_concurrent(context.device))) as means:
+    with closing(ordered_map(context, mean, context.runtime.part(context.ids), max_concurrent(context.runtime.device))) as means:
         for _, result in means:
             total += result()
-    return (context.group.sum(total) / len(context.ids)).float()
+    return (context.runtime.group.sum(total) / len(context.ids)).float()

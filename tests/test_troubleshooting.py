@@ -111,7 +111,7 @@ def of(code: str) -> Messages:
     ("problems += [f'{i} comes twice in it' for i in ids]", "... comes twice in it"),
     ("failed[i] = f'{i}: not enough memory'\ncontext.warn(f'{i}: {failed[i]}')", "...: not enough memory"),
     ("log.warning('%s: ignored %d entries', folder, n)", "...: ignored ... entries"),
-    ("context.warn(f'class {name} has no image')", "class ... has no image"),
+    ("context.runtime.warn(f'class {name} has no image')", "class ... has no image"),
 ])
 def test_messages_are_found(code, text):
     messages = of(code)
@@ -127,7 +127,7 @@ def test_both_sides_of_a_condition_are_found():
 
 @pytest.mark.parametrize("code", [
     "raise DataError(message)", "raise DataError()", "raise DataError(f'{a}: {b}')", "raise DataError(str(error))",
-    "raise DataError(make(1))", "context.warn(text)", "refuse(str(path), problems)", "def f(): return x\nraise DataError(f())",
+    "raise DataError(make(1))", "context.runtime.warn(text)", "refuse(str(path), problems)", "def f(): return x\nraise DataError(f())",
 ])
 def test_what_cannot_be_read_is_listed(code):
     assert of(code).unread
@@ -139,7 +139,7 @@ def test_what_is_not_ours_is_listed(code):
 
 
 @pytest.mark.parametrize("code", [
-    "raise", "raise error", "raise type(error)(f'{image_id}: {error}') from error", "raise Stopped", "context.warn(str(error))",
+    "raise", "raise error", "raise type(error)(f'{image_id}: {error}') from error", "raise Stopped", "context.runtime.warn(str(error))",
     "warn = lambda message: console.warning(f'{step}: {message}')",
     "def again(error): ...\nraise again(error)",
 ])

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.actions._export import Settings, export_target
-from pipeline.plan.lists import masks_to_choose_by
 from pipeline.plan.plan import survey
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.artifacts import Labels
 from steps.runtime.journal import unfinished
+from steps.step import val_with_masks
 from wsss.data.dataset import Dataset
 from wsss.data.findings import Finding, report_table
 from wsss.data.images import encode_jpeg, encode_mask, is_upright_jpeg
@@ -63,7 +63,7 @@ def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
     """
     target = export_target(config, dataset, folder, "export_voc")
     split = config.train_cam.split or "train"
-    train, val = dataset.list_ids(split), masks_to_choose_by(dataset)
+    train, val = dataset.list_ids(split), val_with_masks(dataset)
     _check_masks(config, dataset, folder, command, split, train)
     name = split if split in dataset.lists else "train"
     files = dict(_files(dataset, folder.result(STEP), {name: train, "val": val}))

@@ -3,17 +3,17 @@
 The files are `cam_mask/ID.npy`, `lpcam_mask/ID.npy`, `ir_label/ID.png` and `sem_seg/ID.png`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.order import BY_NAME
+from pipeline.order import BY_NAME, STEPS
 from pipeline.plan.fingerprint import imported_identity
 from pipeline.plan.plan import ABSENT, CONTINUE, DONE, PARTIAL, RERUN, RUN, SKIP, STALE, PlannedStep
 from pipeline.plan.selection import selected
 from pipeline.runfolder.folder import RunFolder
-from steps.parts.imported import FOLDERS, Import, official_file
 from steps.runtime.journal import unfinished
+from steps.step import IMAGES
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
 from wsss.files import user_path
@@ -45,14 +45,15 @@ def import_plan(config: Any, dataset: Dataset, folder: RunFolder) -> list[Planne
         raise ConfigError("action=import_official needs the folder of the official code: set import_from=DIR")
     source, plan = user_path(config.import_from), []
     for name in selected(config):
-        if name in FOLDERS and (ids := (module := Import(name, source)).ids(dataset)):
-            identity = imported_identity(dataset, name, module.digest(ids))
-            plan.append(PlannedStep(replace(BY_NAME[name], module=module), {"ids": ids}, identity, (), ABSENT, total=len(ids)))
+        row = BY_NAME[name]
+        if row.KIND == IMAGES and row.OFFICIAL and (ids := row.OFFICIAL.ids(source, dataset)):
+            identity = imported_identity(dataset, name, row.OFFICIAL.digest(source, ids))
+            plan.append(PlannedStep(row, {"ids": ids}, identity, {}, ABSENT, total=len(ids), import_from=source))
             _find_state(config, dataset, folder, plan[-1])
     if not plan:
+        files = [str(row.OFFICIAL.path(Path(), "ID")) for row in STEPS if row.KIND == IMAGES and row.OFFICIAL]
         raise ConfigError(f"import_from={source} has no files of {dataset.name} for the selected steps. Expected files: "
-                          f"{', '.join(str(official_file(Path(), name, 'ID')) for name in FOLDERS)}; an id of this data set "
-                          f"is {dataset.lists['all'][0]!r}")
+                          f"{', '.join(files)}; an id of this data set is {dataset.lists['all'][0]!r}")
     return plan
 
 
@@ -66,7 +67,7 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
     place = folder.result(planned.name) if current else folder.partial(planned.name, planned.fingerprint)
     planned.done = planned.total - len(unfinished(place, planned.lists["ids"], dataset))
     planned.damaged = folder.damaged_files(planned.name) if current else []
-    planned.why = f"from {planned.step.module.source / FOLDERS[planned.name]}"
+    planned.why = f"from {planned.import_from / planned.step.OFFICIAL.name}"
     if current and planned.done == planned.total and not planned.damaged and not folder.has_open_journal(planned.name):
         planned.state, planned.action = DONE, SKIP
     elif current or place.exists():

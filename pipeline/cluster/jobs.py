@@ -49,10 +49,10 @@ class _Submit:
         require(self.warn_seconds >= 1, "submit.warn_seconds", self.warn_seconds, "at least 1")
         for name in ("nodes", "tasks", "cpus"):
             require((getattr(self.default, name) or 0) >= 1, f"submit.default.{name}", getattr(self.default, name), "at least 1")
-        for step in STEPS:
-            job = self.of(step.name)
-            require(job.gpus in (0, None, job.tasks), f"submit.{step.name}.gpus", job.gpus,
-                    f"0, or one for each of submit.{step.name}.tasks={job.tasks}")
+        for row in STEPS:
+            job = self.of(row.name)
+            require(job.gpus in (0, None, job.tasks), f"submit.{row.name}.gpus", job.gpus,
+                    f"0, or one for each of submit.{row.name}.tasks={job.tasks}")
 
     def of(self, step: str) -> JobSettings:
         """The resources of the jobs of `step`."""
@@ -62,7 +62,7 @@ class _Submit:
 
 
 SubmitSettings = make_dataclass(
-    "SubmitSettings", [(step.name, JobSettings, field(default_factory=JobSettings)) for step in STEPS], bases=(_Submit,))
+    "SubmitSettings", [(row.name, JobSettings, field(default_factory=JobSettings)) for row in STEPS], bases=(_Submit,))
 SubmitSettings.__module__ = __name__   # so that a launcher can unpickle it
 
 

@@ -19,6 +19,7 @@ from pipeline.plan.plan import REUSE, PlannedStep, check_share, work_folder
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.artifacts import write_json
 from steps.runtime.journal import unfinished
+from steps.step import IMAGES
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
 from wsss.files import write_text
@@ -59,7 +60,7 @@ class Submitter:
 
     def __init__(self, config: Any, folder: RunFolder, dataset: Dataset, overrides: Iterable[str]):
         self.config, self.folder, self.dataset = config, folder, dataset
-        flags = {step.flag for step in STEPS} | {"action", "shard", "from_step", "to_step", "precision"}
+        flags = {row.flag for row in STEPS} | {"action", "shard", "from_step", "to_step", "precision"}
         self.overrides = [word for word in overrides if word.split("=")[0].lstrip("+") not in flags and
                           not re.match(r"\+*submit[.=]", word)]
         self.overrides.append(f"precision={config.precision.value}")   # the same on all machines
@@ -96,14 +97,14 @@ class Submitter:
     def _jobs(self, planned: PlannedStep, shards: int) -> list[Job]:
         """The jobs of a step, in order of execution."""
         whole = Job(planned.name, WHOLE)
-        if planned.step.kind != "images" or planned.action == REUSE or shards == 1:
+        if planned.step.KIND != IMAGES or planned.action == REUSE or shards == 1:
             return [whole]
         ids = planned.lists["ids"]
         open_ids = unfinished(work_folder(self.folder, planned), ids, self.dataset)
         indices = tuple(i for i in range(min(shards, len(ids))) if any(image_id in open_ids for image_id in ids[i::shards]))
         if not indices:
             return [whole]
-        prepare = [Job(planned.name, PREPARE)] * hasattr(planned.step.module, "prepare")
+        prepare = [Job(planned.name, PREPARE)] * (planned.step.prepare is not None)
         return [*prepare, Job(planned.name, SHARDS, indices), whole]
 
     def _command(self, job: Job, path: Path, before: list[str]) -> list[str]:
@@ -171,7 +172,7 @@ def _sbatch(command: list[str], step: str) -> str:
 def require_one_step(config: Any, names: tuple[str, ...], plan: list[PlannedStep]) -> None:
     """Raise ConfigError if shard= is set and the selection is not one step that works image by image."""
     chosen = [planned for planned in plan if planned.name in names]
-    if len(chosen) != 1 or chosen[0].step.kind != "images":
+    if len(chosen) != 1 or chosen[0].step.KIND != IMAGES:
         raise ConfigError(f"shard={config.shard} needs one step that makes one artifact per image, selected by its flag, for "
                           f"example make_cam_pass=true; selected: {', '.join(names)}")
     if chosen[0].action == REUSE:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from pipeline.plan.lists import imported_file, setup_of
 from pipeline.plan.plan import PlannedStep, work_folder
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.journal import INDEX, complete_lines, journal_files
@@ -15,11 +16,12 @@ LINES = 10_000   # of a journal, enough for a mean
 
 @dataclass(frozen=True)
 class Expected:
-    """`seconds` for the remaining work (None without an earlier run); MiB of the step's folder and of the process's peak."""
+    """`seconds` for the remaining work (None without an earlier run); MiB of the step's folder and of the process's peak (None if
+    unknown)."""
 
     seconds: float | None
-    disk_mb: float
-    memory_mb: float
+    disk_mb: float | None
+    memory_mb: float | None
 
 
 def expect(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep, device: str) -> Expected:
@@ -27,16 +29,17 @@ def expect(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSte
 
     Disk and memory are the measured ones if the step was made with the same fingerprint, else computed (`steps.runtime.needs`).
     """
-    from steps.runtime.needs import expected_needs, needs_of_file  # imported here because it imports torch
+    from steps.runtime.needs import needs_of_file  # imported here because it imports torch
 
     runs = [folder] + ([planned.donor.folder] if planned.donor else [])
     former = [manifest for run in runs if (manifest := run.manifest(planned.name))
               and manifest["device"].split(":")[0] == device and ("imported" in manifest["identity"]) == planned.imported]
     rate = next((manifest["made"]["seconds"] / manifest["made"]["units"] for manifest in former if manifest["made"]["units"]),
                 _journal_rate(folder, planned))
-    file = config.model.imported(planned.name)
-    needs = needs_of_file(user_path(file)) if file else expected_needs(planned.name, config, dataset, planned.lists)
-    disk, memory = needs.disk_mb, needs.memory_mb
+    file = imported_file(config, planned.name)
+    setup = setup_of(config, dataset, planned.name, lists=planned.lists)
+    needs = needs_of_file(user_path(file)) if file else planned.step.needs(setup)
+    disk, memory = (needs.disk_mb, needs.memory_mb) if needs else (None, None)
     for manifest in former:
         if manifest["fingerprint"] == planned.fingerprint and manifest["made"]["total"]:
             disk = manifest["disk_mb"] * planned.total / manifest["made"]["total"]

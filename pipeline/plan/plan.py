@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.order import BY_NAME, Step
-from pipeline.plan.fingerprint import differences, fingerprint, identities, is_read, unread_steps
-from pipeline.plan.lists import Lists, derive_lists
+from pipeline.order import BY_NAME, Row
+from pipeline.plan.fingerprint import differences, fingerprint, identities
+from pipeline.plan.lists import derive_lists, imported_file, reads_of, setup_of, unread_steps
 from pipeline.plan.selection import selected
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reuse import Donor, find_donor, refuse_incompatible_runs
-from steps.parts.imported_prototypes import check_imported
 from steps.runtime.inference import failures
 from steps.runtime.journal import BROKEN, CHANGED, MISSING, unfinished
 from steps.runtime.schedule import STATE, epochs_of, saved_step, steps_per_epoch
+from steps.step import IMAGES, SCORE, TRAINING, Lists
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
 
@@ -31,10 +31,10 @@ SHOWN = 4   # differences
 class PlannedStep:
     """The state of one step and what a run does with it."""
 
-    step: Step
+    step: Row
     lists: Lists
     identity: dict
-    reads: tuple[str, ...]
+    sources: dict[str, tuple[str, ...]]   # the steps that it reads, by role
     state: str                       # one of the states above
     why: str = ""                    # what changed or is broken
     done: int = 0                    # finished images or training steps
@@ -46,10 +46,16 @@ class PlannedStep:
     donor: Donor | None = None       # the run whose result is reused
     expected: Any = None             # pipeline.plan.expect.Expected; None if the step does not work
     usable: bool = True              # later steps can read its result, now or after it has run
+    import_from: Path | None = None  # the folder of official files that are converted instead of running the step
 
     @property
     def name(self) -> str:
         return self.step.name
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names of the steps that it reads."""
+        return tuple(dict.fromkeys(source for names in self.sources.values() for source in names))
 
     @property
     def fingerprint(self) -> str:
@@ -61,7 +67,7 @@ class PlannedStep:
 
     @property
     def imported(self) -> bool:
-        """Whether the step is imported: a training from `model.cam_weights` or `irn_weights`, maps and labels by the action."""
+        """Whether the step is imported: a training by its setting `weights`, maps and labels by the action."""
         return "imported" in self.identity
 
     @property
@@ -70,7 +76,7 @@ class PlannedStep:
 
     @property
     def unit(self) -> str:
-        return "images" if self.step.kind != "training" else "file" if self.imported else "steps"
+        return "images" if self.step.KIND != TRAINING else "file" if self.imported else "steps"
 
     def __str__(self) -> str:
         count = f" {self.done} of {self.total} {self.unit}" if self.action in (CONTINUE, REUSE) else ""
@@ -87,9 +93,9 @@ def survey(config: Any, dataset: Dataset, folder: RunFolder, read_images: bool =
     known = identities(config, dataset, lists, None if read_images else folder.recorded, imported)
     result = []
     for name in config.steps:
-        planned = PlannedStep(BY_NAME[name], lists[name], known[name], (), ABSENT)
+        planned = PlannedStep(BY_NAME[name], lists[name], known[name], {}, ABSENT)
         if not planned.imported:
-            planned.reads = tuple(source for source in BY_NAME[name].reads(config) if is_read(config, dataset, name, source))
+            planned.sources = reads_of(config, dataset, lists, name)
         _find_state(config, dataset, folder, planned, read_images)
         result.append(planned)
     return result
@@ -107,7 +113,7 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
     """
     chosen = selected(config)
     plan = {planned.name: planned for planned in survey(config, dataset, folder)}
-    unread = unread_steps(config, dataset)
+    unread = unread_steps(config, dataset, {name: planned.lists for name, planned in plan.items()})
     refuse_incompatible_runs(donors or [], {name: planned.identity for name, planned in plan.items()})
     for name, planned in plan.items():
         wanted = config.steps.index(name) <= config.steps.index(chosen[-1])   # later steps are not reused
@@ -118,26 +124,15 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
             _check_replacing(config, folder, planned)
         if planned.works and planned.action != REUSE:
             _check_reads(config, planned, plan)
-            if hasattr(planned.step.module, "check"):
-                planned.step.module.check(getattr(config, name))
-    made = [planned for planned in plan.values() if planned.works and planned.action != REUSE]
-    for planned in made:
-        if planned.imported:
-            from steps.runtime.networks import imported_network
-
-            imported_network(planned.name, config.model, dataset)   # raises if the file is not such a network
-        if planned.name == "make_lpcam" and config.make_lpcam.prototypes:
-            check_imported(config.make_lpcam.prototypes, len(dataset.classes), config.model)
-    if any("weights" in planned.identity.get("model", {}) for planned in made):
-        from steps.runtime.networks import check_weights
-
-        check_weights(config.model, fetch)
+    for name, planned in plan.items():
+        if planned.works and planned.action != REUSE:
+            planned.step.check(setup_of(config, dataset, name, lists=planned.lists, fetch=fetch))
     return list(plan.values())
 
 
 def check_share(config: Any, planned: PlannedStep, processes: int) -> None:
     """Raise ConfigError if there are more processes than images in a training batch."""
-    if planned.step.kind != "training" or planned.imported:
+    if planned.step.KIND != TRAINING or planned.imported:
         return
     key, ids = f"{planned.name}.batch_size", len(planned.lists["ids"])
     batch = min(getattr(config, planned.name).batch_size, ids)
@@ -157,18 +152,17 @@ def work_folder(folder: RunFolder, planned: PlannedStep) -> Path:
 
 def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep, read_images: bool) -> None:
     """Set the state of a step and the reason if it is not done."""
-    kind, ids = planned.step.kind, planned.lists.get("ids", ())
-    if kind == "score" and not any(planned.lists.values()):
-        truth = "instances" if "instances" in planned.step.depends else "masks"
-        planned.state, planned.why = NOTHING, f"not all images of its list have {truth}"
+    kind, ids = planned.step.KIND, planned.lists.get("ids", ())
+    if kind == SCORE and not any(planned.lists.values()):
+        planned.state, planned.why = NOTHING, f"not all images of its list have {planned.step.TRUTH}"
         return
     planned.total = len(ids)
-    if planned.imported and kind == "training":
+    if planned.imported and kind == TRAINING:
         planned.total = 1
-    elif kind == "training":
+    elif kind == TRAINING:
         settings = getattr(config, planned.name)
         planned.total = epochs_of(settings, len(ids)) * steps_per_epoch(settings.batch_size, len(ids))
-    elif kind == "score":
+    elif kind == SCORE:
         planned.total = len(set().union(*planned.lists.values()))
     manifest, partial = folder.manifest(planned.name), folder.partial(planned.name, planned.fingerprint)
     current = manifest is not None and manifest["fingerprint"] == planned.fingerprint
@@ -180,7 +174,7 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
         changes = differences(manifest["identity"], planned.identity) if manifest else []
         planned.why = "; ".join(_shortened(changes) + _shortened(problems))
         return
-    missing = unfinished(place, ids, dataset, read_images, problems) if kind == "images" else {}
+    missing = unfinished(place, ids, dataset, read_images, problems) if kind == IMAGES else {}
     planned.done, planned.damaged = planned.total - len(missing), folder.damaged_files(planned.name)
     reasons = [REASONS[reason].format(n=n, s="s" * (n != 1)) for reason, n in sorted(Counter(missing.values()).items())]
     if planned.damaged:
@@ -189,8 +183,8 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
         reasons.append("its journal is not merged yet")
     reasons += _shortened(problems)
     planned.state, planned.why = PARTIAL if reasons else DONE, "; ".join(reasons)
-    if planned.damaged and kind != "images":
-        planned.fresh = kind == "score" or not (place / STATE).exists()   # a training continues from its last state
+    if planned.damaged and kind != IMAGES:
+        planned.fresh = kind == SCORE or not (place / STATE).exists()   # a training continues from its last state
         planned.done = 0 if planned.fresh else saved_step(place)
 
 
@@ -198,7 +192,7 @@ def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSt
     """Set the action of a step from its state."""
     if planned.state == NOTHING:
         return
-    imported = planned.imported and planned.step.kind == "images"
+    imported = planned.imported and planned.step.KIND == IMAGES
     if planned.state == DONE:
         planned.why = "imported" if imported else "up to date"
         if config.force and chosen and not imported:
@@ -227,7 +221,7 @@ def _import_network(config: Any, planned: PlannedStep) -> None:
     """Import a training whose weights file is configured instead of training it."""
     if planned.imported and planned.action in (RUN, RERUN, CONTINUE):
         planned.action, planned.done = IMPORT, 0
-        planned.why = "; ".join(filter(None, [f"from {config.model.imported(planned.name)}", planned.why]))
+        planned.why = "; ".join(filter(None, [f"from {imported_file(config, planned.name)}", planned.why]))
 
 
 def _again(dataset: Dataset, folder: RunFolder, planned: PlannedStep, why: str) -> None:
@@ -241,31 +235,29 @@ def _again(dataset: Dataset, folder: RunFolder, planned: PlannedStep, why: str) 
 def finished_in(dataset: Dataset, planned: PlannedStep, place: Path, read_images: bool = True,
                 problems: list[str] | None = None) -> int:
     """The number of images or training steps that are finished in a folder."""
-    if planned.step.kind == "images":
+    if planned.step.KIND == IMAGES:
         return planned.total - len(unfinished(place, planned.lists["ids"], dataset, read_images, problems))
-    return saved_step(place) if planned.step.kind == "training" else 0
+    return saved_step(place) if planned.step.KIND == TRAINING else 0
 
 
 def _check_reads(config: Any, planned: PlannedStep, plan: dict[str, PlannedStep]) -> None:
-    for source in planned.reads:
-        if source not in plan:
-            raise ConfigError(f"{planned.name} reads {source}, which is not among the steps of this experiment "
-                              f"({', '.join(config.steps)}). {_without(planned.name, source)}")
-        if not plan[source].usable:
-            state = f"is not up to date ({plan[source].why})" if plan[source].why else "has not been made"
-            remedy = f"from_step={source}" if config.from_step else f"{BY_NAME[source].flag}=true, or set no flag at all"
-            raise ConfigError(f"{planned.name} reads {source}, which {state}. Run it too: {remedy}")
-
-
-def _without(name: str, source: str) -> str:
-    if (name, source) == ("cam_to_ir_label", "eval_cam"):
-        return "Add it, or set cam_to_ir_label.conf_fg and cam_to_ir_label.conf_bg"
-    return f"Add {source} to steps"
+    for role, names in planned.sources.items():
+        for source in names:
+            if source not in plan:
+                instead = planned.step.INSTEAD.get(role)
+                remedy = f"Add it, or set {' and '.join(f'{planned.name}.{key}' for key in instead)}" if instead else \
+                    f"Add {source} to steps"
+                raise ConfigError(f"{planned.name} reads {source}, which is not among the steps of this experiment "
+                                  f"({', '.join(config.steps)}). {remedy}")
+            if not plan[source].usable:
+                state = f"is not up to date ({plan[source].why})" if plan[source].why else "has not been made"
+                remedy = f"from_step={source}" if config.from_step else f"{BY_NAME[source].flag}=true, or set no flag at all"
+                raise ConfigError(f"{planned.name} reads {source}, which {state}. Run it too: {remedy}")
 
 
 def _check_replacing(config: Any, folder: RunFolder, planned: PlannedStep) -> None:
     manifest = folder.manifest(planned.name)
-    if planned.step.kind != "training" or config.replace or manifest is None or "imported" in manifest["identity"]:
+    if planned.step.KIND != TRAINING or config.replace or manifest is None or "imported" in manifest["identity"]:
         return   # an imported training can be imported again
     if work_folder(folder, planned) != folder.result(planned.name):
         raise ConfigError(f"{planned.name} is finished in {folder.result(planned.name)} and would be replaced ({planned.why}). "

@@ -16,7 +16,7 @@ def selected(config: Any) -> tuple[str, ...]:
     ConfigError
         if a flag belongs to no step of the experiment, flags are combined with from_step or to_step, or no step is left.
     """
-    flags = {step.name: getattr(config, step.flag) for step in STEPS}
+    flags = {row.name: getattr(config, row.flag) for row in STEPS}
     for name, flag in flags.items():
         if flag and name not in config.steps:
             raise ConfigError(f"{BY_NAME[name].flag}=true, but this experiment has no {name}: its steps are "

@@ -1,14 +1,23 @@
-"""The kinds of results that are scored: three kinds of maps and the pseudo masks, in the order of the papers' tables."""
+"""The scores of a summary, by kind of result: the maps of a step, or its masks (`pipeline.order.titles`)."""
 
 from collections.abc import Mapping
 from typing import Any
 
-TITLES = {"cam": "CAM", "lpcam_fg": "LPCAM-F", "lpcam": "LPCAM", "pseudo_masks": "pseudo masks"}
-NAMES = {"miou": "mIoU", "fp": "FP", "fn": "FN", "precision": "precision", "recall": "recall"}   # of the scores
-STEP_OF = {"cam": "make_cam", "lpcam_fg": "make_lpcam", "lpcam": "make_lpcam", "pseudo_masks": "make_sem_seg_labels"}
+from pipeline.order import STEPS, titles
+
+TITLES = titles()   # TODO
 
 
 def measured(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The scores of a summary by kind."""
-    found = {**(summary.get("eval_cam") or {}), "pseudo_masks": summary.get("eval_sem_seg")}
-    return {kind: found[kind] for kind in TITLES if found.get(kind)}
+    """The scores of a summary by kind, in the order of the steps."""
+    return summary.get("scores") or {}
+
+
+def main_measure(score: Mapping[str, Any]) -> float | None:
+    """The value of the first measure of a score, in [0, 1]."""
+    return score[next(iter(score["measures"]))]
+
+
+def measures() -> dict[str, str]:
+    """The headings of everything that a step measures, by name."""
+    return {name: heading for row in STEPS for name, heading in row.MEASURES.items()}

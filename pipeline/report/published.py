@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.report.kinds import NAMES, STEP_OF
+from pipeline.order import STEPS, titles
+from pipeline.report.kinds import measures
 from steps.runtime.context import require
 
 AVERAGES = ("precision and recall: the paper does not say how they are averaged over the classes; the measured ones are means "
@@ -17,15 +18,15 @@ class Published:
     source: str
     images: int                            # number of scored images; scores of other lists are not compared
     tolerance: float                       # allowed difference in percentage points; our choice, no paper gives one
-    scores: dict[str, dict[str, float]]    # of cam, lpcam_fg, lpcam, pseudo_masks: miou, fp, fn, precision, recall in percent
+    scores: dict[str, dict[str, float]]    # of each kind of result (`pipeline.order.titles`): miou, fp, ... in percent
 
     def __post_init__(self) -> None:
         require(self.images >= 1, "published.images", self.images, "at least 1")
         require(self.tolerance >= 0, "published.tolerance", self.tolerance, "at least 0")
         for what, scores in self.scores.items():
-            require(what in STEP_OF, "published.scores", what, f"one of {', '.join(STEP_OF)}")
+            require(what in titles(), "published.scores", what, f"one of {', '.join(titles())}")
             for name, value in scores.items():
-                require(name in NAMES, f"published.scores.{what}", name, f"one of {', '.join(NAMES)}")
+                require(name in measures(), f"published.scores.{what}", name, f"one of {', '.join(measures())}")
                 require(0 <= value <= 100, f"published.scores.{what}.{name}", value, "percent, from 0 to 100")
 
 
@@ -42,19 +43,20 @@ def against(published: Published, measured: dict[str, dict[str, Any]]) -> dict[s
     `first_outside`: the first step with a row outside; `not_comparable`: the number of scored images if it differs.
     """
     rows, images = [], []
-    for of, step in STEP_OF.items():
-        scores = measured.get(of)
-        if scores is None or of not in published.scores:
+    makers = {kind: row.name for row in STEPS for kind in row.map_kinds or (row.name,)}
+    for of, scores in measured.items():
+        if of not in published.scores:
             continue
         if scores["images"] != published.images:
             images.append(scores["images"])
             continue
         for score, value in published.scores[of].items():
-            if scores[score] is None:
+            if scores.get(score) is None:
                 continue
             difference = 100 * scores[score] - value
-            rows.append({"of": of, "score": score, "published": value, "measured": round(100 * scores[score], 2),
-                         "difference": round(difference, 2), "within": abs(difference) <= published.tolerance, "step": step})
+            rows.append({"of": of, "title": scores["title"], "step": makers[of], "score": score, "published": value,
+                         "measured": round(100 * scores[score], 2), "difference": round(difference, 2),
+                         "within": abs(difference) <= published.tolerance})
     return {"source": published.source, "tolerance": published.tolerance, "images": published.images, "rows": rows,
             "first_outside": next((row["step"] for row in rows if not row["within"]), None),
             "not_comparable": max(images, default=None)}

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.helptext import CONF
-from pipeline.report.kinds import NAMES, STEP_OF
+from pipeline.order import titles
+from pipeline.report.kinds import measures
 from steps.runtime.context import require
 from wsss.errors import ConfigError
 
@@ -56,10 +57,10 @@ class Table:
     def __post_init__(self) -> None:
         key = f"tables[number={self.number}]"
         for part in (*self.columns, *self.rows):
-            require(part.of is None or part.of in STEP_OF, f"{key}.{part.name}.of", part.of, f"one of {', '.join(STEP_OF)}")
+            require(part.of is None or part.of in titles(), f"{key}.{part.name}.of", part.of, f"one of {', '.join(titles())}")
         for column in self.columns:
-            require(column.score is None or column.score in NAMES, f"{key}.{column.name}.score", column.score,
-                    f"one of {', '.join(NAMES)}")
+            require(column.score is None or column.score in measures(), f"{key}.{column.name}.score", column.score,
+                    f"one of {', '.join(measures())}")
         for row in self.rows:
             require(len(row.values) == len(self.columns), f"{key}.{row.name}.values", row.values,
                     f"{len(self.columns)} values, one per column")

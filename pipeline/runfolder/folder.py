@@ -17,13 +17,16 @@ from steps.runtime.inference import FAILED
 from steps.runtime.journal import INDEX, JOURNALS, file_sum, kept_in
 from steps.runtime.packs import DAMAGED
 from steps.runtime.schedule import STATE
+from steps.step import IMAGES
 from wsss.errors import ArtifactError, ConfigError
 from wsss.files import are_plain_names, file_sizes, remove_temporary, storage
 
 MANIFEST = "manifest.json"
-MANIFEST_KEYS = {"fingerprint", "identity", "files", "result", "images", "made", "device", "seconds", "disk_mb", "peak_memory_mb"}
+MANIFEST_KEYS = {"fingerprint", "identity", "sources",
+                 "files", "result", "images", "made", "device", "seconds", "disk_mb", "peak_memory_mb"}
 WORK = "work.json"      # in a partial folder: the identity of the result
 RUN = "run.json"        # marks a run folder and names its data set
+FORMAT = 2              # of a run folder; raised when older ones cannot be read
 
 
 class RunFolder:
@@ -75,7 +78,7 @@ class RunFolder:
 
     def imported(self, step: str) -> str | None:
         """The digest of the files that a finished "images" step was imported from; None if it was not imported."""
-        manifest = self.manifest(step) if BY_NAME[step].kind == "images" else None
+        manifest = self.manifest(step) if BY_NAME[step].KIND == IMAGES else None
         return manifest["identity"].get("imported") if manifest else None
 
     def begun(self, partial: Path) -> dict | None:
@@ -113,6 +116,7 @@ class RunFolder:
                                   "or another place with outputs=DIR")
             if path != self.path and (path / RUN).exists() and not self.inside:
                 raise ConfigError(f"{self.path} is inside the run {path}. Choose another name=NAME")
+        self.check_format()
         known = self._data()
         if known is None:   # run.json is missing or damaged: use the manifests
             classes = [manifest["identity"]["data"]["classes"] for name in BY_NAME if (manifest := self.manifest(name))]
@@ -127,6 +131,18 @@ class RunFolder:
             raise ConfigError(f"{self.path} was made from another data set, {known.get('name')} in {known.get('root')}: "
                               f"{'; '.join(different)}. Choose another run with name=NAME, or use that data set")
 
+    def check_format(self) -> None:
+        """Raise ConfigError if another version of this program wrote the run."""
+        try:
+            content = read_json(self.path / RUN)
+        except ArtifactError:   # missing or damaged
+            return
+        written = content.get("format", 1) if isinstance(content, dict) else FORMAT
+        if written != FORMAT:
+            other = "an older" if written < FORMAT else "a newer"
+            raise ConfigError(f"{self.path} was written by {other} version of this program (format {written}, here {FORMAT}), so "
+                              "its results cannot be used here. Choose another run with name=NAME, or use that version")
+
     def _data(self) -> dict[str, Any] | None:
         """The recorded data set; None if it is missing or invalid."""
         try:
@@ -138,7 +154,7 @@ class RunFolder:
     def open(self, data: dict[str, Any]) -> None:
         """Mark the folder as a run folder of this data set."""
         if self._data() is None:
-            write_json(self.path / RUN, {"data": data})
+            write_json(self.path / RUN, {"format": FORMAT, "data": data})
 
     def begin(self, step: str, folder: Path, identity: dict, damaged: Iterable[str]) -> None:
         """Prepare `folder` for work: create it and delete temporary and damaged files."""

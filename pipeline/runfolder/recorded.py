@@ -12,17 +12,17 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.order import seed_step
+from pipeline.contexts import make_context
 from pipeline.plan.plan import DONE, PARTIAL, PlannedStep
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import CONFIG
-from steps.runtime.context import StepContext
+from steps.runtime.context import Runtime, StepContext
 from steps.runtime.datasets import KINDS
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 CALL_KEYS = ("action", "device", "threads", "log_level", "report")   # keys that do not affect results
 
@@ -35,7 +35,7 @@ class RecordedRun:
     composed: DictConfig
     dataset: Dataset
     folder: RunFolder
-    device: torch.device
+    runtime: Runtime
     plan: list[PlannedStep]
     summary: Mapping[str, Any]
 
@@ -59,17 +59,11 @@ class RecordedRun:
         current = manifest is not None and manifest["fingerprint"] == planned.fingerprint
         return self.folder.result(step) if current else partial if partial.exists() else None
 
-    @property
-    def seed_step(self) -> str:
-        return seed_step(self.config)
-
     def context(self, step: str) -> StepContext:
-        """The context of a finished step, to recompute values that it did not store. Nothing is written."""
-        config = self.config
-        inputs = {name: place for name in self.by_name if (place := self.place(name)) is not None}
-        return StepContext(settings=getattr(config, step), dataset=self.dataset, lists=self.by_name[step].lists,
-                           folder=self.folder.result(step), inputs=inputs, model=config.model, seed_maps=config.seed_maps.value,
-                           seed=config.seed, device=self.device, precision=config.precision.value)
+        """The context of a step with artifacts, to read what it made and recompute what it did not store. Nothing is written."""
+        planned = self.by_name[step]
+        return make_context(self.config, self.dataset, step, planned.lists, self.place(step) or self.folder.result(step),
+                            planned.sources, self.place, self.runtime)
 
 
 def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], moved: bool = False) -> DictConfig:

@@ -24,6 +24,7 @@ from steps.runtime.journal import (
 )
 from steps.runtime.packs import free_name, remove_damaged
 from steps.runtime.schedule import STATE
+from steps.step import IMAGES
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
 from wsss.files import storage
@@ -48,7 +49,8 @@ def open_donors(config: Any) -> list[Donor]:
         if path == config.folder.resolve():
             raise ConfigError(f"reuse_from: {run!r} is this run itself ({config.folder}). Leave it out, or choose another run "
                               "with name=NAME")
-        donors.append(Donor(RunFolder(path)))
+        donors.append(Donor(folder := RunFolder(path)))
+        folder.check_format()
     return donors
 
 
@@ -75,7 +77,7 @@ def find_donor(donors: list[Donor], step: str, wanted: str, ids: tuple[str, ...]
         manifest = donor.folder.manifest(step)
         if manifest is None or manifest["fingerprint"] != wanted or donor.folder.damaged_files(step):
             continue
-        if BY_NAME[step].kind != "images":
+        if BY_NAME[step].KIND != IMAGES:
             return Donor(donor.folder, covers=manifest["made"]["total"])
         if covers := len(ids) - len(unfinished(donor.folder.result(step), ids, dataset)):
             return Donor(donor.folder, covers)
@@ -92,7 +94,7 @@ def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dat
     with storage(into):
         for name in names:
             _link(source / name, into / name)
-        if BY_NAME[step].kind == "images":
+        if BY_NAME[step].KIND == IMAGES:
             merge_journals(into, ids)
             missing, incomplete = unfinished(into, ids, dataset), unfinished(source, ids, dataset)
             used, packs = pack_names(journal_files(into)), {}

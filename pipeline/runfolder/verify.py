@@ -7,11 +7,11 @@ from typing import Any
 
 from pipeline.order import BY_NAME
 from pipeline.runfolder.folder import RunFolder
-from steps.parts.imported import Import
 from steps.runtime.artifacts import File, quarantine
 from steps.runtime.journal import INDEX, file_sum, journal_lines
 from steps.runtime.packs import OpenFiles
 from steps.runtime.schedule import STATE
+from steps.step import IMAGES, TRAINING
 from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError, WsssError
 
@@ -43,14 +43,14 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
     range and finiteness. A broken file is renamed to `FILE.damaged`, so that the next run makes only this file again. A broken
     member of a pack is copied into `packs/`, with the same effect.
     """
-    result = Verified(name, 0, {})
+    result, row = Verified(name, 0, {}), BY_NAME[name]
     try:
         manifest = folder.manifest(name)
         if manifest is None:
             return Verified(name, 0, {}, NOT_FINISHED)
-        place, module = folder.result(name), BY_NAME[name].module
+        place, reader = folder.result(name), row.reader
         problems: list[str] = []
-        lines = list(journal_lines(place, problems)) if BY_NAME[name].kind == "images" else []
+        lines = list(journal_lines(place, problems)) if row.KIND == IMAGES else []
         for problem in problems:
             where, _, remedy = problem.rpartition(": ")
             result.broken[where] = remedy
@@ -58,8 +58,8 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
             if file != INDEX or not problems:   # a damaged index is not renamed: its readable lines are still used
                 _check(result, place / file, recorded)
         if "imported" in manifest["identity"] and lines:
-            module = Import(name, place)
-        read, packs = _reader(result, module, place, len(dataset.classes)), OpenFiles(place)
+            reader = row.OFFICIAL.reader
+        read, packs = _reader(result, reader, place, len(dataset.classes)), OpenFiles(place)
         for number, line in enumerate(lines, start=1):
             ok = [_check(result, packs.of(line, file), recorded) for file, recorded in line["files"].items()]
             if read and all(ok):
@@ -68,17 +68,17 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
     except ArtifactError as error:
         result.note = str(error)
         quarantine(error)
-    result.needs_replace = (BY_NAME[name].kind == "training" and bool(result.broken) and "imported" not in manifest["identity"]
+    result.needs_replace = (row.KIND == TRAINING and bool(result.broken) and "imported" not in manifest["identity"]
                             and not (folder.result(name) / STATE).exists())
     return result
 
 
-def _reader(result: Verified, module: Any, place: Path, n_classes: int) -> Callable[[str], Any] | None:
+def _reader(result: Verified, reader: Callable, place: Path, n_classes: int) -> Callable[[str], Any] | None:
     """The step's reader of one image; None if there is none, or if the files it needs are broken."""
     if result.broken:
         return None
     made: list[Callable] = []
-    _try(result, place, lambda: made.append(module.reader(place, n_classes)))
+    _try(result, place, lambda: made.append(reader(place, n_classes)))
     return made[0] if made else None
 
 

@@ -1,5 +1,5 @@
-"""Import prototypes (`make_lpcam.prototypes`) instead of clustering: from a `prototypes.npz` of another run, or from the folder
-with the two files of the official code, `class_ceneters.pt` (sic) and `class_context.pt`."""
+"""Import prototypes (the setting `prototypes`) instead of clustering: from a `prototypes.npz` of another run, or from the folder
+with the two files of the official code, `class_ceneters.pt` (sic) and `class_context.pt`. `where`: the setting, for messages."""
 
 import hashlib
 from pathlib import Path
@@ -14,7 +14,7 @@ from wsss.networks.facts import file_sha256
 NEEDED = ("center", "class_index", "is_background", "kept")   # the arrays of a prototypes.npz that the maps need
 
 
-def digest_of_imported(source: str) -> str:
+def digest_of_imported(source: str, where: str) -> str:
     """SHA-256 of the file, or of the digests of the two official files. Raises DataError for a missing file."""
     digests = []
     for path in _files(source):
@@ -23,12 +23,12 @@ def digest_of_imported(source: str) -> str:
         except WeightsError as error:
             from wsss.official import PROTOTYPE_FILES
 
-            raise DataError(f"make_lpcam.prototypes={source}: there is no readable file {path}; expected a prototypes.npz, or a "
+            raise DataError(f"{where}: there is no readable file {path}; expected a prototypes.npz, or a "
                             f"folder with {' and '.join(PROTOTYPE_FILES)}. Correct the name") from error
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
-def check_imported(source: str, n_classes: int, model: ModelSettings) -> None:
+def check_imported(source: str, where: str, n_classes: int, model: ModelSettings) -> None:
     """Check before any work that imported prototypes fit the classes and the network. Raises DataError."""
     import torch
 
@@ -36,10 +36,10 @@ def check_imported(source: str, n_classes: int, model: ModelSettings) -> None:
 
     with torch.device("meta"):
         dimension = new_backbone(model.backbone.value, model.norm).feature_channels
-    read_imported(source, n_classes, dimension)
+    read_imported(source, where, n_classes, dimension)
 
 
-def read_imported(source: str, n_classes: int, dimension: int) -> dict[str, np.ndarray]:
+def read_imported(source: str, where: str, n_classes: int, dimension: int) -> dict[str, np.ndarray]:
     """The arrays of a `prototypes.npz` (see `steps.parts.prototypes`), for features (n, `dimension`).
 
     Raises DataError if they cannot be read, are not finite, or do not match the classes or the features.
@@ -58,23 +58,23 @@ def read_imported(source: str, n_classes: int, dimension: int) -> dict[str, np.n
         except MemoryError:
             raise
         except Exception as error:   # a damaged archive raises almost anything
-            raise DataError(f"make_lpcam.prototypes={source} is damaged or not a prototypes.npz ({type(error).__name__}: "
+            raise DataError(f"{where} is damaged or not a prototypes.npz ({type(error).__name__}: "
                             f"{error}). Use that in the folder make_lpcam of a finished run") from error
         if not good:
-            raise DataError(f"make_lpcam.prototypes={source} does not hold center (n, D), class_index, is_background and kept "
+            raise DataError(f"{where} does not hold center (n, D), class_index, is_background and kept "
                             "(n,) as make_lpcam writes them. Use that in the folder make_lpcam of a finished run")
     else:
         arrays = read_prototypes(user_path(source))
         center, class_index = arrays["center"], arrays["class_index"]
     classes = int(class_index.max(initial=-1)) + 1
     if classes > n_classes or len(paths) > 1 and classes != n_classes:   # in prototypes.npz a class without images has no centre
-        raise DataError(f"make_lpcam.prototypes={source} has {classes} classes, the data set has {n_classes}. Use prototypes of "
+        raise DataError(f"{where} has {classes} classes, the data set has {n_classes}. Use prototypes of "
                         "this data set")
     if center.shape[1] != dimension:
-        raise DataError(f"make_lpcam.prototypes={source} has features of dimension {center.shape[1]}, the network has dimension "
+        raise DataError(f"{where} has features of dimension {center.shape[1]}, the network has dimension "
                         f"{dimension}. Set model.backbone to the backbone of the prototypes")
     if not np.isfinite(center).all():
-        raise DataError(f"make_lpcam.prototypes={source} holds numbers that are not finite. Make the prototypes again")
+        raise DataError(f"{where} holds numbers that are not finite. Make the prototypes again")
     return arrays
 
 

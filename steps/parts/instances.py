@@ -23,7 +23,7 @@ class Instances:
     """Finds the instances of images."""
 
     def __init__(self, context: StepContext):
-        self.context, self.maps, self.irn = context, Maps(context.seed_folder), load_irn(context)
+        self.context, self.maps, self.irn = context, Maps(context.input("seeds")), load_irn(context)
 
     def __call__(self, image_id: str) -> Detections:
         context, settings, classes = self.context, self.context.settings, self.maps.classes(image_id)
@@ -32,11 +32,11 @@ class Instances:
             return nothing_detected(size)
         with torch.inference_mode():
             batch = network_input(context, self.irn, image_id, flip=True)   # (2, 3, H, W)
-            with context.autocast():
+            with context.runtime.autocast():
                 edge, displacement = self.irn.edge_and_displacement(batch, settings.pad_to or 0)
             field = displacement.float().cpu().numpy()   # (2, h, w)
             groups = group_pixels(refine_centroids(field, settings.centroid_iterations), field, settings.group_threshold)
-            seeds = self.maps.map(image_id, "strided", context.device)   # (C, h, w)
+            seeds = self.maps.map(image_id, "strided", context.runtime.device)   # (C, h, w)
             strength, owner = walk_instances(
                 seeds, groups, edge.float(), (facts["height"], facts["width"]), size, beta=settings.beta,
                 exp_times=settings.exp_times, radius=settings.radius)

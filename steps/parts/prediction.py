@@ -102,7 +102,7 @@ class _Work:
         """Probabilities (C,) of the classifier for the whole image, as in the validation of train_cam."""
         context = self._context("train_cam", {"train_cam": self.run.folders["train_cam"]})
         classifier = load_classifier(context)
-        with torch.inference_mode(), context.autocast():
+        with torch.inference_mode(), context.runtime.autocast():
             return classifier(network_input(context, classifier, ID)).float().sigmoid()[0].cpu().numpy()
 
     def maps(self, classes: tuple[int, ...]) -> dict[str, np.ndarray]:

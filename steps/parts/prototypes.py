@@ -116,35 +116,36 @@ def make_prototypes(context: StepContext, classifier: Classifier, cams: Maps) ->
     path, n_classes = context.folder / FILE, len(context.dataset.classes)
     parts = context.folder / "prototypes"
     if context.settings.prototypes:
-        context.group.broadcast(lambda: _write_imported(context, path, n_classes, classifier.backbone.feature_channels))
-    if not context.group.broadcast(path.exists):
-        require_prepared(context, path)
+        context.runtime.group.broadcast(lambda: _write_imported(context, path, n_classes, classifier.backbone.feature_channels))
+    if not context.runtime.group.broadcast(path.exists):
+        require_prepared(context.runtime, path)
         images = prototype_images(context)
-        context.group.broadcast(lambda: _write_mean(context, classifier, parts / MEAN))
+        context.runtime.group.broadcast(lambda: _write_mean(context, classifier, parts / MEAN))
         mean = torch.from_numpy(read_arrays(parts / MEAN, ("mean",))["mean"])
-        for index in context.part(range(n_classes)):
-            context.check_stop()
+        for index in context.runtime.part(range(n_classes)):
+            context.runtime.check_stop()
             if not (parts / f"{index}.npz").exists():
                 arrays = _class_prototypes(context, index, images[index], classifier, cams, mean)
                 write_arrays(parts / f"{index}.npz", **arrays)
-            context.progress(index + 1, n_classes, f"prototypes of {context.dataset.classes[index]}")
-        context.group.all_gather(None)   # wait until all classes are done
-        context.group.broadcast(lambda: _join(context, parts, path))
-    if context.group.is_main and not context.prepared:
+            context.runtime.progress(index + 1, n_classes, f"prototypes of {context.dataset.classes[index]}")
+        context.runtime.group.all_gather(None)   # wait until all classes are done
+        context.runtime.group.broadcast(lambda: _join(context, parts, path))
+    if context.runtime.group.is_main and not context.runtime.prepared:
         shutil.rmtree(parts, ignore_errors=True)
-    return Prototypes(path, n_classes, context.device)
+    return Prototypes(path, n_classes, context.runtime.device)
 
 
 def _write_imported(context: StepContext, path: Path, n_classes: int, dimension: int) -> None:
     """Write the prototypes of the configured file, if not done yet."""
     if path.exists():
         return
-    imported = read_imported(context.settings.prototypes, n_classes, dimension)
+    where = f"{context.name}.prototypes={context.settings.prototypes}"
+    imported = read_imported(context.settings.prototypes, where, n_classes, dimension)
     kept = set(imported["class_index"][imported["kept"] & ~imported["is_background"]].tolist())
     if without := [name for index, name in enumerate(context.dataset.classes) if index not in kept]:
         some = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
-        context.warn(f"make_lpcam.prototypes={context.settings.prototypes} has no foreground prototype of {len(without)} of "
-                     f"{n_classes} classes ({some}): their CAMs are used unchanged. Use prototypes of this data set")
+        context.runtime.warn(f"{where} has no foreground prototype of {len(without)} of {n_classes} classes ({some}): their CAMs "
+                             "are used unchanged. Use prototypes of this data set")
     write_arrays(path, **imported)
 
 
@@ -154,7 +155,7 @@ def _join(context: StepContext, parts: Path, path: Path) -> None:
     loaded = [read_arrays(parts / f"{index}.npz") for index in range(len(classes))]
     if without := [name for name, arrays in zip(classes, loaded) if arrays["is_background"].all()]:
         some = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
-        context.warn(f"{len(without)} of {len(classes)} classes have no feature above make_lpcam.cam_threshold="
+        context.runtime.warn(f"{len(without)} of {len(classes)} classes have no feature above {context.name}.cam_threshold="
                      f"{context.settings.cam_threshold} ({some}): their CAMs are used unchanged. Train longer or lower it, "
                      "unless no image shows them")
     write_arrays(path, mean=read_arrays(parts / MEAN, ("mean",))["mean"],
@@ -169,11 +170,11 @@ def _write_mean(context: StepContext, classifier: Classifier, path: Path) -> Non
     total, cells = torch.zeros(classifier.backbone.feature_channels, dtype=torch.float64), 0
     features_of = feature_function(context, classifier)
     for number, image_id in enumerate(context.lists["prototypes"] if context.settings.centred else (), start=1):
-        context.check_stop()
+        context.runtime.check_stop()
         with torch.inference_mode():
             features = features_of(network_input(context, classifier, image_id))[0].flatten(1)   # (D, h w)
         total, cells = total + features.double().sum(dim=1).cpu(), cells + features.shape[1]
-        context.progress(number, len(context.lists["prototypes"]), "mean of the features")
+        context.runtime.progress(number, len(context.lists["prototypes"]), "mean of the features")
         trim_heap()
     write_arrays(path, mean=(total / max(cells, 1)).float().numpy())
 
@@ -206,8 +207,8 @@ def _class_prototypes(context: StepContext, index: int, ids: list[str], classifi
         features, cells = sample.result()
         if settings.centred:
             features -= mean
-        result = _cluster(features.to(context.device), settings, generator(context.seed, "make_lpcam", drawn_as, name))
-        found[kind] = result.centers + mean.to(context.device), *_nearest(result, cells, ids)
+        result = _cluster(features.to(context.runtime.device), settings, generator(context.seed, context.name, drawn_as, name))
+        found[kind] = result.centers + mean.to(context.runtime.device), *_nearest(result, cells, ids)
     centers = [found[kind][0] for kind in ("foreground", "background")]
     kept = select_prototypes(centers[0], centers[1], weight, index, fg_threshold=settings.fg_threshold,
                              bg_low=settings.background_low, bg_high=settings.background_high, minimum=settings.min_prototypes)
@@ -236,15 +237,15 @@ def _gather(context: StepContext, index: int, ids: list[str], classifier: Classi
     first = {image_id: number for number, image_id in reversed(list(enumerate(ids)))}
 
     def split(image_id: str) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        cam = cams.map(image_id, "full", context.device)[cams.classes(image_id).index(index)]   # (H, W)
+        cam = cams.map(image_id, "full", context.runtime.device)[cams.classes(image_id).index(index)]   # (H, W)
         with torch.inference_mode():
             features = features_of(network_input(context, classifier, image_id))[0]   # (D, h, w)
         return features, split_cells(cam, features.shape[1:], context.settings.cam_threshold)
     drawn = Counter(ids)
-    with closing(ordered_map(context, split, drawn, max_concurrent(context.device))) as results:
+    with closing(ordered_map(context, split, drawn, max_concurrent(context.runtime.device))) as results:
         for image_id, result in results:
             features, masks = result()
-            draws = generator(context.seed, "make_lpcam", "sample", index, image_id)
+            draws = generator(context.seed, context.name, "sample", index, image_id)
             for _ in range(drawn[image_id]):
                 keys = draws.random(features[0].numel())
                 for sample, mask in zip(samples, masks, strict=True):

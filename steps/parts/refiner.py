@@ -5,7 +5,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from steps.runtime.context import require
 from wsss.errors import ArtifactError
 
 
@@ -27,11 +26,11 @@ class Refiner(Enum):
 
 
 def recorded_refiner(record: Mapping[str, Any], path: Path) -> Refiner:
-    """The refiner in a record of make_sem_seg_labels that was read from `path`. Raises ArtifactError if there is none."""
+    """The refiner in a record of pseudo masks that was read from `path`. Raises ArtifactError if there is none."""
     try:
         return Refiner(record["refiner"])
     except (KeyError, ValueError) as error:
-        raise ArtifactError(f"{path} does not name a refiner that exists ({error}). Run make_sem_seg_labels again") from error
+        raise ArtifactError(f"{path} does not name a refiner that exists ({error}). Make the pseudo masks again") from error
 
 
 WITHOUT_MASKS = Refiner.crf      # `refiner: null` without val masks; docs/results.md has the loss
@@ -42,10 +41,9 @@ class Unary(Enum):
     scores = "scores"            # softmax of `sharpness` times the maps and the background threshold
 
 
-def check_walk(settings: Any, step: str) -> None:
+def check_walk(settings: Any) -> None:
     """Check the settings of the random walk that both steps share. Raises ConfigError."""
-    for key, good, expected in (
-            ("beta", settings.beta > 0, "above 0"), ("exp_times", 0 <= settings.exp_times <= 16, "from 0 to 16"),
-            ("radius", settings.radius >= 2, "at least 2"),
-            ("pad_to", settings.pad_to is None or settings.pad_to >= 1, "null or at least 1")):
-        require(good, f"{step}.{key}", getattr(settings, key), expected)
+    settings.require(settings.beta > 0, "beta", "above 0")
+    settings.require(0 <= settings.exp_times <= 16, "exp_times", "from 0 to 16")
+    settings.require(settings.radius >= 2, "radius", "at least 2")
+    settings.require(settings.pad_to is None or settings.pad_to >= 1, "pad_to", "null or at least 1")

@@ -22,7 +22,6 @@ from wsss.refinement.masks import mask_of, with_background
 
 OFFSETS = (-0.05, 0.0, 0.05, 0.10, 0.15)   # a CRF is tried at the best threshold without CRF plus each of these
 WALKS_KEPT = 2**28   # bytes of walked maps of val that are kept for the CRF; further ones are computed again
-KEY = "make_sem_seg_labels"
 
 
 class Refining:
@@ -31,7 +30,7 @@ class Refining:
     def __init__(self, context: StepContext):
         self.context, self.settings = context, context.settings
         self.refiners = context.settings.refiners(bool(context.lists["val"]))
-        self.maps = Maps(context.seed_folder)
+        self.maps = Maps(context.input("seeds"))
         if any(refiner.walks for refiner in self.refiners):
             self.walk   # noqa: B018  load it before several threads use it
         self._kept: dict[str, Tensor] = {}   # id -> walked maps (K, h, w) of a val image, for the CRF
@@ -75,7 +74,7 @@ class Refining:
 
     def _walked_again(self, image_id: str) -> Tensor:
         kept = self._kept.pop(image_id, None)
-        return self.walk(image_id)[0] if kept is None else kept.to(self.context.device)
+        return self.walk(image_id)[0] if kept is None else kept.to(self.context.runtime.device)
 
     def _frame(self, image_id: str) -> tuple[int, int]:
         """(H, W) of the network input; smaller than the image with `data.max_side`."""
@@ -85,7 +84,7 @@ class Refining:
     def _maps(self, image_id: str, walked: Tensor | None, size: tuple[int, int]) -> Tensor:
         if walked is not None:
             return self.walk.soft(walked, image_id, size)
-        return at_size(self.maps.map(image_id, "full", self.context.device), size)
+        return at_size(self.maps.map(image_id, "full", self.context.runtime.device), size)
 
     def _crf(self, image_id: str, scores: list[Tensor]) -> Tensor:
         """Probabilities (n, K + 1, H, W) from n scores (K + 1, H, W), in the size of the network input; one lattice for all."""
@@ -96,20 +95,21 @@ class Refining:
             unary = unary_from_labels(stacked.max(dim=1).indices, stacked.shape[1], settings.gt_prob)
         else:
             unary = unary_from_scores(stacked, settings.sharpness)
-        image = torch.from_numpy(self.context.dataset.image(image_id)).to(self.context.device)
+        image = torch.from_numpy(self.context.dataset.image(image_id)).to(self.context.runtime.device)
         return DenseCRF(image, **settings.kernels).inference(unary, settings.iterations)
 
 
 def choose_refiner(context: StepContext, refining: Refining) -> dict[str, Any]:
     """Choose the refiner and the background threshold and write `threshold.json`, with both sources and the trials on val."""
     path, settings = context.folder / THRESHOLD, context.settings
-    if context.group.broadcast(path.exists):
+    if context.runtime.group.broadcast(path.exists):
         return read_chosen(path)
-    require_prepared(context, path)
+    require_prepared(context.runtime, path)
     val = context.lists["val"] if settings.chooses else ()
     tried = _try_on_val(context, refining, val) if val else []
-    chosen: dict[str, Any] = {"threshold": settings.bg_threshold, "source": f"{KEY}.bg_threshold in the configuration",
-                              "refiner": refining.refiners[0].value, "refiner_source": f"{KEY}.refiner in the configuration"}
+    configured = {key: f"{context.name}.{key} in the configuration" for key in ("bg_threshold", "refiner")}
+    chosen: dict[str, Any] = {"threshold": settings.bg_threshold, "source": configured["bg_threshold"],
+                              "refiner": refining.refiners[0].value, "refiner_source": configured["refiner"]}
     by_val = f"best mIoU on the masks of {len(val)} val images"
     best = max(tried, key=lambda trial: trial["miou"], default=None)
     if settings.refiner is None:
@@ -117,13 +117,13 @@ def choose_refiner(context: StepContext, refining: Refining) -> dict[str, Any]:
     if best:
         chosen["refiner"] = best["refiner"]
     if settings.bg_threshold is None:
-        chosen["threshold"] = best["threshold"] if best else getattr(settings.fallback, context.seed_maps)
-        chosen["source"] = by_val if best else f"{KEY}.fallback (no val masks to choose by)"
+        chosen["threshold"] = best["threshold"] if best else settings.fallback[context.seeds]
+        chosen["source"] = by_val if best else f"{context.name}.fallback (no val masks to choose by)"
     if best:
         chosen["tried"] = [{key: trial[key] for key in ("refiner", "threshold", "miou")} for trial in tried]
         if "curve" in best:
             chosen["val_miou"] = best["curve"]
-    if context.group.is_main:
+    if context.runtime.group.is_main:
         write_json(path, chosen)
     return chosen
 
@@ -155,7 +155,8 @@ def _try_crf(context: StepContext, refining: Refining, val: tuple[str, ...],
     pairs = [(walks, value) for walks, values in thresholds.items() for value in values]
     confusions = [Confusion(len(dataset.classes)) for _ in pairs]
     pixels = max((np.prod(dataset.working_size(image_id)) for image_id in val), default=0) * len(pairs)
-    at_once = max_concurrent(context.device, int(pixels) if not any(refiner.walks for refiner in refining.refiners) else None)
+    walks = any(refiner.walks for refiner in refining.refiners)
+    at_once = max_concurrent(context.runtime.device, None if walks else int(pixels))
 
     def take(_: str, masks: list[np.ndarray], truth: np.ndarray) -> None:
         for confusion, mask in zip(confusions, masks, strict=True):
@@ -163,7 +164,7 @@ def _try_crf(context: StepContext, refining: Refining, val: tuple[str, ...],
     for_each_mask(context, val, lambda image_id, _: refining.crf_masks(image_id, thresholds), take, at_once, "val images, CRF")
     scored = []
     for (walks, value), confusion in zip(pairs, confusions, strict=True):
-        confusion.counts = context.reduce(confusion.counts)
+        confusion.counts = context.runtime.reduce(confusion.counts)
         scored.append((walks, value, confusion.scores().miou))
     best = [max((score for score in scored if score[0] is walks), key=lambda score: score[2] or 0.0) for walks in thresholds]
     return [{"refiner": (Refiner.walk_crf if walks else Refiner.crf).value, "threshold": value, "miou": miou}

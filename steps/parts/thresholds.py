@@ -1,4 +1,4 @@
-"""Thresholds: a number in the configuration, the best on val masks, or the published constant.
+"""Thresholds: a number in the configuration, the best on val masks, or the `fallback` of the recipe.
 
 Never chosen on the scored list. Results contain the source of every threshold.
 """
@@ -17,7 +17,8 @@ from steps.runtime.artifacts import read_json
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext
 from steps.runtime.memory import trim_heap
-from wsss.errors import ArtifactError
+from steps.step import Setup
+from wsss.errors import ArtifactError, ConfigError
 from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
 
 if TYPE_CHECKING:
@@ -25,22 +26,6 @@ if TYPE_CHECKING:
 
 THRESHOLD = "threshold.json"   # of make_sem_seg_labels and make_ins_seg_labels: the background threshold and its source
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class FallbackThresholds:
-    """The published thresholds of one kind of map, equal for VOC and COCO; used without val masks."""
-
-    evaluation: float
-    conf_fg: float
-    conf_bg: float
-
-
-FALLBACK = {
-    "cam": FallbackThresholds(0.15, 0.30, 0.05),      # IRN, run_sample.py
-    "lpcam": FallbackThresholds(0.30, 0.45, 0.25),    # LPCAM, run_sample.py
-    "lpcam_fg": FallbackThresholds(0.30, 0.45, 0.25),
-}
 
 
 @dataclass(frozen=True)
@@ -59,15 +44,15 @@ def count(context: StepContext, ids: Sequence[str], soft: Callable[[str], Tensor
     """The confusion counts of `ids` at every threshold, over all processes.
 
     `soft(id)`: maps (K, h, w) of the K `classes(id)`, resized to the mask if they have another size (`data.max_side`).
-    `note`, `before` and `total` are for `context.progress`.
+    `note`, `before` and `total` are for `context.runtime.progress`.
     """
     from wsss.cams.maps import at_size
 
     counts = ThresholdCounts(len(context.dataset.classes), thresholds)
     for_each_mask(context, ids, lambda image_id, truth: at_size(soft(image_id), truth.shape),
                   lambda image_id, maps, truth: counts.update(maps, classes(image_id), truth),
-                  max_concurrent(context.device), note, before, total)
-    counts.counts = context.reduce(counts.counts)
+                  max_concurrent(context.runtime.device), note, before, total)
+    counts.counts = context.runtime.reduce(counts.counts)
     return counts
 
 
@@ -81,20 +66,27 @@ def for_each_mask(context: StepContext, ids: Sequence[str], make: Callable[[str,
     def one(image_id: str) -> tuple[T, np.ndarray]:
         truth = context.dataset.mask(image_id)
         return make(image_id, truth), truth
-    with closing(ordered_map(context, one, context.part(ids), at_once)) as results:
+    with closing(ordered_map(context, one, context.runtime.part(ids), at_once)) as results:
         for number, (image_id, result) in enumerate(results, start=1):
             take(image_id, *result())
-            context.progress(before + number, total or len(ids), note)
+            context.runtime.progress(before + number, total or len(ids), note)
             trim_heap()
 
 
-def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, published: float) -> Chosen:
-    """The configured threshold, else the best on val, else (without val masks) the published one."""
+def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, fallback: float | None) -> Chosen:
+    """The configured threshold, else the best on val, else (without val masks) the fallback."""
     if setting is not None:
         return Chosen(setting, f"{key} in the configuration")
     if val_counts is not None:
         return Chosen(val_counts.best()[0], f"best mIoU on the masks of {n_val} val images")
-    return Chosen(published, "published constant (no val masks to choose by)")
+    return Chosen(fallback, "published constant (no val masks to choose by)")
+
+
+def require_fallback(setup: Setup, kinds: Sequence[str], key: str) -> None:
+    """Raise ConfigError if the recipe has no `fallback` for one of the kinds of maps; `key`: what can be set instead."""
+    if missing := [kind for kind in kinds if setup.settings.fallback.get(kind) is None]:
+        raise ConfigError(f"{setup.name}.fallback has no value for the maps {', '.join(missing)}, and there are no val masks to "
+                          f"choose by. Set {key}")
 
 
 def read_chosen(path: Path, kind: str | None = None) -> dict[str, Any]:

@@ -22,9 +22,9 @@ def cam_pictures(context: StepContext, classifier: Classifier) -> dict[str, np.n
     """
     classifier.eval()
     found = {}
-    for image_id in (context.lists["val"] or context.ids)[:SHOWN]:
+    for image_id in (context.lists["log"] or context.ids)[:SHOWN]:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
-        with torch.inference_mode(), context.autocast():
+        with torch.inference_mode(), context.runtime.autocast():
             features = classifier.features(network_input(context, classifier, image_id)).float()
             maps = class_activation_maps(features, classifier.classifier.weight[classes].flatten(1))   # (1, K, h, w)
         found[image_id] = np.concatenate([image, *(overlay_map(image, _fit(values, image)) for values in maps[0])], axis=1)
@@ -34,11 +34,11 @@ def cam_pictures(context: StepContext, classifier: Classifier) -> dict[str, np.n
 def edge_pictures(context: StepContext, irn: IRN) -> dict[str, np.ndarray]:
     """By image id: the image, its training label and the edge map, side by side. Leaves IRN in evaluation mode."""
     irn.eval()
-    found, read = {}, Labels(context.inputs["cam_to_ir_label"], len(context.dataset.classes))
+    found, read = {}, Labels(context.input("labels"), len(context.dataset.classes))
     for image_id in context.ids[:SHOWN]:
         image = context.dataset.image(image_id)
         label = read(image_id, image.shape[:2])
-        with torch.inference_mode(), context.autocast():
+        with torch.inference_mode(), context.runtime.autocast():
             edge = irn.edge_map(network_input(context, irn, image_id, flip=True)).float()   # (1, h, w)
         found[image_id] = np.concatenate([image, overlay_mask(image, label), overlay_map(image, _fit(edge[0], image))], axis=1)
     return found

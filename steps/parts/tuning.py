@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steps.eval_cam import SCORES, count_maps, kinds_of_maps
+from steps.eval_cam import SCORES, count_maps, read_maps
 from steps.parts.thresholds import THRESHOLD, confident_pair, read_chosen
 from steps.runtime.context import StepContext, require
 from wsss.data.dataset import Dataset
@@ -84,7 +84,7 @@ def tune(context: StepContext, settings: TuneSettings) -> dict[str, Any]:
     """
     from steps.parts.walk import Walk
 
-    ids, kinds = context.ids, kinds_of_maps(context)
+    ids, kinds = context.ids, read_maps(context.inputs["maps"])
     seeds = kinds.get(context.seed_maps)
     walk = Walk(context, seeds) if seeds is not None and "train_irn" in context.inputs else None
     for name, maps in kinds.items():
@@ -170,10 +170,10 @@ def _walks(context: StepContext, settings: TuneSettings, walk: Walk, before: int
     for number, image_id in enumerate(context.ids, start=1):
         truth, (walked, edge) = dataset.mask(image_id), walk(image_id)
         for pair in pairs:
-            context.check_stop()
+            context.runtime.check_stop()
             soft = walk.soft(walked if pair == own else walk.again(edge, image_id, *pair), image_id, dataset.size(image_id))
             counts[pair].update(soft, maps.classes(image_id), truth)
-        context.progress(before + number, total, f"images, {len(pairs)} walks each")
+        context.runtime.progress(before + number, total, f"images, {len(pairs)} walks each")
     points = []
     for (beta, times), counted in counts.items():
         now = _now(context, "walk") if (beta, times) == own else None

@@ -21,7 +21,7 @@ class Walk:
         context, settings = self.context, self.context.settings
         with torch.inference_mode():
             batch = network_input(context, self.irn, image_id, flip=True)   # (2, 3, H, W)
-            with context.autocast():
+            with context.runtime.autocast():
                 edge = self.irn.edge_map(batch, settings.pad_to or 0).float()   # (1, h, w)
         walked = self.again(edge[0], image_id, settings.beta, settings.exp_times)
         highest = walked.max() if walked.numel() else walked.new_zeros(())
@@ -31,7 +31,7 @@ class Walk:
         """The walked maps for other exponents, from the edge map (h, w) of the image; not divided: `soft` does that."""
         settings = self.context.settings
         with torch.inference_mode():
-            seeds = self.maps.map(image_id, "strided", self.context.device)   # (K, h, w)
+            seeds = self.maps.map(image_id, "strided", self.context.runtime.device)   # (K, h, w)
             height, width = edge.shape
             steps = walk_steps(height, width, exp_times) if settings.scale_steps else 2**exp_times
             return random_walk(seeds, edge[None], beta=beta, steps=steps, radius=settings.radius)

@@ -80,11 +80,11 @@ def ordered_map(context: StepContext, make: Callable[[str], T], ids: Iterable[st
 
     if at_once == 1:
         for image_id in ids:
-            context.check_stop()
+            context.runtime.check_stop()
             yield image_id, memory_for(image_id)(partial(make, image_id))
         return
     ids, threads, waiting = iter(ids), torch.get_num_threads(), deque[tuple[str, Future]]()
-    pool = ThreadPoolExecutor(at_once, "image", _begin, (context.device, max(1, threads // at_once)))
+    pool = ThreadPoolExecutor(at_once, "image", _begin, (context.runtime.device, max(1, threads // at_once)))
 
     def result(image_id: str, future: Future) -> T:
         found = future.result()
@@ -99,7 +99,7 @@ def ordered_map(context: StepContext, make: Callable[[str], T], ids: Iterable[st
         return image_id, partial(result, image_id, future)
 
     try:
-        while not context.stop():
+        while not context.runtime.stop():
             for image_id in islice(ids, 2 * at_once - len(waiting)):
                 waiting.append((image_id, pool.submit(_attempt, make, image_id)))
             if not waiting:

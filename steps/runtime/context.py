@@ -1,20 +1,4 @@
-"""What a step is, and `StepContext`, which contains everything that a step needs from the pipeline.
-
-A step is a module of this package with
-
-    Settings        a dataclass with its keys under `conf/`, where each number has its source
-    VERSION         to be raised whenever the results change for the same settings
-    check(settings) optional: raises, before any work, for what the settings alone do not show (a missing package)
-    prepare(context) optional: makes what all images need, before several shards run at the same time
-    run(context)    does the work; returns a JSON-able dict that goes into the step's manifest
-    reader(folder, n_classes)
-                    reads and checks the artifacts of a finished step; for a step with one artifact per image it
-                    returns the function that does so for one image id. Raises ArtifactError with the file
-
-The planner imports the module of a step too, so slow imports, above all torch, are inside its functions.
-A step reads artifacts from `context.inputs` and writes only into `context.folder`. It uses neither the run folder nor the
-Hydra config.
-"""
+"""`StepContext`, what a step is: its settings, data set, ids, inputs and folder; and `Runtime`, where and how it runs."""
 
 from __future__ import annotations
 
@@ -89,29 +73,19 @@ def _cpu() -> torch.device:
 
 
 @dataclass(frozen=True)
-class StepContext:
-    """The inputs of one step.
+class Runtime:
+    """Where a step runs. Only `precision` changes results.
 
-    `lists`: the ids of the step by purpose: "ids" (to make or train on), and as needed "val", "prototypes", "scored".
-    `inputs`: the folder of each step that this step reads, by name. `shard` (i, n): this call makes the i-th of n interleaved
-    parts of "ids". `group`: the processes that run the step together. `prepared`: what all shards of the step need must exist
-    already, because other shards run at the same time.
+    `group`: the processes that run the step together. `shard` (i, n): this call makes the i-th of n interleaved parts of "ids".
+    `prepared`: what all shards of the step need must exist already, because other shards run at the same time.
     """
 
-    settings: Any
-    dataset: Dataset
-    lists: Mapping[str, tuple[str, ...]]
-    folder: Path
-    inputs: Mapping[str, Path]
-    model: Any = None
-    seed_maps: str = "lpcam"
-    seed: int = 0
     device: torch.device = field(default_factory=_cpu)
     precision: str = "float32"
-    workers: int = 0
+    workers: int = 0              # loader processes of a training
     layout: Layout = Layout.files
-    shard: tuple[int, int] = (0, 1)
     group: Group = Group()
+    shard: tuple[int, int] = (0, 1)
     prepared: bool = False
     stop: Callable[[], bool] = field(default=lambda: False)
     progress: Callable[[int, int, str], None] = field(default=lambda done, total, note: None)
@@ -122,23 +96,8 @@ class StepContext:
     show: Callable[[int, Callable[[], dict[str, np.ndarray]]], bool] = field(default=lambda step, pictures: False)
 
     @property
-    def ids(self) -> tuple[str, ...]:
-        return self.lists["ids"]
-
-    @property
-    def shard_ids(self) -> tuple[str, ...]:
-        """The ids of this shard. Each id belongs to exactly one shard; no shard is padded."""
-        index, count = self.shard
-        return self.ids[index::count]
-
-    @property
-    def my_ids(self) -> Sequence[str]:
-        """The ids that this process makes: its part of the shard."""
-        return self.part(self.shard_ids)
-
-    @property
     def worker(self) -> tuple[int, int]:
-        """(i, n) of this process among all processes of all shards: `ids[i::n]` are `my_ids`."""
+        """(i, n) of this process among all processes of all shards: `ids[i::n]` are its ids."""
         index, count = self.shard
         return index + count * self.group.rank, count * self.group.size
 
@@ -152,11 +111,6 @@ class StepContext:
 
         return self.group.sum(torch.from_numpy(counts)).numpy()
 
-    @property
-    def seed_folder(self) -> Path:
-        """The folder of the seed maps."""
-        return self.inputs["make_lpcam" if self.seed_maps == "lpcam" else "make_cam"]
-
     def check_stop(self) -> None:
         if self.stop():
             raise Stopped
@@ -168,6 +122,61 @@ class StepContext:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
+@dataclass(frozen=True)
+class Source:
+    """A step that another step reads. `maps`: the kinds of maps that it makes, kind -> sub-folder; {} if it makes none."""
+
+    step: str                     # the name of its row
+    maps: Mapping[str, str] = field(default_factory=dict)
+    folder: Path = Path()
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a step works on.
+
+    `lists`: the ids by purpose: "ids" (to make or train on), and as needed "val", "scored", "prototypes", "log".
+    `inputs`: the finished steps that it reads, by role.
+    """
+
+    name: str                     # of the step, for messages and random draws
+    settings: Any
+    dataset: Dataset
+    lists: Mapping[str, tuple[str, ...]]
+    folder: Path
+    inputs: Mapping[str, tuple[Source, ...]] = field(default_factory=dict)
+    model: Any = None             # the settings of the network
+    seed: int = 0
+    runtime: Runtime = field(default_factory=Runtime)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return self.lists["ids"]
+
+    @property
+    def shard_ids(self) -> tuple[str, ...]:
+        """The ids of this shard. Each id belongs to exactly one shard; no shard is padded."""
+        index, count = self.runtime.shard
+        return self.ids[index::count]
+
+    @property
+    def my_ids(self) -> Sequence[str]:
+        """The ids that this process makes: its part of the shard."""
+        return self.runtime.part(self.shard_ids)
+
+    def reads(self, role: str) -> bool:
+        return bool(self.inputs.get(role))
+
+    def input(self, role: str) -> Path:
+        """The folder of the step that has a role, for example "classifier"."""
+        return self.inputs[role][0].folder
+
+    @property
+    def seeds(self) -> str:
+        """The kind of the maps that the role "seeds" reads."""
+        return self.inputs["seeds"][0].step
+
+
 def settings_of(value: Any) -> Any:
     """A settings dataclass as JSON-able values (enums by name)."""
     if isinstance(value, Enum):
@@ -176,6 +185,8 @@ def settings_of(value: Any) -> Any:
         return {item.name: settings_of(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, (list, tuple)):
         return [settings_of(item) for item in value]
+    if isinstance(value, dict):
+        return {key: settings_of(item) for key, item in value.items()}
     return value
 
 
@@ -188,12 +199,12 @@ def require(condition: bool, key: str, value: Any, expected: str) -> None:
         raise ConfigError(f"{key}={value!r} is not possible: expected {expected}")
 
 
-def require_prepared(context: StepContext, path: Path) -> None:
+def require_prepared(runtime: Runtime, path: Path) -> None:
     """Check that this call may make the file `path` that all shards need.
 
-    Raises ArtifactError if several shards run at the same time (`context.prepared`).
+    Raises ArtifactError if several shards run at the same time (`Runtime.prepared`).
     """
-    if context.prepared:
+    if runtime.prepared:
         raise ArtifactError(f"{path} does not exist yet: it is made once for all shards. Run the same command with shard=prepare "
                             "first")
 

@@ -44,10 +44,10 @@ def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parall
     ids, dataset = context.my_ids, context.dataset
     pending = unfinished(context.folder, ids, dataset)
     failed: dict[str, str] = {}
-    journal = Journal(context.folder, context.worker)
-    store = writer(context.layout, context.folder, journal.path)
+    journal = Journal(context.folder, context.runtime.worker)
+    store = writer(context.runtime.layout, context.folder, journal.path)
     # from the whole list, not the pending images, so that an image always has the same bits
-    at_once = max_concurrent(context.device, _largest(dataset, context.ids) if cpu_parallel else None)
+    at_once = max_concurrent(context.runtime.device, _largest(dataset, context.ids) if cpu_parallel else None)
     made = ordered_map(context, lambda image_id: (dataset.digest_of_image(image_id), *make(image_id)), pending, at_once)
     try:
         start = time.perf_counter()
@@ -59,7 +59,7 @@ def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parall
                 raise
             except WsssError as error:
                 failed[image_id] = str(error)
-                context.warn(f"{image_id}: {failed[image_id]}")
+                context.runtime.warn(f"{image_id}: {failed[image_id]}")
                 quarantine(error)
             else:
                 journal.add(image_id, placed, time.perf_counter() - start, source=source,
@@ -67,7 +67,7 @@ def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parall
                 if pending[image_id] == BROKEN:
                     for name in contents:
                         remove_damaged(context.folder, name)
-            context.progress(number, len(ids), "images")
+            context.runtime.progress(number, len(ids), "images")
             trim_heap()
             start = time.perf_counter()
     except Stopped:
@@ -77,7 +77,7 @@ def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parall
         made.close()
         journal.close()
         store.close()
-    failed = {image_id: reason for part in context.group.all_gather(failed) for image_id, reason in part.items()}
+    failed = {image_id: reason for part in context.runtime.group.all_gather(failed) for image_id, reason in part.items()}
     path = _record(context, failed)
     if failed:
         some = "; ".join(f"{image_id}: {reason}" for image_id, reason in list(failed.items())[:SHOWN])
@@ -107,9 +107,9 @@ def _largest(dataset: Dataset, ids: Sequence[str]) -> int:
 
 def _record(context: StepContext, failed: dict[str, str]) -> Path:
     """Write the failures of this shard, or remove the file of an earlier call if there are none."""
-    index, count = context.shard
+    index, count = context.runtime.shard
     path = context.folder / (FAILED if count == 1 else f"{JOURNALS}/{index}-of-{count}-{FAILED}")
-    if not context.group.is_main:
+    if not context.runtime.group.is_main:
         return path
     if failed:
         write_json(path, failed)

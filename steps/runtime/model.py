@@ -25,22 +25,14 @@ class ModelSettings:
     backbone: Backbone
     pretrained: bool | None           # start from ImageNet weights; null: if they are installed, without a download
     weights: str | None               # these weights as a local file, without a download
-    cam_weights: str | None           # a trained classifier (official res50_cam.pth), used instead of training
-    irn_weights: str | None           # a trained IRN (official res50_irn.pth), used instead of training
 
     @property
     def starts_from_weights(self) -> bool:
         asked = comes_with_weights(self.backbone.value) if self.pretrained is None else self.pretrained
         return asked or self.weights is not None
 
-    def imported(self, step: str) -> str | None:
-        """The file whose network replaces the training `step`; None if there is none."""
-        return {"train_cam": self.cam_weights, "train_irn": self.irn_weights}.get(step)
-
     def __str__(self) -> str:
         """The network and its initial weights, for the first line of a run."""
-        if self.cam_weights:
-            return f"{self.backbone.value} from {self.cam_weights}"
         return f"{self.backbone.value} from {'ImageNet weights' if self.starts_from_weights else 'scratch'}"
 
     @property

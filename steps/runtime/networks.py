@@ -3,7 +3,7 @@
 The header of a weights file names its network, so later steps do not need the `model.` settings.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,11 +13,13 @@ from torch.nn import Conv2d, Module
 from steps.runtime.context import StepContext
 from steps.runtime.model import ModelSettings
 from steps.runtime.schedule import WEIGHTS
+from steps.step import Setup
 from wsss.classifiers.plain import Classifier
 from wsss.data.dataset import Dataset
 from wsss.data.images import normalise
 from wsss.errors import ArtifactError, WeightsError
 from wsss.files import user_path
+from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.backbones.build import (
     is_at_hand,
     load_pretrained,
@@ -43,12 +45,12 @@ Network = TypeVar("Network", Classifier, IRN)
 def new_classifier(context: StepContext) -> Classifier:
     """An untrained classifier on the step's device; its backbone has ImageNet weights if `model.` says so."""
     model = context.model
-    backbone = new_backbone(model.backbone.value, model.norm, seed=derived_seed(context.seed, "train_cam", "backbone"))
+    backbone = new_backbone(model.backbone.value, model.norm, seed=derived_seed(context.seed, context.name, "backbone"))
     if model.starts_from_weights:
         load_pretrained(backbone, model.weights)
     classifier = Classifier(backbone, len(context.dataset.classes), context.settings.detach_after_layer2,
-                            seed=derived_seed(context.seed, "train_cam", "classifier"))
-    return to_train(classifier, context.device)
+                            seed=derived_seed(context.seed, context.name, "classifier"))
+    return to_train(classifier, context.runtime.device)
 
 
 def to_train(classifier: Classifier, device: torch.device) -> Classifier:
@@ -59,73 +61,83 @@ def to_train(classifier: Classifier, device: torch.device) -> Classifier:
 
 
 def load_classifier(context: StepContext) -> Classifier:
-    """The classifier of train_cam, in evaluation mode on the step's device; for inference only."""
+    """The classifier (role "classifier"), in evaluation mode on the step's device; for inference only."""
     return _only_used(_read_classifier(context), context)
 
 
 def new_irn(context: StepContext) -> IRN:
     """IRN with untrained branches on a frozen backbone: the classifier's if the step reads it, else ImageNet's."""
-    if "train_cam" in context.inputs:
+    if context.reads("classifier"):
         backbone = _read_classifier(context).backbone
     else:
         backbone = new_backbone(context.model.backbone.value, "frozen_batch")
         load_pretrained(backbone, context.model.weights)
-    return IRN(_frozen(backbone, context), seed=derived_seed(context.seed, "train_irn", "branches")).to(context.device)
+    return IRN(_frozen(backbone, context), seed=derived_seed(context.seed, context.name, "branches")).to(context.runtime.device)
 
 
 def load_irn(context: StepContext) -> IRN:
-    """The network of train_irn, in evaluation mode on the step's device; for inference only."""
-    irn = _load(context.inputs["train_irn"] / WEIGHTS, lambda facts: IRN(new_backbone(facts["backbone"], facts["norm"])))
+    """IRN (role "irn"), in evaluation mode on the step's device; for inference only."""
+    irn = _load(context.input("irn") / WEIGHTS, lambda facts: IRN(new_backbone(facts["backbone"], facts["norm"])))
     return _only_used(irn, context)
 
 
 def _read_classifier(context: StepContext) -> Classifier:
-    return _load(context.inputs["train_cam"] / WEIGHTS, lambda facts: Classifier(
+    return _load(context.input("classifier") / WEIGHTS, lambda facts: Classifier(
         new_backbone(facts["backbone"], facts["norm"]), facts["n_classes"]), len(context.dataset.classes))
 
 
 def _frozen(network: N, context: StepContext) -> N:
     """Freeze a network and move it to the step's device. Its weights are channels_last, so every convolution is: on the CPU an
     eighth faster in float32 and a third in bf16; results change by rounding."""
-    return network.eval().requires_grad_(False).to(context.device).to(memory_format=torch.channels_last)
+    return network.eval().requires_grad_(False).to(context.runtime.device).to(memory_format=torch.channels_last)
 
 
 def _only_used(network: Network, context: StepContext) -> Network:
     """Prepare a network for inference only: fold batch norm and cast weights once instead of in every call. Only folding
     changes results, by rounding."""
     fold_batch_norm(_frozen(network, context))
-    if context.precision == "bf16":
+    if context.runtime.precision == "bf16":
         for layer in network.backbone.modules():
             if isinstance(layer, Conv2d):
                 layer.to(torch.bfloat16)   # autocast would cast them in every call
     return network
 
 
-def import_network(context: StepContext, step: str) -> dict[str, Any]:
-    """Import the network of the training `step` from the file in `model.`, instead of training; return the step's result."""
-    if context.group.is_main:
-        save_network(context, imported_network(step, context.model, context.dataset))
-    return {"imported_from": str(user_path(context.model.imported(step)).resolve())}
+def import_network(context: StepContext, read: Callable[[str, str, ModelSettings, Dataset], Classifier | IRN]) -> dict[str, Any]:
+    """Import the network of a training from the file `weights` instead of training; return the step's result."""
+    file = context.settings.weights
+    if context.runtime.group.is_main:
+        save_network(context, read(file, f"{context.name}.weights={file}", context.model, context.dataset))
+    return {"imported_from": str(user_path(file).resolve())}
 
 
-def imported_network(step: str, model: ModelSettings, dataset: Dataset) -> Classifier | IRN:
-    """The network in the file of `model.cam_weights` or `model.irn_weights`, from the official code or from a run.
+def imported_classifier(file: str, where: str, model: ModelSettings, dataset: Dataset) -> Classifier:
+    """The classifier in a file of the official code or of a run; `where` names the file in messages.
 
     Raises WeightsError if the file is missing or damaged, or is of another network or number of classes.
     """
-    key = {"train_cam": "model.cam_weights", "train_irn": "model.irn_weights"}[step]
-    file = model.imported(step) or ""
-    where, layout = f"{key}={file}", CAM if step == "train_cam" else OFFICIAL_IRN
-    state = own_state(read_tensors(file), layout, where)
-    # official networks have batch norm; only a network that a run trained from scratch has group norm
-    norm = "frozen_batch" if "backbone.bn1.running_mean" in state else "group"
-    backbone = new_backbone(model.backbone.value, norm)
+    state = own_state(read_tensors(file), CAM, where)
     head = state.get("classifier.weight")
-    if step == "train_cam" and head is not None and len(head) != len(dataset.classes):
+    if head is not None and len(head) != len(dataset.classes):
         raise WeightsError(f"{where} is a classifier of {len(head)} classes (classifier.weight {tuple(head.shape)}); the data "
                            f"set {dataset.name} in {dataset.root} has {len(dataset.classes)}. Use one that was trained on this "
                            "data set")
-    network: Classifier | IRN = Classifier(backbone, len(dataset.classes)) if step == "train_cam" else IRN(backbone)
+    return _filled(Classifier(_backbone_of(state, model), len(dataset.classes)), state, where, model)
+
+
+def imported_irn(file: str, where: str, model: ModelSettings, dataset: Dataset) -> IRN:
+    """IRN in a file, as `imported_classifier`."""
+    state = own_state(read_tensors(file), OFFICIAL_IRN, where)
+    return _filled(IRN(_backbone_of(state, model)), state, where, model)
+
+
+def _backbone_of(state: Mapping[str, torch.Tensor], model: ModelSettings) -> Backbone:
+    """The untrained backbone of a file's weights."""
+    # official networks have batch norm; only a network that a run trained from scratch has group norm
+    return new_backbone(model.backbone.value, "frozen_batch" if "backbone.bn1.running_mean" in state else "group")
+
+
+def _filled(network: Network, state: dict[str, torch.Tensor], where: str, model: ModelSettings) -> Network:
     fill(network, state, f"{where} (model.backbone={model.backbone.value})")
     return network
 
@@ -139,7 +151,7 @@ def save_network(context: StepContext, network: Classifier | IRN) -> None:
 def feature_function(context: StepContext, classifier: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a function from images (B, 3, H, W) to features (B, D, h, w) in float32, computed in the run's precision."""
     def features(images: torch.Tensor) -> torch.Tensor:
-        with context.autocast():
+        with context.runtime.autocast():
             return classifier.features(images).float()
     return features
 
@@ -147,7 +159,7 @@ def feature_function(context: StepContext, classifier: Classifier) -> Callable[[
 def network_input(context: StepContext, network: Classifier | IRN, image_id: str, flip: bool = False) -> torch.Tensor:
     """An image (1, 3, H, W), with `flip` also its mirror image (2, 3, H, W), normalised for the network, on the step's
     device."""
-    image = normalise(context.dataset.image(image_id), context.device, network.backbone.normalisation)
+    image = normalise(context.dataset.image(image_id), context.runtime.device, network.backbone.normalisation)
     return torch.stack([image, image.flip(-1)] if flip else [image])
 
 
@@ -186,6 +198,14 @@ def _whole(path: Path, read: Callable[[], Any]) -> Any:
 def _repair(path: Path) -> str:
     return (f"Delete it; the same command then makes it from {path.parent.name}'s last saved state, or, without one, trains "
             "again with replace=true")
+
+
+def check_training(setup: Setup, read: Callable[[str, str, ModelSettings, Dataset], Classifier | IRN], pretrained: bool) -> None:
+    """Check before any work the file `weights` of a training or, if it starts from them (`pretrained`), the ImageNet weights."""
+    if file := setup.settings.weights:
+        read(file, f"{setup.name}.weights={file}", setup.config.model, setup.dataset)
+    elif pretrained:
+        check_weights(setup.config.model, setup.fetch)
 
 
 def check_weights(model: ModelSettings, fetch: bool = True) -> None:

@@ -6,7 +6,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from steps.runtime.context import require
 from wsss.errors import WeightsError
 from wsss.networks.facts import read_metadata
 
@@ -55,17 +54,16 @@ def saved_step(folder: Path) -> int:
         return 0
 
 
-def require_schedule(step: str, settings: Any) -> None:
-    """Check the settings that both training steps share. Raises ConfigError."""
-    require(settings.epochs is None or settings.epochs >= 1, f"{step}.epochs", settings.epochs, "null or at least 1")
+def require_schedule(settings: Any) -> None:
+    """Check the settings that all training steps share. Raises ConfigError."""
+    settings.require(settings.epochs is None or settings.epochs >= 1, "epochs", "null or at least 1")
     for name in ("min_epochs", "batch_size", "checkpoint_steps", "accumulate"):
-        require(getattr(settings, name) >= 1, f"{step}.{name}", getattr(settings, name), "at least 1")
-    require(settings.min_steps >= 0, f"{step}.min_steps", settings.min_steps, "0 or more")
-    require(settings.accumulate <= settings.batch_size, f"{step}.accumulate", settings.accumulate,
-            f"at most {step}.batch_size={settings.batch_size}")
-    require(settings.crop_size >= 32 and settings.crop_size % 16 == 0, f"{step}.crop_size", settings.crop_size,
-            "a multiple of 16, at least 32")
-    require(settings.lr > 0, f"{step}.lr", settings.lr, "above 0")
-    for name, upper in (("momentum", 1), ("weight_decay", 1), ("warmup", 1)):
-        require(0 <= getattr(settings, name, 0) < upper, f"{step}.{name}", getattr(settings, name, 0), "in [0, 1)")
-    require(settings.power >= 0, f"{step}.power", settings.power, "at least 0")
+        settings.require(getattr(settings, name) >= 1, name, "at least 1")
+    settings.require(settings.min_steps >= 0, "min_steps", "0 or more")
+    settings.require(settings.accumulate <= settings.batch_size, "accumulate",
+                     f"at most {settings.step}.batch_size={settings.batch_size}")
+    settings.require(settings.crop_size >= 32 and settings.crop_size % 16 == 0, "crop_size", "a multiple of 16, at least 32")
+    settings.require(settings.lr > 0, "lr", "above 0")
+    for name in ("momentum", "weight_decay", *(["warmup"] if hasattr(settings, "warmup") else [])):
+        settings.require(0 <= getattr(settings, name) < 1, name, "in [0, 1)")
+    settings.require(settings.power >= 0, "power", "at least 0")

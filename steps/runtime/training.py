@@ -41,7 +41,7 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
     "loss", for a part of a batch: its share of the losses of the batch, so that losses and gradients are sums over the parts.
     `total` is the sum of `counts(*part)` over all parts, or None if the batch has only one.
     `validate()` is called after every `schedule.val_epochs` and its values are logged; `pictures()` if they are due
-    (`context.show`): name -> (H, W, 3) uint8. Neither may draw random numbers.
+    (`context.runtime.show`): name -> (H, W, 3) uint8. Neither may draw random numbers.
 
     A batch is split into `schedule.accumulate` parts, or one per process if these are more: part i has the images i, i + parts,
     ..., and process r of R the parts r, r + R, ... So one process and two processes that split a batch into the same two
@@ -68,22 +68,22 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
             losses = train_step(context, schedule, module, optimizer, loss, batch, counts, step)
             log.append({"step": step, "epoch": epoch, "lr": base_lrs[0] * factor,
                         **{name: _finite(name, value, step, schedule) for name, value in losses.items()}})
-            context.track(log[-1])
+            context.runtime.track(log[-1])
             step += 1
-            context.progress(step, total, _note({"loss": log[-1]["loss"], **measured}))
+            context.runtime.progress(step, total, _note({"loss": log[-1]["loss"], **measured}))
             if step == total or step % (schedule.val_epochs * epoch_steps) == 0:
                 measured = validate()
                 log.append({"step": step, "epoch": epoch, **measured})
-                context.track(log[-1])
+                context.runtime.track(log[-1])
                 module.train()
-            if context.show(step, pictures):
+            if context.runtime.show(step, pictures):
                 module.train()
-            stop = _any(context, context.stop())
-            if context.group.is_main and (stop or step == total or step % schedule.checkpoint_steps == 0):
+            stop = _any(context, context.runtime.stop())
+            if context.runtime.group.is_main and (stop or step == total or step % schedule.checkpoint_steps == 0):
                 _save_state(context, module, optimizer, step, log)
             if stop:
                 raise Stopped
-    if context.group.is_main:
+    if context.runtime.group.is_main:
         write_log(context, log)   # also if it was deleted after the training
     return log
 
@@ -96,19 +96,21 @@ def train_step(context: StepContext, schedule: Schedule, module: nn.Module, opti
                loss: Callable[..., dict[str, torch.Tensor]], batch: Iterable[Iterable[torch.Tensor]],
                counts: Callable[..., torch.Tensor | None] = lambda *part: None, step: int = 0) -> dict[str, torch.Tensor]:
     """Do step number `step` on this process's parts of a batch (see `fit`); return the losses before it."""
+    group = context.runtime.group
     try:
-        parts = [[tensor.to(context.device, non_blocking=True) for tensor in part] for part in batch]
-        total = _total(context, [counts(*part) for part in parts]) if len(parts) * context.group.size > 1 else None
+        parts = [[tensor.to(context.runtime.device, non_blocking=True) for tensor in part] for part in batch]
+        total = _total(context, [counts(*part) for part in parts]) if len(parts) * context.runtime.group.size > 1 else None
         optimizer.zero_grad(set_to_none=True)
         losses: dict[str, torch.Tensor] = {}
         for number, part in enumerate(parts):
-            seed = derived_seed(context.seed, schedule.purpose, "network", step, context.group.rank + number * context.group.size)
-            with seeded(seed, context.device):
-                with context.autocast():
+            part_number = group.rank + number * group.size
+            seed = derived_seed(context.seed, schedule.purpose, "network", step, part_number)
+            with seeded(seed, context.runtime.device):
+                with context.runtime.autocast():
                     share = loss(*part, total)
                 share["loss"].backward()       # adds to the gradients of the parts before
             losses = {name: losses.get(name, 0) + value.detach().double() for name, value in share.items()}
-        if context.group.size > 1:
+        if context.runtime.group.size > 1:
             losses = all_reduce_grads(context, module, losses)
         optimizer.step()
     except (MemoryError, RuntimeError) as error:
@@ -124,22 +126,22 @@ def train_step(context: StepContext, schedule: Schedule, module: nn.Module, opti
 def _total(context: StepContext, counts: list[torch.Tensor | None]) -> torch.Tensor | None:
     """The sum over the parts of a batch, of all processes."""
     known = [count for count in counts if count is not None]
-    return context.group.sum(torch.stack(known).sum(0)) if known else None
+    return context.runtime.group.sum(torch.stack(known).sum(0)) if known else None
 
 
 def all_reduce_grads(context: StepContext, module: nn.Module, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Replace the gradients of this process's parts by those of the whole batch; return the losses of the whole batch."""
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    whole = context.group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    whole = context.runtime.group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
     for gradient, part in zip(gradients, whole.split([gradient.numel() for gradient in gradients])):
         gradient.copy_(part.view_as(gradient))
-    values = context.group.sum(torch.stack(list(losses.values())).cpu())
+    values = context.runtime.group.sum(torch.stack(list(losses.values())).cpu())
     return dict(zip(losses, values))
 
 
 def _any(context: StepContext, flag: bool) -> bool:
     """Whether `flag` is true in any process of the group."""
-    return bool(context.group.sum(torch.tensor(int(flag))))
+    return bool(context.runtime.group.sum(torch.tensor(int(flag))))
 
 
 class _Samples(Dataset):
@@ -170,13 +172,14 @@ def _batches(context: StepContext, schedule: Schedule, sample: Callable, ids: tu
     """Yield the batches of an epoch from number `first`, each as the parts of this process."""
     order = generator(context.seed, schedule.purpose, "order", epoch).permutation(len(ids))
     size = min(schedule.batch_size, len(ids))
-    parts = min(max(schedule.accumulate, context.group.size), size)
-    mine = context.part(range(parts))
+    parts = min(max(schedule.accumulate, context.runtime.group.size), size)
+    mine = context.runtime.part(range(parts))
     keys = [[(epoch, ids[i]) for i in order[b * size:(b + 1) * size][part::parts]]
             for b in range(first, schedule.steps_per_epoch(len(ids))) for part in mine]
-    loader = DataLoader(_Samples(sample), batch_sampler=keys, collate_fn=_collate, num_workers=min(context.workers, len(keys)),
-                        worker_init_fn=_worker_ignores_signals, pin_memory=context.device.type == "cuda",
-                        multiprocessing_context="fork" if context.workers else None)   # closures cannot be pickled
+    workers = context.runtime.workers
+    loader = DataLoader(_Samples(sample), batch_sampler=keys, collate_fn=_collate, num_workers=min(workers, len(keys)),
+                        worker_init_fn=_worker_ignores_signals, pin_memory=context.runtime.device.type == "cuda",
+                        multiprocessing_context="fork" if workers else None)   # closures cannot be pickled
     try:
         batch = []
         for part in loader:
@@ -189,7 +192,7 @@ def _batches(context: StepContext, schedule: Schedule, sample: Callable, ids: tu
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise WsssError(f"a loader process of workers={context.workers} died ({str(error).splitlines()[0]}), probably because "
+        raise WsssError(f"a loader process of workers={workers} died ({str(error).splitlines()[0]}), probably because "
                         "memory or shared memory (/dev/shm) ran out. Lower workers; the same command continues at the last saved "
                         "state") from error
 
@@ -233,7 +236,7 @@ def _load_state(context: StepContext, module: nn.Module, optimizer: torch.optim.
         why = " ".join(str(error).split())
         raise ArtifactError(f"{path} does not fit the network ({type(error).__name__}: {why}). Delete it to train again from the "
                             "start") from error
-    context.progress(step, total, "continued")
+    context.runtime.progress(step, total, "continued")
     return step, log
 
 

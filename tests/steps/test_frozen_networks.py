@@ -54,9 +54,9 @@ def test_results_are_those_of_the_usual_layout_within_rounding(context):
 def test_weights_cast_once_give_the_bits_of_weights_cast_in_every_call(context):
     images = torch.randn(2, 3, 75, 101, generator=torch.Generator().manual_seed(0))
     for load, output in ((load_classifier, Classifier.features), (load_irn, IRN.edge_map)):
-        context.precision = "float32"
+        context.runtime.precision = "float32"
         uncast = load(context)
-        context.precision = "bf16"
+        context.runtime.precision = "bf16"
         cast = load(context)
         assert cast.backbone.layer1[0].conv1.weight.dtype == torch.bfloat16
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):

@@ -60,7 +60,7 @@ def states(step, calls: list[tuple[int, int]], outputs, tmp_path, monkeypatch) -
     def one_after_the_other(context):   # torch's generator, which draws the weights, is one for all threads
         with lock:
             network = build(context)
-        context.group.all_gather(None)
+        context.runtime.group.all_gather(None)
         return network
     monkeypatch.setattr(networks, new, one_after_the_other)
     for size, parts in calls:

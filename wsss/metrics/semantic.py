@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 THRESHOLDS = tuple(i / 100 for i in range(101))
 
 
+MEASURES = {"miou": "mIoU", "fp": "FP", "fn": "FN", "precision": "precision", "recall": "recall"}   # headings of `Scores`
+
+
 @dataclass(frozen=True)
 class Scores:
     """The scores of a confusion matrix. Undefined values are None and left out of means.

@@ -1,0 +1,34 @@
+"""Make the contexts of steps: the only place that does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cluster.machine import loader_processes
+from pipeline.order import BY_NAME
+from steps.runtime.context import Group, Runtime, Source, StepContext
+from wsss.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    import torch
+
+
+def make_runtime(config: Any, device: torch.device, group: Group, **more: Any) -> Runtime:
+    """Where the steps of a run work; `more`: the callbacks `progress`, `warn`, ..."""
+    return Runtime(device=device, precision=config.precision.value, group=group, layout=config.artifacts.layout,
+                   workers=loader_processes(config.workers, config.threads, device, group.here),
+                   shard=config.part or (0, 1), prepared=config.part is not None, stop=lambda: group.asked is not None, **more)
+
+
+def make_context(config: Any, dataset: Dataset, name: str, lists: Mapping[str, tuple[str, ...]], folder: Path,
+                 sources: Mapping[str, tuple[str, ...]], place: Callable[[str], Path | None], runtime: Runtime) -> StepContext:
+    """The context of a step that works in `folder`.
+
+    `sources`: the steps that it reads, by role; those without a folder (`place`) are left out.
+    """
+    inputs = {role: tuple(Source(source, BY_NAME[source].map_kinds, found) for source in names if (found := place(source)))
+              for role, names in sources.items()}
+    return StepContext(name=name, settings=getattr(config, name), dataset=dataset, lists=lists, folder=folder, inputs=inputs,
+                       model=config.model, seed=config.seed, runtime=runtime)

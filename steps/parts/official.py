@@ -1,0 +1,184 @@
+"""The files of the official code (LPCAM, IRN) that a step can be imported from and exported to: its `OFFICIAL`.
+
+Imported maps have two sizes only: `ID.npy` is the official `high_res`, `strided/ID.npy` the official `cam`, both float16. They
+are marked in the index, and `Maps` (`steps.runtime.artifacts`) reads both. Imported labels have the same format as computed ones.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from steps.runtime.artifacts import STRIDED, Labels, Maps, encode_array, write_json
+from steps.runtime.context import StepContext
+from steps.runtime.inference import for_each_image
+from steps.runtime.journal import Lines
+from steps.runtime.schedule import WEIGHTS
+from wsss.data.dataset import Dataset
+from wsss.data.images import encode_mask, read_mask
+from wsss.data.messages import format_size
+from wsss.errors import DataError
+from wsss.networks.facts import read_metadata
+from wsss.palette import IGNORE
+
+_ENDS = 4096   # bytes at each end of a file that enter its digest
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A folder with one file for each image, as run_sample.py names it."""
+
+    name: str
+    suffix: ClassVar[str]
+
+    def path(self, parent: Path, image_id: str) -> Path:
+        """The file of an image; `parent` contains `cam_mask` and so on."""
+        return parent / self.name / f"{image_id}.{self.suffix}"
+
+    def ids(self, parent: Path, dataset: Dataset) -> tuple[str, ...]:
+        """The ids of the data set that have a file, in the order of the data set."""
+        folder = parent / self.name
+        names = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+        return tuple(i for i in dataset.lists["all"] if self.path(parent, i).name in names)
+
+    def digest(self, parent: Path, ids: Iterable[str]) -> str:
+        """The digest of the files of `ids`: id, size, first and last 4 KiB of each, as for images. Raises DataError."""
+        digest = hashlib.sha256()
+        for image_id in ids:
+            path = self.path(parent, image_id)
+            try:
+                with open(path, "rb") as file:
+                    size = file.seek(0, os.SEEK_END)
+                    digest.update(f"{image_id}\t{size}\n".encode())
+                    for start in (0, max(0, size - _ENDS)):
+                        file.seek(start)
+                        digest.update(file.read(_ENDS))
+            except OSError as error:
+                raise DataError(f"cannot read {path}: {error.strerror or error}; check its permissions, or remove it from "
+                                "import_from") from error
+        return digest.hexdigest()
+
+    def convert(self, context: StepContext, source: Path) -> dict[str, Any]:
+        """Make the step from the files below `source` instead of computing it."""
+        for_each_image(context, lambda image_id: self._convert(context, source, image_id))
+        return {"imported_from": str(source.resolve())}
+
+    def _convert(self, context: StepContext, source: Path, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+        raise NotImplementedError
+
+    def why_not(self, folder: Path) -> str:
+        """Why the finished step in `folder` has no official form; empty if it has."""
+        return ""
+
+    def bytes_needed(self, folder: Path) -> float:
+        """Bytes of the exported files, as far as they are large."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class OfficialMaps(_Files):
+    """The dictionaries of class activation maps. `keys`: as the official LPCAM writes them, else as IRN does."""
+
+    suffix: ClassVar[str] = "npy"
+    lpcam: bool = False
+
+    def reader(self, folder: Path, n_classes: int) -> Callable[[str], Any]:
+        """Return a function that reads and checks the imported maps of an image."""
+        return Maps(folder).check_imported
+
+    def writer(self, folder: Path, n_classes: int) -> Callable[[Path, str], None]:
+        """Return a function that writes the official file of an image to a path."""
+        from wsss import official
+
+        maps = Maps(folder)
+
+        def write(path: Path, image_id: str) -> None:
+            cam, high_res = (maps.map(image_id, resolution).numpy() for resolution in ("strided", "full"))
+            classes = np.array(maps.classes(image_id), np.int64)
+            official.write_maps(path, official.OfficialMaps(classes, cam, high_res), lpcam=self.lpcam)
+        return write
+
+    def bytes_needed(self, folder: Path) -> float:
+        """The official maps are float32 at full size."""
+        return sum(4 * len(line["classes"]) * line["height"] * line["width"] * (1 + 1 / 16) for line in Lines(folder).values())
+
+    def _convert(self, context: StepContext, source: Path, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+        from wsss.cams.maps import SCALES
+        from wsss.official import read_maps
+
+        height, width = context.dataset.working_size(image_id)
+        maps = read_maps(self.path(source, image_id), (height, width), context.dataset.labels[image_id])
+        contents = {f"{kind}{image_id}.npy": encode_array(array.astype(np.float16))
+                    for kind, array in (("", maps.high_res), (f"{STRIDED}/", maps.cam))}
+        # the scales at which make_lpcam continues from imported CAMs
+        return contents, {"height": height, "width": width, "scales": list(SCALES), "imported": True}
+
+
+@dataclass(frozen=True)
+class OfficialLabels(_Files):
+    """PNG labels. `original`: in the size of the image, else in that of the network input.
+
+    `common`: files that an imported step has, name -> JSON content.
+    """
+
+    suffix: ClassVar[str] = "png"
+    original: bool = False
+    common: dict[str, Any] = field(default_factory=dict)
+
+    def reader(self, folder: Path, n_classes: int) -> Callable[[str], Any]:
+        """Return a function that reads and checks the label of an image."""
+        return Labels(folder, n_classes)
+
+    def writer(self, folder: Path, n_classes: int) -> Callable[[Path, str], None]:
+        """Return a function that writes the official file of an image to a path."""
+        from wsss.official import write_label
+
+        read = Labels(folder, n_classes)
+        return lambda path, image_id: write_label(path, read(image_id))
+
+    def convert(self, context: StepContext, source: Path) -> dict[str, Any]:
+        for name, content in self.common.items():
+            write_json(context.folder / name, content)
+        return super().convert(context, source)
+
+    def _convert(self, context: StepContext, source: Path, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+        dataset, path = context.dataset, self.path(source, image_id)
+        size = dataset.size(image_id) if self.original else dataset.working_size(image_id)
+        label = read_mask(path)
+        if label.shape != size:
+            raise DataError(f"{path} is {format_size(label.shape)}, but its image is {format_size(size)}. Use the labels that "
+                            "were made from this image")
+        if ((label > len(dataset.classes)) & (label != IGNORE)).any():
+            raise DataError(f"{path} holds values beyond the {len(dataset.classes)} classes of the data set. Use labels of this "
+                            "data set")
+        return {f"{image_id}.png": encode_mask(label)}, {"height": size[0], "width": size[1]}
+
+
+@dataclass(frozen=True)
+class OfficialNetwork:
+    """The weights file of a training; the setting `weights` of the step reads it. `layout`: its names in `wsss.official`."""
+
+    name: str
+    layout: str
+
+    def why_not(self, folder: Path) -> str:
+        """Why the finished step in `folder` has no official form; empty if it has."""
+        facts = read_metadata(folder / WEIGHTS)
+        if (facts.get("backbone"), facts.get("norm")) != ("resnet50", "frozen_batch"):
+            return f"is a {facts.get('backbone')} with norm {facts.get('norm')}, the official network a resnet50 with batch norm"
+        return ""
+
+    def bytes_needed(self, folder: Path) -> float:
+        """Bytes of the exported file, as far as it is large."""
+        return 0.0
+
+    def write(self, target: Path, folder: Path) -> None:
+        """Write the official file of the finished step in `folder` into the folder `target`."""
+        from wsss import official
+        from wsss.networks.weights import read_tensors
+
+        official.write_network(target / self.name, read_tensors(folder / WEIGHTS), getattr(official, self.layout))

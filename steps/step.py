@@ -1,0 +1,282 @@
+"""What a step is: a module of this package with the attributes below. Those that a module leaves out have the defaults here.
+
+    KIND            TRAINING (one network, resumable by training step), IMAGES (one artifact per image) or SCORE
+    VERSION         to be raised whenever the results change for the same settings
+    Settings        a `StepSettings` with its keys under `conf/`, where each number has its source
+    run(context)    does the work; returns a JSON-able dict that goes into the step's manifest
+    reader(folder, n_classes)
+                    reads and checks the artifacts of a finished step; for IMAGES it returns the function that does so for one
+                    image id. Raises ArtifactError with the file
+
+Optional, with the defaults at the end of this file: what it makes (`MAPS`, `MASKS`, `MEASURES`), what its results depend on
+(`LOG_ONLY`, `INSTEAD`, `identity`, `seen_by`, `unused`), its lists (`lists`, `TRUTH`), checks (`check`), cost (`needs`), its
+scores and what the report shows (`scores`, `shown`, `named`, `advice`), and what the actions do with it (`OFFICIAL`, `classify`,
+`COMMON`, `tune`). `prepare(context)` makes the files `COMMON`, which all images need, before several shards run at once.
+
+The planner imports the module of a step too, so slow imports, above all torch, are inside its functions.
+A step reads artifacts through `context.input(role)` and writes only into `context.folder`. It uses neither the run folder nor
+the Hydra config.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from steps.runtime.context import Source, StepContext, require, settings_of
+from wsss.data.dataset import Dataset
+from wsss.data.ids import union
+from wsss.errors import ConfigError
+
+TRAINING, IMAGES, SCORE = "training", "images", "score"
+Lists = dict[str, tuple[str, ...]]   # purpose -> ids
+
+
+class StepSettings:
+    """Base of the settings of a step. Each row of `pipeline/order.py` has a subclass of its own with its name as `step`."""
+
+    step: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.step = cls.__module__.rpartition(".")[2]
+
+    def require(self, condition: bool, key: str, expected: str) -> None:
+        """Check one of the settings; raises ConfigError as `steps.runtime.context.require`."""
+        require(condition, f"{self.step}.{key}", getattr(self, key), expected)
+
+
+def per_map() -> Any:
+    """A dictionary field with a key for each kind of map that some step makes; None where `conf/` gives no value."""
+    return field(metadata={"per_map": True})
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is known about a step before any work."""
+
+    name: str                                # of its row
+    settings: Any
+    config: Any                              # of the run: seed, precision, model, ...
+    dataset: Dataset
+    sources: Mapping[str, tuple[Source, ...]]   # by role: the steps that it may read, without folders
+    wanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)   # for `lists`: reader -> the ids that it reads
+    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)    # the lists, except for `lists`
+    fetch: bool = True                       # pretrained weights may be downloaded
+
+    @property
+    def seeds(self) -> str:
+        """The kind of the maps that the role "seeds" reads."""
+        return self.sources["seeds"][0].step
+
+    def ids(self, default: Sequence[str] = (), key: str = "split") -> tuple[str, ...]:
+        """The ids of the list that the setting `key` names; `default` if it is null."""
+        split = getattr(self.settings, key)
+        return tuple(default) if split is None else self.dataset.list_ids(split)
+
+    def read_ids(self) -> tuple[str, ...]:
+        """The ids of the list `split`; if it is null, what the readers need, or train without readers."""
+        return self.ids(union(self.wanted.values()) or self.dataset.lists["train"])
+
+    def ids_with_masks(self) -> tuple[str, ...]:
+        """The list to score, train by default; () if that has no masks. Raises ConfigError if an explicit list lacks some."""
+        ids = self.ids(self.dataset.lists["train"])
+        if self.dataset.has_masks(ids):
+            return ids
+        if self.settings.split is not None:
+            raise ConfigError(f"{self.name}.split={self.settings.split!r} is to be scored, but not all of its {len(ids)} images "
+                              f"have masks in {self.dataset.root}. Add the masks or choose another list")
+        return ()
+
+    def refuse_choosing_on_scored(self, scores: str, scored: Sequence[str], val: Sequence[str], key: str) -> None:
+        """Raise ConfigError if the step `scores` scores images on which the setting `key` is chosen."""
+        if both := set(scored) & set(val):
+            raise ConfigError(f"{scores}.split contains {len(both)} images of the list val, on which {self.name}.{key} is chosen"
+                              f". Set {self.name}.{key} to numbers, or score a list without them")
+
+
+def val_with_masks(dataset: Dataset) -> tuple[str, ...]:
+    """The val ids if all of them have masks, else ()."""
+    val = dataset.lists["val"]
+    return val if val and dataset.has_masks(val) else ()
+
+
+@dataclass(frozen=True)
+class Score:
+    """The scores of one kind of result.
+
+    `values` is JSON-able: the `measures` in [0, 1] or None, "images" (their number) and as far as known "threshold",
+    "threshold_source", "threshold_key" (the setting), "oracle" ({"threshold", the main measure}), "iou" (by label, background
+    first). Other values are shown as further columns if they are in `columns`.
+    """
+
+    kind: str                                # what is scored: the step that made it, with its sub-folder
+    measures: Mapping[str, str]              # name -> heading; the first is the main one
+    values: Mapping[str, Any]
+    columns: Mapping[str, str] = field(default_factory=dict)   # name -> heading
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a curve. `marks`: (x, filled); `kind`: the kind of result, which gives the colour."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    kind: str | None = None
+    marks: Sequence[tuple[float, bool]] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure with lines; figures of several steps with the same title are drawn as one. `percent`: y in [0, 1]."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    lines: Sequence[Line]
+    percent: bool = False
+    section: str = "training"                # of the report: "training" or "thresholds"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Pixel counts (C + 1, C + 1) by truth (row) and prediction (column), background first."""
+
+    title: str
+    counts: np.ndarray
+    predicted: str                           # what the columns are
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the image traces: `read(id)` returns None if there is no picture of the image.
+
+    `draw`: "maps", (K, h, w) in [0, 1] for the K classes of the image; "map", one (h, w); "label", (H, W) uint8.
+    """
+
+    title: str
+    draw: str
+    ids: Sequence[str]
+    read: Callable[[str], np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Centre:
+    """A prototype or cluster centre: its patches as (image id, (row, column) on the feature grid), nearest first."""
+
+    probability: float
+    kept: bool
+    patches: Sequence[tuple[str, tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The centres of a class (0-based), by what they are centres of, for example "foreground"."""
+
+    index: int
+    centres: Mapping[str, Sequence[Centre]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """The difference of a kind of result from the one it was made from, for `advice`.
+
+    `score`, `before`: their score values. `cause`: "spread" (more background covered), "shrink" (more of the objects missed) or
+    None. `setting(key, default)`: the value in use of a setting of the whole configuration. `result`: of the step's manifest.
+    """
+
+    name: str                                # of the step that made the result
+    kind: str
+    score: Mapping[str, Any]
+    before_kind: str
+    before_title: str
+    before: Mapping[str, Any]
+    cause: str | None
+    setting: Callable[..., Any]
+
+
+Advice = tuple[str, Any, str]   # a setting, the value to try, why
+
+
+# The defaults.
+
+MAPS: Mapping[str, str] = {}                 # sub-folder -> title, of a step that writes maps; "" are the main ones
+MASKS: str | None = None                     # title of the masks, of a step that writes masks in the size of the image
+MEASURES: Mapping[str, str] = {}             # name -> heading of what a SCORE step measures
+TRUTH = "masks"                              # the ground truth of the lists "val" and "scored": "masks" or "instances"
+LOG_ONLY: frozenset[str] = frozenset()       # settings that change no result, or name a list, which counts by its content
+INSTEAD: Mapping[str, str] = {}              # role -> the settings to set if no step has that role
+COMMON: tuple[str, ...] = ()                 # files that all images need, made by `prepare`
+OFFICIAL: Any = None                         # the files of the official code (`steps.parts.official`)
+
+
+def lists(setup: Setup) -> Lists:
+    """The ids of the step by purpose: "ids" (to make or train on), and as needed "val" (to choose by), "scored", "prototypes",
+    "log" (measured for the log only). Raises ConfigError for a list that cannot be used."""
+    return {"ids": setup.read_ids()}
+
+
+def facts(setup: Setup, *names: str) -> dict[str, Any]:
+    """The settings of the step under its name, and values of the configuration ("seed", "precision"), for `identity`."""
+    return {setup.name: settings_of(setup.settings)} | {name: settings_of(getattr(setup.config, name)) for name in names}
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    """What the results depend on, in addition to the data and to what it reads. The planner removes `LOG_ONLY` and `split`."""
+    return facts(setup)
+
+
+def seen_by(name: str, identity: dict[str, Any], reader: Setup) -> dict[str, Any]:
+    """The part of the identity of the step `name` that the results of `reader` depend on."""
+    return identity
+
+
+def unused(setup: Setup) -> dict[str, str]:
+    """The roles that the step does not read with these settings and this data set, each with the setting that says so."""
+    return {}
+
+
+def check(setup: Setup) -> None:
+    """Raise WsssError before any work for what the settings alone do not show: a missing package, a file that does not fit."""
+
+
+def needs(setup: Setup) -> Any:
+    """The expected disk space and memory (`steps.runtime.needs.Needs`); None: unknown."""
+    return None
+
+
+def scores(folder: Any) -> list[Score]:
+    """The scores of a finished SCORE step."""
+    return []
+
+
+def shown(context: StepContext) -> list[Curve | Matrix | Table | Column | Sheet]:
+    """What the report shows of a finished or interrupted step."""
+    return []
+
+
+def named(title: str, score: Mapping[str, Any]) -> tuple[str, str]:
+    """The name of a result in a headline, and the beginning of a sentence about it, from its score."""
+    return title, f"{title} is"
+
+
+def advice(change: Change) -> list[Advice]:
+    """Settings to try when the result of the step is worse than what it was made from."""
+    return []
+
+
+# Without a default: None means that the step does not do it.
+
+prepare: Callable[[StepContext], None] | None = None
+classify: Callable[[StepContext, str], np.ndarray] | None = None   # (context, image id) -> probabilities (C,) of the classes
+tune: Callable[..., Any] | None = None                             # see `pipeline.actions.tune`
