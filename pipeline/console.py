@@ -192,7 +192,8 @@ def plan_table(folder: Path, plan: list[Any]) -> str:
         expected = planned.expected
         counted = planned.action in ("continue", "reuse")
         action = f"{planned.action} {planned.done} of {planned.total}" if counted else planned.action
-        needs = (duration(expected.seconds), mib(expected.disk_mb) or "?", mib(expected.memory_mb) or "?") if expected else [""] * 3
+        needs = ["", "", ""] if expected is None else [duration(expected.seconds), mib(expected.disk_mb) or "?",
+                                                       mib(expected.memory_mb) or "?"]
         rows.append((planned.name, action, f"{planned.to_do} {planned.unit}" if planned.to_do else "", *needs, planned.why))
     lines = [f"  {line}" for line in aligned(rows, left=range(len(HEADS)))]
     needs = [planned.expected for planned in plan if planned.expected]
