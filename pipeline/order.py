@@ -85,3 +85,19 @@ def titles() -> dict[str, str]:
     for row in STEPS:
         found |= dict(zip(row.map_kinds, row.MAPS.values())) or ({row.name: row.writes} if row.name in named else {})
     return found
+
+
+def maker(kind: str) -> Row:
+    """The step that makes a kind of result."""
+    return next(row for row in STEPS if kind in (row.name, *row.map_kinds))
+
+
+def made_from(config: Any, kind: str) -> str | None:
+    """The kind of the maps that the results of a step are made from: the main maps that it reads.
+
+    None if it reads none, and for the maps of a sub-folder, which are made with the main ones.
+    """
+    if kind not in BY_NAME:
+        return None
+    read = [source for names in sources(config, kind).values() for source in names]
+    return next((source for source in read if source in BY_NAME[source].map_kinds), None)

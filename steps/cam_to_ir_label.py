@@ -11,7 +11,7 @@ from typing import Any
 
 from steps.eval_cam import SCORES
 from steps.parts.official import OfficialLabels
-from steps.parts.thresholds import confident_pair, read_chosen, require_fallback
+from steps.parts.thresholds import FALLBACK, confident_pair, read_chosen, require_fallback
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
 from steps.runtime.inference import Made, for_each_image
@@ -76,7 +76,7 @@ def check(setup: Setup) -> None:
     settings = setup.settings
     require_package("pydensecrf", settings.crf_backend is CRFBackend.pydensecrf, f"{setup.name}.crf_backend")
     if settings.conf_fg is None and not val_with_masks(setup.dataset):
-        require_fallback(setup, [setup.seeds], f"{setup.name}.conf_fg and {setup.name}.conf_bg")
+        require_fallback(setup, {setup.seeds: f"{setup.name}.conf_fg and {setup.name}.conf_bg"})
 
 
 def run(context: StepContext) -> dict[str, Any]:
@@ -105,4 +105,4 @@ def confident_thresholds(context: StepContext) -> tuple[tuple[float, float], str
         choice = read_chosen(context.input("thresholds") / SCORES, context.seeds)
         return confident_pair(choice["threshold"]), f"+0.15 / -0.10 of the threshold with the {choice['source']}"
     pair = settings.fallback[context.seeds]
-    return (pair.conf_fg, pair.conf_bg), "published constants (no val masks to choose by)"
+    return (pair.conf_fg, pair.conf_bg), FALLBACK

@@ -67,8 +67,8 @@ def seen_by(name: str, identity: dict[str, Any], reader: Setup) -> dict[str, Any
 
 def check(setup: Setup) -> None:
     if not setup.lists["val"]:
-        wanted = [kind for kind in kinds(setup) if setup.settings.threshold[kind] is None]
-        require_fallback(setup, wanted, f"{setup.name}.threshold.KIND")
+        require_fallback(setup, {kind: f"{setup.name}.threshold.{kind}" for kind in kinds(setup)
+                                 if setup.settings.threshold[kind] is None})
 
 
 def run(context: StepContext) -> dict[str, Any]:
