@@ -15,7 +15,7 @@ from steps.parts.thresholds import FALLBACK, confident_pair, read_chosen, requir
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Setup, StepSettings, facts, per_map, val_with_masks
+from steps.step import IMAGES, Setup, StepSettings, facts, per_map
 from wsss.data.images import encode_mask
 
 VERSION = 1
@@ -63,9 +63,14 @@ class Settings(StepSettings):
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    """Only the fallback of the seed maps counts."""
+    """Of the fallbacks, only the one in use counts."""
     own = facts(setup)[setup.name]
-    return {setup.name: {**own, "fallback": own["fallback"][setup.seeds]}}
+    return {setup.name: {**own, "fallback": own["fallback"][setup.seeds] if falls_back(setup) else None}}
+
+
+def falls_back(setup: Setup) -> bool:
+    """Whether the confident pair is the fallback."""
+    return setup.settings.conf_fg is None and not setup.sources.get("thresholds")
 
 
 def unused(setup: Setup) -> dict[str, str]:
@@ -75,7 +80,7 @@ def unused(setup: Setup) -> dict[str, str]:
 def check(setup: Setup) -> None:
     settings = setup.settings
     require_package("pydensecrf", settings.crf_backend is CRFBackend.pydensecrf, f"{setup.name}.crf_backend")
-    if settings.conf_fg is None and not val_with_masks(setup.dataset):
+    if falls_back(setup):
         require_fallback(setup, {setup.seeds: f"{setup.name}.conf_fg and {setup.name}.conf_bg"})
 
 

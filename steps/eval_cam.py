@@ -35,7 +35,7 @@ class Settings(StepSettings):
 
 def kinds(setup: Setup) -> list[str]:
     """The kinds of maps that are scored."""
-    return [kind for source in setup.sources["maps"] for kind in source.maps]
+    return [kind for source in setup.sources.get("maps", ()) for kind in source.maps]
 
 
 def lists(setup: Setup) -> Lists:

@@ -106,10 +106,15 @@ def lists(setup: Setup) -> Lists:
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    """Only the fallback of the seed maps counts."""
+    """Of the fallbacks, only the one in use counts."""
     found = facts(setup, "precision")
     own = found[setup.name]
-    return {**found, setup.name: {**own, "fallback": own["fallback"][setup.seeds]}}
+    return {**found, setup.name: {**own, "fallback": own["fallback"][setup.seeds] if falls_back(setup) else None}}
+
+
+def falls_back(setup: Setup) -> bool:
+    """Whether the background threshold is the fallback."""
+    return setup.settings.bg_threshold is None and not setup.lists["val"]
 
 
 def unused(setup: Setup) -> dict[str, str]:
@@ -118,7 +123,7 @@ def unused(setup: Setup) -> dict[str, str]:
 
 
 def check(setup: Setup) -> None:
-    if setup.settings.bg_threshold is None and not setup.lists["val"]:
+    if falls_back(setup):
         require_fallback(setup, {setup.seeds: f"{setup.name}.bg_threshold"})
 
 

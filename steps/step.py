@@ -61,7 +61,7 @@ class Setup:
     settings: Any
     config: Any                              # of the run: seed, precision, model, ...
     dataset: Dataset
-    sources: Mapping[str, tuple[Source, ...]]   # by role: the steps that it may read, without folders
+    sources: Mapping[str, tuple[Source, ...]]   # by role: the steps that it may read (`identity`, `check`: reads)
     wanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)   # for `lists`: reader -> the ids that it reads
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)    # the lists, except for `lists`
     fetch: bool = True                       # pretrained weights may be downloaded
