@@ -5,7 +5,7 @@ configured, the threshold that eval_cam chose on val. Writes `ID.png` (0 backgro
 of the network input.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -15,7 +15,7 @@ from steps.parts.thresholds import FALLBACK, confident_pair, read_chosen, requir
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Setup, StepSettings, facts, per_map
+from steps.step import IMAGES, PER_MAP, Setup, StepSettings, facts
 from wsss.data.images import encode_mask
 
 VERSION = 1
@@ -45,7 +45,7 @@ class Settings(StepSettings):
     split: str | None                # null: what train_irn reads
     conf_fg: float | None            # both null: from the threshold chosen on val masks, else `fallback`
     conf_bg: float | None
-    fallback: dict[str, Pair | None] = per_map()   # without val masks
+    fallback: dict[str, Pair | None] = field(metadata=PER_MAP)   # without val masks
     crf_iterations: int
     gt_prob: float                   # the CRF's confidence in the seed labels
     crf_backend: CRFBackend

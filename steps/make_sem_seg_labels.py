@@ -9,7 +9,7 @@ float16 at stride 4. `threshold.json` records the refiner, the background thresh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from steps.parts.thresholds import THRESHOLD, read_chosen, require_fallback
 from steps.runtime.artifacts import Labels, encode_array, read_array
 from steps.runtime.context import StepContext, require
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Lists, Setup, StepSettings, facts, per_map, val_with_masks
+from steps.step import IMAGES, PER_MAP, Lists, Setup, StepSettings, facts, val_with_masks
 from wsss.data.ids import union
 from wsss.data.images import encode_mask
 
@@ -76,7 +76,7 @@ class Settings(StepSettings):
     pad_to: int | None               # pad the input of IRN to sides of at least this many pixels
     crf: CRFSettings
     bg_threshold: float | None       # null: chosen on val masks, else `fallback`
-    fallback: dict[str, float | None] = per_map()   # the background threshold without val masks
+    fallback: dict[str, float | None] = field(metadata=PER_MAP)   # the background threshold without val masks
     save_soft: bool
 
     def __post_init__(self) -> None:

@@ -48,9 +48,8 @@ class StepSettings:
         require(condition, f"{self.step}.{key}", getattr(self, key), expected)
 
 
-def per_map() -> Any:
-    """A dictionary field with a key for each kind of map that some step makes; None where `conf/` gives no value."""
-    return field(metadata={"per_map": True})
+# Metadata of a dictionary field that has a key for each kind of map that some step makes; None where `conf/` gives no value.
+PER_MAP = {"per_map": True}
 
 
 @dataclass(frozen=True)

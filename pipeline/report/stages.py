@@ -210,7 +210,7 @@ class _Run:
         users = [row.name for row in STEPS if row.name in self.results for role, keys in row.INSTEAD.items()
                  if row.reads.get(role) == self.scores[kind]["step"]
                  and all(self.setting(f"{row.name}.{key}", _MISSING) is None for key in keys)]
-        return f" The thresholds of {' and '.join(users)} follow from it." if users else ""
+        return f" The thresholds of {' and '.join(users)} follow from this threshold." if users else ""
 
 
 def _verdict(points: float) -> str:

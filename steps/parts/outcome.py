@@ -35,9 +35,10 @@ class Outcome:
 
     def points(self, kind: str, before: str | None) -> float | None:
         """The points of mIoU of `kind` above `before`; None if one has no score, or they were scored on other images."""
-        if not {kind, before} <= self.scores.keys() or self.scores[kind]["images"] != self.scores[before]["images"]:
+        new, old = self.scores.get(kind), self.scores.get(before or "")
+        if new is None or old is None or new["images"] != old["images"]:
             return None
-        return 100 * (self.scores[kind]["miou"] - self.scores[before]["miou"])
+        return 100 * (new["miou"] - old["miou"])
 
     @property
     def lowered(self) -> list[str]:

@@ -74,8 +74,8 @@ def for_each_mask(context: StepContext, ids: Sequence[str], make: Callable[[str,
             trim_heap()
 
 
-def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, fallback: float | None) -> Chosen:
-    """The configured threshold, else the best on val, else (without val masks) the fallback."""
+def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, fallback: Any) -> Chosen:
+    """The configured threshold, else the best on val, else the fallback, a number without val masks (`require_fallback`)."""
     if setting is not None:
         return Chosen(setting, f"{key} in the configuration")
     if val_counts is not None:

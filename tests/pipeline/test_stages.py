@@ -80,7 +80,7 @@ def test_seeds_that_are_worse_and_a_threshold_far_from_the_best():
     assert tried(found["make_lpcam", "change"]) == ["make_lpcam.cam_threshold=0.4", "seed_maps=make_cam"]
     assert found["make_lpcam", "threshold"]["text"] == (
         "LPCAM has 40.0 at the threshold 0.20, but 44.0 at 0.50, the best one on the scored images: 60 val images may be "
-        "too few to choose a threshold. The thresholds of cam_to_ir_label follow from it.")
+        "too few to choose a threshold. The thresholds of cam_to_ir_label follow from this threshold.")
     assert tried(found["make_lpcam", "threshold"]) == ["data.n_val=240"]
     assert "56.0 on val" in found["train_cam", "classifier"]["text"] and tried(found["train_cam", "classifier"]) == ["train_cam.epochs=24"]
     assert set(found) == {("train_cam", "classifier"), ("make_lpcam", "change"), ("make_lpcam", "threshold")}
@@ -154,7 +154,7 @@ def test_cam_as_seeds():
 
 def test_a_threshold_that_is_configured_does_not_follow_from_another():
     of = summary(make_lpcam=score(40.0, best=(44.0, 0.5)))
-    assert "follow from it" in remarks(of)[0]["make_lpcam", "threshold"]["text"]
+    assert "follow from this threshold" in remarks(of)[0]["make_lpcam", "threshold"]["text"]
     configured = {**DEFAULTS, "cam_to_ir_label.conf_fg": 0.4, "cam_to_ir_label.conf_bg": 0.2}
     for settings in (configured, {**DEFAULTS, "seed_maps": "make_cam"}, None):
         assert "follow" not in remarks(of, settings)[0]["make_lpcam", "threshold"]["text"]
