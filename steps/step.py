@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from steps.parts.outcome import Advice, Change, Outcome, Remark
+from steps.parts.outcome import Advice, Change, Outcome, Remark, noun, plural
 from steps.runtime.context import Source, StepContext, require, settings_of
 from wsss.data.dataset import Dataset
 from wsss.data.ids import union
@@ -247,7 +247,7 @@ def shown(context: StepContext) -> list[Curve | Matrix | Table | Column | Sheet]
 
 def named(title: str, score: Mapping[str, Any]) -> tuple[str, str]:
     """The name of a result in a headline, and the beginning of a sentence about it, from its score."""
-    return title, f"{title} is"
+    return title, f"{noun(title)} {'are' if plural(title) else 'is'}"
 
 
 def advice(change: Change) -> list[Advice]:

@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import Any
 
 from pipeline.order import SEEDS, STEPS, maker
-from steps.parts.outcome import MARGIN, Advice, Change, Outcome, Remark
+from steps.parts.outcome import MARGIN, Advice, Change, Outcome, Remark, noun, plural
 
 MEASURE = "miou"    # scores without it are not compared
 ORACLE_GAP = 1.0    # points; a larger gain of the best threshold is reported
@@ -73,8 +73,7 @@ class _Run:
         self.outcome = Outcome(self.scores, self.results, self.setting)
 
     def noun(self, kind: str) -> str:
-        """The title of a kind of result within a sentence."""
-        return self.found[kind]["title"] if maker(kind).MAPS else f"the {self.found[kind]['title']}"
+        return noun(self.found[kind]["title"])
 
     def named(self, kind: str) -> tuple[str, str]:
         return maker(kind).named(self.scores[kind]["title"], self.scores[kind])
@@ -118,7 +117,7 @@ class _Run:
 
     def worse(self, kind: str, before: str, points: float) -> tuple[str, list[Advice]]:
         """The text and the advice for a stage that is `points` below the one before."""
-        row, title, best = maker(kind), self.scores[before]["title"], (self.scores[kind].get("oracle") or {}).get(MEASURE)
+        row, title, best = maker(kind), self.noun(before), (self.scores[kind].get("oracle") or {}).get(MEASURE)
         start = f"{_capital(self.named(kind)[1])} {points:.1f} points below {title}"
         if _known(best) and 100 * (best - self.scores[before][MEASURE]) > MARGIN:
             return f"{start}, but would be above it at another threshold: the maps are better, the threshold does not fit.", []
@@ -163,9 +162,9 @@ class _Run:
         for row in takewhile(lambda row: SEEDS not in row.reads.values(), STEPS) if made else ():
             points = self.outcome.points(row.name, seeds)
             if points is not None and _verdict(points) == "better" and row.name != self.scores[seeds]["made_from"]:
-                better, title = self.scores[row.name]["title"], self.scores[seeds]["title"]
-                text = f"{better} is {points:.1f} points above {title}, but {made} are made from {title}."
-                advice = [("seed_maps", row.name, f"make them from {better}")]
+                start, title = _capital(self.named(row.name)[1]), self.noun(seeds)
+                text = f"{start} {points:.1f} points above {title}, but {made} are made from {title}."
+                advice = [("seed_maps", row.name, f"make them from {self.noun(row.name)}")]
                 remarks.append(Remark(row.name, "seeds", text, seeds, points, advice))
         return remarks
 
@@ -182,7 +181,8 @@ class _Run:
             if points >= -ORACLE_GAP:
                 continue
             why, advice = self.threshold_cause(score)
-            text = (f"{_capital(self.noun(kind))} {'has' if row.MAPS else 'have'} {100 * score[MEASURE]:.1f} at the threshold "
+            has = "have" if plural(score["title"]) else "has"
+            text = (f"{_capital(self.noun(kind))} {has} {100 * score[MEASURE]:.1f} at the threshold "
                     f"{threshold:.2f}, but {100 * oracle[MEASURE]:.1f} at {oracle['threshold']:.2f}, the best one on the scored "
                     f"images: {why}.{self.users(kind)}")
             remarks.append(Remark(kind, "threshold", text, points=points, advice=advice))

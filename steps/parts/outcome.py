@@ -8,6 +8,15 @@ Advice = tuple[str | None, Any, str]   # a setting and the value to try, or None
 MARGIN = 0.5   # points of mIoU; a smaller difference counts as no change
 
 
+def noun(title: str) -> str:
+    """The title of a result within a sentence: LPCAM, but "the pseudo masks"."""
+    return title if title[0].isupper() else f"the {title}"
+
+
+def plural(title: str) -> bool:
+    return title.endswith("s")
+
+
 @dataclass(frozen=True)
 class Remark:
     """A remark in the description of a run. `points`: the difference of the mIoU of `stage` from that of the kind `before`."""

@@ -12,6 +12,7 @@ from pipeline.config import compose, typed
 from pipeline.order import STEPS, Row, made_from, titles
 from pipeline.report import stages
 from pipeline.report.stages import MARGIN, describe, setting_in_use, stage_lines
+from steps import step
 from steps.parts.thresholds import FALLBACK
 
 VAL = "best mIoU on the masks of 60 val images"
@@ -160,6 +161,11 @@ def test_a_threshold_that_is_configured_does_not_follow_from_another():
         assert "follow" not in remarks(of, settings)[0]["make_lpcam", "threshold"]["text"]
     del of["steps"]["cam_to_ir_label"]
     assert "follow" not in remarks(of)[0]["make_lpcam", "threshold"]["text"]
+
+
+def test_a_step_without_words_of_its_own_is_named_by_its_title():
+    assert step.named("LPCAM", {}) == ("LPCAM", "LPCAM is")
+    assert step.named("imported maps", {}) == ("imported maps", "the imported maps are")
 
 
 def test_another_step_of_the_same_module(monkeypatch):
