@@ -21,7 +21,6 @@ from pipeline.console import Console, head_line, plan_table
 from pipeline.plan.expect import expect
 from pipeline.plan.plan import ABSENT, NOTHING, REUSE, PlannedStep, check_share, make_plan, survey
 from pipeline.plan.selection import selected
-from pipeline.report.stages import settings_in_use
 from pipeline.runfolder.claims import Claim, Owner
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import reading, reading_available
@@ -176,8 +175,7 @@ class Pipeline(Work):
     def _summary(self) -> dict[str, Any]:
         """The summary of all steps that are up to date now, including those that other processes made."""
         try:
-            return build_summary(self.folder, self._survey(), self.dataset.classes, self.config.published,
-                                 settings_in_use(self.config))
+            return build_summary(self.config, self.folder, self._survey(), self.dataset.classes)
         except ArtifactError as error:
             raise quarantined(error, "summary") from error
 

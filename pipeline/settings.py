@@ -17,6 +17,7 @@ from steps.runtime.context import require
 from steps.runtime.model import ModelSettings
 from steps.runtime.store import ArtifactSettings
 from wsss.data.ids import check_id
+from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError, WsssError
 from wsss.files import user_path
 
@@ -136,7 +137,8 @@ class RunSettings:
         for name in self.steps:
             earlier = [row.name for row in STEPS[:STEPS.index(BY_NAME[name])] if row.MAPS and row.name in self.steps]
             require(SEEDS not in BY_NAME[name].reads.values() or self.seed_maps in earlier, "seed_maps", self.seed_maps,
-                    f"a step of this experiment before {name} that makes maps ({', '.join(earlier) or 'there is none'})")
+                    f"a step of this experiment before {name} that makes maps ({', '.join(earlier) or 'there is none'})"
+                    f"{did_you_mean(self.seed_maps, earlier)}")
 
     def _ends(self) -> tuple[int, int]:
         """The positions of the first and the last step to run in `steps`."""

@@ -5,17 +5,17 @@ configured, the threshold that eval_cam chose on val. Writes `ID.png` (0 backgro
 of the network input.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from steps.eval_cam import SCORES
 from steps.parts.official import OfficialLabels
-from steps.parts.thresholds import confident_pair, read_chosen, require_fallback
+from steps.parts.thresholds import FALLBACK, confident_pair, read_chosen, require_fallback
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Setup, StepSettings, facts, per_map, val_with_masks
+from steps.step import IMAGES, PER_MAP, Setup, StepSettings, facts
 from wsss.data.images import encode_mask
 
 VERSION = 1
@@ -45,7 +45,7 @@ class Settings(StepSettings):
     split: str | None                # null: what train_irn reads
     conf_fg: float | None            # both null: from the threshold chosen on val masks, else `fallback`
     conf_bg: float | None
-    fallback: dict[str, Pair | None] = per_map()   # without val masks
+    fallback: dict[str, Pair | None] = field(metadata=PER_MAP)   # without val masks
     crf_iterations: int
     gt_prob: float                   # the CRF's confidence in the seed labels
     crf_backend: CRFBackend
@@ -63,9 +63,14 @@ class Settings(StepSettings):
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    """Only the fallback of the seed maps counts."""
+    """Of the fallbacks, only the one in use counts."""
     own = facts(setup)[setup.name]
-    return {setup.name: {**own, "fallback": own["fallback"][setup.seeds]}}
+    return {setup.name: {**own, "fallback": own["fallback"][setup.seeds] if falls_back(setup) else None}}
+
+
+def falls_back(setup: Setup) -> bool:
+    """Whether the confident pair is the fallback."""
+    return setup.settings.conf_fg is None and not setup.sources.get("thresholds")
 
 
 def unused(setup: Setup) -> dict[str, str]:
@@ -75,8 +80,8 @@ def unused(setup: Setup) -> dict[str, str]:
 def check(setup: Setup) -> None:
     settings = setup.settings
     require_package("pydensecrf", settings.crf_backend is CRFBackend.pydensecrf, f"{setup.name}.crf_backend")
-    if settings.conf_fg is None and not val_with_masks(setup.dataset):
-        require_fallback(setup, [setup.seeds], f"{setup.name}.conf_fg and {setup.name}.conf_bg")
+    if falls_back(setup):
+        require_fallback(setup, {setup.seeds: f"{setup.name}.conf_fg and {setup.name}.conf_bg"})
 
 
 def run(context: StepContext) -> dict[str, Any]:
@@ -105,4 +110,4 @@ def confident_thresholds(context: StepContext) -> tuple[tuple[float, float], str
         choice = read_chosen(context.input("thresholds") / SCORES, context.seeds)
         return confident_pair(choice["threshold"]), f"+0.15 / -0.10 of the threshold with the {choice['source']}"
     pair = settings.fallback[context.seeds]
-    return (pair.conf_fg, pair.conf_bg), "published constants (no val masks to choose by)"
+    return (pair.conf_fg, pair.conf_bg), FALLBACK

@@ -4,14 +4,14 @@ Official file: `step/eval_cam.py`. Reads the maps and the masks; writes `scores.
 counts of each kind of map at all 101 thresholds).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from steps.parts.thresholds import Chosen, choose, count, require_fallback
 from steps.runtime.artifacts import Maps, check_keys, read_arrays, read_json, write_arrays, write_json
 from steps.runtime.context import Source, StepContext, require
-from steps.step import SCORE, Lists, Score, Setup, StepSettings, facts, per_map, val_with_masks
+from steps.step import PER_MAP, SCORE, Lists, Score, Setup, StepSettings, facts, val_with_masks
 from wsss.metrics.semantic import MEASURES, THRESHOLDS, ThresholdCounts
 
 VERSION = 1
@@ -24,8 +24,8 @@ class Settings(StepSettings):
     """`eval_cam.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None            # the list to score; null: train
-    threshold: dict[str, float | None] = per_map()   # background threshold; null: chosen on val masks, else `fallback`
-    fallback: dict[str, float | None] = per_map()    # without val masks
+    threshold: dict[str, float | None] = field(metadata=PER_MAP)   # of the background; null: chosen on val masks, else `fallback`
+    fallback: dict[str, float | None] = field(metadata=PER_MAP)    # without val masks
 
     def __post_init__(self) -> None:
         for key in ("threshold", "fallback"):
@@ -35,7 +35,7 @@ class Settings(StepSettings):
 
 def kinds(setup: Setup) -> list[str]:
     """The kinds of maps that are scored."""
-    return [kind for source in setup.sources["maps"] for kind in source.maps]
+    return [kind for source in setup.sources.get("maps", ()) for kind in source.maps]
 
 
 def lists(setup: Setup) -> Lists:
@@ -67,8 +67,8 @@ def seen_by(name: str, identity: dict[str, Any], reader: Setup) -> dict[str, Any
 
 def check(setup: Setup) -> None:
     if not setup.lists["val"]:
-        wanted = [kind for kind in kinds(setup) if setup.settings.threshold[kind] is None]
-        require_fallback(setup, wanted, f"{setup.name}.threshold.KIND")
+        require_fallback(setup, {kind: f"{setup.name}.threshold.{kind}" for kind in kinds(setup)
+                                 if setup.settings.threshold[kind] is None})
 
 
 def run(context: StepContext) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from steps.parts.imported_prototypes import check_imported, digest_of_imported
 from steps.parts.official import OfficialMaps
+from steps.parts.outcome import MARGIN, Advice, Change, Outcome, Remark
 from steps.runtime.artifacts import FG_ONLY, Maps, encode_array
 from steps.runtime.context import StepContext, require_package
 from steps.runtime.inference import Made, for_each_image
@@ -178,3 +179,29 @@ def _pack(maps: list[torch.Tensor], has_foreground: torch.Tensor, cams: Maps, im
     if missing.any():
         packed[missing] = cams.packed(image_id)[missing]
     return packed
+
+
+def advice(change: Change) -> list[Advice]:
+    setting, key = change.outcome.setting, change.name
+    if setting(f"{key}.prototypes") is not None:   # imported prototypes are not clustered
+        return []
+    found: list[Advice] = []
+    if change.cause != "shrink" and setting(f"{key}.cam_threshold", 0.1) < 0.4:
+        found.append((f"{key}.cam_threshold", 0.4, "fewer cells count as foreground"))
+    if change.cause != "spread" and setting(f"{key}.fg_threshold", 0.9) > 0.7:
+        found.append((f"{key}.fg_threshold", 0.7, "more foreground prototypes are kept"))
+    if change.cause == "shrink" and setting(f"{key}.n_clusters", 12) < 20:
+        found.append((f"{key}.n_clusters", 20, "more prototypes, of smaller parts"))
+    return found
+
+
+def remarks(name: str, outcome: Outcome) -> list[Remark]:
+    """A remark if LPCAM is below LPCAM-F: the background prototypes remove parts of the objects."""
+    without = f"{name}_{FG_ONLY}"
+    points, key = outcome.points(name, without), f"{name}.background_high"
+    if points is None or points >= -MARGIN:
+        return []
+    less: list[Advice] = [(key, 0.5, "fewer background prototypes")] if outcome.setting(key, 0.9) > 0.5 else []
+    text = (f"{MAPS['']} is {-points:.1f} points below {MAPS[FG_ONLY]}, the same maps without background prototypes, which "
+            "remove parts of the objects.")
+    return [Remark(name, "background", text, without, points, less)]

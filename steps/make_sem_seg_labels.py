@@ -8,20 +8,21 @@ float16 at stride 4. `threshold.json` records the refiner, the background thresh
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from steps.parts.official import OfficialLabels
+from steps.parts.outcome import Advice, Change
 from steps.parts.refiner import WITHOUT_MASKS, Refiner, Unary, check_walk
 from steps.parts.thresholds import THRESHOLD, read_chosen, require_fallback
 from steps.runtime.artifacts import Labels, encode_array, read_array
 from steps.runtime.context import StepContext, require
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Lists, Setup, StepSettings, facts, per_map, val_with_masks
+from steps.step import IMAGES, PER_MAP, Lists, Setup, StepSettings, facts, val_with_masks
 from wsss.data.ids import union
 from wsss.data.images import encode_mask
 
@@ -75,7 +76,7 @@ class Settings(StepSettings):
     pad_to: int | None               # pad the input of IRN to sides of at least this many pixels
     crf: CRFSettings
     bg_threshold: float | None       # null: chosen on val masks, else `fallback`
-    fallback: dict[str, float | None] = per_map()   # the background threshold without val masks
+    fallback: dict[str, float | None] = field(metadata=PER_MAP)   # the background threshold without val masks
     save_soft: bool
 
     def __post_init__(self) -> None:
@@ -105,10 +106,15 @@ def lists(setup: Setup) -> Lists:
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    """Only the fallback of the seed maps counts."""
+    """Of the fallbacks, only the one in use counts."""
     found = facts(setup, "precision")
     own = found[setup.name]
-    return {**found, setup.name: {**own, "fallback": own["fallback"][setup.seeds]}}
+    return {**found, setup.name: {**own, "fallback": own["fallback"][setup.seeds] if falls_back(setup) else None}}
+
+
+def falls_back(setup: Setup) -> bool:
+    """Whether the background threshold is the fallback."""
+    return setup.settings.bg_threshold is None and not setup.lists["val"]
 
 
 def unused(setup: Setup) -> dict[str, str]:
@@ -117,8 +123,8 @@ def unused(setup: Setup) -> dict[str, str]:
 
 
 def check(setup: Setup) -> None:
-    if setup.settings.bg_threshold is None and not setup.lists["val"]:
-        require_fallback(setup, [setup.seeds], f"{setup.name}.bg_threshold")
+    if falls_back(setup):
+        require_fallback(setup, {setup.seeds: f"{setup.name}.bg_threshold"})
 
 
 def prepare(context: StepContext) -> None:
@@ -157,3 +163,38 @@ def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
             if name.endswith(".npy"):
                 read_array(labels.store.file(image_id, name), folder.name)
     return read
+
+
+# How the masks of a refiner are named in a headline and at the beginning of a sentence.
+NAMES = {Refiner.walk.value: ("walk", "the random walk is"), Refiner.crf.value: ("CRF", "the CRF is"),
+         Refiner.walk_crf.value: ("walk and CRF", "the random walk and CRF are"),
+         Refiner.none.value: ("no refinement", "the seeds without refinement are")}
+
+
+def named(title: str, score: Mapping[str, Any]) -> tuple[str, str]:
+    if score["threshold"] is None:
+        return f"imported {title}", f"the imported {title} are"
+    return NAMES.get(score.get("refiner") or Refiner.walk.value, ("refinement", "the refinement is"))
+
+
+def advice(change: Change) -> list[Advice]:
+    setting, key, before = change.outcome.setting, change.name, change.before
+    exp_times, beta = setting(f"{key}.exp_times", 8), setting(f"{key}.beta", 10.0)
+    crf: Advice = (f"{key}.refiner", "crf", "a dense CRF on the seeds, no walk")
+    walk: Advice = (f"{key}.refiner", "walk", "the random walk alone")
+    none: Advice = (f"{key}.refiner", "none", f"{before['title']} at its threshold, unrefined")
+    shorter: list[Advice] = [(f"{key}.exp_times", max(exp_times - 3, 1), "a shorter walk")] if exp_times > 1 else []
+    if change.score["threshold"] is None:   # imported masks
+        return []
+    refiner = change.score.get("refiner")
+    if refiner == Refiner.none.value:
+        return [(f"{key}.bg_threshold", before["threshold"], f"as {before['title']} in {before['step']}")]
+    if refiner == Refiner.crf.value:
+        return [walk, none]
+    if refiner == Refiner.walk_crf.value:
+        return [walk, crf, *shorter]
+    if change.cause == "shrink":
+        irn = change.reads["irn"]
+        return [crf, (f"{key}.beta", beta / 2, "a walk that crosses weak edges more easily"),
+                (f"{irn}.epochs", 2 * change.outcome.epochs(irn, 6), "edges that were trained longer")]
+    return [crf, *shorter, (f"{key}.beta", 2 * beta, "a walk that keeps to the inside of edges")]

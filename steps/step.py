@@ -10,8 +10,9 @@
 
 Optional, with the defaults at the end of this file: what it makes (`MAPS`, `MASKS`, `MEASURES`), what its results depend on
 (`LOG_ONLY`, `INSTEAD`, `identity`, `seen_by`, `unused`), its lists (`lists`, `TRUTH`), checks (`check`), cost (`needs`), its
-scores and what the report shows (`scores`, `shown`, `named`, `advice`), and what the actions do with it (`OFFICIAL`, `classify`,
-`COMMON`, `tune`). `prepare(context)` makes the files `COMMON`, which all images need, before several shards run at once.
+scores and what the report shows and says (`scores`, `shown`, `named`, `advice`, `remarks`), and what the actions do with it
+(`OFFICIAL`, `classify`, `COMMON`, `tune`). `prepare(context)` makes the files `COMMON`, which all images need, before several
+shards run at once.
 
 The planner imports the module of a step too, so slow imports, above all torch, are inside its functions.
 A step reads artifacts through `context.input(role)` and writes only into `context.folder`. It uses neither the run folder nor
@@ -24,6 +25,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from steps.parts.outcome import Advice, Change, Outcome, Remark, noun, plural
 from steps.runtime.context import Source, StepContext, require, settings_of
 from wsss.data.dataset import Dataset
 from wsss.data.ids import union
@@ -46,9 +48,8 @@ class StepSettings:
         require(condition, f"{self.step}.{key}", getattr(self, key), expected)
 
 
-def per_map() -> Any:
-    """A dictionary field with a key for each kind of map that some step makes; None where `conf/` gives no value."""
-    return field(metadata={"per_map": True})
+# Metadata of a dictionary field that has a key for each kind of map that some step makes; None where `conf/` gives no value.
+PER_MAP = {"per_map": True}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Setup:
     settings: Any
     config: Any                              # of the run: seed, precision, model, ...
     dataset: Dataset
-    sources: Mapping[str, tuple[Source, ...]]   # by role: the steps that it may read, without folders
+    sources: Mapping[str, tuple[Source, ...]]   # by role: the steps that it may read (`identity`, `check`: reads)
     wanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)   # for `lists`: reader -> the ids that it reads
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)    # the lists, except for `lists`
     fetch: bool = True                       # pretrained weights may be downloaded
@@ -187,27 +188,6 @@ class Sheet:
     centres: Mapping[str, Sequence[Centre]]
 
 
-@dataclass(frozen=True)
-class Change:
-    """The difference of a kind of result from the one it was made from, for `advice`.
-
-    `score`, `before`: their score values. `cause`: "spread" (more background covered), "shrink" (more of the objects missed) or
-    None. `setting(key, default)`: the value in use of a setting of the whole configuration. `result`: of the step's manifest.
-    """
-
-    name: str                                # of the step that made the result
-    kind: str
-    score: Mapping[str, Any]
-    before_kind: str
-    before_title: str
-    before: Mapping[str, Any]
-    cause: str | None
-    setting: Callable[..., Any]
-
-
-Advice = tuple[str, Any, str]   # a setting, the value to try, why
-
-
 # The defaults.
 
 MAPS: Mapping[str, str] = {}                 # sub-folder -> title, of a step that writes maps; "" are the main ones
@@ -267,11 +247,16 @@ def shown(context: StepContext) -> list[Curve | Matrix | Table | Column | Sheet]
 
 def named(title: str, score: Mapping[str, Any]) -> tuple[str, str]:
     """The name of a result in a headline, and the beginning of a sentence about it, from its score."""
-    return title, f"{title} is"
+    return title, f"{noun(title)} {'are' if plural(title) else 'is'}"
 
 
 def advice(change: Change) -> list[Advice]:
-    """Settings to try when the result of the step is worse than what it was made from."""
+    """What to try when a result of the step is worse than the maps that it was made from, most promising first."""
+    return []
+
+
+def remarks(name: str, outcome: Outcome) -> list[Remark]:
+    """Remarks about the results of the step `name`, besides changes and thresholds."""
     return []
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steps.parts.official import OfficialNetwork
+from steps.parts.outcome import Advice, Outcome, Remark
 from steps.runtime.concurrency import memory_for
 from steps.runtime.context import StepContext
 from steps.runtime.memory import trim_heap
@@ -171,3 +172,18 @@ def classify(context: StepContext, image_id: str) -> np.ndarray:
     classifier = load_classifier(context)
     with torch.inference_mode(), context.runtime.autocast():
         return classifier(network_input(context, classifier, image_id)).float().sigmoid()[0].cpu().numpy()
+
+
+WEAK_MAP = 0.7   # with a lower mean average precision on val, the classifier is named as a cause of bad maps
+
+
+def remarks(name: str, outcome: Outcome) -> list[Remark]:
+    """A remark about a weak classifier, if some result is worse than what it was made from."""
+    val_map = outcome.results.get(name, {}).get("val_map")
+    if val_map is None or not val_map < WEAK_MAP or not outcome.lowered:
+        return []
+    wanted: list[Advice] = [(f"{name}.epochs", 2 * outcome.epochs(name, 4), "a longer training")]
+    if not outcome.setting("model.starts_from_weights", True):
+        wanted.insert(0, ("model.backbone", "efficientnet_lite0", "start from ImageNet weights, which are installed"))
+    text = f"The classifier has a mean average precision of {100 * val_map:.1f} on val: all maps come from it."
+    return [Remark(name, "classifier", text, advice=wanted)]

@@ -26,12 +26,14 @@ def check(run: Path) -> list[str]:
     summary = json.loads((run / "summary.json").read_text())
     n_classes = len(summary["classes"])
     wrong = [] if len(summary["steps"]) == 8 else [f"steps are {list(summary['steps'])}, expected eight"]
-    for kind in ("cam", "lpcam_fg", "lpcam"):
-        wrong += check_score(f"eval_cam.{kind}", summary["eval_cam"][kind], n_classes)
-    wrong += check_score("eval_sem_seg", summary["eval_sem_seg"], n_classes)
-    masks = list((run / "make_sem_seg_labels").glob("*.png"))
-    if len(masks) != summary["eval_sem_seg"]["images"]:
-        wrong.append(f"{len(masks)} pseudo masks for {summary['eval_sem_seg']['images']} scored images")
+    scores = summary["scores"]
+    if list(scores) != ["make_cam", "make_lpcam_fg_only", "make_lpcam", "make_sem_seg_labels"]:
+        return [*wrong, f"scores are of {list(scores)}, expected those of three kinds of maps and of the pseudo masks"]
+    for kind, score in scores.items():
+        wrong += check_score(kind, score, n_classes)
+    masks, images = list((run / "make_sem_seg_labels").glob("*.png")), scores["make_sem_seg_labels"]["images"]
+    if len(masks) != images:
+        wrong.append(f"{len(masks)} pseudo masks for {images} scored images")
     return wrong
 
 

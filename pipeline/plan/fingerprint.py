@@ -50,13 +50,14 @@ def imported_identity(dataset: Dataset, name: str, digest: str) -> dict[str, Any
 def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dict[str, dict], name: str,
               recorded: dict | None) -> dict[str, Any]:
     """The identity of one step. Digests of files come from `recorded`, or from the files if it is None."""
-    row, setup = BY_NAME[name], setup_of(config, dataset, name, lists=lists[name])
+    reads = reads_of(config, dataset, lists, name)
+    row, setup = BY_NAME[name], setup_of(config, dataset, name, reads, lists=lists[name])
     identity: dict[str, Any] = {"version": row.VERSION, **row.identity(setup)}
     for key in {"split", *row.LOG_ONLY} & identity[name].keys():
         del identity[name][key]   # lists are identified by their content
     identity["reads"] = {
         source: _recorded_read(known, source, recorded) or fingerprint(BY_NAME[source].seen_by(source, known[source], setup))
-        for names in reads_of(config, dataset, lists, name).values() for source in names if source in known}
+        for names in reads.values() for source in names if source in known}
     identity["data"] = {"classes": list(dataset.classes), **frame_of(dataset)}
     for purpose, ids in lists[name].items():
         if not ids or purpose == "log" or (row.KIND, purpose) == (IMAGES, "ids"):

@@ -11,10 +11,13 @@ from wsss.data.ids import union
 from wsss.errors import ConfigError
 
 
-def setup_of(config: Any, dataset: Dataset, name: str, **more: Any) -> Setup:
-    """What is known about a step of the experiment before any work; `more`: further fields of the setup."""
+def setup_of(config: Any, dataset: Dataset, name: str, reads: Mapping[str, tuple[str, ...]] | None = None, **more: Any) -> Setup:
+    """What is known about a step of the experiment before any work.
+
+    `reads`: the steps that it reads, by role; None: all that it may read. `more`: further fields of the setup.
+    """
     read = {role: tuple(Source(source, BY_NAME[source].map_kinds) for source in names)
-            for role, names in sources(config, name).items()}
+            for role, names in (sources(config, name) if reads is None else reads).items()}
     return Setup(name, getattr(config, name), config, dataset, read, **more)
 
 
@@ -51,10 +54,13 @@ def derive_lists(config: Any, dataset: Dataset, imported: Collection[str] = ()) 
 def reads_of(config: Any, dataset: Dataset, lists: Mapping[str, Lists], name: str) -> dict[str, tuple[str, ...]]:
     """The steps that a step really reads, by role: not those that its settings or the data make unnecessary
     (`steps.step.unused`), and no step that has nothing to score."""
+    def makes(source: str) -> bool:
+        if BY_NAME[source].KIND != SCORE:
+            return True
+        ids = lists[source] if source in lists else BY_NAME[source].lists(setup_of(config, dataset, source))
+        return any(ids.values())
     unused = BY_NAME[name].unused(setup_of(config, dataset, name, lists=lists[name]))
-    read = {role: tuple(source for source in names if source not in lists or BY_NAME[source].KIND != SCORE
-                        or any(lists[source].values()))
-            for role, names in sources(config, name).items() if role not in unused}
+    read = {role: tuple(filter(makes, names)) for role, names in sources(config, name).items() if role not in unused}
     return {role: names for role, names in read.items() if names}
 
 

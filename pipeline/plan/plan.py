@@ -126,7 +126,7 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
             _check_reads(config, planned, plan)
     for name, planned in plan.items():
         if planned.works and planned.action != REUSE:
-            planned.step.check(setup_of(config, dataset, name, lists=planned.lists, fetch=fetch))
+            planned.step.check(setup_of(config, dataset, name, planned.sources, lists=planned.lists, fetch=fetch))
     return list(plan.values())
 
 

@@ -1,11 +1,13 @@
 """The published scores of an experiment's paper and their differences from the measured ones."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.order import STEPS, titles
+from pipeline.order import maker, titles
 from pipeline.report.kinds import measures
 from steps.runtime.context import require
+from wsss.data.messages import did_you_mean
 
 AVERAGES = ("precision and recall: the paper does not say how they are averaged over the classes; the measured ones are means "
             "over the classes without background")
@@ -18,16 +20,20 @@ class Published:
     source: str
     images: int                            # number of scored images; scores of other lists are not compared
     tolerance: float                       # allowed difference in percentage points; our choice, no paper gives one
-    scores: dict[str, dict[str, float]]    # of each kind of result (`pipeline.order.titles`): miou, fp, ... in percent
+    scores: dict[str, dict[str, float]]    # kind of result (`pipeline.order.titles`) -> measure of a step -> percent
 
     def __post_init__(self) -> None:
         require(self.images >= 1, "published.images", self.images, "at least 1")
         require(self.tolerance >= 0, "published.tolerance", self.tolerance, "at least 0")
         for what, scores in self.scores.items():
-            require(what in titles(), "published.scores", what, f"one of {', '.join(titles())}")
+            require(what in titles(), "published.scores", what, _one_of(what, titles()))
             for name, value in scores.items():
-                require(name in measures(), f"published.scores.{what}", name, f"one of {', '.join(measures())}")
+                require(name in measures(), f"published.scores.{what}", name, _one_of(name, measures()))
                 require(0 <= value <= 100, f"published.scores.{what}.{name}", value, "percent, from 0 to 100")
+
+
+def _one_of(name: str, known: Iterable[str]) -> str:
+    return f"one of {', '.join(known)}{did_you_mean(name, known)}"
 
 
 def averages_note(comparison: dict[str, Any] | None) -> str:
@@ -43,7 +49,6 @@ def against(published: Published, measured: dict[str, dict[str, Any]]) -> dict[s
     `first_outside`: the first step with a row outside; `not_comparable`: the number of scored images if it differs.
     """
     rows, images = [], []
-    makers = {kind: row.name for row in STEPS for kind in row.map_kinds or (row.name,)}
     for of, scores in measured.items():
         if of not in published.scores:
             continue
@@ -54,7 +59,7 @@ def against(published: Published, measured: dict[str, dict[str, Any]]) -> dict[s
             if scores.get(score) is None:
                 continue
             difference = 100 * scores[score] - value
-            rows.append({"of": of, "title": scores["title"], "step": makers[of], "score": score, "published": value,
+            rows.append({"of": of, "title": scores["title"], "step": maker(of).name, "score": score, "published": value,
                          "measured": round(100 * scores[score], 2), "difference": round(difference, 2),
                          "within": abs(difference) <= published.tolerance})
     return {"source": published.source, "tolerance": published.tolerance, "images": published.images, "rows": rows,

@@ -1,13 +1,12 @@
 """The summary of a run: the scores of the evaluation steps and the cost of each step, as JSON and as a table."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from pipeline.order import titles
+from pipeline.order import made_from, titles
 from pipeline.plan.plan import DONE, NOTHING, PlannedStep
 from pipeline.report import stages
 from pipeline.report.kinds import measured, measures
-from pipeline.report.published import Published, against, averages_note
+from pipeline.report.published import against, averages_note
 from pipeline.runfolder.folder import RunFolder
 from steps.step import SCORE, Score
 from wsss.text import aligned
@@ -16,12 +15,11 @@ SUMMARY = "summary.json"
 LONG = {"kind", "curve", "confusion"}   # only in the files of the step
 
 
-def build_summary(folder: RunFolder, plan: list[PlannedStep], classes: tuple[str, ...],
-                  published: Published | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def build_summary(config: Any, folder: RunFolder, plan: list[PlannedStep], classes: tuple[str, ...]) -> dict[str, Any]:
     """The summary of all results that are up to date.
 
-    "scores": kind of result -> title, step that scored it, measures and values; "unscored": step -> the ground truth that its
-    list lacks. `settings`: the values in use (`pipeline.report.stages.settings_in_use`), for the description of the stages.
+    "scores": kind of result -> title, kind of the maps that it was made from, step that scored it, measures and values;
+    "unscored": step -> the ground truth that its list lacks.
     """
     summary: dict[str, Any] = {"name": str(folder.path.name), "classes": ["background", *classes], "steps": {}, "scores": {}}
     found: dict[str, dict[str, Any]] = {}
@@ -34,11 +32,12 @@ def build_summary(folder: RunFolder, plan: list[PlannedStep], classes: tuple[str
         if planned.step.KIND == SCORE:
             planned.step.reader(place, len(classes))
             found |= {score.kind: _scored(planned.name, score) for score in planned.step.scores(place)}
-    summary["scores"] = {kind: {"title": title, **found[kind]} for kind, title in titles().items() if kind in found}
+    summary["scores"] = {kind: {"title": title, "made_from": made_from(config, kind), **found[kind]}
+                         for kind, title in titles().items() if kind in found}
     summary["unscored"] = {planned.name: planned.step.TRUTH for planned in plan if planned.state == NOTHING}
-    if published:
-        summary["published"] = against(published, measured(summary))
-    summary["stages"] = stages.describe(summary, settings)
+    if config.published:
+        summary["published"] = against(config.published, measured(summary))
+    summary["stages"] = stages.describe(summary, stages.setting_in_use(config))
     return summary
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steps.parts.refiner import Refiner, Unary
-from steps.parts.thresholds import THRESHOLD, count, for_each_mask, read_chosen
+from steps.parts.thresholds import FALLBACK, THRESHOLD, count, for_each_mask, read_chosen
 from steps.parts.walk import Walk
 from steps.runtime.artifacts import Maps, write_json
 from steps.runtime.concurrency import max_concurrent
@@ -118,7 +118,7 @@ def choose_refiner(context: StepContext, refining: Refining) -> dict[str, Any]:
         chosen["refiner"] = best["refiner"]
     if settings.bg_threshold is None:
         chosen["threshold"] = best["threshold"] if best else settings.fallback[context.seeds]
-        chosen["source"] = by_val if best else f"{context.name}.fallback (no val masks to choose by)"
+        chosen["source"] = by_val if best else FALLBACK
     if best:
         chosen["tried"] = [{key: trial[key] for key in ("refiner", "threshold", "miou")} for trial in tried]
         if "curve" in best:

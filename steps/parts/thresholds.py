@@ -5,7 +5,7 @@ Never chosen on the scored list. Results contain the source of every threshold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 THRESHOLD = "threshold.json"   # of make_sem_seg_labels and make_ins_seg_labels: the background threshold and its source
+FALLBACK = "fallback of the recipe (no val masks to choose by)"   # a source
 T = TypeVar("T")
 
 
@@ -73,20 +74,20 @@ def for_each_mask(context: StepContext, ids: Sequence[str], make: Callable[[str,
             trim_heap()
 
 
-def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, fallback: float | None) -> Chosen:
-    """The configured threshold, else the best on val, else (without val masks) the fallback."""
+def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, fallback: Any) -> Chosen:
+    """The configured threshold, else the best on val, else the fallback, a number without val masks (`require_fallback`)."""
     if setting is not None:
         return Chosen(setting, f"{key} in the configuration")
     if val_counts is not None:
         return Chosen(val_counts.best()[0], f"best mIoU on the masks of {n_val} val images")
-    return Chosen(fallback, "published constant (no val masks to choose by)")
+    return Chosen(fallback, FALLBACK)
 
 
-def require_fallback(setup: Setup, kinds: Sequence[str], key: str) -> None:
-    """Raise ConfigError if the recipe has no `fallback` for one of the kinds of maps; `key`: what can be set instead."""
-    if missing := [kind for kind in kinds if setup.settings.fallback.get(kind) is None]:
+def require_fallback(setup: Setup, wanted: Mapping[str, str]) -> None:
+    """Raise ConfigError if the recipe has no `fallback` for one of the kinds of maps `wanted`: kind -> what to set instead."""
+    if missing := [kind for kind in wanted if setup.settings.fallback[kind] is None]:
         raise ConfigError(f"{setup.name}.fallback has no value for the maps {', '.join(missing)}, and there are no val masks to "
-                          f"choose by. Set {key}")
+                          f"choose by. Set {', '.join(wanted[kind] for kind in missing)}")
 
 
 def read_chosen(path: Path, kind: str | None = None) -> dict[str, Any]:

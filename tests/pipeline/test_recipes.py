@@ -7,12 +7,13 @@ import yaml
 
 from pipeline import Pipeline
 from pipeline.config import compose, typed
-from pipeline.order import STEPS
+from pipeline.order import STEPS, titles
 from pipeline.report.published import Published, against
 from pipeline.runfolder.summary import score_table
 from steps.runtime.context import settings_of
 from tests.conftest import ROOT, SMOKE
 from wsss.errors import ConfigError
+from wsss.metrics.semantic import MEASURES
 
 RECIPES = ("official", "paper", "clean")
 STEP_NAMES = [step.name for step in STEPS]
@@ -124,32 +125,44 @@ def test_a_switch_makes_its_own_step_stale_and_no_step_before_it(smoke_outputs, 
     assert key != "make_lpcam.prototype_split" or "of prototypes changed" in stale[step]
 
 
-MEASURED = {"cam": {"miou": 0.481, "fp": 0.265, "fn": None, "images": 1464}, "lpcam": {"miou": 0.52, "images": 1464},
-            "pseudo_masks": {"miou": 0.6, "images": 1464}}
+MEASURED = {kind: {"title": titles()[kind], "measures": MEASURES, "columns": {}, **values} for kind, values in {
+    "make_cam": {"miou": 0.481, "fp": 0.265, "fn": None, "images": 1464}, "make_lpcam": {"miou": 0.52, "images": 1464},
+    "make_sem_seg_labels": {"miou": 0.6, "images": 1464}}.items()}
+SCORES = {"make_sem_seg_labels": {"miou": 71.2}, "make_lpcam": {"miou": 54.9}, "make_cam": {"miou": 48.8, "fp": 26.5, "fn": 26.2}}
 
 
 def published(**changes) -> Published:
-    scores = {"pseudo_masks": {"miou": 71.2}, "lpcam": {"miou": 54.9}, "cam": {"miou": 48.8, "fp": 26.5, "fn": 26.2}}
-    return Published(**{"source": "a paper", "images": 1464, "tolerance": 1.5, "scores": scores, **changes})
+    return Published(**{"source": "a paper", "images": 1464, "tolerance": 1.5, "scores": SCORES, **changes})
 
 
 def test_published_scores_are_compared_in_the_order_of_the_steps():
     result = against(published(), MEASURED)
     assert [(row["of"], row["score"], row["difference"], row["within"]) for row in result["rows"]] == [
-        ("cam", "miou", -0.7, True), ("cam", "fp", 0.0, True), ("lpcam", "miou", -2.9, False),
-        ("pseudo_masks", "miou", -11.2, False)]
+        ("make_cam", "miou", -0.7, True), ("make_cam", "fp", 0.0, True), ("make_lpcam", "miou", -2.9, False),
+        ("make_sem_seg_labels", "miou", -11.2, False)]
     assert result["first_outside"] == "make_lpcam" and result["not_comparable"] is None
 
     result = against(published(images=10582), MEASURED)
     assert result["rows"] == [] and result["not_comparable"] == 1464 and result["first_outside"] is None
 
 
+def test_scores_of_every_step_can_be_published():
+    """Also those of maps in a sub-folder, and of instances, which have measures of their own."""
+    both = published(scores={"make_ins_seg_labels": {"ap": 50.0, "ap50": 40.0}, "make_lpcam_fg_only": {"precision": 61.3}})
+    measured = {"make_lpcam_fg_only": {"title": "LPCAM-F", "precision": 0.5, "images": 1464},
+                "make_ins_seg_labels": {"title": "instances", "ap": 0.5, "images": 1464}}   # without COCO's measures
+    result = against(both, measured)
+    assert [(row["of"], row["step"], row["title"], row["score"], row["difference"]) for row in result["rows"]] == [
+        ("make_lpcam_fg_only", "make_lpcam", "LPCAM-F", "precision", -11.3), ("make_ins_seg_labels", "make_ins_seg_labels", "instances", "ap", 0.0)]
+    assert result["first_outside"] == "make_lpcam"
+
+
 def test_the_summary_shows_the_published_scores_and_the_first_step_outside():
-    def score(miou, images=1464):
-        return {"miou": miou, "fp": 0.3, "fn": 0.2, "precision": 0.6, "recall": 0.7, "threshold": 0.3, "images": images,
-                "threshold_source": "eval_cam.threshold.cam in the configuration"}
-    summary = {"eval_cam": {"cam": score(0.488), "lpcam": score(0.4)}, "eval_sem_seg": score(0.7)}
-    measured = {**summary["eval_cam"], "pseudo_masks": summary["eval_sem_seg"]}
+    def score(kind, miou):
+        return {**MEASURED[kind], "miou": miou, "fp": 0.3, "fn": 0.2, "precision": 0.6, "recall": 0.7, "threshold": 0.3,
+                "threshold_source": "eval_cam.threshold.make_cam in the configuration"}
+    measured = {kind: score(kind, miou) for kind, miou in (("make_cam", 0.488), ("make_lpcam", 0.4), ("make_sem_seg_labels", 0.7))}
+    summary = {"scores": measured, "unscored": {}}
     text = score_table({**summary, "published": against(published(), measured)})
     assert re.search(r"CAM +mIoU +48.8 +48.8 +\+0.0\n", text)
     assert re.search(r"LPCAM +mIoU +54.9 +40.0 +-14.9 +outside\n", text)
@@ -158,20 +171,37 @@ def test_the_summary_shows_the_published_scores_and_the_first_step_outside():
     assert "are of 2 images, here 1,464 were scored: no comparison" in text
 
 
+EVERY_CHOICE = sorted(f"{group}={path.stem}" for group in ("recipe", "experiment") for path in (ROOT / f"conf/{group}").glob("*.yaml")
+                      if path.stem != "base")
+
+
+@pytest.mark.parametrize("choice", EVERY_CHOICE)
+def test_every_recipe_and_experiment_has_a_threshold_without_val_masks(choice):
+    """The maps of the two papers can be scored, and be seeds, on any data."""
+    found = values(choice, *(["data.root=x"] if choice.endswith(("voc12", "coco14")) else []))
+    seeds, kinds = ("make_cam", "make_lpcam"), ("make_cam", "make_lpcam_fg_only", "make_lpcam")
+    assert all(0 < found[f"eval_cam.fallback.{kind}"] < 1 for kind in kinds)
+    assert all(0 < found[f"make_sem_seg_labels.fallback.{kind}"] < 1 for kind in seeds)
+    assert all(0 < found[f"cam_to_ir_label.fallback.{kind}.conf_bg"] < found[f"eval_cam.fallback.{kind}"]
+               < found[f"cam_to_ir_label.fallback.{kind}.conf_fg"] < 1 for kind in seeds)
+
+
 @pytest.mark.parametrize("experiment", ["lpcam_voc12", "irn_voc12", "lpcam_coco14", "irn_coco14"])
 def test_the_experiments_of_the_papers_carry_their_scores(experiment):
     config = typed(compose([f"experiment={experiment}", "data.root=x"]))
     assert config.run_name == experiment and config.model.pretrained
-    assert config.published.scores["pseudo_masks"]["miou"] == {
+    assert config.published.scores["make_sem_seg_labels"]["miou"] == {
         "lpcam_voc12": 71.2, "irn_voc12": 66.5, "lpcam_coco14": 46.8, "irn_coco14": 42.5}[experiment]
     assert config.published.images == {"voc12": 1464, "coco14": 82783}[config.data.kind]
     assert ("make_lpcam" in config.steps) == experiment.startswith("lpcam")
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"scores": {"lpcan": {"miou": 1.0}}}, "published.scores='lpcan' is not possible: expected one of cam"),
-    ({"scores": {"cam": {"iou": 1.0}}}, "published.scores.cam='iou'"),
-    ({"scores": {"cam": {"miou": 488.0}}}, "percent"),
+    ({"scores": {"make_lpcan": {"miou": 1.0}}}, "published.scores='make_lpcan' is not possible: expected one of make_cam, make_lpcam_fg_only, "
+                                               r"make_lpcam, (.*, )?make_sem_seg_labels, make_ins_seg_labels; did you mean 'make_lpcam'\?"),
+    ({"scores": {"make_cam": {"iou": 1.0}}}, r"published.scores.make_cam='iou' is not possible: expected one of miou, fp, fn, precision, "
+                                             r"recall, ap, ap50, coco_ap; did you mean 'miou'\?"),
+    ({"scores": {"make_cam": {"miou": 488.0}}}, "published.scores.make_cam.miou=488.0 is not possible: expected percent, from 0 to 100"),
     ({"images": 0}, "published.images=0"), ({"tolerance": -1.0}, "published.tolerance=-1.0")])
 def test_impossible_published_scores_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):

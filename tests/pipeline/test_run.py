@@ -178,4 +178,4 @@ def test_without_masks_the_rest_runs(outputs, tmp_path):
     assert summary["eval_cam"] is summary["eval_sem_seg"] is None
     assert len(list((outputs / "bare/make_sem_seg_labels").glob("*.png"))) == 24
     source = json.loads((outputs / "bare/cam_to_ir_label/manifest.json").read_text())["result"]
-    assert (source["conf_fg"], source["conf_bg"]) == (0.45, 0.25) and "published" in source["threshold_source"]
+    assert (source["conf_fg"], source["conf_bg"]) == (0.45, 0.25) and "fallback" in source["threshold_source"]
