@@ -202,12 +202,11 @@ def plan_table(folder: Path, plan: list[Any]) -> str:
         some = "" if len(seconds) == len(needs) else " for the steps that were timed before"
         free = free_bytes(folder) / 2**20
         parts = [duration(sum(seconds)) + some] if seconds else []
-        parts += [f"{mib(sum(disks))} on disk ({mib(free)} free)", f"{mib(max(memories))} of memory at the peak"] if disks else []
-        unknown = len(needs) - len(disks)
-        parts += [f"disk and memory of {unknown} steps unknown"] if unknown else []
+        parts += [f"{mib(sum(disks))} on disk ({mib(free)} free)"] if disks else []
+        parts += [f"{mib(max(memories))} of memory at the peak"] if memories else []
+        if unknown := len(needs) - min(len(disks), len(memories)):
+            parts.append(f"disk and memory of {unknown} step{'s' * (unknown > 1)} unknown")
         lines.append(f"  expected: {', '.join(parts)}")
         if sum(disks) > free:
             lines.append("  there may not be enough disk space: free some, or choose another place with outputs=DIR")
     return "\n".join(lines)
-
-

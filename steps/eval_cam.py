@@ -11,7 +11,7 @@ from typing import Any
 from steps.parts.thresholds import Chosen, choose, count, require_fallback
 from steps.runtime.artifacts import Maps, check_keys, read_arrays, read_json, write_arrays, write_json
 from steps.runtime.context import Source, StepContext, require
-from steps.step import PER_MAP, SCORE, Lists, Score, Setup, StepSettings, facts, val_with_masks
+from steps.step import PER_MAP, SCORE, Lists, Needs, Score, Setup, StepSettings, facts, val_with_masks
 from wsss.metrics.semantic import MEASURES, THRESHOLDS, ThresholdCounts
 
 VERSION = 1
@@ -69,6 +69,17 @@ def check(setup: Setup) -> None:
     if not setup.lists["val"]:
         require_fallback(setup, {kind: f"{setup.name}.threshold.{kind}" for kind in kinds(setup)
                                  if setup.settings.threshold[kind] is None})
+
+
+def needs(setup: Setup) -> Needs:
+    from steps.runtime.needs import Estimate
+
+    estimate, number = Estimate(setup), len(kinds(setup))
+    lists = [estimate.images(purpose, original=True) for purpose in ("scored", "val")]
+    matrix = 8 * (len(setup.dataset.classes) + 1) ** 2   # int64
+    counts = number * matrix * (len(THRESHOLDS) + 1) * sum(images.number > 0 for images in lists)
+    return estimate.finish(counts + 4500 * number,   # the curve of a kind of maps in scores.json
+                           counts, max(images.most(42, 7) for images in lists))   # a map counted at all thresholds, measured
 
 
 def run(context: StepContext) -> dict[str, Any]:

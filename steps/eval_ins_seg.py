@@ -13,7 +13,7 @@ from steps.make_ins_seg_labels import reader as instance_reader
 from steps.parts.thresholds import THRESHOLD, read_chosen
 from steps.runtime.artifacts import check_keys, read_json, write_json
 from steps.runtime.context import StepContext
-from steps.step import SCORE, Lists, Score, Setup, StepSettings
+from steps.step import SCORE, Lists, Needs, Score, Setup, StepSettings
 from wsss.errors import ConfigError
 
 VERSION = 1
@@ -50,6 +50,14 @@ def check(setup: Setup) -> None:
 
     if setup.settings.coco_style:
         pycocotools()
+
+
+def needs(setup: Setup) -> Needs:
+    from steps.runtime.needs import CELL, Estimate, comparison
+
+    estimate, objects = Estimate(setup), setup.dataset.objects
+    return estimate.finish(CELL * len(setup.dataset.classes) + 400, passing=comparison(estimate.images("scored", original=True))
+                           + (objects.memory if objects and setup.lists["scored"] else 0))
 
 
 def run(context: StepContext) -> dict[str, Any]:

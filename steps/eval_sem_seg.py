@@ -11,7 +11,7 @@ from typing import Any
 from steps.parts.thresholds import THRESHOLD, read_chosen
 from steps.runtime.artifacts import Labels, check_keys, read_json, write_json
 from steps.runtime.context import StepContext
-from steps.step import SCORE, Lists, Score, Setup, StepSettings
+from steps.step import SCORE, Lists, Needs, Score, Setup, StepSettings
 from wsss.metrics.semantic import MEASURES, Confusion
 
 VERSION = 1
@@ -35,6 +35,14 @@ class Settings(StepSettings):
 
 def lists(setup: Setup) -> Lists:
     return {"scored": setup.ids_with_masks()}
+
+
+def needs(setup: Setup) -> Needs:
+    from steps.runtime.needs import CELL, Estimate, comparison
+
+    estimate = Estimate(setup)
+    return estimate.finish(CELL * (len(setup.dataset.classes) + 1) ** 2,
+                           passing=comparison(estimate.images("scored", original=True)))
 
 
 def run(context: StepContext) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from steps.parts.official import OfficialMaps
 from steps.runtime.artifacts import Maps, encode_array
 from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Setup, StepSettings, facts
+from steps.step import IMAGES, Needs, Setup, StepSettings, facts
 
 VERSION = 2
 KIND = IMAGES
@@ -41,6 +41,15 @@ class Settings(StepSettings):
 
 def identity(setup: Setup) -> dict[str, Any]:
     return facts(setup, "precision")
+
+
+def needs(setup: Setup) -> Needs:
+    from steps.runtime.needs import Estimate, maps_on_disk, weights
+
+    estimate, scales = Estimate(setup), setup.settings.scales
+    network, images = estimate.classifier(), estimate.images("ids")
+    return estimate.finish(maps_on_disk(images, scales), weights(network),
+                           estimate.forwards(network, network.features, images, max(scales)), files=1)
 
 
 def run(context: StepContext) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from steps.runtime.artifacts import encode_arrays, write_json
 from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
 from steps.runtime.store import Store
-from steps.step import IMAGES, Lists, Setup, StepSettings, facts
+from steps.step import IMAGES, Lists, Needs, Setup, StepSettings, facts
 from wsss.data.ids import union
 
 if TYPE_CHECKING:
@@ -60,6 +60,20 @@ def lists(setup: Setup) -> Lists:
 
 def identity(setup: Setup) -> dict[str, Any]:
     return facts(setup, "precision")
+
+
+def needs(setup: Setup) -> Needs:
+    import numpy as np
+
+    from steps.runtime.needs import LABEL_LINE, Estimate, weights
+    from wsss.refinement.instances import AT_ONCE
+
+    estimate = Estimate(setup)
+    network, images, originals = estimate.irn().eval(), estimate.images("ids"), estimate.images("ids", original=True)
+    file = originals.total(900 + 3 * np.sqrt(originals.pixels))   # an .npz, and borders per pixel of a side, measured
+    return estimate.finish(file + LABEL_LINE * originals.number, weights(network),
+                           max(estimate.forwards(network, network.edge_and_displacement, images),
+                               estimate.walk(images, maps=6 * AT_ONCE), originals.most(4 * AT_ONCE)), files=1)   # float32
 
 
 def run(context: StepContext) -> dict[str, Any]:

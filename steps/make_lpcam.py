@@ -8,6 +8,7 @@ official file: `step/make_lpcam.py`. Reads the classifier and the CAMs. First it
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -22,7 +23,7 @@ from steps.parts.outcome import MARGIN, Advice, Change, Outcome, Remark
 from steps.runtime.artifacts import FG_ONLY, Maps, encode_array
 from steps.runtime.context import StepContext, require_package
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Lists, Setup, StepSettings, facts
+from steps.step import IMAGES, Lists, Needs, Setup, StepSettings, facts
 
 if TYPE_CHECKING:
     import torch
@@ -124,6 +125,27 @@ def _prepare(context: StepContext) -> tuple[Classifier, Maps, Prototypes]:
 
     classifier, cams = load_classifier(context), Maps(context.input("cams"))
     return classifier, cams, make_prototypes(context, classifier, cams)
+
+
+def needs(setup: Setup) -> Needs:
+    from steps.runtime.needs import Estimate, maps_on_disk, weights
+
+    estimate, settings, kinds = Estimate(setup), setup.settings, 1 + setup.settings.save_fg_maps
+    scales = getattr(setup.config, setup.sources["cams"][0].step).scales
+    network, images, sources = estimate.classifier(), estimate.images("ids"), estimate.images("prototypes")
+    shown = Counter(index for present in sources.present for index in present)
+    share = max(shown.values(), default=0) / max(1, len(sources.present))   # of the commonest class
+    cells, limit = share * sources.total(sources.cells()), settings.max_features_per_class
+    rows = min(cells, 2.5 * limit) + limit * (cells > limit)      # both samples with spare rows, and a copy to shorten one
+    rows += 2 * min(cells, 128 * settings.n_clusters)             # k-means++ samples this many, and normalises them
+    if settings.kmeans_backend is KMeansBackend.kmeans_pytorch:
+        rows += min(cells, limit) * (settings.n_clusters + 2)     # its N x K x D array, and two copies of the features
+    feature = 4 * network.backbone.feature_channels               # float32
+    near = 9 * (4 * max(map(len, setup.lists["prototypes"][:1]), default=0) + 8)   # ids (UCS-4) and cells of the nearest features
+    centers = 2 * settings.n_clusters * len(shown) * (feature + 14 + near)
+    return estimate.finish(maps_on_disk(images, scales, kinds) + centers, weights(network),
+                           max(estimate.forwards(network, network.features, images, max(scales)),
+                               estimate.forwards(network, network.features, sources) + feature * rows), kinds)
 
 
 def run(context: StepContext) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from steps.parts.thresholds import THRESHOLD, read_chosen, require_fallback
 from steps.runtime.artifacts import Labels, encode_array, read_array
 from steps.runtime.context import StepContext, require
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, PER_MAP, Lists, Setup, StepSettings, facts, val_with_masks
+from steps.step import IMAGES, PER_MAP, Lists, Needs, Setup, StepSettings, facts, val_with_masks
 from wsss.data.ids import union
 from wsss.data.images import encode_mask
 
@@ -132,6 +132,28 @@ def prepare(context: StepContext) -> None:
     from steps.parts.refining import Refining, choose_refiner
 
     choose_refiner(context, Refining(context))
+
+
+def needs(setup: Setup) -> Needs:
+    from steps.parts.refining import OFFSETS, WALKS_KEPT
+    from steps.runtime.needs import Estimate, labels_on_disk, weights
+
+    estimate, settings, has_val = Estimate(setup), setup.settings, bool(setup.lists["val"])
+    network, images, originals = estimate.irn().eval(), estimate.images("ids"), estimate.images("ids", original=True)
+    refiners, chooses = settings.refiners(has_val), settings.chooses and has_val
+    walks = any(refiner.walks for refiner in refiners)
+    disk = labels_on_disk(originals, border=3)   # measured: 1.0 to 1.8, VOC's own masks 4.1
+    if walks and settings.save_soft:
+        disk += images.total(2 * (images.classes + 1) * images.pixels / 16)   # float16 at stride 4
+    held = walks * weights(network)
+    if chooses and Refiner.walk_crf in refiners:
+        held += min((val := estimate.images("val")).total(val.classes * val.pixels / 4), WALKS_KEPT)   # float32 at stride 4
+    passing = [originals.most(27, 7)]            # a walked map up to its label, measured
+    if walks:
+        passing += [estimate.forwards(network, network.edge_map, images), estimate.walk(images, maps_per_class=6)]   # 6 copies
+    if any(refiner.has_crf for refiner in refiners):
+        passing.append(estimate.crf(images, len(OFFSETS) * (1 + walks) if chooses else 1))
+    return estimate.finish(disk, held, max(passing), files=1 + 2 * settings.save_soft)
 
 
 def run(context: StepContext) -> dict[str, Any]:

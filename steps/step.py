@@ -103,6 +103,14 @@ def val_with_masks(dataset: Dataset) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """The expected disk space and memory of a step."""
+
+    disk_mb: float      # MiB of the step's folder when complete
+    memory_mb: float    # MiB, peak resident memory of the process (host) during the step
+
+
+@dataclass(frozen=True)
 class Score:
     """The scores of one kind of result.
 
@@ -230,8 +238,8 @@ def check(setup: Setup) -> None:
     """Raise WsssError before any work for what the settings alone do not show: a missing package, a file that does not fit."""
 
 
-def needs(setup: Setup) -> Any:
-    """The expected disk space and memory (`steps.runtime.needs.Needs`); None: unknown."""
+def needs(setup: Setup) -> Needs | None:
+    """The expected disk space and memory; None: unknown. `steps.runtime.needs.Estimate` has the parts of an estimate."""
     return None
 
 

@@ -21,7 +21,7 @@ from steps.runtime.context import StepContext
 from steps.runtime.memory import trim_heap
 from steps.runtime.model import weights_digest
 from steps.runtime.schedule import OptimizerName, Schedule, epochs_of, require_schedule
-from steps.step import TRAINING, Lists, Setup, StepSettings, facts
+from steps.step import TRAINING, Lists, Needs, Setup, StepSettings, facts
 from wsss.metrics.semantic import average_precision
 from wsss.seeding import generator
 
@@ -90,6 +90,16 @@ def check(setup: Setup) -> None:
     from steps.runtime.networks import check_training, imported_classifier
 
     check_training(setup, imported_classifier, setup.config.model.starts_from_weights)
+
+
+def needs(setup: Setup) -> Needs:
+    from steps.runtime.needs import Estimate
+
+    estimate = Estimate(setup)
+    network = estimate.classifier(setup.settings.detach_after_layer2)
+    disk, held, passing = estimate.training(network, log_line=120)
+    validation = estimate.forwards(network, network.features, estimate.images("log"), batch=1)
+    return estimate.finish(disk, held, max(passing, validation))
 
 
 def run(context: StepContext) -> dict[str, Any]:

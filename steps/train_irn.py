@@ -19,7 +19,7 @@ from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext
 from steps.runtime.model import weights_digest
 from steps.runtime.schedule import OptimizerName, Schedule, epochs_of, require_schedule
-from steps.step import TRAINING, Lists, Setup, StepSettings, facts
+from steps.step import TRAINING, Lists, Needs, Setup, StepSettings, facts
 from wsss.seeding import generator
 
 if TYPE_CHECKING:
@@ -99,6 +99,15 @@ def check(setup: Setup) -> None:
     from steps.runtime.networks import check_training, imported_irn
 
     check_training(setup, imported_irn, backbone_source(setup) is IRNBackbone.imagenet)
+
+
+def needs(setup: Setup) -> Needs:
+    from steps.runtime.needs import Estimate, directions
+
+    estimate, settings = Estimate(setup), setup.settings
+    disk, held, passing = estimate.training(estimate.irn(), log_line=330)
+    affinities = 4 * estimate.part(settings.batch_size) * (settings.crop_size / 4) ** 2 * directions(settings.radius)
+    return estimate.finish(disk, held, passing + 2 * affinities)   # and their gradients
 
 
 def run(context: StepContext) -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""The laws of the house that can be read off the source: arrows point down, nothing unsafe is loaded, one list of packages."""
+"""The laws of the house that can be read off the source: arrows point down, the runner knows no step by name, nothing unsafe is
+loaded, one list of packages."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,7 +13,7 @@ import pytest
 import yaml
 
 import wsss
-from pipeline.order import BY_NAME
+from pipeline.order import STEPS, titles
 from tests.conftest import SMOKE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +76,104 @@ def test_files_and_functions_are_short(path):
 
 
 def test_steps_shows_nothing_but_steps():
-    assert {path.stem for path in (ROOT / "steps").glob("*.py")} == {*BY_NAME, "__init__"}
+    assert {path.stem for path in (ROOT / "steps").glob("*.py")} == {*(row.file for row in STEPS), "step", "__init__"}
+
+
+NAMES = {name for row in STEPS for name in (row.file, row.name, row.flag, *row.map_kinds)} | {*titles()}
+NAME = re.compile(rf"\b(?:{'|'.join(NAMES)})\b")
+HOLE = "\0"   # an expression in a text that is put together
+AFFIXES = {"startswith": "{}\0", "removeprefix": "{}\0", "endswith": "\0{}", "removesuffix": "\0{}"}
+
+
+def template(node: ast.AST) -> str:
+    """The text that an expression makes, with a hole for each part that is no constant."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(map(template, parts))
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return template(left) + template(right)
+        case ast.BinOp(left=ast.Constant(value=str(text)), op=ast.Mod()):
+            return re.sub(r"%(?:\(\w+\))?[-+ #0-9.]*[a-z]", HOLE, text)
+        case ast.Call(func=ast.Attribute(value=ast.Constant(value=str(text)), attr="format")):
+            return re.sub(r"\{.*?\}", HOLE, text)
+        case ast.Call(func=ast.Attribute(value=ast.Constant(value=str(text)), attr="join"),
+                      args=[ast.List(elts=parts) | ast.Tuple(elts=parts)]):
+            return text.join(map(template, parts))
+        case ast.Call(func=ast.Attribute(attr=method), args=[ast.Constant(value=str(text))]) if method in AFFIXES:
+            return AFFIXES[method].format(text)
+    return HOLE
+
+
+def assembled(text: str) -> set[str]:
+    """The names that a template can become in one of its words, of which at least three letters are constant."""
+    words = [word for word in re.findall(rf"[\w{HOLE}]+", text) if sum(map(str.isalpha, word)) >= 3]
+    patterns = [re.sub(f"{HOLE}+", ".+", word) for word in words]
+    return {name for name in NAMES if any(re.fullmatch(pattern, name) for pattern in patterns)}
+
+
+def named_in(code: str, imports: bool = True) -> set[tuple[int, str]]:
+    """(line, name) of every name of a step, a flag or a kind of result in the strings and in what they can be put together to, and
+    as variable, attribute, keyword or, with `imports`, module. Docstrings may name them."""
+    nodes = list(ast.walk(ast.parse(code)))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    parts = {id(node.left) for node in nodes if isinstance(node, ast.BinOp)}
+    found: set[tuple[int, str]] = set()
+    for node in nodes:
+        match node:
+            case ast.Constant(value=str(text)) if id(node) not in docstrings:
+                names = set(NAME.findall(text))
+            case ast.JoinedStr() | ast.BinOp() | ast.Call() if id(node) not in parts:
+                names = assembled(template(node))
+            case ast.Attribute(attr=name) | ast.Name(id=name) | ast.arg(arg=name) | ast.keyword(arg=str(name)):
+                names = {name} & NAMES
+            case ast.alias(name=name) | ast.ImportFrom(module=str(name)) if imports:
+                names = {*name.split(".")} & NAMES
+            case _:
+                continue
+        found |= {(node.lineno, name) for name in names}
+    return found
+
+
+@pytest.mark.parametrize(("code", "names"), [
+    ("a = 'make_cam'", {"make_cam"}), ("a = {'make_cam': 1}", {"make_cam"}), ("raise E(f'{a}: run make_cam first')", {"make_cam"}),
+    ("a = 'make_sem_seg_pass=true'", {"make_sem_seg_pass"}), ("a = 'make_lpcam_fg_only'", {"make_lpcam_fg_only"}),
+    ("config.make_cam.scales", {"make_cam"}), ("dict(make_cam=1)", {"make_cam"}), ("from steps import make_cam", {"make_cam"}),
+    ("import steps.make_cam", {"make_cam"}), ("from steps.make_cam import MAPS", {"make_cam"}),
+    ("a = f'see eval_{x}_seg.split'", {"eval_sem_seg", "eval_ins_seg"}), ("a = 'eval_' + x + '_seg'", {"eval_sem_seg", "eval_ins_seg"}),
+    ("a = 'eval_%s_seg' % x", {"eval_sem_seg", "eval_ins_seg"}), ("a = 'eval_{}_seg'.format(x)", {"eval_sem_seg", "eval_ins_seg"}),
+    ("a = '_'.join(['eval', x, 'seg'])", {"eval_sem_seg", "eval_ins_seg"}), ("a.startswith('train_c')", {"train_cam", "train_cam_pass"}),
+    ("a = 'eval' + '_cam'", {"eval_cam"}),
+    ("'''make_cam'''", set()), ("class A:\n    b: int\n    '''As make_cam.'''", set()), ("a = 'make_cams'", set()),
+    ("a = f'{x}_{y}: {z} images'", set()), ("a = f'{x} made {y}'", set()), ("a = 'make' + x.y", NAMES)])
+def test_what_names_a_step_is_found(code, names):
+    found = {name for _, name in named_in(code)}
+    assert found == ({name for name in NAMES if name.startswith("make")} if names is NAMES else names)
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.relative_to(ROOT).parts[0] == "pipeline" and path.name != "order.py"],
+                         ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_runner_knows_no_step_and_no_kind_of_result_by_name(path):
+    found = sorted(named_in(path.read_text()))
+    assert not found
+
+
+@pytest.mark.parametrize("path", sorted(path for path in (ROOT / "pipeline").rglob("*") if path.suffix in (".j2", ".js", ".css")),
+                         ids=lambda path: path.name)
+def test_no_template_knows_a_step_by_name(path):
+    assert not NAME.findall(path.read_text())
+
+
+NOT_A_STEP = {"steps/runtime/datasets.py": {"train_cam", "train_irn"}}   # the folder shapes-seed0-train200-val50
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "steps").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_step_knows_roles_and_no_step_by_name(path):
+    """Not even its own: two rows may have the same module."""
+    found = sorted(named_in(path.read_text(), imports=False))
+    assert not [(line, name) for line, name in found
+                if name.removesuffix("_pass") not in NOT_A_STEP.get(str(path.relative_to(ROOT)), set())]
 
 
 def test_the_science_knows_no_configuration():

@@ -173,8 +173,8 @@ def require_one_step(config: Any, names: tuple[str, ...], plan: list[PlannedStep
     """Raise ConfigError if shard= is set and the selection is not one step that works image by image."""
     chosen = [planned for planned in plan if planned.name in names]
     if len(chosen) != 1 or chosen[0].step.KIND != IMAGES:
-        raise ConfigError(f"shard={config.shard} needs one step that makes one artifact per image, selected by its flag, for "
-                          f"example make_cam_pass=true; selected: {', '.join(names)}")
+        raise ConfigError(f"shard={config.shard} needs one step that makes one artifact per image, selected by its flag "
+                          f"(STEP_pass=true); selected: {', '.join(names)}")
     if chosen[0].action == REUSE:
         raise ConfigError(f"shard={config.shard}: {chosen[0].name} is reused from another run, which is not done in shards. "
                           "Leave out shard")

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pipeline.order import BY_NAME, SEEDS, sources
+from pipeline.order import ALL_MAPS, BY_NAME, SEEDS, sources
 from steps.runtime.context import Source
 from steps.step import IMAGES, SCORE, Lists, Setup
 from wsss.data.dataset import Dataset
@@ -67,26 +67,26 @@ def reads_of(config: Any, dataset: Dataset, lists: Mapping[str, Lists], name: st
 def unread_steps(config: Any, dataset: Dataset, lists: Mapping[str, Lists]) -> dict[str, str]:
     """The steps that a step of the experiment could read, but with these settings none does, each with the reason."""
     unread: dict[str, str] = {}
+    could_read = {name: _could_read(config, dataset, lists, name) for name in config.steps}
     for name in reversed(config.steps):
-        readers = config.steps[config.steps.index(name) + 1:]
-        reasons = [_why_not(config, dataset, lists, reader, name) for reader in readers]
-        reasons = [unread.get(reader, why) if why == "" else why for reader, why in zip(readers, reasons)]
-        if "" not in reasons and any(reasons) and BY_NAME[name].KIND != SCORE:
-            unread[name] = next(filter(None, reasons))
+        reasons = [steps[name] or unread.get(reader) for reader, steps in could_read.items() if name in steps]
+        if reasons and None not in reasons and BY_NAME[name].KIND != SCORE:
+            unread[name] = reasons[0]
     return unread
 
 
-def _why_not(config: Any, dataset: Dataset, lists: Mapping[str, Lists], reader: str, name: str) -> str | None:
-    """Why `reader` does not read the step `name`; "" if it does, None if it never could."""
-    if any(name in names for names in reads_of(config, dataset, lists, reader).values()):
-        return ""
+def _could_read(config: Any, dataset: Dataset, lists: Mapping[str, Lists], reader: str) -> dict[str, str | None]:
+    """The steps that `reader` could read, each with the reason why it does not, or None if it does."""
+    found: dict[str, str | None] = {}
+    maps = [name for name in config.steps[:config.steps.index(reader)] if BY_NAME[name].MAPS]
     unused = BY_NAME[reader].unused(setup_of(config, dataset, reader, lists=lists[reader]))
     for role, source in BY_NAME[reader].reads.items():
-        if source == name:
-            return f"no step reads it with {reader}.{unused[role]}" if role in unused else None
-        if source == SEEDS and BY_NAME[name].MAPS:
-            return f"no step reads it with seed_maps={config.seed_maps}"
-    return None
+        for name in maps if source in (SEEDS, ALL_MAPS) else [source]:
+            setting = f"{reader}.{unused[role]}" if role in unused else \
+                f"seed_maps={config.seed_maps}" if source == SEEDS and name != config.seed_maps else None
+            if found.get(name, "") is not None:   # no other role reads it
+                found[name] = f"no step reads it with {setting}" if setting else None
+    return found
 
 
 def _check_cover(config: Any, name: str, ids: tuple[str, ...], readers: Mapping[str, tuple[str, ...]]) -> None:

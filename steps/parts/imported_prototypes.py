@@ -59,10 +59,10 @@ def read_imported(source: str, where: str, n_classes: int, dimension: int) -> di
             raise
         except Exception as error:   # a damaged archive raises almost anything
             raise DataError(f"{where} is damaged or not a prototypes.npz ({type(error).__name__}: "
-                            f"{error}). Use that in the folder make_lpcam of a finished run") from error
+                            f"{error}). Use the prototypes.npz of a finished run") from error
         if not good:
-            raise DataError(f"{where} does not hold center (n, D), class_index, is_background and kept "
-                            "(n,) as make_lpcam writes them. Use that in the folder make_lpcam of a finished run")
+            raise DataError(f"{where} does not hold center (n, D), class_index, is_background and kept (n,). "
+                            "Use the prototypes.npz of a finished run")
     else:
         arrays = read_prototypes(user_path(source))
         center, class_index = arrays["center"], arrays["class_index"]

@@ -14,8 +14,11 @@ from rich.progress import Progress
 
 from pipeline import Pipeline, console
 from pipeline.commandline import act
-from pipeline.console import Console
+from pipeline.console import Console, plan_table
+from pipeline.order import BY_NAME
 from pipeline.plan.changes import changes
+from pipeline.plan.expect import Expected
+from pipeline.plan.plan import PlannedStep
 from wsss.errors import StorageError
 
 
@@ -210,3 +213,20 @@ def test_drawing_costs_little(monkeypatch):
     for done in range(20_000):
         terminal.progress("train_cam", done, 20_001, "loss 0.5")
     assert time.process_time() - start < 5
+
+
+def planned(name: str, expected: Expected | None) -> PlannedStep:
+    return PlannedStep(BY_NAME[name], {}, {}, {}, "absent", total=8, action="run" if expected else "skip", expected=expected)
+
+
+def test_what_a_step_needs_may_be_unknown(tmp_path):
+    """The sums skip it, and the last line says so."""
+    known, unknown = Expected(60.0, 10.0, 900.0), Expected(None, None, None)
+    table = plan_table(tmp_path, [planned("train_cam", None), planned("make_cam", known), planned("make_lpcam", unknown)])
+    rows = [re.split(r"  +", line.strip()) for line in table.splitlines()]
+    assert rows[2:4] == [["make_cam", "run", "8 images", "60 s", "10.0 MB", "900 MB"], ["make_lpcam", "run", "8 images", "?", "?", "?"]]
+    expected = r"  expected: 60 s for the steps that were timed before, 10.0 MB on disk \(.* free\), 900 MB of memory at the peak"
+    assert re.fullmatch(f"{expected}, disk and memory of 1 step unknown", table.splitlines()[-1])
+    two = plan_table(tmp_path, [planned(name, unknown) for name in ("make_cam", "make_lpcam")])
+    assert two.splitlines()[-1] == "  expected: disk and memory of 2 steps unknown"
+    assert "unknown" not in plan_table(tmp_path, [planned("make_cam", known)])

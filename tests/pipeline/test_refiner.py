@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from pipeline import Pipeline
+from pipeline.config import compose, typed
+from pipeline.plan.lists import derive_lists, unread_steps
 from steps.parts.walk import Walk
 from steps.runtime.artifacts import Labels, Maps
+from steps.runtime.datasets import open_dataset
 from tests.conftest import SMOKE
 from wsss.data.images import read_image
 from wsss.errors import ConfigError
@@ -93,6 +96,34 @@ def test_irn_and_its_labels_are_left_out_without_a_walk_alone(outputs, tmp_path)
     for refiner in ("walk", "walk_crf", "null"):
         fresh = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", f"make_sem_seg_labels.refiner={refiner}")
         assert all(planned.action == "run" for planned in fresh.plan()), refiner
+
+
+IRN = "steps=[train_cam,make_cam,{}cam_to_ir_label,train_irn,make_sem_seg_labels,eval_sem_seg{}]"
+CRF, CUT = "make_sem_seg_labels.refiner=crf", "make_sem_seg_labels.refiner=none"
+
+
+@pytest.mark.parametrize(("words", "unread"), [
+    ([IRN.format("eval_cam,", ""), "seed_maps=make_cam"], {}),
+    ([IRN.format("eval_cam,", ""), "seed_maps=make_cam", CRF], {CRF: ["train_irn", "cam_to_ir_label"]}),
+    ([IRN.format("make_lpcam,", ""), "seed_maps=make_lpcam"], {}),   # make_lpcam reads the CAMs
+    ([IRN.format("make_lpcam,eval_cam,", ""), "seed_maps=make_cam"], {}),   # eval_cam reads all maps
+    ([IRN.format("make_lpcam,", ""), "seed_maps=make_cam"], {"seed_maps=make_cam": ["make_lpcam"]}),
+    ([IRN.format("make_lpcam,", ""), "seed_maps=make_cam", CUT], {"seed_maps=make_cam": ["make_lpcam"], CUT: ["train_irn", "cam_to_ir_label"]}),
+    ([IRN.format("", ",make_ins_seg_labels"), "seed_maps=make_cam", CRF], {}),   # instances need IRN
+    (["steps=[train_cam,make_cam,make_lpcam]"], {})], ids=str)   # nothing could read the last ones
+def test_what_no_step_reads(smoke_outputs, words, unread):
+    config = typed(compose([*SMOKE, f"outputs={smoke_outputs}", *words]))
+    data = open_dataset(config.data)
+    found = unread_steps(config, data, derive_lists(config, data))
+    assert found == {step: f"no step reads it with {setting}" for setting, steps in unread.items() for step in steps}
+
+
+def test_maps_that_no_step_reads_are_left_out_unless_asked_for(smoke, outputs):
+    shutil.rmtree(outputs / "smoke/make_lpcam")
+    words = (IRN.format("make_lpcam,", ""), "seed_maps=make_cam", CUT)
+    plan = {planned.name: planned for planned in smoke(*words).plan()}
+    assert (plan["make_lpcam"].action, plan["make_lpcam"].why) == ("left out", "no step reads it with seed_maps=make_cam")
+    assert {planned.name: planned.action for planned in smoke(*words, "make_lpcam_pass=true").plan()}["make_lpcam"] == "run"
 
 
 def test_impossible_settings_are_refused(smoke):

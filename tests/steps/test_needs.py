@@ -3,14 +3,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.config import compose, typed
-from pipeline.plan.lists import derive_lists
+from pipeline.order import BY_NAME
+from pipeline.plan.lists import derive_lists, setup_of
 from steps.runtime import needs
 from steps.runtime.datasets import open_dataset
-from steps.runtime.needs import MIB, Needs, expected_needs
+from steps.runtime.needs import MIB
+from steps.step import Lists, Needs
 from tests.conftest import SMOKE
 from wsss.data.dataset import Dataset
 
@@ -50,7 +53,11 @@ def dataset(n_images: int, n_classes: int = 20) -> Dataset:
 
 def expected(data: Dataset, step: str, *overrides: str) -> Needs:
     config = typed(compose(["data=folder", "data.root=nowhere", "data.image_size=512", "threads=1", *RESNET50, *overrides]))
-    return expected_needs(step, config, data, derive_lists(config, data)[step])
+    return of(step, config, data, derive_lists(config, data)[step])
+
+
+def of(step: str, config: Any, data: Dataset, lists: Lists) -> Needs:
+    return BY_NAME[step].needs(setup_of(config, data, step, lists=lists))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +65,7 @@ def smoke_needs(smoke_outputs) -> dict[str, tuple[Needs, dict]]:
     """For each step of the finished run the expected needs, of the process as it was when it planned, and the manifest."""
     config = typed(compose([*SMOKE, f"outputs={smoke_outputs}"]))
     data = open_dataset(config.data)
-    return {name: (expected_needs(name, config, data, lists), json.loads((config.folder / name / "manifest.json").read_text()))
+    return {name: (of(name, config, data, lists), json.loads((config.folder / name / "manifest.json").read_text()))
             for name, lists in derive_lists(config, data).items()}
 
 
@@ -158,7 +165,7 @@ def test_a_larger_image_takes_more(sized, monkeypatch):
 
 def test_nothing_to_score_needs_nothing_of_its_own_but_the_process_which_is_measured(sized):
     config = typed(compose(["data=folder", "data.root=nowhere"]))
-    need = expected_needs("eval_cam", config, dataset(10), {"scored": (), "val": ()})
+    need = of("eval_cam", config, dataset(10), {"scored": (), "val": ()})
     assert need.disk_mb < 0.1 and need.memory_mb < 1000
     assert 300 * MIB < MEASURED_PROCESS() < 64 * 1024 * MIB
 

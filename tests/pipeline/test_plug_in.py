@@ -1,0 +1,200 @@
+"""A new step is one file in steps/, one row in pipeline/order.py and one block of values in conf/; nothing else knows of it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, SMOKE, copied
+
+STEP = '''
+    """Invert the CAMs: 1 - x."""
+
+    from dataclasses import dataclass
+
+    from steps.runtime.artifacts import Maps, encode_array
+    from steps.runtime.inference import for_each_image
+    from steps.step import IMAGES, Column, StepSettings
+
+    VERSION = 1
+    KIND = IMAGES
+    MAPS = {"": "inverted"}
+
+
+    @dataclass
+    class Settings(StepSettings):
+        split: str | None
+
+
+    def run(context):
+        cams = Maps(context.input("cams"))
+
+        def make(image_id):
+            facts = cams.facts(image_id)
+            return ({f"{image_id}.npy": encode_array(1 - cams.packed(image_id))},
+                    {name: facts[name] for name in ("height", "width", "classes", "scales")})
+        for_each_image(context, make)
+        return {}
+
+
+    def reader(folder, n_classes):
+        return Maps(folder).packed
+    '''
+SHOWN = '''
+
+    def shown(context):
+        maps = Maps(context.folder)
+        return [Column("one minus CAM", "maps", context.ids, lambda image_id: maps.map(image_id, "full").numpy())]
+    '''
+ROWS = {"make_lpcam": 'Row("make_inverted", "1 - CAM", {"cams": "make_cam"}),', "cam_to_ir_label":
+        'Row("cam_to_ir_label", "second labels", {"seeds": SEEDS, "thresholds": "eval_cam"}, name="second_ir_label"),'}
+STEPS = ("train_cam", "make_cam", "make_lpcam", "make_inverted", "eval_cam", "cam_to_ir_label", "second_ir_label", "train_irn",
+         "make_sem_seg_labels", "eval_sem_seg")
+CHOSEN = f"steps=[{','.join(STEPS)}]"
+PLANS = """
+import json, sys
+from pipeline import Pipeline
+from wsss.errors import WsssError
+
+def planned(words):
+    try:
+        return {step.name: [step.action, step.to_do, step.why] for step in Pipeline.compose(*words).plan()}
+    except WsssError as error:
+        return str(error)
+print(json.dumps([planned(words) for words in json.loads(sys.argv[1])]))
+"""
+
+
+def call(tree: Path, *words: str) -> str:
+    """What run_pipeline.py of a tree prints."""
+    result = subprocess.run([sys.executable, "run_pipeline.py", *SMOKE, CHOSEN, *words], cwd=tree, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def plans(tree: Path, *calls: tuple[str, ...]) -> list:
+    """For each list of words the plan, step -> [action, to do, why], or the error; all by one process."""
+    words = json.dumps([[*SMOKE, CHOSEN, *more] for more in calls])
+    result = subprocess.run([sys.executable, "-c", PLANS, words], cwd=tree, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def copy_code(source: Path, target: Path) -> None:
+    for name in ("pipeline", "steps", "wsss", "conf"):
+        shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(source / "run_pipeline.py", target)
+
+
+@pytest.fixture(scope="module")
+def tree(made_once, smoke_outputs):
+    """A copy of the tree with a new step and a second row of an old one; `outputs` has a finished run, continued with them. Tests
+    only read it."""
+    def make(tree: Path) -> None:
+        copy_code(ROOT, tree)
+        (tree / "steps/make_inverted.py").write_text(textwrap.dedent(STEP + SHOWN))
+        order = (tree / "pipeline/order.py").read_text()
+        for name, row in ROWS.items():
+            order, found = re.subn(rf'(\n    Row\("{name}", .*\n)', rf"\1    {row}\n", order)
+            assert found == 1
+        (tree / "pipeline/order.py").write_text(order)
+        values = (tree / "conf/recipe/base.yaml").read_text()
+        block = re.search(r"\ncam_to_ir_label:(?:\n +.*)+", values)[0].replace("cam_to_ir_label", "second_ir_label")
+        (tree / "conf/recipe/base.yaml").write_text(f"{values}\nmake_inverted: {{split: null}}\n{block}\n")
+        copied(smoke_outputs, tree / "outputs")
+        (tree / "plan.txt").write_text(call(tree, "action=plan"))
+        (tree / "run.txt").write_text(call(tree, "report.write=true"))
+    return made_once("tree", make)
+
+
+def test_the_plan_has_the_new_steps(tree):
+    plan = (tree / "plan.txt").read_text()
+    rows = {row[0]: row[1:] for line in plan.splitlines() if len(row := re.split(r"  +", line.strip())) > 1}
+    assert rows["make_inverted"] == ["run", "32 images", "?", "?", "?"]   # it does not say what it needs
+    assert rows["second_ir_label"][:3] == ["run", "24 images", "?"] and rows["second_ir_label"][3].endswith(" kB")
+    assert rows["eval_cam"][0] == "re-run" and rows["eval_cam"][-1].endswith("make_inverted now read")
+    works = {name for name, row in rows.items() if row[0] in ("run", "re-run", "continue")}
+    assert works == {"make_inverted", "eval_cam", "second_ir_label"}   # the labels read a threshold that is as before
+    assert ", disk and memory of 1 step unknown" in plan
+
+
+def test_its_maps_are_made_and_scored_beside_the_others(tree):
+    scores = json.loads((tree / "outputs/smoke/summary.json").read_text())["scores"]
+    assert list(scores) == ["make_cam", "make_lpcam_fg_only", "make_lpcam", "make_inverted", "make_sem_seg_labels"]
+    assert scores["make_inverted"]["title"] == "inverted" and scores["make_inverted"]["miou"] != scores["make_cam"]["miou"]
+    table = [re.split(r"  +", line.strip()) for line in (tree / "run.txt").read_text().splitlines()]
+    for kind, title in (("make_cam", "CAM"), ("make_inverted", "inverted")):
+        assert [row[1] for row in table if row[0] == title] == [f"{100 * scores[kind]['miou']:.1f}"]
+    for file in (tree / "outputs/smoke/make_cam").glob("*.npy"):
+        assert np.array_equal(np.load(tree / "outputs/smoke/make_inverted" / file.name), 1 - np.load(file))
+
+
+def test_a_second_row_of_a_module_makes_its_own_labels(tree):
+    first, second = (tree / "outputs/smoke" / name for name in ("cam_to_ir_label", "second_ir_label"))
+    files = sorted(path.name for path in second.glob("*.png"))
+    assert len(files) == 24 and all((second / name).read_bytes() == (first / name).read_bytes() for name in files)
+    assert json.loads((second / "manifest.json").read_text())["identity"]["second_ir_label"]["gt_prob"] == 0.7
+
+
+def test_the_report_has_its_title_and_what_it_shows(tree, tmp_path):
+    report = (tree / "outputs/smoke/report/report.html").read_text()
+    assert ">inverted<" in report and "one minus CAM" in report
+    copy_code(tree, tmp_path)
+    (tmp_path / "steps/make_inverted.py").write_text(textwrap.dedent(STEP))
+    copied(tree / "outputs", tmp_path / "outputs")
+    call(tmp_path, "action=report")
+    report = (tmp_path / "outputs/smoke/report/report.html").read_text()
+    assert ">inverted<" in report and "one minus CAM" not in report
+
+
+def test_status_and_verify(tree):
+    status, verify = call(tree, "action=status"), call(tree, "action=verify")
+    assert re.search(r"\n  make_inverted +done +32 images +finished ", status)
+    assert re.search(r"\n  second_ir_label +done +24 images +finished ", status)
+    assert re.search(r"\n  make_inverted +33 files read, 0 broken\n", verify)
+
+
+def test_only_a_missing_image_is_made_again(tree, tmp_path):
+    outputs = f"outputs={copied(tree / 'outputs', tmp_path)}"
+    lost, *others = sorted((tmp_path / "smoke/make_inverted").glob("*.npy"))
+    content, before = lost.read_bytes(), [path.stat().st_mtime_ns for path in others]
+    lost.unlink()
+    whole, marked, forced = plans(tree, (outputs,), (outputs, "make_inverted_pass=true"),
+                                  (outputs, "from_step=make_inverted", "force=true", "replace=true"))
+    assert {name: step for name, step in whole.items() if step[1]} == {"make_inverted": ["continue", 1, "1 artifact broken"]} == {
+        name: step for name, step in marked.items() if step[1]}
+    assert [name for name, (action, *_) in forced.items() if action == "re-run"] == list(STEPS[3:])
+    call(tree, outputs, "make_inverted_pass=true")
+    assert lost.read_bytes() == content and [path.stat().st_mtime_ns for path in others] == before
+
+
+def test_its_keys_and_their_misspellings(tree):
+    words = ("from_step=make_inverte", "make_inverted_pas=true", "eval_cam.threshold.make_inverted=0.3",
+             "eval_cam.threshold.make_invertd=0.3", "second_ir_label.conf_fg=2", "second_ir_label.gt_prob=2", "seed_maps=second_ir_label")
+    step, flag, threshold, kind, pair, prob, seeds = plans(tree, *((word,) for word in words))
+    assert "from_step: there is no step 'make_inverte'; did you mean 'make_inverted'?" in step
+    assert "make_inverted_pas: there is no such key; did you mean 'make_inverted_pass'?" in flag
+    assert threshold["eval_cam"][0] == "re-run" and threshold["cam_to_ir_label"][0] == "skip"
+    assert ("eval_cam.threshold.make_invertd: there is no such key; did you mean 'make_inverted'? (allowed here: make_cam, "
+            "make_lpcam_fg_only, make_lpcam, make_inverted)") in kind
+    assert pair.startswith("second_ir_label.conf_fg, conf_bg=(2.0, None) is not possible")
+    assert prob.startswith("second_ir_label.gt_prob=2.0 is not possible")
+    assert "a step of this experiment before cam_to_ir_label that makes maps (make_cam, make_lpcam, make_inverted)" in seeds
+
+
+def test_its_maps_can_be_the_seeds(tree, tmp_path):
+    """The results that do not depend on it are those of the first run; no network is trained."""
+    made = call(tree, f"outputs={tmp_path}", f"data.root={tree / 'outputs/.data'}", f"reuse_from=[{tree / 'outputs/smoke'}]",
+                "seed_maps=make_inverted", "make_sem_seg_labels.refiner=none")
+    assert re.search(r"\n  train_irn +left out +no step reads it with make_sem_seg_labels.refiner=none\n", made)
+    manifest = json.loads((tmp_path / "smoke/make_sem_seg_labels/manifest.json").read_text())
+    assert list(manifest["identity"]["reads"]) == ["make_inverted"]
+    masks, usual = ({path.name: path.read_bytes() for path in (folder / "smoke/make_sem_seg_labels").glob("*.png")}
+                    for folder in (tmp_path, tree / "outputs"))
+    assert masks.keys() == usual.keys() and masks != usual
