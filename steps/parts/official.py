@@ -58,8 +58,7 @@ class _Files:
                         file.seek(start)
                         digest.update(file.read(_ENDS))
             except OSError as error:
-                raise DataError(f"cannot read {path}: {error.strerror or error}; check its permissions, or remove it from "
-                                "import_from") from error
+                raise DataError(f"cannot read {path}: {error.strerror or error}; check its permissions, or remove it") from error
         return digest.hexdigest()
 
     def convert(self, context: StepContext, source: Path) -> dict[str, Any]:
