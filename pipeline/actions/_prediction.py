@@ -25,7 +25,7 @@ from steps.step import IMAGES, TRAINING
 from wsss.cams.maps import at_size
 from wsss.data.dataset import Dataset
 from wsss.data.images import read_image
-from wsss.errors import WsssError
+from wsss.errors import ArtifactError, WsssError
 from wsss.overlays import overlay_map, overlay_mask, write_picture
 
 ID = "image"   # of the only image in the data set
@@ -125,7 +125,9 @@ class _Work:
         row = BY_NAME[context.name]
         context.folder.mkdir()
         for file in row.COMMON:
-            shutil.copyfile(self.finished.folder.result(context.name) / file, context.folder / file)
+            if not (source := self.finished.folder.result(context.name) / file).exists():
+                raise ArtifactError(f"{source} does not exist. Run the step {context.name} first")
+            shutil.copyfile(source, context.folder / file)
         try:
             return row.run(context)
         except ImagesFailed as error:

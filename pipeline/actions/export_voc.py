@@ -48,8 +48,8 @@ def mask_step(config: Any) -> str:
     """The step whose masks are exported: the last of the experiment that makes masks. Raises ConfigError if there is none."""
     if not (makers := [name for name in config.steps if BY_NAME[name].MASKS]):
         known = " or ".join(row.name for row in BY_NAME.values() if row.MASKS)
-        raise ConfigError(f"action=export_voc needs pseudo masks, but no step of this experiment makes any ({', '.join(config.steps)}"
-                          f"). Add {known} to steps")
+        raise ConfigError(f"action=export_voc needs pseudo masks, but no step of this experiment makes any "
+                          f"({', '.join(config.steps)}). Add {known} to steps")
     return makers[-1]
 
 

@@ -11,11 +11,12 @@ import pytest
 from pipeline import Pipeline
 from pipeline.actions._prediction import Prediction, write_prediction
 from pipeline.commandline import act
+from pipeline.plan.fingerprint import IMPORTED
 from steps.runtime.artifacts import Maps
 from tests.conftest import ROOT
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask
-from wsss.errors import ConfigError, DataError
+from wsss.errors import ArtifactError, ConfigError, DataError
 
 ONE, TWO = list(CLASSES)[0], list(CLASSES)[-1]
 
@@ -90,11 +91,30 @@ def test_what_the_run_has_not_is_left_out(outputs, image, capsys):
     assert prediction.mask is None and prediction.maps.keys() == {"make_cam", "make_lpcam"}
     shutil.rmtree(outputs / "smoke/make_lpcam")
     assert look(outputs).predict(image, [ONE]).maps.keys() == {"make_cam"}
-    assert act(look(outputs, "action=predict", f"image='{image}'", f"classes=[{ONE}]")) == 0
+    assert act(look(outputs, "action=predict", f"image='{image}'", f"classes=[{ONE}]", "artifacts.layout=packed")) == 0
     assert "no mask: " in capsys.readouterr().out
     shutil.rmtree(outputs / "smoke/make_cam")
     with pytest.raises(ConfigError, match="action=predict needs train_cam, make_cam, but .*smoke has no finished make_cam"):
         look(outputs).predict(image)
+
+
+def test_imported_results_and_what_reads_them_are_left_out(outputs, image):
+    def pretend(step: str) -> None:
+        path = outputs / f"smoke/{step}/manifest.json"
+        facts = json.loads(path.read_text())
+        path.write_text(json.dumps({**facts, "sources": {}, "settings": {}, "identity": {IMPORTED: "0" * 64, "data": facts["identity"]["data"]}}))
+    pretend("make_lpcam")
+    prediction = look(outputs).predict(image, [ONE])
+    assert prediction.maps.keys() == {"make_cam"} and prediction.mask is None
+    pretend("make_cam")
+    with pytest.raises(ConfigError, match="action=predict cannot make the maps of .*smoke for another image: they were imported"):
+        look(outputs).predict(image)
+
+
+def test_nothing_is_chosen_again(outputs, image):
+    (outputs / "smoke/make_lpcam/prototypes.npz").unlink()
+    with pytest.raises(ArtifactError, match="make_lpcam/prototypes.npz does not exist. Run the step make_lpcam first"):
+        look(outputs).predict(image, [ONE])
 
 
 def test_what_cannot_be_is_refused(outputs, image, tmp_path):

@@ -4,11 +4,13 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from pipeline.commandline import act
+from steps.parts.thresholds import count
 from steps.parts.tuning import TuneSettings, choosing_ids, confident_curve
 from steps.runtime.datasets import open_dataset
 from wsss.data.folder import held_out
@@ -24,7 +26,9 @@ def contents(folder) -> dict:
 
 def test_val_chooses_again_what_it_chose_in_the_run(smoke, outputs, capsys):
     before = contents(outputs)
-    assert act(smoke("action=tune", *SMALL)) == 0
+    with patch("steps.parts.tuning.count", wraps=count) as counted:
+        assert act(smoke("action=tune", *SMALL)) == 0
+    assert counted.call_count == 3   # each kind of maps once, though two steps use the seed maps
     assert contents(outputs) == before
     folder, said = outputs / "smoke/tune/val", capsys.readouterr().out
     assert f"The run is unchanged. Curves and plot are in {folder}/" in said and "chosen by the masks of 8 images: the list val" in said
