@@ -125,7 +125,7 @@ def scored(counts: ThresholdCounts, now: dict[str, Any] | None) -> dict[str, Any
 def threshold_curve(lines: Mapping[str, dict[str, Any]]) -> Curve:
     """mIoU over the background threshold, of results of `scored` by name."""
     return Curve("mIoU; ring: best, dot: of the run", "background threshold", "mIoU, percent", [
-        Line(name, found["curve"]["threshold"], found["curve"]["miou"], marks=[
+        Line(name=name, x=found["curve"]["threshold"], y=found["curve"]["miou"], marks=[
             (found["best"]["threshold"], False), *([(found["run"]["threshold"], True)] if found["run"] else [])])
         for name, found in lines.items()], percent=True, section="thresholds")
 
@@ -184,7 +184,8 @@ def confident_lines(kind: str, pair: Mapping[str, Any]) -> Curve:
     """The curves of `confident` for one kind of maps; the marks are the pair by the rule."""
     curve = pair["curve"]
     return Curve(f"confident pixels of {kind}; dot: by the rule", "threshold", "percent of pixels", [
-        Line(f"{name}: {words}", curve["threshold"], [np.nan if value is None else value for value in curve[f"{half}_{what}"]],
+        Line(name=f"{name}: {words}", x=curve["threshold"],
+             y=[np.nan if value is None else value for value in curve[f"{half}_{what}"]],
              marks=[(pair["rule"][f"conf_{half}"], True)])
         for half, name in (("fg", "class"), ("bg", "background"))
         for what, words in (("right", "right"), ("share", "share of pixels"))], percent=True, section="thresholds")
@@ -209,7 +210,7 @@ def tune_walk(context: StepContext, tuning: Tuning) -> Tuned | None:
     by_times = {times: [point for point in points if point["exp_times"] == times]
                 for times in sorted({point["exp_times"] for point in points})}
     curve = Curve("walks, each at its best threshold", "beta", "mIoU, percent", [
-        Line(f"2^{times} steps", [point["beta"] for point in found], [point["best"]["miou"] for point in found])
+        Line(name=f"2^{times} steps", x=[point["beta"] for point in found], y=[point["best"]["miou"] for point in found])
         for times, found in by_times.items()], percent=True, section="thresholds")
     first = max(points, key=lambda point: point["best"]["miou"])
     return Tuned(result, [line], words, {"walk.csv": [("beta", "exp_times", *names), *rows]},

@@ -53,7 +53,7 @@ def test_val_chooses_again_what_it_chose_in_the_run(smoke, outputs, capsys):
     rule = result["cam_to_ir_label"]["make_lpcam"]["rule"]
     assert f"cam_to_ir_label.conf_fg={rule['conf_fg']:g} cam_to_ir_label.conf_bg={rule['conf_bg']:g}" in said
     words = said.split("to set them: ")[1].splitlines()[0].split()
-    assert smoke(*words).config.eval_cam.threshold["make_cam"] is not None and len(words) == 8
+    assert smoke(*words).composed.eval_cam.threshold.make_cam is not None and len(words) == 8
 
 
 def test_scored_labels_are_called_an_oracle_and_a_part_can_be_held_out(smoke, outputs, capsys):
