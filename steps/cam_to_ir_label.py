@@ -12,6 +12,7 @@ from typing import Any
 from steps.eval_cam import SCORES
 from steps.parts.official import OfficialLabels
 from steps.parts.thresholds import FALLBACK, confident_pair, read_chosen, require_fallback
+from steps.parts.tuning import Tuned, Tuning, confident, confident_lines
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
 from steps.runtime.inference import Made, for_each_image
@@ -120,3 +121,27 @@ def confident_thresholds(context: StepContext) -> tuple[tuple[float, float], str
         return confident_pair(choice["threshold"]), f"+0.15 / -0.10 of the threshold with the {choice['source']}"
     pair = settings.fallback[context.seeds]
     return (pair.conf_fg, pair.conf_bg), FALLBACK
+
+
+def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
+    """The confident pair of the seed maps by the rule, how often it is right, and the pair that is right often enough; None
+    without seed maps."""
+    if not context.reads("seeds"):
+        return None
+    kind, maps = context.seeds, Maps(context.input("seeds"))
+    tuning.require({kind: maps})
+    pair = confident(tuning.counts(context, maps), tuning.settings.confidence)
+    rule, best = pair["rule"], pair["best"]
+    line = (f"  {kind}: confident pair by the rule {rule['conf_fg']:g}, {rule['conf_bg']:g}: right for "
+            f"{_percent(rule['fg_right'])}, {_percent(rule['bg_right'])} of their pixels before the CRF; right for "
+            f"{_percent(pair['confidence'])}: {_value(best['conf_fg'])}, {_value(best['conf_bg'])}")
+    words = [f"{context.name}.{half}={rule[half]:g}" for half in ("conf_fg", "conf_bg")]
+    return Tuned({kind: pair}, [line], words, curves=[confident_lines(kind, pair)])
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def _value(threshold: float | None) -> str:
+    return "never" if threshold is None else f"{threshold:g}"

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steps.parts.thresholds import Chosen, choose, count, require_fallback
+from steps.parts.thresholds import Chosen, choose, count, read_chosen, require_fallback
+from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, Tuned, Tuning, at, confident_curve, rows_of, scored, threshold_curve
 from steps.runtime.artifacts import Maps, check_keys, read_arrays, read_json, write_arrays, write_json
 from steps.runtime.context import Source, StepContext, require
 from steps.step import PER_MAP, SCORE, Lists, Needs, Score, Setup, StepSettings, facts, val_with_masks
@@ -136,3 +137,22 @@ def read_maps(sources: tuple[Source, ...]) -> dict[str, Maps]:
     """The maps of finished steps by kind; without the kinds that a step was told not to save."""
     found = {kind: Maps(source.folder, folder) for source in sources for kind, folder in source.maps.items()}
     return {kind: maps for kind, maps in found.items() if not maps.kind or maps}
+
+
+def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
+    """The best background threshold of each kind of maps; None without maps."""
+    found = read_maps(context.inputs.get("maps", ()))
+    if not found:
+        return None
+    tuning.require(found)
+    result: dict[str, Any] = {}
+    lines, words, names, rows = [], [], ("threshold", *SCORE_NAMES, *CONFIDENT_NAMES), []
+    for number, (kind, maps) in enumerate(found.items()):
+        counts = tuning.counts(context, maps, number, len(found))
+        run = read_chosen(context.folder / SCORES, kind) if (context.folder / SCORES).exists() else None
+        scored_kind = result[kind] = scored(counts, run)
+        lines.append(f"  {kind}: background threshold {at(scored_kind['best'])}"
+                     + (f"; the run has {at(scored_kind['run'])}" if run else ""))
+        words.append(f"{context.name}.threshold.{kind}={scored_kind['best']['threshold']:g}")
+        rows += rows_of({**scored_kind["curve"], **confident_curve(counts)}, names, kind)
+    return Tuned(result, lines, words, {"thresholds.csv": [("maps", *names), *rows]}, [threshold_curve(result)])

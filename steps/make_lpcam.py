@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steps.parts.imported_prototypes import check_imported, digest_of_imported
+from steps.parts.imported_prototypes import FILE, check_imported, digest_of_imported
 from steps.parts.official import OfficialMaps
 from steps.parts.outcome import MARGIN, Advice, Change, Outcome, Remark
 from steps.runtime.artifacts import FG_ONLY, Maps, encode_array
@@ -35,6 +35,7 @@ VERSION = 2
 KIND = IMAGES
 MAPS = {FG_ONLY: "LPCAM-F", "": "LPCAM"}
 LOG_ONLY = frozenset({"prototype_split"})
+COMMON = (FILE,)
 OFFICIAL = OfficialMaps("lpcam_mask", lpcam=True)
 # The settings of the clustering. They have no effect if prototypes are imported.
 CLUSTERING = {"prototype_images", "prototype_seed", "n_clusters", "cam_threshold", "fg_threshold", "min_prototypes",
@@ -180,7 +181,7 @@ def run(context: StepContext) -> dict[str, Any]:
 def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
     import torch
 
-    from steps.parts.prototypes import FILE, Prototypes
+    from steps.parts.prototypes import Prototypes
 
     Prototypes(folder / FILE, n_classes, torch.device("cpu"))
     maps, fg_maps = Maps(folder), Maps(folder, FG_ONLY)

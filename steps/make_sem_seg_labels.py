@@ -17,9 +17,10 @@ import numpy as np
 
 from steps.parts.official import OfficialLabels
 from steps.parts.outcome import Advice, Change
-from steps.parts.refiner import WITHOUT_MASKS, Refiner, Unary, check_walk
+from steps.parts.refiner import WITHOUT_MASKS, Refiner, Unary, check_walk, recorded_refiner
 from steps.parts.thresholds import THRESHOLD, read_chosen, require_fallback
-from steps.runtime.artifacts import Labels, encode_array, read_array
+from steps.parts.tuning import Tuned, Tuning, tune_walk
+from steps.runtime.artifacts import Labels, Maps, encode_array, read_array
 from steps.runtime.context import StepContext, require
 from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, PER_MAP, Lists, Needs, Setup, StepSettings, facts, val_with_masks
@@ -161,7 +162,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
     refining = Refining(context)
     chosen = choose_refiner(context, refining)
-    refiner = Refiner(chosen["refiner"])
+    refiner = recorded_refiner(chosen, context.folder / THRESHOLD)
 
     def make(image_id: str) -> Made:
         label, soft = refining(image_id, refiner, chosen["threshold"])
@@ -220,3 +221,18 @@ def advice(change: Change) -> list[Advice]:
         return [crf, (f"{key}.beta", beta / 2, "a walk that crosses weak edges more easily"),
                 (f"{irn}.epochs", 2 * change.outcome.epochs(irn, 6), "edges that were trained longer")]
     return [crf, *shorter, (f"{key}.beta", 2 * beta, "a walk that keeps to the inside of edges")]
+
+
+def soft(context: StepContext, image_id: str) -> dict[str, np.ndarray]:
+    """The walked maps, if the refiner of the run has a walk."""
+    from steps.parts.walk import Walk
+
+    path = context.folder / THRESHOLD
+    if not recorded_refiner(read_chosen(path), path).walks:
+        return {}
+    return {"walk": Walk(context, Maps(context.input("seeds"))).in_size(image_id).cpu().numpy()}
+
+
+def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
+    """The best walk and its background threshold."""
+    return tune_walk(context, tuning)

@@ -11,8 +11,8 @@
 Optional, with the defaults at the end of this file: what it makes (`MAPS`, `MASKS`, `MEASURES`), what its results depend on
 (`LOG_ONLY`, `INSTEAD`, `identity`, `seen_by`, `unused`), its lists (`lists`, `TRUTH`), checks (`check`), cost (`needs`), its
 scores and what the report shows and says (`scores`, `shown`, `named`, `advice`, `remarks`), and what the actions do with it
-(`OFFICIAL`, `classify`, `COMMON`, `tune`). `prepare(context)` makes the files `COMMON`, which all images need, before several
-shards run at once.
+(`OFFICIAL`, `classify`, `COMMON`, `soft`, `tune`). `prepare(context)` makes the files `COMMON`, which all images need, before
+several shards run at once.
 
 The planner imports the module of a step too, so slow imports, above all torch, are inside its functions.
 A step reads artifacts through `context.input(role)` and writes only into `context.folder`. It uses neither the run folder nor
@@ -253,6 +253,11 @@ def shown(context: StepContext) -> list[Curve | Matrix | Table | Column | Sheet]
     return []
 
 
+def soft(context: StepContext, image_id: str) -> Mapping[str, np.ndarray]:
+    """Maps (K, H, W) float32 in [0, 1] of an image, in its size, by name, that a finished IMAGES step uses but does not write."""
+    return {}
+
+
 def named(title: str, score: Mapping[str, Any]) -> tuple[str, str]:
     """The name of a result in a headline, and the beginning of a sentence about it, from its score."""
     return title, f"{noun(title)} {'are' if plural(title) else 'is'}"
@@ -272,4 +277,4 @@ def remarks(name: str, outcome: Outcome) -> list[Remark]:
 
 prepare: Callable[[StepContext], None] | None = None
 classify: Callable[[StepContext, str], np.ndarray] | None = None   # (context, image id) -> probabilities (C,) of the classes
-tune: Callable[..., Any] | None = None                             # see `pipeline.actions.tune`
+tune: Callable[..., Any] | None = None   # (context, `steps.parts.tuning.Tuning`) -> `Tuned`, or None if it cannot

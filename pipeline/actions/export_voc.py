@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.actions._export import Settings, export_target
+from pipeline.order import BY_NAME
 from pipeline.plan.plan import survey
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.artifacts import Labels
 from steps.runtime.journal import unfinished
-from steps.step import val_with_masks
+from steps.step import TRAINING, val_with_masks
 from wsss.data.dataset import Dataset
 from wsss.data.findings import Finding, report_table
 from wsss.data.images import encode_jpeg, encode_mask, is_upright_jpeg
@@ -27,13 +28,12 @@ from wsss.errors import ConfigError
 from wsss.files import write_bytes
 
 __all__ = ["Settings", "do", "run"]
-STEP = "make_sem_seg_labels"
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"
 
 
 def do(pipeline: Any) -> list[Finding]:
     """Write the folder `export_to` (see `export_voc`). Raises WsssError."""
-    with pipeline.reading([STEP]):
+    with pipeline.reading([mask_step(pipeline.config)]):
         pipeline.console.start("export_voc")
         command = pipeline.command.replace(" force=true", "")   # force applies to the export folder, not to the steps
         return export_voc(pipeline.config, pipeline.dataset, pipeline.folder, command, pipeline.console.progress)
@@ -44,11 +44,26 @@ def run(pipeline: Any) -> int:
     return 0
 
 
+def mask_step(config: Any) -> str:
+    """The step whose masks are exported: the last of the experiment that makes masks. Raises ConfigError if there is none."""
+    if not (makers := [name for name in config.steps if BY_NAME[name].MASKS]):
+        known = " or ".join(row.name for row in BY_NAME.values() if row.MASKS)
+        raise ConfigError(f"action=export_voc needs pseudo masks, but no step of this experiment makes any "
+                          f"({', '.join(config.steps)}). Add {known} to steps")
+    return makers[-1]
+
+
+def training_list(config: Any) -> str:
+    """The list of the first training of the experiment."""
+    trainings = (name for name in config.steps if BY_NAME[name].KIND == TRAINING)
+    return next((getattr(config, name).split for name in trainings), None) or "train"
+
+
 def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
                progress: Callable[[str, int, int, str], None]) -> list[Finding]:
     """Write the folder `config.export_to`; return the lines of a report. `command` runs the pipeline and is used in messages.
 
-    The training list is the list of train_cam. All files are checked before the first is written: each id of the list has a
+    The training list is that of the first training. All files are checked before the first is written: each id of the list has a
     finished pseudo mask of this configuration, val has ground truth and shares no image with the list, and every mask has the
     size of its image and only values 0..C and 255. Files that already exist with the same content are skipped, so an
     interrupted call can be repeated.
@@ -62,11 +77,11 @@ def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
         if a mask is damaged or does not match its image.
     """
     target = export_target(config, dataset, folder, "export_voc")
-    split = config.train_cam.split or "train"
+    split, step = training_list(config), mask_step(config)
     train, val = dataset.list_ids(split), val_with_masks(dataset)
-    _check_masks(config, dataset, folder, command, split, train)
+    _check_masks(config, dataset, folder, command, step, split, train)
     name = split if split in dataset.lists else "train"
-    files = dict(_files(dataset, folder.result(STEP), {name: train, "val": val}))
+    files = dict(_files(dataset, folder.result(step), {name: train, "val": val}))
     missing, different = [], []
     for number, (file, source) in enumerate(files.items(), start=1):
         content = source()   # raises if it does not match
@@ -89,21 +104,22 @@ def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
             Finding(f"files in {target}", len(files), None, f"{len(missing):,} new, {len(different):,} replaced")]
 
 
-def _check_masks(config: Any, dataset: Dataset, folder: RunFolder, command: str, split: str, train: tuple[str, ...]) -> None:
+def _check_masks(config: Any, dataset: Dataset, folder: RunFolder, command: str, step: str, split: str,
+                 train: tuple[str, ...]) -> None:
     """Raise ConfigError if pseudo masks are stale or missing, or the list overlaps val."""
     if both := set(train) & set(dataset.lists["val"]):
         raise ConfigError(f"{len(both)} ids of the training list {split} are in val, for example {min(both)!r}: their masks "
                           "cannot be pseudo masks and ground truth at once. Train on a list without them")
-    planned = {planned.name: planned for planned in survey(config, dataset, folder)}.get(STEP)
-    manifest = folder.manifest(STEP)
+    planned = {planned.name: planned for planned in survey(config, dataset, folder)}.get(step)
+    manifest = folder.manifest(step)
     if planned is None or manifest is None or manifest["fingerprint"] != planned.fingerprint:
         why = planned.why if planned and planned.why else "the step is not finished"
         raise ConfigError(f"{folder.path} has no pseudo masks of this configuration ({why}). Make them first: {command}")
-    missing = unfinished(folder.result(STEP), train, dataset)
+    missing = unfinished(folder.result(step), train, dataset)
     if missing:
         raise ConfigError(f"the pseudo masks cover {len(train) - len(missing)} of the {len(train)} ids of the training list "
                           f"{split} (first missing: {next(iter(missing))!r}). Make the others first: {command} "
-                          f"{STEP}.split={split}")
+                          f"{step}.split={split}")
 
 
 def _files(dataset: Dataset, masks: Path, lists: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, partial[bytes]]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.order import BY_NAME, STEPS
-from pipeline.plan.fingerprint import imported_identity
+from pipeline.plan.fingerprint import IMPORTED, imported_identity
 from pipeline.plan.plan import ABSENT, CONTINUE, DONE, PARTIAL, RERUN, RUN, SKIP, STALE, PlannedStep
 from pipeline.plan.selection import selected
 from pipeline.runfolder.folder import RunFolder
@@ -61,7 +61,7 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
     """Set the state and action of an imported step."""
     manifest = folder.manifest(planned.name)
     current = manifest is not None and manifest["fingerprint"] == planned.fingerprint
-    if manifest is not None and not current and "imported" not in manifest["identity"] and not config.replace:
+    if manifest is not None and not current and IMPORTED not in manifest["identity"] and not config.replace:
         raise ConfigError(f"{planned.name} is finished in {folder.result(planned.name)} and would be replaced by the "
                           "import. Set replace=true to allow it, or name=NAME for another run")
     place = folder.result(planned.name) if current else folder.partial(planned.name, planned.fingerprint)

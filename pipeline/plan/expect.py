@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from pipeline.plan.fingerprint import IMPORTED
 from pipeline.plan.lists import imported_file, setup_of
 from pipeline.plan.plan import PlannedStep, work_folder
 from pipeline.runfolder.folder import RunFolder
@@ -33,7 +34,7 @@ def expect(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSte
 
     runs = [folder] + ([planned.donor.folder] if planned.donor else [])
     former = [manifest for run in runs if (manifest := run.manifest(planned.name))
-              and manifest["device"].split(":")[0] == device and ("imported" in manifest["identity"]) == planned.imported]
+              and manifest["device"].split(":")[0] == device and (IMPORTED in manifest["identity"]) == planned.imported]
     rate = next((manifest["made"]["seconds"] / manifest["made"]["units"] for manifest in former if manifest["made"]["units"]),
                 _journal_rate(folder, planned))
     file = imported_file(config, planned.name)

@@ -20,6 +20,7 @@ from wsss.files import user_path
 from wsss.networks.facts import file_sha256
 
 DIGEST = re.compile("[0-9a-f]{32,}")
+IMPORTED = "imported files"   # key of the identity of an imported result: the digest of its files
 
 
 def identities(config: Any, dataset: Dataset, lists: dict[str, Lists],
@@ -44,7 +45,7 @@ def identities(config: Any, dataset: Dataset, lists: dict[str, Lists],
 def imported_identity(dataset: Dataset, name: str, digest: str) -> dict[str, Any]:
     """The identity of a step that is imported from files with this digest; it does not depend on settings."""
     frame = {} if BY_NAME[name].KIND == TRAINING else frame_of(dataset)
-    return {"imported": digest, "data": {"classes": list(dataset.classes), **frame}}
+    return {IMPORTED: digest, "data": {"classes": list(dataset.classes), **frame}}
 
 
 def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dict[str, dict], name: str,
@@ -81,8 +82,8 @@ def fingerprint(identity: dict) -> str:
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
     """The differences of two identities, as "key: old -> new"."""
-    if not key and ("imported" in old) != ("imported" in new):
-        return ["now imported" if "imported" in new else "no longer imported"]
+    if not key and (IMPORTED in old) != (IMPORTED in new):
+        return ["now imported" if IMPORTED in new else "no longer imported"]
     if isinstance(old, dict) and isinstance(new, dict):
         names = dict.fromkeys([*old, *new])
         return [line for name in names

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.order import BY_NAME, Row
-from pipeline.plan.fingerprint import differences, fingerprint, identities
+from pipeline.plan.fingerprint import IMPORTED, differences, fingerprint, identities
 from pipeline.plan.lists import derive_lists, imported_file, reads_of, setup_of, unread_steps
 from pipeline.plan.selection import selected
 from pipeline.runfolder.folder import RunFolder
@@ -68,7 +68,7 @@ class PlannedStep:
     @property
     def imported(self) -> bool:
         """Whether the step is imported: a training by its setting `weights`, maps and labels by the action."""
-        return "imported" in self.identity
+        return IMPORTED in self.identity
 
     @property
     def to_do(self) -> int:
@@ -257,7 +257,7 @@ def _check_reads(config: Any, planned: PlannedStep, plan: dict[str, PlannedStep]
 
 def _check_replacing(config: Any, folder: RunFolder, planned: PlannedStep) -> None:
     manifest = folder.manifest(planned.name)
-    if planned.step.KIND != TRAINING or config.replace or manifest is None or "imported" in manifest["identity"]:
+    if planned.step.KIND != TRAINING or config.replace or manifest is None or IMPORTED in manifest["identity"]:
         return   # an imported training can be imported again
     if work_folder(folder, planned) != folder.result(planned.name):
         raise ConfigError(f"{planned.name} is finished in {folder.result(planned.name)} and would be replaced ({planned.why}). "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.order import BY_NAME
+from pipeline.plan.fingerprint import IMPORTED
 from pipeline.runfolder.claims import LOCKS, Claims, Owner
 from steps.runtime.artifacts import read_json, write_json
 from steps.runtime.inference import FAILED
@@ -79,7 +80,7 @@ class RunFolder:
     def imported(self, step: str) -> str | None:
         """The digest of the files that a finished "images" step was imported from; None if it was not imported."""
         manifest = self.manifest(step) if BY_NAME[step].KIND == IMAGES else None
-        return manifest["identity"].get("imported") if manifest else None
+        return manifest["identity"].get(IMPORTED) if manifest else None
 
     def begun(self, partial: Path) -> dict | None:
         """The identity recorded in a partial folder; None if there is none."""

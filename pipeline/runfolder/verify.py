@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.order import BY_NAME
+from pipeline.plan.fingerprint import IMPORTED
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.artifacts import File, quarantine
 from steps.runtime.journal import INDEX, file_sum, journal_lines
@@ -57,7 +58,7 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
         for file, recorded in manifest["files"].items():
             if file != INDEX or not problems:   # a damaged index is not renamed: its readable lines are still used
                 _check(result, place / file, recorded)
-        if "imported" in manifest["identity"] and lines:
+        if IMPORTED in manifest["identity"] and lines:
             reader = row.OFFICIAL.reader
         read, packs = _reader(result, reader, place, len(dataset.classes)), OpenFiles(place)
         for number, line in enumerate(lines, start=1):
@@ -68,7 +69,7 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
     except ArtifactError as error:
         result.note = str(error)
         quarantine(error)
-    result.needs_replace = (row.KIND == TRAINING and bool(result.broken) and "imported" not in manifest["identity"]
+    result.needs_replace = (row.KIND == TRAINING and bool(result.broken) and IMPORTED not in manifest["identity"]
                             and not (folder.result(name) / STATE).exists())
     return result
 

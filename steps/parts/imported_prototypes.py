@@ -11,6 +11,7 @@ from wsss.errors import DataError, WeightsError
 from wsss.files import user_path
 from wsss.networks.facts import file_sha256
 
+FILE = "prototypes.npz"   # in the folder of the step
 NEEDED = ("center", "class_index", "is_background", "kept")   # the arrays of a prototypes.npz that the maps need
 
 

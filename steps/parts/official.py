@@ -1,4 +1,5 @@
-"""The files of the official code (LPCAM, IRN) that a step can be imported from and exported to: its `OFFICIAL`.
+"""The files of the official code (LPCAM, IRN) that a step can be imported from and exported to: its `OFFICIAL`. The step
+`imported` reads the same maps.
 
 Imported maps have two sizes only: `ID.npy` is the official `high_res`, `strided/ID.npy` the official `cam`, both float16. They
 are marked in the index, and `Maps` (`steps.runtime.artifacts`) reads both. Imported labels have the same format as computed ones.
@@ -6,6 +7,7 @@ are marked in the index, and `Maps` (`steps.runtime.artifacts`) reads both. Impo
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy as np
 
 from steps.runtime.artifacts import STRIDED, Labels, Maps, encode_array, write_json
 from steps.runtime.context import StepContext
-from steps.runtime.inference import for_each_image
+from steps.runtime.inference import Made, for_each_image
 from steps.runtime.journal import Lines
 from steps.runtime.schedule import WEIGHTS
 from wsss.data.dataset import Dataset
@@ -29,8 +31,8 @@ _ENDS = 4096   # bytes at each end of a file that enter its digest
 
 
 @dataclass(frozen=True)
-class _Files:
-    """A folder with one file for each image, as run_sample.py names it."""
+class _Files(ABC):
+    """A folder with one file for each image. `name`: as in run_sample.py; "": the files are directly in `parent`."""
 
     name: str
     suffix: ClassVar[str]
@@ -58,8 +60,7 @@ class _Files:
                         file.seek(start)
                         digest.update(file.read(_ENDS))
             except OSError as error:
-                raise DataError(f"cannot read {path}: {error.strerror or error}; check its permissions, or remove it from "
-                                "import_from") from error
+                raise DataError(f"cannot read {path}: {error.strerror or error}; check its permissions, or remove it") from error
         return digest.hexdigest()
 
     def convert(self, context: StepContext, source: Path) -> dict[str, Any]:
@@ -67,8 +68,9 @@ class _Files:
         for_each_image(context, lambda image_id: self._convert(context, source, image_id))
         return {"imported_from": str(source.resolve())}
 
-    def _convert(self, context: StepContext, source: Path, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
-        raise NotImplementedError
+    @abstractmethod
+    def _convert(self, context: StepContext, source: Path, image_id: str) -> Made:
+        """The files of one image and the facts for the index."""
 
     def why_not(self, folder: Path) -> str:
         """Why the finished step in `folder` has no official form; empty if it has."""
@@ -106,7 +108,7 @@ class OfficialMaps(_Files):
         """The official maps are float32 at full size."""
         return sum(4 * len(line["classes"]) * line["height"] * line["width"] * (1 + 1 / 16) for line in Lines(folder).values())
 
-    def _convert(self, context: StepContext, source: Path, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+    def _convert(self, context: StepContext, source: Path, image_id: str) -> Made:
         from wsss.cams.maps import SCALES
         from wsss.official import read_maps
 
@@ -145,7 +147,7 @@ class OfficialLabels(_Files):
             write_json(context.folder / name, content)
         return super().convert(context, source)
 
-    def _convert(self, context: StepContext, source: Path, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+    def _convert(self, context: StepContext, source: Path, image_id: str) -> Made:
         dataset, path = context.dataset, self.path(source, image_id)
         size = dataset.size(image_id) if self.original else dataset.working_size(image_id)
         label = read_mask(path)

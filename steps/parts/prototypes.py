@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from steps.parts.imported_prototypes import NEEDED, read_imported
+from steps.parts.imported_prototypes import FILE, NEEDED, read_imported
 from steps.runtime.artifacts import Maps, read_arrays, write_arrays
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext, require_prepared
@@ -33,7 +33,7 @@ from wsss.cams.lpcam import class_probability, mean_direction, select_prototypes
 from wsss.classifiers.plain import Classifier
 from wsss.seeding import generator
 
-FILE, MEAN = "prototypes.npz", "mean.npz"   # mean.npz is in the folder of the finished classes
+MEAN = "mean.npz"   # in the folder of the finished classes
 NEAREST = 9
 SHOWN = 8   # classes in a warning
 

@@ -1,24 +1,29 @@
-"""Scores over thresholds and settings of the walk on the stored maps of a finished run, to choose both.
+"""Scores over thresholds and settings of the walk on the stored maps of a finished run, to choose both: the function `tune` of a
+step, and what these functions share.
 
-It writes no artifact of a step. The maps are read from the run; the walks are computed again.
+They write no artifact of a step. The maps are read from the run; the walks are computed again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steps.eval_cam import SCORES, count_maps, read_maps
-from steps.parts.thresholds import THRESHOLD, confident_pair, read_chosen
+from steps.parts.thresholds import THRESHOLD, confident_pair, count, read_chosen
+from steps.runtime.artifacts import Maps
 from steps.runtime.context import StepContext, require
+from steps.step import Curve, Line
 from wsss.data.dataset import Dataset
 from wsss.data.folder import held_out
 from wsss.errors import ConfigError
 from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from steps.parts.walk import Walk
 
 SCORE_NAMES = ("miou", "fp", "fn", "precision", "recall")
@@ -41,6 +46,41 @@ class TuneSettings:
         require(0 < self.confidence < 1, "tune.confidence", self.confidence, "a share above 0 and below 1")
         require(all(beta > 0 for beta in self.beta), "tune.beta", self.beta, "numbers above 0")
         require(all(0 <= times <= 16 for times in self.exp_times), "tune.exp_times", self.exp_times, "numbers from 0 to 16")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a step found. `result` is JSON-able."""
+
+    result: dict[str, Any]
+    lines: list[str]                                   # of text: the best values, and those of the run
+    words: list[str]                                   # KEY=VALUE: the settings that have the best values
+    tables: dict[str, list[Sequence[Any]]] = field(default_factory=dict)   # name of a CSV file -> rows, the first has the heads
+    curves: list[Curve] = field(default_factory=list)
+
+
+class Tuning:
+    """The images whose masks are used, and what is counted on them: each kind of maps once, whatever number of steps ask."""
+
+    def __init__(self, settings: TuneSettings, ids: tuple[str, ...]):
+        self.settings, self.ids = settings, ids
+        self._counts: dict[Path, ThresholdCounts] = {}
+
+    def require(self, found: Mapping[str, Maps]) -> None:
+        """Raise ConfigError if maps, by kind, do not cover the images."""
+        for kind, maps in found.items():
+            if missing := [image_id for image_id in self.ids if image_id not in maps.index]:
+                raise ConfigError(f"tune.split={self.settings.split!r}: the run has no {kind} maps of {len(missing)} of its "
+                                  f"{len(self.ids)} images (first missing: {missing[0]!r}). Choose a list that the run covers, "
+                                  f"or make them with {maps.step}.split")
+
+    def counts(self, context: StepContext, maps: Maps, number: int = 0, of: int = 1) -> ThresholdCounts:
+        """The confusion counts of stored maps at full size, at all thresholds. These are the maps `number` of `of`."""
+        if maps.folder not in self._counts:
+            self._counts[maps.folder] = count(
+                context, self.ids, lambda image_id: maps.map(image_id, "full", context.runtime.device), maps.classes, "maps",
+                THRESHOLDS, number * len(self.ids), of * len(self.ids))
+        return self._counts[maps.folder]
 
 
 def choosing_ids(dataset: Dataset, settings: TuneSettings) -> tuple[str, ...]:
@@ -72,58 +112,35 @@ def _is_test(name: str) -> bool:
     return name.replace("\\", "/").rpartition("/")[2].lower().startswith("test")
 
 
-def tune(context: StepContext, settings: TuneSettings) -> dict[str, Any]:
-    """Score on `context.lists["ids"]`; `context.settings` are those of the run's walk.
-
-    Returns
-    -------
-    "maps": for each kind of map the curve over background thresholds, its best, the run's own, and the confident pair;
-    "walk": for each pair of exponents the curve and its best; None if the run has no walk.
-
-    Raises ConfigError if the run has no maps of some of the images.
-    """
-    from steps.parts.walk import Walk
-
-    ids, kinds = context.ids, read_maps(context.inputs["maps"])
-    seeds = kinds.get(context.seed_maps)
-    walk = Walk(context, seeds) if seeds is not None and "train_irn" in context.inputs else None
-    for name, maps in kinds.items():
-        if missing := [image_id for image_id in ids if image_id not in maps.index]:
-            raise ConfigError(f"tune.split={settings.split!r}: the run has no {name} maps of {len(missing)} of its {len(ids)} "
-                              f"images (first missing: {missing[0]!r}). Choose a list that the run covers, or make them with "
-                              f"{maps.step}.split")
-    total = len(ids) * (len(kinds) + bool(walk))
-    result: dict[str, Any] = {"maps": {}, "walk": None}
-    for number, (kind, maps) in enumerate(kinds.items()):
-        counts = count_maps(context, maps, ids, THRESHOLDS, number * len(ids), total)
-        result["maps"][kind] = _scored(counts, _now(context, kind)) | {"confident": _confident(counts, settings.confidence)}
-    if walk:
-        result["walk"] = _walks(context, settings, walk, len(kinds) * len(ids), total)
-    return result
-
-
-def _now(context: StepContext, kind: str) -> dict[str, Any] | None:
-    """The threshold of the run and its source; None if it has none yet."""
-    step, name = ("make_sem_seg_labels", THRESHOLD) if kind == "walk" else ("eval_cam", SCORES)
-    if step not in context.inputs:
-        return None
-    chosen = read_chosen(context.inputs[step] / name, None if kind == "walk" else kind)
-    if kind == "walk" and chosen.get("refiner") != "walk":   # the run's threshold is of other scores
-        return None
-    return {key: chosen[key] for key in ("threshold", "source")}
-
-
-def _scored(counts: ThresholdCounts, now: dict[str, Any] | None) -> dict[str, Any]:
+def scored(counts: ThresholdCounts, now: dict[str, Any] | None) -> dict[str, Any]:
     """The curve over the thresholds, the best of it, and the run's own threshold on the same images."""
     scores = [counts.scores(i) for i in range(len(counts.thresholds))]
     threshold, best = counts.best()
     if now is not None:
-        now = {**now, "miou": scores[counts.nearest(now["threshold"])].miou}
+        now = {"threshold": now["threshold"], "source": now["source"], "miou": scores[counts.nearest(now["threshold"])].miou}
     return {"best": {"threshold": threshold, "miou": best.miou}, "run": now,
             "curve": {"threshold": list(counts.thresholds), **{name: [getattr(s, name) for s in scores] for name in SCORE_NAMES}}}
 
 
-def _confident(counts: ThresholdCounts, confidence: float) -> dict[str, Any]:
+def threshold_curve(lines: Mapping[str, dict[str, Any]]) -> Curve:
+    """mIoU over the background threshold, of results of `scored` by name."""
+    return Curve("mIoU; ring: best, dot: of the run", "background threshold", "mIoU, percent", [
+        Line(name=name, x=found["curve"]["threshold"], y=found["curve"]["miou"], marks=[
+            (found["best"]["threshold"], False), *([(found["run"]["threshold"], True)] if found["run"] else [])])
+        for name, found in lines.items()], percent=True, section="thresholds")
+
+
+def at(point: Mapping[str, Any]) -> str:
+    """A threshold and its mIoU as text."""
+    return f"{point['threshold']:.2f} (mIoU {100 * point['miou']:.1f})"
+
+
+def rows_of(curve: Mapping[str, Iterable[Any]], names: Sequence[str], *first: Any) -> list[tuple[Any, ...]]:
+    """The values `names` of a curve as rows that begin with `first`."""
+    return [(*first, *values) for values in zip(*(curve[name] for name in names))]
+
+
+def confident(counts: ThresholdCounts, confidence: float) -> dict[str, Any]:
     """The pair (conf_fg, conf_bg): by the rule of LPCAM's author, and by the accuracy of each threshold without a CRF.
 
     The second is the lowest conf_fg and the highest conf_bg that are right for the share `confidence` of the pixels they
@@ -138,7 +155,8 @@ def _confident(counts: ThresholdCounts, confidence: float) -> dict[str, Any]:
     rule = dict(zip(("conf_fg", "conf_bg"), confident_pair(counts.best()[0])))
     at = {half: counts.nearest(rule[f"conf_{half}"]) for half in ("fg", "bg")}
     measured = {f"{half}_{what}": curve[f"{half}_{what}"][at[half]] for half in ("fg", "bg") for what in ("right", "share")}
-    return {"rule": {**rule, **measured}, "confidence": confidence, "best": {"conf_fg": fg, "conf_bg": bg}, "curve": curve}
+    return {"rule": {**rule, **measured}, "confidence": confidence, "best": {"conf_fg": fg, "conf_bg": bg},
+            "curve": {"threshold": list(counts.thresholds), **curve}}
 
 
 def confident_curve(counts: ThresholdCounts) -> dict[str, list[float | None]]:
@@ -162,24 +180,66 @@ def _shares(part: np.ndarray, whole: np.ndarray | int) -> list[float | None]:
     return [float(p / w) if w else None for p, w in np.broadcast(part, whole)]
 
 
-def _walks(context: StepContext, settings: TuneSettings, walk: Walk, before: int, total: int) -> dict[str, Any]:
+def confident_lines(kind: str, pair: Mapping[str, Any]) -> Curve:
+    """The curves of `confident` for one kind of maps; the marks are the pair by the rule."""
+    curve = pair["curve"]
+    return Curve(f"confident pixels of {kind}; dot: by the rule", "threshold", "percent of pixels", [
+        Line(name=f"{name}: {words}", x=curve["threshold"],
+             y=[np.nan if value is None else value for value in curve[f"{half}_{what}"]],
+             marks=[(pair["rule"][f"conf_{half}"], True)])
+        for half, name in (("fg", "class"), ("bg", "background"))
+        for what, words in (("right", "right"), ("share", "share of pixels"))], percent=True, section="thresholds")
+
+
+def tune_walk(context: StepContext, tuning: Tuning) -> Tuned | None:
+    """The scores of the walks with each pair of `tune.beta` and `tune.exp_times`; None without IRN or without seed maps."""
+    if not (context.reads("seeds") and context.reads("irn")):
+        return None
+    from steps.parts.walk import Walk
+
+    maps = Maps(context.input("seeds"))
+    tuning.require({context.seeds: maps})
+    result = _walks(context, tuning, Walk(context, maps))
+    best, run, points = result["best"], result["run"], result["points"]
+    line = (f"  walk from {context.seeds}: beta {best['beta']:g}, exp_times {best['exp_times']}, background threshold "
+            f"{at(best)}; the run has {run['beta']:g}, {run['exp_times']}" + (f", {at(run)}" if "threshold" in run else ""))
+    words = [f"{context.name}.{key}={best[name]:g}" for key, name in
+             (("beta", "beta"), ("exp_times", "exp_times"), ("bg_threshold", "threshold"))]
+    names = ("threshold", *SCORE_NAMES)
+    rows = [row for point in points for row in rows_of(point["curve"], names, point["beta"], point["exp_times"])]
+    by_times = {times: [point for point in points if point["exp_times"] == times]
+                for times in sorted({point["exp_times"] for point in points})}
+    curve = Curve("walks, each at its best threshold", "beta", "mIoU, percent", [
+        Line(name=f"2^{times} steps", x=[point["beta"] for point in found], y=[point["best"]["miou"] for point in found])
+        for times, found in by_times.items()], percent=True, section="thresholds")
+    first = max(points, key=lambda point: point["best"]["miou"])
+    return Tuned(result, [line], words, {"walk.csv": [("beta", "exp_times", *names), *rows]},
+                 [threshold_curve({"walk (best)": {**first, "run": None}}), curve])
+
+
+def _walks(context: StepContext, tuning: Tuning, walk: Walk) -> dict[str, Any]:
     """Score every walk on every image; the edge map of an image is computed once."""
-    own, dataset, maps = (context.settings.beta, context.settings.exp_times), context.dataset, walk.maps
+    own, dataset, settings = (context.settings.beta, context.settings.exp_times), context.dataset, tuning.settings
     pairs = sorted({own, *((beta, times) for beta in settings.beta for times in settings.exp_times)})
     counts = {pair: ThresholdCounts(len(dataset.classes)) for pair in pairs}
-    for number, image_id in enumerate(context.ids, start=1):
+    for number, image_id in enumerate(tuning.ids, start=1):
         truth, (walked, edge) = dataset.mask(image_id), walk(image_id)
         for pair in pairs:
             context.runtime.check_stop()
             soft = walk.soft(walked if pair == own else walk.again(edge, image_id, *pair), image_id, dataset.size(image_id))
-            counts[pair].update(soft, maps.classes(image_id), truth)
-        context.runtime.progress(before + number, total, f"images, {len(pairs)} walks each")
-    points = []
-    for (beta, times), counted in counts.items():
-        now = _now(context, "walk") if (beta, times) == own else None
-        points.append({"beta": beta, "exp_times": times, **_scored(counted, now)})
+            counts[pair].update(soft, walk.maps.classes(image_id), truth)
+        context.runtime.progress(number, len(tuning.ids), f"images, {len(pairs)} walks each")
+    points = [{"beta": pair[0], "exp_times": pair[1], **scored(counted, _threshold_of_walk(context) if pair == own else None)}
+              for pair, counted in counts.items()]
     best = max(points, key=lambda point: point["best"]["miou"])
-    current = next(point for point in points if (point["beta"], point["exp_times"]) == own)
-    return {"seed_maps": context.seed_maps, "points": points,
+    current = points[pairs.index(own)]
+    return {"seed_maps": context.seeds, "points": points,
             "best": {"beta": best["beta"], "exp_times": best["exp_times"], **best["best"]},
             "run": {"beta": own[0], "exp_times": own[1], **(current["run"] or {})}}
+
+
+def _threshold_of_walk(context: StepContext) -> dict[str, Any] | None:
+    """The background threshold of the run; None if it has none of walked maps without a CRF."""
+    path = context.folder / THRESHOLD
+    chosen = read_chosen(path) if path.exists() else {}
+    return chosen if chosen.get("refiner") == "walk" else None

@@ -27,6 +27,10 @@ class Walk:
         highest = walked.max() if walked.numel() else walked.new_zeros(())
         return (walked / highest if highest > 0 else walked), edge[0]
 
+    def in_size(self, image_id: str) -> torch.Tensor:
+        """The walked maps (K, H, W) in the size of the image, divided by their common maximum."""
+        return self.soft(self(image_id)[0], image_id, self.context.dataset.size(image_id))
+
     def again(self, edge: torch.Tensor, image_id: str, beta: float, exp_times: int) -> torch.Tensor:
         """The walked maps for other exponents, from the edge map (h, w) of the image; not divided: `soft` does that."""
         settings = self.context.settings

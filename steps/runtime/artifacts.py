@@ -152,7 +152,7 @@ def quarantine(error: BaseException) -> Path | None:
 class Maps:
     """The maps of a finished step (make_cam, make_lpcam): one `ID.npy` per image, facts in the index.
 
-    Maps are packed, on the feature grid of every scale; imported maps (`steps.parts.imported`) are at full size and at stride 4.
+    Maps are packed, on the feature grid of every scale; imported maps (`steps.parts.official`) are at full size and at stride 4.
     `kind` is "" for the main maps of the step, or the name of a sub-folder (`fg_only`).
     """
 

@@ -288,7 +288,7 @@ def test_the_example_of_the_readme(tmp_path, monkeypatch):
     names: dict = {}
     exec(code.replace('"experiment=smoke"', ", ".join(map(repr, SMOKE))), names)
     assert (tmp_path / "outputs/first/summary.json").exists()
-    assert names["pipeline"].results()["eval_sem_seg"]["miou"] == names["summary"]["eval_sem_seg"]["miou"]
+    assert names["pipeline"].results()["scores"]["make_sem_seg_labels"]["miou"] == names["summary"]["scores"]["make_sem_seg_labels"]["miou"]
 
 
 def test_an_action_is_a_file(tmp_path):

@@ -11,6 +11,7 @@ from PIL import ExifTags, Image
 from torchvision.datasets import VOCSegmentation
 
 from pipeline import Pipeline
+from pipeline.actions.export_voc import training_list
 from pipeline.commandline import act
 from pipeline.plan.plan import work_folder
 from pipeline.runfolder.folder import MANIFEST_KEYS
@@ -90,12 +91,19 @@ def test_a_second_call_writes_what_is_missing_and_replaces_what_differs_only_by_
 @pytest.mark.parametrize("overrides, message", [
     (["train_irn.epochs=3"], r"has no pseudo masks of this configuration \(train_irn changed\). Make them first: python run_pipeline.py exp"),
     (["train_cam.split=all"], r"8 ids of the training list all are in val, for example 'val_0000'"),
+    (["steps=[train_cam,make_cam]", "seed_maps=make_cam"], r"needs pseudo masks, but no step of this experiment makes any .*Add make_sem_seg_labels"),
     (["export_to=null"], "action=export_voc needs a target folder: set export_to=DIR"),
 ])
 def test_what_is_refused(export, target, overrides, message):
     with pytest.raises(ConfigError, match=message):
         export(*overrides).export_voc()
     assert not target.exists()
+
+
+def test_the_training_list_is_that_of_the_first_training():
+    assert training_list(Pipeline.compose("data=voc12", "data.root=x").config) == "train_aug"
+    assert training_list(Pipeline.compose("experiment=imported_maps", "train_irn.split=val").config) == "val"
+    assert training_list(Pipeline.compose("experiment=imported_maps", "steps=[imported,eval_cam]").config) == "train"
 
 
 def test_the_data_set_and_the_run_are_no_targets(export, outputs):

@@ -15,7 +15,7 @@ from pipeline import Pipeline
 from pipeline.commandline import act
 from steps.runtime.artifacts import Maps
 from steps.runtime.context import Stopped
-from tests.conftest import SMOKE, actions
+from tests.conftest import SMOKE, TINY, actions
 from tests.wsss.official_networks import OfficialCam, OfficialIrn
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask
@@ -83,20 +83,20 @@ def test_exported_and_imported_maps_and_labels_are_equal(smoke_outputs, exported
 
 def test_later_steps_work_from_imported_maps_and_provided_networks(smoke_outputs, exported, other):
     smoke = smoke_outputs / "smoke"
-    keys = [f"model.cam_weights={smoke / 'train_cam/weights.safetensors'}", f"model.irn_weights={smoke / 'train_irn/weights.safetensors'}"]
+    keys = [f"train_cam.weights={smoke / 'train_cam/weights.safetensors'}", f"train_irn.weights={smoke / 'train_irn/weights.safetensors'}"]
     other("cam_to_ir_label_pass=false", "make_sem_seg_pass=false", "action=import_official", f"import_from={exported}").import_official()
     plan = {planned.name: planned for planned in other(*keys).plan()}
     assert [planned.action for planned in plan.values()] == ["imported", "skip", "skip", "run", "run", "imported", "run", "run"]
     assert plan["make_cam"].why == "imported" and plan["train_cam"].why == f"from {smoke / 'train_cam/weights.safetensors'}"
     summary = other(*keys).run()
-    for kind in ("cam", "lpcam"):
+    for kind in ("make_cam", "make_lpcam"):
         scores = [json.loads((folder / "eval_cam/scores.json").read_text())["scores"][kind]["curve"]["miou"]
                   for folder in (smoke, other().folder.path)]
         assert np.abs(np.subtract(*scores)).max() < 0.01
     equal = [(read_mask(smoke / step / file.name) == read_mask(file)).mean() for step in ("cam_to_ir_label", "make_sem_seg_labels")
              for file in (other().folder.path / step).glob("*.png")]
     assert len(equal) == 48 and np.mean(equal) > 0.98
-    assert summary["eval_sem_seg"]["images"] == 24
+    assert summary["scores"]["make_sem_seg_labels"]["images"] == 24
     assert all(step.ok for step in other(*keys).verify())
     assert set(actions(other(*keys)).values()) == {"skip"}
 
@@ -104,7 +104,7 @@ def test_later_steps_work_from_imported_maps_and_provided_networks(smoke_outputs
 def test_lpcam_is_made_from_imported_cams(smoke_outputs, exported, other, few):
     smoke = smoke_outputs / "smoke"
     other("make_cam_pass=true", "action=import_official", f"import_from={exported}").import_official()
-    keys = [f"model.cam_weights={smoke / 'train_cam/weights.safetensors'}", f"make_lpcam.prototypes={smoke / 'make_lpcam/prototypes.npz'}"]
+    keys = [f"train_cam.weights={smoke / 'train_cam/weights.safetensors'}", f"make_lpcam.prototypes={smoke / 'make_lpcam/prototypes.npz'}"]
     other(*keys, "steps=[train_cam,make_cam,make_lpcam]", f"make_lpcam.split={few}").run()
     ours, theirs = Maps(other().folder.path / "make_lpcam"), Maps(smoke / "make_lpcam")
     kept = np.load(smoke / "make_lpcam/prototypes.npz")
@@ -122,7 +122,57 @@ def test_only_lpcam_maps(exported, other):
     steps = "steps=[make_lpcam,eval_cam,cam_to_ir_label]"
     other(steps, "make_lpcam_pass=true", "action=import_official", f"import_from={exported}").import_official()
     summary = other(steps).run()
-    assert list(summary["eval_cam"]) == ["lpcam"] and summary["steps"]["cam_to_ir_label"]["images"] == 24
+    assert list(summary["scores"]) == ["make_lpcam"] and summary["steps"]["cam_to_ir_label"]["images"] == 24
+
+
+@pytest.fixture
+def from_files(smoke_outputs, tmp_path):
+    """`from_files(*overrides)` composes a run of experiment=imported_maps on the data set of the finished run."""
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs/.data").symlink_to(smoke_outputs / ".data")
+    words = [word for word in SMOKE if word not in ("experiment=smoke", *TINY)]   # train_irn is planned with ImageNet weights
+    return lambda *overrides: Pipeline.compose("experiment=imported_maps", *words, f"outputs={tmp_path / 'outputs'}",
+                                               "make_sem_seg_labels.refiner=crf", *overrides)
+
+
+def test_the_maps_of_a_folder_are_scored_and_refined(smoke_outputs, files, from_files, tmp_path):
+    call = f"imported.maps={files / 'lpcam_mask'}"
+    summary = from_files(call).run()
+    run, smoke = from_files().folder.path, smoke_outputs / "smoke"
+    ours, theirs = Maps(run / "imported"), Maps(smoke / "make_lpcam")
+    assert len(ours.index) == 32
+    for image_id in list(ours.index)[::5]:
+        assert ours.classes(image_id) == theirs.classes(image_id)
+        for resolution in ("full", "strided"):   # float16: half of 2^-11 below 1
+            torch.testing.assert_close(ours.map(image_id, resolution), theirs.map(image_id, resolution), atol=2.5e-4, rtol=0)
+    assert list(summary["scores"]) == ["imported", "make_sem_seg_labels"]
+    before = json.loads((smoke / "summary.json").read_text())["scores"]["make_lpcam"]["miou"]
+    assert summary["scores"]["imported"]["miou"] == pytest.approx(before, abs=0.01)
+    assert summary["scores"]["make_sem_seg_labels"]["miou"] > 0 and summary["scores"]["make_sem_seg_labels"]["images"] == 24
+    plan = {planned.name: (planned.action, planned.why) for planned in from_files(call).plan()}
+    assert plan["train_irn"] == ("left out", "no step reads it with make_sem_seg_labels.refiner=crf")
+    assert {action for action, _ in plan.values()} == {"skip", "left out"}
+    assert all(step.ok for step in from_files(call).verify())
+    assert list(from_files(call).tune()) == ["labels", "eval_cam", "cam_to_ir_label"]
+    with pytest.raises(ConfigError, match="action=predict needs train_cam, make_cam, but .* has no finished train_cam, make_cam"):
+        from_files().predict("any.jpg")
+    (files / "lpcam_mask").rename(tmp_path / "elsewhere")   # the files count, not their folder
+    assert actions(from_files(f"imported.maps={tmp_path / 'elsewhere'}"))["imported"] == "skip"
+    plan = from_files(f"imported.maps={files / 'cam_mask'}").plan()
+    assert [(planned.action, planned.why) for planned in plan[:2]] == [
+        ("re-run", "imported.maps changed"), ("re-run", "imported changed")]
+
+
+def test_maps_that_the_folder_lacks_are_refused_before_any_work(files, from_files):
+    for name in ("train_0003", "train_0004", "val_0001", "val_0002"):
+        (files / f"cam_mask/{name}.npy").unlink()
+    for words, message in ((["imported.maps=" + str(files / "cam_mask")], "imported.maps=.*cam_mask lacks the files of 4 of the 32 images "
+                            r"that are needed \(train_0003.npy, train_0004.npy, val_0001.npy, ...\)"),
+                           (["imported.maps=nowhere"], "imported.maps=nowhere lacks the files of 32 of the 32 images"),
+                           ([], "imported.maps=None is not possible: expected a folder with a file ID.npy for each image")):
+        with pytest.raises(ConfigError, match=message):
+            from_files(*words).run()
+    assert not from_files().folder.path.exists()
 
 
 def test_an_imported_step_is_kept_until_other_files_are_imported(files, other):
@@ -134,14 +184,14 @@ def test_an_imported_step_is_kept_until_other_files_are_imported(files, other):
     before = (other().folder.result("make_cam") / "manifest.json").stat().st_mtime_ns
     other(*call).import_official()   # nothing to do
     assert (other().folder.result("make_cam") / "manifest.json").stat().st_mtime_ns == before
-    other("steps=[make_cam,eval_cam]", "seed_maps=cam").run()
+    other("steps=[make_cam,eval_cam]", "seed_maps=make_cam").run()
     file = next((files / "cam_mask").glob("*.npy"))
     content = np.load(file, allow_pickle=True).item()
     content["cam"] *= 0.5
     np.save(file, content)
     other(*call).import_official()
     assert manifest(other(), "make_cam")["fingerprint"] != first["fingerprint"]
-    plan = {planned.name: planned for planned in other("steps=[make_cam,eval_cam]", "seed_maps=cam").plan()}
+    plan = {planned.name: planned for planned in other("steps=[make_cam,eval_cam]", "seed_maps=make_cam").plan()}
     assert (plan["eval_cam"].action, plan["eval_cam"].why) == ("re-run", "make_cam changed")
 
 
@@ -149,7 +199,7 @@ def test_what_is_missing_or_broken_is_not_made_here_but_refused(files, other):
     gone = sorted((files / "cam_mask").glob("*.npy"))[0]
     kept = gone.read_bytes()
     gone.unlink()
-    call, later = ("action=import_official", f"import_from={files}", "make_cam_pass=true"), ("steps=[make_cam,eval_cam]", "seed_maps=cam")
+    call, later = ("action=import_official", f"import_from={files}", "make_cam_pass=true"), ("steps=[make_cam,eval_cam]", "seed_maps=make_cam")
     other(*call).import_official()
     for flags in ((), ("eval_cam_pass=true",)):
         with pytest.raises(ConfigError, match="make_cam"):
@@ -288,8 +338,8 @@ def test_a_provided_classifier(other, networks, few, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))   # no ImageNet weights, and none may be fetched
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setattr(torch.hub, "urlopen", lambda *arguments, **options: pytest.fail("something was fetched"))
-    maps = ("steps=[train_cam,make_cam]", "seed_maps=cam", f"make_cam.split={few}")
-    call = (RESNET, f"model.cam_weights={folder / 'cam.pth'}", *maps)
+    maps = ("steps=[train_cam,make_cam]", "seed_maps=make_cam", f"make_cam.split={few}")
+    call = (RESNET, f"train_cam.weights={folder / 'cam.pth'}", *maps)
     plan = other(*call, "model.pretrained=true", "train_cam.split=nowhere.txt").plan()   # no list, no ImageNet weights
     assert (plan[0].action, plan[0].to_do, plan[0].unit, plan[0].why) == ("imported", 1, "file", f"from {folder / 'cam.pth'}")
     assert not other().folder.path.exists()
@@ -301,9 +351,9 @@ def test_a_provided_classifier(other, networks, few, tmp_path, monkeypatch):
     assert list(actions(other(*call, "train_cam.epochs=3", "train_cam.batch_size=2")).values()) == ["skip", "skip"]
     # the same network in another file, then another network
     torch.save({"state_dict": net.state_dict()}, tmp_path / "other.pth")
-    plan = other(RESNET, f"model.cam_weights={tmp_path / 'other.pth'}", *maps).plan()
+    plan = other(RESNET, f"train_cam.weights={tmp_path / 'other.pth'}", *maps).plan()
     assert [(planned.action, planned.why) for planned in plan] == [
-        ("imported", f"from {tmp_path / 'other.pth'}; imported changed"), ("re-run", "train_cam changed")]
+        ("imported", f"from {tmp_path / 'other.pth'}; imported files changed"), ("re-run", "train_cam changed")]
     plan = other(RESNET, *maps).plan()
     assert (plan[0].action, plan[0].why) == ("re-run", "no longer imported")
 
@@ -312,7 +362,7 @@ def test_a_provided_irn_alone(smoke, tmp_path):
     irn = IRN(resnet("tiny", "frozen_batch"))   # the backbone of the finished run, whose classifier stays
     irn.set_displacement_mean(torch.tensor([0.25, -1.5]))
     write_network(tmp_path / "irn.pth", irn.state_dict(), OFFICIAL_IRN)
-    call = (f"model.irn_weights={tmp_path / 'irn.pth'}", "replace=true")
+    call = (f"train_irn.weights={tmp_path / 'irn.pth'}", "replace=true")
     with pytest.raises(ConfigError, match="train_irn is finished in .* and would be replaced .*now imported.* Set replace=true"):
         smoke(call[0]).plan()
     plan = actions(smoke(*call))
@@ -329,7 +379,7 @@ def test_a_provided_irn_alone(smoke, tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda state: state | {name: torch.zeros(20, 512, 1, 1) for name in ("classifier.weight", "newly_added.0.weight")},
-     rf"model.cam_weights=.*cam.pth is a classifier of 20 classes \(classifier.weight \(20, 512, 1, 1\)\); the data set shapes in .* has {len(CLASSES)}"),
+     rf"train_cam.weights=.*cam.pth is a classifier of 20 classes \(classifier.weight \(20, 512, 1, 1\)\); the data set shapes in .* has {len(CLASSES)}"),
     (lambda state: {name: value for name, value in state.items() if not name.startswith(("resnet50.layer2", "stage2", "backbone.1."))},
      r"\(model.backbone=resnet18\) does not fit the network. \d+ missing: .*backbone.layer.*, \.\.\.\. Use the backbone"),
     (lambda state: {"classifier.weight": state["classifier.weight"], "head.weight": torch.zeros(1)}, "1 unexpected: head.weight"),
@@ -341,7 +391,7 @@ def test_weights_that_do_not_fit_are_refused_before_any_work(other, networks, tm
     if change:
         torch.save(change(dict(networks[1].state_dict())), tmp_path / "cam.pth")
     with pytest.raises(WeightsError, match=message):
-        other(RESNET, f"model.cam_weights={tmp_path / 'cam.pth'}").run()
+        other(RESNET, f"train_cam.weights={tmp_path / 'cam.pth'}").run()
     assert not other().folder.path.exists()
 
 
@@ -349,10 +399,10 @@ def test_exported_weights_come_back_equal(other, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         nets = {"cam": OfficialCam(8), "irn": OfficialIrn()}
-    keys = ["model.backbone=resnet50", "steps=[train_cam,make_cam,cam_to_ir_label,train_irn]", "seed_maps=cam"]
+    keys = ["model.backbone=resnet50", "steps=[train_cam,make_cam,cam_to_ir_label,train_irn]", "seed_maps=make_cam"]
     for name, net in nets.items():
         torch.save(net.state_dict(), tmp_path / f"{name}.pth")
-        keys.append(f"model.{name}_weights={tmp_path / name}.pth")
+        keys.append(f"train_{name}.weights={tmp_path / name}.pth")
     chosen = ("train_cam_pass=true", "train_irn_pass=true")
     other(*keys, *chosen).run()
     report = other(*keys, *chosen, "action=export_official", f"export_to={tmp_path / 'out'}").export_official()

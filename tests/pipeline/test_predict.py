@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from pipeline import Pipeline
+from pipeline.actions._prediction import Prediction, write_prediction
 from pipeline.commandline import act
-from steps.parts.prediction import Prediction, write_prediction
+from pipeline.plan.fingerprint import IMPORTED
 from steps.runtime.artifacts import Maps
 from tests.conftest import ROOT
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask
-from wsss.errors import ConfigError, DataError
+from wsss.errors import ArtifactError, ConfigError, DataError
 
 ONE, TWO = list(CLASSES)[0], list(CLASSES)[-1]
 
@@ -42,10 +43,10 @@ def test_an_image_of_the_run_comes_out_as_it_lies_in_the_run(outputs, image, ima
     pipeline = look(outputs)   # neither experiment nor data set are said: the run knows
     names = json.loads((run / "summary.json").read_text())["classes"][1:]
     prediction = pipeline.predict(image, [names[i] for i in maps.classes(image_id)])
-    assert np.array_equal(prediction.cam, maps.map(image_id, "full").numpy())
-    assert np.array_equal(prediction.lpcam, Maps(run / "make_lpcam").map(image_id, "full").numpy())
+    assert np.array_equal(prediction.maps["make_cam"], maps.map(image_id, "full").numpy())
+    assert np.array_equal(prediction.maps["make_lpcam"], Maps(run / "make_lpcam").map(image_id, "full").numpy())
     assert np.array_equal(prediction.mask, read_mask(run / "make_sem_seg_labels" / f"{image_id}.png"))
-    assert prediction.mask.any() and prediction.walk.shape == prediction.cam.shape and prediction.walk.max() == pytest.approx(1)
+    assert prediction.mask.any() and prediction.maps["walk"].shape == prediction.maps["make_cam"].shape and prediction.maps["walk"].max() == pytest.approx(1)
     assert prediction.threshold["threshold"] == json.loads((run / "make_sem_seg_labels/threshold.json").read_text())["threshold"]
     assert list(prediction.probabilities) == names and not (run / "predictions").exists()
 
@@ -56,21 +57,21 @@ def test_the_command_line_writes_pictures_and_arrays_and_says_where(outputs, ima
     assert act(pipeline) == 0
     folder, said = outputs / "smoke/predictions" / image.name, capsys.readouterr().out
     assert f"are in {folder}/" in said and f"classes: {ONE}, {TWO}" in said and "background threshold of the mask: 0." in said
-    pictures = {f"{kind}_{name}.png" for kind in ("cam", "lpcam", "walk") for name in (ONE, TWO)}
+    pictures = {f"{kind}_{name}.png" for kind in ("make_cam", "make_lpcam", "walk") for name in (ONE, TWO)}
     assert {path.name for path in folder.iterdir()} == pictures | {
-        "cam.npy", "lpcam.npy", "walk.npy", "mask.npy", "mask.png", "mask_overlay.png", "prediction.json"}
-    assert np.load(folder / "cam.npy").shape == (2, *np.load(folder / "mask.npy").shape)
+        "make_cam.npy", "make_lpcam.npy", "walk.npy", "mask.npy", "mask.png", "mask_overlay.png", "prediction.json"}
+    assert np.load(folder / "make_cam.npy").shape == (2, *np.load(folder / "mask.npy").shape)
     assert json.loads((folder / "prediction.json").read_text())["classes"] == [ONE, TWO]
     assert act(Pipeline.compose("threads=1", f"outputs={outputs}", *words, f"classes=[{TWO}]")) == 0   # replaces it
-    assert {path.name for path in folder.glob("cam*.png")} == {f"cam_{TWO}.png"}
+    assert {path.name for path in folder.glob("make_cam*.png")} == {f"make_cam_{TWO}.png"}
 
 
 def test_each_class_has_a_picture_of_its_own(tmp_path):
     names = ("a/b", "a_b", "a%2Fb", "traffic light", "\u00e9")
     maps, image = np.zeros((5, 2, 2), np.float32), np.zeros((2, 2, 3), np.uint8)
-    write_prediction(Prediction(image, names, {}, maps, None, None, None, None), tmp_path, {})
-    assert {path.name for path in tmp_path.glob("cam_*")} == {
-        "cam_a%2Fb.png", "cam_a_b.png", "cam_a%252Fb.png", "cam_traffic%20light.png", "cam_\u00e9.png"}
+    write_prediction(Prediction(image, names, {}, {"make_cam": maps}, None, None), tmp_path, {})
+    assert {path.name for path in tmp_path.glob("make_cam_*")} == {
+        "make_cam_a%2Fb.png", "make_cam_a_b.png", "make_cam_a%252Fb.png", "make_cam_traffic%20light.png", "make_cam_\u00e9.png"}
 
 
 def test_the_classifier_finds_the_classes(outputs, image, capsys):
@@ -80,21 +81,40 @@ def test_the_classifier_finds_the_classes(outputs, image, capsys):
     found = look(outputs, f"class_threshold={(most + second) / 2}").predict(image)
     assert found.classes == (max(every.probabilities, key=every.probabilities.get),)
     nothing = look(outputs, "class_threshold=0.999").predict(image)
-    assert nothing.classes == () and not nothing.mask.any() and nothing.cam.shape == (0, *nothing.mask.shape)
+    assert nothing.classes == () and not nothing.mask.any() and nothing.maps["make_cam"].shape == (0, *nothing.mask.shape)
     assert "no class has a probability above class_threshold=0.999 (the highest: " in capsys.readouterr().err
 
 
 def test_what_the_run_has_not_is_left_out(outputs, image, capsys):
     shutil.rmtree(outputs / "smoke/train_irn")
     prediction = look(outputs).predict(image, [ONE])
-    assert prediction.mask is None and prediction.walk is None and prediction.lpcam is not None
+    assert prediction.mask is None and prediction.maps.keys() == {"make_cam", "make_lpcam"}
     shutil.rmtree(outputs / "smoke/make_lpcam")
-    assert look(outputs).predict(image, [ONE]).lpcam is None
-    assert act(look(outputs, "action=predict", f"image='{image}'", f"classes=[{ONE}]")) == 0
+    assert look(outputs).predict(image, [ONE]).maps.keys() == {"make_cam"}
+    assert act(look(outputs, "action=predict", f"image='{image}'", f"classes=[{ONE}]", "artifacts.layout=packed")) == 0
     assert "no mask: " in capsys.readouterr().out
     shutil.rmtree(outputs / "smoke/make_cam")
     with pytest.raises(ConfigError, match="action=predict needs train_cam, make_cam, but .*smoke has no finished make_cam"):
         look(outputs).predict(image)
+
+
+def test_imported_results_and_what_reads_them_are_left_out(outputs, image):
+    def pretend(step: str) -> None:
+        path = outputs / f"smoke/{step}/manifest.json"
+        facts = json.loads(path.read_text())
+        path.write_text(json.dumps({**facts, "sources": {}, "settings": {}, "identity": {IMPORTED: "0" * 64, "data": facts["identity"]["data"]}}))
+    pretend("make_lpcam")
+    prediction = look(outputs).predict(image, [ONE])
+    assert prediction.maps.keys() == {"make_cam"} and prediction.mask is None
+    pretend("make_cam")
+    with pytest.raises(ConfigError, match="action=predict cannot make the maps of .*smoke for another image: they were imported"):
+        look(outputs).predict(image)
+
+
+def test_nothing_is_chosen_again(outputs, image):
+    (outputs / "smoke/make_lpcam/prototypes.npz").unlink()
+    with pytest.raises(ArtifactError, match="make_lpcam/prototypes.npz does not exist. Run the step make_lpcam first"):
+        look(outputs).predict(image, [ONE])
 
 
 def test_what_cannot_be_is_refused(outputs, image, tmp_path):

@@ -4,11 +4,13 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from pipeline.commandline import act
+from steps.parts.thresholds import count
 from steps.parts.tuning import TuneSettings, choosing_ids, confident_curve
 from steps.runtime.datasets import open_dataset
 from wsss.data.folder import held_out
@@ -24,31 +26,34 @@ def contents(folder) -> dict:
 
 def test_val_chooses_again_what_it_chose_in_the_run(smoke, outputs, capsys):
     before = contents(outputs)
-    assert act(smoke("action=tune", *SMALL)) == 0
+    with patch("steps.parts.tuning.count", wraps=count) as counted:
+        assert act(smoke("action=tune", *SMALL)) == 0
+    assert counted.call_count == 3   # each kind of maps once, though two steps use the seed maps
     assert contents(outputs) == before
     folder, said = outputs / "smoke/tune/val", capsys.readouterr().out
     assert f"The run is unchanged. Curves and plot are in {folder}/" in said and "chosen by the masks of 8 images: the list val" in said
     assert "an oracle" not in said
     result = json.loads((folder / "tune.json").read_text())
     chosen = json.loads((outputs / "smoke/eval_cam/scores.json").read_text())["chosen"]
-    for kind, swept in result["maps"].items():
+    assert list(result) == ["labels", "eval_cam", "cam_to_ir_label", "make_sem_seg_labels"]
+    for kind, swept in result["eval_cam"].items():
         assert swept["best"]["threshold"] == swept["run"]["threshold"] == chosen[kind]["threshold"]
         assert swept["best"]["miou"] == swept["run"]["miou"] == max(swept["curve"]["miou"])
-    walk, threshold = result["walk"], json.loads((outputs / "smoke/make_sem_seg_labels/threshold.json").read_text())
+    walk, threshold = result["make_sem_seg_labels"], json.loads((outputs / "smoke/make_sem_seg_labels/threshold.json").read_text())
     assert [(point["beta"], point["exp_times"]) for point in walk["points"]] == [(4.0, 3), (10.0, 8)]
     own = walk["points"][1]
     assert own["curve"]["miou"] == threshold["val_miou"] and own["best"]["threshold"] == threshold["threshold"]
     assert walk["best"]["miou"] == max(point["best"]["miou"] for point in walk["points"])
     assert result["labels"] == {"list": "val", "held_out": None, "images": 8, "also_scored": 0}
     rows = list(csv.DictReader(open(folder / "thresholds.csv")))
-    assert len(rows) == 3 * 101 and {row["maps"] for row in rows} == {"cam", "lpcam_fg", "lpcam"}
-    assert float(rows[5]["miou"]) == result["maps"]["cam"]["curve"]["miou"][5]
+    assert len(rows) == 3 * 101 and {row["maps"] for row in rows} == {"make_cam", "make_lpcam_fg_only", "make_lpcam"}
+    assert float(rows[5]["miou"]) == result["eval_cam"]["make_cam"]["curve"]["miou"][5]
     assert len(list(csv.DictReader(open(folder / "walk.csv")))) == 2 * 101
     assert (folder / "tune.png").read_bytes().startswith(b"\x89PNG")
-    rule = result["maps"]["lpcam"]["confident"]["rule"]
+    rule = result["cam_to_ir_label"]["make_lpcam"]["rule"]
     assert f"cam_to_ir_label.conf_fg={rule['conf_fg']:g} cam_to_ir_label.conf_bg={rule['conf_bg']:g}" in said
     words = said.split("to set them: ")[1].splitlines()[0].split()
-    assert smoke(*words).config.eval_cam.threshold.cam is not None and len(words) == 8
+    assert smoke(*words).composed.eval_cam.threshold.make_cam is not None and len(words) == 8
 
 
 def test_scored_labels_are_called_an_oracle_and_a_part_can_be_held_out(smoke, outputs, capsys):
@@ -79,7 +84,7 @@ def test_what_may_not_choose_is_refused(smoke, outputs, tmp_path):
         smoke("tune.split=trian").tune()
     index = outputs / "smoke/make_cam/index.jsonl"
     index.write_text("".join(line for line in index.read_text().splitlines(keepends=True) if "val_0003" not in line))
-    with pytest.raises(ConfigError, match="the run has no cam maps of 1 of its 8 images .first missing: 'val_0003'"):
+    with pytest.raises(ConfigError, match="the run has no make_cam maps of 1 of its 8 images .first missing: 'val_0003'"):
         smoke().tune()
 
 
@@ -87,7 +92,8 @@ def test_a_run_without_a_walk_is_swept_as_far_as_it_is(smoke, outputs):
     for step in ("train_irn", "eval_cam"):
         shutil.rmtree(outputs / "smoke" / step)
     result = smoke().tune()
-    assert result["walk"] is None and result["maps"]["cam"]["run"] is None and result["maps"]["lpcam"]["best"]["miou"] > 0
+    assert "make_sem_seg_labels" not in result and result["eval_cam"]["make_cam"]["run"] is None
+    assert result["eval_cam"]["make_lpcam"]["best"]["miou"] > 0
 
 
 def test_the_confident_curve_is_what_counting_pixels_gives():

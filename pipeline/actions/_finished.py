@@ -1,0 +1,63 @@
+"""The finished steps of a run, with the settings and sources of their manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pipeline.contexts import make_context
+from pipeline.order import sources
+from pipeline.runfolder.folder import RunFolder
+from steps.runtime.context import Runtime, StepContext
+from wsss.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class FinishedSteps:
+    """The manifests of the finished steps of a run. `config` has the settings of steps that are not finished."""
+
+    config: Any
+    folder: RunFolder
+    manifests: Mapping[str, dict[str, Any]]
+
+    @classmethod
+    def read(cls, config: Any, folder: RunFolder, names: Iterable[str]) -> FinishedSteps:
+        """Those of the steps `names` that are finished."""
+        return cls(config, folder, {name: manifest for name in names if (manifest := folder.manifest(name))})
+
+    def sources(self, name: str) -> dict[str, tuple[str, ...]]:
+        """The steps that a finished step has read, by role."""
+        return {role: tuple(names) for role, names in self.manifests[name]["sources"].items()}
+
+    def place(self, name: str) -> Path | None:
+        """The folder of a finished step; None if it is not finished."""
+        return self.folder.result(name) if name in self.manifests else None
+
+    def context(self, name: str, dataset: Dataset, lists: Mapping[str, tuple[str, ...]], runtime: Runtime,
+                read: Mapping[str, tuple[str, ...]] | None = None, folder: Path | None = None,
+                place: Callable[[str], Path | None] | None = None) -> StepContext:
+        """The context of a step with the settings and precision of its manifest, or of `config` if it is not finished.
+
+        `read`: the steps that it reads, by role; by default those of the manifest, and of `config` where a role is not there.
+        `folder`: by default that of the result. `place`: as of `pipeline.contexts.make_context`; by default finished results.
+        """
+        config, made = copy(self.config), self.manifests.get(name)
+        if read is None:
+            read = {**sources(self.config, name), **(self.sources(name) if made else {})}
+        if made:
+            setattr(config, name, made_with(getattr(config, name), made["settings"]))
+            config.seed = made["seed"]
+            runtime = replace(runtime, precision=made["precision"])
+        return make_context(config, dataset, name, lists, folder or self.folder.result(name), read, place or self.place, runtime)
+
+
+def made_with(settings: Any, recorded: Mapping[str, Any]) -> Any:
+    """The `settings` of a step with the values of its manifest. Those that were added to the step later stay as they are."""
+    known = {item.name for item in fields(settings)}
+    values = {key: value for key, value in recorded.items() if key in known}
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(settings), values))
