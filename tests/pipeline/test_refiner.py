@@ -69,7 +69,7 @@ def test_val_masks_choose_among_all_four_and_what_they_tried_is_recorded(smoke, 
     best = max(record["tried"], key=lambda trial: trial["miou"])
     assert (record["refiner"], record["threshold"]) == (best["refiner"], best["threshold"])
     assert record["refiner_source"] == record["source"] == "best mIoU on the masks of 8 val images"
-    assert summary["eval_sem_seg"]["refiner"] == record["refiner"]
+    assert summary["scores"]["make_sem_seg_labels"]["refiner"] == record["refiner"]
     assert tried["walk"]["threshold"] == of_the_walk["threshold"] and tried["walk"]["miou"] == max(of_the_walk["val_miou"])
 
 
