@@ -6,6 +6,7 @@ are marked in the index, and `Maps` (`steps.runtime.artifacts`) reads both. Impo
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ _ENDS = 4096   # bytes at each end of a file that enter its digest
 
 
 @dataclass(frozen=True)
-class _Files:
+class _Files(ABC):
     """A folder with one file for each image, as run_sample.py names it."""
 
     name: str
@@ -67,8 +68,9 @@ class _Files:
         for_each_image(context, lambda image_id: self._convert(context, source, image_id))
         return {"imported_from": str(source.resolve())}
 
+    @abstractmethod
     def _convert(self, context: StepContext, source: Path, image_id: str) -> tuple[dict[str, bytes], dict[str, Any]]:
-        raise NotImplementedError
+        """The files of an image as the step writes them, and the facts of its line in the index."""
 
     def why_not(self, folder: Path) -> str:
         """Why the finished step in `folder` has no official form; empty if it has."""
