@@ -62,7 +62,8 @@ def unread_steps(config: Any, dataset: Dataset, lists: Mapping[str, Lists]) -> d
     """The steps that a step of the experiment could read, but with these settings none does, each with the reason."""
     unread: dict[str, str] = {}
     for name in reversed(config.steps):
-        readers = config.steps[config.steps.index(name) + 1:]
+        readers = [reader for reader in config.steps[config.steps.index(name) + 1:]
+                   if BY_NAME[reader].KIND != SCORE or any(lists[reader].values())]   # a step with nothing to score reads nothing
         reasons = [_why_not(config, dataset, lists, reader, name) for reader in readers]
         reasons = [unread.get(reader, why) if why == "" else why for reader, why in zip(readers, reasons)]
         if "" not in reasons and any(reasons) and BY_NAME[name].KIND != SCORE:

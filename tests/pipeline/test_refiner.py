@@ -90,6 +90,12 @@ def test_irn_and_its_labels_are_left_out_without_a_walk_alone(outputs, tmp_path)
                              "cam_to_ir_label_pass=true", "eval_cam_pass=true", "make_lpcam_pass=true", "make_cam_pass=true", "train_cam_pass=true")
     assert {p.name: p.action for p in asked.plan()}["cam_to_ir_label"] == "run"
 
+    taken = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}",
+                             f"train_irn.weights={outputs / 'smoke/train_irn/weights.safetensors'}")
+    plan = {planned.name: planned for planned in taken.plan()}
+    assert plan["train_irn"].action == "imported" and plan["cam_to_ir_label"].action == "left out"
+    assert plan["cam_to_ir_label"].why.startswith("no step reads it with train_irn.weights=")
+
     for refiner in ("walk", "walk_crf", "null"):
         fresh = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", f"make_sem_seg_labels.refiner={refiner}")
         assert all(planned.action == "run" for planned in fresh.plan()), refiner

@@ -171,6 +171,8 @@ def test_without_masks_the_rest_runs(outputs, tmp_path):
     default = {planned.name: planned.action for planned in Pipeline.compose(*call).plan()}   # the CRF, which reads no labels and no IRN
     assert default == {"train_cam": "run", "make_cam": "run", "make_lpcam": "run", "eval_cam": "skip", "cam_to_ir_label": "left out",
                        "train_irn": "left out", "make_sem_seg_labels": "run", "eval_sem_seg": "skip"}
+    cams = {planned.name: planned.why for planned in Pipeline.compose(*call, "seed_maps=make_cam").plan() if planned.action == "left out"}
+    assert cams["make_lpcam"] == "no step reads it with seed_maps=make_cam" and "make_cam" not in cams
     pipeline = Pipeline.compose(*call, "make_sem_seg_labels.refiner=walk")
     plan = {planned.name: planned.state for planned in pipeline.plan()}
     assert plan["eval_cam"] == plan["eval_sem_seg"] == "nothing to score"
