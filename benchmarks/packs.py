@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.harness import machine
 from benchmarks.status import FACTS, make_dataset
-from steps.runtime.context import StepContext
+from steps.runtime.context import Runtime, StepContext
 from steps.runtime.inference import for_each_image
 from steps.runtime.journal import merge_journals
 from steps.runtime.store import Layout, Store
@@ -29,8 +29,8 @@ def measure(n: int, layout: Layout) -> dict[str, float]:
     """Files, MiB as `du` counts them, and seconds and processor seconds of writing and of reading `n` artifacts."""
     with tempfile.TemporaryDirectory() as place:
         folder, dataset = Path(place), make_dataset(n)
-        context = StepContext(settings=None, dataset=dataset, lists={"ids": dataset.lists["train"]}, folder=folder, inputs={},
-                              layout=layout)
+        context = StepContext(name="packs", settings=None, dataset=dataset, lists={"ids": dataset.lists["train"]}, folder=folder,
+                              runtime=Runtime(layout=layout))
         times = [clocks()]
         for_each_image(context, lambda image_id: ({f"{image_id}.npy": CONTENT}, FACTS))
         merge_journals(folder, context.ids)

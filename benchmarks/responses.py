@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from pipeline import Pipeline
 from steps.runtime.artifacts import Maps
-from steps.runtime.context import StepContext
+from steps.runtime.context import Source, StepContext
 from steps.runtime.datasets import open_dataset
 from steps.runtime.networks import load_classifier, network_input
 from wsss.cams.lpcam import class_probability
@@ -29,7 +29,8 @@ def responses(run: str, *overrides: str) -> dict[str, tuple[int, list[float]]]:
     """The number of cells and the mean of each of `KINDS`, by group."""
     pipeline = Pipeline.compose(f"name={run}", *overrides)
     folder, dataset = pipeline.folder, open_dataset(pipeline.config.data)
-    context = StepContext(None, dataset, {}, folder.path, {"train_cam": folder.result("train_cam")})
+    read = {"classifier": (Source("train_cam", folder=folder.result("train_cam")),)}
+    context = StepContext("responses", None, dataset, {}, folder.path, read)
     classifier = load_classifier(context)
     weight, maps = classifier.classifier.weight.flatten(1), [Maps(folder.result(step)) for _, step in KINDS]
     values: dict[str, list[np.ndarray]] = {name: [] for name in (*(group[0] for group in GROUPS), "outside the objects")}

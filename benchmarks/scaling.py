@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from pipeline.order import STEPS
+from steps.step import IMAGES
 
 SIZES = [82_783, 9_000_000, 100_000_000]   # COCO train2014, OpenImages, and larger
 
@@ -27,7 +28,7 @@ def needs(run: Path, images: int) -> list[tuple[str, float, float, int]]:
             continue
         whole = manifest["seconds"] * made["total"] / made["units"] * manifest.get("processes", 1)
         files = sum(1 for _ in folder.rglob("*.npy")) + sum(1 for _ in folder.rglob("*.png"))
-        size = manifest["disk_mb"] / 1024 * (images / units if step.kind == "images" else 1)   # weights and scores do not grow
+        size = manifest["disk_mb"] / 1024 * (images / units if step.KIND == IMAGES else 1)   # weights and scores do not grow
         rows.append((step.name, whole / units * images / 3600, size, round(files / units) * images))
     return rows
 

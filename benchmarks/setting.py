@@ -14,9 +14,11 @@ import torchvision.models  # noqa: F401 - the pipeline imports it late; measurin
 
 from benchmarks.pictures import draw_dataset
 from pipeline.config import compose, typed
+from pipeline.contexts import make_context
+from pipeline.order import sources
 from steps.runtime import networks
 from steps.runtime.artifacts import write_arrays
-from steps.runtime.context import StepContext
+from steps.runtime.context import Runtime, StepContext
 from steps.runtime.journal import merge_journals
 from steps.runtime.memory import keep_heap
 from steps.runtime.networks import WEIGHTS
@@ -71,9 +73,12 @@ class Run:
             for path in [path for path in folder.glob("*") if path.name not in ("prototypes.npz", WEIGHTS)]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         folder.mkdir(exist_ok=True)
-        return StepContext(settings=getattr(self.config, step), dataset=self.dataset, folder=folder, precision=self.precision,
-                           inputs={path.name: path for path in self.folder.iterdir() if path.name != step},
-                           lists={"ids": ids, "prototypes": ids, "scored": ids, "val": ()})
+        lists = {"ids": ids, "prototypes": ids, "scored": ids, "val": ()}
+        return make_context(self.config, self.dataset, step, lists, folder, sources(self.config, step), self._place,
+                            Runtime(precision=self.precision))
+
+    def _place(self, step: str) -> Path | None:
+        return folder if (folder := self.folder / step).exists() else None
 
     def _load(self, path: Path, *args: Any) -> torch.nn.Module:
         if path not in self._networks:

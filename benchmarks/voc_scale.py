@@ -20,7 +20,7 @@ from benchmarks.harness import machine
 from benchmarks.pictures import draw_dataset
 from benchmarks.setting import backbone
 from pipeline import Pipeline
-from steps.runtime.context import StepContext
+from steps.runtime.context import Runtime, Source, StepContext
 from steps.runtime.datasets import prepare_dataset
 from steps.runtime.networks import load_classifier
 from wsss.data.images import normalise, read_image, resize_image, scaled_size
@@ -43,8 +43,9 @@ def draw_voc(root: Path, n: int, masks: Path | None) -> None:
 def bare_forward(pipeline: Pipeline, n: int = 10) -> float:
     """Seconds per image of make_cam's forward passes only, with inputs on the device."""
     device, ids, folder = pipeline.device, pipeline.dataset.lists["train_aug"][:n], pipeline.folder.path
-    context = StepContext(settings=None, dataset=pipeline.dataset, lists={}, folder=folder, device=device,
-                          inputs={"train_cam": folder / "train_cam"}, precision=pipeline.config.precision.value)
+    context = StepContext(name="bare_forward", settings=None, dataset=pipeline.dataset, lists={}, folder=folder,
+                          inputs={"classifier": (Source("train_cam", folder=folder / "train_cam"),)},
+                          runtime=Runtime(device=device, precision=pipeline.config.precision.value))
     network = load_classifier(context)
     inputs = []
     for image_id, scale in itertools.product(ids, pipeline.config.make_cam.scales):

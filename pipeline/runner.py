@@ -195,6 +195,7 @@ class Pipeline(Work):
 
         `held` keeps the claim on the steps that are read.
         """
+        RunFolder(path).check_format()
         moved = any(word.startswith("data.root=") for word in self.overrides)
         last = Pipeline(recorded_config(path.resolve(), self.composed, KEYS_OF_ACTIONS, moved))
         last.folder = RunFolder(path.resolve(), inside=True)   # it may be a member of a sweep
@@ -230,8 +231,9 @@ class Pipeline(Work):
         return lambda done, total, note: self.console.progress(what, done, total, note)
 
     def require_run(self) -> None:
+        """Raise ConfigError if there is no run, or another version of this program wrote it."""
         if self.folder.path.is_dir():
-            return
+            return self.folder.check_format()
         outputs = user_path(self.config.outputs)
         runs = sorted(path.name for path in outputs.glob("*") if path.is_dir() and not path.name.startswith("."))
         raise ConfigError(f"there is no run {self.folder.path}{did_you_mean(self.config.run_name, runs)} (in {outputs}: "

@@ -84,6 +84,8 @@ def backbone_source(setup: Setup) -> IRNBackbone:
 
 
 def unused(setup: Setup) -> dict[str, str]:
+    if setup.settings.weights:
+        return dict.fromkeys(("labels", "classifier"), f"weights={setup.settings.weights}")
     return {"classifier": "backbone=imagenet"} if backbone_source(setup) is IRNBackbone.imagenet else {}
 
 

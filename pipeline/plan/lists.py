@@ -67,7 +67,8 @@ def reads_of(config: Any, dataset: Dataset, lists: Mapping[str, Lists], name: st
 def unread_steps(config: Any, dataset: Dataset, lists: Mapping[str, Lists]) -> dict[str, str]:
     """The steps that a step of the experiment could read, but with these settings none does, each with the reason."""
     unread: dict[str, str] = {}
-    could_read = {name: _could_read(config, dataset, lists, name) for name in config.steps}
+    could_read = {name: _could_read(config, dataset, lists, name) for name in config.steps
+                  if BY_NAME[name].KIND != SCORE or any(lists[name].values())}   # a step with nothing to score reads nothing
     for name in reversed(config.steps):
         reasons = [steps[name] or unread.get(reader) for reader, steps in could_read.items() if name in steps]
         if reasons and None not in reasons and BY_NAME[name].KIND != SCORE:

@@ -134,15 +134,12 @@ class RunFolder:
 
     def check_format(self) -> None:
         """Raise ConfigError if another version of this program wrote the run."""
-        try:
-            content = read_json(self.path / RUN)
-        except ArtifactError:   # missing or damaged
+        if self._data() is None:   # run.json is missing or damaged
             return
-        written = content.get("format", 1) if isinstance(content, dict) else FORMAT
+        written = read_json(self.path / RUN).get("format", 1)
         if written != FORMAT:
-            other = "an older" if written < FORMAT else "a newer"
-            raise ConfigError(f"{self.path} was written by {other} version of this program (format {written}, here {FORMAT}), so "
-                              "its results cannot be used here. Choose another run with name=NAME, or use that version")
+            raise ConfigError(f"{self.path} was written by another version of this program (format {written}, here {FORMAT}), so "
+                              "its results cannot be used here. Make them again in a new run, name=NAME, or use that version")
 
     def _data(self) -> dict[str, Any] | None:
         """The recorded data set; None if it is missing or invalid."""

@@ -39,8 +39,8 @@ def test_every_step_on_images_with_and_without_objects(tmp_path):
                       "train_cam.epochs=2", "train_cam.batch_size=4", "train_irn.epochs=1", "train_irn.batch_size=4",
                       "make_lpcam.n_clusters=2", "make_cam.scales=[1.0,0.5]").run()
     run, train = tmp_path / "out" / "all", list(map(train_id, TRAIN))
-    assert len(summary["eval_sem_seg"]["iou"]) == len(summary["eval_cam"]["lpcam"]["iou"]) == 81
-    assert summary["eval_sem_seg"]["images"] == len(train)
+    assert len(summary["scores"]["make_sem_seg_labels"]["iou"]) == len(summary["scores"]["make_lpcam"]["iou"]) == 81
+    assert summary["scores"]["make_sem_seg_labels"]["images"] == len(train)
     assert np.shape(json.loads((run / "eval_sem_seg" / "scores.json").read_text())["confusion"]) == (81, 81)
     empty = train_id(30)
     assert np.load(run / "make_cam" / f"{empty}.npy").shape[0] == np.load(run / "make_lpcam" / f"{empty}.npy").shape[0] == 0

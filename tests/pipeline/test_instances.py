@@ -1,6 +1,7 @@
 """The instance branch in a run: on a user's folder with drawn objects, odd images among them; what is scored, refused, repaired."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -23,7 +24,7 @@ from wsss.errors import BackendError, ConfigError
 SMALL = ("experiment=irn_instances", "data=folder", "name=objects", *TINY, "data.image_size=64", "train_cam.epochs=4",
          "train_cam.batch_size=4", "train_irn.epochs=1", "train_irn.batch_size=4", "make_cam.scales=[1.0]", "threads=1",
          "cam_to_ir_label.conf_fg=0.5", "cam_to_ir_label.conf_bg=0.2", "make_sem_seg_labels.bg_threshold=0.3", "eval_ins_seg.coco_style=true",
-         "eval_cam.threshold.cam=0.3")
+         "eval_cam.threshold.make_cam=0.3")
 STEPS = ("make_ins_seg_labels", "eval_ins_seg")
 CLASSES = {"empty": "", "one": "cat", "wide": "cat;dog"}   # the others: cat
 NAMES = ["empty", "one", "wide", "plain1", "plain2", "plain3", "plain4", "plain5"]
@@ -91,14 +92,19 @@ def test_every_image_has_its_instances(finished):
 
 def test_scores_and_their_table(finished):
     root, summary = finished
-    score = summary["eval_ins_seg"]
-    assert score == json.loads((root / "out/objects/eval_ins_seg/scores.json").read_text())
+    score = summary["scores"]["make_ins_seg_labels"]
+    stored = json.loads((root / "out/objects/eval_ins_seg/scores.json").read_text())
+    assert stored.pop("kind") == "make_ins_seg_labels" and {**score, **stored} == score
+    assert (score["title"], score["step"]) == ("instances", "eval_ins_seg")
+    assert score["measures"] == {"ap": "AP50", "ap50": "COCO's AP50", "coco_ap": "COCO's AP"}
     assert score["images"] == 8 and score["objects"] == 13 and score["iou"] == 0.5   # of "one", 1 x 1, only the first
     assert 0 <= score["ap"] <= 1 and len(score["ap_of_class"]) == 2 and 0 <= score["coco_style"]["ap"] <= score["coco_style"]["ap50"] <= 1
     assert score["threshold"] == 0.25 and "make_ins_seg_labels.bg_threshold" in score["threshold_source"]
     table = score_table(summary)
-    assert f"instances: AP50 {100 * score['ap']:.1f}, COCO's AP50 {100 * score['coco_style']['ap50']:.1f}, COCO's AP " in table
-    assert f"{score['detections']} detections, 13 objects, 8 images; threshold 0.25" in table and "pseudo masks" in table
+    heads, row = (re.split("  +", line.strip()) for line in table.splitlines()[-3:-1])
+    assert heads == ["AP50", "COCO's AP50", "COCO's AP", "threshold", "detections", "objects", "images"]
+    assert row == ["instances", *(f"{100 * score[name]:.1f}" for name in score["measures"]), "0.25", str(score["detections"]), "13", "8"]
+    assert "pseudo masks" in table
 
 
 def test_instances_that_are_the_objects_score_1(run):
@@ -119,14 +125,15 @@ def test_instances_that_are_the_objects_score_1(run):
     facts = json.loads(manifest.read_text())
     facts["files"]["index.jsonl"][0] = index.stat().st_size
     manifest.write_text(json.dumps(facts))
-    score = run("eval_ins_seg_pass=true", "force=true").run()["eval_ins_seg"]
+    score = run("eval_ins_seg_pass=true", "force=true").run()["scores"]["make_ins_seg_labels"]
     assert score["ap"] == 1 and score["ap_of_class"] == [1, 1] and score["coco_style"] == {"ap50": 1.0, "ap": 1.0}
 
 
 def test_an_image_without_detection(run):
     """At threshold 1 nothing is above it: at that the official code crashes."""
     summary = run("make_ins_seg_labels.bg_threshold=1.0").run()
-    assert summary["eval_ins_seg"]["detections"] == 0 and summary["eval_ins_seg"]["ap"] == 0
+    score = summary["scores"]["make_ins_seg_labels"]
+    assert score["detections"] == 0 and score["ap"] == 0
     with np.load(run.folder / "make_ins_seg_labels/plain1.npz", allow_pickle=False) as file:
         assert file["score"].shape == file["class"].shape == (0,) and not file["label"].any()
 
@@ -158,7 +165,7 @@ def test_what_makes_the_two_steps_stale(run):
     assert set(works(run("make_sem_seg_labels.beta=8"))) == {"make_sem_seg_labels", "eval_sem_seg", *STEPS}   # one beta, as officially
     write_mask(run.photos / "instances/plain1.png", np.zeros(Image.open(run.photos / "images/plain1.png").size[::-1], np.uint8))
     assert works(run()) == {"eval_ins_seg": "instances of scored changed"}
-    assert run().run()["eval_ins_seg"]["objects"] == 11
+    assert run().run()["scores"]["make_ins_seg_labels"]["objects"] == 11
 
 
 def test_without_objects_there_is_nothing_to_score(run):
@@ -166,7 +173,7 @@ def test_without_objects_there_is_nothing_to_score(run):
     plan = {planned.name: planned.state for planned in run().plan()}
     assert plan["eval_ins_seg"] == "nothing to score" and plan["make_ins_seg_labels"] == "done"
     summary = run().run()
-    assert summary["eval_ins_seg"] is None and summary["eval_sem_seg"] is not None
+    assert summary["unscored"] == {"eval_ins_seg": "instances"} and "make_sem_seg_labels" in summary["scores"]
     assert "eval_ins_seg: the data set has no instances" in score_table(summary)
 
 
@@ -185,7 +192,7 @@ def test_without_pycocotools_it_is_refused_before_work(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(BackendError, match="COCO's average precision needs it: run pip install pycocotools, or set"):
         run("eval_ins_seg.iou=0.75").plan()
-    assert run("eval_ins_seg.coco_style=false").run()["eval_ins_seg"]["coco_style"] is None
+    assert run("eval_ins_seg.coco_style=false").run()["scores"]["make_ins_seg_labels"]["coco_style"] is None
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), [

@@ -49,8 +49,8 @@ def folder(tmp_path):
 def test_odd_images_pass_every_step(folder, tmp_path):
     pipeline = Pipeline.compose(*SMALL, f"data.root={folder}", f"outputs={tmp_path / 'out'}", "workers=3")
     summary = pipeline.run()
-    assert summary["eval_sem_seg"]["images"] == 10
-    assert len(summary["eval_cam"]["lpcam"]["iou"]) == 4
+    assert summary["scores"]["make_sem_seg_labels"]["images"] == 10
+    assert len(summary["scores"]["make_lpcam"]["iou"]) == 4
     masks = tmp_path / "out/odd/make_sem_seg_labels"
     for name in set(NAMES) - {"plain1", "dog.1_a"}:
         truth, mask = read_mask(folder / f"masks/{name}.png"), read_mask(masks / f"{name}.png")
@@ -64,7 +64,7 @@ def test_a_smaller_working_size_gives_masks_of_the_images_size(folder, tmp_path)
     summary = Pipeline.compose(*SMALL, f"data.root={folder}", f"outputs={tmp_path / 'out'}", "data.max_side=48").run()
     assert read_mask(tmp_path / "out/odd/make_sem_seg_labels/wide.png").shape == (40, 700)
     assert max(read_mask(tmp_path / "out/odd/cam_to_ir_label/wide.png").shape) == 48
-    assert summary["eval_sem_seg"]["miou"] is not None
+    assert summary["scores"]["make_sem_seg_labels"]["miou"] is not None
 
 
 def unknown_class(root):

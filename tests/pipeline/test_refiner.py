@@ -72,7 +72,7 @@ def test_val_masks_choose_among_all_four_and_what_they_tried_is_recorded(smoke, 
     best = max(record["tried"], key=lambda trial: trial["miou"])
     assert (record["refiner"], record["threshold"]) == (best["refiner"], best["threshold"])
     assert record["refiner_source"] == record["source"] == "best mIoU on the masks of 8 val images"
-    assert summary["eval_sem_seg"]["refiner"] == record["refiner"]
+    assert summary["scores"]["make_sem_seg_labels"]["refiner"] == record["refiner"]
     assert tried["walk"]["threshold"] == of_the_walk["threshold"] and tried["walk"]["miou"] == max(of_the_walk["val_miou"])
 
 
@@ -92,6 +92,12 @@ def test_irn_and_its_labels_are_left_out_without_a_walk_alone(outputs, tmp_path)
     asked = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", "make_sem_seg_labels.refiner=crf",
                              "cam_to_ir_label_pass=true", "eval_cam_pass=true", "make_lpcam_pass=true", "make_cam_pass=true", "train_cam_pass=true")
     assert {p.name: p.action for p in asked.plan()}["cam_to_ir_label"] == "run"
+
+    taken = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}",
+                             f"train_irn.weights={outputs / 'smoke/train_irn/weights.safetensors'}")
+    plan = {planned.name: planned for planned in taken.plan()}
+    assert plan["train_irn"].action == "imported" and plan["cam_to_ir_label"].action == "left out"
+    assert plan["cam_to_ir_label"].why.startswith("no step reads it with train_irn.weights=")
 
     for refiner in ("walk", "walk_crf", "null"):
         fresh = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", f"make_sem_seg_labels.refiner={refiner}")

@@ -96,7 +96,7 @@ def test_the_irn_baseline_in_bf16_with_soft_maps(outputs):
     assert "make_lpcam" not in plan
     assert plan["cam_to_ir_label"].reads == ("make_cam", "eval_cam")
     summary = pipeline.run()
-    assert list(summary["eval_cam"]) == ["cam"] and summary["eval_sem_seg"]["images"] == 24
+    assert list(summary["scores"]) == ["make_cam", "make_sem_seg_labels"] and summary["scores"]["make_sem_seg_labels"]["images"] == 24
     edge = np.load(next((outputs / "irn/make_sem_seg_labels/edge").glob("*.npy")))
     assert edge.dtype == np.float16 and 0 <= edge.min() <= edge.max() <= 1
 
@@ -171,11 +171,13 @@ def test_without_masks_the_rest_runs(outputs, tmp_path):
     default = {planned.name: planned.action for planned in Pipeline.compose(*call).plan()}   # the CRF, which reads no labels and no IRN
     assert default == {"train_cam": "run", "make_cam": "run", "make_lpcam": "run", "eval_cam": "skip", "cam_to_ir_label": "left out",
                        "train_irn": "left out", "make_sem_seg_labels": "run", "eval_sem_seg": "skip"}
+    cams = {planned.name: planned.why for planned in Pipeline.compose(*call, "seed_maps=make_cam").plan() if planned.action == "left out"}
+    assert cams["make_lpcam"] == "no step reads it with seed_maps=make_cam" and "make_cam" not in cams
     pipeline = Pipeline.compose(*call, "make_sem_seg_labels.refiner=walk")
     plan = {planned.name: planned.state for planned in pipeline.plan()}
     assert plan["eval_cam"] == plan["eval_sem_seg"] == "nothing to score"
     summary = pipeline.run()
-    assert summary["eval_cam"] is summary["eval_sem_seg"] is None
+    assert summary["scores"] == {} and summary["unscored"] == {"eval_cam": "masks", "eval_sem_seg": "masks"}
     assert len(list((outputs / "bare/make_sem_seg_labels").glob("*.png"))) == 24
     source = json.loads((outputs / "bare/cam_to_ir_label/manifest.json").read_text())["result"]
     assert (source["conf_fg"], source["conf_bg"]) == (0.45, 0.25) and "fallback" in source["threshold_source"]

@@ -185,7 +185,7 @@ def test_a_run_folder_of_another_data_set_is_refused(smoke, outputs, tmp_path):
     (data / "classes.txt").write_text((data / "classes.txt").read_text().replace(last, "tulip"))
     (data / "labels.csv").write_text((data / "labels.csv").read_text().replace(last, "tulip"))
     known = json.loads((outputs / "smoke/run.json").read_text())
-    (outputs / "smoke/run.json").write_text(json.dumps({"data": {**known["data"], "kind": "folder", "name": "folder"}}))
+    (outputs / "smoke/run.json").write_text(json.dumps({**known, "data": {**known["data"], "kind": "folder", "name": "folder"}}))
     with pytest.raises(ConfigError, match=f"was made from another data set, .*classes .*'{last}'.* there, .*'tulip'.* here"):
         Pipeline.compose("data=folder", f"data.root={data}", "name=smoke", f"outputs={outputs}").run()
 
@@ -207,6 +207,23 @@ def test_a_damaged_or_lost_run_json_is_made_again(smoke, outputs, text):
     smoke().run()
     again = json.loads(path.read_text())["data"]
     assert {**again, "root": None} == {**before, "root": None} and again["root"] == str(outputs / ".data")   # a copy of that run
+
+
+@pytest.mark.parametrize("call", [(), ("action=plan",), ("action=status",), ("action=verify",), ("action=report",), ("action=predict", "image=photo.jpg"),
+                                  ("action=compare", "runs=[smoke,other]"), ("name=new", "reuse_from=[smoke]")], ids=" ".join)
+def test_a_run_of_another_version_is_refused_with_what_to_do(smoke, outputs, call, capsys):
+    (outputs / "other").mkdir()
+    (outputs / "other/config.yaml").touch()
+    path = outputs / "smoke/run.json"
+    data = json.loads(path.read_text())["data"]
+    (outputs / "smoke/config.yaml").write_text("seed_maps: lpcam\nmodel: {cam_weights: null}\n")   # an older version's
+    for written in ({}, {"format": 1}, {"format": 3}):
+        path.write_text(json.dumps({"data": data, **written}))
+        before = {path: path.stat().st_mtime_ns for path in (outputs / "smoke").rglob("*")}
+        assert act(smoke(*call)) == 1
+        assert (f"outputs/smoke was written by another version of this program (format {written.get('format', 1)}, here 2), so its results cannot be "
+                "used here. Make them again in a new run, name=NAME, or use that version") in capsys.readouterr().err
+        assert {path: path.stat().st_mtime_ns for path in (outputs / "smoke").rglob("*")} == before and not (outputs / "new").exists()
 
 
 def test_repeated_work_continues_where_it_was_interrupted(smoke, outputs):

@@ -45,7 +45,7 @@ def test_every_step_has_the_official_lists(compose, root, tmp_path, chosen, mask
     assert [planned.name for planned in pipeline.plan()] == pipeline.config.steps and not (tmp_path / "out").exists()
     train, aug, val = set(TRAIN), set(AUG), set(VAL)
     expected = {
-        "train_cam": {"ids": aug, "val": val}, "make_cam": {"ids": aug}, "make_lpcam": {"ids": aug, "prototypes": train},
+        "train_cam": {"ids": aug, "log": val}, "make_cam": {"ids": aug}, "make_lpcam": {"ids": aug, "prototypes": train},
         "eval_cam": {"scored": train, "val": set()}, "cam_to_ir_label": {"ids": aug}, "train_irn": {"ids": aug},
         "make_sem_seg_labels": {"ids": set(masks), "val": set()}, "eval_sem_seg": {"scored": train}}
     assert lists(pipeline) == {step: expected[step] for step in pipeline.config.steps}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from steps.runtime.concurrency import MOST, ON_GPU, lacks_memory, max_concurrent, ordered_map
-from steps.runtime.context import StepContext, Stopped
+from steps.runtime.context import Runtime, StepContext, Stopped
 from wsss.errors import WsssError
 
 
@@ -22,7 +22,7 @@ def four_threads():
 
 
 def context(**more) -> StepContext:
-    return StepContext(None, None, {}, None, {}, **more)
+    return StepContext("step", None, None, {}, None, runtime=Runtime(**more))
 
 
 def results(make, ids, at_once, **more) -> list:

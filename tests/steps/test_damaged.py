@@ -1,7 +1,6 @@
 """Damaged files of a finished or interrupted step: an error that names the file and what to do, never a traceback."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 
 from steps.parts.prototypes import Prototypes
 from steps.parts.thresholds import read_chosen
+from steps.runtime.context import StepContext
 from steps.runtime.training import STATE, _load_state
 from wsss.errors import ArtifactError
 from wsss.networks.weights import save_tensors
@@ -32,20 +32,20 @@ def test_half_an_npz_and_one_without_an_array(tmp_path, kept):
         Prototypes(path, 1, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("content", [{}, [], None, 3, {"chosen": {}}, {"chosen": {"cam": {"threshold": 0.5}}},
-                                     {"chosen": {"cam": {"threshold": "high", "source": "me"}}},
-                                     {"chosen": {"cam": {"threshold": 7, "source": "me"}}}])
+@pytest.mark.parametrize("content", [{}, [], None, 3, {"chosen": {}}, {"chosen": {"make_cam": {"threshold": 0.5}}},
+                                     {"chosen": {"make_cam": {"threshold": "high", "source": "me"}}},
+                                     {"chosen": {"make_cam": {"threshold": 7, "source": "me"}}}])
 def test_a_file_without_the_threshold(tmp_path, content):
     path = tmp_path / "scores.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(ArtifactError, match="scores.json holds no threshold of the cam maps, expected one in .* Delete it"):
-        read_chosen(path, "cam")
+    with pytest.raises(ArtifactError, match="scores.json holds no threshold of the make_cam maps, expected one in .* Delete it"):
+        read_chosen(path, "make_cam")
     with pytest.raises(ArtifactError, match="scores.json holds no threshold, expected"):
         read_chosen(path)
     chosen = {"threshold": 0.3, "source": "best on val", "val_miou": [0.1]}
     (tmp_path / "threshold.json").write_text(json.dumps(chosen))
-    (tmp_path / "scores.json").write_text(json.dumps({"chosen": {"lpcam": chosen}}))
-    assert read_chosen(tmp_path / "threshold.json") == read_chosen(tmp_path / "scores.json", "lpcam") == chosen
+    (tmp_path / "scores.json").write_text(json.dumps({"chosen": {"make_lpcam": chosen}}))
+    assert read_chosen(tmp_path / "threshold.json") == read_chosen(tmp_path / "scores.json", "make_lpcam") == chosen
 
 
 @pytest.mark.parametrize(("tensors", "facts"), [
@@ -56,6 +56,6 @@ def test_a_state_of_something_else(tmp_path, tensors, facts):
     if tensors is None:
         tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
     save_tensors(tmp_path / STATE, tensors, facts)
-    context = SimpleNamespace(folder=tmp_path, progress=lambda *_: None)
+    context = StepContext("train_cam", None, None, {}, tmp_path)
     with pytest.raises(ArtifactError, match="state.safetensors does not fit the network .*Delete it to train again from the start"):
         _load_state(context, module, torch.optim.SGD(module.parameters(), lr=1.0), total=2)

@@ -1,10 +1,12 @@
 """Networks that are only used have their channels last and no batch norm; what they compute stays within rounding."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from steps.runtime.context import Runtime, Source, StepContext
 from steps.runtime.networks import WEIGHTS, load_classifier, load_irn, new_irn
 from wsss.classifiers.plain import Classifier
 from wsss.networks.backbones.resnet import FrozenBatchNorm, ResNet, resnet
@@ -22,13 +24,17 @@ def trained(norm: str) -> ResNet:
 
 
 @pytest.fixture(params=["group", "frozen_batch"])
-def context(tmp_path, request):
-    for step, network in (("train_cam", Classifier(trained(request.param), 3)), ("train_irn", IRN(trained(request.param)))):
-        (tmp_path / step).mkdir()
-        save_weights(tmp_path / step / WEIGHTS, network, {"backbone": "resnet18", "norm": request.param, "n_classes": 3})
-    return SimpleNamespace(inputs={step: tmp_path / step for step in ("train_cam", "train_irn")}, device=torch.device("cpu"),
-                           dataset=SimpleNamespace(classes=("a", "b", "c")), seed=0, norm=request.param,
-                           precision="float32")
+def norm(request):
+    return request.param
+
+
+@pytest.fixture
+def context(tmp_path, norm):
+    for role, network in (("classifier", Classifier(trained(norm), 3)), ("irn", IRN(trained(norm)))):
+        (tmp_path / role).mkdir()
+        save_weights(tmp_path / role / WEIGHTS, network, {"backbone": "resnet18", "norm": norm, "n_classes": 3})
+    return StepContext("step", None, SimpleNamespace(classes=("a", "b", "c")), {}, tmp_path,
+                       {role: (Source(role, folder=tmp_path / role),) for role in ("classifier", "irn")})
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -36,17 +42,17 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max() / one.abs().max())
 
 
-def test_results_are_those_of_the_usual_layout_within_rounding(context):
+def test_results_are_those_of_the_usual_layout_within_rounding(context, norm):
     images = torch.randn(2, 3, 75, 101, generator=torch.Generator().manual_seed(0))
-    plain = Classifier(resnet("resnet18", context.norm), 3).eval()
-    load_weights(context.inputs["train_cam"] / WEIGHTS, plain)
+    plain = Classifier(resnet("resnet18", norm), 3).eval()
+    load_weights(context.input("classifier") / WEIGHTS, plain)
     classifier = load_classifier(context)
     assert not any(isinstance(module, FrozenBatchNorm) for module in classifier.modules())
     assert classifier.backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         assert 0 <= difference(plain.features(images), classifier.features(images)) < 1e-5
-    plain = IRN(resnet("resnet18", context.norm)).eval()
-    load_weights(context.inputs["train_irn"] / WEIGHTS, plain)
+    plain = IRN(resnet("resnet18", norm)).eval()
+    load_weights(context.input("irn") / WEIGHTS, plain)
     with torch.inference_mode():
         assert difference(plain.edge_map(images), load_irn(context).edge_map(images)) < 1e-5
 
@@ -54,18 +60,15 @@ def test_results_are_those_of_the_usual_layout_within_rounding(context):
 def test_weights_cast_once_give_the_bits_of_weights_cast_in_every_call(context):
     images = torch.randn(2, 3, 75, 101, generator=torch.Generator().manual_seed(0))
     for load, output in ((load_classifier, Classifier.features), (load_irn, IRN.edge_map)):
-        context.runtime.precision = "float32"
-        uncast = load(context)
-        context.runtime.precision = "bf16"
-        cast = load(context)
+        uncast, cast = load(context), load(replace(context, runtime=Runtime(precision="bf16")))
         assert cast.backbone.layer1[0].conv1.weight.dtype == torch.bfloat16
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(output(uncast, images), output(cast, images))
 
 
-def test_only_the_frozen_part_of_a_network_in_training_is_changed(context):
+def test_only_the_frozen_part_of_a_network_in_training_is_changed(context, norm):
     irn = new_irn(context)
-    assert {name for name, _ in irn.backbone.named_buffers()} == {name for name, _ in trained(context.norm).named_buffers()}
+    assert {name for name, _ in irn.backbone.named_buffers()} == {name for name, _ in trained(norm).named_buffers()}
     assert irn.backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert all(parameter.is_contiguous() for name, parameter in irn.named_parameters() if name.startswith("fc_"))
     assert {name.split(".")[0][:3] for name, parameter in irn.named_parameters() if parameter.requires_grad} == {"fc_"}

@@ -68,5 +68,5 @@ def test_numbers_that_are_not_finite_and_arrays_that_lack(tmp_path):
 
 def test_scores_that_lack_something(tmp_path):
     (tmp_path / "scores.json").write_text(json.dumps({"ap": 0.5}))
-    with pytest.raises(ArtifactError, match="scores.json does not hold ap, iou, coco_style, objects"):
+    with pytest.raises(ArtifactError, match="scores.json does not hold kind, ap, iou, coco_style, objects"):
         read_scores(tmp_path, 3)

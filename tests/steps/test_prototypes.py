@@ -25,7 +25,7 @@ def dataset():
 
 def context(dataset, *overrides: str, ids=None) -> StepContext:
     settings = typed(compose(["data=folder", "data.root=x", *overrides])).make_lpcam
-    return StepContext(settings, dataset, {"prototypes": tuple(ids or dataset.labels)}, folder=None, inputs={})
+    return StepContext("make_lpcam", settings, dataset, {"prototypes": tuple(ids or dataset.labels)}, folder=None)
 
 
 def test_all_images_of_the_list_that_show_the_class(dataset):

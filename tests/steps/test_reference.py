@@ -12,9 +12,11 @@ import torch
 
 from pipeline.cluster.machine import prepare_process
 from pipeline.config import compose, typed
+from pipeline.contexts import make_context
+from pipeline.order import sources
 from steps import cam_to_ir_label, eval_cam, eval_sem_seg, make_cam, make_lpcam, make_sem_seg_labels
 from steps.runtime.artifacts import Maps, read_json, write_arrays
-from steps.runtime.context import StepContext
+from steps.runtime.context import Runtime
 from steps.runtime.journal import merge_journals
 from steps.runtime.networks import WEIGHTS
 from tests.reference import EXPECTED, IDS, REFERENCE, load
@@ -60,9 +62,8 @@ def run(tmp_path_factory, request) -> Iterator[Path]:
     for step in (make_cam, make_lpcam, eval_cam, cam_to_ir_label, make_sem_seg_labels, eval_sem_seg):
         name = step.__name__.split(".")[-1]
         (folder / name).mkdir(exist_ok=True)
-        inputs = {path.name: path for path in folder.iterdir() if path.name != name}
-        step.run(StepContext(settings=getattr(config, name), dataset=reference_dataset(), folder=folder / name, inputs=inputs,
-                             device=device, lists={"ids": IDS, "prototypes": IDS, "scored": IDS, "val": ()}))
+        step.run(make_context(config, reference_dataset(), name, {"ids": IDS, "prototypes": IDS, "scored": IDS, "val": ()}, folder / name,
+                              sources(config, name), lambda source: folder / source, Runtime(device=device)))
         if not name.startswith("eval"):
             merge_journals(folder / name, IDS)
     yield folder
@@ -104,7 +105,7 @@ def test_scores_of_the_pseudo_masks(run):
     assert (scores["threshold"], scores["images"]) == (0.35, 4)
 
 
-@pytest.mark.parametrize(("kind", "threshold", "official"), [("cam", 0.15, "cam@0.15"), ("lpcam", 0.30, "lpcam@0.3")])
+@pytest.mark.parametrize(("kind", "threshold", "official"), [("make_cam", 0.15, "cam@0.15"), ("make_lpcam", 0.30, "lpcam@0.3")])
 def test_scores_of_the_maps_at_the_published_thresholds(run, kind, threshold, official):
     scores = read_json(run / "eval_cam/scores.json")["scores"][kind]
     assert scores["threshold"] == threshold and "configuration" in scores["threshold_source"]
