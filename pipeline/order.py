@@ -76,6 +76,16 @@ def sources(config: Any, name: str) -> dict[str, tuple[str, ...]]:
             for role, source in BY_NAME[name].reads.items()}
 
 
+def made_from(config: Any, kind: str) -> str | None:
+    """The kind of maps that the main results of a step were made from: the main maps of the one step with maps that it reads.
+
+    None for the maps in a sub-folder, and for a step that reads no maps or those of several steps.
+    """
+    names = sources(config, kind).values() if kind in BY_NAME else ()
+    read = {name for group in names for name in group if "" in BY_NAME[name].MAPS}
+    return read.pop() if len(read) == 1 else None
+
+
 def titles() -> dict[str, str]:
     """The titles of all kinds of results that can be scored, in the order of the steps: maps, and what a SCORE step names."""
     from steps.step import SCORE

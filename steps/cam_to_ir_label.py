@@ -5,17 +5,19 @@ configured, the threshold that eval_cam chose on val. Writes `ID.png` (0 backgro
 of the network input.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from steps.eval_cam import SCORES
 from steps.parts.official import OfficialLabels
+from steps.parts.shown import label_column
 from steps.parts.thresholds import confident_pair, read_chosen, require_fallback
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Setup, StepSettings, facts, per_map, val_with_masks
+from steps.step import IMAGES, Column, Setup, StepSettings, facts, per_map, val_with_masks
 from wsss.data.images import encode_mask
 
 VERSION = 1
@@ -106,3 +108,7 @@ def confident_thresholds(context: StepContext) -> tuple[tuple[float, float], str
         return confident_pair(choice["threshold"]), f"+0.15 / -0.10 of the threshold with the {choice['source']}"
     pair = settings.fallback[context.seeds]
     return (pair.conf_fg, pair.conf_bg), "published constants (no val masks to choose by)"
+
+
+def shown(context: StepContext) -> Iterator[Column]:
+    yield label_column(context, "confident label")

@@ -4,14 +4,16 @@ Official file: `step/eval_cam.py`. Reads the maps and the masks; writes `scores.
 counts of each kind of map at all 101 thresholds).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steps.parts.shown import ON_SCORED, ON_VAL, threshold_curve
 from steps.parts.thresholds import Chosen, choose, count, require_fallback
 from steps.runtime.artifacts import Maps, check_keys, read_arrays, read_json, write_arrays, write_json
 from steps.runtime.context import Source, StepContext, require
-from steps.step import SCORE, Lists, Score, Setup, StepSettings, facts, per_map, val_with_masks
+from steps.step import SCORE, Curve, Line, Lists, Score, Setup, StepSettings, facts, per_map, val_with_masks
 from wsss.metrics.semantic import MEASURES, THRESHOLDS, ThresholdCounts
 
 VERSION = 1
@@ -125,3 +127,22 @@ def read_maps(sources: tuple[Source, ...]) -> dict[str, Maps]:
     """The maps of finished steps by kind; without the kinds that a step was told not to save."""
     found = {kind: Maps(source.folder, folder) for source in sources for kind, folder in source.maps.items()}
     return {kind: maps for kind, maps in found.items() if not maps.kind or maps}
+
+
+def shown(context: StepContext) -> Iterator[Curve]:
+    """The mIoU at every threshold on the scored images and, of the kinds that were counted on it, on val."""
+    if not (context.folder / SCORES).exists():
+        return
+    content, lines = read_json(context.folder / SCORES), []
+    for kind, values in content["scores"].items():
+        curve = values["curve"]
+        marks = [(values["oracle"]["threshold"], False), (values["threshold"], True)]
+        lines.append(Line(curve["threshold"], curve["miou"], kind=kind, marks=marks))
+    yield from threshold_curve(ON_SCORED, lines)
+    counts, lines = read_arrays(context.folder / COUNTS), []
+    for kind, choice in content["chosen"].items():
+        grid = content["scores"][kind]["curve"]["threshold"] if kind in content["scores"] else THRESHOLDS
+        if (found := counts.get(f"{kind}_val")) is not None and found.shape[2] == len(grid) + 1:
+            curve = ThresholdCounts(len(context.dataset.classes), grid, found).miou_curve()
+            lines.append(Line(grid, curve, kind=kind, marks=[(choice["threshold"], True)]))
+    yield from threshold_curve(ON_VAL, lines)

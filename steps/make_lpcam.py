@@ -8,7 +8,7 @@ official file: `step/make_lpcam.py`. Reads the classifier and the CAMs. First it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,10 +18,11 @@ import numpy as np
 
 from steps.parts.imported_prototypes import check_imported, digest_of_imported
 from steps.parts.official import OfficialMaps
+from steps.parts.shown import map_columns, prototype_sheets
 from steps.runtime.artifacts import FG_ONLY, Maps, encode_array
 from steps.runtime.context import StepContext, require_package
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Lists, Setup, StepSettings, facts
+from steps.step import IMAGES, Column, Lists, Setup, Sheet, StepSettings, facts
 
 if TYPE_CHECKING:
     import torch
@@ -178,3 +179,11 @@ def _pack(maps: list[torch.Tensor], has_foreground: torch.Tensor, cams: Maps, im
     if missing.any():
         packed[missing] = cams.packed(image_id)[missing]
     return packed
+
+
+def shown(context: StepContext) -> Iterator[Column | Sheet]:
+    """The maps, and the prototypes of each class."""
+    from steps.parts.prototypes import FILE
+
+    yield from map_columns(context, MAPS)
+    yield from prototype_sheets(context.folder / FILE, len(context.dataset.classes))

@@ -8,7 +8,7 @@ float16 at stride 4. `threshold.json` records the refiner, the background thresh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ import numpy as np
 
 from steps.parts.official import OfficialLabels
 from steps.parts.refiner import WITHOUT_MASKS, Refiner, Unary, check_walk
+from steps.parts.shown import choice_on_val, label_column, walk_columns
 from steps.parts.thresholds import THRESHOLD, read_chosen, require_fallback
 from steps.runtime.artifacts import Labels, encode_array, read_array
 from steps.runtime.context import StepContext, require
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Lists, Setup, StepSettings, facts, per_map, val_with_masks
+from steps.step import IMAGES, Column, Curve, Lists, Setup, StepSettings, Table, facts, per_map, val_with_masks
 from wsss.data.ids import union
 from wsss.data.images import encode_mask
 
@@ -157,3 +158,10 @@ def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
             if name.endswith(".npy"):
                 read_array(labels.store.file(image_id, name), folder.name)
     return read
+
+
+def shown(context: StepContext) -> Iterator[Column | Curve | Table]:
+    """Edge map, random walk and pseudo mask of each image, and the choice on val."""
+    yield from walk_columns(context)
+    yield label_column(context, "pseudo mask")
+    yield from choice_on_val(context)

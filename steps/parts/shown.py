@@ -1,0 +1,126 @@
+"""What several steps show in the report: the losses of a training, threshold curves, and columns of the image traces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steps.parts.thresholds import THRESHOLD
+from steps.runtime.artifacts import Labels, Maps, read_array, read_arrays, read_json
+from steps.runtime.context import StepContext
+from steps.runtime.schedule import LOG
+from steps.runtime.store import Store
+from steps.step import Centre, Column, Curve, Line, Sheet, Table
+
+if TYPE_CHECKING:
+    from steps.parts.walk import Walk
+
+ON_SCORED, ON_VAL = "On the scored images", "On the val images, which chose"
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the log of a training; [] if it has none yet."""
+    path = folder / LOG
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def loss_curves(context: StepContext, log: Sequence[Mapping[str, Any]], losses: Mapping[str, str]) -> Iterator[Curve]:
+    """The `losses` (name -> title) over the training steps, as far as they are in the log."""
+    lines = [line for line in log if "loss" in line]
+    drawn = [Line([line["step"] for line in lines], [line[name] for line in lines], title) for name, title in losses.items()
+             if lines and all(name in line for line in lines)]
+    if drawn:
+        yield Curve(f"{context.name}: {'loss' if len(losses) == 1 else 'losses'}", "step", "loss", drawn)
+
+
+def threshold_curve(title: str, lines: Sequence[Line]) -> Iterator[Curve]:
+    """The mIoU in [0, 1] over the background threshold; nothing without lines."""
+    if lines:
+        yield Curve(title, "background threshold", "mIoU, percent", lines, percent=True, section="thresholds")
+
+
+def map_columns(context: StepContext, titles: Mapping[str, str]) -> Iterator[Column]:
+    """A column for each kind of maps (sub-folder -> title) that the step has made."""
+    for folder, title in titles.items():
+        if maps := Maps(context.folder, folder):
+            yield Column(title, "maps", maps.index, lambda image_id, maps=maps: (
+                maps.map(image_id, "strided").numpy() if image_id in maps.index else None))
+
+
+def label_column(context: StepContext, title: str) -> Column:
+    labels = Labels(context.folder, len(context.dataset.classes))
+    return Column(title, "label", labels.index, lambda image_id: labels(image_id) if image_id in labels.index else None)
+
+
+def walk_columns(context: StepContext) -> Iterator[Column]:
+    """The edge map and the walked maps: read if `save_soft` kept them, else computed if the step uses or tries the walk."""
+    read, ids = _walked(context)
+    for number, (title, draw) in enumerate((("edge map", "map"), ("random walk", "maps"))):
+        yield Column(title, draw, ids, lambda image_id, number=number: (found := read(image_id)) and found[number])
+
+
+def _walked(context: StepContext) -> tuple[Any, Any]:
+    """A function of an image id that returns the edge map (h, w) and the walked maps (K, h, w), float32, or None; and the ids."""
+    from steps.runtime.networks import WEIGHTS
+
+    kept = Store(context.folder)
+    roles = context.reads("seeds") and context.reads("irn")
+    maps = Maps(context.input("seeds")) if roles and (context.input("irn") / WEIGHTS).exists() else None
+
+    @cache
+    def walk() -> Walk:
+        from steps.parts.walk import Walk
+
+        return Walk(context, maps)
+
+    @lru_cache(maxsize=1)   # two columns read it
+    def read(image_id: str) -> tuple[np.ndarray, ...] | None:
+        files = [kept.file(image_id, f"{name}/{image_id}.npy") for name in ("edge", "walk")]
+        if all(file.exists() for file in files):
+            return tuple(read_array(file, context.name).astype(np.float32) for file in files)
+        if maps is None or image_id not in maps.index:
+            return None
+        walked, edge = walk()(image_id)
+        return edge.cpu().numpy(), walked.cpu().numpy()
+    return read, kept.index if maps is None else maps.index
+
+
+def choice_on_val(context: StepContext) -> Iterator[Curve | Table]:
+    """The curve of the threshold of the masks that was chosen on val, and the refiners that were tried there."""
+    path = context.folder / THRESHOLD
+    if not path.exists():
+        return
+    chosen = read_json(path)
+    if curve := chosen.get("val_miou"):
+        marks = [] if chosen["threshold"] is None else [(chosen["threshold"], True)]
+        yield from threshold_curve(ON_VAL, [Line(np.linspace(0, 1, len(curve)).tolist(), curve, kind=context.name, marks=marks)])
+    if tried := chosen.get("tried"):
+        rows = [(trial["refiner"], f"{trial['threshold']:.2f}", "–" if trial["miou"] is None else f"{100 * trial['miou']:.1f}",
+                 "chosen" * (trial["refiner"] == chosen["refiner"])) for trial in tried]
+        yield Table("Refiners tried on val", ("refiner", "threshold", "mIoU, percent", ""), rows, "thresholds")
+
+
+def prototype_sheets(path: Path, n_classes: int) -> Iterator[Sheet]:
+    """The centres of every class in a `prototypes.npz`, the kept and most probable ones first; none without nearest features.
+
+    Raises ArtifactError if the file cannot be read.
+    """
+    arrays = read_arrays(path, ("class_index", "is_background", "kept")) if path.exists() else {}
+    if not {"near_id", "near_cell", "probability"} <= arrays.keys():
+        return
+
+    def centre(row: int) -> Centre:
+        patches = [(str(image_id), tuple(cell)) for image_id, cell in
+                   zip(arrays["near_id"][row], arrays["near_cell"][row].tolist()) if image_id]
+        return Centre(float(arrays["probability"][row]), bool(arrays["kept"][row]), patches)
+
+    def centres(index: int, background: bool) -> list[Centre]:
+        mine = np.flatnonzero((arrays["class_index"] == index) & (arrays["is_background"] == background))
+        return [centre(row) for row in mine[np.lexsort((-arrays["probability"][mine], ~arrays["kept"][mine]))]]
+    for index in range(n_classes):
+        yield Sheet(index, {"foreground": centres(index, False), "background": centres(index, True)})
