@@ -54,14 +54,15 @@ def _score_row(kind: str, score: Mapping[str, Any], cells: list[dict[str, Any]])
 def _score_cell(value: float | None, beside: Mapping[str, Any] | None) -> dict[str, Any]:
     difference = beside["difference"] if beside else None
     return {"value": percent(value), "published": f"{beside['published']:.1f}" if beside else None,
-            "difference": None if difference is None else f"{difference:+.1f}", "outside": bool(beside) and not beside["within"]}
+            "outside": bool(beside) and not beside["within"], "difference": None if difference is None else f"{difference:+.1f}"}
 
 
 def headlines(run: RecordedRun) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """The main scores: the measure, and (title, tone, percent) of each kind that has it."""
     found: dict[str, list[tuple[str, str, str]]] = {}
     for kind, score in measured(run).items():
-        found.setdefault(kinds.main_heading(score), []).append((score["title"], kinds.tone(kind), percent(kinds.main_measure(score))))
+        shown = (score["title"], kinds.tone(kind), percent(kinds.main_measure(score)))
+        found.setdefault(kinds.main_heading(score), []).append(shown)
     return list(found.items())
 
 
