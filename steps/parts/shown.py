@@ -87,7 +87,7 @@ def _walked(context: StepContext) -> tuple[Any, Any]:
             return None
         walked, edge = walk()(image_id)
         return edge.cpu().numpy(), walked.cpu().numpy()
-    return read, kept.index if maps is None else maps.index
+    return read, kept.index if maps is None else context.ids
 
 
 def choice_on_val(context: StepContext) -> Iterator[Curve | Table]:

@@ -347,11 +347,14 @@ def test_a_walk_that_the_step_does_not_use_is_not_computed(smoke, outputs):
     run = smoke().recorded(outputs / "smoke")
     trace = (maker := TraceMaker(run, pieces(run, [])))(maker.available[0])
     assert "random walk" not in trace.columns and "pseudo mask" in trace.columns
-    shutil.rmtree(outputs / "smoke/make_sem_seg_labels")   # as after a run that ends with IRN
-    run = smoke("make_sem_seg_labels.refiner=walk").recorded(outputs / "smoke")
-    run.plan[-2].sources = {"seeds": ("make_lpcam",), "irn": ("train_irn",)}
+
+
+def test_a_run_that_ends_with_irn_shows_the_walk(smoke, outputs):
+    shutil.rmtree(outputs / "smoke/make_sem_seg_labels")
+    run = smoke().recorded(outputs / "smoke")
     trace = (maker := TraceMaker(run, pieces(run, [])))("train_0000")
     assert {"edge map", "random walk"} < set(trace.columns) and "pseudo mask" not in trace.columns
+    assert maker.available == list(run.dataset.lists["train"])
 
 
 def test_what_a_step_shows_before_an_error_is_shown(smoke, outputs, monkeypatch):
