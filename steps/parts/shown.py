@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,11 @@ def map_columns(context: StepContext, titles: Mapping[str, str]) -> Iterator[Col
     """A column for each kind of maps (sub-folder -> title) that the step has made."""
     for folder, title in titles.items():
         if maps := Maps(context.folder, folder):
-            yield Column(title, "maps", maps.index, lambda image_id, maps=maps: (
-                maps.map(image_id, "strided").numpy() if image_id in maps.index else None))
+            yield Column(title, "maps", maps.index, partial(_map, maps))
+
+
+def _map(maps: Maps, image_id: str) -> np.ndarray | None:
+    return maps.map(image_id, "strided").numpy() if image_id in maps.index else None
 
 
 def label_column(context: StepContext, title: str) -> Column:
@@ -59,35 +62,41 @@ def label_column(context: StepContext, title: str) -> Column:
 
 def walk_columns(context: StepContext) -> Iterator[Column]:
     """The edge map and the walked maps: read if `save_soft` kept them, else computed if the step uses or tries the walk."""
-    read, ids = _walked(context)
-    for number, (title, draw) in enumerate((("edge map", "map"), ("random walk", "maps"))):
-        yield Column(title, draw, ids, lambda image_id, number=number: (found := read(image_id)) and found[number])
+    walked = _Walked(context)
+    yield Column("edge map", "map", walked.ids, lambda image_id: walked(image_id)[0])
+    yield Column("random walk", "maps", walked.ids, lambda image_id: walked(image_id)[1])
 
 
-def _walked(context: StepContext) -> tuple[Any, Any]:
-    """A function of an image id that returns the edge map (h, w) and the walked maps (K, h, w), float32, or None; and the ids."""
-    from steps.runtime.networks import WEIGHTS
+class _Walked:
+    """Returns the edge map (h, w) and the walked maps (K, h, w) of an image, float32, or (None, None)."""
 
-    kept = Store(context.folder)
-    roles = context.reads("seeds") and context.reads("irn")
-    maps = Maps(context.input("seeds")) if roles and (context.input("irn") / WEIGHTS).exists() else None
+    def __init__(self, context: StepContext):
+        from steps.runtime.networks import WEIGHTS
 
-    @cache
-    def walk() -> Walk:
-        from steps.parts.walk import Walk
+        self.context, self._kept = context, Store(context.folder)
+        reads = context.reads("seeds") and context.reads("irn") and (context.input("irn") / WEIGHTS).exists()
+        self._maps = Maps(context.input("seeds")) if reads else None
+        self.ids = context.ids if reads else self._kept.index
+        self._walk: Walk | None = None
+        self._last: tuple[str, tuple[np.ndarray | None, np.ndarray | None]] = "", (None, None)   # two columns read it
 
-        return Walk(context, maps)
+    def __call__(self, image_id: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+        if self._last[0] != image_id:
+            self._last = image_id, self._make(image_id)
+        return self._last[1]
 
-    @lru_cache(maxsize=1)   # two columns read it
-    def read(image_id: str) -> tuple[np.ndarray, ...] | None:
-        files = [kept.file(image_id, f"{name}/{image_id}.npy") for name in ("edge", "walk")]
-        if all(file.exists() for file in files):
-            return tuple(read_array(file, context.name).astype(np.float32) for file in files)
-        if maps is None or image_id not in maps.index:
-            return None
-        walked, edge = walk()(image_id)
-        return edge.cpu().numpy(), walked.cpu().numpy()
-    return read, kept.index if maps is None else context.ids
+    def _make(self, image_id: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+        edge, walk = (self._kept.file(image_id, f"{name}/{image_id}.npy") for name in ("edge", "walk"))
+        if edge.exists() and walk.exists():
+            return read_array(edge, step := self.context.name).astype(np.float32), read_array(walk, step).astype(np.float32)
+        if self._maps is None or image_id not in self._maps.index:
+            return None, None
+        if self._walk is None:
+            from steps.parts.walk import Walk
+
+            self._walk = Walk(self.context, self._maps)
+        walked, edges = self._walk(image_id)
+        return edges.cpu().numpy(), walked.cpu().numpy()
 
 
 def choice_on_val(context: StepContext) -> Iterator[Curve | Table]:
