@@ -5,7 +5,7 @@ launcher (basic, submitit_local, submitit_slurm) runs the members; this process 
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from pipeline.config import explain
-from pipeline.order import BY_NAME
+from pipeline.order import BY_NAME, titles
 from pipeline.plan.fingerprint import identities
 from pipeline.plan.lists import derive_lists
-from pipeline.report.kinds import TITLES, measured
+from pipeline.report.kinds import main_heading, main_measure, measured, with_first_measure
 from pipeline.runfolder.folder import MANIFEST
 from pipeline.runner import SUMMARY, Pipeline
 from steps.runtime.artifacts import read_json
@@ -85,32 +85,38 @@ class Sweep:
 
     def write_scores(self) -> int:
         """Print the scores of all members and write them as a table and a plot into the sweep's folder."""
-        heads, rows = [*self.keys, *TITLES.values()], []
-        for values, member in zip(self.values, self.members, strict=True):
-            path = member.folder.path / SUMMARY
-            scores = measured(read_json(path) if path.exists() else {})
-            rows.append([*map(str, values), *(f"{100 * scores[kind]['miou']:.1f}" if kind in scores else "" for kind in TITLES)])
+        paths = [member.folder.path / SUMMARY for member in self.members]
+        found = [measured(read_json(path) if path.exists() else {}) for path in paths]
+        kinds = {kind: scores[kind] for kind in titles() for scores in reversed(found) if kind in scores}
+        drawn = with_first_measure(kinds)
+        heads = [*self.keys, *(score["title"] if kind in drawn else f"{score['title']}, {main_heading(score)}"
+                               for kind, score in kinds.items())]
+        rows = [[*map(str, values), *("" if kind not in scores or (value := main_measure(scores[kind])) is None
+                                      else f"{100 * value:.1f}" for kind in kinds)]
+                for values, scores in zip(self.values, found, strict=True)]
         self.base.console.result("\n".join(aligned([heads, *rows], left=range(len(heads)))))
         write_text(self.base.folder.path / TABLE, csv_text([heads, *rows]))
-        written = [TABLE]
+        written, measure = [TABLE], next(map(main_heading, kinds.values()), "scores")
         if importlib.util.find_spec("matplotlib"):
-            plot(self.base.folder.path / PLOT, heads, rows, len(self.keys))
+            columns = {kind: column for column, kind in enumerate(kinds, start=len(self.keys)) if kind in drawn}
+            plot(self.base.folder.path / PLOT, heads, rows, columns, measure)
             written.append(PLOT)
-        self.base.console.result(f"mIoU in percent; also in {self.base.folder.path}/: {', '.join(written)}")
+        self.base.console.result(f"{measure} in percent; also in {self.base.folder.path}/: {', '.join(written)}")
         return 0 if all(any(row[len(self.keys):]) for row in rows) else 1
 
 
-def plot(path: Path, heads: list[str], rows: list[list[str]], n_keys: int) -> None:
-    """Plot each score over the members, as PNG."""
-    from pipeline.report.figures import COLOURS, png  # imported here because it is slow
+def plot(path: Path, heads: list[str], rows: list[list[str]], columns: Mapping[str, int], measure: str) -> None:
+    """Plot the `columns` of kinds of results over the members, which are in the columns before, as PNG."""
+    from pipeline.report.figures import colour, png  # imported here because it is slow
 
+    n_keys = min(columns.values(), default=1)
     members = [", ".join(row[:n_keys]) for row in rows]
     with png(path, 6, 4) as figure:
         axes = figure.subplots()
-        for column, kind in enumerate(TITLES, start=n_keys):
+        for kind, column in columns.items():
             known = [(member, float(row[column])) for member, row in zip(members, rows) if row[column]]
             if known:
-                axes.plot(*zip(*known), marker="o", label=heads[column], color=COLOURS[kind])
-        axes.set(xlabel=", ".join(heads[:n_keys]), ylabel="mIoU, percent")
+                axes.plot(*zip(*known), marker="o", label=heads[column], color=colour(kind))
+        axes.set(xlabel=", ".join(heads[:n_keys]), ylabel=f"{measure}, percent")
         if axes.lines:
             axes.legend()

@@ -5,18 +5,20 @@ configured, the threshold that eval_cam chose on val. Writes `ID.png` (0 backgro
 of the network input.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from steps.eval_cam import SCORES
 from steps.parts.official import OfficialLabels
+from steps.parts.shown import label_column
 from steps.parts.thresholds import FALLBACK, confident_pair, read_chosen, require_fallback
 from steps.parts.tuning import Tuned, Tuning, confident, confident_lines
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, PER_MAP, Needs, Setup, StepSettings, facts
+from steps.step import IMAGES, PER_MAP, Column, Needs, Setup, StepSettings, facts
 from wsss.data.images import encode_mask
 
 VERSION = 1
@@ -145,3 +147,7 @@ def _percent(share: float | None) -> str:
 
 def _value(threshold: float | None) -> str:
     return "never" if threshold is None else f"{threshold:g}"
+
+
+def shown(context: StepContext) -> Iterator[Column]:
+    yield label_column(context, "confident label")

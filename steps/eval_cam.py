@@ -4,15 +4,17 @@ Official file: `step/eval_cam.py`. Reads the maps and the masks; writes `scores.
 counts of each kind of map at all 101 thresholds).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from steps.parts.shown import ON_SCORED, ON_VAL, threshold_curve
 from steps.parts.thresholds import Chosen, choose, count, read_chosen, require_fallback
-from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, Tuned, Tuning, at, confident_curve, rows_of, scored, threshold_curve
+from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, Tuned, Tuning, at, confident_curve, rows_of, scored, tuning_curve
 from steps.runtime.artifacts import Maps, check_keys, read_arrays, read_json, write_arrays, write_json
 from steps.runtime.context import Source, StepContext, require
-from steps.step import PER_MAP, SCORE, Lists, Needs, Score, Setup, StepSettings, facts, val_with_masks
+from steps.step import PER_MAP, SCORE, Curve, Line, Lists, Needs, Score, Setup, StepSettings, facts, val_with_masks
 from wsss.metrics.semantic import MEASURES, THRESHOLDS, ThresholdCounts
 
 VERSION = 1
@@ -155,4 +157,23 @@ def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
                      + (f"; the run has {at(scored_kind['run'])}" if run else ""))
         words.append(f"{context.name}.threshold.{kind}={scored_kind['best']['threshold']:g}")
         rows += rows_of({**scored_kind["curve"], **confident_curve(counts)}, names, kind)
-    return Tuned(result, lines, words, {"thresholds.csv": [("maps", *names), *rows]}, [threshold_curve(result)])
+    return Tuned(result, lines, words, {"thresholds.csv": [("maps", *names), *rows]}, [tuning_curve(result)])
+
+
+def shown(context: StepContext) -> Iterator[Curve]:
+    """The mIoU at every threshold on the scored images and, of the kinds that were counted on it, on val."""
+    if not (context.folder / SCORES).exists():
+        return
+    content, lines = read_json(context.folder / SCORES), []
+    for kind, values in content["scores"].items():
+        curve = values["curve"]
+        marks = [(values["oracle"]["threshold"], False), (values["threshold"], True)]
+        lines.append(Line(curve["threshold"], curve["miou"], kind=kind, marks=marks))
+    yield from threshold_curve(ON_SCORED, lines)
+    counts, lines = read_arrays(context.folder / COUNTS), []
+    for kind, choice in content["chosen"].items():
+        grid = content["scores"][kind]["curve"]["threshold"] if kind in content["scores"] else THRESHOLDS
+        if (found := counts.get(f"{kind}_val")) is not None and found.shape[2] == len(grid) + 1:
+            curve = ThresholdCounts(len(context.dataset.classes), grid, found).miou_curve()
+            lines.append(Line(grid, curve, kind=kind, marks=[(choice["threshold"], True)]))
+    yield from threshold_curve(ON_VAL, lines)

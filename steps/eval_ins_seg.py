@@ -97,6 +97,7 @@ def scores(folder: Path) -> list[Score]:
     values = read_json(folder / SCORES)
     coco = values["coco_style"]
     measured = {"ap": values["ap"]} | ({"ap50": coco["ap50"], "coco_ap": coco["ap"]} if coco else {})
-    headings = {**MEASURES, "ap": f"AP{100 * values['iou']:.0f}"}
+    values["min_iou"] = values.pop("iou")   # in a score "iou" is that of each class
+    headings = {**MEASURES, "ap": f"AP{100 * values['min_iou']:.0f}"}
     return [Score(values["kind"], {name: headings[name] for name in measured}, {**values, **measured},
                   {"detections": "detections", "objects": "objects"})]

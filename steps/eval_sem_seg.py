@@ -3,15 +3,18 @@
 Official file: `step/eval_sem_seg.py` (IRN, LPCAM). Reads the pseudo masks and the ground truth; writes `scores.json`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from steps.parts.thresholds import THRESHOLD, read_chosen
 from steps.runtime.artifacts import Labels, check_keys, read_json, write_json
 from steps.runtime.context import StepContext
-from steps.step import SCORE, Lists, Needs, Score, Setup, StepSettings
+from steps.step import SCORE, Lists, Matrix, Needs, Score, Setup, StepSettings
 from wsss.metrics.semantic import MEASURES, Confusion
 
 VERSION = 1
@@ -72,3 +75,9 @@ def reader(folder: Path, n_classes: int) -> None:
 def scores(folder: Path) -> list[Score]:
     values = read_json(folder / SCORES)
     return [Score(values["kind"], MEASURES, values)]
+
+
+def shown(context: StepContext) -> Iterator[Matrix]:
+    """The confusion matrix."""
+    if (path := context.folder / SCORES).exists():
+        yield Matrix("Confusion matrix", np.array(read_json(path)["confusion"]), "pseudo mask")

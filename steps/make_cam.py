@@ -5,7 +5,7 @@ of the K present classes at every scale on its own feature grid (`wsss.cams.maps
 are rebuilt from it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from steps.parts.official import OfficialMaps
+from steps.parts.shown import map_columns
 from steps.runtime.artifacts import Maps, encode_array
 from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Needs, Setup, StepSettings, facts
+from steps.step import IMAGES, Column, Needs, Setup, StepSettings, facts
 
 VERSION = 2
 KIND = IMAGES
@@ -79,3 +80,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
 def reader(folder: Path, n_classes: int) -> Callable[[str], np.ndarray]:
     return Maps(folder).packed
+
+
+def shown(context: StepContext) -> Iterator[Column]:
+    return map_columns(context, MAPS)

@@ -9,7 +9,7 @@ official file: `step/make_lpcam.py`. Reads the classifier and the CAMs. First it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -20,10 +20,11 @@ import numpy as np
 from steps.parts.imported_prototypes import FILE, check_imported, digest_of_imported
 from steps.parts.official import OfficialMaps
 from steps.parts.outcome import MARGIN, Advice, Change, Outcome, Remark
+from steps.parts.shown import map_columns, prototype_sheets
 from steps.runtime.artifacts import FG_ONLY, Maps, encode_array
 from steps.runtime.context import StepContext, require_package
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Lists, Needs, Setup, StepSettings, facts
+from steps.step import IMAGES, Column, Lists, Needs, Setup, Sheet, StepSettings, facts
 
 if TYPE_CHECKING:
     import torch
@@ -228,3 +229,9 @@ def remarks(name: str, outcome: Outcome) -> list[Remark]:
     text = (f"{MAPS['']} is {-points:.1f} points below {MAPS[FG_ONLY]}, the same maps without background prototypes, which "
             "remove parts of the objects.")
     return [Remark(name, "background", text, without, points, less)]
+
+
+def shown(context: StepContext) -> Iterator[Column | Sheet]:
+    """The maps, and the prototypes of each class."""
+    yield from map_columns(context, MAPS)
+    yield from prototype_sheets(context.folder / FILE, len(context.dataset.classes))

@@ -8,7 +8,7 @@ float16 at stride 4. `threshold.json` records the refiner, the background thresh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ import numpy as np
 from steps.parts.official import OfficialLabels
 from steps.parts.outcome import Advice, Change
 from steps.parts.refiner import WITHOUT_MASKS, Refiner, Unary, check_walk, recorded_refiner
+from steps.parts.shown import choice_on_val, label_column, walk_columns
 from steps.parts.thresholds import THRESHOLD, read_chosen, require_fallback
 from steps.parts.tuning import Tuned, Tuning, tune_walk
 from steps.runtime.artifacts import Labels, Maps, encode_array, read_array
 from steps.runtime.context import StepContext, require
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, PER_MAP, Lists, Needs, Setup, StepSettings, facts, val_with_masks
+from steps.step import IMAGES, PER_MAP, Column, Curve, Lists, Needs, Setup, StepSettings, Table, facts, val_with_masks
 from wsss.data.ids import union
 from wsss.data.images import encode_mask
 
@@ -143,7 +144,7 @@ def needs(setup: Setup) -> Needs:
     network, images, originals = estimate.irn().eval(), estimate.images("ids"), estimate.images("ids", original=True)
     refiners, chooses = settings.refiners(has_val), settings.chooses and has_val
     walks = any(refiner.walks for refiner in refiners)
-    disk = labels_on_disk(originals, border=3)   # measured: 1.0 to 1.8, VOC's own masks 4.1
+    disk: float = labels_on_disk(originals, border=3)   # measured: 1.0 to 1.8, VOC's own masks 4.1
     if walks and settings.save_soft:
         disk += images.total(2 * (images.classes + 1) * images.pixels / 16)   # float16 at stride 4
     held = walks * weights(network)
@@ -236,3 +237,10 @@ def soft(context: StepContext, image_id: str) -> dict[str, np.ndarray]:
 def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
     """The best walk and its background threshold."""
     return tune_walk(context, tuning)
+
+
+def shown(context: StepContext) -> Iterator[Column | Curve | Table]:
+    """Edge map, random walk and pseudo mask of each image, and the choice on val."""
+    yield from walk_columns(context)
+    yield label_column(context, "pseudo mask")
+    yield from choice_on_val(context)

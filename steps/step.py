@@ -19,7 +19,7 @@ A step reads artifacts through `context.input(role)` and writes only into `conte
 the Hydra config.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -127,55 +127,60 @@ class Score:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a curve. `marks`: (x, filled); `kind`: the kind of result, which gives the colour."""
+    """A line of a curve. `kind`: the kind of result, which gives the colour, the mark and, without `name`, the name."""
 
-    name: str
     x: Sequence[float]
-    y: Sequence[float]
+    y: Sequence[float | None]                # None: not defined
+    name: str = ""
     kind: str | None = None
-    marks: Sequence[tuple[float, bool]] = ()
+    marks: Sequence[tuple[float, bool]] = ()   # (x, whether it is filled)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure with lines; figures of several steps with the same title are drawn as one. `percent`: y in [0, 1]."""
+    """A figure with lines; figures of several steps with the same title are drawn as one.
+
+    `section`: of the report, "training" or "thresholds" (x is in [0, 1] there). `percent`: y is in [0, 1] and drawn in percent.
+    """
 
     title: str
     xlabel: str
     ylabel: str
     lines: Sequence[Line]
     percent: bool = False
-    section: str = "training"                # of the report: "training" or "thresholds"
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Pixel counts (C + 1, C + 1) by truth (row) and prediction (column), background first."""
-
-    title: str
-    counts: np.ndarray
-    predicted: str                           # what the columns are
+    section: str = "training"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text."""
+    """A table of text. `section`: of the report, as for `Curve`."""
 
     title: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
+    section: str = "training"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Pixel counts (C + 1, C + 1) by truth (row) and prediction (column), background first. `predicted`: what the columns are."""
+
+    title: str
+    counts: np.ndarray
+    predicted: str
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the image traces: `read(id)` returns None if there is no picture of the image.
+    """A column of the image traces. `ids`: the images that may have a picture.
 
-    `draw`: "maps", (K, h, w) in [0, 1] for the K classes of the image; "map", one (h, w); "label", (H, W) uint8.
+    `read(id)` returns an array, or None if the image has no picture; it may raise WsssError, then only this picture is missing.
+    `draw`: "maps", (K, h, w) in [0, 1] for the K classes of the image in order; "map", one (h, w); "label", (H, W) uint8.
     """
 
     title: str
     draw: str
-    ids: Sequence[str]
+    ids: Collection[str]
     read: Callable[[str], np.ndarray | None]
 
 
@@ -190,7 +195,7 @@ class Centre:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The centres of a class (0-based), by what they are centres of, for example "foreground"."""
+    """The centres of a class (0-based), by what they are centres of, for example "foreground"; the kept ones first."""
 
     index: int
     centres: Mapping[str, Sequence[Centre]]
@@ -199,7 +204,7 @@ class Sheet:
 # The defaults.
 
 MAPS: Mapping[str, str] = {}                 # sub-folder -> title, of a step that writes maps; "" are the main ones
-MASKS: str | None = None                     # title of the masks, of a step that writes masks in the size of the image
+MASKS = False                                # whether it writes masks in the size of the image
 MEASURES: Mapping[str, str] = {}             # name -> heading of what a SCORE step measures
 TRUTH = "masks"                              # the ground truth of the lists "val" and "scored": "masks" or "instances"
 LOG_ONLY: frozenset[str] = frozenset()       # settings that change no result, or name a list, which counts by its content
@@ -248,9 +253,12 @@ def scores(folder: Any) -> list[Score]:
     return []
 
 
-def shown(context: StepContext) -> list[Curve | Matrix | Table | Column | Sheet]:
-    """What the report shows of a finished or interrupted step."""
-    return []
+def shown(context: StepContext) -> Iterable[Curve | Table | Matrix | Column | Sheet]:
+    """What the report shows of a step, as far as it is made: its folder may lack files, or not exist.
+
+    A generator keeps what it has yielded before an error.
+    """
+    return ()
 
 
 def soft(context: StepContext, image_id: str) -> Mapping[str, np.ndarray]:

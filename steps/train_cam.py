@@ -8,6 +8,7 @@ Official files: `step/train_cam.py`, `net/resnet50_cam.py` (IRN, LPCAM). Reads i
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,13 @@ import numpy as np
 
 from steps.parts.official import OfficialNetwork
 from steps.parts.outcome import Advice, Outcome, Remark
+from steps.parts.shown import loss_curves, read_log
 from steps.runtime.concurrency import memory_for
 from steps.runtime.context import StepContext
 from steps.runtime.memory import trim_heap
 from steps.runtime.model import weights_digest
 from steps.runtime.schedule import OptimizerName, Schedule, epochs_of, require_schedule
-from steps.step import TRAINING, Lists, Needs, Setup, StepSettings, facts
+from steps.step import TRAINING, Curve, Line, Lists, Needs, Setup, StepSettings, facts
 from wsss.metrics.semantic import average_precision
 from wsss.seeding import generator
 
@@ -197,3 +199,12 @@ def remarks(name: str, outcome: Outcome) -> list[Remark]:
         wanted.insert(0, ("model.backbone", "efficientnet_lite0", "start from ImageNet weights, which are installed"))
     text = f"The classifier has a mean average precision of {100 * val_map:.1f} on val: all maps come from it."
     return [Remark(name, "classifier", text, advice=wanted)]
+
+
+def shown(context: StepContext) -> Iterator[Curve]:
+    """The loss and, from the images of val that were measured, the mean average precision."""
+    log = read_log(context.folder)
+    yield from loss_curves(context, log, {"loss": "loss"})
+    if checked := [line for line in log if line.get("val_map") is not None]:
+        line = Line([line["step"] for line in checked], [line["val_map"] for line in checked], "val")
+        yield Curve(f"{context.name}: mean average precision on val", "step", "mAP, percent", [line], percent=True)

@@ -7,6 +7,7 @@ its backbone is used); writes `weights.safetensors`, `log.jsonl`, `log.csv` and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.parts.official import OfficialNetwork
+from steps.parts.shown import loss_curves, read_log
 from steps.runtime.artifacts import Labels
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext
 from steps.runtime.model import weights_digest
 from steps.runtime.schedule import OptimizerName, Schedule, epochs_of, require_schedule
-from steps.step import TRAINING, Lists, Needs, Setup, StepSettings, facts
+from steps.step import TRAINING, Curve, Lists, Needs, Setup, StepSettings, facts
 from wsss.seeding import generator
 
 if TYPE_CHECKING:
@@ -181,3 +183,10 @@ def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
         for _, result in means:
             total += result()
     return (context.runtime.group.sum(total) / len(context.ids)).float()
+
+
+def shown(context: StepContext) -> Iterator[Curve]:
+    """The four losses."""
+    return loss_curves(context, read_log(context.folder), {
+        "pos_aff": "affinity, same class", "neg_aff": "affinity, other class", "dp_fg": "displacement, foreground",
+        "dp_bg": "displacement, background"})

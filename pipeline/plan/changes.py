@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.report.kinds import TITLES, measured
+from pipeline.report.kinds import main_heading, main_name, measured
 
 
 def changes(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
@@ -18,7 +18,7 @@ def changes(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
              and step["fingerprint"] != old_steps[name].get("fingerprint")]
     new = [name for name in after["steps"] if name not in old_steps]
     parts = [f"{what}: {', '.join(names)}" for what, names in (("changed", again), ("new", new)) if names]
-    lines = [f"  {TITLES[kind]}: {moved}" for kind, score in measured(after).items()
+    lines = [f"  {score['title']}: {moved}" for kind, score in measured(after).items()
              if kind in old and (moved := _moved(old[kind], score))]
     if not parts and not lines:
         return ["against the last run of this folder: nothing changed"]
@@ -27,11 +27,12 @@ def changes(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
 
 
 def _moved(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The changes of the mIoU and the threshold of a score; empty if there are none."""
-    parts = []
-    if old.get("miou") != new["miou"] and None not in (old.get("miou"), new["miou"]):
-        difference = 100 * (new["miou"] - old["miou"])
-        parts.append(f"mIoU {100 * old['miou']:.1f} -> {100 * new['miou']:.1f} ({difference:+.1f})")
-    if old.get("threshold") != new["threshold"] and old.get("threshold") is not None:
-        parts.append(f"threshold {old['threshold']:.2f} -> {new['threshold']:.2f}")
+    """The changes of the main measure and the threshold of a score; empty if there are none."""
+    parts, main = [], main_name(new)
+    before, after = old.get(main), new[main]
+    if before != after and None not in (before, after):
+        parts.append(f"{main_heading(new)} {100 * before:.1f} -> {100 * after:.1f} ({100 * (after - before):+.1f})")
+    before, after = old.get("threshold"), new.get("threshold")
+    if before != after and None not in (before, after):
+        parts.append(f"threshold {before:.2f} -> {after:.2f}")
     return ", ".join(parts)

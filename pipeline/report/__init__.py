@@ -3,14 +3,15 @@
 Imported only when a page is written, because importing matplotlib and Jinja2 is slow.
 
     page        assembles and writes a page
-    kinds       the names of what is scored; imports nothing slow, like stages and published
+    kinds       the kinds of what is scored and their colours; imports nothing slow, like stages and published
     scores      the tables: scores, classes, steps, configuration
+    pieces      what the steps show: curves, matrices, tables, columns of the image traces, prototype sheets
     images      the IoU of every scored image
     gallery     the choice of images and their tiles
     thumbnails  converts arrays to embedded pictures: images, masks, maps, errors
     traces      the results of each step for an image
     prototypes  the nearest patches of every prototype
     stage_images  the images with the largest gains and losses between stages
-    figures     curves and the confusion matrix, as SVG in the colours of the page
+    figures     curves and confusion matrices, as SVG in the colours of the page
     compare     several runs side by side
 """

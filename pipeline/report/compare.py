@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from pipeline.order import BY_NAME
-from pipeline.report import figures, thumbnails
+from pipeline.order import BY_NAME, titles
+from pipeline.report import figures, kinds, thumbnails
 from pipeline.report.gallery import SIDE, MaskReader
-from pipeline.report.images import MASKS, ImageScores, score_images
-from pipeline.report.kinds import TITLES
+from pipeline.report.images import ImageScores, score_images
 from pipeline.report.page import render
-from pipeline.report.scores import SCORES, measured, percent, safely
+from pipeline.report.scores import in_order, measured, percent, safely
 from pipeline.runfolder.recorded import RecordedRun
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError, WsssError
@@ -27,7 +26,6 @@ from wsss.text import aligned
 SHOWN = 48   # images that changed most
 # The sections and keys that results depend on; the others set how and where a run works.
 RESULT_KEYS = {*BY_NAME, "data", "model", "seed", "precision", "seed_maps", "steps", "recipe_name", "experiment_name"}
-SAVING = ("checkpoint_steps", "save_soft")   # these change what is saved, not the results
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,8 @@ def write_comparison(runs: Sequence[RecordedRun], outputs: Path,
         if run.dataset.classes != first.dataset.classes:
             raise ConfigError(f"action=compare: {first.folder.path} has the classes {', '.join(first.dataset.classes[:4])}, ..., "
                               f"{run.folder.path} has {', '.join(run.dataset.classes[:4])}, ...; expected runs on one data set")
-    names, readers = titles(runs), [MaskReader(run) for run in runs]
-    scores, differences = score_table(runs), config_differences(runs)
+    names, readers = names_of(runs), [MaskReader(run) for run in runs]
+    scores, differences = score_tables(runs), config_differences(runs)
     changes, stats = mask_changes(runs, readers, progress)
     name = "-".join(names).replace("/", "-")
     if len(name.encode()) > 120:
@@ -69,39 +67,54 @@ def write_comparison(runs: Sequence[RecordedRun], outputs: Path,
     tiles = [tile for change in changes[:SHOWN]   # images that cannot be read are left out
              if (tile := safely(lambda change=change: _tile(first.dataset, names, readers, change), [], None))]
     write_text(path, render(
-        "compare.html.j2", state="", title=" / ".join(names), names=names, scores=scores, score_names=SCORES, tiles=tiles,
+        "compare.html.j2", state="", title=" / ".join(names), names=names, scores=scores, tiles=tiles,
         figure=_figure(runs, names), differences=differences, stats=stats, classes=["background", *first.dataset.classes],
         runs=[(name, str(run.folder.path), run) for name, run in zip(names, runs)]))
     return _screen(names, scores, differences, stats), path
 
 
-def titles(runs: Sequence[RecordedRun]) -> list[str]:
+def names_of(runs: Sequence[RecordedRun]) -> list[str]:
     """The names of the runs; equal names are preceded by the parent folder."""
     names = [run.folder.path.name for run in runs]
     return [f"{run.folder.path.parent.name}/{name}" if names.count(name) > 1 else name for run, name in zip(runs, names)]
 
 
-def score_table(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
-    """A row for each kind of map and run: the scores, and their differences from the first run in points."""
-    found, rows = [measured(run) for run in runs], []
-    for kind, title in TITLES.items():
-        for number, scores in enumerate(found):
-            if any(kind in others for others in found):
-                pairs = [(found[0].get(kind, {}).get(key), scores.get(kind, {}).get(key)) for key in SCORES]
-                rows.append({"kind": kind, "title": title, "run": number, "values": [value for _, value in pairs],
+def _scored(runs: Sequence[RecordedRun]) -> dict[str, dict[str, Any]]:
+    """A score of each kind that a run has, for its title and measures."""
+    return {kind: score for kind in titles() if (score := next((found[kind] for run in runs if kind in (found := measured(run))),
+                                                               None))}
+
+
+def score_tables(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
+    """A table for each set of measures, with a row for each kind and run: the scores, and their differences from the first run
+    in points."""
+    found, tables = [measured(run) for run in runs], []
+    for group in kinds.grouped(_scored(runs)):
+        heads, rows = in_order(next(iter(group.values()))), []
+        for kind, score in group.items():
+            for number, scores in enumerate(found):
+                pairs = [(found[0].get(kind, {}).get(key), scores.get(kind, {}).get(key)) for key in heads]
+                rows.append({"kind": kind, "title": score["title"], "run": number, "values": [value for _, value in pairs],
                              "differences": [None if number == 0 or None in pair or pair[0] == pair[1]
                                              else 100 * (pair[1] - pair[0]) for pair in pairs]})
-    return rows
+        tables.append({"heads": list(heads.values()), "rows": rows})
+    return tables
 
 
 def config_differences(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
     """The keys that differ and can change a result, with the value of each run ("–" where a run has no such key)."""
     flat = [_flat(OmegaConf.to_container(run.composed, resolve=True)) for run in runs]
-    keys = [key for key in dict.fromkeys(key for values in flat for key in values)
-            if key.split(".")[0] in RESULT_KEYS and not key.endswith(SAVING)]
+    keys = [key for key in dict.fromkeys(key for values in flat for key in values) if _counts(key)]
     rows = [(key, ["–" if key not in values else "null" if values[key] is None else str(values[key]) for values in flat])
             for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _counts(key: str) -> bool:
+    """Whether a key can change a result: not those that steps declare as `LOG_ONLY`, except the names of lists."""
+    first, *rest = key.split(".")
+    log_only = first in BY_NAME and rest[0] in BY_NAME[first].LOG_ONLY and not rest[0].endswith("split")
+    return first in RESULT_KEYS and not log_only
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -114,7 +127,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def mask_changes(runs: Sequence[RecordedRun], readers: Sequence[MaskReader],
                  progress: Callable[[int, int, str], None]) -> tuple[list[Change], list[dict[str, Any]]]:
     """The changes of the pseudo masks that all runs have, largest first, and statistics for each run from the second on."""
-    if not all(run.place(MASKS) for run in runs):
+    if not all(run.place(run.masks) for run in runs):
         return [], []
     ids = sorted(set.intersection(*(read.made for read in readers)))
     scores = [safely(lambda run=run: score_images(run), [], ImageScores()) for run in runs]
@@ -161,23 +174,26 @@ def _tile(dataset: Dataset, names: Sequence[str], readers: Sequence[MaskReader],
 
 
 def _figure(runs: Sequence[RecordedRun], names: Sequence[str]) -> str | None:
-    found = [measured(run) for run in runs]
-    kinds = [kind for kind in TITLES if any(kind in scores for scores in found)]
-    if not kinds:
+    drawn = kinds.with_first_measure(_scored(runs))
+    if not drawn:
         return None
-    values = 100 * np.array([[scores.get(kind, {}).get("miou") for scores in found] for kind in kinds], float)   # None: NaN
-    return figures.dots([TITLES[kind] for kind in kinds], names, values, "mIoU of the stages")
+    first = next(iter(drawn.values()))
+    main = kinds.main_name(first)
+    values = 100 * np.array([[measured(run).get(kind, {}).get(main) for run in runs] for kind in drawn], float)   # None: NaN
+    return figures.dots([score["title"] for score in drawn.values()], names, values, kinds.main_heading(first))
 
 
 def _screen(names: Sequence[str], scores: list[dict[str, Any]], differences: list[tuple[str, list[str]]],
             stats: list[dict[str, Any]]) -> str:
-    """The comparison as text: mIoU of the stages, differing keys, changed masks."""
-    rows = [("mIoU, percent", *names)]
-    for first in scores[::len(names)]:
-        of_kind = [row for row in scores if row["kind"] == first["kind"]]
-        rows.append((first["title"], *(percent(row["values"][-1]) + (f" ({row['differences'][-1]:+.1f})" if row["differences"][-1]
-                                                                    is not None else "") for row in of_kind)))
-    parts = [rows] if len(rows) > 1 else []
+    """The comparison as text: main measures of the stages, differing keys, changed masks."""
+    parts: list[list[tuple[str, ...]]] = []
+    for table in scores:
+        parts.append([(f"{table['heads'][-1]}, percent", *names)])
+        for start in range(0, len(table["rows"]), len(names)):
+            of_kind = table["rows"][start:start + len(names)]
+            parts[-1].append((of_kind[0]["title"], *(
+                percent(row["values"][-1]) + ("" if (points := row["differences"][-1]) is None else f" ({points:+.1f})")
+                for row in of_kind)))
     if differences:
         parts.append([("differs", *names), *((key, *values) for key, values in differences)])
     if stats:

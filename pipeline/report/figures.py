@@ -4,9 +4,9 @@ colours of light mode."""
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.order import titles
+from pipeline.report.kinds import N_TONES, tone
+from steps.step import Curve, Line
 from wsss.files import replacing
 
 # Placeholder colours, each replaced by a variable of the page's style sheet.
 TONES = {name: f"#0101{number:02x}" for number, name in enumerate(
-    ("ink", "muted", "line", "cam", "lpcam_fg", "lpcam", "pseudo_masks", "a", "b", "c", "d"), start=1)}
+    ("ink", "muted", "line", "a", "b", "c", "d", *(f"k{n}" for n in range(1, N_TONES + 1))), start=1)}
 # The page's colours of light mode, for PNG figures.
 COLOURS = dict(re.findall(r"--(\w+): (#\w+)", (Path(__file__).parent / "templates/page.css").read_text().partition("@media")[0]))
 SERIES = ("a", "b", "c", "d")
-MARKS = {"cam": "o", "lpcam_fg": "s", "lpcam": "D", "pseudo_masks": "^"}
+MARKS = {f"k{number}": mark for number, mark in enumerate("osD^vPX*", start=1)}   # as `.mark` in the style sheet
 
 
 def _style(tones: Mapping[str, str]) -> dict[str, Any]:
@@ -43,61 +46,57 @@ MOST_POINTS = 400   # of a curve
 _numbers = count()
 
 
-@dataclass(frozen=True)
-class Curve:
-    """mIoU in [0, 1] over thresholds; `chosen` is the threshold in use, `oracle` the best one on the scored images."""
-
-    kind: str
-    title: str
-    thresholds: Sequence[float]
-    miou: Sequence[float]
-    chosen: float | None = None
-    oracle: float | None = None
+def colour(kind: str) -> str:
+    """The colour of a kind of result in light mode, for PNG figures."""
+    return COLOURS[tone(kind)]
 
 
-def threshold_curves(curves: Sequence[Curve], title: str) -> str:
-    """Plot mIoU over the background threshold, with a filled mark at the chosen threshold and a ring at the oracle's."""
+def merged(curves: Iterable[Curve]) -> list[Curve]:
+    """The curves in order; those with the same title as one, with the lines of all."""
+    found: dict[str, Curve] = {}
+    for curve in curves:
+        before = found.get(curve.title)
+        found[curve.title] = replace(before, lines=(*before.lines, *curve.lines)) if before else curve
+    return list(found.values())
+
+
+def plot(curve: Curve) -> str:
+    """Plot a curve with its marks, filled or as rings. Long lines of a training are drawn as means of neighbouring steps."""
+    training = curve.section == "training"
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(4.4, 3.0)
-        for curve in curves:
-            tone, percent = TONES[curve.kind], 100 * np.array(curve.miou, float)
-            axes.plot(curve.thresholds, percent, color=tone, label=curve.title)
-            for threshold, filled in ((curve.oracle, False), (curve.chosen, True)):
-                if threshold is not None:
-                    at = np.interp(threshold, curve.thresholds, percent)
-                    axes.plot([threshold], [at], MARKS[curve.kind], color=tone, markersize=6 if filled else 10,
-                              markerfacecolor=tone if filled else "none", clip_on=False, zorder=4)
-        axes.set(title=title, xlabel="background threshold", ylabel="mIoU, percent", xlim=(0, 1))
+        figure, axes = _figure(4.2, 2.6) if training else _figure(4.4, 3.0)
+        for number, line in enumerate(curve.lines):
+            name = tone(line.kind) if line.kind else SERIES[number % len(SERIES)]
+            x, y = np.array(line.x, float), np.array(line.y, float) * (100 if curve.percent else 1)
+            _draw(axes, line, x, y, name, training)
+            for at, filled in line.marks:
+                axes.plot([at], [np.interp(at, x, y)], MARKS.get(name, "o"), color=TONES[name], markersize=6 if filled else 10,
+                          markerfacecolor=TONES[name] if filled else "none", clip_on=False, zorder=4)
+        axes.set(title=curve.title, xlabel=curve.xlabel, ylabel=curve.ylabel)
         axes.set_ylim(bottom=0)
-        _legend(figure, 4)
-        return _svg(figure, title)
+        if not training:
+            axes.set_xlim(0, 1)
+        if len(curve.lines) > 1 or curve.lines[0].kind:
+            _legend(figure, 2 if training else 4)
+        return _svg(figure, curve.title)
 
 
-def training_curves(title: str, lines: dict[str, tuple[Sequence[float], Sequence[float]]], ylabel: str,
-                    percent: bool = False) -> str:
-    """Plot curves over training steps. Long ones are drawn as means of neighbouring steps, with their range."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(4.2, 2.6)
-        for tone, (name, (steps, values)) in zip(SERIES, lines.items()):
-            x, y = np.array(steps, float), np.array(values, float) * (100 if percent else 1)
-            if len(x) > 40:
-                groups = np.array_split(np.arange(len(x)), min(MOST_POINTS // 4, max(20, len(x) // 10)))
-                low, high = [y[group].min() for group in groups], [y[group].max() for group in groups]
-                x, y = (np.array([array[group].mean() for group in groups]) for array in (x, y))
-                axes.fill_between(x, low, high, color=TONES[tone], alpha=0.15, linewidth=0)
-            axes.plot(x, y, color=TONES[tone], label=name, marker="o" if len(x) <= 24 else None, markersize=3)
-        axes.set(title=title, xlabel="step", ylabel=ylabel)
-        axes.set_ylim(bottom=0)
-        if len(lines) > 1:
-            _legend(figure, 2)
-        return _svg(figure, title)
+def _draw(axes: Axes, line: Line, x: np.ndarray, y: np.ndarray, name: str, means: bool) -> None:
+    """Draw a line, long ones as `means` of neighbouring values with their range."""
+    if means and len(x) > 40:
+        groups = np.array_split(np.arange(len(x)), min(MOST_POINTS // 4, max(20, len(x) // 10)))
+        low, high = [y[group].min() for group in groups], [y[group].max() for group in groups]
+        x, y = (np.array([array[group].mean() for group in groups]) for array in (x, y))
+        axes.fill_between(x, low, high, color=TONES[name], alpha=0.15, linewidth=0)
+    axes.plot(x, y, color=TONES[name], label=line.name or titles()[line.kind or ""], marker="o" if len(x) <= 24 else None,
+              markersize=3)
 
 
 def histogram(values: np.ndarray, title: str) -> str:
     """Plot the distribution of the mIoU of single images."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(4.4, 2.1)
-        axes.hist(100 * values, bins=np.linspace(0, 100, 41), color=TONES["pseudo_masks"], rwidth=0.9)
+        axes.hist(100 * values, bins=np.linspace(0, 100, 41), color=TONES["c"], rwidth=0.9)
         middle = 100 * float(np.median(values))
         axes.axvline(middle, color=TONES["ink"], linewidth=1)
         axes.annotate(f"median {middle:.1f}", (middle, 1), xycoords=("data", "axes fraction"), xytext=(4, -2),
@@ -108,8 +107,8 @@ def histogram(values: np.ndarray, title: str) -> str:
         return _svg(figure, title)
 
 
-def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> str:
-    """Plot (C + 1, C + 1) pixel counts by truth (row) and prediction (column) as shares of the row."""
+def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str, predicted: str) -> str:
+    """Plot (C + 1, C + 1) pixel counts by truth (row) and prediction (column) as shares of the row. `predicted`: their name."""
     share, n = row_shares(counts), len(names)
     cell = 0.42 if n <= 12 else 0.26 if n <= 30 else 0.12
     with matplotlib.rc_context({**STYLE, "axes.grid": False, "font.size": 9 if n <= 12 else 7.5 if n <= 30 else 5}):
@@ -117,7 +116,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> st
         axes.imshow(share, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
         axes.set_xticks(range(n), names, rotation=90)
         axes.set_yticks(range(n), names)
-        axes.set(xlabel="pseudo mask", ylabel="ground truth")
+        axes.set(xlabel=predicted, ylabel="ground truth")
         axes.spines[:].set_visible(False)
         if n <= 21:
             for row, column in zip(*np.nonzero(share >= 0.005)):
@@ -132,16 +131,16 @@ def row_shares(counts: np.ndarray) -> np.ndarray:
     return np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
 
 
-def dots(titles: Sequence[str], runs: Sequence[str], values: np.ndarray, title: str) -> str:
-    """Plot mIoU in percent (stages, runs) over the stages, one line per run; NaN values are left out."""
+def dots(stages: Sequence[str], runs: Sequence[str], values: np.ndarray, measure: str) -> str:
+    """Plot a measure in percent (stages, runs) over the stages, one line per run; NaN values are left out."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(4.4, 2.9)
         for number, name in enumerate(runs):
-            tone = TONES[SERIES[number % len(SERIES)]]
-            axes.plot(range(len(titles)), values[:, number], color=tone, label=name, marker="osD^vPX*"[number % 8], markersize=6,
-                      linestyle=("-", "--", ":", "-.")[number // len(SERIES) % 4])
-        axes.set_xticks(range(len(titles)), titles)
-        axes.set(title=title, ylabel="mIoU, percent", xlim=(-0.3, len(titles) - 0.7))
+            axes.plot(range(len(stages)), values[:, number], color=TONES[SERIES[number % len(SERIES)]], label=name, markersize=6,
+                      marker="osD^vPX*"[number % 8], linestyle=("-", "--", ":", "-.")[number // len(SERIES) % 4])
+        axes.set_xticks(range(len(stages)), stages)
+        title = f"{measure} of the stages"
+        axes.set(title=title, ylabel=f"{measure}, percent", xlim=(-0.3, len(stages) - 0.7))
         _legend(figure, 2)
         return _svg(figure, title)
 
@@ -151,7 +150,8 @@ def change_scatter(before: np.ndarray, after: np.ndarray, kind: str, xlabel: str
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(3.3, 3.2)
         axes.plot([0, 100], [0, 100], color=TONES["muted"], linewidth=1)
-        axes.plot(100 * before, 100 * after, MARKS[kind], color=TONES[kind], markersize=4, alpha=0.65, markeredgewidth=0)
+        name = tone(kind)
+        axes.plot(100 * before, 100 * after, MARKS[name], color=TONES[name], markersize=4, alpha=0.65, markeredgewidth=0)
         axes.set(title="mIoU of each image, percent", xlabel=xlabel, ylabel=ylabel, xlim=(0, 100), ylim=(0, 100), aspect="equal")
         return _svg(figure, f"{xlabel} and {ylabel}, image by image")
 
@@ -191,8 +191,8 @@ def _svg(figure: Figure, title: str) -> str:
     text = re.sub(r"font: ((?:bold |[0-9]+ )?)([\d.]+px) [^;\"]*", lambda m: f"font-size: {m[2]}"
                   + (f"; font-weight: {m[1].strip()}" if m[1] else ""), text)
     text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
-    for name, tone in TONES.items():
-        text = text.replace(tone, f"var(--{name})")
+    for name, placeholder in TONES.items():
+        text = text.replace(placeholder, f"var(--{name})")
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()
     return re.sub(r"<svg[^>]*>", f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width} {height}" '
                   f'style="width: {float(width) * 96 / 72:.0f}px" role="img">', text, count=1)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.report import thumbnails
-from pipeline.report.images import MASKS, ImageScores
+from pipeline.report.images import ImageScores
 from pipeline.runfolder.recorded import RecordedRun
 from steps.runtime.artifacts import Labels
 from wsss.seeding import generator
@@ -17,10 +17,10 @@ MOST_BY_CLASS = 800   # tiles shown only for a class; limits the page size with 
 
 
 class MaskReader:
-    """Reads the pseudo masks of a run."""
+    """Reads the masks of a step, by default those of the run."""
 
-    def __init__(self, run: RecordedRun):
-        place = run.place(MASKS)
+    def __init__(self, run: RecordedRun, step: str | None = None):
+        place = run.place(step or run.masks)
         self._read = Labels(place, len(run.dataset.classes)) if place else None
         self.made = set(self._read.index) if place else set()
 

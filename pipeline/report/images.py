@@ -1,7 +1,7 @@
 """The IoU of every scored image, computed once from the masks and stored in `report/images.npz`."""
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +17,6 @@ from wsss.errors import ArtifactError, StorageError, WsssError
 from wsss.palette import IGNORE
 
 FILE, NEEDED = "images.npz", ("key", "ids", "miou", "first", "value", "iou")
-MASKS = "make_sem_seg_labels"
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class ImageScores:
 def image_iou(prediction: np.ndarray, truth: np.ndarray, ignore: str = "error") -> dict[int, float]:
     """The IoU of every label in the truth or the prediction, both (H, W) uint8; pixels with truth 255 are ignored.
 
-    `ignore`: the meaning of a predicted 255, as in `eval_sem_seg.ignore`.
+    `ignore`: what a predicted 255 counts as: "background", else it is not counted.
     """
     if ignore == "background":
         prediction = np.where(prediction == IGNORE, 0, prediction)
@@ -48,16 +47,17 @@ def image_iou(prediction: np.ndarray, truth: np.ndarray, ignore: str = "error") 
 
 
 def score_images(run: RecordedRun, progress: Callable[[int, int], None] = lambda done, total: None) -> ImageScores:
-    """The scores of all images with pseudo mask and ground truth, from the cache if nothing changed."""
-    place = run.place(MASKS)
-    if place is None:
+    """The scores of all images with a mask of the run and ground truth, from the cache if nothing changed."""
+    step, place = run.masks, run.place(run.masks)
+    if step is None or place is None:
         return ImageScores()
     read = Labels(place, len(run.dataset.classes))
-    ids = _scored(run, read.index)
+    ids = tuple(image_id for image_id in run.scored(step) or read.index
+                if image_id in read.index and image_id in run.dataset.mask_files)
     if not ids:
         return ImageScores()
-    ignore = run.config.eval_sem_seg.ignore.value
-    path, key = run.folder.path / "report" / FILE, _key(run, place, ids, ignore)
+    ignore = run.ignore(step)
+    path, key = run.folder.path / "report" / FILE, _key(run, step, place, ids, ignore)
     if (cached := _read(path, key)) is not None:
         return cached
 
@@ -81,16 +81,9 @@ def score_images(run: RecordedRun, progress: Callable[[int, int], None] = lambda
     return scores
 
 
-def _scored(run: RecordedRun, made: Collection[str]) -> tuple[str, ...]:
-    """The scored images among those with a pseudo mask."""
-    planned = run.by_name.get("eval_sem_seg")
-    wanted = planned.lists["scored"] if planned and planned.lists["scored"] else made
-    return tuple(image_id for image_id in wanted if image_id in made and image_id in run.dataset.mask_files)
-
-
-def _key(run: RecordedRun, place: Path, ids: Sequence[str], ignore: str) -> str:
+def _key(run: RecordedRun, step: str, place: Path, ids: Sequence[str], ignore: str) -> str:
     index = file_sum(place / INDEX) if (place / INDEX).exists() else len(ids)
-    facts = (run.by_name[MASKS].fingerprint, index, ignore, run.dataset.digest_of_masks(ids))
+    facts = (run.by_name[step].fingerprint, index, ignore, run.dataset.digest_of_masks(ids))
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 

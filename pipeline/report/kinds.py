@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.order import STEPS, titles
 
 TITLES = titles()   # TODO
+N_TONES = 8   # colours and marks of kinds, `--k1` to `--k8` in the style sheet
 
 
 def measured(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -13,9 +14,38 @@ def measured(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return summary.get("scores") or {}
 
 
+def main_name(score: Mapping[str, Any]) -> str:
+    """The name of the main measure of a score."""
+    return next(iter(score["measures"]))
+
+
 def main_measure(score: Mapping[str, Any]) -> float | None:
-    """The value of the first measure of a score, in [0, 1]."""
-    return score[next(iter(score["measures"]))]
+    """The value of the main measure of a score, in [0, 1]."""
+    return score[main_name(score)]
+
+
+def main_heading(score: Mapping[str, Any]) -> str:
+    """The heading of the main measure of a score."""
+    return score["measures"][main_name(score)]
+
+
+def grouped(scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Mapping[str, Any]]]:
+    """The scores by kind, those with the same measures and columns together: one table each."""
+    groups: dict[tuple, dict[str, Mapping[str, Any]]] = {}
+    for kind, score in scores.items():
+        groups.setdefault((*score["measures"].items(), None, *score["columns"].items()), {})[kind] = score
+    return list(groups.values())
+
+
+def with_first_measure(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The scores with the same main measure as the first: those that one figure can show."""
+    first = next(iter(scores.values()), None)
+    return {kind: score for kind, score in scores.items() if main_name(score) == main_name(first or score)}
+
+
+def tone(kind: str) -> str:
+    """The name of the colour and mark of a kind, by its position among all kinds: "k1" to "k8"."""
+    return f"k{1 + list(titles()).index(kind) % N_TONES}"
 
 
 def measures() -> dict[str, str]:

@@ -10,25 +10,23 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import OmegaConf
 
+from pipeline.order import titles
 from pipeline.report import figures, thumbnails
 from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_traces, gallery_tile
 from pipeline.report.images import ImageScores, score_images
-from pipeline.report.kinds import TITLES
-from pipeline.report.prototypes import sheets
+from pipeline.report.kinds import tone
+from pipeline.report.pieces import Pieces, matrices, of, pieces, section
+from pipeline.report.prototypes import draw
 from pipeline.report.published import averages_note
 from pipeline.report.scores import (
-    SCORES,
     absent,
     class_rows,
-    confusion,
-    measured,
+    headlines,
     percent,
     published_tables,
     safely,
-    score_rows,
+    score_tables,
     step_rows,
-    threshold_figures,
-    training_figures,
     versions,
 )
 from pipeline.report.stage_images import StageImages, compare_stages, stage_sections
@@ -36,11 +34,12 @@ from pipeline.report.stages import MARGIN
 from pipeline.report.traces import Trace, TraceMaker
 from pipeline.runfolder.recorded import RecordedRun
 from steps.runtime.context import settings_of
+from steps.step import Matrix, Sheet
 from wsss.files import write_text
 
 FOLDER, FILE = "report", "report.html"
 MOST_MISSING = 12   # lines about missing parts
-VERSION = 3   # raised when the page of an unchanged run changes
+VERSION = 4   # raised when the page of an unchanged run changes
 
 
 def report_path(run_folder: Path) -> Path:
@@ -70,29 +69,35 @@ def _content(run: RecordedRun, progress: Callable[[int, int, str], None]) -> dic
     unread: list[str] = []
     scores = safely(lambda: score_images(run, lambda done, total: progress(done, total, "masks compared")), unread, ImageScores())
     missing = absent(run, scores) + unread
-    maker = TraceMaker(run)
+    found = pieces(run, missing)
+    maker = TraceMaker(run, found)
     shown = choose_shown(run, scores, maker.available)
     stage_images = safely(lambda: compare_stages(run, lambda done, total: progress(done, total, "stages compared")), missing,
                           StageImages())
     traces, tiles = _strips(run, maker, scores, missing), _tiles(run, scores, shown, missing)
     content = {
-        "title": run.name, "run": run, "missing": missing,
+        "title": run.name, "missing": missing, "facts": _facts(run), "unscored": run.summary.get("unscored"),
         "histogram": figures.histogram(scores.miou, f"{len(scores.ids):,} images") if len(scores.ids) > 1 else None,
-        "facts": _facts(run), "headline": [(TITLES[kind], kind, percent(score["miou"])) for kind, score in measured(run).items()],
-        "scores": score_rows(run), "score_names": SCORES, "kinds": {kind: TITLES[kind] for kind in measured(run)},
-        "published": run.summary.get("published"), "instances": run.summary.get("eval_ins_seg"),
-        "classes": class_rows(run), "thresholds": safely(lambda: threshold_figures(run), missing, []),
-        "training": safely(lambda: training_figures(run), missing, []),
-        "tables": published_tables(run), "averages": averages_note(run.summary.get("published")),
-        "stages": run.summary.get("stages"), "margin": MARGIN, "stage_images": stage_images,
-        "stage_sections": stage_sections(run, stage_images, missing),
-        "traces": traces, "tiles": tiles, "tags": TAGS,
-        "images_scored": len(scores.ids), "names": ["background", *run.dataset.classes], "errors": thumbnails.ERRORS,
-        "sheets": safely(lambda: sheets(run), missing, []), "confusion": safely(lambda: confusion(run), missing, None),
-        "steps": step_rows(run), "versions": versions(run), "yaml": OmegaConf.to_yaml(run.composed, resolve=True)}
+        "stage_images": stage_images, "stage_sections": stage_sections(run, stage_images, missing),
+        "traces": traces, "tiles": tiles, "tags": TAGS, "images_scored": len(scores.ids), "errors": thumbnails.ERRORS,
+        "sheets": draw(run.dataset, of(found, Sheet)), **_of_scores(run), **_of_steps(run, found)}
     if len(missing) > MOST_MISSING:
         missing[MOST_MISSING:] = [f"and {len(missing) - MOST_MISSING} more"]
     return content
+
+
+def _of_scores(run: RecordedRun) -> dict[str, Any]:
+    with_iou, classes = class_rows(run)
+    return {"headlines": headlines(run), "scores": score_tables(run), "kinds": with_iou, "classes": classes,
+            "published": run.summary.get("published"), "averages": averages_note(run.summary.get("published")),
+            "tables": published_tables(run), "stages": run.summary.get("stages"), "margin": MARGIN}
+
+
+def _of_steps(run: RecordedRun, found: Pieces) -> dict[str, Any]:
+    names = ["background", *run.dataset.classes]
+    return {"names": names, "thresholds": section(found, "thresholds"), "training": section(found, "training"),
+            "confusion": matrices(of(found, Matrix), names), "steps": step_rows(run), "versions": versions(run),
+            "yaml": OmegaConf.to_yaml(run.composed, resolve=True)}
 
 
 def _facts(run: RecordedRun) -> list[tuple[str, str]]:
@@ -102,7 +107,7 @@ def _facts(run: RecordedRun) -> list[tuple[str, str]]:
                     if (manifest := run.folder.manifest(planned.name))), default="")
     return [("data set", f"{dataset.name}, {len(dataset.classes)} classes"), ("images", lists),
             ("recipe", config.recipe_name + (f", experiment {config.experiment_name}" if config.experiment_name else "")),
-            ("network", settings_of(config.model.backbone)), ("seed maps", config.seed_maps.value),
+            ("network", settings_of(config.model.backbone)), ("seed maps", titles().get(config.seed_maps, config.seed_maps)),
             ("seed", str(config.seed)), ("finished", finished or "not yet")]
 
 
@@ -156,5 +161,5 @@ def _environment() -> Environment:
     environment = Environment(loader=PackageLoader("pipeline.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
                               undefined=StrictUndefined)
     environment.filters["percent"] = percent
-    environment.globals["colour"] = thumbnails.colour
+    environment.globals |= {"colour": thumbnails.colour, "tone": tone}
     return environment

@@ -1,4 +1,4 @@
-"""The images with gains and losses between stages: CAM, LPCAM, pseudo masks, each at the threshold in use.
+"""The images with gains and losses from the maps that a result was made from to that result, each at the threshold in use.
 
 The maps are read from the run and thresholded. At most `MOST_SCORED` images are compared, chosen by a hash of their id, so that
 the choice does not depend on the seed.
@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.order import BY_NAME, made_from, titles
 from pipeline.report import figures, thumbnails
 from pipeline.report.gallery import SIDE, MaskReader
 from pipeline.report.images import image_iou
-from pipeline.report.kinds import STEP_OF, TITLES
 from pipeline.report.scores import measured, safely
-from pipeline.report.stages import MARGIN, REFINERS
+from pipeline.report.stages import MARGIN
 from pipeline.runfolder.recorded import RecordedRun
 from steps.runtime.artifacts import Maps
 from wsss.cams.maps import at_size
@@ -53,38 +53,48 @@ class StageImages:
 
 
 class StageMasks:
-    """Reads the mask (H, W) uint8 of an image in each scored stage."""
+    """Reads the mask (H, W) uint8 of an image in each stage: the maps of a step at their threshold, or its masks."""
 
     def __init__(self, run: RecordedRun):
-        self.run, scores = run, measured(run)
-        self._thresholds = {kind: scores[kind]["threshold"] for kind in ("cam", "lpcam") if kind in scores}
-        self._maps = {kind: Maps(place) for kind in self._thresholds if (place := run.place(STEP_OF[kind]))}
-        self._masks = MaskReader(run)
+        self.run = run
+        places = {name: place for name in run.by_name if (place := run.place(name))}
+        self._thresholds = {kind: value for kind, score in measured(run).items() if (value := score.get("threshold")) is not None}
+        self._maps = {name: Maps(place) for name, place in places.items()
+                      if "" in BY_NAME[name].MAPS and name in self._thresholds}
+        self._masks = {name: MaskReader(run, name) for name in places if BY_NAME[name].MASKS}
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(stage before, stage) for each stage that was made from maps."""
+        stages = [*self._maps, *self._masks]
+        return [(before, name) for name in self.run.by_name if name in stages
+                if (before := made_from(self.run.config, name)) in stages]
 
     def has(self, stage: str, image_id: str) -> bool:
-        if stage == "pseudo_masks":
-            return image_id in self._masks.made
-        return stage in self._maps and image_id in self._maps[stage].index
+        return image_id in (self._masks[stage].made if stage in self._masks else self._maps[stage].index)
 
     def __call__(self, stage: str, image_id: str, size: Sequence[int]) -> np.ndarray:
         """`size`: (H, W) of the ground truth. Raises WsssError if an artifact cannot be read."""
-        if stage == "pseudo_masks":
-            mask = self._masks(image_id)
-            keeps_255 = self.run.config.eval_sem_seg.ignore.value != "background"
+        if stage in self._masks:
+            mask = self._masks[stage](image_id)
+            keeps_255 = self.run.ignore(stage) != "background"
             return mask if keeps_255 else np.where(mask == IGNORE, 0, mask).astype(np.uint8)
         maps = self._maps[stage]
-        soft = at_size(maps.map(image_id, "full", self.run.device), tuple(size))
+        soft = at_size(maps.map(image_id, "full", self.run.runtime.device), tuple(size))
         return mask_of(with_background(soft, self._thresholds[stage]), maps.classes(image_id))
 
 
 def compare_stages(run: RecordedRun, progress: Callable[[int, int], None] = lambda done, total: None) -> StageImages:
-    """Compare each stage with the next one that uses it, on the sampled images."""
-    masks, seed = StageMasks(run), "lpcam" if run.seed_step == "make_lpcam" else "cam"
-    planned = run.by_name.get("eval_cam")
-    scored = [image_id for image_id in (planned.lists["scored"] if planned else ()) if image_id in run.dataset.mask_files]
-    found, pairs = StageImages(scored=len(scored)), (("cam", "lpcam"), (seed, "pseudo_masks"))
-    wanted = {pair: ids for pair in pairs
-              if (ids := {image_id for image_id in scored if all(masks.has(stage, image_id) for stage in pair)})}
+    """Compare each stage with the maps that it was made from, on the sampled images."""
+    masks, found = StageMasks(run), StageImages()
+    wanted: dict[tuple[str, str], set[str]] = {}
+    scored: set[str] = set()
+    for pair in masks.pairs:
+        of_pair = [image_id for image_id in run.scored(pair[0]) if image_id in run.dataset.mask_files]
+        scored.update(of_pair)
+        if ids := {image_id for image_id in of_pair if all(masks.has(stage, image_id) for stage in pair)}:
+            wanted[pair] = ids
+    found.scored = len(scored)
     ids = sample(set().union(*wanted.values()))
     found.compared, found.changes = len(ids), {pair: [] for pair in wanted}
     for number, image_id in enumerate(ids, start=1):
@@ -126,7 +136,7 @@ def stage_sections(run: RecordedRun, found: StageImages, missing: list[str]) -> 
     for pair, changes in found.changes.items():
         if not changes:
             continue
-        points, titles = np.array([change.points for change in changes]), (TITLES[pair[0]], _title(run, pair[1]))
+        points, titles = np.array([change.points for change in changes]), tuple(_title(run, kind) for kind in pair)
         ends = {"gained most": [change for change in changes[:most] if change.points > MARGIN],
                 "lost most": [change for change in changes[::-1][:most] if change.points < -MARGIN]}
 
@@ -150,12 +160,11 @@ def _class_changes(run: RecordedRun, pair: tuple[str, str]) -> list[tuple[int, f
     return rows if len(rows) <= 2 * MOST_CLASSES else rows[:MOST_CLASSES] + rows[-MOST_CLASSES:]
 
 
-def _title(run: RecordedRun, stage: str) -> str:
-    if stage != "pseudo_masks":
-        return TITLES[stage]
-    score = run.summary.get("eval_sem_seg") or {}
-    refiner = score.get("refiner") or ("walk" if score.get("threshold") is not None else None)   # None: imported
-    return f"pseudo mask ({REFINERS[refiner]})" if refiner in REFINERS else "pseudo mask"
+def _title(run: RecordedRun, kind: str) -> str:
+    """The title of a stage, with the name that its step gives to this result, for example that of the refiner."""
+    title, score = titles()[kind], measured(run).get(kind)
+    name = BY_NAME[kind].named(title, score)[0] if score else title
+    return name if title in name else f"{title} ({name})"
 
 
 def _tile(run: RecordedRun, masks: StageMasks, pair: tuple[str, str], titles: tuple[str, str],

@@ -6,23 +6,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.contexts import make_context
+from pipeline.order import STEPS, Row, sources
 from pipeline.plan.plan import DONE, PARTIAL, PlannedStep
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import CONFIG
 from steps.runtime.context import Runtime, StepContext
 from steps.runtime.datasets import KINDS
+from steps.step import SCORE
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 CALL_KEYS = ("action", "device", "threads", "log_level", "report")   # keys that do not affect results
 
@@ -47,23 +46,45 @@ class RecordedRun:
     def by_name(self) -> dict[str, PlannedStep]:
         return {planned.name: planned for planned in self.plan}
 
-    def place(self, step: str) -> Path | None:
+    @cached_property
+    def masks(self) -> str | None:
+        """The masks of the run: the last step of the experiment that makes masks."""
+        return next((planned.name for planned in reversed(self.plan) if planned.step.MASKS), None)
+
+    def _scorers(self, step: str) -> list[Row]:
+        """The steps that can score the results of a step, those of the experiment first."""
+        found = [row for row in STEPS if row.KIND == SCORE and step in sum(sources(self.config, row.name).values(), ())]
+        return sorted(found, key=lambda row: row.name not in self.by_name)
+
+    def scored(self, step: str) -> tuple[str, ...]:
+        """The ids on which the results of a step are scored; () if they are not."""
+        lists = (self.by_name[row.name].lists.get("scored", ()) for row in self._scorers(step) if row.name in self.by_name)
+        return next(filter(None, lists), ())
+
+    def ignore(self, step: str) -> str:
+        """What a 255 in the masks of a step counts as: the setting `ignore` of the step that scores them."""
+        values = (getattr(getattr(self.config, row.name), "ignore", None) for row in self._scorers(step))
+        return next((value.value for value in values if value is not None), "background")
+
+    def place(self, step: str | None) -> Path | None:
         """The folder of the up-to-date artifacts of a step, complete or partial; None if there are none.
 
         Stale artifacts are not used: they belong to other settings than the report prints.
         """
-        planned = self.by_name.get(step)
-        if planned is None or planned.state not in (DONE, PARTIAL):
+        planned = self.by_name.get(step or "")
+        if step is None or planned is None or planned.state not in (DONE, PARTIAL):
             return None
         manifest, partial = self.folder.manifest(step), self.folder.partial(step, planned.fingerprint)
         current = manifest is not None and manifest["fingerprint"] == planned.fingerprint
         return self.folder.result(step) if current else partial if partial.exists() else None
 
     def context(self, step: str) -> StepContext:
-        """The context of a step with artifacts, to read what it made and recompute what it did not store. Nothing is written."""
-        planned = self.by_name[step]
-        return make_context(self.config, self.dataset, step, planned.lists, self.place(step) or self.folder.result(step),
-                            planned.sources, self.place, self.runtime)
+        """The context of a step, to read what it made and recompute what it did not store. Nothing is written.
+
+        The folder of a step without artifacts that are up to date does not exist.
+        """
+        planned, folder = self.by_name[step], self.place(step) or self.folder.path / f"{step}.missing"
+        return make_context(self.config, self.dataset, step, planned.lists, folder, planned.sources, self.place, self.runtime)
 
 
 def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], moved: bool = False) -> DictConfig:

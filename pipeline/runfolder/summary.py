@@ -1,11 +1,12 @@
 """The summary of a run: the scores of the evaluation steps and the cost of each step, as JSON and as a table."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.order import made_from, titles
 from pipeline.plan.plan import DONE, NOTHING, PlannedStep
 from pipeline.report import stages
-from pipeline.report.kinds import measured, measures
+from pipeline.report.kinds import grouped, main_name, measured, measures
 from pipeline.report.published import against, averages_note
 from pipeline.runfolder.folder import RunFolder
 from steps.step import SCORE, Score
@@ -49,36 +50,36 @@ def _scored(step: str, score: Score) -> dict[str, Any]:
 def score_table(summary: dict[str, Any]) -> str:
     """The scores as text tables, in percent: one for each set of measures."""
     lines: list[str] = []
-    groups: dict[tuple, list[dict[str, Any]]] = {}
-    for score in measured(summary).values():
-        groups.setdefault((*score["measures"].items(), *score["columns"].items()), []).append(score)
-    for scores in groups.values():
-        lines += [*[""] * bool(lines), *_table(scores)]
+    for scores in grouped(measured(summary)):
+        lines += [*[""] * bool(lines), *_table(list(scores.values()))]
     lines += [f"{step}: the data set has no {truth}, so there is nothing to score against"
               for step, truth in summary["unscored"].items()]
-    if summary.get("published") and groups:
+    if summary.get("published") and measured(summary):
         lines += ["", *_published_lines(summary["published"])]
     return "\n".join(lines) or "no scores: no evaluation step was run"
 
 
-def _table(scores: list[dict[str, Any]]) -> list[str]:
+def _table(scores: list[Mapping[str, Any]]) -> list[str]:
     """The lines of a table of scores with the same measures."""
-    oracle, columns = any(score.get("oracle") for score in scores), scores[0]["columns"]
-    lines = aligned([("", *scores[0]["measures"].values(), "threshold", *["best possible"] * oracle, *columns.values(), "images"),
-                     *(_row(score, oracle) for score in scores)])
+    heads = {"threshold": "threshold", "oracle": "best possible"}
+    known = [name for name in heads if any(score.get(name) is not None for score in scores)]
+    columns = scores[0]["columns"]
+    lines = aligned([("", *scores[0]["measures"].values(), *(heads[name] for name in known), *columns.values(), "images"),
+                     *(_row(score, known) for score in scores)])
     configured = "in the configuration"   # the sources name single keys, which is too long for one line
-    sources = {configured if score["threshold_source"].endswith(configured) else score["threshold_source"] for score in scores}
-    lines.append(f"in percent; thresholds: {'; '.join(sorted(sources))}")
-    return lines + ["best possible: the threshold that is best on the scored images (an oracle)"] * oracle
+    sources = {configured if source.endswith(configured) else source for score in scores
+               if (source := score.get("threshold_source"))}
+    lines.append("in percent" + (f"; thresholds: {'; '.join(sorted(sources))}" if sources else ""))
+    return lines + ["best possible: the threshold that is best on the scored images (an oracle)"] * ("oracle" in known)
 
 
-def _row(score: dict[str, Any], with_oracle: bool) -> tuple[str, ...]:
+def _row(score: Mapping[str, Any], known: list[str]) -> tuple[str, ...]:
     percents = tuple("-" if score[name] is None else f"{100 * score[name]:.1f}" for name in score["measures"])
-    oracle, main = score.get("oracle"), next(iter(score["measures"]))
-    best = f"{100 * oracle[main]:.1f} at {oracle['threshold']:.2f}" if oracle else ""
-    threshold = "-" if score["threshold"] is None else f"{score['threshold']:.2f}"   # None for imported pseudo masks
+    oracle, threshold = score.get("oracle"), score.get("threshold")
+    cells = {"threshold": "-" if threshold is None else f"{threshold:.2f}",   # None for imported pseudo masks
+             "oracle": f"{100 * oracle[main_name(score)]:.1f} at {oracle['threshold']:.2f}" if oracle else ""}
     columns = tuple(f"{score[name]:,}" for name in score["columns"])
-    return score["title"], *percents, threshold, *[best] * with_oracle, *columns, str(score["images"])
+    return score["title"], *percents, *(cells[name] for name in known), *columns, str(score["images"])
 
 
 def _published_lines(published: dict[str, Any]) -> list[str]:

@@ -122,7 +122,7 @@ def scored(counts: ThresholdCounts, now: dict[str, Any] | None) -> dict[str, Any
             "curve": {"threshold": list(counts.thresholds), **{name: [getattr(s, name) for s in scores] for name in SCORE_NAMES}}}
 
 
-def threshold_curve(lines: Mapping[str, dict[str, Any]]) -> Curve:
+def tuning_curve(lines: Mapping[str, dict[str, Any]]) -> Curve:
     """mIoU over the background threshold, of results of `scored` by name."""
     return Curve("mIoU; ring: best, dot: of the run", "background threshold", "mIoU, percent", [
         Line(name=name, x=found["curve"]["threshold"], y=found["curve"]["miou"], marks=[
@@ -214,7 +214,7 @@ def tune_walk(context: StepContext, tuning: Tuning) -> Tuned | None:
         for times, found in by_times.items()], percent=True, section="thresholds")
     first = max(points, key=lambda point: point["best"]["miou"])
     return Tuned(result, [line], words, {"walk.csv": [("beta", "exp_times", *names), *rows]},
-                 [threshold_curve({"walk (best)": {**first, "run": None}}), curve])
+                 [tuning_curve({"walk (best)": {**first, "run": None}}), curve])
 
 
 def _walks(context: StepContext, tuning: Tuning, walk: Walk) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_a_member_is_read_like_any_run(outputs, tmp_path):
     (tmp_path / "member/config.yaml").write_text(OmegaConf.to_yaml(member.composed, resolve=True))
     (tmp_path / "member").rename(member.folder.path)
     run = Pipeline.compose(*SMOKE, f"outputs={outputs}").recorded(member.folder.path)
-    assert run.name == "make_sem_seg_labels.beta=10" and run.summary["eval_sem_seg"]
+    assert run.name == "make_sem_seg_labels.beta=10" and run.summary["scores"]["make_sem_seg_labels"]
 
 
 @pytest.mark.slow

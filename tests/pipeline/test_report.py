@@ -16,23 +16,26 @@ from benchmarks.report import measure
 from pipeline import Pipeline
 from pipeline.commandline import act
 from pipeline.config import compose, typed
-from pipeline.report import figures, images, page, stage_images, thumbnails
+from pipeline.order import made_from, titles
+from pipeline.report import figures, images, kinds, page, stage_images, thumbnails
 from pipeline.report.compare import config_differences
 from pipeline.report.gallery import choose_shown, choose_traces
 from pipeline.report.images import ImageScores, image_iou, score_images
+from pipeline.report.pieces import of, pieces
 from pipeline.report.published import against
-from pipeline.report.scores import published_tables
+from pipeline.report.scores import published_tables, score_tables
 from pipeline.report.stage_images import compare_stages, sample, stage_sections
 from pipeline.report.traces import TraceMaker
 from pipeline.runfolder.reading import find_run
 from steps.runtime.artifacts import Maps
 from steps.runtime.datasets import open_dataset
+from steps.step import Column, Curve, Line, Table
 from tests.browser import needs_browser, show
 from tests.conftest import ROOT, SMOKE, copied
 from wsss.data.dataset import Dataset
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask, write_mask
-from wsss.errors import ConfigError
+from wsss.errors import ArtifactError, ConfigError
 
 SECTIONS = ("scores", "classes", "thresholds", "training", "way", "changes", "images", "prototypes", "confusion", "steps", "configuration")
 
@@ -87,9 +90,10 @@ def test_a_report_shows_everything_and_needs_nothing_beside_it(report, smoke_out
     assert report.stat().st_size < 2e6
     for address in found.addresses:
         assert address.startswith(("#", "data:")), address
-    for kind in ("cam", "lpcam_fg", "lpcam"):
-        assert f"{100 * summary['eval_cam'][kind]['miou']:.1f}" in found.text
-    assert f"{100 * summary['eval_sem_seg']['miou']:.1f}" in found.text and "best mIoU on the masks of 8 val images" in found.text
+    assert list(summary["scores"]) == ["make_cam", "make_lpcam_fg_only", "make_lpcam", "make_sem_seg_labels"]
+    for score in summary["scores"].values():
+        assert f"{100 * score['miou']:.1f}" in found.text
+    assert "best mIoU on the masks of 8 val images" in found.text
     assert len(found.tiles) == len(set(found.tiles)) == 24
     for name in ("make_lpcam:", "n_clusters: 4", "torch ", "hydra-core", list(CLASSES)[-1], "random walk", "edge map"):
         assert name in found.text
@@ -162,12 +166,12 @@ def test_a_report_without_masks_shows_the_pictures(smoke, outputs):
     assert found.tiles and {"way", "images", "steps"} <= set(found.sections) and "classes" not in found.sections
 
 
-def test_a_report_of_the_baseline_says_that_there_are_no_lpcam_maps(smoke, outputs):
+def test_a_report_of_the_baseline_has_what_its_steps_make(smoke, outputs):
     pipeline = smoke("experiment=irn", "precision=float32", "name=irn", "data.n_train=24", "data.n_val=8", "data.image_size=96", "reuse_from=[smoke]",
                      "steps=[train_cam,make_cam,eval_cam]", "train_cam.epochs=20", "train_cam.batch_size=8")
     pipeline.run()
     found = read(pipeline.report())
-    assert "this experiment makes no LPCAM maps; the later steps use CAM (seed_maps=cam)" in found.text
+    assert "seed maps CAM" in found.text and "LPCAM" not in found.text.partition("Configuration As")[0]
     assert "prototypes" not in found.sections and {"scores", "thresholds", "way"} <= set(found.sections)
 
 
@@ -190,10 +194,10 @@ def test_the_tables_of_a_paper_stand_in_the_report_of_its_experiments(smoke, out
     run.config.experiment_name = "irn_voc12"
     assert [table["measured"] for table in published_tables(run)] == [0] * 4   # 24 images are no 1,464
     run.config.published.images = 24
-    tables, miou = published_tables(run), 100 * run.summary["eval_cam"]["cam"]["miou"]
+    tables, miou = published_tables(run), 100 * run.summary["scores"]["make_cam"]["miou"]
     assert [table["measured"] for table in tables] == [5, 2, 0, 0]
     assert tables[1]["rows"][0]["cells"][0] == {"value": "48.8", "here": f"here {miou:.1f} ({round(miou - 48.8, 2):+.1f})"}
-    run.summary["published"] = against(run.config.published, run.summary["eval_cam"])
+    run.summary["published"] = against(run.config.published, run.summary["scores"])
     found = read(page.write_report(run))
     assert "published" in found.sections and "Table 4. mIoU of DeepLabV2 beside other methods not measured by this run" in found.text
     assert f"published 48.8 ({miou - 48.8:+.1f}, outside)" in found.text and "the first step outside is make_cam" in found.text
@@ -201,10 +205,11 @@ def test_the_tables_of_a_paper_stand_in_the_report_of_its_experiments(smoke, out
     assert f"here {miou:.1f}" in found.text and "Precision and recall: the paper does not say how they are averaged" in found.text
 
 
-def test_images_are_compared_from_stage_to_stage(smoke, outputs):
+def test_images_are_compared_from_stage_to_stage(smoke, outputs, monkeypatch):
+    monkeypatch.setattr("steps.make_sem_seg_labels.named", lambda title, score: (score["refiner"], ""), raising=False)
     run = smoke("report.changes=2").recorded(outputs / "smoke")
-    found, scores = compare_stages(run), run.summary["eval_cam"]
-    assert list(found.changes) == [("cam", "lpcam"), ("lpcam", "pseudo_masks")] and found.compared == found.scored == 24
+    found, scores = compare_stages(run), run.summary["scores"]
+    assert list(found.changes) == [("make_cam", "make_lpcam"), ("make_lpcam", "make_sem_seg_labels")] and found.compared == found.scored == 24
     kept = score_images(run)
     of_masks = dict(zip(kept.ids, kept.miou))
     for first, second in zip(*(sorted(changes, key=lambda change: change.image_id) for changes in found.changes.values())):
@@ -212,7 +217,7 @@ def test_images_are_compared_from_stage_to_stage(smoke, outputs):
         truth, maps = run.dataset.mask(image_id), Maps(outputs / "smoke/make_lpcam")
         soft = maps.map(image_id, "full").numpy()
         values = np.array([0, *(index + 1 for index in maps.classes(image_id))])
-        mask = values[np.where(soft.max(0, initial=0) > np.float32(scores["lpcam"]["threshold"]), soft.argmax(0) + 1, 0)]
+        mask = values[np.where(soft.max(0, initial=0) > np.float32(scores["make_lpcam"]["threshold"]), soft.argmax(0) + 1, 0)]
         iou = image_iou(mask.astype(np.uint8), truth)
         assert first.after == second.before == pytest.approx(np.mean(list(iou.values())))
         assert second.after == pytest.approx(of_masks[image_id], abs=1e-6)
@@ -225,7 +230,7 @@ def test_images_are_compared_from_stage_to_stage(smoke, outputs):
         assert [tile["id"] for tile in section["ends"]["lost most"]] == [c.image_id for c in changes[:-3:-1] if c.points < -0.5]
         for tile in [*section["ends"]["gained most"], *section["ends"]["lost most"]]:
             assert list(tile["pictures"])[:3] == ["image", "ground truth", section["before"]]
-    assert section["after"] == "pseudo mask (walk)" and not missing
+    assert section["after"] == "pseudo masks (walk)" and not missing
 
 
 def test_the_images_compared_are_a_bounded_sample(smoke, outputs, monkeypatch):
@@ -263,7 +268,7 @@ def test_the_iou_of_an_image_by_hand():
 def test_the_scores_of_the_images_are_those_of_the_run_and_are_kept(smoke, outputs, monkeypatch):
     pipeline = smoke(f"data.root={outputs / '.data'}")   # of the copy: a mask is changed
     run = pipeline.recorded(pipeline.folder.path)
-    scores, summary = score_images(run), pipeline.results()["eval_sem_seg"]
+    scores, summary = score_images(run), pipeline.results()["scores"]["make_sem_seg_labels"]
     assert len(scores.ids) == summary["images"] == 24 and not scores.failed
     for image_id, miou in zip(scores.ids, scores.miou):
         truth, mask = run.dataset.mask(image_id), read_mask(outputs / f"smoke/make_sem_seg_labels/{image_id}.png")
@@ -288,7 +293,7 @@ def many(run, n: int):
     dataset = Dataset(name="many", root=Path("nowhere"), classes=tuple(f"c{i}" for i in range(80)), labels=labels,
                       lists={"train": ids, "val": (), "all": ids}, image_files=dict(zip(ids, ids)))
     scores = ImageScores(ids, np.linspace(0, 1, n, dtype=np.float32), tuple({0: 0.5, i % 80 + 1: i / n} for i in range(n)))
-    return type(run)(run.config, run.composed, dataset, run.folder, run.device, run.plan, run.summary), scores
+    return type(run)(run.config, run.composed, dataset, run.folder, run.runtime, run.plan, run.summary), scores
 
 
 def test_the_images_shown_are_a_bounded_sample_of_all_kinds(smoke, outputs):
@@ -307,27 +312,118 @@ def test_the_images_shown_are_a_bounded_sample_of_all_kinds(smoke, outputs):
 
 
 def test_a_strip_reads_what_save_soft_kept_and_computes_it_otherwise(smoke, outputs):
-    computed = TraceMaker(run := smoke().recorded(outputs / "smoke"))
+    run = smoke().recorded(outputs / "smoke")
+    computed = TraceMaker(run, pieces(run, []))
     image_id = computed.available[0]
-    walked, edge = computed._walked(image_id)
+    edge, walked = (computed.columns[title].read(image_id) for title in ("edge map", "random walk"))
+    assert edge.dtype == walked.dtype == np.float32
     folder = outputs / "smoke/make_sem_seg_labels"
     for kind, array in (("walk", walked), ("edge", edge)):
         (folder / kind).mkdir()
         np.save(folder / kind / f"{image_id}.npy", (array / 2).astype(np.float16))
-    kept, kept_edge = TraceMaker(run)._walked(image_id)
-    assert np.allclose(2 * kept, walked, atol=2e-3) and np.allclose(2 * kept_edge, edge, atol=2e-3)
+    kept = TraceMaker(run, pieces(run, []))
+    assert np.allclose(2 * kept.columns["random walk"].read(image_id), walked, atol=2e-3)
+    assert np.allclose(2 * kept.columns["edge map"].read(image_id), edge, atol=2e-3)
     trace = computed(image_id)
     assert trace.columns == ["image", "CAM", "LPCAM-F", "LPCAM", "confident label", "edge map", "random walk", "pseudo mask",
                              "ground truth", "errors"]
 
 
+def test_a_strip_has_the_columns_of_the_steps_and_leaves_out_what_cannot_be_read(smoke, outputs):
+    def fail(image_id):
+        raise ArtifactError("torn")
+    run = smoke().recorded(outputs / "smoke")
+    ids = ["train_0000", "train_0001"]
+    own = Column("inverted", "map", ids, lambda image_id: np.ones((2, 3), np.float32) if image_id == ids[0] else None)
+    maker = TraceMaker(run, [*pieces(run, []), ("invert", own), ("invert", replace(own, read=fail)), ("x", Column("y", "map", (), fail))])
+    assert maker.available == ids
+    trace = maker(ids[0])
+    assert trace.columns[-3:] == ["inverted", "ground truth", "errors"] and trace.missing == {"inverted, invert": "torn"}
+    assert "inverted" not in maker(ids[1]).columns
+
+
+def test_a_walk_that_the_step_does_not_use_is_not_computed(smoke, outputs):
+    smoke("make_sem_seg_labels.refiner=crf").run()
+    run = smoke().recorded(outputs / "smoke")
+    trace = (maker := TraceMaker(run, pieces(run, [])))(maker.available[0])
+    assert "random walk" not in trace.columns and "pseudo mask" in trace.columns
+
+
+def test_a_run_that_ends_with_irn_shows_the_walk(smoke, outputs):
+    shutil.rmtree(outputs / "smoke/make_sem_seg_labels")
+    run = smoke().recorded(outputs / "smoke")
+    trace = (maker := TraceMaker(run, pieces(run, [])))("train_0000")
+    assert {"edge map", "random walk"} < set(trace.columns) and "pseudo mask" not in trace.columns
+    assert maker.available == list(run.dataset.lists["train"])
+
+
+def test_what_a_step_shows_before_an_error_is_shown(smoke, outputs, monkeypatch):
+    def shown(context):
+        yield Table("first", ("a", "b"), [("1", "two")])
+        raise ArtifactError("torn")
+    monkeypatch.setattr("steps.eval_sem_seg.shown", shown)
+    run, missing = smoke().recorded(outputs / "smoke"), []
+    assert of(pieces(run, missing), Table)[-1].title == "first" and missing == ["torn"]
+    found = read(page.write_report(run))
+    assert "first a b 1 two" in found.text and "torn" in found.text and "confusion" not in found.sections
+    shutil.rmtree(outputs / "smoke/eval_sem_seg")
+    assert pieces(smoke().recorded(outputs / "smoke"), missing := []) and missing == []   # it is listed as a missing step
+
+
+def test_figures_of_one_title_are_one_and_each_kind_has_its_colour_and_mark(smoke, outputs):
+    run = smoke().recorded(outputs / "smoke")
+    curves = figures.merged(of(pieces(run, []), Curve))
+    assert [curve.title for curve in curves] == [
+        "train_cam: loss", "train_cam: mean average precision on val", "On the scored images", "On the val images, which chose",
+        "train_irn: losses"]
+    *of_maps, of_masks = curves[3].lines
+    assert [line.kind for line in of_maps] == list(titles())[:3] and of_masks.kind == "make_sem_seg_labels"
+    thresholds = {kind: score["threshold"] for kind, score in run.summary["scores"].items()}
+    assert {line.kind: line.marks for line in curves[3].lines} == {kind: [(value, True)] for kind, value in thresholds.items()}
+    oracles = {kind: score["oracle"]["threshold"] for kind, score in run.summary["scores"].items() if score.get("oracle")}
+    assert {line.kind: line.marks for line in curves[2].lines} == {
+        kind: [(oracles[kind], False), (thresholds[kind], True)] for kind in list(titles())[:3]}
+    assert [kinds.tone(kind) for kind in titles()] == ["k1", "k2", "k3", "k4", "k5"]
+    styles = (Path(page.__file__).parent / "templates/page.css").read_text()
+    assert all(f".k{n} {{ --tone: var(--k{n}); }}" in styles and styles.count(f" --k{n}: #") == 2 for n in range(1, kinds.N_TONES + 1))
+    assert len(set(map(figures.colour, titles()))) == 5 and len(figures.MARKS) == kinds.N_TONES
+
+
+def test_the_colours_of_kinds_begin_again_after_the_last(monkeypatch):
+    monkeypatch.setattr(kinds, "titles", lambda: {f"kind {n}": "" for n in range(10)})
+    assert [kinds.tone(f"kind {n}") for n in range(10)] == [f"k{n}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 1, 2)]
+
+
+def test_results_and_the_maps_they_were_made_from(smoke):
+    config = smoke().config
+    assert {kind: found for kind in titles() if (found := made_from(config, kind))} == {
+        "make_lpcam": "make_cam", "make_sem_seg_labels": "make_lpcam", "make_ins_seg_labels": "make_lpcam"}
+    assert made_from(smoke("seed_maps=make_cam").config, "make_sem_seg_labels") == "make_cam"
+    assert made_from(config, "eval_cam") is None
+
+
+def test_scores_with_other_measures_have_a_table_of_their_own(smoke, outputs):
+    run = smoke().recorded(outputs / "smoke")
+    run.summary["scores"]["make_ins_seg_labels"] = {
+        "title": "instances", "step": "eval_ins_seg", "measures": {"ap": "AP50", "coco_ap": "COCO's AP"}, "ap": 0.5, "coco_ap": 0.25,
+        "columns": {"objects": "objects"}, "objects": 1234, "images": 24, "threshold": 0.1, "threshold_source": "set"}
+    masks, instances = score_tables(run)
+    assert masks["heads"] == ["FP", "FN", "precision", "recall", "mIoU"] and masks["with_oracle"] and len(masks["rows"]) == 4
+    assert instances["heads"] == ["COCO's AP", "AP50"] and instances["columns"] == ["objects"] and not instances["with_oracle"]
+    assert [cell["value"] for cell in instances["rows"][0]["cells"]] == ["25.0", "50.0"]
+    found = read(page.write_report(run))
+    assert "mIoU, percent instances 50.0 AP50, percent" in found.text and "instances 25.0 50.0 0.10 1,234 24" in found.text
+    assert "The bar is pseudo masks" in found.text
+
+
 def test_figures_take_their_colours_from_the_page_and_share_no_ids():
     names = ["background", "$sign$", "猫 & <dog>", *(f"class {i}" for i in range(2, 80))]
-    matrix = figures.confusion_matrix(np.random.default_rng(0).integers(0, 9, (81, 81)), names, "many classes")
-    curve = figures.threshold_curves([figures.Curve("cam", "CAM", [0, 0.5, 1], [0.1, 0.3, 0.2], 0.5, 0.5)], "curve")
+    matrix = figures.confusion_matrix(np.random.default_rng(0).integers(0, 9, (81, 81)), names, "many classes", "mask")
+    line = Line([0, 0.5, 1], [0.1, 0.3, None], kind="make_cam", marks=[(0.5, True), (0.5, False)])
+    curve = figures.plot(Curve("curve", "x", "y", [line], percent=True, section="thresholds"))
     both = Page(matrix + curve)
     assert len(both.ids) == len(set(both.ids)) and "class 79" in both.text and "$sign$" in both.text and "猫 & <dog>" in both.text
-    assert "var(--cam)" in curve and "#0101" not in curve + matrix and "<style" not in curve
+    assert "var(--k1)" in curve and "CAM" in both.text and "#0101" not in curve + matrix and "<style" not in curve
     assert all(address.startswith(("#", "data:")) for address in both.addresses)
 
 
@@ -369,6 +465,9 @@ def test_only_what_can_change_a_result_differs(smoke, two):
     runs = [moved.recorded(two / name) for name in ("smoke", "other")]
     assert runs[0].dataset.root.parent == two / ".data"
     assert [key for key, _ in config_differences(runs)] == ["make_sem_seg_labels.bg_threshold"]
+    runs[0].composed.train_cam.checkpoint_steps = 999                  # changes no result
+    runs[0].composed.make_lpcam.prototype_split = "some.txt"           # names a list
+    assert [key for key, _ in config_differences(runs)] == ["make_lpcam.prototype_split", "make_sem_seg_labels.bg_threshold"]
 
 
 def test_runs_that_cannot_be_compared_are_refused(smoke, two, capsys):

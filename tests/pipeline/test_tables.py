@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from pipeline.config import compose, typed
-from pipeline.report.kinds import STEP_OF
+from pipeline.order import titles
 from pipeline.report.tables import COMMAND, CONF, load_papers, markdown, measured_cells
 from tests.conftest import ROOT
 from wsss.errors import ConfigError
@@ -45,7 +45,7 @@ def test_every_table_beside_another_says_the_same():
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_the_experiments_compare_with_the_cells_they_reproduce(experiment):
     published = typed(compose([f"experiment={experiment}", "data.root=x"])).published
-    everything = {of: dict.fromkeys(("miou", "fp", "fn", "precision", "recall"), 0.5) | {"images": published.images} for of in STEP_OF}
+    everything = {of: dict.fromkeys(("miou", "fp", "fn", "precision", "recall"), 0.5) | {"images": published.images} for of in titles()}
     found = {}
     for table in LPCAM.tables:
         for i, j in measured_cells(table, experiment, everything, published.images):
@@ -55,19 +55,19 @@ def test_the_experiments_compare_with_the_cells_they_reproduce(experiment):
 
 
 def test_a_measured_score_stands_in_the_row_that_the_run_reproduces():
-    scores = measured(cam=0.481, lpcam_fg=0.5, lpcam=0.552, pseudo_masks=0.7)
+    scores = measured(make_cam=0.481, make_lpcam_fg_only=0.5, make_lpcam=0.552, make_sem_seg_labels=0.7)
     assert measured_cells(numbered(1), "irn_voc12", scores, 1464) == pytest.approx({(0, 0): 30, (0, 1): 20, (0, 2): 48.1, (0, 3): 60, (0, 4): 70})
     assert measured_cells(numbered(2), "irn_voc12", scores, 1464) == pytest.approx({(0, 0): 48.1, (0, 2): 70})
     assert measured_cells(numbered(2), "lpcam_voc12", scores, 1464) == pytest.approx({(0, 0): 48.1, (0, 1): 55.2, (0, 3): 70})
     assert measured_cells(numbered(2), "lpcam_voc12", scores, 10582) == {} == measured_cells(numbered(2), "smoke", scores, 1464)
     assert measured_cells(numbered(4), "lpcam_voc12", scores, 1464) == {}
-    assert measured_cells(numbered(2), "lpcam_voc12", {"cam": {"miou": None, "images": 1464}}, 1464) == {}
+    assert measured_cells(numbered(2), "lpcam_voc12", {"make_cam": {"miou": None, "images": 1464}}, 1464) == {}
 
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"values": [1.0]}, r"tables\[number=1\].CAM.values=\[1.0\] is not possible: expected 5 values, one per column"),
     ({"values": [1, 2, 3, 4, 500]}, "percent, from 0 to 100, or null"), ({"marks": ["star"]}, "keys of the table's marks"),
-    ({"of": "cams"}, "one of cam, lpcam_fg, lpcam, pseudo_masks"), ({"experiment": "x"}, "does not hold the tables of a paper .*experiment"),
+    ({"of": "cams"}, "one of make_cam, make_lpcam_fg_only, make_lpcam, make_sem_seg_labels, make_ins_seg_labels"), ({"experiment": "x"}, "does not hold the tables of a paper .*experiment"),
     ({"values": ["high"] * 5}, "does not hold the tables of a paper .*high")])
 def test_what_is_no_table_is_refused(tmp_path, change, message):
     content = yaml.safe_load((CONF / "published_lpcam.yaml").read_text())
