@@ -44,7 +44,7 @@ class Sweep:
             raise ConfigError(explain(error)) from error
         swept = [override for override in overrides if override.is_sweep_override()]
         if not swept or not all(override.is_discrete_sweep() for override in swept):
-            raise ConfigError("-m needs a key with several values, for example make_sem_seg_labels.beta=4,8,16")
+            raise ConfigError("-m needs a key with several values, for example seed=0,1,2")
         self.keys = [override.get_key_element() for override in swept]
         self.values = list(product(*(list(override.sweep_string_iterator()) for override in swept)))
         self.fixed = [override.input_line for override in overrides if not override.is_sweep_override()]

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from steps.eval_cam import SCORES
 from steps.parts.official import OfficialLabels
 from steps.parts.shown import label_column
-from steps.parts.thresholds import FALLBACK, confident_pair, read_chosen, require_fallback
+from steps.parts.thresholds import FALLBACK, SCORES, confident_pair, read_chosen, require_fallback
 from steps.parts.tuning import Tuned, Tuning, confident, confident_lines
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package

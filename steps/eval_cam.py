@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.parts.shown import ON_SCORED, ON_VAL, threshold_curve
-from steps.parts.thresholds import Chosen, choose, count, read_chosen, require_fallback
+from steps.parts.thresholds import SCORES, Chosen, choose, count, read_chosen, require_fallback
 from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, Tuned, Tuning, at, confident_curve, rows_of, scored, tuning_curve
 from steps.runtime.artifacts import Maps, check_keys, read_arrays, read_json, write_arrays, write_json
 from steps.runtime.context import Source, StepContext, require
@@ -19,7 +19,7 @@ from wsss.metrics.semantic import MEASURES, THRESHOLDS, ThresholdCounts
 
 VERSION = 1
 KIND = SCORE
-SCORES, COUNTS = "scores.json", "counts.npz"
+COUNTS = "counts.npz"
 
 
 @dataclass

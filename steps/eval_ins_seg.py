@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.make_ins_seg_labels import reader as instance_reader
-from steps.parts.thresholds import THRESHOLD, read_chosen
+from steps.parts.thresholds import SCORES, THRESHOLD, read_chosen
 from steps.runtime.artifacts import check_keys, read_json, write_json
 from steps.runtime.context import StepContext
 from steps.step import SCORE, Lists, Needs, Score, Setup, StepSettings
@@ -20,7 +19,6 @@ VERSION = 1
 KIND = SCORE
 TRUTH = "instances"
 MEASURES = {"ap": "AP", "ap50": "COCO's AP50", "coco_ap": "COCO's AP"}
-SCORES = "scores.json"
 
 
 @dataclass
@@ -61,6 +59,7 @@ def needs(setup: Setup) -> Needs:
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    from steps.parts.instances import instance_reader
     from wsss.metrics.instances import CocoPrecision, InstancePrecision
 
     if not context.runtime.group.is_main:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from steps.parts.thresholds import THRESHOLD, read_chosen
+from steps.parts.thresholds import SCORES, THRESHOLD, read_chosen
 from steps.runtime.artifacts import Labels, check_keys, read_json, write_json
 from steps.runtime.context import StepContext
 from steps.step import SCORE, Lists, Matrix, Needs, Score, Setup, StepSettings
@@ -19,7 +19,6 @@ from wsss.metrics.semantic import MEASURES, Confusion
 
 VERSION = 1
 KIND = SCORE
-SCORES = "scores.json"
 
 
 class Ignore(Enum):

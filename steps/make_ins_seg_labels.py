@@ -9,17 +9,16 @@ official code crashes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.parts.refiner import check_walk
-from steps.parts.thresholds import THRESHOLD, Chosen, read_chosen
+from steps.parts.thresholds import THRESHOLD, Chosen
 from steps.runtime.artifacts import encode_arrays, write_json
 from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
-from steps.runtime.store import Store
 from steps.step import IMAGES, Lists, Needs, Setup, StepSettings, facts
 from wsss.data.ids import union
 
@@ -95,13 +94,6 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 def reader(folder: Path, n_classes: int) -> Callable[..., Detections]:
-    """Return a function that reads and checks the instances of an image. `size` (H, W) defaults to the recorded one."""
-    from steps.parts.instances import read_instances
+    from steps.parts.instances import instance_reader
 
-    store = Store(folder)
-    read_chosen(folder / THRESHOLD)
-
-    def read(image_id: str, size: Sequence[int] = ()) -> Detections:
-        size = size or [store.index[image_id][side] for side in ("height", "width")]
-        return read_instances(store.file(image_id, f"{image_id}.npz"), size, n_classes)
-    return read
+    return instance_reader(folder, n_classes)

@@ -147,7 +147,7 @@ def needs(setup: Setup) -> Needs:
     disk: float = labels_on_disk(originals, border=3)   # measured: 1.0 to 1.8, VOC's own masks 4.1
     if walks and settings.save_soft:
         disk += images.total(2 * (images.classes + 1) * images.pixels / 16)   # float16 at stride 4
-    held = walks * weights(network)
+    held: float = walks * weights(network)
     if chooses and Refiner.walk_crf in refiners:
         held += min((val := estimate.images("val")).total(val.classes * val.pixels / 4), WALKS_KEPT)   # float32 at stride 4
     passing = [originals.most(27, 7)]            # a walked map up to its label, measured

@@ -5,7 +5,6 @@ from typing import Any
 
 from pipeline.order import STEPS, titles
 
-TITLES = titles()   # TODO
 N_TONES = 8   # colours and marks of kinds, `--k1` to `--k8` in the style sheet
 
 

@@ -1,13 +1,16 @@
-"""The instances of an image: found with IRN and the walk, or read from the files of make_ins_seg_labels."""
+"""The instances of an image: found with IRN and the walk, or read from the files of the step that found them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from steps.parts.thresholds import THRESHOLD, read_chosen
 from steps.runtime.artifacts import File, Maps, read_arrays
 from steps.runtime.context import StepContext
 from steps.runtime.networks import load_irn, network_input
+from steps.runtime.store import Store
 from wsss.errors import ArtifactError
 from wsss.refinement.instances import (
     Detections,
@@ -42,6 +45,17 @@ class Instances:
                 exp_times=settings.exp_times, radius=settings.radius)
         return detect_instances(strength, owner, classes, int(groups.max()) + 1, background=settings.bg_threshold,
                       min_area=settings.min_area)
+
+
+def instance_reader(folder: Path, n_classes: int) -> Callable[..., Detections]:
+    """Return a function that reads and checks the instances of an image. `size` (H, W) defaults to the recorded one."""
+    store = Store(folder)
+    read_chosen(folder / THRESHOLD)
+
+    def read(image_id: str, size: Sequence[int] = ()) -> Detections:
+        size = size or [store.index[image_id][side] for side in ("height", "width")]
+        return read_instances(store.file(image_id, f"{image_id}.npz"), size, n_classes)
+    return read
 
 
 def read_instances(path: File, size: Sequence[int], n_classes: int) -> Detections:

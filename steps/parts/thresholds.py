@@ -24,6 +24,7 @@ from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
 if TYPE_CHECKING:
     from torch import Tensor
 
+SCORES = "scores.json"         # of the steps that score
 THRESHOLD = "threshold.json"   # of make_sem_seg_labels and make_ins_seg_labels: the background threshold and its source
 FALLBACK = "fallback of the recipe (no val masks to choose by)"   # a source
 T = TypeVar("T")
