@@ -247,8 +247,8 @@ def _train_irn(step: _Step) -> _Bytes:
 
 
 def _part(settings: Any, images: int) -> int:
-    """The number of images in one part of a batch."""
-    return math.ceil(min(settings.batch_size, images) / settings.accumulate)
+    """The number of images in the largest part of a batch (of a single process)."""
+    return math.ceil(min(settings.batch_size, images) / (settings.parts or 1))
 
 
 def _make_sem_seg_labels(step: _Step) -> _Bytes:
