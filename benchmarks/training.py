@@ -1,7 +1,11 @@
-"""train_cam: an iteration of the official loop (`step/train_cam.py`: NCHW, float32, sequential) against ours."""
+"""train_cam: an iteration of the official loop (`step/train_cam.py`: NCHW, float32, sequential) against ours.
+
+train_cam_parts, train_irn_parts: an iteration of the default run with parts=4, the default, against parts=null.
+"""
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -9,26 +13,33 @@ import torch.nn.functional as F
 
 from benchmarks.harness import CPU, REPEATS, Case, greatest_difference
 from benchmarks.setting import N_CLASSES, backbone, scratch
-from steps.runtime.context import StepContext
+from steps.runtime.context import Runtime, StepContext
 from steps.runtime.memory import keep_heap
 from steps.runtime.networks import to_train
-from steps.runtime.training import OptimizerName, Schedule, make_optimizer, train_step
+from steps.runtime.schedule import OptimizerName, Schedule
+from steps.runtime.training import make_optimizer, train_step
 from wsss.classifiers.plain import Classifier
+from wsss.networks.backbones.build import load_pretrained, new_backbone
+from wsss.networks.backbones.packaged import NAME
+from wsss.networks.irn import IRN
+from wsss.refinement.affinity import affinity_losses, pair_counts
 
 RATE, STEPS = 1e-3, 1   # a low rate, because the weights are random and the loss must stay finite over all repetitions
 SETTINGS = SimpleNamespace(optimizer=OptimizerName.sgd, lr=RATE, momentum=1e-4, weight_decay=1e-4)
 
 
-def context(precision: str) -> StepContext:
-    return StepContext(settings=None, dataset=None, lists={"ids": ()}, folder=scratch(), inputs={}, precision=precision)
+def context(precision: str, images: int = 0) -> StepContext:
+    return StepContext("bench", None, None, {"ids": ("",) * images}, scratch(), runtime=Runtime(precision=precision))
 
 
-def our_step(module: torch.nn.Module, groups: tuple, loss: Callable, batch: tuple, precision: str) -> Callable[[], torch.Tensor]:
+def our_step(module: torch.nn.Module, groups: tuple, loss: Callable, batch: tuple, precision: str, parts: int | None = None,
+             counts: Callable = lambda *part: None) -> Callable[[], torch.Tensor]:
     """A training iteration of the pipeline on a prepared batch, which returns the loss."""
-    optimizer, schedule = make_optimizer(SETTINGS, *groups), Schedule("bench", 1, len(batch[0]), lambda step, total: 1.0, 1)
+    size = len(batch[0])
+    optimizer, schedule = make_optimizer(SETTINGS, *groups), Schedule("bench", 1, size, lambda step, total: 1.0, 1, parts)
+    where, cut = context(precision, size), [[tensor[part::parts or 1] for tensor in batch] for part in range(parts or 1)]
     module.train()
-    return lambda: torch.stack([train_step(context(precision), schedule, module, optimizer, loss, [batch])["loss"]
-                                for _ in range(STEPS)])
+    return lambda: torch.stack([train_step(where, schedule, module, optimizer, loss, cut, counts)["loss"] for _ in range(STEPS)])
 
 
 def samples(batch: int, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,5 +98,48 @@ def _memory_case(quick: bool, precision: str = "float32") -> Case:
                 against="ours, without keeping freed memory", per=batch * REPEATS, once=True)
 
 
-BENCHMARKS = {"train_cam": _case, "train_cam_bf16": lambda quick: _case(quick, "bf16"),
+def _parts_case(quick: bool, precision: str) -> Case:
+    """train_cam of the default run."""
+    keep_heap()
+    images, labels = samples(8, 160)
+
+    def step(parts: int | None) -> Callable[[], torch.Tensor]:
+        mine = to_train(Classifier(_light_backbone(), N_CLASSES, detach_after_layer2=True, seed=1), CPU)
+        backbone_parameters, head = mine.parameter_groups()
+
+        def loss(x: torch.Tensor, y: torch.Tensor, total: None) -> dict[str, torch.Tensor]:
+            return {"loss": F.multilabel_soft_margin_loss(mine(x).float(), y) * len(x) / len(images)}
+        return our_step(mine, ((backbone_parameters, 1.0), (head, 10.0)), loss, (images, labels), precision, parts)
+    return Case("160x160, batch 8", step(None), step(4), greatest_difference, "ours in 4 parts; difference: of the loss",
+                f"{precision}, channels last", len(images) * STEPS)
+
+
+def _irn_parts_case(quick: bool, precision: str) -> Case:
+    """train_irn of the default run."""
+    keep_heap()
+    images, pairs = samples(4, 160)[0], {"radius": 10, "all_pairs": True}
+    draw = torch.Generator().manual_seed(1)
+    regions = F.interpolate(torch.randn(len(images), 4, 6, 6, generator=draw), 40, mode="bicubic").argmax(1)
+    labels = torch.tensor([0, 3, 7, 255])[regions].byte()
+
+    def step(parts: int | None) -> Callable[[], torch.Tensor]:
+        mine = IRN(_light_backbone().eval().to(memory_format=torch.channels_last), seed=1)
+        edge, displacement = mine.parameter_groups()
+        return our_step(mine, ((edge, 1.0), (displacement, 10.0)),
+                        lambda x, y, total: {"loss": affinity_losses(*mine(x), y, counts=total, **pairs).total},
+                        (images, labels), precision, parts, lambda x, y: pair_counts(y, **pairs))
+    return Case("160x160, batch 4", step(None), step(4), greatest_difference, "ours in 4 parts; difference: of the loss",
+                f"{precision}, channels last", len(images) * STEPS)
+
+
+def _light_backbone() -> torch.nn.Module:
+    net = new_backbone(NAME, "frozen_batch")
+    load_pretrained(net)
+    return net
+
+
+PARTS = {"train_cam_parts": _parts_case, "train_irn_parts": _irn_parts_case}
+BENCHMARKS = {**{f"{name}{ending}": partial(case, precision=precision) for name, case in PARTS.items()
+                 for ending, precision in (("", "float32"), ("_bf16", "bf16"))},
+              "train_cam": _case, "train_cam_bf16": lambda quick: _case(quick, "bf16"),
               "train_cam_memory": _memory_case, "train_cam_memory_bf16": lambda quick: _memory_case(quick, "bf16")}

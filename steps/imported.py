@@ -9,7 +9,7 @@ from typing import Any
 
 from steps.parts.official import OfficialMaps
 from steps.runtime.context import StepContext
-from steps.step import IMAGES, Setup, StepSettings, facts
+from steps.step import IMAGES, Needs, Setup, StepSettings, facts
 from wsss.errors import ConfigError
 from wsss.files import user_path
 
@@ -44,6 +44,15 @@ def check(setup: Setup) -> None:
         raise ConfigError(f"{setup.name}.maps={maps} lacks the files of {len(missing)} of the {len(ids)} images that are needed "
                           f"({', '.join(missing[:SHOWN])}{', ...' if len(missing) > SHOWN else ''}). Add them, or choose shorter "
                           "lists for the steps that read the maps")
+
+
+def needs(setup: Setup) -> Needs:
+    from steps.runtime.needs import Estimate
+
+    estimate = Estimate(setup)
+    images = estimate.images("ids")
+    pixels = images.classes * images.pixels
+    return estimate.finish(images.total(2 * (1 + 1 / 16) * pixels + 256), passing=float(6 * pixels.max(initial=0)), files=2)
 
 
 def run(context: StepContext) -> dict[str, Any]:

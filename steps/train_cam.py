@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 KIND = TRAINING
-# Splitting a batch (accumulate, number of processes) only changes rounding: a training that ran out of memory can continue in
-# smaller parts.
-LOG_ONLY = frozenset({"checkpoint_steps", "max_val_images", "val_epochs", "accumulate"})
+LOG_ONLY = frozenset({"checkpoint_steps", "max_val_images", "val_epochs"})
 OFFICIAL = OfficialNetwork("res50_cam.pth", "CAM")
 
 
@@ -60,7 +58,8 @@ class Settings(StepSettings):
     power: float                 # of the poly schedule
     warmup: float                # share of the steps over which the learning rate rises from 0
     detach_after_layer2: bool    # IRN does not train the layers before layer3, LPCAM does
-    accumulate: int              # split each batch into this many parts to save memory; gradients are those of the whole batch
+    parts: int | None            # each batch is processed in this many parts; results do not depend on the number of processes
+                                 # that share them. null: one part for each process, faster; results depend on their number
     val_epochs: int              # epochs between two computations of mAP on val; also after the last epoch
     max_val_images: int | None   # of val; null: all
     checkpoint_steps: int        # steps between two saves of the state
@@ -137,7 +136,7 @@ def run(context: StepContext) -> dict[str, Any]:
     backbone, head = classifier.parameter_groups()
     optimizer = make_optimizer(settings, (backbone, 1.0), (head, settings.head_lr_mult))
     schedule = Schedule(context.name, epochs_of(settings, len(context.ids)), settings.batch_size,
-                poly_lr(settings.power, settings.warmup), settings.checkpoint_steps, settings.accumulate, settings.val_epochs)
+                poly_lr(settings.power, settings.warmup), settings.checkpoint_steps, settings.parts, settings.val_epochs)
     log = fit(context, schedule, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
               lambda: cam_pictures(context, classifier))
     if context.runtime.group.is_main:

@@ -14,6 +14,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from steps.parts.official import OfficialNetwork
 from steps.parts.shown import loss_curves, read_log
 from steps.runtime.artifacts import Labels
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 KIND = TRAINING
-LOG_ONLY = frozenset({"checkpoint_steps", "accumulate"})   # accumulate: see train_cam
+LOG_ONLY = frozenset({"checkpoint_steps"})
 OFFICIAL = OfficialNetwork("res50_irn.pth", "IRN")
 
 
@@ -61,7 +63,7 @@ class Settings(StepSettings):
     radius: int                      # of the pixel pairs, in cells of stride 4
     all_pairs: bool                  # include the pairs near the border of a crop, which the official code omits
     checkpoint_steps: int
-    accumulate: int                  # parts of a batch, as in train_cam
+    parts: int | None                # of a batch, as in train_cam
 
     weights: str | None              # a trained IRN (official res50_irn.pth), taken instead of training
 
@@ -147,7 +149,7 @@ def run(context: StepContext) -> dict[str, Any]:
     edge, displacement = irn.parameter_groups()
     optimizer = make_optimizer(settings, (edge, 1.0), (displacement, settings.displacement_lr_mult))
     schedule = Schedule(context.name, epochs_of(settings, len(context.ids)), settings.batch_size, poly_lr(settings.power),
-                settings.checkpoint_steps, settings.accumulate)
+                settings.checkpoint_steps, settings.parts)
     log = fit(context, schedule, irn, optimizer, sample, loss, pictures=lambda: edge_pictures(context, irn), counts=counts)
     irn.set_displacement_mean(displacement_mean(context, irn))
     if context.runtime.group.is_main:
@@ -172,17 +174,20 @@ def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
 
     irn.eval()
     irn.set_displacement_mean(torch.zeros(2))
-    total = torch.zeros(2, dtype=torch.float64)
+    means = np.zeros((len(context.ids), 2))
 
-    def mean(image_id: str) -> torch.Tensor:
+    def mean(image_id: str) -> np.ndarray:
         image = top_left_crop(context.dataset.image(image_id), context.settings.crop_size, irn.backbone.normalisation)
         with torch.inference_mode(), context.runtime.autocast():
             _, displacement = irn(image[None].to(context.runtime.device))
-        return displacement.double().mean(dim=(0, 2, 3)).cpu()
-    with closing(ordered_map(context, mean, context.runtime.part(context.ids), max_concurrent(context.runtime.device))) as means:
-        for _, result in means:
-            total += result()
-    return (context.runtime.group.sum(total) / len(context.ids)).float()
+        return displacement.double().mean(dim=(0, 2, 3)).cpu().numpy()
+    rows = context.runtime.part(range(len(context.ids)))
+    at_once = max_concurrent(context.runtime.device)
+    with closing(ordered_map(context, mean, context.runtime.part(context.ids), at_once)) as results:
+        for row, (_, result) in zip(rows, results, strict=True):
+            means[row] = result()
+    in_order = context.runtime.reduce(means).cumsum(axis=0)   # added one by one: the same bits for any number of processes
+    return torch.from_numpy(in_order[-1] / len(context.ids)).float()
 
 
 def shown(context: StepContext) -> Iterator[Curve]:

@@ -1,6 +1,6 @@
 """Score thresholds and walks on the stored maps of a finished run, and print the best settings."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import require_finished
 from steps.parts.tuning import Tuned, TuneSettings, Tuning, choosing_ids
 from steps.runtime.artifacts import write_json
-from steps.step import SCORE, Curve
+from steps.step import SCORE
 from wsss.data.dataset import Dataset
 from wsss.files import write_text
 from wsss.text import csv_text
@@ -116,14 +116,11 @@ def tune_lines(result: Result) -> list[str]:
 
 def _plot(result: Result, path: Path) -> None:
     """Draw the curves of all steps, those with one title in one figure."""
-    from pipeline.report.figures import COLOURS, SERIES, png  # imported here because it is slow
+    from pipeline.report.figures import COLOURS, SERIES, merged, png  # imported here because it is slow
 
-    curves: dict[str, Curve] = {}
-    for curve in (curve for tuned in result.steps.values() for curve in tuned.curves):
-        known = curves.get(curve.title, replace(curve, lines=()))
-        curves[curve.title] = replace(known, lines=[*known.lines, *curve.lines])
+    curves = merged(curve for tuned in result.steps.values() for curve in tuned.curves)
     with png(path, 5 * len(curves), 4.2) as figure:
-        for axes, curve in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.values()):
+        for axes, curve in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves):
             for number, line in enumerate(curve.lines):
                 x, y = np.array(line.x, float), np.array(line.y, float) * (100 if curve.percent else 1)
                 colour, style = COLOURS[SERIES[number % len(SERIES)]], ("-", "--", ":", "-.")[number // len(SERIES) % 4]

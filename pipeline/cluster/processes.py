@@ -30,7 +30,7 @@ class Processes(Group):
     def __init__(self, place: Place, settings: DistributedSettings):
         self.rank, self.size, self.place = place.rank, place.size, place
         self.asked: int | None = None       # the signal by which this process was asked to stop
-        self._fast = None                   # the group for sums of CUDA tensors
+        self._fast: dist.ProcessGroup | None = None   # for CUDA tensors
         start = timedelta(seconds=settings.start)
         keeps = self.is_main and not place.launcher_keeps_store
         try:
@@ -88,8 +88,21 @@ class Processes(Group):
         return sum(member.host == self.members[self.rank].host for member in self.members)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        self._together(lambda: dist.all_reduce(tensor, group=self._fast if tensor.is_cuda else None))
+        self._together(lambda: dist.all_reduce(tensor, group=self._group_of(tensor)))
         return tensor
+
+    def copy(self, tensor: torch.Tensor, source: int, target: int | None) -> torch.Tensor:
+        group = self._group_of(tensor)
+        if target is None:
+            self._together(lambda: dist.broadcast(tensor, source, group))
+        elif self.rank == source:
+            self._together(lambda: dist.send(tensor, target, group))
+        elif self.rank == target:
+            self._together(lambda: dist.recv(tensor, source, group))
+        return tensor
+
+    def _group_of(self, tensor: torch.Tensor) -> dist.ProcessGroup | None:
+        return self._fast if tensor.is_cuda else None
 
     def broadcast(self, make: Callable[[], Any]) -> Any:
         content = json.dumps(make()).encode() if self.is_main else b""
@@ -108,8 +121,8 @@ class Processes(Group):
         self._together(lambda: dist.all_gather(boxes, _bytes_tensor(content, longest)))
         return [json.loads(box.numpy()[:length].tobytes()) for box, length in zip(boxes, lengths)]
 
-    def _together(self, exchange: Callable[[], None]) -> None:
-        """Exchange with all other processes. If one of them has ended, the launcher usually asks this one to stop."""
+    def _together(self, exchange: Callable[[], Any]) -> None:
+        """Exchange with processes. If one of them has ended, the launcher usually asks this one to stop."""
         try:
             exchange()
         except RuntimeError as error:

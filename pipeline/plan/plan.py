@@ -131,15 +131,20 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
 
 
 def check_share(config: Any, planned: PlannedStep, processes: int) -> None:
-    """Raise ConfigError if there are more processes than images in a training batch."""
+    """Raise ConfigError if there are more processes than images in a training batch, or than parts into which it is cut."""
     if planned.step.KIND != TRAINING or planned.imported:
         return
     key, ids = f"{planned.name}.batch_size", len(planned.lists["ids"])
-    batch = min(getattr(config, planned.name).batch_size, ids)
+    settings = getattr(config, planned.name)
+    batch, parts = min(settings.batch_size, ids), settings.parts
     if processes > batch:
         raise ConfigError(f"{processes} processes cannot share the batches of {planned.name}, which have {batch} images ({key}="
-                          f"{getattr(config, planned.name).batch_size}, {ids} images). Start at most {batch} processes"
+                          f"{settings.batch_size}, {ids} images). Start at most {batch} processes"
                           + (f", or raise {key}" if batch < ids else ""))
+    if parts is not None and processes > parts:
+        raise ConfigError(f"{processes} processes cannot share the {parts} parts of a batch ({planned.name}.parts={parts}). "
+                          f"Start at most {parts} processes, or set {planned.name}.parts={processes} (another training: it "
+                          f"changes rounding) or {planned.name}.parts=null (one part for each process)")
 
 
 def work_folder(folder: RunFolder, planned: PlannedStep) -> Path:

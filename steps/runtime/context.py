@@ -44,6 +44,13 @@ class Group:
         """The sum of `tensor` over all processes, in place."""
         return tensor
 
+    def copy(self, tensor: torch.Tensor, source: int, target: int | None) -> torch.Tensor:
+        """Replace `tensor` in the process `target` (None: in all) by that of the process `source`, in place.
+
+        Only these processes need to call it.
+        """
+        return tensor
+
     def broadcast(self, make: Callable[[], Any]) -> Any:
         """Call `make` in the first process only and return its result in every process. It is sent as JSON."""
         return json.loads(json.dumps(make()))

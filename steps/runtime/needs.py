@@ -130,8 +130,8 @@ class Estimate:
                 _TRAINED * self._of_outputs(kept))
 
     def part(self, images: int) -> int:
-        """The number of images in one part of a training batch, of a list of `images`."""
-        return math.ceil(min(self.settings.batch_size, images) / self.settings.accumulate)
+        """The number of images in the largest part of a training batch (of a single process), of a list of `images`."""
+        return math.ceil(min(self.settings.batch_size, images) / (self.settings.parts or 1))
 
     def forwards(self, network: nn.Module, forward: Callable, images: Images, scale: float = 1.0, batch: int = 2) -> float:
         """Bytes of `forward` over the images one by one (`passing`); `batch` is 2 with the mirror image."""
@@ -199,3 +199,101 @@ def comparison(images: Images) -> float:
 def directions(radius: int) -> float:
     """The number of pairs of a pixel with later pixels nearer than `radius`: nearly half a disc (152 at radius 10)."""
     return math.pi / 2 * radius ** 2
+
+
+def _train_cam(step: _Step) -> _Bytes:
+    network = step.classifier()
+    needs = step.training(network, _CAM_STEP)
+    return needs._replace(passing=max(needs.passing, step.forwards(network, network.features, step.images("val"), batch=1)))
+
+
+def _make_cam(step: _Step) -> _Bytes:
+    network, images = step.classifier(), step.images("ids")
+    passing = step.forwards(network, network.features, images, max(step.settings.scales))
+    return _Bytes(step.maps(images), _weights(network), passing)
+
+
+def _make_lpcam(step: _Step) -> _Bytes:
+    network, settings, images, sources = step.classifier(), step.settings, step.images("ids"), step.images("prototypes")
+    shown = Counter(index for present in sources.present for index in present)
+    share = max(shown.values(), default=0) / max(1, len(sources.present))   # of the commonest class
+    cells, limit = share * sources.total(sources.cells()), settings.max_features_per_class
+    rows = min(cells, 2.5 * limit) + limit * (cells > limit)      # both samples with spare rows, and a copy to shorten one
+    rows += 2 * min(cells, 128 * settings.n_clusters)             # k-means++ samples this many, and normalises them
+    if settings.kmeans_backend.value == "kmeans_pytorch":
+        rows += min(cells, limit) * (settings.n_clusters + 2)     # its N x K x D array, and two copies of the features
+    feature = 4 * network.backbone.feature_channels                   # float32
+    near = 9 * (4 * max(map(len, step.lists["prototypes"][:1]), default=0) + 8)   # ids (UCS-4) and cells of the nearest features
+    centers = 2 * settings.n_clusters * len(shown) * (feature + 14 + near)
+    return _Bytes(step.maps(images, 1 + settings.save_fg_maps) + centers, _weights(network),
+                  max(step.forwards(network, network.features, images, max(step.config.make_cam.scales)),
+                      step.forwards(network, network.features, sources) + feature * rows))
+
+
+def _eval_cam(step: _Step) -> _Bytes:
+    kinds = 1 + ("make_lpcam" in step.config.steps) * (1 + step.config.make_lpcam.save_fg_maps)
+    lists = [step.images(purpose, original=True) for purpose in ("scored", "val")]
+    counts = kinds * sum(images.number > 0 for images in lists) * 8 * (len(step.dataset.classes) + 1) ** 2 * (len(THRESHOLDS) + 1)
+    return _Bytes(counts + kinds * _CURVE, counts, max(images.most(*_COUNTED) for images in lists))
+
+
+def _cam_to_ir_label(step: _Step) -> _Bytes:
+    images, (pixel, label) = step.images("ids"), _CRF
+    at_once = max_concurrent(_CPU, images.pixels.max(initial=1), step.config.threads or available_cores())
+    return _Bytes(_labels(images, _IR_LABEL), 0, at_once * images.most(pixel + label, label))
+
+
+def _train_irn(step: _Step) -> _Bytes:
+    needs, settings = step.training(step.irn(), _IRN_STEP), step.settings
+    affinities = 4 * _part(settings, settings.batch_size) * (settings.crop_size / 4) ** 2 * _directions(settings.radius)
+    return needs._replace(passing=needs.passing + 2 * affinities)   # and their gradients
+
+
+def _part(settings: Any, images: int) -> int:
+    """The number of images in the largest part of a batch (of a single process)."""
+    return math.ceil(min(settings.batch_size, images) / (settings.parts or 1))
+
+
+def _make_sem_seg_labels(step: _Step) -> _Bytes:
+    network, images, originals = step.irn().eval(), step.images("ids"), step.images("ids", original=True)
+    refiners, (pixel, label) = step.settings.refiners(bool(step.lists["val"])), _CRF
+    walks, crf = any(refiner.walks for refiner in refiners), any(refiner.has_crf for refiner in refiners)
+    soft = walks * step.settings.save_soft * images.total(2 * (images.classes + 1) * images.pixels / 16)   # float16 at stride 4
+    walk = images.most(8 / 16 * 2 * _directions(step.settings.radius), 8 / 16 * 6)   # float64 at stride 4; 6 copies of the maps
+    chooses = step.settings.chooses and step.lists["val"]
+    labellings, kept = len(OFFSETS) * (1 + walks) if chooses else 1, 0.0
+    if chooses and Refiner.walk_crf in refiners:
+        kept = min((val := step.images("val")).total(val.classes * val.pixels / 4), WALKS_KEPT)   # float32 at stride 4
+    passing = [originals.most(*_SOFT)]
+    if walks:
+        passing += [step.forwards(network, network.edge_map, images), walk]
+    if crf:
+        passing.append(images.most(pixel + label * labellings, label * labellings))
+    return _Bytes(_labels(originals, _MASK) + soft, walks * _weights(network) + kept, max(passing))
+
+
+def _make_ins_seg_labels(step: _Step) -> _Bytes:
+    network, images, originals = step.irn().eval(), step.images("ids"), step.images("ids", original=True)
+    walk = images.most(8 / 16 * (2 * _directions(step.settings.radius) + 6 * AT_ONCE))   # as above, for AT_ONCE maps together
+    return _Bytes(originals.total(_INSTANCES + _MASK * np.sqrt(originals.pixels) + _LABEL_LINE), _weights(network),
+                  max(step.forwards(network, network.edge_and_displacement, images), walk, originals.most(_LARGE * AT_ONCE)))
+
+
+def _eval_ins_seg(step: _Step) -> _Bytes:
+    objects = step.dataset.objects
+    return _Bytes(_CELL * len(step.dataset.classes) + 400, 0, step.images("scored", original=True).most(_CONFUSION)
+                  + (objects.memory if objects and step.lists["scored"] else 0))
+
+
+def _eval_sem_seg(step: _Step) -> _Bytes:
+    return _Bytes(_CELL * (len(step.dataset.classes) + 1) ** 2, 0, step.images("scored", original=True).most(_CONFUSION))
+
+
+_FILES: dict[str, Callable[[Any], int]] = {   # per image
+    "make_cam": lambda settings: 1, "make_lpcam": lambda settings: 1 + settings.save_fg_maps,
+    "cam_to_ir_label": lambda settings: 1, "make_sem_seg_labels": lambda settings: 1 + 2 * settings.save_soft,
+    "make_ins_seg_labels": lambda settings: 1}
+_NEEDS: dict[str, Callable[[_Step], _Bytes]] = {
+    "train_cam": _train_cam, "make_cam": _make_cam, "make_lpcam": _make_lpcam, "eval_cam": _eval_cam,
+    "cam_to_ir_label": _cam_to_ir_label, "train_irn": _train_irn, "make_sem_seg_labels": _make_sem_seg_labels,
+    "eval_sem_seg": _eval_sem_seg, "make_ins_seg_labels": _make_ins_seg_labels, "eval_ins_seg": _eval_ins_seg}

@@ -27,11 +27,14 @@ class Schedule:
     batch_size: int
     lr_factor: Callable[[int, int], float]
     checkpoint_steps: int
-    accumulate: int = 1     # parts of a batch, processed one by one
-    val_epochs: int = 1     # epochs between two validations; also after the last
+    parts: int | None = None   # of a batch, processed one by one; None: one for each process
+    val_epochs: int = 1        # epochs between two validations; also after the last
 
     def steps_per_epoch(self, n_ids: int) -> int:
         return steps_per_epoch(self.batch_size, n_ids)
+
+    def parts_per_batch(self, n_ids: int, processes: int) -> int:
+        return min(self.parts or processes, self.batch_size, n_ids)
 
 
 def steps_per_epoch(batch_size: int, n_ids: int) -> int:
@@ -57,11 +60,10 @@ def saved_step(folder: Path) -> int:
 def require_schedule(settings: Any) -> None:
     """Check the settings that all training steps share. Raises ConfigError."""
     settings.require(settings.epochs is None or settings.epochs >= 1, "epochs", "null or at least 1")
-    for name in ("min_epochs", "batch_size", "checkpoint_steps", "accumulate"):
+    for name in ("min_epochs", "batch_size", "checkpoint_steps"):
         settings.require(getattr(settings, name) >= 1, name, "at least 1")
     settings.require(settings.min_steps >= 0, "min_steps", "0 or more")
-    settings.require(settings.accumulate <= settings.batch_size, "accumulate",
-                     f"at most {settings.step}.batch_size={settings.batch_size}")
+    settings.require(settings.parts is None or settings.parts >= 1, "parts", "null or at least 1")
     settings.require(settings.crop_size >= 32 and settings.crop_size % 16 == 0, "crop_size", "a multiple of 16, at least 32")
     settings.require(settings.lr > 0, "lr", "above 0")
     for name in ("momentum", "weight_decay", *(["warmup"] if hasattr(settings, "warmup") else [])):

@@ -20,7 +20,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from steps.runtime.concurrency import lacks_memory
-from steps.runtime.context import StepContext, Stopped
+from steps.runtime.context import Group, StepContext, Stopped
+from steps.runtime.gradients import sum_grads, sum_parts
 from steps.runtime.schedule import LOG, LOG_CSV, STATE, OptimizerName, Schedule
 from wsss.classifiers.plain import poly_factor
 from wsss.errors import ArtifactError, WeightsError, WsssError, prefixed
@@ -43,9 +44,9 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
     `validate()` is called after every `schedule.val_epochs` and its values are logged; `pictures()` if they are due
     (`context.runtime.show`): name -> (H, W, 3) uint8. Neither may draw random numbers.
 
-    A batch is split into `schedule.accumulate` parts, or one per process if these are more: part i has the images i, i + parts,
-    ..., and process r of R the parts r, r + R, ... So one process and two processes that split a batch into the same two
-    parts add the same gradients, and give the same bits.
+    A batch is split into `schedule.parts` parts, or fewer if it has fewer images: part i has the images i, i + parts, ..., and
+    process r of R the parts r, r + R, ... Everything that is summed over the parts is summed in an order that does not depend
+    on R, so any number of processes gives the same bits. `schedule.parts` None: one part for each process, which is faster.
 
     Raises
     ------
@@ -97,46 +98,55 @@ def train_step(context: StepContext, schedule: Schedule, module: nn.Module, opti
                counts: Callable[..., torch.Tensor | None] = lambda *part: None, step: int = 0) -> dict[str, torch.Tensor]:
     """Do step number `step` on this process's parts of a batch (see `fit`); return the losses before it."""
     group = context.runtime.group
+    n_parts = schedule.parts_per_batch(len(context.ids), group.size)
+    shares: dict[int, dict[str, torch.Tensor]] = {}   # the losses of the parts of this process
+
+    def backward(number: int) -> None:
+        seed = derived_seed(context.seed, schedule.purpose, "network", step, number)
+        with seeded(seed, context.runtime.device):
+            with context.runtime.autocast():
+                share = loss(*parts[number], total)
+            share["loss"].backward()
+        shares[number] = {name: value.detach().double() for name, value in share.items()}
+
     try:
-        parts = [[tensor.to(context.runtime.device, non_blocking=True) for tensor in part] for part in batch]
-        total = _total(context, [counts(*part) for part in parts]) if len(parts) * context.runtime.group.size > 1 else None
+        parts = {group.rank + i * group.size: [tensor.to(context.runtime.device, non_blocking=True) for tensor in part]
+                 for i, part in enumerate(batch)}
+        total = _total(context, [counts(*part) for part in parts.values()]) if n_parts > 1 else None
         optimizer.zero_grad(set_to_none=True)
-        losses: dict[str, torch.Tensor] = {}
-        for number, part in enumerate(parts):
-            part_number = group.rank + number * group.size
-            seed = derived_seed(context.seed, schedule.purpose, "network", step, part_number)
-            with seeded(seed, context.runtime.device):
-                with context.runtime.autocast():
-                    share = loss(*part, total)
-                share["loss"].backward()       # adds to the gradients of the parts before
-            losses = {name: losses.get(name, 0) + value.detach().double() for name, value in share.items()}
-        if context.runtime.group.size > 1:
-            losses = all_reduce_grads(context, module, losses)
+        # within one context of autocast, even if disabled, the weights are cast once for all parts
+        with torch.autocast(context.runtime.device.type, enabled=False):
+            if schedule.parts is None:
+                backward(group.rank)
+                sum_grads(group, list(module.parameters()))
+            else:
+                sum_parts(group, list(module.parameters()), n_parts, backward)
+        losses = _sum_of_shares(group, shares, n_parts)
         optimizer.step()
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
         name = schedule.purpose
         raise WsssError(
-            f"not enough memory for {name}.batch_size={schedule.batch_size} in {schedule.accumulate} parts ({error}). Raise "
-            f"{name}.accumulate, or lower the batch size or {name}.crop_size; the last saved state is kept") from error
+            f"not enough memory for {name}.batch_size={schedule.batch_size} in {n_parts} parts ({error}). Raise "
+            f"{name}.parts (at most one for each image), or lower the batch size or {name}.crop_size; with any of these the "
+            "training begins again, because they count") from error
     return losses
 
 
 def _total(context: StepContext, counts: list[torch.Tensor | None]) -> torch.Tensor | None:
-    """The sum over the parts of a batch, of all processes."""
+    """The sum over the parts of a batch, of all processes. The counts are whole numbers: their order does not matter."""
     known = [count for count in counts if count is not None]
     return context.runtime.group.sum(torch.stack(known).sum(0)) if known else None
 
 
-def all_reduce_grads(context: StepContext, module: nn.Module, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Replace the gradients of this process's parts by those of the whole batch; return the losses of the whole batch."""
-    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    whole = context.runtime.group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
-    for gradient, part in zip(gradients, whole.split([gradient.numel() for gradient in gradients])):
-        gradient.copy_(part.view_as(gradient))
-    values = context.runtime.group.sum(torch.stack(list(losses.values())).cpu())
-    return dict(zip(losses, values))
+def _sum_of_shares(group: Group, shares: dict[int, dict[str, torch.Tensor]], n_parts: int) -> dict[str, torch.Tensor]:
+    """The losses of the whole batch: the sum over the parts, in the order of their numbers."""
+    names = list(next(iter(shares.values())))
+    table = torch.zeros(n_parts, len(names), dtype=torch.float64)
+    for number, share in shares.items():
+        table[number] = torch.stack(list(share.values()))
+    return dict(zip(names, group.sum(table).sum(0)))   # zeros are added between processes: exact
 
 
 def _any(context: StepContext, flag: bool) -> bool:
@@ -172,7 +182,7 @@ def _batches(context: StepContext, schedule: Schedule, sample: Callable, ids: tu
     """Yield the batches of an epoch from number `first`, each as the parts of this process."""
     order = generator(context.seed, schedule.purpose, "order", epoch).permutation(len(ids))
     size = min(schedule.batch_size, len(ids))
-    parts = min(max(schedule.accumulate, context.runtime.group.size), size)
+    parts = schedule.parts_per_batch(len(ids), context.runtime.group.size)
     mine = context.runtime.part(range(parts))
     keys = [[(epoch, ids[i]) for i in order[b * size:(b + 1) * size][part::parts]]
             for b in range(first, schedule.steps_per_epoch(len(ids))) for part in mine]

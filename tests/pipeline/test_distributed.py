@@ -11,15 +11,16 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline import Pipeline
 from pipeline.cluster.distributed import DistributedSettings, Place, find_place, first_host
 from pipeline.cluster.processes import Processes
+from pipeline.plan.plan import check_share
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.context import Group, Stopped
 from steps.runtime.journal import journal_lines
+from steps.step import TRAINING
 from tests.conftest import ROOT, SMOKE, contents, remove
 from wsss.errors import ConfigError
 
@@ -77,10 +78,6 @@ def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
             process.kill()
 
 
-def losses(folder: Path, n: int) -> np.ndarray:
-    return np.array([line["loss"] for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if "loss" in line][:n])
-
-
 @pytest.mark.parametrize(("environment", "expected"), [
     ({}, None),
     ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, None),
@@ -127,7 +124,7 @@ def test_a_process_has_the_lists_of_the_first_one_with_an_imported_step_too(outp
     monkeypatch.setattr(Pipeline, "_do", do)
     for group in (Recorded(), Replayed()):
         pipeline = Pipeline.compose(*SMOKE, f"outputs={outputs}", "device=cpu", "from_step=make_cam", "to_step=make_cam",
-                                    "eval_cam.threshold={cam: 0.2, lpcam: 0.2, lpcam_fg: 0.2}")
+                                    "eval_cam.threshold={make_cam: 0.2, make_lpcam: 0.2, make_lpcam_fg_only: 0.2}")
         pipeline.group = group
         with suppress(Stopped):
             pipeline.run()
@@ -156,62 +153,45 @@ def test_values_are_exchanged_as_json():
 
 
 @pytest.mark.slow
-def test_two_processes_make_what_one_makes(outputs):
-    """Everything but the classifier: images bit for bit, each by one process; scores equal; the trace of IRN's training within 1e-5."""
-    steps = ("make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "make_sem_seg_labels", "eval_sem_seg")
-    before, trace = {step: remove(outputs, step) for step in steps[:4]}, losses(outputs / "smoke/train_irn", 5)
-    kept = {step: (outputs / f"smoke/{step}").rename(outputs / step) for step in ("train_irn", *steps[4:])}
-    done = torchrun(outputs, "to_step=train_irn", "train_irn.checkpoint_steps=100", n=2)
-    assert done.returncode == 0, done.stderr
-    for step in steps[:4]:
-        assert contents(outputs / "smoke" / step) == before[step], step
-    np.testing.assert_allclose(losses(outputs / "smoke/train_irn", 5), trace, rtol=1e-5)
-    shutil.rmtree(outputs / "smoke/train_irn")
-    kept["train_irn"].rename(outputs / "smoke/train_irn")
-    done = torchrun(outputs, n=3)
+@pytest.mark.parametrize("n", [2, 4])
+def test_several_processes_leave_the_bits_of_one(smoke_outputs, tmp_path, n):
+    """All steps, the trainings and their logs too."""
+    shutil.copytree(smoke_outputs / ".data", tmp_path / ".data")
+    done = torchrun(tmp_path, n=n)
     assert done.returncode == 0, done.stderr
     assert "pseudo masks" in done.stdout
-    for step in steps[4:]:
-        assert contents(outputs / "smoke" / step) == contents(kept[step]), step
-
-
-@pytest.mark.slow
-def test_two_processes_leave_the_bits_of_one_that_cuts_its_batches_as_they_do(outputs, tmp_path):
-    """All eight steps, the trainings too."""
-    parts = ("train_cam.accumulate=2", "train_irn.accumulate=2", "threads=1", "train_cam.epochs=8")
-    for name in ("one", "two"):
-        shutil.copytree(outputs / ".data", tmp_path / name / ".data")
-    one = subprocess.run([sys.executable, *CALL, f"outputs={tmp_path / 'one'}", *parts], cwd=ROOT, env=ENVIRONMENT)
-    two = torchrun(tmp_path / "two", *parts)
-    assert one.returncode == two.returncode == 0, two.stderr
     for step in ("train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels", "eval_sem_seg"):
-        assert contents(tmp_path / "one/smoke" / step) == contents(tmp_path / "two/smoke" / step), step
+        assert contents(tmp_path / "smoke" / step) == contents(smoke_outputs / "smoke" / step), step
 
 
 @pytest.mark.slow
-def test_the_classifier_of_two_processes_and_its_interruption(outputs, tmp_path):
-    call = ("to_step=train_cam", "train_cam.epochs=30")   # fewer could be over before one is told to stop
-    for name in ("whole", "stopped"):
-        (tmp_path / name).mkdir()
-        shutil.copytree(outputs / ".data", tmp_path / name / ".data")
-    done = torchrun(tmp_path / "whole", *call)
-    assert done.returncode == 0, done.stderr
-    one = subprocess.run([sys.executable, *CALL, f"outputs={tmp_path / 'one'}", *call], cwd=ROOT, env=ENVIRONMENT)
-    assert one.returncode == 0
-    traces = [losses(tmp_path / name / "smoke/train_cam", 5) for name in ("one", "whole")]
-    np.testing.assert_allclose(*traces, rtol=1e-5)
-
-    processes = start(tmp_path / "stopped", *call, "log_level=debug")
+def test_a_training_of_two_processes_is_continued_by_three(smoke_outputs, tmp_path):
+    shutil.copytree(smoke_outputs / ".data", tmp_path / ".data")
+    processes = start(tmp_path, "to_step=train_cam", "log_level=debug")
     for line in processes[0].stdout:
-        if "train_cam: 4/90" in line:
+        if "train_cam: 4/60" in line:
             processes[1].send_signal(signal.SIGTERM)   # one of them is enough
             break
     results = ends(processes)
     assert [code for code, *_ in results] == [128 + signal.SIGTERM] * 2, results
     assert "stopped by SIGTERM" in results[0][2] and "the same command continues" in results[0][2]
-    done = torchrun(tmp_path / "stopped", *call)
+    done = torchrun(tmp_path, "to_step=train_cam", n=3)
     assert done.returncode == 0 and "continue" in done.stdout, done.stderr
-    assert contents(tmp_path / "stopped/smoke/train_cam") == contents(tmp_path / "whole/smoke/train_cam")
+    assert contents(tmp_path / "smoke/train_cam") == contents(smoke_outputs / "smoke/train_cam")
+
+
+def test_more_processes_than_images_or_parts_of_a_batch_are_refused(smoke):
+    config = (planning := smoke("name=new", "train_cam.batch_size=6", "train_irn.parts=null")).config
+    train_cam, train_irn = (planned for planned in planning.plan() if planned.step.KIND == TRAINING)
+    for planned, n in ((train_cam, 4), (train_irn, 8)):
+        check_share(config, planned, n)
+    for planned, n, message in (
+            (train_cam, 7, r"7 processes cannot share the batches of train_cam, which have 6 images \(train_cam.batch_size=6, 24 images\)"),
+            (train_irn, 9, "9 processes cannot share the batches of train_irn, which have 8 images"),
+            (train_cam, 5, r"5 processes cannot share the 4 parts of a batch \(train_cam.parts=4\). Start at most 4 processes, or set "
+                           r"train_cam.parts=5 \(another training: it changes rounding\) or train_cam.parts=null")):
+        with pytest.raises(ConfigError, match=message):
+            check_share(config, planned, n)
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ def root(outputs):
     ("make_lpcam.n_clusters=3", STEPS[2:]),
     ("make_cam.scales=[1.0,0.5]", STEPS[1:]),
     ("train_irn.lr=0.05", STEPS[5:]),
+    ("train_irn.parts=2", STEPS[5:]),
     ("cam_to_ir_label.crf_iterations=3", STEPS[4:]),
     ("precision=bf16", STEPS),
 ])
@@ -41,7 +42,7 @@ def test_a_changed_setting_makes_exactly_what_reads_it_stale(smoke_outputs, over
 
 
 @pytest.mark.parametrize("override", ["workers=1", "device=cpu", "log_level=debug", "train_cam.checkpoint_steps=7", "threads=2",
-                                      "train_cam.val_epochs=3", "train_irn.accumulate=2"])
+                                      "train_cam.val_epochs=3"])
 def test_what_changes_no_result_makes_nothing_stale(smoke_outputs, override):
     assert works(Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", override)) == {}
 

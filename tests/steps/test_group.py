@@ -1,28 +1,34 @@
-"""Processes that share the batches of a training (here threads of one process): gradients and results of a single one."""
+"""Processes that share the batches of a training (here threads of one process): what a single one leaves, bit for bit.
 
+tests/pipeline/test_distributed.py has real processes.
+"""
+
+import queue
 import threading
+from collections import defaultdict
+from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from pipeline import Pipeline
+from pipeline.order import BY_NAME
 from pipeline.plan.lists import derive_lists
-from steps import train_cam, train_irn
-from steps.runtime import networks
-from steps.runtime.context import Group, StepContext
+from steps.runtime.context import Group, Runtime, Source, StepContext, Stopped
 from steps.runtime.datasets import open_dataset
-from steps.runtime.training import STATE
+from steps.runtime.schedule import STATE, OptimizerName, Schedule
+from steps.runtime.training import fit, make_optimizer, poly_lr
 from tests.conftest import SMOKE
 from wsss.networks.weights import read_tensors
 
 
 class Threads(Group):
-    """One of several threads that exchange through a list."""
+    """One of several threads that exchange through a list, and in pairs through queues."""
 
-    def __init__(self, rank: int, size: int, box: list, barrier: threading.Barrier):
-        self.rank, self.size, self.box, self.barrier = rank, size, box, barrier
+    def __init__(self, rank: int, size: int, box: list, pairs: dict, barrier: threading.Barrier):
+        self.rank, self.size, self.box, self.pairs, self.barrier = rank, size, box, pairs, barrier
 
     def all_gather(self, value):
         self.box[self.rank] = value
@@ -35,71 +41,111 @@ class Threads(Group):
         values = self.all_gather(tensor.clone())
         return tensor.copy_(torch.stack(values).sum(dim=0))
 
-    def broadcast(self, make):
-        return self.all_gather(make() if self.is_main else None)[0]
+    def copy(self, tensor, source, target):
+        if target is None:
+            return tensor.copy_(self.all_gather(tensor.clone())[source])
+        if self.rank == source:
+            self.pairs[source, target].put(tensor.clone())
+        elif self.rank == target:
+            tensor.copy_(self.pairs[source, target].get(timeout=60))
+        return tensor
 
 
-def contexts(step: str, outputs, folder, size: int, accumulate: int = 1) -> list[StepContext]:
-    config = Pipeline.compose(*SMOKE, f"outputs={outputs}", "device=cpu").config
-    dataset = open_dataset(config.data, check=False)
-    run, settings = outputs / "smoke", replace(getattr(config, step), epochs=1, batch_size=7, checkpoint_steps=1,
-                                                accumulate=accumulate)
-    lists = {"ids": derive_lists(config, dataset)[step]["ids"][:7], "val": ()}   # one batch of 7: unequal parts
-    inputs = {name: run / name for name in ("train_cam", "cam_to_ir_label")}
-    box, barrier = [None] * size, threading.Barrier(size, timeout=120)
-    return [StepContext(settings=settings, dataset=dataset, lists=lists, folder=folder, inputs=inputs, model=config.model,
-                        group=Threads(rank, size, box, barrier) if size > 1 else Group()) for rank in range(size)]
+def together(size: int, work) -> list:
+    """What `work(group)` returns in each of `size` threads."""
+    box, pairs, barrier = [None] * size, defaultdict(queue.Queue), threading.Barrier(size, timeout=60)
+    found = [None] * size
 
-
-def states(step, calls: list[tuple[int, int]], outputs, tmp_path, monkeypatch) -> list[dict[str, torch.Tensor]]:
-    """What a training leaves after one step, for each (number of processes, parts of a batch)."""
-    found, lock = [], threading.Lock()
-    new = {train_cam: "new_classifier", train_irn: "new_irn"}[step]
-    build = getattr(networks, new)
-
-    def one_after_the_other(context):   # torch's generator, which draws the weights, is one for all threads
-        with lock:
-            network = build(context)
-        context.runtime.group.all_gather(None)
-        return network
-    monkeypatch.setattr(networks, new, one_after_the_other)
-    for size, parts in calls:
-        folder = tmp_path / f"{size}-{parts}"
-        folder.mkdir()
-        failed = []
-
-        def work(context, failed=failed):
-            try:
-                step.run(context)
-            except BaseException as error:
-                failed.append(error)
-                raise
-        threads = [threading.Thread(target=work, args=(context,))
-                   for context in contexts(step.__name__.split(".")[1], outputs, folder, size, parts)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not failed
-        found.append(read_tensors(folder / STATE))
+    def one(rank):
+        torch.set_num_threads(1)   # the number of threads is one of each thread
+        try:
+            found[rank] = work(Threads(rank, size, box, pairs, barrier) if size > 1 else Group())
+        except BaseException:
+            barrier.abort()
+            raise
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [train_cam, train_irn], ids=["train_cam", "train_irn"])
-@pytest.mark.parametrize("other", [(2, 1), (3, 1), (1, 3), (2, 4)], ids=lambda other: "{} processes, {} parts".format(*other))
-def test_the_gradients_of_the_first_step(step, other, smoke_outputs, tmp_path, monkeypatch):
-    """The optimiser's first moment after one step is its gradient times a constant."""
-    one, several = states(step, [(1, 1), other], smoke_outputs, tmp_path, monkeypatch)
-    moments = [name for name in one if name.endswith(("exp_avg", "momentum_buffer"))]
-    assert moments
-    gradients = [torch.cat([state[name].flatten() for name in moments]) for state in (one, several)]
-    assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-5
-    assert np.isfinite(gradients[1].numpy()).all() and float(gradients[0].norm()) > 0
+def trained(folder, size: int, parts: int | None, stop_after: int | None = None) -> dict[str, torch.Tensor]:
+    """The state after two epochs of two batches of seven images, or after some steps. Every process has the same weights."""
+    folder.mkdir(exist_ok=True)
+    settings = SimpleNamespace(optimizer=OptimizerName.adamw, lr=0.01, weight_decay=0.05)
+    schedule = Schedule("train_cam", 2, 7, poly_lr(0.9), 100, parts)
+
+    def work(group):
+        module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).to(memory_format=torch.channels_last)
+        draw = torch.Generator().manual_seed(0)
+        for parameter in module.parameters():
+            parameter.data.normal_(generator=draw)
+
+        def sample(epoch, image_id):
+            return (torch.randn(3, 9, 9, generator=torch.Generator().manual_seed(100 * epoch + ord(image_id))),)
+
+        def loss(images, total):
+            values = module(images).square()
+            return {"loss": values.sum() / (total if total is not None else values.numel()), "largest": values.sum() * 1e-3}
+        asked = iter([False] * ((stop_after or 100) - 1) + [group.rank == size - 1])   # one process is asked to stop
+        context = StepContext("train_cam", settings, None, {"ids": tuple("abcdefghijklmn")}, folder,
+                              runtime=Runtime(group=group, stop=lambda: next(asked)))
+        with suppress(Stopped):
+            fit(context, schedule, module, make_optimizer(settings, (list(module.parameters()), 1.0)), sample, loss,
+                counts=lambda images: torch.tensor(4 * 25 * len(images)))
+        return module.state_dict()
+    networks = together(size, work)
+    assert all(torch.equal(network[name], networks[0][name]) for network in networks for name in networks[0])
+    return read_tensors(folder / STATE)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("parts", [4, 6, 9])
+def test_any_number_of_processes_leaves_the_same_bits(tmp_path, parts):
+    """With 9 parts each of the 7 images is one."""
+    one = trained(tmp_path / "one", 1, parts)
+    logs = {(tmp_path / "one/log.jsonl").read_text()}
+    for size in (2, 3, 4):
+        assert same(trained(tmp_path / str(size), size, parts), one), size
+        logs.add((tmp_path / f"{size}/log.jsonl").read_text())
+    assert len(logs) == 1
+
+
+def test_a_training_continues_with_another_number_of_processes(tmp_path):
+    whole = trained(tmp_path / "whole", 1, 4)
+    for size, stop_after in ((3, 1), (1, 2), (4, None)):
+        state = trained(tmp_path / "parts", size, 4, stop_after)
+        assert same(state, whole) == (stop_after is None)
+    assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
+
+
+def test_without_parts_each_process_has_one(tmp_path):
+    one, three = trained(tmp_path / "one", 1, None), trained(tmp_path / "three", 3, None)
+    assert same(one, trained(tmp_path / "part", 1, 1)) and not same(one, three)
+    assert all(torch.allclose(one[name], three[name], atol=1e-5) for name in one)
+
+
+def first_gradients(name: str, outputs, folder, parts: int | None) -> torch.Tensor:
+    """The optimiser's first moments after one step on a batch of 7 images: the gradients times a constant."""
+    folder.mkdir()
+    config = Pipeline.compose(*SMOKE, f"outputs={outputs}", "device=cpu").config
+    dataset = open_dataset(config.data, check=False)
+    lists = {"ids": derive_lists(config, dataset)[name]["ids"][:7], "log": ()}
+    inputs = {role: (Source(step, {}, outputs / "smoke" / step),)
+              for role, step in (("classifier", "train_cam"), ("labels", "cam_to_ir_label"))}
+    settings = replace(getattr(config, name), epochs=1, batch_size=7, parts=parts)
+    BY_NAME[name].module.run(StepContext(name, settings, dataset, lists, folder, inputs, config.model))
+    state = read_tensors(folder / STATE)
+    return torch.cat([value.flatten() for name, value in state.items() if name.endswith(("exp_avg", "momentum_buffer"))])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [train_cam, train_irn], ids=["train_cam", "train_irn"])
-def test_one_process_and_two_that_cut_a_batch_alike_leave_the_same_bits(step, smoke_outputs, tmp_path, monkeypatch):
-    one, two = states(step, [(1, 2), (2, 2)], smoke_outputs, tmp_path, monkeypatch)
-    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+@pytest.mark.parametrize("name", ["train_cam", "train_irn"])
+def test_the_gradients_of_unequal_parts_are_those_of_the_batch(name, smoke_outputs, tmp_path):
+    one, several = (first_gradients(name, smoke_outputs, tmp_path / str(parts), parts) for parts in (None, 3))
+    assert float((one - several).norm()) < 1e-5 * float(one.norm()) < float("inf") and float(one.norm()) > 0

@@ -12,7 +12,8 @@ import torch
 
 from steps import train_cam
 from steps.runtime import networks
-from steps.runtime.context import StepContext, Stopped
+from steps.runtime.context import Runtime, StepContext, Stopped
+from steps.runtime.gradients import tree_sum
 from steps.runtime.training import OptimizerName, Schedule, fit, make_optimizer, poly_lr
 from wsss.errors import DataError, WsssError
 
@@ -23,11 +24,11 @@ def good(epoch, image_id):
     return (torch.ones(2),)
 
 
-def train(folder, sample=good, loss=None, module=None, settings=SETTINGS, ids="abcd", schedule=None, more=(), counts=None, **context):
+def train(folder, sample=good, loss=None, module=None, settings=SETTINGS, ids="abcd", schedule=None, more=(), counts=None, seed=0, **runtime):
     """The log of a training of two epochs of two batches, or of another `schedule`; `more`: validation and pictures."""
     module = module or torch.nn.Linear(2, 1)
     schedule = Schedule("train_cam", **{"epochs": 2, "batch_size": 2, "lr_factor": poly_lr(0.9), "checkpoint_steps": 1} | (schedule or {}))
-    return fit(StepContext(settings, None, {"ids": tuple(ids)}, folder, {}, **context), schedule, module,
+    return fit(StepContext("train_cam", settings, None, {"ids": tuple(ids)}, folder, seed=seed, runtime=Runtime(**runtime)), schedule, module,
                make_optimizer(settings, (list(module.parameters()), 1.0)), sample,
                loss or (lambda x, total: {"loss": module(x).mean()}), *more, **({"counts": counts} if counts else {}))
 
@@ -61,7 +62,7 @@ def test_dropout_draws_the_same_again_and_when_a_training_is_continued(tmp_path)
         module.load_state_dict({"0.weight": torch.arange(16.0).view(8, 2), "0.bias": torch.zeros(8)})
         try:
             log = train(tmp_path / folder, loss=lambda x, total: {"loss": module(x).square().mean()}, module=module,
-                        schedule={"accumulate": 2}, seed=seed, stop=lambda: next(asked, False))
+                        schedule={"parts": 2}, seed=seed, stop=lambda: next(asked, False))
         except Stopped:
             return losses(folder, seed=seed)
         return [line["loss"] for line in log if "loss" in line], module[0].weight.tolist()
@@ -88,16 +89,31 @@ def test_a_training_with_channels_last_continues_with_the_same_bits(tmp_path, op
     assert not torch.equal(undisturbed, halfway) and torch.equal(undisturbed, weights_after("parts", []))
 
 
-@pytest.mark.parametrize("accumulate", [1, 2, 3])
-def test_the_parts_of_a_batch_are_learned_together(tmp_path, accumulate):
+def test_the_parts_are_added_in_a_tree():
+    """In float32 a 2 is lost when it is added to 2**25, but the sum of two of them is not."""
+    def summed(*numbers):
+        order = []
+
+        def part(number, left):
+            order.append(number)
+            return np.float32(numbers[number]) if left is None else left + np.float32(numbers[number])
+        return tree_sum(len(numbers), part, lambda left, right: left + right), order
+    assert summed(2**25, 2, 0, 2) == (2**25 + 4, [0, 2, 1, 3])   # (0 + 2) + (1 + 3)
+    assert summed(2**25, 0, 2, 2) == summed(2**25, 2, 2, 0) == (2**25, [0, 2, 1, 3])
+    assert summed(5) == (5, [0]) and summed(2**25, 2, 2) == (2**25, [0, 2, 1])
+    assert summed(*range(11)) == (55, [0, 8, 4, 2, 10, 6, 1, 9, 5, 3, 7])
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 9])
+def test_the_parts_of_a_batch_are_learned_together(tmp_path, parts):
     seen, module = [], torch.nn.Linear(2, 1)
 
     def loss(x, total):
         seen.append((len(x), None if total is None else int(total)))
         return {"loss": module(x).sum() / (total or len(x))}
-    log = train(tmp_path, good, loss, module, ids="abcde", schedule={"epochs": 1, "batch_size": 5, "accumulate": accumulate},
+    log = train(tmp_path, good, loss, module, ids="abcde", schedule={"epochs": 1, "batch_size": 5, "parts": parts},
                 counts=lambda x: torch.tensor(len(x)))
-    assert seen == {1: [(5, None)], 2: [(3, 5), (2, 5)], 3: [(2, 5), (2, 5), (1, 5)]}[accumulate]
+    assert seen == {1: [(5, None)], 2: [(3, 5), (2, 5)], 3: [(2, 5), (1, 5), (2, 5)], 9: [(1, 5)] * 5}[parts]   # 3: parts 0, 2, 1
     assert len([line for line in log if "loss" in line]) == 1
 
 
@@ -106,7 +122,7 @@ def test_the_parts_of_a_batch_are_learned_together(tmp_path, accumulate):
 def test_too_little_memory(tmp_path, error):
     def loss(x, total):
         raise error
-    with pytest.raises(WsssError, match=r"not enough memory for train_cam.batch_size=2 in 1 parts \(.*\). Raise train_cam.accumulate, or lower"):
+    with pytest.raises(WsssError, match=r"not enough memory for train_cam.batch_size=2 in 1 parts \(.*\). Raise train_cam.parts \(at most one for each image\), or lower"):
         train(tmp_path, good, loss)
 
 
@@ -135,6 +151,6 @@ def test_val_is_thinned_evenly(monkeypatch, limit, expected):
     seen = []
     monkeypatch.setattr(networks, "network_input", lambda context, network, image_id: seen.append(image_id) or torch.zeros(1, 2))
     dataset = SimpleNamespace(classes=("a", "b"), label_vector=lambda image_id: np.ones(2, np.float32))
-    context = StepContext(SimpleNamespace(max_val_images=limit), dataset, {"val": tuple("abcdefghij")}, None, {})
+    context = StepContext("train_cam", SimpleNamespace(max_val_images=limit), dataset, {"log": tuple("abcdefghij")}, None)
     assert train_cam.validate(context, torch.nn.Linear(2, 2)) == {"val_map": 1.0}
     assert len(seen) == expected and seen[0] == "a"
