@@ -27,7 +27,7 @@ TONES = {name: f"#0101{number:02x}" for number, name in enumerate(
 # The page's colours of light mode, for PNG figures.
 COLOURS = dict(re.findall(r"--(\w+): (#\w+)", (Path(__file__).parent / "templates/page.css").read_text().partition("@media")[0]))
 SERIES = ("a", "b", "c", "d")
-MARKS = {f"k{number}": mark for number, mark in enumerate("osD^vPX*", start=1)}   # as `.mark` in the style sheet
+MARKS = {f"k{number}": mark for number, mark in enumerate("osDv^PX*", start=1)}   # as `.mark` in the style sheet
 
 
 def _style(tones: Mapping[str, str]) -> dict[str, Any]:
