@@ -3,15 +3,16 @@
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.helptext import CONF
@@ -33,14 +34,17 @@ def register() -> None:
 
 
 def _schema() -> DictConfig:
-    """The schema of the root; settings for each kind of map have their keys."""
+    """The schema of the root. Settings for each kind of map have their keys: null, or in a second row of a file missing."""
     schema = OmegaConf.structured(Config)
     kinds = [kind for row in STEPS for kind in row.map_kinds]
     for row in STEPS:
-        if keys := [item.name for item in fields(row.settings_type) if item.metadata.get("per_map")]:
-            schema[row.name] = OmegaConf.structured(row.settings_type)
-            for key in keys:
-                schema[row.name][key] = dict.fromkeys(kinds)
+        own, types = OmegaConf.structured(row.settings_type), get_type_hints(row.settings_type)
+        for item in fields(row.settings_type):
+            if item.metadata.get("per_map"):
+                own[item.name] = dict.fromkeys(kinds, MISSING if row.like else None)
+            elif row.like and is_dataclass(types[item.name]):   # so that single keys of it can be set
+                own[item.name] = OmegaConf.structured(types[item.name])
+        schema[row.name] = own
     return schema
 
 
@@ -67,12 +71,25 @@ def typed(config: DictConfig) -> Any:
     Raises ConfigError if a value is missing or invalid.
     """
     _refuse_added(config)
+    for row in STEPS:
+        if row.like:
+            _fill(config, row.name, config[row.like])
     try:
         return OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} has no value: set {error.full_key}=... on the command line") from error
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
+
+
+def _fill(parent: DictConfig, key: str, like: Any) -> None:
+    """Set what has no value below `parent[key]` to the value in `like`."""
+    if OmegaConf.is_missing(parent, key):
+        parent[key] = deepcopy(like)
+    elif OmegaConf.is_dict(like) and OmegaConf.is_dict(parent[key]):
+        for name in like:
+            if not OmegaConf.is_missing(like, name):
+                _fill(parent[key], name, like[name])
 
 
 def explain(error: Exception) -> str:

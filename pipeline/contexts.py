@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster.machine import loader_processes
-from pipeline.order import BY_NAME
+from pipeline.order import made_kinds
 from steps.runtime.context import Group, Runtime, Source, StepContext
 from wsss.data.dataset import Dataset
 
@@ -28,7 +28,7 @@ def make_context(config: Any, dataset: Dataset, name: str, lists: Mapping[str, t
 
     `sources`: the steps that it reads, by role; those without a folder (`place`) are left out.
     """
-    inputs = {role: tuple(Source(source, BY_NAME[source].map_kinds, found) for source in names if (found := place(source)))
+    inputs = {role: tuple(Source(source, made_kinds(config, source), found) for source in names if (found := place(source)))
               for role, names in sources.items()}
     return StepContext(name=name, settings=getattr(config, name), dataset=dataset, lists=lists, folder=folder, inputs=inputs,
                        model=config.model, seed=config.seed, runtime=runtime)

@@ -1,6 +1,7 @@
 """The steps of the pipeline in order: a row for each, with its flag and what it reads and writes. Imports no step."""
 
 import importlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,8 +16,8 @@ ALL_MAPS = "all maps"            # every earlier step that makes maps, or the st
 class Row:
     """One step. It has the attributes of its module, with the defaults of `steps.step`.
 
-    `reads`: role -> the name of a step, `SEEDS` or `ALL_MAPS`. Two rows may have the same module, with settings and folders of
-    their own.
+    `reads`: role -> the name of a step, `SEEDS` or `ALL_MAPS`. Several rows may have the same file, with folders and settings of
+    their own; settings that are not set are those of the row that is named like the file.
     """
 
     file: str                        # of the module in steps/
@@ -38,15 +39,19 @@ class Row:
             raise AttributeError(name)
         from steps import step
 
-        return getattr(self.module, name, None) or getattr(step, name)
+        return vars(self.module)[name] if name in vars(self.module) else getattr(step, name)
 
     @cached_property
     def settings_type(self) -> type:
         """The class of its settings, which knows the name of the step."""
         settings = type(f"{self.name}_settings", (self.module.Settings,), {"step": self.name, "__module__": __name__})
         globals()[settings.__name__] = settings   # so that a launcher can unpickle it
-        settings.step = self.name
         return settings
+
+    @property
+    def like(self) -> str | None:
+        """The step whose values this one has where none are set, if it is a second row of a file."""
+        return self.file if self.name != self.file and self.file in BY_NAME else None
 
     @property
     def map_kinds(self) -> dict[str, str]:
@@ -77,6 +82,13 @@ def sources(config: Any, name: str) -> dict[str, tuple[str, ...]]:
             for role, source in BY_NAME[name].reads.items()}
 
 
+def made_kinds(config: Any, name: str) -> dict[str, str]:
+    """The kinds of maps that a step makes with its settings: kind -> sub-folder."""
+    row = BY_NAME[name]
+    saved = row.saved(getattr(config, name))
+    return {kind: folder for kind, folder in row.map_kinds.items() if saved is None or folder in saved}
+
+
 def made_from(config: Any, kind: str) -> str | None:
     """The kind of maps that the main results of a step were made from: the main maps of the one step with maps that it reads.
 
@@ -88,14 +100,17 @@ def made_from(config: Any, kind: str) -> str | None:
 
 
 def titles() -> dict[str, str]:
-    """The titles of all kinds of results that can be scored, in the order of the steps: maps, and what a SCORE step names."""
+    """The titles of all kinds of results that can be scored, in the order of the steps: maps, and what a SCORE step names.
+
+    A title that several steps have is followed by the name of the step.
+    """
     from steps.step import SCORE
 
     named = {source for row in STEPS if row.KIND == SCORE for source in row.reads.values()}
-    found: dict[str, str] = {}
-    for row in STEPS:
-        found |= dict(zip(row.map_kinds, row.MAPS.values())) or ({row.name: row.writes} if row.name in named else {})
-    return found
+    found = [(row, kind, title) for row in STEPS for kind, title in
+             zip(row.map_kinds or [row.name] * (row.name in named), row.MAPS.values() or [row.writes])]
+    times = Counter(title for _, _, title in found)
+    return {kind: f"{title} ({row.name})" if times[title] > 1 else title for row, kind, title in found}
 
 
 def maker(kind: str) -> Row:

@@ -62,6 +62,8 @@ def identity(setup: Setup) -> dict[str, Any]:
 
 def seen_by(name: str, identity: dict[str, Any], reader: Setup) -> dict[str, Any]:
     """Readers use the threshold that was chosen on val: a changed training mask or score does not make labels stale."""
+    if "seeds" not in reader.sources:
+        return identity
     own = identity[name]
     return {"version": identity["version"], "reads": identity["reads"].get(reader.seeds),
             **{key: values[reader.seeds] for key, values in own.items() if key in ("threshold", "fallback")},

@@ -94,6 +94,10 @@ class Settings(StepSettings):
         self.require(0 <= self.prototype_seed < 2**32, "prototype_seed", "from 0 to 2^32 - 1")
 
 
+def saved(settings: Settings) -> list[str]:
+    return [folder for folder in MAPS if folder != FG_ONLY or settings.save_fg_maps]
+
+
 def lists(setup: Setup) -> Lists:
     prototypes = () if setup.settings.prototypes else setup.ids(setup.dataset.lists["train"], "prototype_split")
     return {"ids": setup.read_ids(), "prototypes": prototypes}

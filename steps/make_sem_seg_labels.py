@@ -120,8 +120,11 @@ def falls_back(setup: Setup) -> bool:
 
 
 def unused(setup: Setup) -> dict[str, str]:
-    refiners = setup.settings.refiners(bool(val_with_masks(setup.dataset)))
-    return {} if any(refiner.walks for refiner in refiners) else {"irn": f"refiner={refiners[0].value}"}
+    settings = setup.settings
+    if any(refiner.walks for refiner in settings.refiners(bool(val_with_masks(setup.dataset)))):
+        return {}
+    return {"irn": f"refiner={settings.refiner.value}" if settings.refiner else
+            f"refiner=null, which is {WITHOUT_MASKS.value} without val masks"}
 
 
 def check(setup: Setup) -> None:

@@ -2,7 +2,8 @@
 
     KIND            TRAINING (one network, resumable by training step), IMAGES (one artifact per image) or SCORE
     VERSION         to be raised whenever the results change for the same settings
-    Settings        a `StepSettings` with its keys under `conf/`, where each number has its source
+    Settings        a `StepSettings` with its keys under `conf/`, where each number has its source; of a training
+                    `steps.runtime.schedule.TrainingSettings`. `split` names the list of its ids
     run(context)    does the work; returns a JSON-able dict that goes into the step's manifest
     reader(folder, n_classes)
                     reads and checks the artifacts of a finished step; for IMAGES it returns the function that does so for one
@@ -41,7 +42,8 @@ class StepSettings:
     step: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
-        cls.step = cls.__module__.rpartition(".")[2]
+        if "step" not in cls.__dict__:
+            cls.step = cls.__module__.rpartition(".")[2]
 
     def require(self, condition: bool, key: str, expected: str) -> None:
         """Check one of the settings; raises ConfigError as `steps.runtime.context.require`."""
@@ -264,6 +266,11 @@ def shown(context: StepContext) -> Iterable[Curve | Table | Matrix | Column | Sh
 def soft(context: StepContext, image_id: str) -> Mapping[str, np.ndarray]:
     """Maps (K, H, W) float32 in [0, 1] of an image, in its size, by name, that a finished IMAGES step uses but does not write."""
     return {}
+
+
+def saved(settings: Any) -> Collection[str] | None:
+    """The sub-folders of `MAPS` that are written with these settings; None: all."""
+    return None
 
 
 def named(title: str, score: Mapping[str, Any]) -> tuple[str, str]:

@@ -22,8 +22,8 @@ from steps.runtime.concurrency import memory_for
 from steps.runtime.context import StepContext
 from steps.runtime.memory import trim_heap
 from steps.runtime.model import weights_digest
-from steps.runtime.schedule import OptimizerName, Schedule, epochs_of, require_schedule
-from steps.step import TRAINING, Curve, Line, Lists, Needs, Setup, StepSettings, facts
+from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of
+from steps.step import TRAINING, Curve, Line, Lists, Needs, Setup, facts
 from wsss.metrics.semantic import average_precision
 from wsss.seeding import generator
 
@@ -39,41 +39,26 @@ OFFICIAL = OfficialNetwork("res50_cam.pth", "CAM")
 
 
 @dataclass
-class Settings(StepSettings):
+class Settings(TrainingSettings):
     """`train_cam.`: the values and their sources are in `conf/recipe/`."""
 
-    split: str | None            # the list to train on; null: train
-    epochs: int | None           # null: `min_epochs`, or more if `min_steps` needs more: small data sets need as many steps
-    min_epochs: int
-    min_steps: int
-    batch_size: int
-    crop_size: int               # pixels
     resize_long: list[float]     # range of the resized long side, in crop sizes
     color_jitter: float          # strength of random brightness, contrast and saturation; 0: none
-    optimizer: OptimizerName
-    lr: float                    # of the backbone
-    head_lr_mult: float          # learning rate of the classifier, as a multiple of `lr`
-    momentum: float              # for sgd
-    weight_decay: float
-    power: float                 # of the poly schedule
+    head_lr_mult: float          # learning rate of the classifier, as a multiple of `lr`, that of the backbone
     warmup: float                # share of the steps over which the learning rate rises from 0
     detach_after_layer2: bool    # IRN does not train the layers before layer3, LPCAM does
-    parts: int | None            # each batch is processed in this many parts; results do not depend on the number of processes
-                                 # that share them. null: one part for each process, faster; results depend on their number
     val_epochs: int              # epochs between two computations of mAP on val; also after the last epoch
     max_val_images: int | None   # of val; null: all
-    checkpoint_steps: int        # steps between two saves of the state
-
-    weights: str | None          # a trained classifier (official res50_cam.pth), taken instead of training
 
     def __post_init__(self) -> None:
-        require_schedule(self)
+        super().__post_init__()
         low_high = self.resize_long
         self.require(len(low_high) == 2 and 0 < low_high[0] <= low_high[1], "resize_long",
                      "two factors [lowest, highest] with 0 < lowest <= highest")
         self.require(0 <= self.color_jitter < 1, "color_jitter", "a strength in [0, 1)")
         self.require(self.head_lr_mult > 0, "head_lr_mult", "above 0")
         self.require(self.max_val_images is None or self.max_val_images >= 1, "max_val_images", "null or at least 1")
+        self.require(0 <= self.warmup < 1, "warmup", "in [0, 1)")
         self.require(self.val_epochs >= 1, "val_epochs", "at least 1")
 
 

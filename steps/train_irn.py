@@ -22,8 +22,8 @@ from steps.runtime.artifacts import Labels
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext
 from steps.runtime.model import weights_digest
-from steps.runtime.schedule import OptimizerName, Schedule, epochs_of, require_schedule
-from steps.step import TRAINING, Curve, Lists, Needs, Setup, StepSettings, facts
+from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of
+from steps.step import TRAINING, Curve, Lists, Needs, Setup, facts
 from wsss.seeding import generator
 
 if TYPE_CHECKING:
@@ -43,32 +43,17 @@ class IRNBackbone(Enum):
 
 
 @dataclass
-class Settings(StepSettings):
+class Settings(TrainingSettings):
     """`train_irn.`: the values and their sources are in `conf/recipe/`."""
 
-    split: str | None                # the list to train on; null: train
     backbone: IRNBackbone | None     # null: imagenet if the classifier started from ImageNet weights, else classifier
-    epochs: int | None               # null: from the next two, as in train_cam
-    min_epochs: int
-    min_steps: int
-    batch_size: int
-    crop_size: int                   # pixels
     scale: list[float]               # range of the random scale of the image
-    optimizer: OptimizerName
-    lr: float                        # of the edge branch
-    displacement_lr_mult: float      # learning rate of the displacement branch, as a multiple of `lr`
-    momentum: float
-    weight_decay: float
-    power: float                     # of the poly schedule
+    displacement_lr_mult: float      # learning rate of the displacement branch, as a multiple of `lr`, that of the edge branch
     radius: int                      # of the pixel pairs, in cells of stride 4
     all_pairs: bool                  # include the pairs near the border of a crop, which the official code omits
-    checkpoint_steps: int
-    parts: int | None                # of a batch, as in train_cam
-
-    weights: str | None              # a trained IRN (official res50_irn.pth), taken instead of training
 
     def __post_init__(self) -> None:
-        require_schedule(self)
+        super().__post_init__()
         self.require(len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1], "scale",
                      "two factors [lowest, highest] with 0 < lowest <= highest")
         self.require(self.displacement_lr_mult > 0, "displacement_lr_mult", "above 0")

@@ -248,3 +248,8 @@ def test_environment_yml_says_the_same_as_pyproject():
     *conda, last = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert last["pip"] == project["dependencies"] + project["optional-dependencies"]["test"]
     assert f"python{project['requires-python']}" in conda
+
+
+def test_no_two_steps_or_kinds_of_maps_have_one_name():
+    names = [row.name for row in STEPS] + [kind for row in STEPS for kind in row.map_kinds if kind != row.name]
+    assert len(names) == len(set(names)) and len({row.flag for row in STEPS}) == len(STEPS)

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pipeline.order import ALL_MAPS, BY_NAME, SEEDS, sources
+from pipeline.order import ALL_MAPS, BY_NAME, SEEDS, made_kinds, sources
 from steps.runtime.context import Source
-from steps.step import IMAGES, SCORE, Lists, Setup
+from steps.step import IMAGES, SCORE, TRAINING, Lists, Setup
 from wsss.data.dataset import Dataset
 from wsss.data.ids import union
 from wsss.errors import ConfigError
@@ -16,14 +16,14 @@ def setup_of(config: Any, dataset: Dataset, name: str, reads: Mapping[str, tuple
 
     `reads`: the steps that it reads, by role; None: all that it may read. `more`: further fields of the setup.
     """
-    read = {role: tuple(Source(source, BY_NAME[source].map_kinds) for source in names)
+    read = {role: tuple(Source(source, made_kinds(config, source)) for source in names)
             for role, names in (sources(config, name) if reads is None else reads).items()}
     return Setup(name, getattr(config, name), config, dataset, read, **more)
 
 
 def imported_file(config: Any, name: str) -> str | None:
     """The file whose network is taken instead of training the step; None if it is trained, or no training."""
-    return getattr(getattr(config, name), "weights", None)
+    return getattr(config, name).weights if BY_NAME[name].KIND == TRAINING else None
 
 
 def derive_lists(config: Any, dataset: Dataset, imported: Collection[str] = ()) -> dict[str, Lists]:
@@ -64,13 +64,15 @@ def reads_of(config: Any, dataset: Dataset, lists: Mapping[str, Lists], name: st
     return {role: names for role, names in read.items() if names}
 
 
-def unread_steps(config: Any, dataset: Dataset, lists: Mapping[str, Lists]) -> dict[str, str]:
-    """The steps that a step of the experiment could read, but with these settings none does, each with the reason."""
+def unread_steps(config: Any, dataset: Dataset, lists: Mapping[str, Lists], imported: Collection[str]) -> dict[str, str]:
+    """The steps that a step of the experiment could read, but with these settings none does, each with the reason. The steps
+    `imported` from files read nothing."""
     unread: dict[str, str] = {}
     could_read = {name: _could_read(config, dataset, lists, name) for name in config.steps
                   if BY_NAME[name].KIND != SCORE or any(lists[name].values())}   # a step with nothing to score reads nothing
     for name in reversed(config.steps):
-        reasons = [steps[name] or unread.get(reader) for reader, steps in could_read.items() if name in steps]
+        reasons = [steps[name] or (f"{reader}, which reads it, is imported" if reader in imported else unread.get(reader))
+                   for reader, steps in could_read.items() if name in steps]
         if reasons and None not in reasons and BY_NAME[name].KIND != SCORE:
             unread[name] = reasons[0]
     return unread

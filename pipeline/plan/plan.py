@@ -113,7 +113,8 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
     """
     chosen = selected(config)
     plan = {planned.name: planned for planned in survey(config, dataset, folder)}
-    unread = unread_steps(config, dataset, {name: planned.lists for name, planned in plan.items()})
+    imported = [name for name, planned in plan.items() if planned.imported]
+    unread = unread_steps(config, dataset, {name: planned.lists for name, planned in plan.items()}, imported)
     refuse_incompatible_runs(donors or [], {name: planned.identity for name, planned in plan.items()})
     for name, planned in plan.items():
         wanted = config.steps.index(name) <= config.steps.index(chosen[-1])   # later steps are not reused

@@ -6,6 +6,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from steps.step import StepSettings
 from wsss.errors import WeightsError
 from wsss.networks.facts import read_metadata
 
@@ -16,6 +17,39 @@ STATE, LOG, LOG_CSV = "state.safetensors", "log.jsonl", "log.csv"
 class OptimizerName(Enum):
     sgd = "sgd"
     adamw = "adamw"
+
+
+@dataclass
+class TrainingSettings(StepSettings):
+    """The settings that all trainings share: the planner and the training loop read them."""
+
+    split: str | None            # the list to train on; null: train
+    epochs: int | None           # null: `min_epochs`, or more if `min_steps` needs more: small data sets need as many steps
+    min_epochs: int
+    min_steps: int
+    batch_size: int
+    crop_size: int               # pixels
+    optimizer: OptimizerName
+    lr: float                    # of the first group of parameters
+    momentum: float              # for sgd
+    weight_decay: float
+    power: float                 # of the poly schedule
+    parts: int | None            # each batch is processed in this many parts; results do not depend on the number of processes
+                                 # that share them. null: one part for each process, faster; results depend on their number
+    checkpoint_steps: int        # steps between two saves of the state
+    weights: str | None          # a trained network (of a run, or the official file), taken instead of training
+
+    def __post_init__(self) -> None:
+        self.require(self.epochs is None or self.epochs >= 1, "epochs", "null or at least 1")
+        for name in ("min_epochs", "batch_size", "checkpoint_steps"):
+            self.require(getattr(self, name) >= 1, name, "at least 1")
+        self.require(self.min_steps >= 0, "min_steps", "0 or more")
+        self.require(self.parts is None or self.parts >= 1, "parts", "null or at least 1")
+        self.require(self.crop_size >= 32 and self.crop_size % 16 == 0, "crop_size", "a multiple of 16, at least 32")
+        self.require(self.lr > 0, "lr", "above 0")
+        for name in ("momentum", "weight_decay"):
+            self.require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
+        self.require(self.power >= 0, "power", "at least 0")
 
 
 @dataclass(frozen=True)
@@ -55,17 +89,3 @@ def saved_step(folder: Path) -> int:
         return read_metadata(folder / STATE)["step"]
     except (WeightsError, KeyError):
         return 0
-
-
-def require_schedule(settings: Any) -> None:
-    """Check the settings that all training steps share. Raises ConfigError."""
-    settings.require(settings.epochs is None or settings.epochs >= 1, "epochs", "null or at least 1")
-    for name in ("min_epochs", "batch_size", "checkpoint_steps"):
-        settings.require(getattr(settings, name) >= 1, name, "at least 1")
-    settings.require(settings.min_steps >= 0, "min_steps", "0 or more")
-    settings.require(settings.parts is None or settings.parts >= 1, "parts", "null or at least 1")
-    settings.require(settings.crop_size >= 32 and settings.crop_size % 16 == 0, "crop_size", "a multiple of 16, at least 32")
-    settings.require(settings.lr > 0, "lr", "above 0")
-    for name in ("momentum", "weight_decay", *(["warmup"] if hasattr(settings, "warmup") else [])):
-        settings.require(0 <= getattr(settings, name) < 1, name, "in [0, 1)")
-    settings.require(settings.power >= 0, "power", "at least 0")

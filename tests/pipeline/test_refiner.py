@@ -120,7 +120,7 @@ CRF, CUT = "make_sem_seg_labels.refiner=crf", "make_sem_seg_labels.refiner=none"
 def test_what_no_step_reads(smoke_outputs, words, unread):
     config = typed(compose([*SMOKE, f"outputs={smoke_outputs}", *words]))
     data = open_dataset(config.data)
-    found = unread_steps(config, data, derive_lists(config, data))
+    found = unread_steps(config, data, derive_lists(config, data), ())
     assert found == {step: f"no step reads it with {setting}" for setting, steps in unread.items() for step in steps}
 
 
