@@ -44,7 +44,7 @@ _CRF = 500, 100              # bytes per pixel, and per pixel and label: images,
 _CONFUSION = 20              # bytes per pixel of `Confusion.update`
 # Bytes on disk, measured on the files of the default run.
 _PNG = 850                   # a label of one class: palette and chunks
-_MAPS_LINE, LABEL_LINE = 235, 145    # of the index, per image
+_MAPS_LINE, LABEL_LINE = 305, 145    # of the index, per image
 _PACKED = 768 + 40           # more for a file in a pack: header, half a block of padding, and its place in the index
 CELL = 12                    # of scores.json: a number of the confusion matrix
 

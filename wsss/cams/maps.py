@@ -118,9 +118,12 @@ def rebuild(
         size, kept = (pad * math.ceil(height / pad), pad * math.ceil(width / pad)), (height, width)
     else:
         size = kept = (math.ceil(height / 4), math.ceil(width / 4))
-    rows = [_resize_matrix(m.shape[1], size[0], m.device)[:, : kept[0]] for m in maps]  # per grid (h_s, h)
-    columns = torch.cat([_resize_matrix(m.shape[2], size[1], m.device)[:, : kept[1]] for m in maps])  # (sum of w_s, w)
-    total = torch.cat([r.T @ m for r, m in zip(rows, maps, strict=True)], dim=2) @ columns  # (K, h, w)
+    if [m.shape[1:] for m in maps] == [size]:  # one map of this size, as at full resolution
+        total = maps[0][:, : kept[0], : kept[1]].clone()
+    else:
+        rows = [_resize_matrix(m.shape[1], size[0], m.device)[:, : kept[0]] for m in maps]  # per grid (h_s, h)
+        columns = torch.cat([_resize_matrix(m.shape[2], size[1], m.device)[:, : kept[1]] for m in maps])  # (sum of w_s, w)
+        total = torch.cat([r.T @ m for r, m in zip(rows, maps, strict=True)], dim=2) @ columns  # (K, h, w)
     peak = total.amax(dim=(1, 2)) + torch.as_tensor(eps, dtype=total.dtype, device=total.device)
     return total.div_(_divisor(peak)[:, None, None])
 
