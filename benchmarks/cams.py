@@ -131,7 +131,7 @@ def cam_case(size: tuple[int, int], depth: str = "resnet50") -> Case:
 
     def ours() -> list[Tensor]:
         folder = run.run(make_cam)
-        return [Maps(folder).map(image_id, resolution) for resolution in ("strided", "full")]
+        return [Maps(folder).at(image_id, resolution) for resolution in ("strided", "full")]
     return Case(f"{size[0]}x{size[1]}, 4 scales", ours, lambda: list(official_cam(run, image_id)),
                 greatest_difference, "a scale after the other, without files", "float32, NCHW -> channels last")
 

@@ -28,7 +28,7 @@ def _thresholds(quick: bool) -> Case:
     run = Run(drawn(1, (375, 500), per_image=2), depth="resnet18")
     image_id = run.dataset.lists["train"][0]
     maps, truth = Maps(run.run(make_cam)), run.dataset.mask(image_id)
-    soft, keys = maps.map(image_id, "full"), maps.classes(image_id)
+    soft, keys = maps.at(image_id, "full"), maps.classes(image_id)
 
     def ours() -> Tensor:
         counts = ThresholdCounts(N_CLASSES)
@@ -44,12 +44,12 @@ def _against_reading(quick: bool) -> Case:
 
     def read() -> None:
         for image_id in ids:
-            maps.map(image_id, "full"), run.dataset.mask(image_id)
+            maps.at(image_id, "full"), run.dataset.mask(image_id)
 
     def evaluate() -> None:
         counts = ThresholdCounts(N_CLASSES)
         for image_id in ids:
-            counts.update(maps.map(image_id, "full"), maps.classes(image_id), run.dataset.mask(image_id))
+            counts.update(maps.at(image_id, "full"), maps.classes(image_id), run.dataset.mask(image_id))
     return Case("375x500, 101 thresholds", evaluate, read, against="reading masks and maps alone, these rebuilt at full size",
                 form="float16 maps", per=len(ids))
 

@@ -8,11 +8,13 @@ from benchmarks.harness import Case, greatest_difference
 from wsss.cams.lpcam import lpcam_maps, mean_direction
 from wsss.cams.maps import grids, pack, rebuild
 
+STRIDE = 16   # of the features
+
 
 def cosine_maps(features: list[Tensor], foreground: list[Tensor], context: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
     """Both official maps, (n, H/4, W/4) and (n, H, W); prototypes (n_k, D) per class, features (2, D, h, w) per scale."""
     strided = -(-size[0] // 4), -(-size[1] // 4)
-    padded = -(-size[0] // 16) * 16, -(-size[1] // 16) * 16
+    padded = -(-size[0] // STRIDE) * STRIDE, -(-size[1] // STRIDE) * STRIDE
     small, large = [], []
     for fg, bg in zip(foreground, context, strict=True):
         resized: list[list[Tensor]] = [[], []]
@@ -37,14 +39,14 @@ def _mean_cosine(feature: Tensor, prototypes: Tensor) -> Tensor:
 def our_maps(features: list[Tensor], foreground: Tensor, context: Tensor, size: tuple[int, int]) -> list[Tensor]:
     """The same maps through the stored form."""
     packed, _ = pack([lpcam_maps(feature, foreground, context)[1] for feature in features])
-    return [rebuild(packed, *size, resolution=resolution) for resolution in ("strided", "full")]
+    return [rebuild(packed, *size, grids(*size, STRIDE), resolution, pad=STRIDE) for resolution in ("strided", "full")]
 
 
 def random_features(size: tuple[int, int], dimension: int = 2048, seed: int = 0) -> list[Tensor]:
     """Per scale (2, D, h, w), not negative, smooth over the grid."""
     draw = torch.Generator().manual_seed(seed)
     base = torch.randn(2, dimension, 6, 8, generator=draw)
-    return [F.interpolate(base, grid, mode="bilinear").relu_() for grid in grids(*size)]
+    return [F.interpolate(base, grid, mode="bilinear").relu_() for grid in grids(*size, STRIDE)]
 
 
 def _case(size: tuple[int, int], classes: int, prototypes: int = 12, dimension: int = 2048) -> Case:

@@ -56,7 +56,7 @@ def make_artifacts(pipeline: Pipeline, dataset: Dataset) -> None:
             near = np.random.default_rng(1).choice(dataset.lists["train"], (n, NEAREST))
             write_arrays(folder / FILE, class_index=np.arange(n) // 24, is_background=np.arange(n) % 24 >= 12, near_id=near,
                          kept=np.arange(n) % 3 == 0, probability=np.linspace(0, 1, n, dtype=np.float32),
-                         near_cell=np.random.default_rng(2).integers(0, 23, (n, NEAREST, 2), np.int32))
+                         near_place=np.random.default_rng(2).random((n, NEAREST, 2), np.float32))
         if planned.name != "make_sem_seg_labels":
             continue
         (folder / JOURNALS).mkdir(parents=True)

@@ -40,7 +40,7 @@ def responses(run: str, *overrides: str) -> dict[str, tuple[int, list[float]]]:
         grid, truth = features.shape[1:], torch.from_numpy(dataset.mask(image_id).astype(np.int64))
         cells = interpolate(truth[None, None].float(), size=grid, mode="nearest")[0, 0]   # (h, w)
         probability = class_probability(features.flatten(1).T, weight)                      # (h w, C)
-        both = [interpolate(each.map(image_id, "full")[None], size=grid, mode="area")[0] for each in maps]   # (K, h, w)
+        both = [interpolate(each.at(image_id, "full")[None], size=grid, mode="area")[0] for each in maps]   # (K, h, w)
         for row, index in enumerate(dataset.labels[image_id]):
             answer = torch.stack([kind[row].flatten() for kind in both], dim=1)             # (h w, 2)
             inside, p = (cells == index + 1).flatten(), probability[:, index]

@@ -33,7 +33,7 @@ def trace(run: Path, dataset, image_id: str) -> list[np.ndarray]:
     stores = [Maps(run / "make_cam"), Maps(run / "make_lpcam", FG_ONLY), Maps(run / "make_lpcam")]
     classes = stores[0].classes(image_id)
     shown = int(np.argmax([(mask == index + 1).sum() for index in classes]))
-    maps = [overlay_map(image, store.map(image_id, "full")[shown].numpy()) for store in stores]
+    maps = [overlay_map(image, store.at(image_id, "full")[shown].numpy()) for store in stores]
     edge, walk = (np.load(run / f"make_sem_seg_labels/{kind}/{image_id}.npy").astype(np.float32) for kind in ("edge", "walk"))
     label = read_mask(run / f"cam_to_ir_label/{image_id}.png")
     colours = [VOC_PALETTE[values] for values in (label, mask, dataset.mask(image_id))]

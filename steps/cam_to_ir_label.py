@@ -103,7 +103,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def make(image_id: str) -> Made:
         image = context.dataset.image(image_id)
-        label = ir_label(image, maps.map(image_id, "full", context.runtime.device), maps.classes(image_id), conf_fg=conf_fg,
+        label = ir_label(image, maps.at(image_id, "full", context.runtime.device), maps.classes(image_id), conf_fg=conf_fg,
                          conf_bg=conf_bg, iterations=settings.crf_iterations, gt_prob=settings.gt_prob,
                          backend=settings.crf_backend.value)
         return {f"{image_id}.png": encode_mask(label.cpu().numpy())}, {"height": image.shape[0], "width": image.shape[1]}

@@ -123,7 +123,7 @@ def scores(folder: Path) -> list[Score]:
 def count_maps(context: StepContext, maps: Maps, ids: tuple[str, ...], thresholds: tuple[float, ...], before: int,
                total: int) -> ThresholdCounts:
     """The confusion counts of stored maps at full size."""
-    return count(context, ids, lambda image_id: maps.map(image_id, "full", context.runtime.device), maps.classes, "maps",
+    return count(context, ids, lambda image_id: maps.at(image_id, "full", context.runtime.device), maps.classes, "maps",
                  thresholds, before, total)
 
 

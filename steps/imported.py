@@ -1,7 +1,7 @@
 """Import maps from files instead of computing them, so that the later steps refine the maps of any method.
 
-Reads `ID.npy` of a folder: dictionaries as in the official cam_mask and lpcam_mask (docs/official.md). Writes the maps at both
-official sizes, float16: `ID.npy` (K, H, W) and `strided/ID.npy` (K, ceil(H / 4), ceil(W / 4)).
+Reads `ID.npy` of a folder: dictionaries as in the official cam_mask and lpcam_mask (docs/official.md). Writes `ID.npy`, float16
+(K, P): the maps at both official sizes, (H, W) and (ceil(H / 4), ceil(W / 4)), one after the other.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from steps.step import IMAGES, Needs, Setup, StepSettings, facts
 from wsss.errors import ConfigError
 from wsss.files import user_path
 
-VERSION = 1
+VERSION = 2
 KIND = IMAGES
 MAPS = {"": "imported maps"}
 FILES = OfficialMaps("")   # directly in the folder
@@ -52,7 +52,7 @@ def needs(setup: Setup) -> Needs:
     estimate = Estimate(setup)
     images = estimate.images("ids")
     pixels = images.classes * images.pixels
-    return estimate.finish(images.total(2 * (1 + 1 / 16) * pixels + 256), passing=float(6 * pixels.max(initial=0)), files=2)
+    return estimate.finish(images.total(2 * (1 + 1 / 16) * pixels + 128), passing=float(6 * pixels.max(initial=0)), files=1)
 
 
 def run(context: StepContext) -> dict[str, Any]:

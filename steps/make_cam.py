@@ -19,7 +19,7 @@ from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, Column, Needs, Setup, StepSettings, facts
 
-VERSION = 2
+VERSION = 3
 KIND = IMAGES
 MAPS = {"": "CAM"}
 OFFICIAL = OfficialMaps("cam_mask")
@@ -49,7 +49,7 @@ def needs(setup: Setup) -> Needs:
 
     estimate, scales = Estimate(setup), setup.settings.scales
     network, images = estimate.classifier(), estimate.images("ids")
-    return estimate.finish(maps_on_disk(images, scales), weights(network),
+    return estimate.finish(maps_on_disk(images, network.backbone.strides[-1], scales), weights(network),
                            estimate.forwards(network, network.features, images, max(scales)), files=1)
 
 
@@ -68,9 +68,10 @@ def run(context: StepContext) -> dict[str, Any]:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
         weight = classifier.classifier.weight[classes].flatten(1)   # (K, D)
         with torch.inference_mode():
-            packed, maxima = pack(multi_scale_cam(features_of, image, weight, scales, context.runtime.device,
-                                                   classifier.backbone.normalisation))
+            maps = multi_scale_cam(features_of, image, weight, scales, context.runtime.device, classifier.backbone.normalisation)
+            packed, maxima = pack(maps)
         facts = {"height": image.shape[0], "width": image.shape[1], "classes": classes, "scales": scales,
+                 "grids": [list(each.shape[1:]) for each in maps], "pad": classifier.backbone.strides[-1], "range": [0, 1],
                  "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}
         return {f"{image_id}.npy": encode_array(packed.cpu().numpy())}, facts
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from steps.parts.prototypes import Prototypes
     from wsss.classifiers.plain import Classifier
 
-VERSION = 2
+VERSION = 3
 KIND = IMAGES
 MAPS = {FG_ONLY: "LPCAM-F", "": "LPCAM"}
 LOG_ONLY = frozenset({"prototype_split"})
@@ -139,17 +139,18 @@ def needs(setup: Setup) -> Needs:
     estimate, settings, kinds = Estimate(setup), setup.settings, 1 + setup.settings.save_fg_maps
     scales = getattr(setup.config, setup.sources["cams"][0].step).scales
     network, images, sources = estimate.classifier(), estimate.images("ids"), estimate.images("prototypes")
+    stride = network.backbone.strides[-1]
     shown = Counter(index for present in sources.present for index in present)
     share = max(shown.values(), default=0) / max(1, len(sources.present))   # of the commonest class
-    cells, limit = share * sources.total(sources.cells()), settings.max_features_per_class
+    cells, limit = share * sources.total(sources.cells(stride)), settings.max_features_per_class
     rows = min(cells, 2.5 * limit) + limit * (cells > limit)      # both samples with spare rows, and a copy to shorten one
     rows += 2 * min(cells, 128 * settings.n_clusters)             # k-means++ samples this many, and normalises them
     if settings.kmeans_backend is KMeansBackend.kmeans_pytorch:
         rows += min(cells, limit) * (settings.n_clusters + 2)     # its N x K x D array, and two copies of the features
     feature = 4 * network.backbone.feature_channels               # float32
-    near = 9 * (4 * max(map(len, setup.lists["prototypes"][:1]), default=0) + 8)   # ids (UCS-4) and cells of the nearest features
+    near = 9 * (4 * max(map(len, setup.lists["prototypes"][:1]), default=0) + 8)   # ids (UCS-4) and places of nearest features
     centers = 2 * settings.n_clusters * len(shown) * (feature + 14 + near)
-    return estimate.finish(maps_on_disk(images, scales, kinds) + centers, weights(network),
+    return estimate.finish(maps_on_disk(images, stride, scales, kinds) + centers, weights(network),
                            max(estimate.forwards(network, network.features, images, max(scales)),
                                estimate.forwards(network, network.features, sources) + feature * rows), kinds)
 
@@ -169,15 +170,16 @@ def run(context: StepContext) -> dict[str, Any]:
         image, facts = context.dataset.image(image_id), cams.facts(image_id)
         vectors = prototypes.of(facts["classes"])
         with torch.inference_mode():
-            grids = multi_scale_features(features_of, image, facts["scales"], context.runtime.device, normalisation)
+            scales = multi_scale_features(features_of, image, facts["scales"], context.runtime.device, normalisation)
             pairs = [lpcam_maps(features, vectors.foreground, vectors.background, relu_without_background=relu_without_background,
-                                mean=prototypes.mean) for features in grids]
+                                mean=prototypes.mean) for features in scales]
         kinds = {f"{FG_ONLY}/": [fg for fg, _ in pairs], "": [full for _, full in pairs]}
         if not context.settings.save_fg_maps:
             del kinds[f"{FG_ONLY}/"]
         contents = {f"{kind}{image_id}.npy": encode_array(_pack(maps, vectors.has_foreground, cams, image_id))
                     for kind, maps in kinds.items()}
-        return contents, {name: facts[name] for name in ("height", "width", "classes", "scales")}
+        return contents, {**{name: facts[name] for name in ("height", "width", "classes", "scales")},
+                          "grids": _grids(kinds[""]), "pad": classifier.backbone.strides[-1]}
 
     for_each_image(context, make)
     return {"prototypes": prototypes.summary()}
@@ -205,8 +207,22 @@ def _pack(maps: list[torch.Tensor], has_foreground: torch.Tensor, cams: Maps, im
     packed = pack(maps)[0].cpu().numpy()
     missing = ~has_foreground.cpu().numpy()
     if missing.any():
-        packed[missing] = cams.packed(image_id)[missing]
+        packed[missing] = _packed_on(_grids(maps), cams, image_id)[missing]
     return packed
+
+
+def _grids(maps: list[torch.Tensor]) -> list[list[int]]:
+    return [list(each.shape[1:]) for each in maps]
+
+
+def _packed_on(grids: list[list[int]], cams: Maps, image_id: str) -> np.ndarray:
+    """The CAMs of an image (K, P) on other `grids`: as stored if these are theirs, else the full map resized to each."""
+    from wsss.cams.maps import at_size, pack
+
+    if cams.facts(image_id)["grids"] == grids:
+        return cams.packed(image_id)
+    full = cams.at(image_id, "full")
+    return pack([at_size(full, grid) for grid in grids])[0].numpy()
 
 
 def advice(change: Change) -> list[Advice]:

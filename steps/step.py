@@ -188,11 +188,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Centre:
-    """A prototype or cluster centre: its patches as (image id, (row, column) on the feature grid), nearest first."""
+    """A prototype or cluster centre, and the image patches nearest to it, nearest first: (image id, centre (y, x) of the patch as
+    fractions of the height and the width of the image)."""
 
     probability: float
     kept: bool
-    patches: Sequence[tuple[str, tuple[int, int]]]
+    patches: Sequence[tuple[str, tuple[float, float]]]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from steps.runtime.artifacts import Labels, Maps, write_array, write_json, write
 from steps.runtime.context import Runtime, StepContext
 from steps.runtime.inference import ImagesFailed, failures
 from steps.step import IMAGES, TRAINING
-from wsss.cams.maps import at_size
 from wsss.data.dataset import Dataset
 from wsss.data.images import read_image
 from wsss.errors import ArtifactError, WsssError
@@ -113,7 +112,7 @@ class _Work:
             context = self._context(name, dataset)
             result, row = self._run(context), BY_NAME[name]
             if "" in row.MAPS:
-                maps[name] = at_size(Maps(context.folder).map(ID, "full", self.runtime.device), size).cpu().numpy()
+                maps[name] = Maps(context.folder).at(ID, size, self.runtime.device).cpu().numpy()
             maps |= row.soft(context, ID)
             if row.MASKS:
                 mask = Labels(context.folder, len(dataset.classes))(ID, size)

@@ -11,7 +11,6 @@ from steps.step import Centre, Sheet
 from wsss.data.dataset import Dataset
 from wsss.errors import WsssError
 
-STRIDE = 16          # pixels per cell of the feature grid
 WINDOW = 48          # pixels of a patch in the network's input image
 SIDE = 44            # pixels of a patch in the page
 MOST_ROWS = 12       # per class, for centres of each kind
@@ -52,20 +51,20 @@ def draw(dataset: Dataset, sheets: Sequence[Sheet]) -> list[DrawnSheet]:
                        {name: max(0, len(centres) - MOST_ROWS) for name, centres in sheet.centres.items()}) for sheet in sheets]
 
 
-def _crops(dataset: Dataset, wanted: list[tuple[int, str, tuple[int, int]]]) -> dict[int, list[np.ndarray]]:
+def _crops(dataset: Dataset, wanted: list[tuple[int, str, tuple[float, float]]]) -> dict[int, list[np.ndarray]]:
     """The patches of every centre, nearest first. Each image is read once; patches of missing images are left out."""
     by_image = defaultdict(list)
-    for number, (_, image_id, cell) in enumerate(wanted):
-        by_image[image_id].append((number, cell))
+    for number, (_, image_id, place) in enumerate(wanted):
+        by_image[image_id].append((number, place))
     found: dict[int, np.ndarray] = {}
-    for image_id, cells in by_image.items():
+    for image_id, places in by_image.items():
         try:
             image = dataset.image(image_id)
         except WsssError:
             continue
         padded = np.pad(image, ((WINDOW, WINDOW), (WINDOW, WINDOW), (0, 0)), mode="edge")
-        for number, (row, column) in cells:
-            top, left = (STRIDE * cell + STRIDE // 2 - WINDOW // 2 + WINDOW for cell in (row, column))
+        for number, place in places:
+            top, left = (round(part * side) - WINDOW // 2 + WINDOW for part, side in zip(place, image.shape))
             found[number] = padded[top:top + WINDOW, left:left + WINDOW]
     crops: dict[int, list[np.ndarray]] = defaultdict(list)
     for number, (centre, _, _) in enumerate(wanted):

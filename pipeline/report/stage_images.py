@@ -19,7 +19,6 @@ from pipeline.report.scores import measured, safely
 from pipeline.report.stages import MARGIN
 from pipeline.runfolder.recorded import RecordedRun
 from steps.runtime.artifacts import Maps
-from wsss.cams.maps import at_size
 from wsss.errors import WsssError
 from wsss.palette import IGNORE
 from wsss.refinement.masks import mask_of, with_background
@@ -80,7 +79,7 @@ class StageMasks:
             keeps_255 = self.run.ignore(stage) != "background"
             return mask if keeps_255 else np.where(mask == IGNORE, 0, mask).astype(np.uint8)
         maps = self._maps[stage]
-        soft = at_size(maps.map(image_id, "full", self.run.runtime.device), tuple(size))
+        soft = maps.at(image_id, size, self.run.runtime.device)
         return mask_of(with_background(soft, self._thresholds[stage]), maps.classes(image_id))
 
 

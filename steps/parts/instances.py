@@ -39,7 +39,7 @@ class Instances:
                 edge, displacement = self.irn.edge_and_displacement(batch, settings.pad_to or 0)
             field = displacement.float().cpu().numpy()   # (2, h, w)
             groups = group_pixels(refine_centroids(field, settings.centroid_iterations), field, settings.group_threshold)
-            seeds = self.maps.map(image_id, "strided", context.runtime.device)   # (C, h, w)
+            seeds = self.maps.at(image_id, "strided", context.runtime.device)   # (C, h, w)
             strength, owner = walk_instances(
                 seeds, groups, edge.float(), (facts["height"], facts["width"]), size, beta=settings.beta,
                 exp_times=settings.exp_times, radius=settings.radius)

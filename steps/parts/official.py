@@ -1,8 +1,8 @@
 """The files of the official code (LPCAM, IRN) that a step can be imported from and exported to: its `OFFICIAL`. The step
 `imported` reads the same maps.
 
-Imported maps have two sizes only: `ID.npy` is the official `high_res`, `strided/ID.npy` the official `cam`, both float16. They
-are marked in the index, and `Maps` (`steps.runtime.artifacts`) reads both. Imported labels have the same format as computed ones.
+Imported maps are stored as they are, at both official sizes: their grids are those of `high_res` and of `cam` (`Maps` in
+`steps.runtime.artifacts`, merge "stored"). Imported labels have the same format as computed ones.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from steps.runtime.artifacts import STRIDED, Labels, Maps, encode_array, write_json
+from steps.runtime.artifacts import Labels, Maps, encode_array, write_json
 from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
 from steps.runtime.journal import Lines
@@ -90,7 +90,7 @@ class OfficialMaps(_Files):
 
     def reader(self, folder: Path, n_classes: int) -> Callable[[str], Any]:
         """Return a function that reads and checks the imported maps of an image."""
-        return Maps(folder).check_imported
+        return Maps(folder).packed
 
     def writer(self, folder: Path, n_classes: int) -> Callable[[Path, str], None]:
         """Return a function that writes the official file of an image to a path."""
@@ -99,7 +99,7 @@ class OfficialMaps(_Files):
         maps = Maps(folder)
 
         def write(path: Path, image_id: str) -> None:
-            cam, high_res = (maps.map(image_id, resolution).numpy() for resolution in ("strided", "full"))
+            cam, high_res = (maps.at(image_id, size).numpy() for size in ("strided", "full"))
             classes = np.array(maps.classes(image_id), np.int64)
             official.write_maps(path, official.OfficialMaps(classes, cam, high_res), lpcam=self.lpcam)
         return write
@@ -114,10 +114,12 @@ class OfficialMaps(_Files):
 
         height, width = context.dataset.working_size(image_id)
         maps = read_maps(self.path(source, image_id), (height, width), context.dataset.labels[image_id])
-        contents = {f"{kind}{image_id}.npy": encode_array(array.astype(np.float16))
-                    for kind, array in (("", maps.high_res), (f"{STRIDED}/", maps.cam))}
-        # the scales at which make_lpcam continues from imported CAMs
-        return contents, {"height": height, "width": width, "scales": list(SCALES), "imported": True}
+        both = maps.high_res, maps.cam   # (K, h, w) each
+        packed = np.concatenate([array.reshape(len(array), -1) for array in both], axis=1).astype(np.float16)
+        facts = {"height": height, "width": width, "grids": [list(array.shape[1:]) for array in both], "merge": "stored",
+                 "range": [None, 1],         # official maps are only divided by their maximum
+                 "scales": list(SCALES)}     # at which make_lpcam continues from imported CAMs
+        return {f"{image_id}.npy": encode_array(packed)}, facts
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@
     probability (n,) float32   softmax over the classes of centre . classifier weight, at the class
     kept (n,) bool             whether it is a prototype
     mean (D,) float32          subtracted from features and centres before the cosine; 0 without `centred`
-    near_id (n, m) str, near_cell (n, m, 2) int32
-                               image id and (row, column) on the feature grid of its m nearest features ("" if fewer)
+    near_id (n, m) str, near_place (n, m, 2) float32
+                               image id and centre (y, x) of the cells of its m nearest features ("" if fewer), as fractions of
+                               the height and the width of the image
 """
 
 import shutil
@@ -30,6 +31,7 @@ from steps.runtime.memory import trim_heap
 from steps.runtime.networks import feature_function, network_input
 from wsss.cams.clustering import KMeans, kmeans, kmeans_pytorch
 from wsss.cams.lpcam import class_probability, mean_direction, select_prototypes, split_cells
+from wsss.cams.maps import grids
 from wsss.classifiers.plain import Classifier
 from wsss.seeding import generator
 
@@ -83,7 +85,7 @@ class _Sample:
         self.limit, self.size = limit, 0
         rows = min(most, limit + max(limit // 4, 1024))
         self.features = torch.empty(rows, dimension)
-        self.keys, self.cells = np.empty(rows), np.empty((rows, 3), np.int32)   # cell: image number, row, column
+        self.keys, self.cells = np.empty(rows), np.empty((rows, 5), np.int32)   # cell: image number, row, column, grid (h, w)
 
     def add(self, features: torch.Tensor, keys: np.ndarray, cells: np.ndarray) -> None:
         while len(keys):
@@ -217,7 +219,7 @@ def _class_prototypes(context: StepContext, index: int, ids: list[str], classifi
             "center": center.cpu().numpy(), "probability": class_probability(center, weight)[:, index].cpu().numpy(),
             "kept": torch.cat(kept).cpu().numpy(),
             "near_id": np.concatenate([found[kind][1] for kind in found]),
-            "near_cell": np.concatenate([found[kind][2] for kind in found])}
+            "near_place": np.concatenate([found[kind][2] for kind in found])}
 
 
 def _cluster(features: torch.Tensor, settings: Any, draws: np.random.Generator) -> KMeans:
@@ -232,12 +234,13 @@ def _gather(context: StepContext, index: int, ids: list[str], classifier: Classi
     """The foreground and the background features of a class, at scale 1.0, not flipped (official). `ids` may repeat."""
     limit, dimension = context.settings.max_features_per_class, classifier.backbone.feature_channels
     features_of = feature_function(context, classifier)
-    most = sum(-(-cams.facts(i)["height"] // 16) * -(-cams.facts(i)["width"] // 16) for i in ids)
+    sizes = [(facts["height"], facts["width"]) for facts in map(cams.facts, ids)]
+    most = sum(h * w for size in sizes for h, w in grids(*size, classifier.backbone.strides[-1], (1.0,)))
     samples = _Sample(dimension, limit, most), _Sample(dimension, limit, most)
     first = {image_id: number for number, image_id in reversed(list(enumerate(ids)))}
 
     def split(image_id: str) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        cam = cams.map(image_id, "full", context.runtime.device)[cams.classes(image_id).index(index)]   # (H, W)
+        cam = cams.at(image_id, "full", context.runtime.device)[cams.classes(image_id).index(index)]   # (H, W)
         with torch.inference_mode():
             features = features_of(network_input(context, classifier, image_id))[0]   # (D, h, w)
         return features, split_cells(cam, features.shape[1:], context.settings.cam_threshold)
@@ -250,18 +253,18 @@ def _gather(context: StepContext, index: int, ids: list[str], classifier: Classi
                 keys = draws.random(features[0].numel())
                 for sample, mask in zip(samples, masks, strict=True):
                     flat = mask.flatten().cpu().numpy()
-                    cells = np.stack([np.full(flat.sum(), first[image_id]), *np.nonzero(mask.cpu().numpy())], axis=1)
+                    cells = np.stack(np.broadcast_arrays(first[image_id], *np.nonzero(mask.cpu().numpy()), *mask.shape), axis=1)
                     sample.add(features.flatten(1).T[mask.flatten()], keys[flat], cells)
             trim_heap()
     return samples
 
 
 def _nearest(result: KMeans, cells: np.ndarray, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Image ids (K, NEAREST) and cells (K, NEAREST, 2) of the features most similar to each centre."""
+    """Image ids (K, NEAREST) and places (K, NEAREST, 2) of the features most similar to each centre."""
     near_id = np.full((len(result.centers), NEAREST), "", dtype=f"<U{max(map(len, ids), default=1)}")
-    near_cell = np.zeros((len(result.centers), NEAREST, 2), np.int32)
+    near_place = np.zeros((len(result.centers), NEAREST, 2), np.float32)
     for cluster in range(len(result.centers)):
         best = cells[result.nearest(cluster, NEAREST).cpu().numpy()]
         near_id[cluster, :len(best)] = [ids[number] for number in best[:, 0]]
-        near_cell[cluster, :len(best)] = best[:, 1:]
-    return near_id, near_cell
+        near_place[cluster, :len(best)] = (best[:, 1:3] + 0.5) / best[:, 3:]
+    return near_id, near_place

@@ -84,7 +84,7 @@ class Refining:
     def _maps(self, image_id: str, walked: Tensor | None, size: tuple[int, int]) -> Tensor:
         if walked is not None:
             return self.walk.soft(walked, image_id, size)
-        return at_size(self.maps.map(image_id, "full", self.context.runtime.device), size)
+        return self.maps.at(image_id, size, self.context.runtime.device)
 
     def _crf(self, image_id: str, scores: list[Tensor]) -> Tensor:
         """Probabilities (n, K + 1, H, W) from n scores (K + 1, H, W), in the size of the network input; one lattice for all."""

@@ -52,7 +52,7 @@ def map_columns(context: StepContext, titles: Mapping[str, str]) -> Iterator[Col
 
 
 def _map(maps: Maps, image_id: str) -> np.ndarray | None:
-    return maps.map(image_id, "strided").numpy() if image_id in maps.index else None
+    return maps.at(image_id, "strided").numpy() if image_id in maps.index else None
 
 
 def label_column(context: StepContext, title: str) -> Column:
@@ -120,12 +120,12 @@ def prototype_sheets(path: Path, n_classes: int) -> Iterator[Sheet]:
     Raises ArtifactError if the file cannot be read.
     """
     arrays = read_arrays(path, ("class_index", "is_background", "kept")) if path.exists() else {}
-    if not {"near_id", "near_cell", "probability"} <= arrays.keys():
+    if not {"near_id", "near_place", "probability"} <= arrays.keys():
         return
 
     def centre(row: int) -> Centre:
-        patches = [(str(image_id), tuple(cell)) for image_id, cell in
-                   zip(arrays["near_id"][row], arrays["near_cell"][row].tolist()) if image_id]
+        patches = [(str(image_id), tuple(place)) for image_id, place in
+                   zip(arrays["near_id"][row], arrays["near_place"][row].tolist()) if image_id]
         return Centre(float(arrays["probability"][row]), bool(arrays["kept"][row]), patches)
 
     def centres(index: int, background: bool) -> list[Centre]:

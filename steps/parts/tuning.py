@@ -78,7 +78,7 @@ class Tuning:
         """The confusion counts of stored maps at full size, at all thresholds. These are the maps `number` of `of`."""
         if maps.folder not in self._counts:
             self._counts[maps.folder] = count(
-                context, self.ids, lambda image_id: maps.map(image_id, "full", context.runtime.device), maps.classes, "maps",
+                context, self.ids, lambda image_id: maps.at(image_id, "full", context.runtime.device), maps.classes, "maps",
                 THRESHOLDS, number * len(self.ids), of * len(self.ids))
         return self._counts[maps.folder]
 

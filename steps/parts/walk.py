@@ -35,7 +35,7 @@ class Walk:
         """The walked maps for other exponents, from the edge map (h, w) of the image; not divided: `soft` does that."""
         settings = self.context.settings
         with torch.inference_mode():
-            seeds = self.maps.map(image_id, "strided", self.context.runtime.device)   # (K, h, w)
+            seeds = self.maps.at(image_id, "strided", self.context.runtime.device)   # (K, h, w)
             height, width = edge.shape
             steps = walk_steps(height, width, exp_times) if settings.scale_steps else 2**exp_times
             return random_walk(seeds, edge[None], beta=beta, steps=steps, radius=settings.radius)

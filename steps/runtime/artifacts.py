@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import torch
 
 File = Path | Member
-STRIDED = "strided"   # sub-folder with the imported maps at stride 4
 FG_ONLY = "fg_only"   # sub-folder of make_lpcam with the maps without the background term
 
 
@@ -150,9 +149,18 @@ def quarantine(error: BaseException) -> Path | None:
 
 
 class Maps:
-    """The maps of a finished step (make_cam, make_lpcam): one `ID.npy` per image, facts in the index.
+    """The maps of a finished step: one `ID.npy` per image, float16 (K, P), and facts in the index.
 
-    Maps are packed, on the feature grid of every scale; imported maps (`steps.parts.official`) are at full size and at stride 4.
+    P are the cells of one or several grids, one after the other, whatever their stride: feature grids of several scales, the
+    patch grid of a transformer, the pixels of the image (`wsss.cams.maps`). The facts say how to read them:
+
+        height, width   of the network's input
+        classes         0-based, K of them
+        grids           [[h, w], ...] of the stored maps
+        pad, merge      arguments of `wsss.cams.maps.rebuild`, whose defaults are used where they are missing
+        range           [least, greatest] stored value, by default [-1, 1]; [0, 1] after a ReLU; null: no limit
+        epsilon, maxima added to each maximum, in units of the maps before they were divided by `maxima`; by default 0
+
     `kind` is "" for the main maps of the step, or the name of a sub-folder (`fg_only`).
     """
 
@@ -166,65 +174,53 @@ class Maps:
         return any(self._name(image_id) in line["files"] for image_id, line in self.index.items())
 
     def facts(self, image_id: str) -> dict:
-        """The line of the index: height, width, classes (0-based), scales."""
+        """The line of the index."""
         if image_id not in self.index:
             raise ArtifactError(f"{self.folder} has no maps of {image_id!r} ({len(self.index)} images are there). "
                                 f"Run {self.step} again")
         return self.index[image_id]
 
-    def packed(self, image_id: str) -> np.ndarray:
-        """(K, P) float16, checked: in [0, 1]; down to -1 only for LPCAM with prototypes of features without a ReLU."""
-        from wsss.cams.maps import at_size, grids, pack
-
-        facts = self.facts(image_id)
-        sizes = grids(facts["height"], facts["width"], facts["scales"])
-        if "imported" in facts:   # approximate: the maps at the single scales are lost
-            full = self.map(image_id, "full")
-            return pack([at_size(full, size) for size in sizes])[0].numpy()
-        packed = self._read(image_id, "", (sum(h * w for h, w in sizes),))
-        if packed.size and packed.min() < -1:
-            path = self._store.file(image_id, self._name(image_id))
-            raise ArtifactError(f"{path} holds values outside [-1, 1]. {_repair(path, self.step)}", damaged=path)
-        return packed
-
-    def check_imported(self, image_id: str) -> None:
-        """Read and check imported maps at both sizes. Raises ArtifactError."""
-        for resolution in ("full", "strided"):
-            self.map(image_id, resolution)
-
-    def _name(self, image_id: str, kind: str = "") -> str:
-        return "/".join(filter(None, (self.kind, kind, f"{image_id}.npy")))
-
-    def _read(self, image_id: str, kind: str, shape: tuple[int, ...]) -> np.ndarray:
-        """(K, *shape) float16 of a file, checked to be at most 1."""
-        path = self._store.file(image_id, self._name(image_id, kind))
-        expected, repair = (len(self.classes(image_id)), *shape), _repair(path, self.step)
-        array = read_array(path, self.step)
-        if array.shape != expected or array.dtype != np.float16:
-            raise ArtifactError(f"{path} holds {array.dtype} {array.shape}, expected float16 {expected}. {repair}", damaged=path)
-        if array.max(initial=0) > 1:
-            raise ArtifactError(f"{path} holds values above 1. {repair}", damaged=path)
-        return array
-
-    def map(self, image_id: str, resolution: str, device: torch.device | str = "cpu") -> torch.Tensor:
-        """(K, h, w) float32 in [0, 1]: the official `cam` ("strided") or `high_res` ("full") map."""
-        import torch
-
-        from wsss.cams.maps import rebuild
-
-        facts = self.facts(image_id)
-        if "imported" in facts:
-            height, width = facts["height"], facts["width"]
-            kind, shape = ("", (height, width)) if resolution == "full" else (STRIDED, (-(-height // 4), -(-width // 4)))
-            return torch.from_numpy(self._read(image_id, kind, shape)).to(device).float()
-        packed = torch.from_numpy(self.packed(image_id)).to(device)
-        epsilon = facts.get("epsilon", 0.0)   # in units of the raw maps, which were divided by `maxima` to be stored
-        if epsilon:
-            epsilon = epsilon / torch.tensor(facts["maxima"], device=device)
-        return rebuild(packed, facts["height"], facts["width"], facts["scales"], resolution=resolution, eps=epsilon)
-
     def classes(self, image_id: str) -> list[int]:
         return self.facts(image_id)["classes"]
+
+    def packed(self, image_id: str) -> np.ndarray:
+        """(K, P) float16 as stored. Raises ArtifactError if the file is missing or damaged, or its shape, dtype or values differ
+        from the facts."""
+        facts = self.facts(image_id)
+        path = self._store.file(image_id, self._name(image_id))
+        array, repair = read_array(path, self.step), _repair(path, self.step)
+        expected = (len(facts["classes"]), sum(height * width for height, width in facts["grids"]))
+        if array.shape != expected or array.dtype != np.float16:
+            raise ArtifactError(f"{path} holds {array.dtype} {array.shape}, expected float16 {expected}. {repair}", damaged=path)
+        least, greatest = facts.get("range", (-1, 1))
+        if greatest is not None and (array > greatest).any():
+            raise ArtifactError(f"{path} holds values above {greatest}. {repair}", damaged=path)
+        if least is not None and (array < least).any():
+            raise ArtifactError(f"{path} holds values below {least}. {repair}", damaged=path)
+        return array
+
+    def at(self, image_id: str, size: Literal["full", "strided"] | Sequence[int],
+           device: torch.device | str = "cpu") -> torch.Tensor:
+        """The maps (K, h, w) float32 at a size.
+
+        `size`: "full", the official `high_res` in the size of the network's input; "strided", the official `cam` at stride 4; or
+        (h, w): the full map, resized. Of both official maps each class is divided by its own maximum, so it is at most 1.
+        Raises ArtifactError as `packed`.
+        """
+        import torch
+
+        from wsss.cams.maps import at_size, rebuild
+
+        facts = self.facts(image_id)
+        packed = torch.from_numpy(self.packed(image_id)).to(device)
+        how = {name: facts[name] for name in ("pad", "merge") if name in facts}
+        if epsilon := facts.get("epsilon"):   # of the maps before they were divided by `maxima` to be stored
+            how["eps"] = epsilon / torch.tensor(facts["maxima"], device=device)
+        maps = rebuild(packed, facts["height"], facts["width"], facts["grids"], size if isinstance(size, str) else "full", **how)
+        return maps if isinstance(size, str) else at_size(maps, size)
+
+    def _name(self, image_id: str) -> str:
+        return "/".join(filter(None, (self.kind, f"{image_id}.npy")))
 
 
 class Labels:

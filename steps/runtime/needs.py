@@ -44,7 +44,7 @@ _CRF = 500, 100              # bytes per pixel, and per pixel and label: images,
 _CONFUSION = 20              # bytes per pixel of `Confusion.update`
 # Bytes on disk, measured on the files of the default run.
 _PNG = 850                   # a label of one class: palette and chunks
-_MAPS_LINE, LABEL_LINE = 235, 145    # of the index, per image
+_MAPS_LINE, LABEL_LINE = 305, 145    # of the index, per image
 _PACKED = 768 + 40           # more for a file in a pack: header, half a block of padding, and its place in the index
 CELL = 12                    # of scores.json: a number of the confusion matrix
 
@@ -74,9 +74,9 @@ class Images:
         """Bytes of the image that needs most."""
         return float((self.pixels * (pixel + pixel_and_class * self.classes)).max(initial=0))
 
-    def cells(self, scales: Sequence[float] = (1.0,)) -> np.ndarray:
+    def cells(self, stride: int, scales: Sequence[float] = (1.0,)) -> np.ndarray:
         """Cells (n,) of the feature grids of all scales."""
-        return np.array([sum(h * w for h, w in grids(*size, scales)) for size in self.sizes])
+        return np.array([sum(h * w for h, w in grids(*size, stride, scales)) for size in self.sizes])
 
 
 class Estimate:
@@ -180,9 +180,9 @@ def weights(network: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in network.state_dict().values())
 
 
-def maps_on_disk(images: Images, scales: Sequence[float], kinds: int = 1) -> float:
-    """Bytes of packed maps, in float16 with the 128-byte header of a .npy file, and of their index."""
-    cells = images.total(images.cells(scales)) / max(1, images.number)
+def maps_on_disk(images: Images, stride: int, scales: Sequence[float], kinds: int = 1) -> float:
+    """Bytes of packed maps on grids of a stride, in float16 with the 128-byte header of a .npy file, and of their index."""
+    cells = images.total(images.cells(stride, scales)) / max(1, images.number)
     return images.number * (128 * kinds + _MAPS_LINE) + kinds * 2 * images.shown * cells
 
 

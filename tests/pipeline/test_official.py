@@ -72,7 +72,7 @@ def test_exported_and_imported_maps_and_labels_are_equal(smoke_outputs, exported
         for image_id in list(theirs.index)[::5]:
             assert ours.classes(image_id) == theirs.classes(image_id)
             for resolution in ("full", "strided"):   # float16: half of 2^-11 below 1
-                torch.testing.assert_close(ours.map(image_id, resolution), theirs.map(image_id, resolution), atol=2.5e-4, rtol=0)
+                torch.testing.assert_close(ours.at(image_id, resolution), theirs.at(image_id, resolution), atol=2.5e-4, rtol=0)
     for step in ("cam_to_ir_label", "make_sem_seg_labels"):
         for file in (smoke / step).glob("*.png"):
             assert np.array_equal(read_mask(file), read_mask(run / step / file.name))
@@ -115,7 +115,7 @@ def test_lpcam_is_made_from_imported_cams(smoke_outputs, exported, other, few):
             if index in found:
                 assert np.array_equal(ours.packed(image_id)[k], theirs.packed(image_id)[k])
             else:   # its CAM, as near as it can be had from the imported one
-                torch.testing.assert_close(ours.map(image_id, "full")[k], theirs.map(image_id, "full")[k], atol=0.35, rtol=0)
+                torch.testing.assert_close(ours.at(image_id, "full")[k], theirs.at(image_id, "full")[k], atol=0.35, rtol=0)
 
 
 def test_only_lpcam_maps(exported, other):
@@ -144,7 +144,7 @@ def test_the_maps_of_a_folder_are_scored_and_refined(smoke_outputs, files, from_
     for image_id in list(ours.index)[::5]:
         assert ours.classes(image_id) == theirs.classes(image_id)
         for resolution in ("full", "strided"):   # float16: half of 2^-11 below 1
-            torch.testing.assert_close(ours.map(image_id, resolution), theirs.map(image_id, resolution), atol=2.5e-4, rtol=0)
+            torch.testing.assert_close(ours.at(image_id, resolution), theirs.at(image_id, resolution), atol=2.5e-4, rtol=0)
     assert list(summary["scores"]) == ["imported", "make_sem_seg_labels"]
     before = json.loads((smoke / "summary.json").read_text())["scores"]["make_lpcam"]["miou"]
     assert summary["scores"]["imported"]["miou"] == pytest.approx(before, abs=0.01)
@@ -209,7 +209,7 @@ def test_what_is_missing_or_broken_is_not_made_here_but_refused(files, other):
     gone.write_bytes(kept)
     other(*call).import_official()
     assert actions(other(*later))["make_cam"] == "skip"
-    path = other().folder.path / f"make_cam/strided/{gone.name}"
+    path = other().folder.path / f"make_cam/{gone.name}"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

@@ -38,7 +38,7 @@ STEP = '''
         def make(image_id):
             facts = cams.facts(image_id)
             return ({f"{image_id}.npy": encode_array(1 - cams.packed(image_id))},
-                    {name: facts[name] for name in ("height", "width", "classes", "scales")})
+                    {name: facts[name] for name in ("height", "width", "classes", "grids", "pad", "range")})
         for_each_image(context, make)
         return {}
 
@@ -50,7 +50,7 @@ SHOWN = '''
 
     def shown(context):
         maps = Maps(context.folder)
-        return [Column("one minus CAM", "maps", context.ids, lambda image_id: maps.map(image_id, "full").numpy())]
+        return [Column("one minus CAM", "maps", context.ids, lambda image_id: maps.at(image_id, "full").numpy())]
     '''
 ROWS = {"make_lpcam": 'Row("make_inverted", "1 - CAM", {"cams": "make_cam"}),', "cam_to_ir_label":
         'Row("cam_to_ir_label", "second labels", {"seeds": SEEDS, "thresholds": "eval_cam"}, name="second_ir_label"),'}

@@ -43,8 +43,8 @@ def test_an_image_of_the_run_comes_out_as_it_lies_in_the_run(outputs, image, ima
     pipeline = look(outputs)   # neither experiment nor data set are said: the run knows
     names = json.loads((run / "summary.json").read_text())["classes"][1:]
     prediction = pipeline.predict(image, [names[i] for i in maps.classes(image_id)])
-    assert np.array_equal(prediction.maps["make_cam"], maps.map(image_id, "full").numpy())
-    assert np.array_equal(prediction.maps["make_lpcam"], Maps(run / "make_lpcam").map(image_id, "full").numpy())
+    assert np.array_equal(prediction.maps["make_cam"], maps.at(image_id, "full").numpy())
+    assert np.array_equal(prediction.maps["make_lpcam"], Maps(run / "make_lpcam").at(image_id, "full").numpy())
     assert np.array_equal(prediction.mask, read_mask(run / "make_sem_seg_labels" / f"{image_id}.png"))
     assert prediction.mask.any() and prediction.maps["walk"].shape == prediction.maps["make_cam"].shape and prediction.maps["walk"].max() == pytest.approx(1)
     assert prediction.threshold["threshold"] == json.loads((run / "make_sem_seg_labels/threshold.json").read_text())["threshold"]

@@ -37,7 +37,7 @@ def test_none_cuts_the_seed_maps_as_they_are(smoke, outputs):
     maps = Maps(outputs / "smoke/make_lpcam")
     for image_id, mask in masks(outputs).items():
         values = np.array([0] + [c + 1 for c in maps.classes(image_id)])
-        assert np.array_equal(mask, values[with_background(maps.map(image_id, "full"), 0.4).max(0).indices])
+        assert np.array_equal(mask, values[with_background(maps.at(image_id, "full"), 0.4).max(0).indices])
     assert chosen(outputs)["refiner"] == "none" and "val_miou" not in chosen(outputs)
 
 
@@ -48,7 +48,7 @@ def test_crf_refines_what_none_cuts(smoke, outputs, unary):
     maps = Maps(outputs / "smoke/make_lpcam")
     found, image_id = masks(outputs), "train_0003"
     image = read_image(next((outputs / ".data").glob(f"*/images/{image_id}.jpg")))
-    scores = with_background(maps.map(image_id, "full"), 0.4)
+    scores = with_background(maps.at(image_id, "full"), 0.4)
     start = unary_from_scores(scores, 8.0) if unary == "scores" else unary_from_labels(scores.max(0).indices, len(scores), 0.7)
     label = DenseCRF(image, bilateral_sxy=30).inference(start, 3).max(0).indices
     values = torch.tensor([0] + [c + 1 for c in maps.classes(image_id)])

@@ -214,7 +214,7 @@ def test_images_are_compared_from_stage_to_stage(smoke, outputs):
     for first, second in zip(*(sorted(changes, key=lambda change: change.image_id) for changes in found.changes.values())):
         image_id = first.image_id
         truth, maps = run.dataset.mask(image_id), Maps(outputs / "smoke/make_lpcam")
-        soft = maps.map(image_id, "full").numpy()
+        soft = maps.at(image_id, "full").numpy()
         values = np.array([0, *(index + 1 for index in maps.classes(image_id))])
         mask = values[np.where(soft.max(0, initial=0) > np.float32(scores["make_lpcam"]["threshold"]), soft.argmax(0) + 1, 0)]
         iou = image_iou(mask.astype(np.uint8), truth)

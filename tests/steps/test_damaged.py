@@ -10,6 +10,7 @@ from steps.parts.prototypes import Prototypes
 from steps.parts.thresholds import read_chosen
 from steps.runtime.context import StepContext
 from steps.runtime.training import STATE, _load_state
+from tests.steps.test_maps import random_maps, stored
 from wsss.errors import ArtifactError
 from wsss.networks.weights import save_tensors
 
@@ -30,6 +31,31 @@ def test_half_an_npz_and_one_without_an_array(tmp_path, kept):
     np.savez(path, **{name: array for name, array in CENTRES.items() if name != "kept"})
     with pytest.raises(ArtifactError, match="prototypes.npz cannot be read .*'kept'"):
         Prototypes(path, 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("stated", "change", "message"), [
+    ([0, 1], lambda packed: packed * np.float16(np.nan), "numbers that are not finite"),
+    ([0, 1], lambda packed: packed + np.float16(1), "values above 1"),
+    ([0, 1], lambda packed: -packed, "values below 0"),
+    (None, lambda packed: packed + np.float16(1), "values above 1"),
+    (None, lambda packed: packed - np.float16(2), "values below -1"),
+    ([None, 1], lambda packed: packed + np.float16(1), "values above 1"),
+    ([0, 1], lambda packed: packed[:, 1:], r"float16 \(2, 47\), expected float16 \(2, 48\)"),
+    ([0, 1], lambda packed: packed[:1], r"float16 \(1, 48\), expected float16 \(2, 48\)"),
+    ([0, 1], lambda packed: packed.astype(np.float32), r"float32 \(2, 48\), expected float16")])
+def test_maps_that_are_not_what_the_index_says(tmp_path, stated, change, message):
+    maps = stored(tmp_path / "make_cam", random_maps((6, 8)), (96, 128), **({} if stated is None else {"range": stated}))
+    np.save(tmp_path / "make_cam/a.npy", change(maps.packed("a")))
+    for read in (maps.packed, lambda image_id: maps.at(image_id, "strided")):
+        with pytest.raises(ArtifactError, match=f"make_cam/a.npy holds {message}.* Delete it and run make_cam again"):
+            read("a")
+
+
+def test_maps_may_be_as_negative_as_their_index_says(tmp_path):
+    for name, stated, values in (("signed", {}, -1), ("official", {"range": [None, 1]}, -7), ("any", {"range": [None, None]}, 7)):
+        maps = stored(tmp_path / name, random_maps((6, 8)), (96, 128), **stated)
+        np.save(tmp_path / name / "a.npy", np.full((2, 48), values, np.float16))
+        assert (maps.packed("a") == values).all()
 
 
 @pytest.mark.parametrize("content", [{}, [], None, 3, {"chosen": {}}, {"chosen": {"make_cam": {"threshold": 0.5}}},

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.config import compose, typed
+from pipeline.report.prototypes import WINDOW, _crops
 from steps.parts import prototypes
 from steps.parts.prototypes import prototype_images
 from steps.runtime.context import StepContext
@@ -56,7 +57,7 @@ class Cams:
     def classes(self, image_id):
         return [0]
 
-    def map(self, image_id, resolution, device):
+    def at(self, image_id, size, device):
         return torch.tensor([[[1.0, 0.0]]]).repeat_interleave(16, dim=2).expand(1, 32, 32)
 
 
@@ -64,12 +65,30 @@ def test_an_image_drawn_twice_counts_twice(dataset, monkeypatch):
     # every feature says which image it is of
     monkeypatch.setattr(prototypes, "network_input", lambda context, network, image_id: torch.full((1, 1, 1, 1), float(image_id)))
     monkeypatch.setattr(prototypes, "feature_function", lambda context, network: lambda image: image.expand(1, 4, 2, 2))
-    classifier = SimpleNamespace(backbone=SimpleNamespace(feature_channels=4))
+    classifier = SimpleNamespace(backbone=SimpleNamespace(feature_channels=4, strides=(4, 16)))
     samples = prototypes._gather(context(dataset), 0, ["7", "5", "7"], classifier, Cams())
     for sample in samples:
         features, cells = sample.result()
         assert sorted(features[:, 0].tolist()) == [5, 5, 7, 7, 7, 7]
         assert all(["7", "5", "7"][number] == str(int(value)) for number, value in zip(cells[:, 0], features[:, 0], strict=True))
+        assert (cells[:, 3:] == 2).all()   # the grid
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 350), (70, 90)])
+def test_the_nearest_features_are_found_again_in_the_image(height, width):
+    """Whatever the stride: a grid of 12 x 14 cells covers the image."""
+    cells = np.array([[1, 0, 0, 12, 14], [0, 11, 13, 12, 14], [1, 5, 6, 12, 14]])
+    result = SimpleNamespace(centers=torch.zeros(1, 4), nearest=lambda cluster, number: torch.tensor([2, 1]))
+    near_id, near_place = prototypes._nearest(result, cells, ["x", "y"])
+    assert near_id[0, :3].tolist() == ["y", "x", ""]
+    assert near_place.shape == (1, prototypes.NEAREST, 2)
+    np.testing.assert_allclose(near_place[0, :2], [[5.5 / 12, 6.5 / 14], [11.5 / 12, 13.5 / 14]], rtol=1e-6)
+
+    rows, columns = np.mgrid[:height, :width].astype(np.uint16)
+    image = np.stack([rows, columns, rows], axis=2)
+    [patch] = _crops(SimpleNamespace(image=lambda image_id: image), [(0, "y", tuple(near_place[0, 0].tolist()))])[0]
+    assert patch.shape == (WINDOW, WINDOW, 3)
+    assert patch[WINDOW // 2, WINDOW // 2].tolist()[:2] == [round(height * 5.5 / 12), round(width * 6.5 / 14)]
 
 
 @pytest.mark.parametrize(("overrides", "expected"), [

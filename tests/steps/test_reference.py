@@ -76,12 +76,12 @@ def test_both_official_maps_come_back_from_the_stored_ones(run, step, official, 
     assert maps.classes(image_id) == expected["keys"].tolist()
     for resolution, name in (("strided", "cam"), ("full", "high_res")):
         # 1e-3 of a map whose maximum is 1
-        np.testing.assert_allclose(maps.map(image_id, resolution).numpy(), expected[name], atol=1e-3, rtol=0)
+        np.testing.assert_allclose(maps.at(image_id, resolution).numpy(), expected[name], atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("image_id", IDS)
 def test_the_maximum_of_a_cam_is_below_1_by_the_official_epsilon(run, image_id):
-    ours, official = (maps.max(axis=(1, 2)) for maps in (Maps(run / "make_cam").map(image_id, "full").numpy(),
+    ours, official = (maps.max(axis=(1, 2)) for maps in (Maps(run / "make_cam").at(image_id, "full").numpy(),
                                                          load("cam", image_id)["high_res"]))
     assert (official < 1).all()
     np.testing.assert_allclose(ours, official, rtol=0, atol=2e-7)

@@ -44,12 +44,12 @@ def test_cam_equals_official(image_id):
     expected = load("cam", image_id)
     weight = classifier_weight()[expected["keys"]]
     maps = [flip_sum(class_activation_maps(f, weight)) for f in features]
-    assert [m.shape[1:] for m in maps] == grids(*size)
+    assert [m.shape[1:] for m in maps] == grids(*size, 16)
     packed, maxima = pack(maps)
     exact = torch.cat([m.flatten(1) for m in maps], dim=1)
     for resolution, name in (("strided", "cam"), ("full", "high_res")):
         for flat, eps, tolerance in ((packed, 1e-5 / maxima, 1e-3), (exact, 1e-5, 5e-5)):
-            ours = rebuild(flat, *size, resolution=resolution, eps=eps).numpy()
+            ours = rebuild(flat, *size, grids(*size, 16), resolution, pad=16, eps=eps).numpy()
             np.testing.assert_allclose(ours, expected[name], rtol=0, atol=tolerance)
             assert np.abs(ours.max(axis=(1, 2)) - expected[name].max(axis=(1, 2))).max() < 1e-6  # the official eps
 
@@ -72,7 +72,7 @@ def test_multi_scale_cam_is_the_sum_over_the_mirror_image():
     weight = torch.from_numpy(rng.standard_normal((2, 3)).astype(np.float32))
     maps = multi_scale_cam(network, image, weight)
     assert shapes == [(2, 3, 33, 50), (2, 3, 16, 25), (2, 3, 50, 75), (2, 3, 66, 100)]  # round half to even
-    assert [m.shape for m in maps] == [(2, *grid) for grid in grids(33, 50)]
+    assert [m.shape for m in maps] == [(2, *grid) for grid in grids(33, 50, 16)]
     for m, f in zip(maps, multi_scale_features(network, image), strict=True):
         one, mirrored = (torch.einsum("nd,dhw->nhw", weight, x).relu() for x in f)
         torch.testing.assert_close(m, one + mirrored.flip(-1))
@@ -84,8 +84,8 @@ def test_extreme_sizes_and_no_class(shape, n):
     image = np.full((*shape, 3), 128, dtype=np.uint8)
     maps = multi_scale_cam(shape_recorder()[0], image, torch.ones(n, 3))
     packed, _ = pack(maps)
-    assert packed.shape == (n, sum(h * w for h, w in grids(*shape)))
-    assert rebuild(packed, *shape, resolution="full").shape == (n, *shape)
+    assert packed.shape == (n, sum(h * w for h, w in grids(*shape, 16)))
+    assert rebuild(packed, *shape, grids(*shape, 16), "full", pad=16).shape == (n, *shape)
 
 
 def test_features_need_no_gradient_and_keep_the_callers_mode():

@@ -59,8 +59,9 @@ def cams(device):
 
 
 def rebuilt(device):
-    cells = values(2, sum(h * w for h, w in grids(HEIGHT, WIDTH, SCALES))).to(device)
-    return [rebuild(cells, HEIGHT, WIDTH, SCALES, resolution=resolution) for resolution in ("full", "strided")]
+    sizes = grids(HEIGHT, WIDTH, 16, SCALES)
+    cells = values(2, sum(h * w for h, w in sizes)).to(device)
+    return [rebuild(cells, HEIGHT, WIDTH, sizes, resolution, pad=16) for resolution in ("full", "strided")]
 
 
 def packed(device):

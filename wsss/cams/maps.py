@@ -1,8 +1,8 @@
 """The stored form of activation maps, and how the two official maps are rebuilt from it.
 
-For each present class the stored form has the values of every scale on that scale's feature grid, flattened and
-concatenated, divided by the class's maximum, in float16. Both maps of the official code are rebuilt from it: `cam`
-(stride 4) and `high_res` (full size) are sums over the scales of bilinear resizes, divided by their maximum (IRN
+For each present class the stored form has the values on one or several grids of any size, such as the feature grid of every
+scale, flattened and concatenated, divided by the class's maximum, in float16. Both maps of the official code are rebuilt from
+it: `cam` (stride 4) and `high_res` (full size) are sums over the grids of bilinear resizes, divided by their maximum (IRN
 `step/make_cam.py`, LPCAM `step/make_lpcam.py`). A factor per class cancels in that division, so the maps may be stored
 divided by their maximum, and the mean (LPCAM, VOC) and the sum (LPCAM, COCO) agree.
 """
@@ -19,30 +19,32 @@ from wsss.data.images import scaled_size
 from wsss.errors import ArgumentError
 
 SCALES = (1.0, 0.5, 1.5, 2.0)  # IRN run_sample.py, cam_scales
+RESOLUTIONS = ("full", "strided")  # of the official maps, `high_res` and `cam`
 
 
-def grids(height: int, width: int, scales: Sequence[float] = SCALES, stride: int = 16) -> list[tuple[int, int]]:
-    """The feature grid (h_s, w_s) of every scale for an image (height, width): the input size / stride, rounded up."""
+def grids(height: int, width: int, stride: int, scales: Sequence[float] = SCALES) -> list[tuple[int, int]]:
+    """The feature grid (h_s, w_s) of a convolutional network at every scale of an image (height, width): the input size / stride,
+    rounded up. Stored maps have their grids with them; this is for arrays and estimates before there are any."""
     sizes = [scaled_size((height, width), scale) for scale in scales]
     return [(math.ceil(h / stride), math.ceil(w / stride)) for h, w in sizes]
 
 
 def pack(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Convert the maps of all scales to their stored form.
+    """Convert maps on one or several grids to their stored form.
 
     Args:
-        maps: per scale (K, h_s, w_s), finite, in the order of `scales`.
+        maps: per grid, usually one per scale, (K, h_s, w_s), finite.
 
     Returns:
-        packed: (K, P) float16, P = sum of h_s * w_s: the maps divided by the class's maximum over all scales, so in [0, 1]
+        packed: (K, P) float16, P = sum of h_s * w_s: the maps divided by the class's maximum over all grids, so in [0, 1]
             after a ReLU, else in [-1, 1]. An all-zero map stays zero.
         maxima: (K,) float32, the divisor of each class: its greatest magnitude.
 
     Raises:
-        ArgumentError: a value is NaN or infinite, or the scales differ in K.
+        ArgumentError: a value is NaN or infinite, or the grids differ in K.
     """
     if not maps or any(m.ndim != 3 or len(m) != len(maps[0]) for m in maps):
-        raise ArgumentError(f"pack: maps has shapes {[tuple(m.shape) for m in maps]}, expected per scale (K, h, w), the same K")
+        raise ArgumentError(f"pack: maps has shapes {[tuple(m.shape) for m in maps]}, expected per grid (K, h, w), the same K")
     flat = torch.cat([m.float().flatten(1) for m in maps], dim=1)  # (K, P)
     maxima = flat.abs().amax(dim=1)  # (K,); keeps a NaN
     if not maxima.isfinite().all():
@@ -53,8 +55,8 @@ def pack(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return (flat / _divisor(maxima)[:, None]).half(), maxima
 
 
-def unpack(packed: Tensor | np.ndarray, grids: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """The stored maps (K, P) as float32 (K, h_s, w_s) per scale, on the feature grids `grids`.
+def unpack(packed: Tensor | np.ndarray, grids: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The stored maps (K, P) as float32 (K, h_s, w_s) per grid.
 
     Raises:
         ArgumentError: P is not the number of cells of the grids.
@@ -64,7 +66,7 @@ def unpack(packed: Tensor | np.ndarray, grids: Sequence[tuple[int, int]]) -> lis
     if packed.ndim != 2 or packed.shape[1] != sum(areas):
         raise ArgumentError(
             f"unpack: the stored maps have shape {tuple(packed.shape)}, expected (K, {sum(areas)}) for the grids {list(grids)}; "
-            "height, width or scales differ from those of the stored maps"
+            "pass the grids of the stored maps"
         )
     return [part.unflatten(1, grid) for part, grid in zip(packed.float().split(areas, dim=1), grids, strict=True)]
 
@@ -73,21 +75,28 @@ def rebuild(
     packed: Tensor | np.ndarray,
     height: int,
     width: int,
-    scales: Sequence[float] = SCALES,
+    grids: Sequence[Sequence[int]],
     resolution: str = "strided",
+    *,
+    pad: int = 1,
+    merge: str = "sum",
     eps: float | Tensor = 0.0,
 ) -> Tensor:
     """Rebuild the official maps from the stored ones.
 
-    The bilinear resizes (align_corners=False) of all scales are one matrix product: a resize is R' M C, and the sum over the
-    scales is the product of the R' M and the C, each concatenated over the scales.
+    The bilinear resizes (align_corners=False) of all grids are one matrix product: a resize is R' M C, and the sum over the
+    grids is the product of the R' M and the C, each concatenated over the grids.
 
     Args:
         packed: (K, P) as returned by `pack`; K may be 0.
         height, width: size of the original image.
-        scales: the scales of the maps.
+        grids: (h_s, w_s) of each grid of the stored maps.
         resolution: "strided" for the official `cam`, (K, ceil(H / 4), ceil(W / 4)); "full" for the official `high_res`,
-            (K, H, W), computed at (16 * ceil(H / 16), 16 * ceil(W / 16)) and cropped at the top left.
+            (K, H, W).
+        pad: the full map is computed at multiples of `pad`, and cropped at the top left: 16 in the official code, whose feature
+            grid covers the image padded to multiples of its stride. 1: the grids cover the image exactly.
+        merge: "sum" of the resized grids, divided by its maximum; "stored": nothing is computed, the first grid is the full
+            map and the second one the map at stride 4.
         eps: added to the maximum before dividing, a number or (K,), in units of the stored maps. The official make_cam
             adds 1e-5 in units of the raw maps: `1e-5 / maxima`; make_lpcam adds nothing.
 
@@ -96,18 +105,25 @@ def rebuild(
         stays zero (official make_lpcam: NaN); a map without positive values is not divided.
 
     Raises:
-        ArgumentError: the stored maps do not fit the image and scales, or the resolution is unknown.
+        ArgumentError: the stored maps do not fit the grids, or `resolution` or `merge` is unknown.
     """
-    if resolution == "strided":
-        size = kept = (math.ceil(height / 4), math.ceil(width / 4))
-    elif resolution == "full":
-        size, kept = (16 * math.ceil(height / 16), 16 * math.ceil(width / 16)), (height, width)
+    if resolution not in RESOLUTIONS:
+        raise ArgumentError(f"rebuild: resolution is {resolution!r}, expected 'full' or 'strided'")
+    if merge not in ("sum", "stored"):
+        raise ArgumentError(f"rebuild: merge is {merge!r}, expected 'sum' or 'stored'")
+    maps = unpack(packed, grids)  # per grid (K, h_s, w_s)
+    if merge == "stored":
+        return maps[RESOLUTIONS.index(resolution)]
+    if resolution == "full":
+        size, kept = (pad * math.ceil(height / pad), pad * math.ceil(width / pad)), (height, width)
     else:
-        raise ArgumentError(f"rebuild: resolution is {resolution!r}, expected 'strided' or 'full'")
-    maps = unpack(packed, grids(height, width, scales))  # per scale (K, h_s, w_s)
-    rows = [_resize_matrix(m.shape[1], size[0], m.device)[:, : kept[0]] for m in maps]  # per scale (h_s, h)
-    columns = torch.cat([_resize_matrix(m.shape[2], size[1], m.device)[:, : kept[1]] for m in maps])  # (sum of w_s, w)
-    total = torch.cat([r.T @ m for r, m in zip(rows, maps, strict=True)], dim=2) @ columns  # (K, h, w)
+        size = kept = (math.ceil(height / 4), math.ceil(width / 4))
+    if [m.shape[1:] for m in maps] == [size]:  # one map of this size, as at full resolution
+        total = maps[0][:, : kept[0], : kept[1]].clone()
+    else:
+        rows = [_resize_matrix(m.shape[1], size[0], m.device)[:, : kept[0]] for m in maps]  # per grid (h_s, h)
+        columns = torch.cat([_resize_matrix(m.shape[2], size[1], m.device)[:, : kept[1]] for m in maps])  # (sum of w_s, w)
+        total = torch.cat([r.T @ m for r, m in zip(rows, maps, strict=True)], dim=2) @ columns  # (K, h, w)
     peak = total.amax(dim=(1, 2)) + torch.as_tensor(eps, dtype=total.dtype, device=total.device)
     return total.div_(_divisor(peak)[:, None, None])
 
