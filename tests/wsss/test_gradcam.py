@@ -1,4 +1,4 @@
-"""Grad-CAM and LayerCAM against plain loops, against torchcam where it is installed, and against CAM; nothing outlives an image."""
+"""Grad-CAM and LayerCAM against plain loops, torchcam (where it is installed) and CAM; nothing outlives an image."""
 
 import copy
 import gc
@@ -25,7 +25,7 @@ EVERY = pytest.mark.parametrize(("name", "norm"), NETWORKS)
 
 @cache
 def network(name="tiny", norm="group"):
-    """A classifier of 5 classes with random weights. Its frozen batch norms scale like trained ones, by the statistics of noise."""
+    """A classifier of 5 classes with random weights; frozen batch norms have the statistics of noise, so that they scale."""
     net = Classifier(new_backbone(name, norm, seed=3), 5, seed=3)
     if norm == "frozen_batch":
         def measure(layer, inputs):
