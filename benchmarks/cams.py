@@ -1,5 +1,6 @@
 """The steps that make maps against the forward passes of their networks only; all steps of an image against the official ones."""
 
+import copy
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,8 +19,13 @@ from benchmarks.setting import Run, drawn
 from steps import cam_to_ir_label, make_cam, make_lpcam, make_sem_seg_labels
 from steps.runtime.artifacts import Maps
 from steps.runtime.networks import load_classifier
+from wsss.cams.cam import class_activation_maps
+from wsss.cams.gradcam import GradCAM
+from wsss.cams.layercam import LayerCAM
 from wsss.cams.maps import SCALES
+from wsss.cams.method import CamMethod
 from wsss.data.images import read_mask
+from wsss.networks.folding import fold_batch_norm
 from wsss.refinement.crf import crf_labels
 
 CRF = "pydensecrf" if find_spec("pydensecrf") else "torch"
@@ -89,6 +95,10 @@ def _size(quick: bool) -> tuple[int, int]:
     return (112, 150) if quick else (375, 500)
 
 
+def _small(quick: bool) -> tuple[int, int]:
+    return (75, 112) if quick else (213, 320)
+
+
 def _forwards(run: Run, ids: tuple[str, ...]) -> Callable[[], None]:
     """The forward passes only, on prepared inputs."""
     inputs = [list(official_inputs(run.dataset.image_path(image_id))) for image_id in ids]
@@ -136,6 +146,26 @@ def cam_case(size: tuple[int, int], depth: str = "resnet50") -> Case:
                 greatest_difference, "a scale after the other, without files", "float32, NCHW -> channels last")
 
 
+def gradient_case(size: tuple[int, int], method: CamMethod, difference: Callable | None = None, depth: str = "resnet50") -> Case:
+    """The maps of a gradient method of two classes at four scales against CAM's, whose network may be folded."""
+    run = Run(drawn(1, size, per_image=2), depth)
+    image_id = run.dataset.lists["train"][0]
+    inputs, classes = list(official_inputs(run.dataset.image_path(image_id))), list(run.dataset.labels[image_id])
+    net = copy.deepcopy(run.classifier).to(memory_format=torch.channels_last)   # as the steps load it
+    folded = fold_batch_norm(copy.deepcopy(net))
+    weight = net.classifier.weight[classes].flatten(1)
+
+    @torch.inference_mode()
+    def cam() -> list[Tensor]:
+        return [class_activation_maps(folded.features(x), weight) for x in inputs]
+
+    def maps() -> list[Tensor]:
+        of_scales = [method.maps(net, net.features, x, classes) for x in inputs]
+        return [m * m[0, 0].numel() for m in of_scales]   # at the last stage Grad-CAM is CAM divided by the cells
+    return Case(f"{size[0]}x{size[1]}, 4 scales, 2 classes", maps, cam, difference, "CAM on the folded network, inputs ready",
+                "float32, channels last")
+
+
 def chain_case(size: tuple[int, int], precision: str = "float32", depth: str = "resnet50") -> Case:
     run = Run(drawn(1, size, per_image=2), depth, precision=precision)
     image_id = run.dataset.lists["train"][0]
@@ -150,6 +180,8 @@ BENCHMARKS = {
     "make_cam_official": lambda quick: cam_case(_size(quick)),
     "make_cam_bf16": _precision,
     "make_lpcam": lambda quick: _step(quick, make_lpcam),
+    "gradcam": lambda quick: gradient_case(_small(quick), GradCAM(-1), greatest_difference),
+    "layercam": lambda quick: gradient_case(_small(quick), LayerCAM([-3, -2, -1])),
     "chain": lambda quick: chain_case(_size(quick)),
     "chain_bf16": lambda quick: chain_case(_size(quick), "bf16"),
 }

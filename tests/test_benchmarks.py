@@ -23,6 +23,7 @@ from benchmarks import (
 )
 from benchmarks.evaluation import official_counts
 from benchmarks.harness import Case, as_json, greatest_difference, in_child, measure, measure_alone, table
+from wsss.cams.gradcam import GradCAM
 from wsss.data.images import read_image
 from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
 from wsss.refinement.affinity import affinity_losses
@@ -103,6 +104,7 @@ def test_official_maps_clusters_and_chain():
     assert agree(kmeans._case(300, 4, 16)) == 0
     assert agree(cams.cam_case((64, 80), "resnet18")) < 2e-3             # through float16
     assert agree(cams.chain_case((64, 80), depth="resnet18")) < 0.02     # share of pixels
+    assert agree(cams.gradient_case((64, 80), GradCAM(-1), harness.greatest_difference, "resnet18")) < 1e-5
 
 
 @pytest.mark.parametrize("with_masks", [False, True])

@@ -8,6 +8,8 @@ from typing import Any
 _NAMES = {
     "cams.cam": ["class_activation_maps", "multi_scale_cam", "multi_scale_features"],
     "cams.clustering": ["kmeans"],
+    "cams.gradcam": ["GradCAM"],
+    "cams.layercam": ["LayerCAM"],
     "cams.lpcam": ["class_probability", "lpcam_maps", "mean_direction", "select_prototypes", "split_cells"],
     "cams.maps": ["pack", "rebuild"],
     "metrics.instances": ["CocoPrecision", "InstancePrecision"],

@@ -25,7 +25,11 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) to logits (B, C)."""
-        pooled = self.features(x).mean((2, 3), keepdim=True)  # (B, D, 1, 1)
+        return self.head(self.features(x))
+
+    def head(self, features: Tensor) -> Tensor:
+        """Features (B, D, h, w) to logits (B, C)."""
+        pooled = features.mean((2, 3), keepdim=True)  # (B, D, 1, 1)
         return self.classifier(pooled).flatten(1)
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -1,5 +1,6 @@
 """The interface of all backbones."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -21,3 +22,9 @@ class Backbone(nn.Module):
     feature_channels: int
     normalisation: Normalisation
     stages: Callable[[Tensor], tuple[Tensor, ...]]
+
+    @property
+    @abstractmethod
+    def stage_modules(self) -> tuple[nn.Module, ...]:
+        """The modules whose outputs are `stages`, fine to coarse. The last one's output is that of `forward`: it is added if the
+        last stage is another one."""

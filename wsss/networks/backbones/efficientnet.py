@@ -60,6 +60,10 @@ class EfficientNetLite0(Backbone):
             stages.append(blocks(stages[-1]))
         return tuple(stages)
 
+    @property
+    def stage_modules(self) -> tuple[nn.Module, ...]:
+        return self.blocks[1], self.blocks[2], self.blocks[4], self.blocks[6], self.bn2
+
 
 def efficientnet_lite0(norm: str = "frozen_batch", seed: int = 0) -> EfficientNetLite0:
     """EfficientNet-Lite0 with random weights that depend only on `seed`; the global random state is not changed.

@@ -69,6 +69,10 @@ class ResNet(Backbone):
         x4 = self.layer3(x3)
         return x1, x2, x3, x4, self.layer4(x4)
 
+    @property
+    def stage_modules(self) -> tuple[nn.Module, ...]:
+        return self.maxpool, self.layer1, self.layer2, self.layer3, self.layer4
+
     def _stem(self, x: Tensor) -> Tensor:
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))
 

@@ -1,0 +1,46 @@
+"""Grad-CAM: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from wsss.cams.method import CamMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wsss.classifiers.plain import Classifier
+
+
+@dataclass
+class GradCAM(CamMethod):
+    """Grad-CAM (section 3): ReLU(sum_k a_k A_k), with A_k the activations of a stage and a_k the mean over their cells of the
+    gradient of the class's logit (before any softmax) with respect to A_k.
+
+    At the last stage, with a linear classifier after average pooling, it is CAM divided by the number of cells (section 3.1).
+
+    stage: index of the backbone's stages, fine to coarse from 0; negative ones count from the end, -1: the features that are
+    pooled.
+    """
+
+    stage: int
+
+    gradients: ClassVar[bool] = True
+
+    def maps(self, net: Classifier, features_of: Callable[[Tensor], Tensor], pair: Tensor, classes: Sequence[int]) -> Tensor:
+        """As `CamMethod.maps`, on the grid of the stage; not negative. `features_of` is not used. Raises ArgumentError if the
+        backbone has no such stage."""
+        from wsss.cams.gradients import stage_maps
+
+        return stage_maps(net, pair, classes, [self.stage], _map)[0]
+
+
+def _map(activation: Tensor, gradient: Tensor) -> Tensor:
+    import torch
+
+    return torch.einsum("bd,bdhw->bhw", gradient.mean((2, 3)), activation).relu_()
+
+
+Method = GradCAM
