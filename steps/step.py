@@ -3,7 +3,8 @@
     KIND            TRAINING (one network, resumable by training step), IMAGES (one artifact per image) or SCORE
     VERSION         to be raised whenever the results change for the same settings
     Settings        a `StepSettings` with its keys under `conf/`, where each number has its source
-    run(context)    does the work; returns a JSON-able dict that goes into the step's manifest
+    run(context)    does the work; returns a JSON-able dict that goes into the step's manifest. "title" in it is shown as the
+                    title of the main results instead of the one in `MAPS`
     reader(folder, n_classes)
                     reads and checks the artifacts of a finished step; for IMAGES it returns the function that does so for one
                     image id. Raises ArtifactError with the file

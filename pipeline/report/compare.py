@@ -20,12 +20,13 @@ from pipeline.report.scores import in_order, measured, percent, safely
 from pipeline.runfolder.recorded import RecordedRun
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError, WsssError
+from wsss.families import FAMILIES
 from wsss.files import write_text
 from wsss.text import aligned
 
 SHOWN = 48   # images that changed most
 # The sections and keys that results depend on; the others set how and where a run works.
-RESULT_KEYS = {*BY_NAME, "data", "model", "seed", "precision", "seed_maps", "steps", "recipe_name", "experiment_name"}
+RESULT_KEYS = {*BY_NAME, *FAMILIES, "data", "model", "seed", "precision", "seed_maps", "steps", "recipe_name", "experiment_name"}
 
 
 @dataclass(frozen=True)

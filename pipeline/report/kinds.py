@@ -13,6 +13,12 @@ def measured(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return summary.get("scores") or {}
 
 
+def title_of(summary: Mapping[str, Any], kind: str) -> str:
+    """The title of a kind of result: the one in the result of its step (`steps.step`: run), else that of `titles`."""
+    result = summary.get("steps", {}).get(kind, {}).get("result") or {}
+    return result.get("title", titles().get(kind, kind))
+
+
 def main_name(score: Mapping[str, Any]) -> str:
     """The name of the main measure of a score."""
     return next(iter(score["measures"]))

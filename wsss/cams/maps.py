@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wsss.cams import SCALES
 from wsss.data.images import scaled_size
 from wsss.errors import ArgumentError
-
-SCALES = (1.0, 0.5, 1.5, 2.0)  # IRN run_sample.py, cam_scales
 
 
 def grids(height: int, width: int, scales: Sequence[float] = SCALES, stride: int = 16) -> list[tuple[int, int]]:
