@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
@@ -21,16 +22,22 @@ from pipeline.settings import Action, Config
 from steps.runtime.datasets import KINDS
 from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
+from wsss.families import FAMILIES, load_method, method_files
 
 SET_BY_FILES = ("experiment_name", "recipe_name")   # in conf/, not by users
 
 
 def register() -> None:
-    """Register the schema in Hydra: `run_schema` for the root, `schema/data` for each kind of data set."""
+    """Register the schema in Hydra: `run_schema` for the root, `schema/data` for each kind of data set, `schema/FAMILY` for each
+    method. A method whose file cannot be used is left out: `explain` says why when it is chosen."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=_schema())
     for name, kind in KINDS.items():
         store.store(group="schema/data", name=name, node=kind.settings)
+    for family in FAMILIES:
+        for name in method_files(family):
+            with suppress(ConfigError):
+                store.store(group=f"schema/{family}", name=name, node=method_schema(family, name))
 
 
 def _schema() -> DictConfig:
@@ -45,6 +52,21 @@ def _schema() -> DictConfig:
             elif row.like and is_dataclass(types[item.name]):   # so that single keys of it can be set
                 own[item.name] = OmegaConf.structured(types[item.name])
         schema[row.name] = own
+    return schema
+
+
+def method_schema(family: str, name: str) -> DictConfig:
+    """The settings of a method, with its name as the key `method`.
+
+    Raises ConfigError, which names the file or the class, if they cannot be read.
+    """
+    method = load_method(family, name)
+    try:
+        schema = OmegaConf.structured(method)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{family}: the settings of {method.__module__}.{method.__name__} cannot be used: "
+                          f"{' '.join(str(error).split())}") from error
+    schema.method = name
     return schema
 
 
@@ -99,13 +121,18 @@ def explain(error: Exception) -> str:
         cause = cause.__cause__
     if isinstance(cause, MissingConfigException) and cause.options:   # a group's option: data=shape
         group, _, wrong = str(cause.missing_cfg_file).rpartition("/")
+        if (family := group.removeprefix("schema/")) in FAMILIES and family != group:   # a file in conf/ names this method
+            try:
+                method_schema(family, wrong)
+            except ConfigError as why:
+                return str(why)
         return (f"{group}={wrong}: there is no such option{did_you_mean(wrong, cause.options)} "
                 f"(allowed: {', '.join(cause.options)})")
     full_key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
     text = " ".join(str(cause).split(" full_key:")[0].split())
     if clash := re.search(r"In 'experiment/(\w+)'.*Key '(\w+)' not in '(\w+)'", " ".join(str(error).split())):
-        return (f"experiment={clash[1]} sets {clash[2]}, which this data set does not have: leave out the experiment or the "
-                "data set")
+        what = "data set" if clash[3] in {kind.settings.__name__ for kind in KINDS.values()} else "method"
+        return f"experiment={clash[1]} sets {clash[2]}, which this {what} does not have: leave out the experiment or the {what}"
     if not full_key:
         return " ".join(str(error).split())
     if text.startswith("Key ") and parent is not None:

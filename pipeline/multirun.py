@@ -13,10 +13,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from pipeline.config import explain
-from pipeline.order import BY_NAME, titles
+from pipeline.order import BY_NAME
 from pipeline.plan.fingerprint import identities
 from pipeline.plan.lists import derive_lists
-from pipeline.report.kinds import main_heading, main_measure, measured, with_first_measure
+from pipeline.report.kinds import main_heading, main_measure, measured, of_runs, with_first_measure
 from pipeline.runfolder.folder import MANIFEST
 from pipeline.runner import SUMMARY, Pipeline
 from steps.runtime.artifacts import read_json
@@ -87,7 +87,7 @@ class Sweep:
         """Print the scores of all members and write them as a table and a plot into the sweep's folder."""
         paths = [member.folder.path / SUMMARY for member in self.members]
         found = [measured(read_json(path) if path.exists() else {}) for path in paths]
-        kinds = {kind: scores[kind] for kind in titles() for scores in reversed(found) if kind in scores}
+        kinds = of_runs(found)
         drawn = with_first_measure(kinds)
         heads = [*self.keys, *(score["title"] if kind in drawn else f"{score['title']}, {main_heading(score)}"
                                for kind, score in kinds.items())]

@@ -19,6 +19,7 @@ from steps.runtime.store import ArtifactSettings
 from wsss.data.ids import check_id
 from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError, WsssError
+from wsss.families import FAMILIES, BaseMethod
 from wsss.files import user_path
 
 _OF_ACTIONS = {name: module.Settings for name in actions.names() if hasattr(module := actions.load(name), "Settings")}
@@ -125,6 +126,7 @@ class RunSettings:
         require(first <= last, "from_step", self.from_step, f"a step not after to_step={self.to_step} (in order: "
                 f"{', '.join(self.steps)})")
         self._check_seeds()
+        self._check_methods()
         try:
             for part in self.run_name.split("/"):   # a member of a sweep is NAME/KEY=VALUE
                 check_id(part)
@@ -139,6 +141,15 @@ class RunSettings:
             require(SEEDS not in BY_NAME[name].reads.values() or self.seed_maps in earlier, "seed_maps", self.seed_maps,
                     f"a step of this experiment before {name} that makes maps ({', '.join(earlier) or 'there is none'})"
                     f"{did_you_mean(self.seed_maps, earlier)}")
+
+    def _check_methods(self) -> None:
+        """Raise ConfigError if a family's file names no method, or another one is set by its key `method`."""
+        for family in FAMILIES:
+            chosen = getattr(self, family)
+            require(isinstance(chosen, BaseMethod), family, chosen, f"a file of conf/{family}/ that names its method: in its "
+                    f"defaults the line /schema/{family}@_here_: METHOD")
+            require(chosen.method == type(chosen).method, f"{family}.method", chosen.method, f"{type(chosen).method}; choose the "
+                    f"method by {family}=NAME")
 
     def _ends(self) -> tuple[int, int]:
         """The positions of the first and the last step to run in `steps`."""
@@ -179,6 +190,7 @@ def _check_action(config: Any) -> None:
 
 Config = make_dataclass(
     "Config",
-    [(row.name, row.settings_type) for row in STEPS] + [(row.flag, bool | None, field(default=None)) for row in STEPS],
+    [(family, Any) for family in FAMILIES] + [(row.name, row.settings_type) for row in STEPS]   # a family: its chosen method
+    + [(row.flag, bool | None, field(default=None)) for row in STEPS],
     bases=(*_SETTINGS, RunSettings), namespace={"__post_init__": RunSettings.__post_init__})
 Config.__module__ = __name__   # so that a launcher can unpickle it

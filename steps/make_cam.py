@@ -1,12 +1,12 @@
-"""Make the multi-scale class activation maps of the classes present in each image.
+"""Make the multi-scale activation maps of the classes present in each image, by the method that `cam=NAME` chooses.
 
-Official files: `step/make_cam.py` (IRN, LPCAM). Reads the classifier; writes `ID.npy`, float16 (K, P): the map of each
-of the K present classes at every scale on its own feature grid (`wsss.cams.maps`). Both official maps, `cam` and `high_res`,
-are rebuilt from it.
+Official files: `step/make_cam.py` (IRN, LPCAM), for `cam=cam`. Reads the classifier; writes `ID.npy`, float16 (K, P): the map
+of each of the K present classes at every scale on its own feature grid (`wsss.cams.maps`). Both official maps, `cam` and
+`high_res`, are rebuilt from it.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from steps.step import IMAGES, Column, Needs, Setup, StepSettings, facts
 
 VERSION = 3
 KIND = IMAGES
-MAPS = {"": "CAM"}
+MAPS = {"": "CAM"}             # of the default method; `run` returns that of the method
 OFFICIAL = OfficialMaps("cam_mask")
 
 
@@ -41,12 +41,14 @@ class Settings(StepSettings):
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    return facts(setup, "precision")
+    return facts(setup, *[] if setup.config.cam.gradients else ["precision"], "cam")
 
 
-def needs(setup: Setup) -> Needs:
+def needs(setup: Setup) -> Needs | None:
     from steps.runtime.needs import Estimate, maps_on_disk, weights
 
+    if setup.config.cam.gradients:   # what a graph keeps in memory depends on where the method starts it
+        return None
     estimate, scales = Estimate(setup), setup.settings.scales
     network, images = estimate.classifier(), estimate.images("ids")
     return estimate.finish(maps_on_disk(images, network.backbone.strides[-1], scales), weights(network),
@@ -54,29 +56,29 @@ def needs(setup: Setup) -> Needs:
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    import torch
-
     from steps.runtime.networks import feature_function, load_classifier
-    from wsss.cams.cam import multi_scale_cam
     from wsss.cams.maps import pack
+    from wsss.cams.method import multi_scale_maps
 
-    classifier = load_classifier(context)
+    method, scales = context.methods["cam"], list(context.settings.scales)
+    if method.gradients:   # without autocast
+        context = replace(context, runtime=replace(context.runtime, precision="float32"))
+    classifier = load_classifier(context, method.gradients)
     features_of = feature_function(context, classifier)
-    scales = list(context.settings.scales)
 
     def make(image_id: str) -> Made:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
-        weight = classifier.classifier.weight[classes].flatten(1)   # (K, D)
-        with torch.inference_mode():
-            maps = multi_scale_cam(features_of, image, weight, scales, context.runtime.device, classifier.backbone.normalisation)
-            packed, maxima = pack(maps)
+        maps = multi_scale_maps(method, classifier, features_of, image, classes, scales, context.runtime.device,
+                                classifier.backbone.normalisation)
+        packed, maxima = pack(maps)
         facts = {"height": image.shape[0], "width": image.shape[1], "classes": classes, "scales": scales,
-                 "grids": [list(each.shape[1:]) for each in maps], "pad": classifier.backbone.strides[-1], "range": [0, 1],
+                 "grids": [list(each.shape[1:]) for each in maps], "pad": classifier.backbone.strides[-1],
+                 "range": list(method.range),
                  "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}
         return {f"{image_id}.npy": encode_array(packed.cpu().numpy())}, facts
 
     for_each_image(context, make)
-    return {}
+    return {"title": _title(context)}
 
 
 def reader(folder: Path, n_classes: int) -> Callable[[str], np.ndarray]:
@@ -84,4 +86,9 @@ def reader(folder: Path, n_classes: int) -> Callable[[str], np.ndarray]:
 
 
 def shown(context: StepContext) -> Iterator[Column]:
-    return map_columns(context, MAPS)
+    return map_columns(context, {"": _title(context)})
+
+
+def _title(context: StepContext) -> str:
+    method = context.methods["cam"]
+    return method.title or method.method

@@ -4,7 +4,8 @@
     VERSION         to be raised whenever the results change for the same settings
     Settings        a `StepSettings` with its keys under `conf/`, where each number has its source; of a training
                     `steps.runtime.schedule.TrainingSettings`. `split` names the list of its ids
-    run(context)    does the work; returns a JSON-able dict that goes into the step's manifest
+    run(context)    does the work; returns a JSON-able dict that goes into the step's manifest. "title" in it is shown as the
+                    title of the main results instead of the one in `MAPS`
     reader(folder, n_classes)
                     reads and checks the artifacts of a finished step; for IMAGES it returns the function that does so for one
                     image id. Raises ArtifactError with the file

@@ -21,6 +21,12 @@ def test_a_change_of_the_science_is_found_for_the_steps_that_reach_it():
     assert findings(before, now) == [f"make_lpcam: VERSION {version} is not recorded"]
 
 
+def test_a_change_of_a_method_is_found_for_the_step_that_runs_it():
+    now = current()
+    before = {**now, "sources": {**now["sources"], "wsss.cams.cam": "other"}}
+    assert "make_cam: VERSION is 2 as before, but wsss.cams.cam changed" in findings(before, now)
+
+
 def test_only_code_counts(tmp_path):
     def of(text: str) -> str:
         (tmp_path / "a.py").write_text(text)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline.order import STEPS
 from tests.test_house import ROOT, modules_imported
+from wsss.families import FAMILIES, method_files
 
 RECORD = Path(__file__).with_suffix(".json")
 SOURCES = {str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__"): path
@@ -23,7 +24,10 @@ SOURCES = {str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removes
 
 @cache
 def imports(name: str) -> set[str]:
-    return modules_imported(SOURCES[name], SOURCES)
+    """The modules that a module imports, and those of the methods that it may run."""
+    families = re.findall(r'\bmethods\["(\w+)"\]', SOURCES[name].read_text())
+    return modules_imported(SOURCES[name], SOURCES) | {
+        f"{FAMILIES[family]}.{method}" for family in families for method in method_files(family)}
 
 
 def reached(module: str) -> set[str]:

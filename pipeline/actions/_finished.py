@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 from pipeline.contexts import make_context
 from pipeline.order import sources
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.context import Runtime, StepContext
 from wsss.data.dataset import Dataset
+from wsss.errors import ConfigError
+from wsss.families import FAMILIES, load_method
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class FinishedSteps:
     def context(self, name: str, dataset: Dataset, lists: Mapping[str, tuple[str, ...]], runtime: Runtime,
                 read: Mapping[str, tuple[str, ...]] | None = None, folder: Path | None = None,
                 place: Callable[[str], Path | None] | None = None) -> StepContext:
-        """The context of a step with the settings and precision of its manifest, or of `config` if it is not finished.
+        """The context of a step with the settings, methods and precision of its manifest, or of `config` if it is not finished.
 
         `read`: the steps that it reads, by role; by default those of the manifest, and of `config` where a role is not there.
         `folder`: by default that of the result. `place`: as of `pipeline.contexts.make_context`; by default finished results.
@@ -52,12 +55,27 @@ class FinishedSteps:
         if made:
             setattr(config, name, made_with(getattr(config, name), made["settings"]))
             config.seed = made["seed"]
+            for family in made["identity"].keys() & FAMILIES:   # that the step uses
+                setattr(config, family, recorded_method(family, getattr(config, family), made["identity"][family]))
             runtime = replace(runtime, precision=made["precision"])
         return make_context(config, dataset, name, lists, folder or self.folder.result(name), read, place or self.place, runtime)
 
 
+def recorded_method(family: str, chosen: Any, recorded: Mapping[str, Any]) -> Any:
+    """The method in the identity of a finished step. Settings that were added to it later are those of `chosen`.
+
+    Raises ConfigError if its file cannot be used, or `chosen` is another method and lacks these settings.
+    """
+    name = recorded["method"]
+    try:
+        return made_with(chosen if chosen.method == name else load_method(family, name), recorded)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{family}={name} has the setting {error.full_key} since this run was made: choose {family}={name} on "
+                          "the command line, which has its value") from error
+
+
 def made_with(settings: Any, recorded: Mapping[str, Any]) -> Any:
-    """The `settings` of a step with the values of its manifest. Those that were added to the step later stay as they are."""
+    """The `settings` of a step or a method with the recorded values. Those that were added later stay as they are."""
     known = {item.name for item in fields(settings)}
     values = {key: value for key, value in recorded.items() if key in known}
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(settings), values))

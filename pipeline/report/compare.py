@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from pipeline.order import BY_NAME, titles
+from pipeline.order import BY_NAME
 from pipeline.report import figures, kinds, thumbnails
 from pipeline.report.gallery import SIDE, MaskReader
 from pipeline.report.images import ImageScores, score_images
@@ -20,12 +20,13 @@ from pipeline.report.scores import in_order, measured, percent, safely
 from pipeline.runfolder.recorded import RecordedRun
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError, WsssError
+from wsss.families import FAMILIES
 from wsss.files import write_text
 from wsss.text import aligned
 
 SHOWN = 48   # images that changed most
 # The sections and keys that results depend on; the others set how and where a run works.
-RESULT_KEYS = {*BY_NAME, "data", "model", "seed", "precision", "seed_maps", "steps", "recipe_name", "experiment_name"}
+RESULT_KEYS = {*BY_NAME, *FAMILIES, "data", "model", "seed", "precision", "seed_maps", "steps", "recipe_name", "experiment_name"}
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,11 @@ def names_of(runs: Sequence[RecordedRun]) -> list[str]:
     return [f"{run.folder.path.parent.name}/{name}" if names.count(name) > 1 else name for run, name in zip(runs, names)]
 
 
-def _scored(runs: Sequence[RecordedRun]) -> dict[str, dict[str, Any]]:
-    """A score of each kind that a run has, for its title and measures."""
-    return {kind: score for kind in titles() if (score := next((found[kind] for run in runs if kind in (found := measured(run))),
-                                                               None))}
-
-
 def score_tables(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
     """A table for each set of measures, with a row for each kind and run: the scores, and their differences from the first run
     in points."""
     found, tables = [measured(run) for run in runs], []
-    for group in kinds.grouped(_scored(runs)):
+    for group in kinds.grouped(kinds.of_runs(found)):
         heads, rows = in_order(next(iter(group.values()))), []
         for kind, score in group.items():
             for number, scores in enumerate(found):
@@ -174,7 +169,7 @@ def _tile(dataset: Dataset, names: Sequence[str], readers: Sequence[MaskReader],
 
 
 def _figure(runs: Sequence[RecordedRun], names: Sequence[str]) -> str | None:
-    drawn = kinds.with_first_measure(_scored(runs))
+    drawn = kinds.with_first_measure(kinds.of_runs([measured(run) for run in runs]))
     if not drawn:
         return None
     first = next(iter(drawn.values()))

@@ -1,6 +1,6 @@
 """The scores of a summary, by kind of result: the maps of a step, or its masks (`pipeline.order.titles`)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.order import STEPS, titles
@@ -11,6 +11,19 @@ N_TONES = 8   # colours and marks of kinds, `--k1` to `--k8` in the style sheet
 def measured(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The scores of a summary by kind, in the order of the steps."""
     return summary.get("scores") or {}
+
+
+def title_of(summary: Mapping[str, Any], kind: str) -> str:
+    """The title of a kind of result: the one in the result of its step (`steps.step`: run), else that of `titles`."""
+    result = summary.get("steps", {}).get(kind, {}).get("result") or {}
+    return result.get("title", titles().get(kind, kind))
+
+
+def of_runs(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Mapping[str, Any]]:
+    """From the scores of several runs one of each kind, for its measures. Its title has those of all runs: "CAM / Grad-CAM"."""
+    by_kind = {kind: [scores[kind] for scores in found if kind in scores] for kind in titles()}
+    return {kind: {**scores[0], "title": " / ".join(dict.fromkeys(score["title"] for score in scores))}
+            for kind, scores in by_kind.items() if scores}
 
 
 def main_name(score: Mapping[str, Any]) -> str:

@@ -10,11 +10,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import OmegaConf
 
-from pipeline.order import titles
 from pipeline.report import figures, thumbnails
 from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_traces, gallery_tile
 from pipeline.report.images import ImageScores, score_images
-from pipeline.report.kinds import tone
+from pipeline.report.kinds import title_of, tone
 from pipeline.report.pieces import Pieces, matrices, of, pieces, section
 from pipeline.report.prototypes import draw
 from pipeline.report.published import averages_note
@@ -35,11 +34,12 @@ from pipeline.report.traces import Trace, TraceMaker
 from pipeline.runfolder.recorded import RecordedRun
 from steps.runtime.context import settings_of
 from steps.step import Matrix, Sheet
+from wsss.families import FAMILIES
 from wsss.files import write_text
 
 FOLDER, FILE = "report", "report.html"
 MOST_MISSING = 12   # lines about missing parts
-VERSION = 4   # raised when the page of an unchanged run changes
+VERSION = 5   # raised when the page of an unchanged run changes
 
 
 def report_path(run_folder: Path) -> Path:
@@ -107,8 +107,17 @@ def _facts(run: RecordedRun) -> list[tuple[str, str]]:
                     if (manifest := run.folder.manifest(planned.name))), default="")
     return [("data set", f"{dataset.name}, {len(dataset.classes)} classes"), ("images", lists),
             ("recipe", config.recipe_name + (f", experiment {config.experiment_name}" if config.experiment_name else "")),
-            ("network", settings_of(config.model.backbone)), ("seed maps", titles().get(config.seed_maps, config.seed_maps)),
+            ("network", settings_of(config.model.backbone)), *_methods(run),
+            ("seed maps", title_of(run.summary, config.seed_maps)),
             ("seed", str(config.seed)), ("finished", finished or "not yet")]
+
+
+def _methods(run: RecordedRun) -> list[tuple[str, str]]:
+    """The method of each family that a step of the run uses, with its settings."""
+    used = [family for family in FAMILIES if any(family in planned.identity for planned in run.plan)]
+    chosen = {family: settings_of(getattr(run.config, family)) for family in used}
+    return [(family, ", ".join([settings.pop("method"), *(f"{key}={value}" for key, value in settings.items())]))
+            for family, settings in chosen.items()]
 
 
 def _strips(run: RecordedRun, maker: TraceMaker, scores: ImageScores, missing: list[str]) -> list[Trace]:

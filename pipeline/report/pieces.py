@@ -1,11 +1,13 @@
 """What the steps of a run show (`shown` in `steps.step`): collected, and drawn where it is no picture of an image."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from pipeline.report import figures
+from pipeline.report.kinds import title_of
 from pipeline.runfolder.recorded import RecordedRun
 from steps.step import Curve, Matrix, Table
 from wsss.errors import WsssError
@@ -21,11 +23,17 @@ def pieces(run: RecordedRun, missing: list[str]) -> Pieces:
     for planned in run.plan:
         try:
             for piece in planned.step.shown(run.context(planned.name)):
-                found.append((planned.name, piece))
+                found.append((planned.name, _named(piece, run) if isinstance(piece, Curve) else piece))
         except WsssError as error:
             if run.place(planned.name):   # else the step is listed as missing
                 missing.append(str(error))
     return found
+
+
+def _named(curve: Curve, run: RecordedRun) -> Curve:
+    """The curve with the titles of kinds of results as names of lines that have none."""
+    return replace(curve, lines=[replace(line, name=line.name or title_of(run.summary, line.kind)) if line.kind else line
+                                 for line in curve.lines])
 
 
 def of(found: Pieces, kind: type[T]) -> list[T]:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.order import BY_NAME, made_from, titles
+from pipeline.order import BY_NAME, made_from
 from pipeline.report import figures, thumbnails
 from pipeline.report.gallery import SIDE, MaskReader
 from pipeline.report.images import image_iou
+from pipeline.report.kinds import title_of
 from pipeline.report.scores import measured, safely
 from pipeline.report.stages import MARGIN
 from pipeline.runfolder.recorded import RecordedRun
@@ -161,7 +162,7 @@ def _class_changes(run: RecordedRun, pair: tuple[str, str]) -> list[tuple[int, f
 
 def _title(run: RecordedRun, kind: str) -> str:
     """The title of a stage, with the name that its step gives to this result, for example that of the refiner."""
-    title, score = titles()[kind], measured(run).get(kind)
+    title, score = title_of(run.summary, kind), measured(run).get(kind)
     name = BY_NAME[kind].named(title, score)[0] if score else title
     return name if title in name else f"{title} ({name})"
 

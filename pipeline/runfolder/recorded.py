@@ -12,6 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.config import method_schema
 from pipeline.contexts import make_context
 from pipeline.order import STEPS, Row, sources
 from pipeline.plan.plan import DONE, PARTIAL, PlannedStep
@@ -22,6 +23,7 @@ from steps.runtime.datasets import KINDS
 from steps.step import SCORE
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
+from wsss.families import FAMILIES
 
 CALL_KEYS = ("action", "device", "threads", "log_level", "report")   # keys that do not affect results
 
@@ -92,18 +94,24 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
 
     `call_keys`: further keys that are those of `current`, besides `CALL_KEYS`. `moved`: use the `data.root` of `current`.
 
-    Raises ConfigError if it is missing or damaged.
+    Raises ConfigError if it is missing or damaged, or the file of its method cannot be used.
     """
     path = run / CONFIG
     try:
         stored = OmegaConf.load(path)
         schema = OmegaConf.structured(OmegaConf.get_type(current))
         schema.data = OmegaConf.structured(KINDS[stored.data.kind].settings)
-        known = {key: value for key, value in current.items() if key != "data"}
+        methods = {family: stored[family].method for family in FAMILIES if family in stored}   # not in older runs
+        for family, name in methods.items():
+            schema[family] = method_schema(family, name)
+        others = {"data", *(family for family, name in methods.items() if name != current[family].method)}
+        known = {key: value for key, value in current.items() if key not in others}
         of_the_call = {key: current[key] for key in (*CALL_KEYS, *call_keys)}
         place = {"data": {"root": current.data.root}} if moved else {}
         return OmegaConf.merge(schema, known, stored, of_the_call, {"outputs": str(run.parent), "name": run.name},
                                {"multirun": {"name": None, "over": []}}, place)
+    except ConfigError:   # of the method
+        raise
     except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
         why = " ".join(str(error).split())
         raise ConfigError(f"{path} does not hold the configuration of a run ({type(error).__name__}: {why}). Repeat the "

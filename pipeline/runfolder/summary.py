@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.order import made_from, titles
 from pipeline.plan.plan import DONE, NOTHING, PlannedStep
 from pipeline.report import stages
-from pipeline.report.kinds import grouped, main_name, measured, measures
+from pipeline.report.kinds import grouped, main_name, measured, measures, title_of
 from pipeline.report.published import against, averages_note
 from pipeline.runfolder.folder import RunFolder
 from steps.step import SCORE, Score
@@ -33,8 +33,8 @@ def build_summary(config: Any, folder: RunFolder, plan: list[PlannedStep], class
         if planned.step.KIND == SCORE:
             planned.step.reader(place, len(classes))
             found |= {score.kind: _scored(planned.name, score) for score in planned.step.scores(place)}
-    summary["scores"] = {kind: {"title": title, "made_from": made_from(config, kind), **found[kind]}
-                         for kind, title in titles().items() if kind in found}
+    summary["scores"] = {kind: {"title": title_of(summary, kind), "made_from": made_from(config, kind), **found[kind]}
+                         for kind in titles() if kind in found}
     summary["unscored"] = {planned.name: planned.step.TRUTH for planned in plan if planned.state == NOTHING}
     if config.published:
         summary["published"] = against(config.published, measured(summary))

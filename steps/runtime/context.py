@@ -155,6 +155,7 @@ class StepContext:
     model: Any = None             # the settings of the network
     seed: int = 0
     runtime: Runtime = field(default_factory=Runtime)
+    methods: Mapping[str, Any] = field(default_factory=dict)   # the chosen method of each family (`wsss.families`)
 
     @property
     def ids(self) -> tuple[str, ...]:

@@ -60,9 +60,13 @@ def to_train(classifier: Classifier, device: torch.device) -> Classifier:
     return classifier.to(device).to(memory_format=last)
 
 
-def load_classifier(context: StepContext) -> Classifier:
-    """The classifier (role "classifier"), in evaluation mode on the step's device; for inference only."""
-    return _only_used(_read_classifier(context), context)
+def load_classifier(context: StepContext, gradients: bool = False) -> Classifier:
+    """The classifier (role "classifier"), in evaluation mode on the step's device; for inference only.
+
+    With `gradients` of activations its weights are as trained, in float32. No parameter requires a gradient in either case.
+    """
+    network = _read_classifier(context)
+    return _frozen(network, context) if gradients else _only_used(network, context)
 
 
 def new_irn(context: StepContext) -> IRN:

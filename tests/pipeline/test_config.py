@@ -15,6 +15,7 @@ from pipeline.cluster.machine import MOST_LOADERS, choose_device, loader_process
 from pipeline.helptext import help_text
 from pipeline.plan.selection import selected
 from tests.conftest import ROOT
+from wsss.cams.cam import CAM
 from wsss.errors import ConfigError
 
 
@@ -45,6 +46,8 @@ def test_the_default_is_the_clean_recipe_on_the_embedded_data_from_installed_wei
     (["action=pla"], r"action=pla: there is no such choice; did you mean 'plan'\? \(allowed: compare, export_official, export_voc, "),
     (["recipe=clena"], "recipe=clena: there is no such option; did you mean 'clean'"),
     (["data=shape"], r"data=shape: there is no such option; did you mean 'shapes'\? \(allowed: .*folder, shapes"),
+    (["cam=cma"], r"cam=cma: there is no such option; did you mean 'cam'\? \(allowed: .*cam"),
+    (["cam.stage=3"], r"cam.stage: there is no such key \(allowed here: method\)"), (["+cam.stage=3"], "cam.stage: there is no such key"),
     (["=3"], "override"),
     (["actoin=plan"], r"actoin: there is no such key; did you mean 'action'\?"),
     (["expriment=smoke"], r"expriment: there is no such key; did you mean 'experiment'\? \(allowed here: experiment, recipe, action, (?!.*recipe_name)"),
@@ -65,6 +68,8 @@ def test_what_does_not_exist_is_named(overrides, message):
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["data=folder"], "data.root has no value: set data.root="),
+    (["~cam"], "cam has no value: set cam="),
+    (["cam.method=layercam"], "cam.method='layercam' is not possible: expected cam; choose the method by cam=NAME"),
     (["train_cam.epochs=0"], "train_cam.epochs=0 is not possible: expected null or at least 1"),
     (["data.min_side=300", "data.max_side=200"], "data.min_side=300 is not possible: expected null or from 16 pixels to data.max_side=200"),
     (["make_cam.scales=[]"], "make_cam.scales"),
@@ -134,6 +139,11 @@ def test_an_impossible_value_is_refused_in_one_line(door, tmp_path, override, me
 def test_a_typo_is_named_beside_a_flag_of_hydra_too(door):
     code, _, errors = door("--cfg", "job", "sed=1")
     assert code == 1 and errors.startswith("error: sed: there is no such key; did you mean 'seed'?")
+
+
+def test_what_is_printed_says_which_method_is_chosen(door):
+    code, output, _ = door("--cfg", "job")
+    assert code == 0 and "\ncam:\n  method: cam\n" in output and typed().cam == CAM()
 
 
 def test_the_shell_completes_keys_and_choices(door, monkeypatch):

@@ -1,4 +1,5 @@
-"""A new step is one file in steps/, one row in pipeline/order.py and one block of values in conf/; nothing else knows of it."""
+"""A new step is one file in steps/, one row in pipeline/order.py and one block of values in conf/; a new method of a family is one
+file in its package and one in conf/. Nothing else knows of them."""
 
 import json
 import re
@@ -57,6 +58,30 @@ ROWS = {"make_lpcam": 'Row("make_inverted", "1 - CAM", {"cams": "make_cam"}),', 
 STEPS = ("train_cam", "make_cam", "make_lpcam", "make_inverted", "eval_cam", "cam_to_ir_label", "second_ir_label", "train_irn",
          "make_sem_seg_labels", "eval_sem_seg")
 CHOSEN = f"steps=[{','.join(STEPS)}]"
+METHOD = '''
+    """The brightness of the image."""
+
+    from dataclasses import dataclass
+
+    from wsss.cams.method import CamMethod
+
+
+    @dataclass
+    class Grey(CamMethod):
+        gain: float
+
+        def maps(self, net, features_of, pair, classes):
+            from torch.nn.functional import avg_pool2d
+
+            grey = avg_pool2d(pair.mean(1, keepdim=True), 16, ceil_mode=True)   # (2, 1, h, w)
+            return (self.gain * grey).relu().expand(-1, len(classes), -1, -1)
+
+
+    Method = Grey
+    '''
+GREY, CONF = "defaults: [/schema/cam@_here_: grey, _self_]", {   # the files of conf/cam/
+    "grey": "{GREY}\ngain: 1.0\n", "grey_again": "{GREY}\ngain: 1.0\n", "loud": "defaults: [grey, _self_]\ngain: 2.0\n",
+    "broken": "defaults: [/schema/cam@_here_: broken, _self_]\n", "nameless": "gain: 1.0\n"}
 PLANS = """
 import json, sys
 from pipeline import Pipeline
@@ -78,6 +103,23 @@ def call(tree: Path, *words: str) -> str:
     return result.stdout
 
 
+ACTS = """
+import json, sys
+from pipeline import Pipeline
+from pipeline.commandline import act
+for words in json.loads(sys.argv[1]):
+    assert act(Pipeline.compose(*words)) == 0, words
+"""
+
+
+def acts(tree: Path, *calls: tuple[str, ...]) -> str:
+    """What `call` prints with each list of words; all by one process."""
+    words = json.dumps([[*SMOKE, CHOSEN, *more] for more in calls])
+    result = subprocess.run([sys.executable, "-c", ACTS, words], cwd=tree, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 def plans(tree: Path, *calls: tuple[str, ...]) -> list:
     """For each list of words the plan, step -> [action, to do, why], or the error; all by one process."""
     words = json.dumps([[*SMOKE, CHOSEN, *more] for more in calls])
@@ -94,11 +136,16 @@ def copy_code(source: Path, target: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tree(made_once, smoke_outputs):
-    """A copy of the tree with a new step and a second row of an old one; `outputs` has a finished run, continued with them. Tests
+    """A copy of the tree with a new step, a second row of an old one and new methods; `outputs` has a finished run, continued with them. Tests
     only read it."""
     def make(tree: Path) -> None:
         copy_code(ROOT, tree)
         (tree / "steps/make_inverted.py").write_text(textwrap.dedent(STEP + SHOWN))
+        (tree / "wsss/cams/grey.py").write_text(textwrap.dedent(METHOD))
+        (tree / "wsss/cams/broken.py").write_text("import nowhere\n\nMethod = nowhere.Method\n")
+        for name, content in CONF.items():
+            (tree / f"conf/cam/{name}.yaml").write_text(f"# @package cam\n{content.replace('{GREY}', GREY)}")
+        (tree / "conf/recipe/loud.yaml").write_text("# @package _global_\ndefaults: [clean, override /cam: loud, _self_]\n")
         order = (tree / "pipeline/order.py").read_text()
         for name, row in ROWS.items():
             order, found = re.subn(rf'(\n    Row\("{name}", .*\n)', rf"\1    {row}\n", order)
@@ -198,3 +245,80 @@ def test_its_maps_can_be_the_seeds(tree, tmp_path):
     masks, usual = ({path.name: path.read_bytes() for path in (folder / "smoke/make_sem_seg_labels").glob("*.png")}
                     for folder in (tmp_path, tree / "outputs"))
     assert masks.keys() == usual.keys() and masks != usual
+
+
+@pytest.fixture(scope="module")
+def grey(tree, made_once):
+    """`outputs` with the finished run `grey`, made with `cam=grey` up to the scores of the maps, and what later calls, with another
+    method, made of it: `compare`, `status` and a prediction."""
+    def make(folder: Path) -> None:
+        copied(tree / "outputs", folder / "outputs")
+        there = f"outputs={folder / 'outputs'}"
+        image = next((folder / "outputs/.data").glob("*/images/train_0001.*"))
+        (folder / "said.txt").write_text(acts(
+            tree, (there, "name=grey", "cam=grey", "reuse_from=[smoke]", "to_step=eval_cam", "report.write=true"),
+            (there, "action=compare", "runs=[smoke,grey]"),
+            (there, "name=grey", "action=predict", f"image={image}", "class_threshold=0", "cam=loud")))
+    return made_once("grey", make)
+
+
+def test_another_method_makes_the_maps_again_and_says_why(tree):
+    """Also by a recipe; the command line wins."""
+    smoke, by_name, loud, chosen, of_recipe = plans(tree, *((*words, "to_step=eval_cam") for words in (
+        (), ("recipe=loud", "cam=cam"), ("cam=loud",), ("cam=grey", "cam.gain=3"), ("recipe=loud",))))
+    assert {step[0] for step in smoke.values()} == {"skip"} and by_name == smoke
+    for found, gain in ((loud, 2.0), (chosen, 3.0), (of_recipe, 2.0)):
+        assert found["make_cam"] == ["re-run", 32, f"cam.method: cam -> grey; cam.gain: None -> {gain}"]
+        assert found["train_cam"][0] == "skip" and found["make_lpcam"] == ["re-run", 32, "make_cam changed"]
+
+
+def test_a_method_counts_by_its_module_and_settings_and_not_by_the_name_of_its_file_in_conf(tree, grey):
+    run = (f"outputs={grey / 'outputs'}", "name=grey", "to_step=eval_cam")
+    again, other, louder, cam = (found["make_cam"] for found in plans(
+        tree, *((*run, *words) for words in (("cam=grey",), ("cam=grey_again",), ("cam=loud",), ("cam=cam",)))))
+    assert again[0] == other[0] == "skip"
+    assert louder == ["re-run", 32, "cam.gain: 1.0 -> 2.0"]
+    assert cam == ["re-run", 32, "cam.method: grey -> cam; cam.gain: 1.0 -> None"]
+    manifest = json.loads((grey / "outputs/grey/make_cam/manifest.json").read_text())
+    assert manifest["identity"]["cam"] == {"method": "grey", "gain": 1.0}
+
+
+def test_the_maps_of_a_method_have_its_name(grey):
+    scores = {name: json.loads((grey / f"outputs/{name}/summary.json").read_text())["scores"] for name in ("smoke", "grey")}
+    assert scores["grey"]["make_cam"]["title"] == "grey" and scores["smoke"]["make_cam"]["title"] == "CAM"
+    assert scores["grey"]["make_cam"]["miou"] != scores["smoke"]["make_cam"]["miou"]
+    report = (grey / "outputs/grey/report/report.html").read_text()
+    assert "<dt>cam</dt><dd>grey, gain=1.0</dd>" in report and ">grey<" in report and ">CAM<" not in report
+    compared = [re.split(r"  +", line.strip()) for line in (grey / "said.txt").read_text().splitlines()]
+    assert "CAM / grey" in {row[0] for row in compared}
+    assert ["cam.method", "cam", "grey"] in compared and ["cam.gain", "–", "1.0"] in compared
+
+
+def test_a_prediction_uses_the_method_of_the_run(grey):
+    maps = next((grey / "outputs/grey/predictions").glob("train_0001.*/make_cam.npy"))
+    assert len(each := np.load(maps)) > 1 and each.max() == 1 and all(np.array_equal(one, each[0]) for one in each)
+
+
+def test_a_missing_map_of_a_method_is_made_again(tree, grey, tmp_path):
+    run = (f"outputs={copied(grey / 'outputs', tmp_path)}", "name=grey", "cam=grey", "to_step=eval_cam")
+    lost = min((tmp_path / "grey/make_cam").glob("*.npy"))
+    content = lost.read_bytes()
+    lost.unlink()
+    assert plans(tree, run)[0]["make_cam"] == ["continue", 1, "1 artifact broken"]
+    call(tree, *run)
+    assert lost.read_bytes() == content
+
+
+def test_the_keys_of_a_method_and_their_misspellings(tree):
+    words = ("cam=gray", ("cam=grey", "cam.gian=1"), ("cam=grey", "cam.gain=much"), "cam=cam cam.gain=1".split(), ("cam=grey", "cam.method=cam"),
+             "cam=broken", "cam=nameless", "cam=cam")
+    name, key, value, other, method, broken, nameless, cam = plans(tree, *((each,) if isinstance(each, str) else tuple(each) for each in words))
+    assert name == "cam=gray: there is no such option; did you mean 'grey'? (allowed: broken, cam, grey, grey_again, loud, nameless)"
+    assert key == "cam.gian: there is no such key; did you mean 'gain'? (allowed here: method, gain)"
+    assert value == "cam.gain: Value 'much' of type 'str' could not be converted to Float"
+    assert other == "cam.gain: there is no such key (allowed here: method)"
+    assert method == "cam.method='cam' is not possible: expected grey; choose the method by cam=NAME"
+    assert broken == (f"cam: {tree / 'wsss/cams/broken.py'} cannot be imported (ModuleNotFoundError: No module named 'nowhere'). Correct "
+                      "the file, or choose another method by cam=NAME")
+    assert nameless.startswith("cam={'gain': 1.0} is not possible: expected a file of conf/cam/ that names its method")
+    assert cam["make_cam"][0] == "skip"   # no other method is broken

@@ -13,6 +13,7 @@ from pipeline.runfolder.summary import score_table
 from steps.runtime.context import settings_of
 from tests.conftest import ROOT, SMOKE
 from wsss.errors import ConfigError
+from wsss.families import FAMILIES
 from wsss.metrics.semantic import MEASURES
 
 RECIPES = ("official", "paper", "clean")
@@ -173,6 +174,15 @@ def test_the_summary_shows_the_published_scores_and_the_first_step_outside():
 
 EVERY_CHOICE = sorted(f"{group}={path.stem}" for group in ("recipe", "experiment") for path in (ROOT / f"conf/{group}").glob("*.yaml")
                       if path.stem != "base")
+
+
+@pytest.mark.parametrize(("family", "name"), [(family, path.stem) for family in FAMILIES for path in (ROOT / "conf" / family).glob("*.yaml")])
+def test_every_method_goes_with_every_recipe_and_experiment(family, name):
+    """They choose methods and set none of their keys."""
+    alone = getattr(typed(compose([f"{family}={name}"])), family)
+    for choice in EVERY_CHOICE:
+        config = typed(compose([f"{family}={name}", choice, *(["data.root=x"] if choice.endswith(("voc12", "coco14")) else [])]))
+        assert getattr(config, family) == alone, choice
 
 
 @pytest.mark.parametrize("choice", EVERY_CHOICE)

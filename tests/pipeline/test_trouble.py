@@ -15,7 +15,7 @@ from pipeline.commandline import act
 from steps.runtime.artifacts import Maps
 from steps.runtime.inference import ImagesFailed
 from tests.conftest import SMOKE, contents, interrupted, remove
-from wsss.cams import cam
+from wsss.cams import method
 from wsss.data.drawing import CLASSES
 from wsss.errors import ArtifactError, ConfigError
 
@@ -51,16 +51,16 @@ def test_one_bad_image_does_not_end_a_step(smoke, outputs, capsys):
 @pytest.mark.parametrize("error", [MemoryError("a map of 4 GB"), torch.OutOfMemoryError("CUDA out of memory")])
 def test_an_image_that_is_too_large_fails_alone(smoke, outputs, monkeypatch, error):
     remove(outputs, "make_cam")
-    whole = cam.multi_scale_cam
+    whole = method.multi_scale_maps
 
-    def too_large(features_of, image, weight, *args):
+    def too_large(method, net, features_of, image, *args):
         if image.shape == too_large.shape:
             raise error
-        return whole(features_of, image, weight, *args)
+        return whole(method, net, features_of, image, *args)
     pipeline = smoke("to_step=make_cam")
     pipeline.plan()
     too_large.shape = pipeline.dataset.image("train_0005").shape
-    monkeypatch.setattr(cam, "multi_scale_cam", too_large)
+    monkeypatch.setattr(method, "multi_scale_maps", too_large)
     with pytest.raises(ImagesFailed, match="train_0005: not enough memory"):
         pipeline.run()
 

@@ -57,6 +57,17 @@ def test_results_are_those_of_the_usual_layout_within_rounding(context, norm):
         assert difference(plain.edge_map(images), load_irn(context).edge_map(images)) < 1e-5
 
 
+def test_for_gradients_of_activations_the_weights_are_as_trained(context, norm):
+    context = replace(context, runtime=Runtime(precision="float32"))
+    trained, classifier = Classifier(resnet("resnet18", norm), 3), load_classifier(context, gradients=True)
+    load_weights(context.input("classifier") / WEIGHTS, trained)
+    assert not classifier.training and not any(parameter.requires_grad for parameter in classifier.parameters())
+    assert all(torch.equal(value, classifier.state_dict()[name]) for name, value in trained.state_dict().items())   # nothing is folded
+    image = torch.randn(1, 3, 40, 40, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    classifier(image)[0, 0].backward()
+    assert image.grad.abs().sum() > 0 and all(parameter.grad is None for parameter in classifier.parameters())
+
+
 def test_weights_cast_once_give_the_bits_of_weights_cast_in_every_call(context):
     images = torch.randn(2, 3, 75, 101, generator=torch.Generator().manual_seed(0))
     for load, output in ((load_classifier, Classifier.features), (load_irn, IRN.edge_map)):

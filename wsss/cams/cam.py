@@ -1,18 +1,40 @@
-"""Class activation maps at several scales, and the loop over scales and mirror images that LPCAM uses too.
+"""Class activation maps at several scales, and the features at several scales that LPCAM uses.
 
 CAM (Zhou et al. 2016, section 2) as in IRN `net/resnet50_cam.py` and `step/make_cam.py`. The result is per scale, on the
 feature grid; `wsss.cams.maps` stores it and rebuilds the official maps from it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from wsss.cams.maps import SCALES
-from wsss.data.images import IMAGENET, Normalisation, normalise, resize_image, scaled_size
+from wsss.cams import SCALES
+from wsss.cams.method import CamMethod, Features, flip_sum, image_pairs
+from wsss.data.images import IMAGENET, Normalisation
 from wsss.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from wsss.classifiers.plain import Classifier
+
+
+@dataclass
+class CAM(CamMethod):
+    """The classifier on every feature. It has no settings."""
+
+    title: ClassVar[str] = "CAM"
+
+    def maps(self, net: Classifier, features_of: Features, pair: Tensor, classes: Sequence[int]) -> Tensor:
+        return class_activation_maps(features_of(pair), net.classifier.weight[classes].flatten(1))
+
+
+Method = CAM
 
 
 def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
@@ -33,11 +55,6 @@ def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
     return (weight.float() @ features.float().flatten(2)).relu_().unflatten(2, features.shape[2:])
 
 
-def flip_sum(maps: Tensor) -> Tensor:
-    """Sum the maps (2, n, h, w) of an image and of its mirror image, mirrored back: (n, h, w)."""
-    return maps[0] + maps[1].flip(-1)
-
-
 def multi_scale_features(
     network_features: Callable[[Tensor], Tensor],
     image: np.ndarray,
@@ -47,8 +64,7 @@ def multi_scale_features(
 ) -> Iterator[Tensor]:
     """The features of one image and its mirror image, scale by scale, without gradients.
 
-    Each scale is the original resized by PIL's bicubic filter and then normalised (IRN `voc12/dataloader.py`,
-    VOC12ClassificationDatasetMSF). One forward pass sees only one image and its mirror image, so results do not depend on
+    One forward pass sees only one image and its mirror image (`wsss.cams.method.image_pairs`), so results do not depend on
     other images.
 
     Args:
@@ -60,10 +76,11 @@ def multi_scale_features(
     Yields:
         (2, D, h', w') for each scale.
     """
-    for scale in scales:
-        resized = normalise(resize_image(image, scaled_size(image.shape[:2], scale)), device, normalisation)  # (3, h, w)
+    import torch
+
+    for pair in image_pairs(image, scales, device, normalisation):
         with torch.no_grad():
-            features = network_features(torch.stack([resized, resized.flip(-1)]))
+            features = network_features(pair)
         yield features
 
 

@@ -27,6 +27,7 @@ class GradCAM(CamMethod):
 
     stage: int
 
+    title: ClassVar[str] = "Grad-CAM"
     gradients: ClassVar[bool] = True
 
     def maps(self, net: Classifier, features_of: Callable[[Tensor], Tensor], pair: Tensor, classes: Sequence[int]) -> Tensor:

@@ -32,6 +32,7 @@ class LayerCAM(CamMethod):
 
     stages: list[int]
 
+    title: ClassVar[str] = "LayerCAM"
     gradients: ClassVar[bool] = True
 
     def maps(self, net: Classifier, features_of: Callable[[Tensor], Tensor], pair: Tensor, classes: Sequence[int]) -> Tensor:

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wsss.cams import SCALES
 from wsss.data.images import scaled_size
 from wsss.errors import ArgumentError
 
-SCALES = (1.0, 0.5, 1.5, 2.0)  # IRN run_sample.py, cam_scales
 RESOLUTIONS = ("full", "strided")  # of the official maps, `high_res` and `cam`
 
 

@@ -1,33 +1,96 @@
-"""The interface of the methods that make activation maps."""
+"""The base of the methods that make activation maps, and the loop over the scales of an image."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-if TYPE_CHECKING:
+import numpy as np
+
+from wsss.data.images import IMAGENET, Normalisation, normalise, resize_image, scaled_size
+from wsss.errors import ArgumentError
+from wsss.families import BaseMethod
+
+if TYPE_CHECKING:   # a plan reads the settings of a method and waits for no torch
+    import torch
     from torch import Tensor
 
     from wsss.classifiers.plain import Classifier
 
+Features = Callable[["Tensor"], "Tensor"]   # normalised images (B, 3, H, W) -> features (B, D, h, w) in float32
 
-class CamMethod:
-    """A method of making activation maps. gradients: True if it needs gradients: it then gets a network in float32 with unfolded
-    weights, and runs without inference mode."""
 
-    gradients: ClassVar[bool] = False
+@dataclass
+class CamMethod(BaseMethod, ABC):
+    """A method that makes activation maps. Several threads may use one object at once, so it keeps nothing between calls."""
+
+    title: ClassVar[str] = ""          # of the maps, in tables and in the report; by default the name of the module
+    range: ClassVar[tuple[float, float]] = (0, 1)   # of a class's maps divided by their greatest magnitude: here after a ReLU
+    gradients: ClassVar[bool] = False  # True: `maps` runs in float32 on the weights as trained, with gradients enabled; no
+    #                                    parameter requires one, so the method starts the graph at an activation
 
     @abstractmethod
-    def maps(self, net: Classifier, features_of: Callable[[Tensor], Tensor], pair: Tensor, classes: Sequence[int]) -> Tensor:
-        """The maps of one scale, before normalisation.
+    def maps(self, net: Classifier, features_of: Features, pair: Tensor, classes: Sequence[int]) -> Tensor:
+        """The maps of an image at one scale, before any normalisation.
 
         Args:
             net: the classifier, in evaluation mode.
-            features_of: images (B, 3, H, W) to its features (B, D, h, w) in float32, computed in the run's precision.
-            pair: (2, 3, H, W), an image and its mirror image, normalised.
-            classes: K class indices, from 0; K may be 0.
+            features_of: the function from images to `net.features`, computed in the run's precision.
+            pair: (2, 3, H, W), the normalised image and its mirror image, on the device of `net`.
+            classes: the present ones, 0-based, K of them; K may be 0.
 
         Returns:
-            (2, K, h, w) float32, not mirrored back.
+            (2, K, h, w) float32; the second is the map of the mirror image, not mirrored back.
         """
+
+
+def image_pairs(image: np.ndarray, scales: Sequence[float], device: torch.device | str = "cpu",
+                normalisation: Normalisation = IMAGENET) -> Iterator[Tensor]:
+    """An image (H, W, 3) uint8 and its mirror image at each scale, (2, 3, h, w) normalised float32 on `device`.
+
+    Each scale is the original resized by PIL's bicubic filter and then normalised (IRN `voc12/dataloader.py`,
+    VOC12ClassificationDatasetMSF).
+    """
+    import torch
+
+    for scale in scales:
+        resized = normalise(resize_image(image, scaled_size(image.shape[:2], scale)), device, normalisation)  # (3, h, w)
+        yield torch.stack([resized, resized.flip(-1)])
+
+
+def flip_sum(maps: Tensor) -> Tensor:
+    """Sum the maps (2, n, h, w) of an image and of its mirror image, mirrored back: (n, h, w)."""
+    return maps[0] + maps[1].flip(-1)
+
+
+def multi_scale_maps(method: CamMethod, net: Classifier, features_of: Features, image: np.ndarray, classes: Sequence[int],
+                     scales: Sequence[float], device: torch.device | str = "cpu",
+                     normalisation: Normalisation = IMAGENET) -> list[Tensor]:
+    """The maps that a method makes of one image at every scale: of the image and its mirror image, summed.
+
+    Args:
+        method, net, features_of, classes: as for `CamMethod.maps`.
+        image: (H, W, 3) uint8.
+        scales: relative to the original size.
+        device: of `net`.
+        normalisation: of the network's input.
+
+    Returns:
+        Per scale (K, h_s, w_s) float32, without a graph.
+
+    Raises:
+        ArgumentError: what the method returned has another shape.
+    """
+    import torch
+
+    def summed(pair: Tensor) -> Tensor:
+        maps = method.maps(net, features_of, pair, classes).detach()
+        if maps.ndim != 4 or maps.shape[:2] != (2, len(classes)):
+            raise ArgumentError(f"{method}: maps returned {tuple(maps.shape)}, expected (2, {len(classes)}, h, w): the maps of "
+                                f"{len(classes)} classes of an image and of its mirror image")
+        return flip_sum(maps)
+
+    with torch.inference_mode(not method.gradients), torch.set_grad_enabled(method.gradients):
+        return [summed(pair) for pair in image_pairs(image, scales, device, normalisation)]

@@ -1,0 +1,40 @@
+"""make_cam runs the method that is chosen as the method needs it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline.order import BY_NAME
+from steps.runtime.artifacts import Maps
+from wsss.cams.method import CamMethod
+
+
+class Watching(CamMethod):
+    """Zeros; keeps what the network and its features were computed in."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple] = set()
+
+    def maps(self, net, features_of, pair, classes):
+        inside = []
+        hook = net.backbone.register_forward_hook(lambda *_: inside.append(torch.is_autocast_enabled("cpu")))
+        features = features_of(pair)
+        hook.remove()
+        weights = {parameter.dtype for parameter in net.backbone.parameters() if parameter.ndim == 4}
+        self.seen.add((*inside, *weights, features.dtype, torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
+        return features.new_zeros(2, len(classes), *features.shape[2:])
+
+
+@pytest.mark.parametrize(("gradients", "seen"), [
+    (True, (False, torch.float32, torch.float32, False, True)), (False, (True, torch.bfloat16, torch.float32, True, False))])
+def test_a_method_with_gradients_works_in_float32(smoke, outputs, tmp_path, monkeypatch, gradients, seen):
+    monkeypatch.setattr(Watching, "gradients", gradients)
+    context = smoke().recorded(outputs / "smoke").context("make_cam")
+    (folder := tmp_path / "make_cam").mkdir()
+    context = replace(context, folder=folder, lists={"ids": context.ids[:2]}, methods={"cam": (method := Watching())},
+                      runtime=replace(context.runtime, precision="bf16"))
+    assert BY_NAME["make_cam"].run(context) == {"title": "test_make_cam"}   # of its module
+    assert method.seen == {seen}
+    maps = Maps(folder)
+    assert set(maps.index) == set(context.ids) and not any(maps.packed(image_id).any() for image_id in context.ids)
