@@ -60,6 +60,6 @@ def tone(kind: str) -> str:
     return f"k{1 + list(titles()).index(kind) % N_TONES}"
 
 
-def measures() -> dict[str, str]:
-    """The headings of everything that a step measures, by name."""
-    return {name: heading for row in STEPS for name, heading in row.MEASURES.items()}
+def measures() -> list[str]:
+    """The names of everything that a step measures. Their headings are in the scores: two steps may have different ones."""
+    return list(dict.fromkeys(name for row in STEPS for name in row.MEASURES))

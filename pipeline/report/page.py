@@ -33,7 +33,7 @@ from pipeline.report.stages import MARGIN
 from pipeline.report.traces import Trace, TraceMaker
 from pipeline.runfolder.recorded import RecordedRun
 from steps.runtime.context import settings_of
-from steps.step import Matrix, Sheet
+from steps.step import Matrix
 from wsss.families import FAMILIES
 from wsss.files import write_text
 
@@ -80,7 +80,7 @@ def _content(run: RecordedRun, progress: Callable[[int, int, str], None]) -> dic
         "histogram": figures.histogram(scores.miou, f"{len(scores.ids):,} images") if len(scores.ids) > 1 else None,
         "stage_images": stage_images, "stage_sections": stage_sections(run, stage_images, missing),
         "traces": traces, "tiles": tiles, "tags": TAGS, "images_scored": len(scores.ids), "errors": thumbnails.ERRORS,
-        "sheets": draw(run.dataset, of(found, Sheet)), **_of_scores(run), **_of_steps(run, found)}
+        "sheets": draw(run.dataset, found), **_of_scores(run), **_of_steps(run, found)}
     if len(missing) > MOST_MISSING:
         missing[MOST_MISSING:] = [f"and {len(missing) - MOST_MISSING} more"]
     return content

@@ -1,5 +1,6 @@
 """What the steps of a run show (`shown` in `steps.step`): collected, and drawn where it is no picture of an image."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -18,7 +19,10 @@ Pieces = list[tuple[str, Any]]   # (step, what it shows), in the order of the st
 
 
 def pieces(run: RecordedRun, missing: list[str]) -> Pieces:
-    """What the steps show. If an artifact cannot be read, the rest of its step is left out, and `missing` gets the reason."""
+    """What the steps show. If an artifact cannot be read, the rest of its step is left out, and `missing` gets the reason.
+
+    A title of tables or matrices that several steps use gets the name of the step.
+    """
     found: Pieces = []
     for planned in run.plan:
         try:
@@ -27,7 +31,17 @@ def pieces(run: RecordedRun, missing: list[str]) -> Pieces:
         except WsssError as error:
             if run.place(planned.name):   # else the step is listed as missing
                 missing.append(str(error))
-    return found
+    return _told_apart(found)
+
+
+def _told_apart(found: Pieces) -> Pieces:
+    # Curves of one title are drawn as one, and the traces name the step of a column themselves.
+    users = defaultdict(set)
+    for step, piece in found:
+        if isinstance(piece, (Table, Matrix)):
+            users[piece.title].add(step)
+    return [(step, replace(piece, title=f"{piece.title} ({step})")
+             if isinstance(piece, (Table, Matrix)) and len(users[piece.title]) > 1 else piece) for step, piece in found]
 
 
 def _named(curve: Curve, run: RecordedRun) -> Curve:

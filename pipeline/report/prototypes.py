@@ -1,12 +1,13 @@
 """The prototype sheets: the patches of the nearest features of each centre of a class."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.order import titles
 from pipeline.report import thumbnails
+from pipeline.report.pieces import Pieces
 from steps.step import Centre, Sheet
 from wsss.data.dataset import Dataset
 from wsss.errors import WsssError
@@ -29,16 +30,23 @@ class Picture:
 
 @dataclass
 class DrawnSheet:
-    """The first centres of a class, by what they are centres of; `hidden`: the numbers of those left out."""
+    """The first centres of a class, by what they are centres of.
 
+    `group`: the title of the results of the step; empty if all sheets are of one step. `hidden`: the numbers of centres left
+    out.
+    """
+
+    group: str
     index: int
     centres: dict[str, list[Picture]]
     hidden: dict[str, int]
 
 
-def draw(dataset: Dataset, sheets: Sequence[Sheet]) -> list[DrawnSheet]:
-    """The sheets with their patches, which are at most `MOST_PATCHES`."""
-    shown = [centre for sheet in sheets for centres in sheet.centres.values() for centre in centres[:MOST_ROWS]]
+def draw(dataset: Dataset, found: Pieces) -> list[DrawnSheet]:
+    """The sheets among the pieces with their patches, which are at most `MOST_PATCHES`."""
+    sheets = [(step, piece) for step, piece in found if isinstance(piece, Sheet)]
+    several, names = len({step for step, _ in sheets}) > 1, titles()
+    shown = [centre for _, sheet in sheets for centres in sheet.centres.values() for centre in centres[:MOST_ROWS]]
     each = int(np.clip(MOST_PATCHES // max(len(shown), 1), 1, 6))
     crops = _crops(dataset, [(number, *patch) for number, centre in enumerate(shown) for patch in centre.patches[:each]])
     numbers = iter(range(len(shown)))
@@ -46,9 +54,10 @@ def draw(dataset: Dataset, sheets: Sequence[Sheet]) -> list[DrawnSheet]:
     def picture(centre: Centre) -> Picture:
         mine = crops[next(numbers)]
         return Picture(centre.probability, centre.kept, len(mine), thumbnails.patches(mine, SIDE) if mine else None)
-    return [DrawnSheet(sheet.index, {name: [picture(centre) for centre in centres[:MOST_ROWS]]
-                                     for name, centres in sheet.centres.items()},
-                       {name: max(0, len(centres) - MOST_ROWS) for name, centres in sheet.centres.items()}) for sheet in sheets]
+    return [DrawnSheet(names.get(step, step) if several else "", sheet.index,
+                       {name: [picture(centre) for centre in centres[:MOST_ROWS]] for name, centres in sheet.centres.items()},
+                       {name: max(0, len(centres) - MOST_ROWS) for name, centres in sheet.centres.items()})
+            for step, sheet in sheets]
 
 
 def _crops(dataset: Dataset, wanted: list[tuple[int, str, tuple[float, float]]]) -> dict[int, list[np.ndarray]]:

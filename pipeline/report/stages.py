@@ -76,7 +76,12 @@ class _Run:
         return noun(self.found[kind]["title"])
 
     def named(self, kind: str) -> tuple[str, str]:
-        return maker(kind).named(self.scores[kind]["title"], self.scores[kind])
+        """The name of a result in a headline and the beginning of a sentence about it, with the kind if several have the name."""
+        names = {each: maker(each).named(score["title"], score) for each, score in self.scores.items()}
+        name, start = names[kind]
+        if [other for other, _ in names.values()].count(name) > 1:
+            return f"{name} ({kind})", f"{kind}: {start}"
+        return name, _capital(start)
 
     def short(self, change: Remark) -> str:
         """A change in a few words, for the headline."""
@@ -118,7 +123,7 @@ class _Run:
     def worse(self, kind: str, before: str, points: float) -> tuple[str, list[Advice]]:
         """The text and the advice for a stage that is `points` below the one before."""
         row, title, best = maker(kind), self.noun(before), (self.scores[kind].get("oracle") or {}).get(MEASURE)
-        start = f"{_capital(self.named(kind)[1])} {points:.1f} points below {title}"
+        start = f"{self.named(kind)[1]} {points:.1f} points below {title}"
         if _known(best) and 100 * (best - self.scores[before][MEASURE]) > MARGIN:
             return f"{start}, but would be above it at another threshold: the maps are better, the threshold does not fit.", []
         reason, cause = self.errors(kind, before)
@@ -156,13 +161,16 @@ class _Run:
     def seeds(self) -> list[Remark]:
         """Remarks about maps that are better than the seed maps and could take their place.
 
-        If the seed maps are worse than the maps that they were made from, their change says so.
+        If the seed maps are worse than the maps that they were made from, their change says so. Only maps of a step before all
+        steps of the experiment that read the seed maps can be the seed maps.
         """
         seeds, made, remarks = self.setting("seed_maps"), self.made_from_seeds(), []
-        for row in takewhile(lambda row: SEEDS not in row.reads.values(), STEPS) if made else ():
+        names = self.setting("steps", [row.name for row in STEPS])
+        rows = [row for row in STEPS if row.name in names]
+        for row in takewhile(lambda row: SEEDS not in row.reads.values(), rows) if made else ():
             points = self.outcome.points(row.name, seeds)
             if points is not None and _verdict(points) == "better" and row.name != self.scores[seeds]["made_from"]:
-                start, title = _capital(self.named(row.name)[1]), self.noun(seeds)
+                start, title = self.named(row.name)[1], self.noun(seeds)
                 text = f"{start} {points:.1f} points above {title}, but {made} are made from {title}."
                 advice = [("seed_maps", row.name, f"make them from {self.noun(row.name)}")]
                 remarks.append(Remark(row.name, "seeds", text, seeds, points, advice))
@@ -204,11 +212,11 @@ class _Run:
         return "the configured threshold does not fit this data", [(score["threshold_key"], None, "chosen on val masks")]
 
     def users(self, kind: str) -> str:
-        """The finished steps that derive their thresholds from that of the seed maps `kind`, as a sentence."""
-        if kind != self.setting("seed_maps"):
-            return ""
+        """The finished steps whose seed maps are `kind` and that derive their thresholds from its threshold, as a sentence."""
+        seeds = {row.name: self.setting("seed_maps") if row.reads.get("seeds") == SEEDS else row.reads.get("seeds")
+                 for row in STEPS}
         users = [row.name for row in STEPS if row.name in self.results for role, keys in row.INSTEAD.items()
-                 if row.reads.get(role) == self.scores[kind]["step"]
+                 if seeds[row.name] == kind and row.reads.get(role) == self.scores[kind]["step"]
                  and all(self.setting(f"{row.name}.{key}", _MISSING) is None for key in keys)]
         return f" The thresholds of {' and '.join(users)} follow from this threshold." if users else ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import method_schema
 from pipeline.contexts import make_context
-from pipeline.order import STEPS, Row, sources
+from pipeline.order import BY_NAME, STEPS, Row, sources
 from pipeline.plan.plan import DONE, PARTIAL, PlannedStep
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import CONFIG
@@ -94,11 +94,13 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
 
     `call_keys`: further keys that are those of `current`, besides `CALL_KEYS`. `moved`: use the `data.root` of `current`.
 
-    Raises ConfigError if it is missing or damaged, or the file of its method cannot be used.
+    Raises ConfigError if it is missing or damaged, the run has a step that this version does not have, or the file of its method
+    cannot be used.
     """
     path = run / CONFIG
     try:
         stored = OmegaConf.load(path)
+        _drop_steps(stored, current)
         schema = OmegaConf.structured(OmegaConf.get_type(current))
         schema.data = OmegaConf.structured(KINDS[stored.data.kind].settings)
         methods = {family: stored[family].method for family in FAMILIES if family in stored}   # not in older runs
@@ -108,11 +110,31 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
         known = {key: value for key, value in current.items() if key not in others}
         of_the_call = {key: current[key] for key in (*CALL_KEYS, *call_keys)}
         place = {"data": {"root": current.data.root}} if moved else {}
-        return OmegaConf.merge(schema, known, stored, of_the_call, {"outputs": str(run.parent), "name": run.name},
-                               {"multirun": {"name": None, "over": []}}, place)
+        config = OmegaConf.merge(schema, known, stored, of_the_call, {"outputs": str(run.parent), "name": run.name},
+                                 {"multirun": {"name": None, "over": []}}, place)
     except ConfigError:   # of the method
         raise
     except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
         why = " ".join(str(error).split())
         raise ConfigError(f"{path} does not hold the configuration of a run ({type(error).__name__}: {why}). Repeat the "
                           "command that made the run to write it again") from error
+    if gone := [name for name in config.steps if name not in BY_NAME]:
+        raise ConfigError(f"{path}: the run has the steps {', '.join(config.steps)}, but this version of the program has no step "
+                          f"{', '.join(gone)}. Use the version that made the run, or make a new run without it, name=NAME")
+    return config
+
+
+def _drop_steps(stored: DictConfig, current: DictConfig) -> None:
+    """Remove the settings of steps that this version does not have: their sections, flags, jobs and keys for each kind of map."""
+    jobs = stored.get("submit") or {}   # has a section for each step of the version that wrote it
+    for name in [name for name, job in jobs.items() if OmegaConf.is_dict(job) and name not in current.submit]:
+        del jobs[name]
+        stored.pop(name, None)
+    for key in [key for key in stored if str(key).endswith("_pass") and key not in current]:
+        del stored[key]
+    kinds = {kind for row in STEPS for kind in row.map_kinds}
+    for row in STEPS:
+        for item in fields(row.settings_type) if row.name in stored else ():
+            values = stored[row.name].get(item.name) if item.metadata.get("per_map") else None
+            for kind in [kind for kind in values or () if kind not in kinds]:
+                del values[kind]

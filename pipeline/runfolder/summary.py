@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.order import made_from, titles
 from pipeline.plan.plan import DONE, NOTHING, PlannedStep
 from pipeline.report import stages
-from pipeline.report.kinds import grouped, main_name, measured, measures, title_of
+from pipeline.report.kinds import grouped, main_name, measured, title_of
 from pipeline.report.published import against, averages_note
 from pipeline.runfolder.folder import RunFolder
 from steps.step import SCORE, Score
@@ -55,7 +55,7 @@ def score_table(summary: dict[str, Any]) -> str:
     lines += [f"{step}: the data set has no {truth}, so there is nothing to score against"
               for step, truth in summary["unscored"].items()]
     if summary.get("published") and measured(summary):
-        lines += ["", *_published_lines(summary["published"])]
+        lines += ["", *_published_lines(summary["published"], measured(summary))]
     return "\n".join(lines) or "no scores: no evaluation step was run"
 
 
@@ -82,14 +82,15 @@ def _row(score: Mapping[str, Any], known: list[str]) -> tuple[str, ...]:
     return score["title"], *percents, *(cells[name] for name in known), *columns, str(score["images"])
 
 
-def _published_lines(published: dict[str, Any]) -> list[str]:
+def _published_lines(published: dict[str, Any], scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The published and measured scores, and the first step outside the tolerance."""
     if published["not_comparable"] is not None:
         return [f"published scores ({published['source']}) are of {published['images']:,} images, here "
                 f"{published['not_comparable']:,} were scored: no comparison"]
     rows = [("", "score", "published", "measured", "difference", "")]
-    rows += [(row["title"], measures()[row["score"]], f"{row['published']:.1f}", f"{row['measured']:.1f}",
-              f"{row['difference']:+.1f}", "" if row["within"] else "outside") for row in published["rows"]]
+    rows += [(row["title"], scores[row["of"]]["measures"].get(row["score"], row["score"]), f"{row['published']:.1f}",
+              f"{row['measured']:.1f}", f"{row['difference']:+.1f}", "" if row["within"] else "outside")
+             for row in published["rows"]]
     first = published["first_outside"]
     verdict = f"the first step outside is {first}" if first else "all within"
     return [*aligned(rows), f"published: {published['source']}; tolerance {published['tolerance']} points: {verdict}",

@@ -22,6 +22,7 @@ from pipeline.report.compare import config_differences
 from pipeline.report.gallery import choose_shown, choose_traces
 from pipeline.report.images import ImageScores, image_iou, score_images
 from pipeline.report.pieces import of, pieces
+from pipeline.report.prototypes import draw
 from pipeline.report.published import against
 from pipeline.report.scores import published_tables, score_tables
 from pipeline.report.stage_images import compare_stages, sample, stage_sections
@@ -29,7 +30,7 @@ from pipeline.report.traces import TraceMaker
 from pipeline.runfolder.reading import find_run
 from steps.runtime.artifacts import Maps
 from steps.runtime.datasets import open_dataset
-from steps.step import Column, Curve, Line, Table
+from steps.step import Centre, Column, Curve, Line, Matrix, Sheet, Table
 from tests.browser import needs_browser, show
 from tests.conftest import ROOT, SMOKE, copied
 from wsss.data.dataset import Dataset
@@ -367,6 +368,29 @@ def test_what_a_step_shows_before_an_error_is_shown(smoke, outputs, monkeypatch)
     assert "first a b 1 two" in found.text and "torn" in found.text and "confusion" not in found.sections
     shutil.rmtree(outputs / "smoke/eval_sem_seg")
     assert pieces(smoke().recorded(outputs / "smoke"), missing := []) and missing == []   # it is listed as a missing step
+
+
+def test_what_two_steps_show_with_one_title_has_their_names(smoke, outputs, monkeypatch):
+    """Beside the pieces of the run, those that a second row of their modules would show."""
+    sheet = Sheet(1, {"foreground": [Centre(0.9, True, [("train_0000", (1, 2))])]})
+    matrix, table = Matrix("Confusion matrix", np.eye(9, dtype=int), "mask"), Table("Tried", ("a",), [("1",)], "thresholds")
+
+    def shown(context):
+        return [matrix, table, Curve("curve", "x", "y", [Line([0, 1], [0, 1], context.name)]), sheet]
+    for step in ("make_lpcam", "eval_sem_seg"):
+        monkeypatch.setattr(f"steps.{step}.shown", shown)
+    run = smoke().recorded(outputs / "smoke")
+    found = pieces(run, [])
+    assert [each.title for each in of(found, Matrix)] == ["Confusion matrix (make_lpcam)", "Confusion matrix (eval_sem_seg)"]
+    assert [each.title for each in of(found, Table) if "Tried" in each.title] == ["Tried (make_lpcam)", "Tried (eval_sem_seg)"]
+    assert [each.title for each in of(found, Curve)].count("curve") == 2   # to be drawn as one
+    assert [(sheet.group, sheet.index) for sheet in draw(run.dataset, found)] == [("LPCAM", 1), ("eval_sem_seg", 1)]
+    text = page.write_report(run).read_text().partition('id="prototypes"')[2]
+    assert text.count("<h3>LPCAM</h3>") == text.count("<h3>eval_sem_seg</h3>") == 1
+    monkeypatch.setattr("steps.eval_sem_seg.shown", lambda context: ())
+    found = pieces(run, [])
+    assert {"Confusion matrix", "Tried"} < {each.title for each in (*of(found, Matrix), *of(found, Table))}
+    assert [sheet.group for sheet in draw(run.dataset, found)] == [""]
 
 
 def test_figures_of_one_title_are_one_and_each_kind_has_its_colour_and_mark(smoke, outputs):

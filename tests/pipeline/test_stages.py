@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import order
 from pipeline.config import compose, typed
-from pipeline.order import STEPS, Row, made_from, titles
+from pipeline.order import SEEDS, STEPS, Row, made_from, titles
 from pipeline.report import stages
 from pipeline.report.stages import MARGIN, describe, setting_in_use, stage_lines
 from steps import step
@@ -168,22 +168,60 @@ def test_a_step_without_words_of_its_own_is_named_by_its_title():
     assert step.named("imported maps", {}) == ("imported maps", "the imported maps are")
 
 
-def test_another_step_of_the_same_module(monkeypatch):
-    """It is described by its own name, and its maps can be the seed maps."""
-    second = Row("make_lpcam", "LPCAMs", {"cams": "make_cam"}, name="second")
-    rows = (*STEPS[:3], second, *STEPS[3:])
+def add_row(monkeypatch, row, after):
+    """Add a row to the steps behind the step `after`."""
+    place = [each.name for each in STEPS].index(after) + 1
+    rows = (*STEPS[:place], row, *STEPS[place:])
     for module in (order, stages, sys.modules[__name__]):
         monkeypatch.setattr(module, "STEPS", rows)
-    monkeypatch.setitem(order.BY_NAME, "second", second)
+    monkeypatch.setitem(order.BY_NAME, row.name, row)
+
+
+def test_another_step_of_the_same_module(monkeypatch):
+    """It is described by its own name, and its maps can be the seed maps."""
+    add_row(monkeypatch, Row("make_lpcam", "LPCAMs", {"cams": "make_cam"}, name="second"), "make_lpcam")
     settings = {**DEFAULTS, "second.prototypes": None, "second.cam_threshold": 0.1, "second.fg_threshold": 0.9,
                 "second.background_high": 0.9}
     maps = {"make_cam": score(45.0), "second_fg_only": score(48.0), "make_lpcam": score(46.0)}
     found, headline = remarks(summary(score(60.0), **maps, second=score(44.0, fp=40.0, fn=18.0)), settings)
     assert tried(found["second", "change"]) == ["second.cam_threshold=0.4"]
     assert tried(found["second", "background"]) == ["second.background_high=0.5"]
-    assert headline == "LPCAM +1.0 over CAM, LPCAM 1.0 below CAM, walk +14.0 over LPCAM"
+    assert headline == "LPCAM (make_lpcam) +1.0 over CAM, LPCAM (second) 1.0 below CAM, walk +14.0 over LPCAM (make_lpcam)"
     found, _ = remarks(summary(score(60.0), **maps, second=score(50.0)), settings)
     assert tried(found["second", "seeds"]) == ["seed_maps=second"]
+
+
+def test_two_masks_of_one_name_are_told_apart_by_their_steps(monkeypatch):
+    add_row(monkeypatch, Row("make_sem_seg_labels", "masks", {"seeds": SEEDS}, name="second"), "make_sem_seg_labels")
+    add_row(monkeypatch, Row("eval_sem_seg", "scores", {"masks": "second"}, name="second_scores"), "eval_sem_seg")
+    of = summary(score(59.7, refiner="crf"), make_lpcam=score(52.0), second=score(50.0, refiner="crf"))
+    of["scores"]["second"] = of["scores"].pop("second")   # in the order of the steps
+    found, headline = remarks(of)
+    assert headline == "CRF (make_sem_seg_labels) +7.7 over LPCAM, CRF (second) 2.0 below LPCAM"
+    assert found["second", "change"]["text"].startswith("second: the CRF is 2.0 points below LPCAM")
+    of["scores"]["second"]["refiner"] = "walk"
+    assert remarks(of)[1] == "CRF +7.7 over LPCAM, walk 2.0 below LPCAM"
+
+
+def test_only_the_steps_that_use_a_threshold_are_named(monkeypatch):
+    """A second step makes labels from other maps than the seed maps."""
+    reads = {"seeds": "make_cam", "thresholds": "eval_cam"}
+    add_row(monkeypatch, Row("cam_to_ir_label", "labels", reads, name="second"), "cam_to_ir_label")
+    of = summary(make_cam=score(40.0, best=(44.0, 0.5)), make_lpcam=score(40.0, best=(44.0, 0.5)))
+    of["steps"]["second"] = {"result": {}}
+    found, _ = remarks(of, {**DEFAULTS, "second.conf_fg": None, "second.conf_bg": None})
+    assert found["make_lpcam", "threshold"]["text"].endswith(". The thresholds of cam_to_ir_label follow from this threshold.")
+    assert found["make_cam", "threshold"]["text"].endswith(". The thresholds of second follow from this threshold.")
+
+
+def test_maps_can_be_seed_maps_if_no_earlier_step_of_the_experiment_reads_them(monkeypatch):
+    add_row(monkeypatch, Row("cam_to_ir_label", "labels", {"seeds": SEEDS}, name="early"), "make_cam")
+    of = summary(score(60.0), seed_maps="make_cam", make_cam=score(45.0), make_lpcam=score(48.0))
+    steps = [row.name for row in STEPS]
+    settings = {**DEFAULTS, "seed_maps": "make_cam"}
+    assert ("make_lpcam", "seeds") not in remarks(of, {**settings, "steps": steps})[0]
+    found, _ = remarks(of, {**settings, "steps": [name for name in steps if name != "early"]})
+    assert tried(found["make_lpcam", "seeds"]) == ["seed_maps=make_lpcam"]
 
 
 def test_what_is_missing_or_small_is_not_spoken_of():

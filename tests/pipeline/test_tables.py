@@ -1,11 +1,15 @@
 """The tables of the papers: what the files hold, what the page of the documents says, where a measured score stands."""
 
+import re
+
 import pytest
 import yaml
 
 from pipeline.config import compose, typed
 from pipeline.order import titles
+from pipeline.report.published import Published, against
 from pipeline.report.tables import COMMAND, CONF, load_papers, markdown, measured_cells
+from pipeline.runfolder.summary import score_table
 from tests.conftest import ROOT
 from wsss.errors import ConfigError
 
@@ -62,6 +66,16 @@ def test_a_measured_score_stands_in_the_row_that_the_run_reproduces():
     assert measured_cells(numbered(2), "lpcam_voc12", scores, 10582) == {} == measured_cells(numbered(2), "smoke", scores, 1464)
     assert measured_cells(numbered(4), "lpcam_voc12", scores, 1464) == {}
     assert measured_cells(numbered(2), "lpcam_voc12", {"make_cam": {"miou": None, "images": 1464}}, 1464) == {}
+
+
+def test_a_published_score_has_the_heading_of_the_step_that_measured_it():
+    """Two steps may measure something of one name with different headings."""
+    published = Published("paper", 1464, 1.0, {kind: {"miou": 50.0} for kind in ("make_cam", "make_sem_seg_labels")})
+    scores = measured(make_cam=0.5, make_sem_seg_labels=0.5)
+    for kind, heading in (("make_cam", "mIoU"), ("make_sem_seg_labels", "mean IoU")):
+        scores[kind] |= {"title": titles()[kind], "measures": {"miou": heading}, "columns": {}}
+    text = score_table({"scores": scores, "unscored": {}, "published": against(published, scores)})
+    assert re.search(r"\nCAM +mIoU +50.0", text) and re.search(r"\npseudo masks +mean IoU +50.0", text)
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from pipeline import Pipeline
 from pipeline.commandline import act
@@ -224,6 +225,24 @@ def test_a_run_of_another_version_is_refused_with_what_to_do(smoke, outputs, cal
         assert (f"outputs/smoke was written by another version of this program (format {written.get('format', 1)}, here 2), so its results cannot be "
                 "used here. Make them again in a new run, name=NAME, or use that version") in capsys.readouterr().err
         assert {path: path.stat().st_mtime_ns for path in (outputs / "smoke").rglob("*")} == before and not (outputs / "new").exists()
+
+
+def test_a_run_that_knows_a_step_which_is_gone_can_be_read(smoke, outputs):
+    """The configuration is that of a version with a second row of make_lpcam."""
+    path = outputs / "smoke/config.yaml"
+    config, usual = OmegaConf.load(path), smoke().recorded(outputs / "smoke")
+    config.more_lpcam, config.more_lpcam_pass = config.make_lpcam, None
+    config.submit.more_lpcam = config.submit.make_lpcam
+    for kind in ("more_lpcam", "more_lpcam_fg_only"):
+        config.eval_cam.threshold[kind] = config.eval_cam.fallback[kind] = config.cam_to_ir_label.fallback[kind] = None
+    OmegaConf.save(config, path)
+    run = smoke().recorded(outputs / "smoke")
+    assert run.composed == usual.composed and {planned.state for planned in run.plan} == {"done"}
+    config.steps = [*config.steps[:3], "more_lpcam", *config.steps[3:]]
+    OmegaConf.save(config, path)
+    with pytest.raises(ConfigError, match="smoke/config.yaml: the run has the steps train_cam, .*, but this version of the program has no step "
+                                          "more_lpcam. Use the version that made the run"):
+        smoke().recorded(outputs / "smoke")
 
 
 def test_repeated_work_continues_where_it_was_interrupted(smoke, outputs):
