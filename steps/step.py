@@ -207,7 +207,9 @@ class Sheet:
 
 # The defaults.
 
-MAPS: Mapping[str, str] = {}                 # sub-folder -> title, of a step that writes maps; "" are the main ones
+# sub-folder -> title, of a step that writes maps; "" are the main ones. For each image it writes SUB-FOLDER/ID.npy, float16
+# (K, P), and as its facts for the index at least height, width, classes and grids, as `steps.runtime.artifacts.Maps` describes.
+MAPS: Mapping[str, str] = {}
 MASKS = False                                # whether it writes masks in the size of the image
 MEASURES: Mapping[str, str] = {}             # name -> heading of what a SCORE step measures
 TRUTH = "masks"                              # the ground truth of the lists "val" and "scored": "masks" or "instances"

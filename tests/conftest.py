@@ -5,14 +5,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
 
-from pipeline import Pipeline
+from pipeline import Pipeline, order
 from pipeline.console import Console
+from pipeline.order import Row
 from steps.runtime.datasets import CACHE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +79,20 @@ def outputs(smoke_outputs, tmp_path) -> Path:
 def smoke(outputs):
     """`smoke(*overrides)` composes the pipeline of the finished run in `outputs`."""
     return lambda *overrides: Pipeline.compose(*SMOKE, f"outputs={outputs}", *overrides)
+
+
+@pytest.fixture
+def second_row(monkeypatch) -> Callable[[Pipeline, str], Row]:
+    """`second_row(pipeline, step)` adds another row of the module of `step`, named second, with a copy of its settings and of its
+    finished result."""
+    def add(pipeline: Pipeline, step: str) -> Row:
+        row = replace(order.BY_NAME[step], name="second", flag="")
+        monkeypatch.setattr(order, "STEPS", (*order.STEPS, row))
+        monkeypatch.setitem(order.BY_NAME, "second", row)
+        pipeline.config.second, pipeline.config.steps = copy(getattr(pipeline.config, step)), [*pipeline.config.steps, "second"]
+        shutil.copytree(pipeline.folder.result(step), pipeline.folder.result("second"))
+        return row
+    return add
 
 
 def actions(pipeline: Pipeline) -> dict[str, str]:

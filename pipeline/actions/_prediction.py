@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ class Prediction:
     probabilities: dict[str, float]                     # of every class of the run, from the classifier
     maps: dict[str, np.ndarray] = field(repr=False)     # (K, H, W) float32 in [0, 1], by the step that made them; "walk": the
     #                                                     walked maps, divided by their common maximum, if there is a walk
+    #                                                     (walk_STEP if several steps have one)
     mask: np.ndarray | None = field(repr=False)         # (H, W) uint8: 0 background, i + 1 for class i of the run
     threshold: dict[str, Any] | None                    # how the mask was made: the background threshold, its source, ...
 
@@ -61,6 +63,15 @@ def predicted_steps(finished: FinishedSteps) -> list[str]:
         if name in wanted or BY_NAME[name].MAPS or BY_NAME[name].MASKS:
             wanted |= {name, *(source for names in finished.sources(name).values() for source in names)}
     return [name for name in made if name in wanted]
+
+
+def classifier_of(finished: FinishedSteps, steps: Sequence[str]) -> str | None:
+    """The training whose probabilities say which classes an image has: the first that `steps` read, or else the first of the run.
+
+    None if there is none.
+    """
+    read = [source for name in steps for names in finished.sources(name).values() for source in names]
+    return next((name for name in (*read, *finished.manifests) if BY_NAME[name].classify), None)
 
 
 def predict(finished: FinishedSteps, steps: Sequence[str], classifier: str, image_file: Path, names: Sequence[str],
@@ -106,18 +117,21 @@ class _Work:
 
     def results(self, steps: Sequence[str], classes: tuple[int, ...]) -> tuple[dict[str, np.ndarray], np.ndarray | None, Any]:
         """The maps (K, H, W), and of the last step that makes masks the mask (H, W) and how it was made."""
-        dataset, maps, mask, threshold = self._dataset(classes), {}, None, None
-        size = dataset.size(ID)
+        dataset, mask, threshold = self._dataset(classes), None, None
+        size, found = dataset.size(ID), []   # of maps: (name, step, maps)
         for name in steps:
             context = self._context(name, dataset)
             result, row = self._run(context), BY_NAME[name]
             if "" in row.MAPS:
-                maps[name] = Maps(context.folder).at(ID, size, self.runtime.device).cpu().numpy()
-            maps |= row.soft(context, ID)
+                maps = Maps(context.folder).at(ID, size, self.runtime.device).cpu().numpy()
+                found.append((name, name, maps))
+            found += [(kind, name, maps) for kind, maps in row.soft(context, ID).items()]
             if row.MASKS:
                 mask = Labels(context.folder, len(dataset.classes))(ID, size)
                 threshold = {key: value for key, value in result.items() if not isinstance(value, (list, dict))}
-        return maps, mask, threshold
+        times = Counter(kind for kind, _, _ in found)
+        named = {kind if times[kind] == 1 or kind == name else f"{kind}_{name}": maps for kind, name, maps in found}
+        return named, mask, threshold
 
     def _run(self, context: StepContext) -> dict[str, Any]:
         """Run one step with the choices of the run, which are in the files that all images need."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.actions._export import Settings, export_target
+from pipeline.actions._official import refuse_same_files
 from pipeline.order import BY_NAME
 from pipeline.plan.plan import DONE, PlannedStep, survey
 from pipeline.plan.selection import selected
@@ -21,7 +22,7 @@ from wsss.errors import ArtifactError, ConfigError
 from wsss.files import free_bytes
 
 __all__ = ["Settings", "do", "run"]
-RECORD = "exported.json"   # in the export folder: the fingerprint of each exported step
+RECORD = "exported.json"   # in the export folder: OFFICIAL.name -> the fingerprint of the step that it was written from
 
 Progress = Callable[[str, int, int, str], None]
 
@@ -48,8 +49,8 @@ def export_official(config: Any, dataset: Dataset, folder: RunFolder, chosen: Co
     Raises
     ------
     ConfigError
-        before anything is written: if `data.max_side` is set, the run has no finished results, there is too little disk space, or
-        the folder contains other results (`force=true` replaces them).
+        before anything is written: if `data.max_side` is set, the run has no finished results, two steps have the same official
+        files, there is too little disk space, or the folder contains other results (`force=true` replaces them).
     """
     target = export_target(config, dataset, folder, "export_official")
     if dataset.max_side or dataset.min_side:
@@ -67,14 +68,16 @@ def export_official(config: Any, dataset: Dataset, folder: RunFolder, chosen: Co
                 done.append(planned)
     if not done:
         raise ConfigError(f"{folder.path} has no up-to-date results to export. Run it first, with the same settings")
+    refuse_same_files(planned.step for planned in done)
     known = _check_target(config, target, done)
     _check_room(target, folder, done)
     for planned in done:
         # until all files are replaced, the folder also contains files of other results
-        mixed = config.force and known.get(planned.name) != planned.fingerprint
-        write_json(target / RECORD, {**known, planned.name: "mixed" if mixed else planned.fingerprint})
+        name = planned.step.OFFICIAL.name
+        mixed = config.force and known.get(name) != planned.fingerprint
+        write_json(target / RECORD, {**known, name: "mixed" if mixed else planned.fingerprint})
         report.append(_export(config, folder, target, planned, len(dataset.classes), progress))
-        known[planned.name] = planned.fingerprint
+        known[name] = planned.fingerprint
         write_json(target / RECORD, known)
     return report
 
@@ -94,8 +97,9 @@ def _check_target(config: Any, target: Path, done: list[PlannedStep]) -> dict[st
     except ArtifactError:
         known = {}
     for planned in done:
-        place = target / planned.step.OFFICIAL.name
-        if not config.force and known.get(planned.name) != planned.fingerprint and (
+        name = planned.step.OFFICIAL.name
+        place = target / name
+        if not config.force and known.get(name) != planned.fingerprint and (
                 any(place.iterdir()) if place.is_dir() else place.exists()):
             raise ConfigError(f"{place} exists and was not written from these results. Set force=true to replace it, or choose "
                               "another folder with export_to=DIR")

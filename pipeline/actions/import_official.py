@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.actions._official import refuse_same_files
 from pipeline.order import BY_NAME, STEPS
 from pipeline.plan.fingerprint import IMPORTED, imported_identity
 from pipeline.plan.plan import ABSENT, CONTINUE, DONE, PARTIAL, RERUN, RUN, SKIP, STALE, PlannedStep
@@ -39,17 +40,19 @@ def run(pipeline: Any) -> int:
 def import_plan(config: Any, dataset: Dataset, folder: RunFolder) -> list[PlannedStep]:
     """Plan the import of the chosen steps for which `import_from` has files. Writes nothing.
 
-    Raises ConfigError if there is nothing to import, or the import would replace a computed result without `replace=true`.
+    Raises ConfigError if there is nothing to import, two steps would have the same files, or the import would replace a computed
+    result without `replace=true`.
     """
     if not config.import_from:
         raise ConfigError("action=import_official needs the folder of the official code: set import_from=DIR")
     source, plan = user_path(config.import_from), []
-    for name in selected(config):
-        row = BY_NAME[name]
-        if row.KIND == IMAGES and row.OFFICIAL and (ids := row.OFFICIAL.ids(source, dataset)):
-            identity = imported_identity(dataset, name, row.OFFICIAL.digest(source, ids))
-            plan.append(PlannedStep(row, {"ids": ids}, identity, {}, ABSENT, total=len(ids), import_from=source))
-            _find_state(config, dataset, folder, plan[-1])
+    rows = [row for name in selected(config) if (row := BY_NAME[name]).KIND == IMAGES and row.OFFICIAL]
+    found = {row: ids for row in rows if (ids := row.OFFICIAL.ids(source, dataset))}
+    refuse_same_files(found)
+    for row, ids in found.items():
+        identity = imported_identity(dataset, row.name, row.OFFICIAL.digest(source, ids))
+        plan.append(PlannedStep(row, {"ids": ids}, identity, {}, ABSENT, total=len(ids), import_from=source))
+        _find_state(config, dataset, folder, plan[-1])
     if not plan:
         files = [str(row.OFFICIAL.path(Path(), "ID")) for row in STEPS if row.KIND == IMAGES and row.OFFICIAL]
         raise ConfigError(f"import_from={source} has no files of {dataset.name} for the selected steps. Expected files: "

@@ -45,14 +45,14 @@ def do(pipeline: Any, image: str | Path, classes: Sequence[str] = ()) -> Predict
 
     Raises ConfigError, DataError if the run, a class or the image does not exist.
     """
-    from pipeline.actions._prediction import predict, predicted_steps
+    from pipeline.actions._prediction import classifier_of, predict, predicted_steps
 
     config, warn = pipeline.config, pipeline.console.warning
     require(0 <= config.class_threshold < 1, "class_threshold", config.class_threshold, "a probability in [0, 1)")
     pipeline.require_run()
     finished = FinishedSteps.read(config, pipeline.folder, BY_NAME)
-    classifier = next((name for name in finished.manifests if BY_NAME[name].classify), None)
     steps = predicted_steps(finished)
+    classifier = classifier_of(finished, steps)
     _check_steps(finished, classifier, steps)
     known = finished.manifests[steps[0]]["identity"]["data"]["classes"]
     for name in classes:

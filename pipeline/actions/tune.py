@@ -1,6 +1,8 @@
 """Score thresholds and walks on the stored maps of a finished run, and print the best settings."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,24 @@ def tune(pipeline: Any) -> Result:
         ids = choosing_ids(dataset, config.tune)
         tuning = Tuning(config.tune, ids)
         found = {name: BY_NAME[name].tune(finished.context(name, dataset, {"ids": ids}, runtime), tuning) for name in steps}
-    return Result(_labels(config, dataset, ids), {name: tuned for name, tuned in found.items() if tuned})
+    return Result(_labels(config, dataset, ids), distinct({name: tuned for name, tuned in found.items() if tuned}))
+
+
+def distinct(found: Mapping[str, Tuned]) -> dict[str, Tuned]:
+    """What the steps found. If a table, or a line of a figure, has the same name as one of another step, both steps are named in
+    all of their tables and lines."""
+    names = {step: {*tuned.tables, *((curve.title, line.name) for curve in tuned.curves for line in curve.lines)}
+             for step, tuned in found.items()}
+    times = Counter(name for own in names.values() for name in own)
+    return {step: _with_name(step, tuned) if any(times[name] > 1 for name in names[step]) else tuned
+            for step, tuned in found.items()}
+
+
+def _with_name(step: str, tuned: Tuned) -> Tuned:
+    return replace(tuned, lines=[f"  {step}: {line.lstrip()}" for line in tuned.lines],
+                   tables={f"{step}-{name}": rows for name, rows in tuned.tables.items()},
+                   curves=[replace(curve, lines=[replace(line, name=f"{step}: {line.name}") for line in curve.lines])
+                           for curve in tuned.curves])
 
 
 def _labels(config: Any, dataset: Dataset, ids: tuple[str, ...]) -> dict[str, Any]:

@@ -55,7 +55,8 @@ class Tuned:
     result: dict[str, Any]
     lines: list[str]                                   # of text: the best values, and those of the run
     words: list[str]                                   # KEY=VALUE: the settings that have the best values
-    tables: dict[str, list[Sequence[Any]]] = field(default_factory=dict)   # name of a CSV file -> rows, the first has the heads
+    # name of a CSV file -> rows, the first has the heads; STEP-NAME if two steps have this name
+    tables: dict[str, list[Sequence[Any]]] = field(default_factory=dict)
     curves: list[Curve] = field(default_factory=list)
 
 

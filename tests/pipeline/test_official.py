@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -12,9 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import Pipeline
+from pipeline.actions.export_official import export_official
+from pipeline.actions.import_official import import_plan
 from pipeline.commandline import act
+from pipeline.plan.plan import survey
 from steps.runtime.artifacts import Maps
 from steps.runtime.context import Stopped
+from steps.runtime.datasets import open_dataset
 from tests.conftest import SMOKE, TINY, actions
 from tests.wsss.official_networks import OfficialCam, OfficialIrn
 from wsss.data.drawing import CLASSES
@@ -299,6 +304,45 @@ def test_an_export_goes_on_and_never_mixes_results(smoke, files):
     assert report["sem_seg"] == "24 written, 0 were there"
     report = {line.what: (line.found, line.note) for line in smoke(*call).export_official()}
     assert report["sem_seg"] == (0, "make_sem_seg_labels is not up to date (make_sem_seg_labels.beta: 2.0 -> 10.0)")
+
+
+SAME = "make_lpcam and second have the same official files, lpcam_mask. Choose one with make_lpcam_pass=true or second_pass=true"
+
+
+def test_only_one_of_two_steps_with_the_same_files_is_exported(smoke, second_row, tmp_path):
+    target = tmp_path / "export"
+    pipeline = smoke("action=export_official", f"export_to={target}")
+    dataset, folder = open_dataset(pipeline.config.data), pipeline.folder
+    states = survey(pipeline.config, dataset, folder)
+    first = next(planned for planned in states if planned.name == "make_lpcam")
+    states.append(replace(first, step=second_row(pipeline, "make_lpcam"), identity={**first.identity, "made": "otherwise"}))
+
+    def export(*chosen: str, force: bool = False) -> dict:
+        pipeline.config.force = force
+        with patch("pipeline.actions.export_official.survey", return_value=states):
+            return {line.what: line.note for line in export_official(pipeline.config, dataset, folder, chosen, lambda *_: None)}
+    with pytest.raises(ConfigError, match=SAME):
+        export("make_cam", "make_lpcam", "second")
+    assert not target.exists()
+    assert export("make_cam", "make_lpcam") == {"cam_mask": "32 written, 0 were there", "lpcam_mask": "32 written, 0 were there"}
+    for name in ("second", "make_lpcam"):   # the record does not name both
+        with pytest.raises(ConfigError, match="lpcam_mask exists and was not written from these results"):
+            export(name)
+        assert export(name, force=True) == {"lpcam_mask": "32 written, 0 were there"}
+        assert export(name) == {"lpcam_mask": "0 written, 32 were there"}
+
+
+def test_the_same_files_are_imported_into_one_step_only(smoke, second_row, exported):
+    pipeline = smoke("action=import_official", f"import_from={exported}", "replace=true")
+    dataset, folder = open_dataset(pipeline.config.data), pipeline.folder
+    second_row(pipeline, "make_lpcam")
+
+    def planned(*chosen: str) -> list[str]:
+        with patch("pipeline.actions.import_official.selected", return_value=chosen):
+            return [step.name for step in import_plan(pipeline.config, dataset, folder)]
+    with pytest.raises(ConfigError, match=SAME):
+        planned("make_cam", "make_lpcam", "second")
+    assert planned("make_cam", "second") == ["make_cam", "second"] and planned("make_lpcam") == ["make_lpcam"]
 
 
 @pytest.mark.parametrize(("overrides", "message"), [

@@ -85,6 +85,31 @@ def test_the_classifier_finds_the_classes(outputs, image, capsys):
     assert "no class has a probability above class_threshold=0.999 (the highest: " in capsys.readouterr().err
 
 
+def test_maps_of_one_name_get_the_name_of_their_step(outputs, image, second_row, tmp_path):
+    pipeline = look(outputs)
+    second_row(pipeline, "make_sem_seg_labels")
+    path = outputs / "smoke/second/manifest.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "settings": {**facts["settings"], "exp_times": 1}}))
+    prediction = pipeline.predict(image, [ONE])
+    assert list(prediction.maps) == ["make_cam", "make_lpcam", "walk_make_sem_seg_labels", "walk_second"]
+    assert not np.array_equal(prediction.maps["walk_make_sem_seg_labels"], prediction.maps["walk_second"])
+    write_prediction(prediction, tmp_path / "written", {})
+    assert {path.name for path in (tmp_path / "written").glob("walk*.npy")} == {"walk_make_sem_seg_labels.npy", "walk_second.npy"}
+
+
+def test_the_classes_come_from_the_classifier_that_the_maps_use(outputs, image, second_row):
+    """Though the run has another one before it."""
+    pipeline, run = look(outputs), outputs / "smoke"
+    before = pipeline.predict(image)
+    second_row(pipeline, "train_cam")
+    for path in run.glob("make_*/manifest.json"):
+        path.write_text(path.read_text().replace('"train_cam"', '"second"'))
+    (run / "train_cam/weights.safetensors").unlink()
+    prediction = pipeline.predict(image)
+    assert prediction.probabilities == before.probabilities and prediction.classes == before.classes
+
+
 def test_what_the_run_has_not_is_left_out(outputs, image, capsys):
     shutil.rmtree(outputs / "smoke/train_irn")
     prediction = look(outputs).predict(image, [ONE])

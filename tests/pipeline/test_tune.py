@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.commandline import act
+from pipeline.report.figures import merged
 from steps.parts.thresholds import count
 from steps.parts.tuning import TuneSettings, choosing_ids, confident_curve
 from steps.runtime.datasets import open_dataset
@@ -62,6 +63,21 @@ def test_scored_labels_are_called_an_oracle_and_a_part_can_be_held_out(smoke, ou
     assert "chosen by the masks of 6 images: 0.25 of the list train" in said
     assert "6 of them are scored in this run too: these values are an oracle" in said
     assert (outputs / "smoke/tune/train-0.25/tune.json").exists()
+
+
+def test_two_rows_of_a_module_keep_their_tables_and_lines_apart(smoke, second_row):
+    pipeline = smoke("action=tune", *SMALL)
+    second_row(pipeline, "make_sem_seg_labels")
+    curves = []
+    with patch("pipeline.report.figures.merged", side_effect=lambda found: curves.extend(merged(found)) or curves):
+        assert act(pipeline) == 0
+    folder = pipeline.folder.path / "tune/val"
+    assert {path.name for path in folder.glob("*.csv")} == {"thresholds.csv", "make_sem_seg_labels-walk.csv", "second-walk.csv"}
+    lines = {curve.title: [line.name for line in curve.lines] for curve in curves}
+    assert lines["mIoU; ring: best, dot: of the run"] == [
+        "make_cam", "make_lpcam_fg_only", "make_lpcam", "make_sem_seg_labels: walk (best)", "second: walk (best)"]
+    assert lines["walks, each at its best threshold"] == [
+        f"{step}: 2^{times} steps" for step in ("make_sem_seg_labels", "second") for times in (3, 8)]
 
 
 def test_what_may_not_choose_is_refused(smoke, outputs, tmp_path):
