@@ -127,11 +127,12 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
 def _drop_steps(stored: DictConfig, current: DictConfig) -> None:
     """Remove the settings of steps that this version does not have: their sections, flags, jobs and keys for each kind of map."""
     jobs = stored.get("submit") or {}   # has a section for each step of the version that wrote it
-    for name in [name for name, job in jobs.items() if OmegaConf.is_dict(job) and name not in current.submit]:
+    gone = [name for name, job in jobs.items() if OmegaConf.is_dict(job) and name not in current.submit]
+    flags = [key for key, value in stored.items() if gone and key not in current and (value is None or isinstance(value, bool))]
+    for name in gone:
         del jobs[name]
-        stored.pop(name, None)
-    for key in [key for key in stored if str(key).endswith("_pass") and key not in current]:
-        del stored[key]
+    for key in (*gone, *flags):   # a flag may have any name
+        stored.pop(key, None)
     kinds = {kind for row in STEPS for kind in row.map_kinds}
     for row in STEPS:
         for item in fields(row.settings_type) if row.name in stored else ():

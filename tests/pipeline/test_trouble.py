@@ -231,7 +231,7 @@ def test_a_run_that_knows_a_step_which_is_gone_can_be_read(smoke, outputs):
     """The configuration is that of a version with a second row of make_lpcam."""
     path = outputs / "smoke/config.yaml"
     config, usual = OmegaConf.load(path), smoke().recorded(outputs / "smoke")
-    config.more_lpcam, config.more_lpcam_pass = config.make_lpcam, None
+    config.more_lpcam, config.more_pass = config.make_lpcam, True
     config.submit.more_lpcam = config.submit.make_lpcam
     for kind in ("more_lpcam", "more_lpcam_fg_only"):
         config.eval_cam.threshold[kind] = config.eval_cam.fallback[kind] = config.cam_to_ir_label.fallback[kind] = None
