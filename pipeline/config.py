@@ -65,7 +65,7 @@ def method_schema(family: str, name: str) -> DictConfig:
         schema = OmegaConf.structured(method)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{family}: the settings of {method.__module__}.{method.__name__} cannot be used: "
-                          f"{' '.join(str(error).split())}") from error
+                          f"{' '.join(str(error).split('full_key:')[0].split())}") from error
     schema.method = name
     return schema
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 import pytest
@@ -10,6 +11,8 @@ from omegaconf import OmegaConf
 
 import run_pipeline
 from pipeline import Pipeline, config
+from pipeline.actions import _finished
+from pipeline.actions._finished import recorded_method
 from pipeline.cluster import machine
 from pipeline.cluster.machine import MOST_LOADERS, choose_device, loader_processes
 from pipeline.helptext import help_text
@@ -17,6 +20,7 @@ from pipeline.plan.selection import selected
 from tests.conftest import ROOT
 from wsss.cams.cam import CAM
 from wsss.errors import ConfigError
+from wsss.families import BaseMethod
 
 
 def typed(*overrides: str):
@@ -144,6 +148,32 @@ def test_a_typo_is_named_beside_a_flag_of_hydra_too(door):
 def test_what_is_printed_says_which_method_is_chosen(door):
     code, output, _ = door("--cfg", "job")
     assert code == 0 and "\ncam:\n  method: cam\n" in output and typed().cam == CAM()
+
+
+@dataclass
+class Two(BaseMethod):
+    a: int
+    b: int
+
+
+@dataclass
+class Odd(BaseMethod):
+    a: complex
+
+
+def test_settings_of_a_type_that_a_configuration_lacks_are_refused(monkeypatch):
+    monkeypatch.setattr(config, "load_method", lambda family, name: Odd)
+    with pytest.raises(ConfigError, match=r"cam: the settings of .*test_config.Odd cannot be used: (?!.*object_type).*complex"):
+        config.method_schema("cam", "test_config")
+
+
+def test_a_finished_step_keeps_its_method(monkeypatch):
+    """Settings that were added to the method later have the value of this call."""
+    monkeypatch.setattr(_finished, "load_method", lambda family, name: Two)
+    recorded = {"method": "test_config", "a": 5}
+    assert recorded_method("cam", Two(1, 2), recorded) == Two(5, 2) and recorded_method("cam", CAM(), recorded | {"b": 6}) == Two(5, 6)
+    with pytest.raises(ConfigError, match="cam=test_config has the setting b since this run was made: choose cam=test_config on"):
+        recorded_method("cam", CAM(), recorded)
 
 
 def test_the_shell_completes_keys_and_choices(door, monkeypatch):
