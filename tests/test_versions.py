@@ -24,7 +24,8 @@ def test_a_change_of_the_science_is_found_for_the_steps_that_reach_it():
 def test_a_change_of_a_method_is_found_for_the_step_that_runs_it():
     now = current()
     before = {**now, "sources": {**now["sources"], "wsss.cams.cam": "other"}}
-    assert "make_cam: VERSION is 2 as before, but wsss.cams.cam changed" in findings(before, now)
+    version = now["versions"]["make_cam"]
+    assert f"make_cam: VERSION is {version} as before, but wsss.cams.cam changed" in findings(before, now)
 
 
 def test_only_code_counts(tmp_path):

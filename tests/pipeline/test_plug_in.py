@@ -186,6 +186,8 @@ def test_a_second_row_of_a_module_makes_its_own_labels(tree):
     files = sorted(path.name for path in second.glob("*.png"))
     assert len(files) == 24 and sorted(path.name for path in first.glob("*.png")) == files
     settings = [json.loads((folder / "manifest.json").read_text())["settings"] for folder in (first, second)]
+    for own in settings:
+        assert own.pop("fallback")["make_lpcam"] == {"conf_fg": 0.45, "conf_bg": 0.25}   # without the kinds of later rows in the first
     assert settings[1] == {**settings[0], "crf_iterations": 9} and settings[0]["crf_iterations"] == 10
 
 
@@ -313,7 +315,7 @@ def test_the_keys_of_a_method_and_their_misspellings(tree):
     words = ("cam=gray", ("cam=grey", "cam.gian=1"), ("cam=grey", "cam.gain=much"), "cam=cam cam.gain=1".split(), ("cam=grey", "cam.method=cam"),
              "cam=broken", "cam=nameless", "cam=cam")
     name, key, value, other, method, broken, nameless, cam = plans(tree, *((each,) if isinstance(each, str) else tuple(each) for each in words))
-    assert name == "cam=gray: there is no such option; did you mean 'grey'? (allowed: broken, cam, grey, grey_again, loud, nameless)"
+    assert name == "cam=gray: there is no such option; did you mean 'grey'? (allowed: broken, cam, gradcam, grey, grey_again, layercam, loud, nameless)"
     assert key == "cam.gian: there is no such key; did you mean 'gain'? (allowed here: method, gain)"
     assert value == "cam.gain: Value 'much' of type 'str' could not be converted to Float"
     assert other == "cam.gain: there is no such key (allowed here: method)"
