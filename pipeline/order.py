@@ -8,8 +8,9 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any
 
-SEEDS = "the seed maps"          # what a role reads: the step that the key seed_maps names,
-ALL_MAPS = "all maps"            # every earlier step that makes maps, or the step of this name
+# What a role reads, besides the step of a name:
+SEEDS = "the seed maps"          # the step that the key seed_maps names
+ALL_MAPS = "all maps"            # every earlier step that makes maps
 
 
 @dataclass(frozen=True, eq=False)
