@@ -6,13 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from threading import Barrier
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from wsss.cams.cam import class_activation_maps
+from wsss.cams.cam import CAM, class_activation_maps
 from wsss.cams.gradcam import GradCAM
 from wsss.cams.layercam import LayerCAM
+from wsss.cams.method import multi_scale_maps
 from wsss.classifiers.plain import Classifier
 from wsss.errors import ArgumentError
 from wsss.networks.backbones.build import new_backbone
@@ -148,6 +150,17 @@ def test_grad_cam_at_the_last_stage_is_cam_divided_by_the_cells(name, norm):
     with torch.no_grad():
         cam = class_activation_maps(net.features(images), net.classifier.weight[CLASSES].flatten(1))
     close(maps_of(GradCAM(-1), net, images), cam / cam[0, 0].numel())
+
+
+@pytest.mark.parametrize("method", [GradCAM(-1), LayerCAM([-1])], ids=repr)
+def test_no_scale_outweighs_the_others(method):
+    """Both are CAM times a number where the features are not negative and the weights are positive, at every scale the same."""
+    net, image = copy.deepcopy(network()), np.random.default_rng(0).integers(0, 256, (96, 160, 3), np.uint8)
+    net.classifier.weight.data.abs_()
+    scales = (1.0, 0.5, 2.0)
+    found, cams = (multi_scale_maps(each, net, net.features, image, CLASSES, scales) for each in (method, CAM()))
+    ratios = [float(ours.sum() / cam.sum()) for ours, cam in zip(found, cams, strict=True)]
+    assert ratios == pytest.approx([ratios[0]] * 3, rel=1e-3)
 
 
 @EVERY

@@ -37,6 +37,10 @@ class GradCAM(CamMethod):
 
         return stage_maps(net, pair, classes, [self.stage], _map)[0]
 
+    def scale_weight(self, pair: Tensor) -> float:
+        # the gradient of a mean over the cells shrinks with their number: without this the coarsest scale outweighs the others
+        return float(pair.shape[2] * pair.shape[3])
+
 
 def _map(activation: Tensor, gradient: Tensor) -> Tensor:
     import torch

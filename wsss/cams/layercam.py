@@ -42,6 +42,10 @@ class LayerCAM(CamMethod):
 
         return _fused(stage_maps(net, pair, classes, self.stages, _map))
 
+    def scale_weight(self, pair: Tensor) -> float:
+        # as in Grad-CAM; the maps of several stages are scaled already
+        return float(pair.shape[2] * pair.shape[3]) if len(self.stages) == 1 else 1.0
+
 
 def _map(activation: Tensor, gradient: Tensor) -> Tensor:
     return (gradient.relu() * activation).sum(1).relu_()

@@ -45,6 +45,10 @@ class CamMethod(BaseMethod, ABC):
             (2, K, h, w) float32; the second is the map of the mirror image, not mirrored back.
         """
 
+    def scale_weight(self, pair: Tensor) -> float:
+        """The factor of the maps of `pair` in the sum over the scales of an image."""
+        return 1.0
+
 
 def image_pairs(image: np.ndarray, scales: Sequence[float], device: torch.device | str = "cpu",
                 normalisation: Normalisation = IMAGENET) -> Iterator[Tensor]:
@@ -78,7 +82,7 @@ def multi_scale_maps(method: CamMethod, net: Classifier, features_of: Features, 
         normalisation: of the network's input.
 
     Returns:
-        Per scale (K, h_s, w_s) float32, without a graph.
+        Per scale (K, h_s, w_s) float32, without a graph, to be summed.
 
     Raises:
         ArgumentError: what the method returned has another shape.
@@ -90,7 +94,7 @@ def multi_scale_maps(method: CamMethod, net: Classifier, features_of: Features, 
         if maps.ndim != 4 or maps.shape[:2] != (2, len(classes)):
             raise ArgumentError(f"{method}: maps returned {tuple(maps.shape)}, expected (2, {len(classes)}, h, w): the maps of "
                                 f"{len(classes)} classes of an image and of its mirror image")
-        return flip_sum(maps)
+        return flip_sum(maps) * method.scale_weight(pair)
 
     with torch.inference_mode(not method.gradients), torch.set_grad_enabled(method.gradients):
         return [summed(pair) for pair in image_pairs(image, scales, device, normalisation)]
