@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.parts.shown import ON_SCORED, ON_VAL, threshold_curve
-from steps.parts.thresholds import SCORES, Chosen, choose, count, read_chosen, require_fallback
+from steps.parts.thresholds import SCORES, Chosen, choose, count_maps, read_chosen, require_fallback
 from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, Tuned, Tuning, at, confident_curve, rows_of, scored, tuning_curve
 from steps.runtime.artifacts import Maps, check_keys, read_arrays, read_json, write_arrays, write_json
 from steps.runtime.context import Source, StepContext, require
@@ -118,13 +118,6 @@ def reader(folder: Path, n_classes: int) -> None:
 
 def scores(folder: Path) -> list[Score]:
     return [Score(kind, MEASURES, values) for kind, values in read_json(folder / SCORES)["scores"].items()]
-
-
-def count_maps(context: StepContext, maps: Maps, ids: tuple[str, ...], thresholds: tuple[float, ...], before: int,
-               total: int) -> ThresholdCounts:
-    """The confusion counts of stored maps at full size."""
-    return count(context, ids, lambda image_id: maps.at(image_id, "full", context.runtime.device), maps.classes, "maps",
-                 thresholds, before, total)
 
 
 def score(counts: ThresholdCounts, chosen: Chosen, n_images: int) -> dict[str, Any]:

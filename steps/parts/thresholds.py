@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from steps.runtime.artifacts import read_json
+from steps.runtime.artifacts import Maps, read_json
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext
 from steps.runtime.memory import trim_heap
@@ -56,6 +56,13 @@ def count(context: StepContext, ids: Sequence[str], soft: Callable[[str], Tensor
                   max_concurrent(context.runtime.device), note, before, total)
     counts.counts = context.runtime.reduce(counts.counts)
     return counts
+
+
+def count_maps(context: StepContext, maps: Maps, ids: Sequence[str], thresholds: Sequence[float] = THRESHOLDS, before: int = 0,
+               total: int | None = None) -> ThresholdCounts:
+    """The confusion counts of stored maps at full size; the arguments as of `count`."""
+    return count(context, ids, lambda image_id: maps.at(image_id, "full", context.runtime.device), maps.classes, "maps",
+                 thresholds, before, total)
 
 
 def for_each_mask(context: StepContext, ids: Sequence[str], make: Callable[[str, np.ndarray], T],

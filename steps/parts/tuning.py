@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steps.parts.thresholds import THRESHOLD, confident_pair, count, read_chosen
+from steps.parts.thresholds import THRESHOLD, confident_pair, count_maps, read_chosen
 from steps.runtime.artifacts import Maps
 from steps.runtime.context import StepContext, require
 from steps.step import Curve, Line
 from wsss.data.dataset import Dataset
 from wsss.data.folder import held_out
 from wsss.errors import ConfigError
-from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
+from wsss.metrics.semantic import ThresholdCounts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,9 +78,8 @@ class Tuning:
     def counts(self, context: StepContext, maps: Maps, number: int = 0, of: int = 1) -> ThresholdCounts:
         """The confusion counts of stored maps at full size, at all thresholds. These are the maps `number` of `of`."""
         if maps.folder not in self._counts:
-            self._counts[maps.folder] = count(
-                context, self.ids, lambda image_id: maps.at(image_id, "full", context.runtime.device), maps.classes, "maps",
-                THRESHOLDS, number * len(self.ids), of * len(self.ids))
+            self._counts[maps.folder] = count_maps(context, maps, self.ids, before=number * len(self.ids),
+                                                   total=of * len(self.ids))
         return self._counts[maps.folder]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from pipeline import Pipeline
 from pipeline.config import compose, typed
+from pipeline.order import BY_NAME, made_kinds
 from pipeline.plan.lists import derive_lists, unread_steps
 from steps.parts.walk import Walk
 from steps.runtime.artifacts import Labels, Maps
@@ -137,3 +139,21 @@ def test_impossible_settings_are_refused(smoke):
         smoke("make_sem_seg_labels.refiner=crff")
     with pytest.raises(ConfigError, match="make_sem_seg_labels.crf.sharpness=0.0 is not possible: expected above 0"):
         smoke("make_sem_seg_labels.crf.sharpness=0")
+
+
+def test_only_the_maps_that_are_saved_are_a_kind(smoke):
+    assert made_kinds(smoke().config, "make_lpcam") == {"make_lpcam_fg_only": "fg_only", "make_lpcam": ""}
+    assert made_kinds(smoke("make_lpcam.save_fg_maps=false").config, "make_lpcam") == {"make_lpcam": ""}
+
+
+def test_a_reader_of_thresholds_without_seeds_depends_on_all_of_them():
+    identity = {"version": 1, "eval_cam": {"threshold": {"make_cam": 0.3}}, "reads": {}, "data": {}}
+    assert BY_NAME["eval_cam"].seen_by("eval_cam", identity, SimpleNamespace(sources={"thresholds": ()})) == identity
+
+
+def test_the_reason_names_the_value_that_was_set(smoke, outputs):
+    shutil.rmtree(next((outputs / ".data").iterdir()) / "masks")
+    config = smoke("make_sem_seg_labels.refiner=null").config
+    data = open_dataset(config.data)
+    why = unread_steps(config, data, derive_lists(config, data), ())["train_irn"]
+    assert why == "no step reads it with make_sem_seg_labels.refiner=null, which is crf without val masks"

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.commandline import act
 from pipeline.report.figures import merged
-from steps.parts.thresholds import count
+from steps.parts.thresholds import count_maps
 from steps.parts.tuning import TuneSettings, choosing_ids, confident_curve
 from steps.runtime.datasets import open_dataset
 from wsss.data.folder import held_out
@@ -27,7 +27,7 @@ def contents(folder) -> dict:
 
 def test_val_chooses_again_what_it_chose_in_the_run(smoke, outputs, capsys):
     before = contents(outputs)
-    with patch("steps.parts.tuning.count", wraps=count) as counted:
+    with patch("steps.parts.tuning.count_maps", wraps=count_maps) as counted:
         assert act(smoke("action=tune", *SMALL)) == 0
     assert counted.call_count == 3   # each kind of maps once, though two steps use the seed maps
     assert contents(outputs) == before
