@@ -6,7 +6,8 @@ sources are in `conf/FAMILY/`. Such a module imports torch only inside functions
 
 import importlib
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from inspect import isabstract
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
 
-FAMILIES = {"cam": "wsss.cams"}   # the key and the group of the configuration -> the package
+# The key and the group of the configuration -> the package
+FAMILIES = {"cam": "wsss.cams", "backbone": "wsss.networks.backbones", "classifier": "wsss.classifiers"}
 _METHOD = re.compile(r"^Method\b.*=", re.MULTILINE)
 
 
@@ -27,6 +29,11 @@ class BaseMethod:
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
         cls.method = cls.__module__.rpartition(".")[2]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The name of the method and its settings, as JSON values."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
 def method_files(family: str) -> dict[str, Path]:
@@ -54,6 +61,15 @@ def load_method(family: str, name: str) -> type[Any]:
         raise ConfigError(f"{family}: Method in {files[name]} is {method!r}, expected a dataclass of that file with all "
                           f"functions of the base class in {FAMILIES[family]}.method")
     return method
+
+
+def from_facts(family: str, facts: Mapping[str, Any]) -> Any:
+    """The method of `BaseMethod.facts`.
+
+    Raises ConfigError as `load_method`, and TypeError if the method does not have these settings.
+    """
+    settings = dict(facts)
+    return load_method(family, settings.pop("method"))(**settings)
 
 
 def found(family: str) -> dict[str, type[Any]]:

@@ -1,46 +1,56 @@
-"""The image classifier whose weights and features give the activation maps (official `net/resnet50_cam.py`)."""
+"""The image classifier whose weights and features give the activation maps (official `net/resnet50_cam.py`, `step/train_cam.py`)."""
 
-from torch import Tensor, nn
+from __future__ import annotations
 
-from wsss.networks.backbones.backbone import Backbone
-from wsss.seeding import seeded
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wsss.classifiers.method import ClassifierMethod
+from wsss.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wsss.classifiers.classifier import Classifier
+    from wsss.networks.backbones.backbone import Backbone
+
+LOSSES = ("soft_margin", "softmax")
 
 
-class Classifier(nn.Module):
-    """Backbone, global average pooling, and a 1x1 convolution without bias: `classifier.weight` (C, D, 1, 1).
+@dataclass
+class Plain(ClassifierMethod):
+    """Global average pooling and a linear layer without bias.
 
-    detach_after_layer2: in training, stem, layer1 and layer2 get no gradient (IRN; removed in LPCAM).
+    loss "soft_margin": multi-label soft margin loss, a sigmoid for each class. "softmax": cross-entropy, for images of exactly one
+    class. Raises ConfigError for another one.
     """
 
-    def __init__(self, backbone: Backbone, n_classes: int, detach_after_layer2: bool = False, seed: int = 0):
-        super().__init__()
-        self.backbone = backbone
-        self.detach_after_layer2 = detach_after_layer2
-        with seeded(seed):
-            self.classifier = nn.Conv2d(backbone.feature_channels, n_classes, 1, bias=False)
+    loss: str
 
-    def features(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to the features before pooling, (B, D, ceil(H/16), ceil(W/16))."""
-        return self.backbone(x, self.detach_after_layer2)
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise ConfigError(f"classifier.loss={self.loss!r} is not possible: expected one of {', '.join(LOSSES)}")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to logits (B, C)."""
-        return self.head(self.features(x))
+    def build(self, backbone: Backbone, n_classes: int) -> Classifier:
+        from wsss.classifiers.classifier import LinearClassifier
 
-    def head(self, features: Tensor) -> Tensor:
-        """Features (B, D, h, w) to logits (B, C)."""
-        pooled = features.mean((2, 3), keepdim=True)  # (B, D, 1, 1)
-        return self.classifier(pooled).flatten(1)
+        return LinearClassifier(backbone, n_classes)
 
-    def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The trained parameters of the backbone and of the classifier; the latter gets ten times the learning rate."""
-        return [p for p in self.backbone.parameters() if p.requires_grad], list(self.classifier.parameters())
+    def losses(self, net: Classifier, images: Tensor, labels: Tensor, *more: Tensor) -> dict[str, Tensor]:
+        from torch.nn.functional import cross_entropy, multilabel_soft_margin_loss
+
+        loss = cross_entropy if self.loss == "softmax" else multilabel_soft_margin_loss
+        return {"loss": loss(net(images).float(), labels)}
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1) if self.loss == "softmax" else logits.sigmoid()
+
+    def check(self, labels: Mapping[str, Sequence[int]]) -> None:
+        wrong = [image_id for image_id, classes in labels.items() if len(classes) != 1]
+        if self.loss == "softmax" and wrong:
+            raise DataError(f"classifier.loss=softmax needs images of exactly one class, but {len(wrong)} of {len(labels)} training "
+                            f"images have none or several, first {wrong[0]}. Use classifier.loss=soft_margin")
 
 
-def poly_factor(step: int, max_step: int, power: float = 0.9) -> float:
-    """The factor of the learning rate at `step`, counted from 0 (official `misc/torchutils.PolyOptimizer`).
-
-    The official optimiser is SGD with this factor, momentum 1e-4 and weight decay 1e-4: `PolyOptimizer` passes the weight decay
-    to torch's SGD as the momentum, and what it calls momentum (0.9) is the power above.
-    """
-    return max(0.0, 1 - step / max_step) ** power
+Method = Plain

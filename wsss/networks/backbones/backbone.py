@@ -1,30 +1,75 @@
 """The interface of all backbones."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from wsss.data.images import Normalisation
 
+EARLY_STRIDE = 8   # of the last early stage: layer2 of a ResNet
+
 
 class Backbone(nn.Module):
-    """A module whose `forward(x, detach_after_layer2)` returns the features before its classifier's pooling, at stride 16.
+    """A network without its classifier.
 
-    `stages`: (B, 3, H, W) to the inputs of IRN's branches, fine to coarse, each (B, channels[i], ceil(H/s), ceil(W/s)) with
-    s = strides[i]. feature_channels: of `forward`. norm: "frozen_batch" or "group".
+    Attributes:
+        facts: what builds it again, as JSON values: the name of its method, its settings and its norm (`BackboneMethod.new`).
+        name: in messages.
+        norm: "frozen_batch" or "group": of the layers that are batch norm in the original network.
+        channels, strides: of the outputs of `stages`.
+        feature_channels, feature_stride: of the output of `features`.
+        normalisation: of its input.
     """
 
+    facts: dict[str, Any]
     name: str
     norm: str
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     feature_channels: int
+    feature_stride: int
     normalisation: Normalisation
-    stages: Callable[[Tensor], tuple[Tensor, ...]]
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised, to what the network's own classifier pools, after its norm and activation:
+        (B, D, ceil(H/s), ceil(W/s)) with D = `feature_channels` and s = `feature_stride`."""
+
+    @abstractmethod
+    def stages(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, 3, H, W), normalised, to the outputs of the stages, fine to coarse, each (B, channels[i], ceil(H/s),
+        ceil(W/s)) with s = strides[i]."""
 
     @property
     @abstractmethod
     def stage_modules(self) -> tuple[nn.Module, ...]:
-        """The modules whose outputs are `stages`, fine to coarse. The last one's output is that of `forward`: it is added if the
+        """The modules whose outputs are `stages`, fine to coarse. The last one's output is that of `features`: it is added if the
         last stage is another one."""
+
+    def as_map(self, output: Tensor, size: tuple[int, int]) -> Tensor:
+        """The output of a stage module as (B, D, h, w), for images of `size` (H, W). It may be in another layout, such as the tokens
+        of a transformer."""
+        return output
+
+    def attention(self, x: Tensor) -> tuple[Tensor, ...] | None:
+        """The attention of each block of a transformer after its softmax, (B, heads, n, n) with the class token and the cells in
+        row-major order; None for other networks."""
+        return None
+
+    def early_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the layers up to the last stage of stride 8 or less, or the first stage if all are coarser: those that
+        its output depends on."""
+        number = max((i for i, stride in enumerate(self.strides) if stride <= EARLY_STRIDE), default=0)
+        probe = next(self.parameters()).new_zeros(1, 3, 64, 64)
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        training = self.training
+        with torch.enable_grad():
+            reached = torch.autograd.grad(self.eval().stages(probe)[number].sum(), parameters, allow_unused=True)
+        self.train(training)
+        return [parameter for parameter, gradient in zip(parameters, reached, strict=True) if gradient is not None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `features`."""
+        return self.features(x)

@@ -1,123 +1,42 @@
-"""The ResNet backbones: torchvision's at stride 16, as in IRN and LPCAM (official `net/resnet50.py`)."""
+"""ResNet: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, at stride 16."""
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from wsss.data.images import IMAGENET
-from wsss.errors import ArgumentError
-from wsss.networks.backbones.backbone import Backbone
-from wsss.seeding import seeded
+from wsss.errors import ConfigError
+from wsss.networks.backbones.torchvision_weights import TorchvisionMethod
+
+if TYPE_CHECKING:
+    from wsss.networks.backbones.backbone import Backbone
 
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "tiny")
-NORMS = ("frozen_batch", "group")
 
 
-class FrozenBatchNorm(nn.BatchNorm2d):
-    """Batch norm that always uses its running statistics and never updates them; scale and shift may be trained."""
+@dataclass
+class ResNetMethod(TorchvisionMethod):
+    """torchvision's ResNets, with stride 16 and the other changes of IRN and LPCAM (`wsss.networks.backbones.resnet_layers`).
 
-    def __init__(self, channels: int):
-        super().__init__(channels)
-        self.training = False
-
-    def train(self, mode: bool = True) -> "FrozenBatchNorm":
-        return super().train(False)
-
-
-class GroupNorm(nn.GroupNorm):
-    """Group norm in float32 even under autocast: as on CUDA; on the CPU bf16 with channels last is slower."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float())
-
-
-class ResNet(Backbone):
-    """conv1 to layer4 of a torchvision ResNet, under torchvision's parameter names; strides 4, 4, 8, 16, 16.
-
-    The first block of layer4 has stride 1 and no dilation. channels, strides: of the outputs of `stages`. feature_channels: of
-    `forward`. name, norm: as for `resnet`.
+    Raises ConfigError for an unknown depth.
     """
 
-    strides = (4, 4, 8, 16, 16)
-    normalisation = IMAGENET
+    depth: str   # resnet18 | resnet34 | resnet50 | resnet101; tiny: for tests, too small to learn much
 
-    def __init__(self, net: Any, depth: str, norm: str):
-        super().__init__()
-        self.name, self.norm = depth, norm
-        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
-        for module in self.layer4.modules():
-            if isinstance(module, nn.Conv2d):
-                module.stride = (1, 1)
-        width = net.fc.in_features // 8  # channels of layer1
-        self.feature_channels = 8 * width
-        self.channels = (net.conv1.out_channels, width, 2 * width, 4 * width, 8 * width)
+    classifier: ClassVar[str] = "fc."
 
-    def forward(self, x: Tensor, detach_after_layer2: bool = False) -> Tensor:
-        """(B, 3, H, W), normalised by `data.images`, to layer4 after its ReLU: (B, D, ceil(H/16), ceil(W/16))."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_after_layer2):
-            x = self.layer2(self.layer1(self._stem(x)))
-        return self.layer4(self.layer3(x))
-
-    def stages(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Outputs of stem and layers 1 to 4, each (B, channels[i], ceil(H/s), ceil(W/s)) with s = 4, 4, 8, 16, 16."""
-        x1 = self._stem(x)
-        x2 = self.layer1(x1)
-        x3 = self.layer2(x2)
-        x4 = self.layer3(x3)
-        return x1, x2, x3, x4, self.layer4(x4)
+    def __post_init__(self) -> None:
+        if self.depth not in DEPTHS:
+            raise ConfigError(f"backbone.depth={self.depth!r} is not possible: expected one of {', '.join(DEPTHS)}")
 
     @property
-    def stage_modules(self) -> tuple[nn.Module, ...]:
-        return self.maxpool, self.layer1, self.layer2, self.layer3, self.layer4
+    def name(self) -> str:
+        return self.depth
 
-    def _stem(self, x: Tensor) -> Tensor:
-        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
+    def build(self, norm: str) -> Backbone:
+        from wsss.networks.backbones.resnet_layers import resnet
 
-
-def resnet(depth: str = "resnet50", norm: str = "group", seed: int = 0) -> ResNet:
-    """A ResNet with random weights that depend only on `seed`; the global random state is not changed.
-
-    depth "tiny" (4 to 32 channels): for testing the pipeline; too small to learn much.
-    norm "frozen_batch", for pretrained weights: batch norm with fixed statistics, conv1 and bn1 not trained, scale and shift of
-    the other layers trained. norm "group", for training from scratch: GroupNorm with 32 groups, everything trained.
-    Raises ArgumentError for an unknown depth or norm.
-    """
-    if depth not in DEPTHS:
-        raise ArgumentError(f"unknown backbone {depth!r}; known: {', '.join(DEPTHS)}")
-    if norm not in NORMS:
-        raise ArgumentError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
-    from torchvision import models  # takes a second and 160 MB; plan and status do not need it
-
-    layer = FrozenBatchNorm if norm == "frozen_batch" else _group_norm
-    with seeded(seed):
-        net = ResNet(_tiny(layer) if depth == "tiny" else getattr(models, depth)(weights=None, norm_layer=layer), depth, norm)
-    if norm == "frozen_batch":
-        net.conv1.requires_grad_(False)
-        net.bn1.requires_grad_(False)
-    return net
+        return resnet(self.depth, norm)
 
 
-def _group_norm(channels: int) -> GroupNorm:
-    """Group norm with 32 groups; below 64 channels, which only "tiny" has, with 8 channels per group."""
-    return GroupNorm(32 if channels >= 64 else max(1, channels // 8), channels)
-
-
-def _tiny(layer: Callable[[int], nn.Module]) -> nn.Module:
-    """The layers of a ResNet with one block per stage and 4, 8, 16 and 32 channels: 20 thousand parameters."""
-    from torchvision.models.resnet import BasicBlock, conv1x1  # late, as in `resnet`
-
-    net: Any = nn.Module()
-    net.conv1, net.bn1 = nn.Conv2d(3, 4, 7, stride=2, padding=3, bias=False), layer(4)
-    net.relu, net.maxpool = nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)
-    net.layer1 = nn.Sequential(BasicBlock(4, 4, norm_layer=layer))
-    for number, channels in ((2, 8), (3, 16), (4, 32)):
-        shortcut = nn.Sequential(conv1x1(channels // 2, channels, 2), layer(channels))
-        setattr(net, f"layer{number}", nn.Sequential(BasicBlock(channels // 2, channels, 2, shortcut, norm_layer=layer)))
-    net.fc = nn.Linear(32, 1)
-    for module in net.modules():  # as torchvision does
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return net
+Method = ResNetMethod

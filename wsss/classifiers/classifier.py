@@ -1,0 +1,62 @@
+"""The interface of all classifiers, and the linear one (official `net/resnet50_cam.py`)."""
+
+from abc import abstractmethod
+
+from torch import Tensor, nn
+
+from wsss.networks.backbones.backbone import Backbone
+
+
+class Classifier(nn.Module):
+    """A backbone and a head, which gives the logits of the classes."""
+
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised, to the features before pooling, (B, D, h, w) (`Backbone.features`)."""
+        return self.backbone.features(x)
+
+    @abstractmethod
+    def head(self, features: Tensor) -> Tensor:
+        """Features (B, D, h, w) to logits (B, C)."""
+
+    def class_weights(self) -> Tensor | None:
+        """The weights (C, D) of the classes if the head is linear in the features, that is if the logits are those of every cell,
+        `weights @ features`, averaged over the cells; else None. CAM and LPCAM need them."""
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised, to logits (B, C)."""
+        return self.head(self.features(x))
+
+    def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The trained parameters of the backbone, and the others; the latter get ten times the learning rate."""
+        own = set(self.backbone.parameters())
+        return ([parameter for parameter in self.backbone.parameters() if parameter.requires_grad],
+                [parameter for parameter in self.parameters() if parameter not in own])
+
+
+class LinearClassifier(Classifier):
+    """Global average pooling and a 1x1 convolution without bias: `classifier.weight` (C, D, 1, 1)."""
+
+    def __init__(self, backbone: Backbone, n_classes: int):
+        super().__init__(backbone)
+        self.classifier = nn.Conv2d(backbone.feature_channels, n_classes, 1, bias=False)
+
+    def head(self, features: Tensor) -> Tensor:
+        pooled = features.mean((2, 3), keepdim=True)  # (B, D, 1, 1)
+        return self.classifier(pooled).flatten(1)
+
+    def class_weights(self) -> Tensor:
+        return self.classifier.weight.flatten(1)
+
+
+def poly_factor(step: int, max_step: int, power: float = 0.9) -> float:
+    """The factor of the learning rate at `step`, counted from 0 (official `misc/torchutils.PolyOptimizer`).
+
+    The official optimiser is SGD with this factor, momentum 1e-4 and weight decay 1e-4: `PolyOptimizer` passes the weight decay
+    to torch's SGD as the momentum, and what it calls momentum (0.9) is the power above.
+    """
+    return max(0.0, 1 - step / max_step) ** power

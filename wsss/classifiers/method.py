@@ -1,0 +1,67 @@
+"""The base of the methods that build and train classifiers. Imports no torch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wsss.families import BaseMethod
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from wsss.classifiers.classifier import Classifier
+    from wsss.networks.backbones.backbone import Backbone
+
+
+@dataclass
+class ClassifierMethod(BaseMethod, ABC):
+    """A kind of classifier and its training. Its settings are part of the weights file, so that the network can be built again."""
+
+    @abstractmethod
+    def build(self, backbone: Backbone, n_classes: int) -> Classifier:
+        """The classifier on a backbone; the head has random weights from torch's global generator."""
+
+    @abstractmethod
+    def losses(self, net: Classifier, images: Tensor, labels: Tensor, *more: Tensor) -> dict[str, Tensor]:
+        """The losses of a part of a training batch, as means over its images; "loss" is the one that is minimised.
+
+        Args:
+            net: in training mode, under the autocast of the run's precision.
+            images, labels, more: what `mix` returned, stacked: by default (B, 3, S, S) normalised and (B, C) float32, 0 or 1.
+        """
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (B, C) to the probabilities that an image shows the classes."""
+        return logits.sigmoid()
+
+    def groups(self, net: Classifier, head_lr_mult: float) -> list[tuple[list[nn.Parameter], float]]:
+        """The groups of trained parameters and the factor of the learning rate of each. The first group has factor 1."""
+        backbone, head = net.parameter_groups()
+        return [(backbone, 1.0), (head, head_lr_mult)]
+
+    def members(self, image_id: str, batch: Sequence[str], labels: Mapping[str, Sequence[int]],
+                draws: np.random.Generator) -> tuple[str, ...]:
+        """The ids of the images that make the sample of `image_id`, itself first: by default it alone.
+
+        `batch`: the ids of its batch. `labels`: the classes of all images, 0-based. `draws`: of this sample in this epoch.
+        """
+        return (image_id,)
+
+    def mix(self, samples: Sequence[tuple[Tensor, Tensor]], draws: np.random.Generator) -> tuple[Tensor, ...]:
+        """The tensors of a sample from the image (3, S, S) and the label (C,) of each of its `members`, after augmentation; by
+        default those of the first."""
+        return samples[0]
+
+    def check(self, labels: Mapping[str, Sequence[int]]) -> None:
+        """Check the classes of the training images before any work. Raises DataError if the method cannot learn from them."""
+
+    def new(self, backbone: Backbone, n_classes: int, seed: int = 0) -> Classifier:
+        """As `build`, with random weights that depend only on `seed`; the global random state is not changed."""
+        from wsss.seeding import seeded
+
+        with seeded(seed):
+            return self.build(backbone, n_classes)

@@ -1,0 +1,114 @@
+"""The base of the methods that build backbones. Imports no torch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wsss.errors import ArgumentError, ConfigError
+from wsss.families import BaseMethod, from_facts
+from wsss.files import user_path
+from wsss.networks.facts import file_sha256
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from wsss.networks.backbones.backbone import Backbone
+
+NORMS = ("frozen_batch", "group")
+_WEIGHTS = ("pretrained", "weights")   # the settings that do not change the layers
+
+
+@dataclass
+class BackboneMethod(BaseMethod, ABC):
+    """A kind of backbone. Its further settings say which layers the network has."""
+
+    pretrained: bool      # start from ImageNet weights
+    weights: str | None   # these weights as a local file, without a download
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for an impossible setting."""
+
+    @property
+    def name(self) -> str:
+        """The network, in messages."""
+        return self.method
+
+    @property
+    def starts_from_weights(self) -> bool:
+        return self.pretrained or self.weights is not None
+
+    @property
+    def norm(self) -> str:
+        """Frozen batch norm with ImageNet weights; from scratch group norm, which does not depend on the size of a batch."""
+        return "frozen_batch" if self.starts_from_weights else "group"
+
+    @property
+    def layers(self) -> dict[str, Any]:
+        """The settings that say which layers the network has, with the name of the method."""
+        return {name: value for name, value in self.facts.items() if name not in _WEIGHTS}
+
+    def __str__(self) -> str:
+        """The network and its initial weights, for the first line of a run."""
+        return f"{self.name} from {'ImageNet weights' if self.starts_from_weights else 'scratch'}"
+
+    def new(self, norm: str | None = None, seed: int = 0) -> Backbone:
+        """The network with random weights that depend only on `seed`; the global random state is not changed.
+
+        norm "frozen_batch", for pretrained weights: batch norm with fixed statistics, its scale and shift trained, the stem not
+        trained. "group", for training from scratch: group norm instead of batch norm, everything trained. None: what `pretrained`
+        and `weights` say. Raises ArgumentError for an unknown norm.
+        """
+        from wsss.seeding import seeded
+
+        norm = norm or self.norm
+        if norm not in NORMS:
+            raise ArgumentError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
+        with seeded(seed):
+            backbone = self.build(norm)
+        backbone.name, backbone.norm = self.name, norm
+        backbone.facts = {**self.layers, "norm": norm}
+        return backbone
+
+    @abstractmethod
+    def build(self, norm: str) -> Backbone:
+        """The network with random weights from torch's global generator, on torch's default device."""
+
+    @abstractmethod
+    def load(self, backbone: Backbone) -> None:
+        """Load the ImageNet weights into a network of norm "frozen_batch": from `weights`, or where they come from otherwise.
+
+        Raises WeightsError if they are not available, damaged, or of another network.
+        """
+
+    @abstractmethod
+    def at_hand(self) -> bool:
+        """Whether `load` needs no download."""
+
+    @abstractmethod
+    def published(self) -> str:
+        """What identifies the ImageNet weights that are not given as a file: a digest, or a file name that contains one."""
+
+    def expected_file(self) -> str:
+        """The file that `weights` may name, in messages."""
+        return self.published()
+
+    def digest(self) -> str:
+        """What identifies the initial weights; with `weights` the SHA-256 of the file. Raises ConfigError if it is missing."""
+        if self.weights is None:
+            return self.published()
+        if not user_path(self.weights).is_file():
+            raise ConfigError(f"backbone.weights={self.weights!r} is not a file. Set it to {self.expected_file()} or a file with the "
+                              f"parameter names of {self.name}")
+        return file_sha256(user_path(self.weights))
+
+
+def rebuilt(facts: dict[str, Any]) -> Backbone:
+    """The network of `Backbone.facts`, with random weights.
+
+    Raises ConfigError if there is no such method, TypeError if it does not have these settings.
+    """
+    layers = dict(facts)
+    norm = layers.pop("norm")
+    return from_facts("backbone", {**layers, "pretrained": False, "weights": None}).new(norm)
