@@ -180,9 +180,9 @@ def _pace(made: int, left: int, seconds: float) -> list[str]:
     return [f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each", f"{duration(left / rate)} left"]
 
 
-def head_line(folder: Path, dataset: Any, model: Any, device: Any) -> str:
+def head_line(folder: Path, dataset: Any, backbone: Any, device: Any) -> str:
     lists = ", ".join(f"{len(ids)} {name}" for name, ids in dataset.lists.items() if name != "all")
-    return f"{folder}  |  {dataset.name}: {lists}, {len(dataset.classes)} classes  |  {model}  |  {device}"
+    return f"{folder}  |  {dataset.name}: {lists}, {len(dataset.classes)} classes  |  {backbone}  |  {device}"
 
 
 def plan_table(folder: Path, plan: list[Any]) -> str:

@@ -32,5 +32,5 @@ def make_context(config: Any, dataset: Dataset, name: str, lists: Mapping[str, t
     inputs = {role: tuple(Source(source, made_kinds(config, source), found) for source in names if (found := place(source)))
               for role, names in sources.items()}
     return StepContext(name=name, settings=getattr(config, name), dataset=dataset, lists=lists, folder=folder, inputs=inputs,
-                       model=config.model, seed=config.seed, runtime=runtime,
+                       seed=config.seed, runtime=runtime,
                        methods={family: getattr(config, family) for family in FAMILIES})

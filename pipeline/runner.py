@@ -117,7 +117,7 @@ class Pipeline(Work):
                 self.console.log_to(self.folder.path / LOG, shlex.join(["python", "run_pipeline.py", *self.overrides]))
                 held.push(self.console.leave)
             self._assemble()
-            self.console.info(head_line(self.folder.path, self.dataset, self.config.model, self.device))
+            self.console.info(head_line(self.folder.path, self.dataset, self.config.backbone, self.device))
             self.console.info(plan_table(self.folder.path, plan))
             for number, planned in enumerate(to_do):
                 claim(*_claimed(to_do[number:], config.part), planned.name)

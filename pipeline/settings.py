@@ -14,7 +14,6 @@ from pipeline.plan.selection import check_steps
 from pipeline.report.published import Published
 from pipeline.tracking import Logger
 from steps.runtime.context import require
-from steps.runtime.model import ModelSettings
 from steps.runtime.store import ArtifactSettings
 from wsss.data.ids import check_id
 from wsss.data.messages import did_you_mean
@@ -101,7 +100,6 @@ class RunSettings:
     seed_maps: str               # the step whose maps are the seeds of the later steps
     published: Published | None  # the scores of the paper that the experiment reproduces
     data: Any                    # a class of steps.runtime.datasets
-    model: ModelSettings
     artifacts: ArtifactSettings
     distributed: DistributedSettings
     submit: SubmitSettings

@@ -44,6 +44,12 @@ def identity(setup: Setup) -> dict[str, Any]:
     return facts(setup, *[] if setup.config.cam.gradients else ["precision"], "cam")
 
 
+def check(setup: Setup) -> None:
+    from steps.runtime.networks import planned_classifier
+
+    setup.config.cam.check(planned_classifier(setup))
+
+
 def needs(setup: Setup) -> Needs | None:
     from steps.runtime.needs import Estimate, maps_on_disk, weights
 
@@ -51,7 +57,7 @@ def needs(setup: Setup) -> Needs | None:
         return None
     estimate, scales = Estimate(setup), setup.settings.scales
     network, images = estimate.classifier(), estimate.images("ids")
-    return estimate.finish(maps_on_disk(images, network.backbone.strides[-1], scales), weights(network),
+    return estimate.finish(maps_on_disk(images, network.backbone.feature_stride, scales), weights(network),
                            estimate.forwards(network, network.features, images, max(scales)), files=1)
 
 
@@ -72,7 +78,7 @@ def run(context: StepContext) -> dict[str, Any]:
                                 classifier.backbone.normalisation)
         packed, maxima = pack(maps)
         facts = {"height": image.shape[0], "width": image.shape[1], "classes": classes, "scales": scales,
-                 "grids": [list(each.shape[1:]) for each in maps], "pad": classifier.backbone.strides[-1],
+                 "grids": [list(each.shape[1:]) for each in maps], "pad": classifier.backbone.feature_stride,
                  "range": list(method.range),
                  "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}
         return {f"{image_id}.npy": encode_array(packed.cpu().numpy())}, facts

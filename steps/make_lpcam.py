@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from steps.parts.prototypes import Prototypes
-    from wsss.classifiers.plain import Classifier
+    from wsss.classifiers.classifier import Classifier
 
 VERSION = 3
 KIND = IMAGES
@@ -112,11 +112,15 @@ def identity(setup: Setup) -> dict[str, Any]:
 
 
 def check(setup: Setup) -> None:
-    settings = setup.settings
+    from steps.runtime.networks import planned_classifier
+    from wsss.classifiers.classifier import linear_weights
+
+    settings, classifier = setup.settings, planned_classifier(setup)
+    linear_weights(classifier, setup.name)   # refuses a head that is not linear
     require_package("kmeans_pytorch", settings.kmeans_backend is KMeansBackend.kmeans_pytorch, f"{setup.name}.kmeans_backend")
     if settings.prototypes:
         where = f"{setup.name}.prototypes={settings.prototypes}"
-        check_imported(settings.prototypes, where, len(setup.dataset.classes), setup.config.model)
+        check_imported(settings.prototypes, where, len(setup.dataset.classes), classifier.backbone.feature_channels)
 
 
 def prepare(context: StepContext) -> None:
@@ -139,7 +143,7 @@ def needs(setup: Setup) -> Needs:
     estimate, settings, kinds = Estimate(setup), setup.settings, 1 + setup.settings.save_fg_maps
     scales = getattr(setup.config, setup.sources["cams"][0].step).scales
     network, images, sources = estimate.classifier(), estimate.images("ids"), estimate.images("prototypes")
-    stride = network.backbone.strides[-1]
+    stride = network.backbone.feature_stride
     shown = Counter(index for present in sources.present for index in present)
     share = max(shown.values(), default=0) / max(1, len(sources.present))   # of the commonest class
     cells, limit = share * sources.total(sources.cells(stride)), settings.max_features_per_class
@@ -179,7 +183,7 @@ def run(context: StepContext) -> dict[str, Any]:
         contents = {f"{kind}{image_id}.npy": encode_array(_pack(maps, vectors.has_foreground, cams, image_id))
                     for kind, maps in kinds.items()}
         return contents, {**{name: facts[name] for name in ("height", "width", "classes", "scales")},
-                          "grids": _grids(kinds[""]), "pad": classifier.backbone.strides[-1]}
+                          "grids": _grids(kinds[""]), "pad": classifier.backbone.feature_stride}
 
     for_each_image(context, make)
     return {"prototypes": prototypes.summary()}

@@ -32,6 +32,7 @@ from steps.runtime.context import Source, StepContext, require, settings_of
 from wsss.data.dataset import Dataset
 from wsss.data.ids import union
 from wsss.errors import ConfigError
+from wsss.families import FAMILIES
 
 TRAINING, IMAGES, SCORE = "training", "images", "score"
 Lists = dict[str, tuple[str, ...]]   # purpose -> ids
@@ -61,12 +62,17 @@ class Setup:
 
     name: str                                # of its row
     settings: Any
-    config: Any                              # of the run: seed, precision, model, ...
+    config: Any                              # of the run: seed, precision, ...
     dataset: Dataset
     sources: Mapping[str, tuple[Source, ...]]   # by role: the steps that it may read (`identity`, `check`: reads)
     wanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)   # for `lists`: reader -> the ids that it reads
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)    # the lists, except for `lists`
     fetch: bool = True                       # pretrained weights may be downloaded
+
+    @property
+    def methods(self) -> dict[str, Any]:
+        """The chosen method of each family."""
+        return {family: getattr(self.config, family) for family in FAMILIES}
 
     @property
     def seeds(self) -> str:

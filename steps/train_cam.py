@@ -21,7 +21,6 @@ from steps.parts.shown import loss_curves, read_log
 from steps.runtime.concurrency import memory_for
 from steps.runtime.context import StepContext
 from steps.runtime.memory import trim_heap
-from steps.runtime.model import weights_digest
 from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of
 from steps.step import TRAINING, Curve, Line, Lists, Needs, Setup, facts
 from wsss.metrics.semantic import average_precision
@@ -30,9 +29,9 @@ from wsss.seeding import generator
 if TYPE_CHECKING:
     import torch
 
-    from wsss.classifiers.plain import Classifier
+    from wsss.classifiers.classifier import Classifier
 
-VERSION = 1
+VERSION = 2
 KIND = TRAINING
 LOG_ONLY = frozenset({"checkpoint_steps", "max_val_images", "val_epochs"})
 OFFICIAL = OfficialNetwork("res50_cam.pth", "CAM")
@@ -46,7 +45,7 @@ class Settings(TrainingSettings):
     color_jitter: float          # strength of random brightness, contrast and saturation; 0: none
     head_lr_mult: float          # learning rate of the classifier, as a multiple of `lr`, that of the backbone
     warmup: float                # share of the steps over which the learning rate rises from 0
-    detach_after_layer2: bool    # IRN does not train the layers before layer3, LPCAM does
+    freeze_early: bool           # do not train the layers up to stride 8 (layer2 of a ResNet), as IRN; LPCAM trains them
     val_epochs: int              # epochs between two computations of mAP on val; also after the last epoch
     max_val_images: int | None   # of val; null: all
 
@@ -67,22 +66,24 @@ def lists(setup: Setup) -> Lists:
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    model = setup.config.model
-    of_model = {"backbone": model.backbone.value} | ({"weights": weights_digest(model)} if model.starts_from_weights else {})
-    return {**facts(setup, "seed", "precision"), "model": of_model}
+    backbone = setup.methods["backbone"]
+    weights = {"weights": backbone.digest()} if backbone.starts_from_weights else {}
+    return {**facts(setup, "seed", "precision", "classifier"), "backbone": backbone.layers | weights}
 
 
 def check(setup: Setup) -> None:
     from steps.runtime.networks import check_training, imported_classifier
 
-    check_training(setup, imported_classifier, setup.config.model.starts_from_weights)
+    if not setup.settings.weights:
+        setup.methods["classifier"].check({image_id: setup.dataset.labels[image_id] for image_id in setup.lists["ids"]})
+    check_training(setup, imported_classifier, setup.methods["backbone"].starts_from_weights)
 
 
 def needs(setup: Setup) -> Needs:
     from steps.runtime.needs import Estimate
 
     estimate = Estimate(setup)
-    network = estimate.classifier(setup.settings.detach_after_layer2)
+    network = estimate.classifier(setup.settings.freeze_early)
     disk, held, passing = estimate.training(network, log_line=120)
     validation = estimate.forwards(network, network.features, estimate.images("log"), batch=1)
     return estimate.finish(disk, held, max(passing, validation))
@@ -90,8 +91,6 @@ def needs(setup: Setup) -> Needs:
 
 def run(context: StepContext) -> dict[str, Any]:
     import torch
-    from torch.nn.functional import multilabel_soft_margin_loss
-
     from steps.parts.training_pictures import cam_pictures
     from steps.runtime.networks import import_network, imported_classifier, new_classifier, save_network
     from steps.runtime.training import fit, make_optimizer, poly_lr
@@ -100,10 +99,11 @@ def run(context: StepContext) -> dict[str, Any]:
     if context.settings.weights:
         return import_network(context, imported_classifier)
     settings, dataset = context.settings, context.dataset
-    if not context.model.starts_from_weights and context.runtime.group.is_main:
-        context.runtime.warn(f"the network {context.model.backbone.value} starts from random weights: on a few hundred images "
-                             "the maps of every later step are poor. Use model.backbone=efficientnet_lite0, whose ImageNet "
-                             f"weights are installed, or model.pretrained=true; or raise {context.name}.epochs")
+    backbone, method = context.methods["backbone"], context.methods["classifier"]
+    if not backbone.starts_from_weights and context.runtime.group.is_main:
+        context.runtime.warn(f"the network {backbone.name} starts from random weights: on a few hundred images the maps of every "
+                             "later step are poor. Use backbone=tf_efficientnet_lite0, whose ImageNet weights are installed, or "
+                             f"backbone.pretrained=true; or raise {context.name}.epochs")
     classifier = new_classifier(context)
     resize_long = tuple(round(factor * settings.crop_size) for factor in settings.resize_long)
 
@@ -116,10 +116,9 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def loss(images: torch.Tensor, labels: torch.Tensor, total: None) -> dict[str, torch.Tensor]:
         share = len(images) / min(settings.batch_size, len(context.ids))   # of the batch
-        return {"loss": multilabel_soft_margin_loss(classifier(images).float(), labels) * share}
+        return {name: value * share for name, value in method.losses(classifier, images, labels).items()}
 
-    backbone, head = classifier.parameter_groups()
-    optimizer = make_optimizer(settings, (backbone, 1.0), (head, settings.head_lr_mult))
+    optimizer = make_optimizer(settings, *method.groups(classifier, settings.head_lr_mult))
     schedule = Schedule(context.name, epochs_of(settings, len(context.ids)), settings.batch_size,
                 poly_lr(settings.power, settings.warmup), settings.checkpoint_steps, settings.parts, settings.val_epochs)
     log = fit(context, schedule, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
@@ -167,7 +166,8 @@ def classify(context: StepContext, image_id: str) -> np.ndarray:
 
     classifier = load_classifier(context)
     with torch.inference_mode(), context.runtime.autocast():
-        return classifier(network_input(context, classifier, image_id)).float().sigmoid()[0].cpu().numpy()
+        logits = classifier(network_input(context, classifier, image_id)).float()
+    return context.methods["classifier"].probabilities(logits)[0].cpu().numpy()
 
 
 WEAK_MAP = 0.7   # with a lower mean average precision on val, the classifier is named as a cause of bad maps
@@ -179,8 +179,8 @@ def remarks(name: str, outcome: Outcome) -> list[Remark]:
     if val_map is None or not val_map < WEAK_MAP or not outcome.lowered:
         return []
     wanted: list[Advice] = [(f"{name}.epochs", 2 * outcome.epochs(name, 4), "a longer training")]
-    if not outcome.setting("model.starts_from_weights", True):
-        wanted.insert(0, ("model.backbone", "efficientnet_lite0", "start from ImageNet weights, which are installed"))
+    if not outcome.setting("backbone.starts_from_weights", True):
+        wanted.insert(0, ("backbone", "tf_efficientnet_lite0", "start from ImageNet weights, which are installed"))
     text = f"The classifier has a mean average precision of {100 * val_map:.1f} on val: all maps come from it."
     return [Remark(name, "classifier", text, advice=wanted)]
 

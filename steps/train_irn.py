@@ -21,7 +21,6 @@ from steps.parts.shown import loss_curves, read_log
 from steps.runtime.artifacts import Labels
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext
-from steps.runtime.model import weights_digest
 from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of
 from steps.step import TRAINING, Curve, Lists, Needs, Setup, facts
 from wsss.seeding import generator
@@ -31,22 +30,23 @@ if TYPE_CHECKING:
 
     from wsss.networks.irn import IRN
 
-VERSION = 2
+VERSION = 3
 KIND = TRAINING
 LOG_ONLY = frozenset({"checkpoint_steps"})
 OFFICIAL = OfficialNetwork("res50_irn.pth", "IRN")
 
 
-class IRNBackbone(Enum):
-    imagenet = "imagenet"        # official: torchvision's weights, not the trained classifier's
-    classifier = "classifier"    # the classifier's, frozen
+class Init(Enum):
+    imagenet = "imagenet"        # official: not the trained classifier's
+    classifier = "classifier"
 
 
 @dataclass
 class Settings(TrainingSettings):
     """`train_irn.`: the values and their sources are in `conf/recipe/`."""
 
-    backbone: IRNBackbone | None     # null: imagenet if the classifier started from ImageNet weights, else classifier
+    init: Init | None                # whose weights the frozen backbone has; null: imagenet if the classifier started from them,
+                                     # else classifier
     scale: list[float]               # range of the random scale of the image
     displacement_lr_mult: float      # learning rate of the displacement branch, as a multiple of `lr`, that of the edge branch
     radius: int                      # of the pixel pairs, in cells of stride 4
@@ -66,30 +66,30 @@ def lists(setup: Setup) -> Lists:
     return {"ids": setup.ids(setup.dataset.lists["train"])}
 
 
-def backbone_source(setup: Setup) -> IRNBackbone:
-    """The source of the weights of the frozen backbone."""
-    model = setup.config.model
-    return setup.settings.backbone or (IRNBackbone.imagenet if model.starts_from_weights else IRNBackbone.classifier)
+def init_of(setup: Setup) -> Init:
+    """Whose weights the frozen backbone has."""
+    return setup.settings.init or (Init.imagenet if setup.methods["backbone"].starts_from_weights else Init.classifier)
 
 
 def unused(setup: Setup) -> dict[str, str]:
     if setup.settings.weights:
         return dict.fromkeys(("labels", "classifier"), f"weights={setup.settings.weights}")
-    return {"classifier": "backbone=imagenet"} if backbone_source(setup) is IRNBackbone.imagenet else {}
+    return {"classifier": "init=imagenet"} if init_of(setup) is Init.imagenet else {}
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    model, source = setup.config.model, backbone_source(setup)
-    of_model = {"backbone": model.backbone.value, "irn_backbone": source.value}
-    if source is IRNBackbone.imagenet:
-        of_model["weights"] = weights_digest(model)
-    return {**facts(setup, "seed", "precision"), "model": of_model}
+    backbone, found = setup.methods["backbone"], facts(setup, "seed", "precision")
+    found[setup.name]["init"] = init_of(setup).value
+    weights = {"weights": backbone.digest()} if init_of(setup) is Init.imagenet else {}
+    return {**found, "backbone": backbone.layers | weights}
 
 
 def check(setup: Setup) -> None:
+    from steps.runtime.needs import Estimate
     from steps.runtime.networks import check_training, imported_irn
 
-    check_training(setup, imported_irn, backbone_source(setup) is IRNBackbone.imagenet)
+    Estimate(setup).irn()   # refuses a backbone without suitable stages
+    check_training(setup, imported_irn, init_of(setup) is Init.imagenet)
 
 
 def needs(setup: Setup) -> Needs:

@@ -7,7 +7,7 @@ from pipeline.console import head_line, plan_table
 
 def run(pipeline: Any) -> int:
     steps = pipeline.plan()
-    pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.config.model, pipeline.device_type))
+    pipeline.console.result(head_line(pipeline.folder.path, pipeline.dataset, pipeline.config.backbone, pipeline.device_type))
     pipeline.console.result(plan_table(pipeline.folder.path, steps))
     pipeline.console.result(f"  to run it: {pipeline.command}")
     return 0

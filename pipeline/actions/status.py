@@ -21,7 +21,7 @@ def do(pipeline: Any) -> list[StepStatus]:
 
 def run(pipeline: Any) -> int:
     steps, say = do(pipeline), pipeline.console.result
-    say(head_line(pipeline.folder.path, pipeline.dataset, pipeline.config.model, pipeline.device_type))
+    say(head_line(pipeline.folder.path, pipeline.dataset, pipeline.config.backbone, pipeline.device_type))
     jobs = job_lines(pipeline.folder)
     for step in steps:
         say(f"  {step}")

@@ -26,7 +26,7 @@ from wsss.text import aligned
 
 SHOWN = 48   # images that changed most
 # The sections and keys that results depend on; the others set how and where a run works.
-RESULT_KEYS = {*BY_NAME, *FAMILIES, "data", "model", "seed", "precision", "seed_maps", "steps", "recipe_name", "experiment_name"}
+RESULT_KEYS = {*BY_NAME, *FAMILIES, "data", "seed", "precision", "seed_maps", "steps", "recipe_name", "experiment_name"}
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def _facts(run: RecordedRun) -> list[tuple[str, str]]:
                     if (manifest := run.folder.manifest(planned.name))), default="")
     return [("data set", f"{dataset.name}, {len(dataset.classes)} classes"), ("images", lists),
             ("recipe", config.recipe_name + (f", experiment {config.experiment_name}" if config.experiment_name else "")),
-            ("network", settings_of(config.model.backbone)), *_methods(run),
+            *_methods(run),
             ("seed maps", title_of(run.summary, config.seed_maps)),
             ("seed", str(config.seed)), ("finished", finished or "not yet")]
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from steps.runtime.model import ModelSettings
 from wsss.errors import DataError, WeightsError
 from wsss.files import user_path
 from wsss.networks.facts import file_sha256
@@ -29,14 +28,8 @@ def digest_of_imported(source: str, where: str) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
-def check_imported(source: str, where: str, n_classes: int, model: ModelSettings) -> None:
+def check_imported(source: str, where: str, n_classes: int, dimension: int) -> None:
     """Check before any work that imported prototypes fit the classes and the network. Raises DataError."""
-    import torch
-
-    from wsss.networks.backbones.build import new_backbone
-
-    with torch.device("meta"):
-        dimension = new_backbone(model.backbone.value, model.norm).feature_channels
     read_imported(source, where, n_classes, dimension)
 
 
@@ -73,7 +66,7 @@ def read_imported(source: str, where: str, n_classes: int, dimension: int) -> di
                         "this data set")
     if center.shape[1] != dimension:
         raise DataError(f"{where} has features of dimension {center.shape[1]}, the network has dimension "
-                        f"{dimension}. Set model.backbone to the backbone of the prototypes")
+                        f"{dimension}. Choose the backbone of the prototypes by backbone=NAME")
     if not np.isfinite(center).all():
         raise DataError(f"{where} holds numbers that are not finite. Make the prototypes again")
     return arrays

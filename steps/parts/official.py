@@ -172,8 +172,9 @@ class OfficialNetwork:
     def why_not(self, folder: Path) -> str:
         """Why the finished step in `folder` has no official form; empty if it has."""
         facts = read_metadata(folder / WEIGHTS)
-        if (facts.get("backbone"), facts.get("norm")) != ("resnet50", "frozen_batch"):
-            return f"is a {facts.get('backbone')} with norm {facts.get('norm')}, the official network a resnet50 with batch norm"
+        official = {"method": "resnet", "depth": "resnet50", "norm": "frozen_batch"}
+        if facts.get("backbone") != official:
+            return f"has the backbone {facts.get('backbone')}, the official network a resnet50 with batch norm"
         return ""
 
     def bytes_needed(self, folder: Path) -> float:

@@ -32,7 +32,7 @@ from steps.runtime.networks import feature_function, network_input
 from wsss.cams.clustering import KMeans, kmeans, kmeans_pytorch
 from wsss.cams.lpcam import class_probability, mean_direction, select_prototypes, split_cells
 from wsss.cams.maps import grids
-from wsss.classifiers.plain import Classifier
+from wsss.classifiers.classifier import Classifier, linear_weights
 from wsss.seeding import generator
 
 MEAN = "mean.npz"   # in the folder of the finished classes
@@ -202,7 +202,7 @@ def prototype_images(context: StepContext) -> list[list[str]]:
 def _class_prototypes(context: StepContext, index: int, ids: list[str], classifier: Classifier,
                       cams: Maps, mean: torch.Tensor) -> dict[str, np.ndarray]:
     settings, name = context.settings, context.dataset.classes[index]
-    weight = classifier.classifier.weight.flatten(1)   # (C, D)
+    weight = linear_weights(classifier, context.name)   # (C, D)
     samples = _gather(context, index, ids, classifier, cams)
     found = {}
     for kind, drawn_as, sample in zip(("foreground", "background"), DRAWN_AS, samples, strict=True):
@@ -235,7 +235,7 @@ def _gather(context: StepContext, index: int, ids: list[str], classifier: Classi
     limit, dimension = context.settings.max_features_per_class, classifier.backbone.feature_channels
     features_of = feature_function(context, classifier)
     sizes = [(facts["height"], facts["width"]) for facts in map(cams.facts, ids)]
-    most = sum(h * w for size in sizes for h, w in grids(*size, classifier.backbone.strides[-1], (1.0,)))
+    most = sum(h * w for size in sizes for h, w in grids(*size, classifier.backbone.feature_stride, (1.0,)))
     samples = _Sample(dimension, limit, most), _Sample(dimension, limit, most)
     first = {image_id: number for number, image_id in reversed(list(enumerate(ids)))}
 

@@ -8,7 +8,7 @@ from steps.runtime.artifacts import Labels
 from steps.runtime.context import StepContext
 from steps.runtime.networks import network_input
 from wsss.cams.cam import class_activation_maps
-from wsss.classifiers.plain import Classifier
+from wsss.classifiers.classifier import Classifier
 from wsss.networks.irn import IRN
 from wsss.overlays import overlay_map, overlay_mask
 
@@ -21,12 +21,13 @@ def cam_pictures(context: StepContext, classifier: Classifier) -> dict[str, np.n
     Leaves the classifier in evaluation mode.
     """
     classifier.eval()
-    found = {}
+    found, weights = {}, classifier.class_weights()
     for image_id in (context.lists["log"] or context.ids)[:SHOWN]:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
         with torch.inference_mode(), context.runtime.autocast():
-            features = classifier.features(network_input(context, classifier, image_id)).float()
-            maps = class_activation_maps(features, classifier.classifier.weight[classes].flatten(1))   # (1, K, h, w)
+            if weights is not None:
+                features = classifier.features(network_input(context, classifier, image_id)).float()
+                maps = class_activation_maps(features, weights[classes])   # (1, K, h, w)
         found[image_id] = np.concatenate([image, *(overlay_map(image, _fit(values, image)) for values in maps[0])], axis=1)
     return found
 

@@ -152,7 +152,6 @@ class StepContext:
     lists: Mapping[str, tuple[str, ...]]
     folder: Path
     inputs: Mapping[str, tuple[Source, ...]] = field(default_factory=dict)
-    model: Any = None             # the settings of the network
     seed: int = 0
     runtime: Runtime = field(default_factory=Runtime)
     methods: Mapping[str, Any] = field(default_factory=dict)   # the chosen method of each family (`wsss.families`)

@@ -17,14 +17,13 @@ from torch import nn
 
 from steps.runtime.concurrency import available_cores, max_concurrent
 from steps.runtime.memory import SLACK, resident
+from steps.runtime.networks import freeze_early, planned_classifier
 from steps.runtime.schedule import OptimizerName, epochs_of
 from steps.runtime.store import Layout
 from steps.step import Needs, Setup
 from wsss.cams.maps import grids
-from wsss.classifiers.plain import Classifier
+from wsss.classifiers.classifier import Classifier
 from wsss.data.dataset import Dataset
-from wsss.networks.backbones.backbone import Backbone
-from wsss.networks.backbones.build import new_backbone
 from wsss.networks.irn import IRN
 
 _CPU = torch.device("cpu")
@@ -98,16 +97,16 @@ class Estimate:
     def images(self, purpose: str, original: bool = False) -> Images:
         return Images(self.setup.dataset, self.setup.lists[purpose], original)
 
-    def classifier(self, detach_after_layer2: bool = False) -> Classifier:
-        with torch.device("meta"):
-            return Classifier(self._backbone(), len(self.setup.dataset.classes), detach_after_layer2)
+    def classifier(self, freeze: bool = False) -> Classifier:
+        """The classifier of the configuration; with `freeze` its early layers are not trained."""
+        classifier = planned_classifier(self.setup)
+        if freeze:
+            freeze_early(classifier.backbone)
+        return classifier
 
     def irn(self) -> IRN:
         with torch.device("meta"):
-            return IRN(self._backbone())
-
-    def _backbone(self) -> Backbone:
-        return new_backbone(self.config.model.backbone.value, self.config.model.norm)
+            return IRN(self.setup.methods["backbone"].new())
 
     def training(self, network: Classifier | IRN, log_line: int) -> tuple[float, float, float]:
         """`disk`, `held` and `passing` of a training: weights, gradients, optimiser state, and the outputs that autograd keeps

@@ -1,6 +1,7 @@
-"""The networks of the steps: built from `model.` for training, from the weights file of a finished step for reading.
+"""The networks of the steps: built by the methods of the configuration for training, from the weights file of a finished step for
+reading.
 
-The header of a weights file names its network, so later steps do not need the `model.` settings.
+The header of a weights file names its network, so later steps do not need these settings.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,23 +9,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch.nn import Conv2d, Module
+from torch.nn import Conv2d, Linear, Module
 
 from steps.runtime.context import StepContext
-from steps.runtime.model import ModelSettings
 from steps.runtime.schedule import WEIGHTS
 from steps.step import Setup
-from wsss.classifiers.plain import Classifier
+from wsss.classifiers.classifier import Classifier
 from wsss.data.dataset import Dataset
 from wsss.data.images import normalise
-from wsss.errors import ArtifactError, WeightsError
+from wsss.errors import ArtifactError, ConfigError, WeightsError
+from wsss.families import from_facts
 from wsss.files import user_path
 from wsss.networks.backbones.backbone import Backbone
-from wsss.networks.backbones.build import (
-    is_at_hand,
-    load_pretrained,
-    new_backbone,
-)
+from wsss.networks.backbones.method import rebuilt
 from wsss.networks.facts import read_metadata
 from wsss.networks.folding import fold_batch_norm
 from wsss.networks.irn import IRN
@@ -40,17 +37,26 @@ from wsss.seeding import derived_seed
 
 N = TypeVar("N", bound=Module)
 Network = TypeVar("Network", Classifier, IRN)
+Read = Callable[[str, str, Mapping[str, Any], Dataset], Classifier | IRN]   # the file, its name in messages, the methods, the data
 
 
 def new_classifier(context: StepContext) -> Classifier:
-    """An untrained classifier on the step's device; its backbone has ImageNet weights if `model.` says so."""
-    model = context.model
-    backbone = new_backbone(model.backbone.value, model.norm, seed=derived_seed(context.seed, context.name, "backbone"))
-    if model.starts_from_weights:
-        load_pretrained(backbone, model.weights)
-    classifier = Classifier(backbone, len(context.dataset.classes), context.settings.detach_after_layer2,
-                            seed=derived_seed(context.seed, context.name, "classifier"))
+    """An untrained classifier on the step's device; its backbone has ImageNet weights if `backbone.` says so."""
+    method = context.methods["backbone"]
+    backbone = method.new(seed=derived_seed(context.seed, context.name, "backbone"))
+    if method.starts_from_weights:
+        method.load(backbone)
+    classifier = context.methods["classifier"].new(backbone, len(context.dataset.classes),
+                                                   derived_seed(context.seed, context.name, "classifier"))
+    if context.settings.freeze_early:
+        freeze_early(backbone)
     return to_train(classifier, context.runtime.device)
+
+
+def freeze_early(backbone: Backbone) -> None:
+    """Do not train the early layers (`Backbone.early_parameters`): no gradients are computed for them."""
+    for parameter in backbone.early_parameters():
+        parameter.requires_grad_(False)
 
 
 def to_train(classifier: Classifier, device: torch.device) -> Classifier:
@@ -74,20 +80,21 @@ def new_irn(context: StepContext) -> IRN:
     if context.reads("classifier"):
         backbone = _read_classifier(context).backbone
     else:
-        backbone = new_backbone(context.model.backbone.value, "frozen_batch")
-        load_pretrained(backbone, context.model.weights)
+        method = context.methods["backbone"]
+        backbone = method.new("frozen_batch")
+        method.load(backbone)
     return IRN(_frozen(backbone, context), seed=derived_seed(context.seed, context.name, "branches")).to(context.runtime.device)
 
 
 def load_irn(context: StepContext) -> IRN:
     """IRN (role "irn"), in evaluation mode on the step's device; for inference only."""
-    irn = _load(context.input("irn") / WEIGHTS, lambda facts: IRN(new_backbone(facts["backbone"], facts["norm"])))
+    irn = _load(context.input("irn") / WEIGHTS, lambda facts: IRN(rebuilt(facts["backbone"])))
     return _only_used(irn, context)
 
 
 def _read_classifier(context: StepContext) -> Classifier:
-    return _load(context.input("classifier") / WEIGHTS, lambda facts: Classifier(
-        new_backbone(facts["backbone"], facts["norm"]), facts["n_classes"]), len(context.dataset.classes))
+    return _load(context.input("classifier") / WEIGHTS, lambda facts: from_facts("classifier", facts["classifier"]).new(
+        rebuilt(facts["backbone"]), facts["n_classes"]), len(context.dataset.classes))
 
 
 def _frozen(network: N, context: StepContext) -> N:
@@ -102,20 +109,20 @@ def _only_used(network: Network, context: StepContext) -> Network:
     fold_batch_norm(_frozen(network, context))
     if context.runtime.precision == "bf16":
         for layer in network.backbone.modules():
-            if isinstance(layer, Conv2d):
+            if isinstance(layer, (Conv2d, Linear)):
                 layer.to(torch.bfloat16)   # autocast would cast them in every call
     return network
 
 
-def import_network(context: StepContext, read: Callable[[str, str, ModelSettings, Dataset], Classifier | IRN]) -> dict[str, Any]:
+def import_network(context: StepContext, read: Read) -> dict[str, Any]:
     """Import the network of a training from the file `weights` instead of training; return the step's result."""
     file = context.settings.weights
     if context.runtime.group.is_main:
-        save_network(context, read(file, f"{context.name}.weights={file}", context.model, context.dataset))
+        save_network(context, read(file, f"{context.name}.weights={file}", context.methods, context.dataset))
     return {"imported_from": str(user_path(file).resolve())}
 
 
-def imported_classifier(file: str, where: str, model: ModelSettings, dataset: Dataset) -> Classifier:
+def imported_classifier(file: str, where: str, methods: Mapping[str, Any], dataset: Dataset) -> Classifier:
     """The classifier in a file of the official code or of a run; `where` names the file in messages.
 
     Raises WeightsError if the file is missing or damaged, or is of another network or number of classes.
@@ -126,30 +133,33 @@ def imported_classifier(file: str, where: str, model: ModelSettings, dataset: Da
         raise WeightsError(f"{where} is a classifier of {len(head)} classes (classifier.weight {tuple(head.shape)}); the data "
                            f"set {dataset.name} in {dataset.root} has {len(dataset.classes)}. Use one that was trained on this "
                            "data set")
-    return _filled(Classifier(_backbone_of(state, model), len(dataset.classes)), state, where, model)
+    classifier = methods["classifier"].new(_backbone_of(state, methods), len(dataset.classes))
+    return _filled(classifier, state, where)
 
 
-def imported_irn(file: str, where: str, model: ModelSettings, dataset: Dataset) -> IRN:
+def imported_irn(file: str, where: str, methods: Mapping[str, Any], dataset: Dataset) -> IRN:
     """IRN in a file, as `imported_classifier`."""
     state = own_state(read_tensors(file), OFFICIAL_IRN, where)
-    return _filled(IRN(_backbone_of(state, model)), state, where, model)
+    return _filled(IRN(_backbone_of(state, methods)), state, where)
 
 
-def _backbone_of(state: Mapping[str, torch.Tensor], model: ModelSettings) -> Backbone:
+def _backbone_of(state: Mapping[str, torch.Tensor], methods: Mapping[str, Any]) -> Backbone:
     """The untrained backbone of a file's weights."""
     # official networks have batch norm; only a network that a run trained from scratch has group norm
-    return new_backbone(model.backbone.value, "frozen_batch" if "backbone.bn1.running_mean" in state else "group")
+    batch = any(name.startswith("backbone.") and name.endswith(".running_mean") for name in state)
+    return methods["backbone"].new("frozen_batch" if batch else "group")
 
 
-def _filled(network: Network, state: dict[str, torch.Tensor], where: str, model: ModelSettings) -> Network:
-    fill(network, state, f"{where} (model.backbone={model.backbone.value})")
+def _filled(network: Network, state: dict[str, torch.Tensor], where: str) -> Network:
+    fill(network, state, f"{where} (backbone {network.backbone.name})")
     return network
 
 
 def save_network(context: StepContext, network: Classifier | IRN) -> None:
     """Write the weights of a network and the facts to build it again."""
     save_weights(context.folder / WEIGHTS, network, {
-        "backbone": network.backbone.name, "norm": network.backbone.norm, "n_classes": len(context.dataset.classes)})
+        "backbone": network.backbone.facts, "classifier": context.methods["classifier"].facts,
+        "n_classes": len(context.dataset.classes)})
 
 
 def feature_function(context: StepContext, classifier: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -177,14 +187,18 @@ def network_reader(folder: Path, n_classes: int) -> None:
 
 
 def _load(path: Path, build: Callable[[dict[str, Any]], Network], n_classes: int | None = None) -> Network:
-    network = build(_facts(path, n_classes))
+    facts = _facts(path, n_classes)
+    try:
+        network = build(facts)
+    except (ConfigError, LookupError, TypeError) as error:   # made with a method that is not there any more
+        raise ArtifactError(f"{path} is of a network that cannot be built ({error}). {_repair(path)}", damaged=path) from error
     _whole(path, lambda: load_weights(path, network))
     return network
 
 
 def _facts(path: Path, n_classes: int | None = None) -> dict[str, Any]:
     facts = _whole(path, lambda: read_metadata(path))
-    if not {"backbone", "norm", "n_classes"} <= facts.keys():
+    if not {"backbone", "classifier", "n_classes"} <= facts.keys():
         raise ArtifactError(f"{path} does not say which network it belongs to. {_repair(path)}", damaged=path)
     if n_classes is not None and facts["n_classes"] != n_classes:
         raise ArtifactError(f"{path} was trained for {facts['n_classes']} classes, the data set has {n_classes}. Choose "
@@ -204,20 +218,21 @@ def _repair(path: Path) -> str:
             "again with replace=true")
 
 
-def check_training(setup: Setup, read: Callable[[str, str, ModelSettings, Dataset], Classifier | IRN], pretrained: bool) -> None:
-    """Check before any work the file `weights` of a training or, if it starts from them (`pretrained`), the ImageNet weights."""
-    if file := setup.settings.weights:
-        read(file, f"{setup.name}.weights={file}", setup.config.model, setup.dataset)
-    elif pretrained:
-        check_weights(setup.config.model, setup.fetch)
-
-
-def check_weights(model: ModelSettings, fetch: bool = True) -> None:
-    """Check before any work that the ImageNet weights exist, are intact and fit; torchvision's are downloaded now.
-
-    Without `fetch` torchvision's are checked only if they are downloaded already.
+def check_training(setup: Setup, read: Read, pretrained: bool) -> None:
+    """Check before any work the file `weights` of a training or, if it starts from them (`pretrained`), the ImageNet weights:
+    that they exist, are intact and fit. Those that are not installed are downloaded now with `setup.fetch`, else only checked if
+    they are there already.
 
     Raises WeightsError: with the file that is needed and its place.
     """
-    if fetch or model.weights is not None or is_at_hand(model.backbone.value):
-        load_pretrained(new_backbone(model.backbone.value, "frozen_batch"), model.weights)
+    method = setup.methods["backbone"]
+    if file := setup.settings.weights:
+        read(file, f"{setup.name}.weights={file}", setup.methods, setup.dataset)
+    elif pretrained and (setup.fetch or method.at_hand()):
+        method.load(method.new("frozen_batch"))
+
+
+def planned_classifier(setup: Setup) -> Classifier:
+    """The classifier of the configuration without data, on torch's meta device. Raises ConfigError if it cannot be built."""
+    with torch.device("meta"):
+        return setup.methods["classifier"].new(setup.methods["backbone"].new(), len(setup.dataset.classes)).eval()

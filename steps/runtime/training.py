@@ -23,7 +23,7 @@ from steps.runtime.concurrency import lacks_memory
 from steps.runtime.context import Group, StepContext, Stopped
 from steps.runtime.gradients import sum_grads, sum_parts
 from steps.runtime.schedule import LOG, LOG_CSV, STATE, OptimizerName, Schedule
-from wsss.classifiers.plain import poly_factor
+from wsss.classifiers.classifier import poly_factor
 from wsss.errors import ArtifactError, WeightsError, WsssError, prefixed
 from wsss.files import write_text
 from wsss.networks.facts import read_metadata

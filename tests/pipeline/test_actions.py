@@ -47,7 +47,7 @@ def test_a_plan_fetches_no_weights(tmp_path, monkeypatch):
     def fetch(*args, **options):
         raise OSError("no network")
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", fetch)
-    pipeline = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'out'}", "model.backbone=resnet18", "model.pretrained=true")
+    pipeline = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'out'}", "backbone=resnet18", "backbone.pretrained=true")
     assert [planned.action for planned in pipeline.plan()] == ["run"] * 8
     with pytest.raises(WeightsError, match="cannot download torchvision's resnet18 weights"):
         pipeline.run()

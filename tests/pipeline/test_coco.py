@@ -22,13 +22,13 @@ def compose(tmp_path, *overrides):
 
 def test_it_is_planned(tmp_path):
     prepare_coco(build(tmp_path / "coco"))
-    plan = compose(tmp_path, "recipe=official", "model.pretrained=false").plan()
+    plan = compose(tmp_path, "recipe=official", "backbone.pretrained=false").plan()
     assert len(plan) == 8
     for step in plan:   # the official list of every step is train2014
         assert step.action == "run" and (step.name == "train_cam" or set().union(*step.lists.values()) == set(map(train_id, TRAIN)))
     assert not (tmp_path / "out").exists()
     config = compose(tmp_path, "recipe=official").config
-    assert (config.data.image_size, config.model.pretrained, config.data.masks) == (512, True, "official")
+    assert (config.data.image_size, config.backbone.pretrained, config.data.masks) == (512, True, "official")
     assert config.train_cam.crop_size == config.train_irn.crop_size == 512
 
 
@@ -54,7 +54,7 @@ def test_every_step_on_images_with_and_without_objects(tmp_path):
 def test_unprepared_or_of_the_other_kind_it_is_refused_before_work(tmp_path):
     build(tmp_path / "coco")
     with pytest.raises(DataError, match="is not prepared: there is no image_labels.csv.*action=prepare data=coco14"):
-        compose(tmp_path, "model.pretrained=false").plan()
+        compose(tmp_path, "backbone.pretrained=false").plan()
     with pytest.raises(ConfigError, match="data.masks='cleen' is not possible: expected one of official, clean"):
         compose(tmp_path, "data.masks=cleen")
     assert not (tmp_path / "out").exists()

@@ -29,9 +29,9 @@ def typed(*overrides: str):
 
 def test_the_default_is_the_clean_recipe_on_the_embedded_data_from_installed_weights():
     default = typed()
-    assert (default.recipe_name, default.data.kind, default.model.backbone.value) == ("clean", "shapes", "efficientnet_lite0")
-    assert default.model.starts_from_weights and not typed("model.backbone=resnet18").model.starts_from_weights
-    assert not typed("model.pretrained=false").model.starts_from_weights
+    assert (default.recipe_name, default.data.kind, default.backbone.name) == ("clean", "shapes", "tf_efficientnet_lite0")
+    assert default.backbone.starts_from_weights and not typed("backbone=tiny").backbone.starts_from_weights
+    assert not typed("backbone.pretrained=false").backbone.starts_from_weights
     assert default.steps == ["train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn",
                              "make_sem_seg_labels", "eval_sem_seg"]
     assert default.run_name == "shapes-clean" and typed("recipe=official").run_name == "shapes-official"
@@ -46,7 +46,7 @@ def test_the_default_is_the_clean_recipe_on_the_embedded_data_from_installed_wei
     (["data=folder", "data.root=x", "data.n_train=3"], "data.n_train: there is no such key"),
     (["train_cam.epochs=many"], "train_cam.epochs: .*'many'.*Integer"),
     (["precision=float16"], r"precision=float16: there is no such choice; did you mean 'float32'\? \(allowed: auto, float32, bf16\)"),
-    (["model.backbone=resnet19"], "model.backbone=resnet19: there is no such choice; did you mean 'resnet18'"),
+    (["backbone=resnet19"], "backbone=resnet19: there is no such choice; did you mean 'resnet18'"),
     (["action=pla"], r"action=pla: there is no such choice; did you mean 'plan'\? \(allowed: compare, export_official, export_voc, "),
     (["recipe=clena"], "recipe=clena: there is no such option; did you mean 'clean'"),
     (["data=shape"], r"data=shape: there is no such option; did you mean 'shapes'\? \(allowed: .*folder, shapes"),

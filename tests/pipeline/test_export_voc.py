@@ -162,7 +162,7 @@ def own(tmp_path):
     """`own(*overrides)` composes a run on `folder_set` whose pseudo masks are those that `pretend` writes: no step is run."""
     root = folder_set(tmp_path / "photos")
     return lambda *overrides: Pipeline.compose("data=folder", f"data.root={root}", f"outputs={tmp_path / 'out'}", "name=own", "threads=1",
-                                               "recipe=official", "model.pretrained=false", "model.backbone=resnet18", *overrides)
+                                               "recipe=official", "backbone.pretrained=false", "backbone=resnet18", *overrides)
 
 
 def pretend(pipeline, values):
@@ -207,7 +207,7 @@ def test_voc_hands_over_train_aug(tmp_path, target):
     root = build(tmp_path / "VOC2012")
     def compose(*overrides):
         return Pipeline.compose("data=voc12", f"data.root={root}", f"outputs={tmp_path / 'out'}", "threads=1", "recipe=official",
-                                "model.pretrained=false", "model.backbone=resnet18", *overrides)
+                                "backbone.pretrained=false", "backbone=resnet18", *overrides)
     pretend(compose(), dict.fromkeys(TRAIN, 1))
     with pytest.raises(ConfigError, match=r"the pseudo masks cover 2 of the 4 ids of the training list train_aug \(first missing: '2008_000008'\). "
                                           r"Make the others first: python run_pipeline.py ((?!force).)* make_sem_seg_labels.split=train_aug$"):

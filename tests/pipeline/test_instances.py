@@ -214,8 +214,8 @@ def test_they_are_not_among_the_default_steps():
 
 def test_voc_scores_its_train_list(tmp_path):
     root = build_voc(tmp_path / "VOC2012")
-    call = ("experiment=irn_instances", "recipe=irn", "data=voc12", f"data.root={root}", f"outputs={tmp_path / 'out'}", "model.pretrained=false",
-            "model.backbone=resnet18", "data.image_size=96")
+    call = ("experiment=irn_instances", "recipe=irn", "data=voc12", f"data.root={root}", f"outputs={tmp_path / 'out'}", "backbone.pretrained=false",
+            "backbone=resnet18", "data.image_size=96")
     (root / "SegmentationObject").mkdir()
     for image_id in TRAIN:
         shutil.copy(root / f"SegmentationClassAug/{image_id}.png", root / "SegmentationObject")

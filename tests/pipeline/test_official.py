@@ -22,15 +22,15 @@ from steps.runtime.context import Stopped
 from steps.runtime.datasets import open_dataset
 from tests.conftest import SMOKE, TINY, actions
 from tests.wsss.official_networks import OfficialCam, OfficialIrn
+from tests.networks import new_backbone
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask
 from wsss.errors import ConfigError, DataError, WeightsError
-from wsss.networks.backbones.resnet import resnet
 from wsss.networks.irn import IRN
 from wsss.official import IRN as OFFICIAL_IRN
 from wsss.official import PROTOTYPE_FILES, read_maps, write_label, write_network
 
-RESNET = "model.backbone=resnet18"
+RESNET = "backbone=resnet18"
 
 
 @pytest.fixture(scope="session")
@@ -386,10 +386,10 @@ def test_a_provided_classifier(other, networks, few, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "urlopen", lambda *arguments, **options: pytest.fail("something was fetched"))
     maps = ("steps=[train_cam,make_cam]", "seed_maps=make_cam", f"make_cam.split={few}")
     call = (RESNET, f"train_cam.weights={folder / 'cam.pth'}", *maps)
-    plan = other(*call, "model.pretrained=true", "train_cam.split=nowhere.txt").plan()   # no list, no ImageNet weights
+    plan = other(*call, "backbone.pretrained=true", "train_cam.split=nowhere.txt").plan()   # no list, no ImageNet weights
     assert (plan[0].action, plan[0].to_do, plan[0].unit, plan[0].why) == ("imported", 1, "file", f"from {folder / 'cam.pth'}")
     assert not other().folder.path.exists()
-    other(*call, "model.pretrained=true").run()
+    other(*call, "backbone.pretrained=true").run()
     facts = manifest(other(), "train_cam")
     assert facts["result"] == {"imported_from": str(folder / "cam.pth")} and facts["lists"] == {}
     weights = load_file(other().folder.result("train_cam") / "weights.safetensors")
@@ -405,7 +405,7 @@ def test_a_provided_classifier(other, networks, few, tmp_path, monkeypatch):
 
 
 def test_a_provided_irn_alone(smoke, tmp_path):
-    irn = IRN(resnet("tiny", "frozen_batch"))   # the backbone of the finished run, whose classifier stays
+    irn = IRN(new_backbone("tiny", "frozen_batch"))   # the backbone of the finished run, whose classifier stays
     irn.set_displacement_mean(torch.tensor([0.25, -1.5]))
     write_network(tmp_path / "irn.pth", irn.state_dict(), OFFICIAL_IRN)
     call = (f"train_irn.weights={tmp_path / 'irn.pth'}", "replace=true")
@@ -427,7 +427,7 @@ def test_a_provided_irn_alone(smoke, tmp_path):
     (lambda state: state | {name: torch.zeros(20, 512, 1, 1) for name in ("classifier.weight", "newly_added.0.weight")},
      rf"train_cam.weights=.*cam.pth is a classifier of 20 classes \(classifier.weight \(20, 512, 1, 1\)\); the data set shapes in .* has {len(CLASSES)}"),
     (lambda state: {name: value for name, value in state.items() if not name.startswith(("resnet50.layer2", "stage2", "backbone.1."))},
-     r"\(model.backbone=resnet18\) does not fit the network. \d+ missing: .*backbone.layer.*, \.\.\.\. Use the backbone"),
+     r"\(backbone=resnet18\) does not fit the network. \d+ missing: .*backbone.layer.*, \.\.\.\. Use the backbone"),
     (lambda state: {"classifier.weight": state["classifier.weight"], "head.weight": torch.zeros(1)}, "1 unexpected: head.weight"),
     (lambda state: state | {"stage3.0.0.bn1.bias": torch.zeros(256)}, "are one parameter of the official network, but differ"),
     (lambda state: [1, 2], "holds no plain state dict"),
@@ -445,7 +445,7 @@ def test_exported_weights_come_back_equal(other, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         nets = {"cam": OfficialCam(8), "irn": OfficialIrn()}
-    keys = ["model.backbone=resnet50", "steps=[train_cam,make_cam,cam_to_ir_label,train_irn]", "seed_maps=make_cam"]
+    keys = ["backbone=resnet50", "steps=[train_cam,make_cam,cam_to_ir_label,train_irn]", "seed_maps=make_cam"]
     for name, net in nets.items():
         torch.save(net.state_dict(), tmp_path / f"{name}.pth")
         keys.append(f"train_{name}.weights={tmp_path / name}.pth")

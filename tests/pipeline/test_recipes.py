@@ -92,7 +92,7 @@ def test_the_masks_of_coco_follow_the_recipe(recipe, masks):
 def test_irn_is_official_but_for_what_the_documents_name():
     official, irn = (values("data=folder", "data.root=x", f"recipe={recipe}") for recipe in ("official", "irn"))
     assert {key: irn[key] for key in irn if irn[key] != official[key]} == {
-        "train_cam.detach_after_layer2": True, "cam_to_ir_label.conf_fg": 0.3, "cam_to_ir_label.conf_bg": 0.05,
+        "train_cam.freeze_early": True, "cam_to_ir_label.conf_fg": 0.3, "cam_to_ir_label.conf_bg": 0.05,
         "make_sem_seg_labels.bg_threshold": 0.25, "make_sem_seg_labels.pad_to": 512,
         "make_ins_seg_labels.pad_to": 512}   # it follows make_sem_seg_labels
 
@@ -199,7 +199,7 @@ def test_every_recipe_and_experiment_has_a_threshold_without_val_masks(choice):
 @pytest.mark.parametrize("experiment", ["lpcam_voc12", "irn_voc12", "lpcam_coco14", "irn_coco14"])
 def test_the_experiments_of_the_papers_carry_their_scores(experiment):
     config = typed(compose([f"experiment={experiment}", "data.root=x"]))
-    assert config.run_name == experiment and config.model.pretrained
+    assert config.run_name == experiment and config.backbone.pretrained
     assert config.published.scores["make_sem_seg_labels"]["miou"] == {
         "lpcam_voc12": 71.2, "irn_voc12": 66.5, "lpcam_coco14": 46.8, "irn_coco14": 42.5}[experiment]
     assert config.published.images == {"voc12": 1464, "coco14": 82783}[config.data.kind]

@@ -124,8 +124,8 @@ def test_a_damaged_training_sample_is_named_also_by_a_loader_process(outputs):
 def test_a_local_weights_file_freezes_batch_norm_and_counts_by_its_bytes(outputs, tmp_path):
     state = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(state, tmp_path / "weights.pth")
-    call = ("experiment=smoke", *QUICK, "name=weights", "model.backbone=resnet18", f"model.weights={tmp_path / 'weights.pth'}", "replace=true",
-            "train_cam.detach_after_layer2=false", f"outputs={outputs}")
+    call = ("experiment=smoke", *QUICK, "name=weights", "backbone=resnet18", f"backbone.weights={tmp_path / 'weights.pth'}", "replace=true",
+            "train_cam.freeze_early=false", f"outputs={outputs}")
     Pipeline.compose(*call, "train_cam_pass=true").run()
     trained = read_tensors(outputs / "weights/train_cam/weights.safetensors")
     for name in ("conv1.weight", "bn1.weight", "layer4.1.bn2.running_mean"):
@@ -135,12 +135,12 @@ def test_a_local_weights_file_freezes_batch_norm_and_counts_by_its_bytes(outputs
     assert plan["train_cam"].action == "skip" and plan["train_irn"].reads == ("cam_to_ir_label",)   # ImageNet's, as official
     state["layer1.0.conv1.weight"][0] += 1
     torch.save(state, tmp_path / "weights.pth")
-    assert works(Pipeline.compose(*call))["train_cam"] == "model.weights changed"
+    assert works(Pipeline.compose(*call))["train_cam"] == "backbone.weights changed"
     (tmp_path / "weights.pth").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="weights.pth is damaged"):
         Pipeline.compose(*call).plan()
     with pytest.raises(ConfigError, match="is not a file. Set it to resnet18-f37072fd.pth or a file"):
-        Pipeline.compose("experiment=smoke", "model.backbone=resnet18", "model.weights=nowhere.pth", f"outputs={outputs}").plan()
+        Pipeline.compose("experiment=smoke", "backbone=resnet18", "backbone.weights=nowhere.pth", f"outputs={outputs}").plan()
 
 
 def test_missing_results_of_training_and_scoring_are_found(smoke, outputs):

@@ -21,7 +21,7 @@ def root(tmp_path):
 def compose(root, tmp_path):
     """`compose(*overrides)` composes a run on the small VOC folder, in an `outputs` of its own, from scratch: nothing is downloaded."""
     return lambda *overrides: Pipeline.compose("data=voc12", f"data.root={root}", f"outputs={tmp_path / 'out'}", "threads=1",
-                                               "model.pretrained=false", "model.backbone=resnet18", "data.image_size=96", *overrides)
+                                               "backbone.pretrained=false", "backbone=resnet18", "data.image_size=96", *overrides)
 
 
 def lists(pipeline):
@@ -32,9 +32,9 @@ def lists(pipeline):
 def test_the_settings_are_the_official_ones(root):
     for recipe in ("official", "paper", "irn"):
         config = Pipeline.compose("data=voc12", f"data.root={root}", f"recipe={recipe}").config
-        assert config.model.pretrained and config.train_cam.crop_size == config.train_irn.crop_size == 512
+        assert config.backbone.pretrained and config.train_cam.crop_size == config.train_irn.crop_size == 512
         assert config.run_name == f"voc12-{recipe}" and config.data.max_side is None
-    assert not Pipeline.compose("data=voc12", f"data.root={root}").config.model.pretrained   # clean assumes no weights
+    assert not Pipeline.compose("data=voc12", f"data.root={root}").config.backbone.pretrained   # clean assumes no weights
 
 
 @pytest.mark.parametrize(("chosen", "masks"), [

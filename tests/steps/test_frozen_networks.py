@@ -8,15 +8,16 @@ import torch
 
 from steps.runtime.context import Runtime, Source, StepContext
 from steps.runtime.networks import WEIGHTS, load_classifier, load_irn, new_irn
-from wsss.classifiers.plain import Classifier
-from wsss.networks.backbones.resnet import FrozenBatchNorm, ResNet, resnet
+from tests.networks import facts, new_backbone, new_classifier
+from wsss.classifiers.classifier import Classifier
+from wsss.networks.backbones.resnet_layers import FrozenBatchNorm, ResNet
 from wsss.networks.irn import IRN
 from wsss.networks.weights import load_weights, save_weights
 
 
 def trained(norm: str) -> ResNet:
     """A backbone whose batch norm, where it has one, is not that of the start."""
-    backbone, draw = resnet("resnet18", norm), torch.Generator().manual_seed(1)
+    backbone, draw = new_backbone("resnet18", norm), torch.Generator().manual_seed(1)
     for name, value in backbone.state_dict().items():
         if norm == "frozen_batch" and ("bn" in name or "downsample.1" in name) and value.is_floating_point():
             value.copy_(torch.rand(value.shape, generator=draw) + (0.5 if "var" in name or "weight" in name else -0.5))
@@ -30,9 +31,9 @@ def norm(request):
 
 @pytest.fixture
 def context(tmp_path, norm):
-    for role, network in (("classifier", Classifier(trained(norm), 3)), ("irn", IRN(trained(norm)))):
+    for role, network in (("classifier", new_classifier(trained(norm), 3)), ("irn", IRN(trained(norm)))):
         (tmp_path / role).mkdir()
-        save_weights(tmp_path / role / WEIGHTS, network, {"backbone": "resnet18", "norm": norm, "n_classes": 3})
+        save_weights(tmp_path / role / WEIGHTS, network, facts(network.backbone, 3))
     return StepContext("step", None, SimpleNamespace(classes=("a", "b", "c")), {}, tmp_path,
                        {role: (Source(role, folder=tmp_path / role),) for role in ("classifier", "irn")})
 
@@ -44,14 +45,14 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def test_results_are_those_of_the_usual_layout_within_rounding(context, norm):
     images = torch.randn(2, 3, 75, 101, generator=torch.Generator().manual_seed(0))
-    plain = Classifier(resnet("resnet18", norm), 3).eval()
+    plain = new_classifier(new_backbone("resnet18", norm), 3).eval()
     load_weights(context.input("classifier") / WEIGHTS, plain)
     classifier = load_classifier(context)
     assert not any(isinstance(module, FrozenBatchNorm) for module in classifier.modules())
     assert classifier.backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         assert 0 <= difference(plain.features(images), classifier.features(images)) < 1e-5
-    plain = IRN(resnet("resnet18", norm)).eval()
+    plain = IRN(new_backbone("resnet18", norm)).eval()
     load_weights(context.input("irn") / WEIGHTS, plain)
     with torch.inference_mode():
         assert difference(plain.edge_map(images), load_irn(context).edge_map(images)) < 1e-5
@@ -59,7 +60,7 @@ def test_results_are_those_of_the_usual_layout_within_rounding(context, norm):
 
 def test_for_gradients_of_activations_the_weights_are_as_trained(context, norm):
     context = replace(context, runtime=Runtime(precision="float32"))
-    trained, classifier = Classifier(resnet("resnet18", norm), 3), load_classifier(context, gradients=True)
+    trained, classifier = new_classifier(new_backbone("resnet18", norm), 3), load_classifier(context, gradients=True)
     load_weights(context.input("classifier") / WEIGHTS, trained)
     assert not classifier.training and not any(parameter.requires_grad for parameter in classifier.parameters())
     assert all(torch.equal(value, classifier.state_dict()[name]) for name, value in trained.state_dict().items())   # nothing is folded

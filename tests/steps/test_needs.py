@@ -19,7 +19,7 @@ from wsss.data.dataset import Dataset
 
 MEASURED_PROCESS = needs._process.__wrapped__   # without its cache: Pipeline keeps the value of the first plan
 # The network and the trainings of which the numbers below are: every layer of a ResNet-50 from scratch learns.
-RESNET50 = ("model.backbone=resnet50", "model.pretrained=false", "train_cam.detach_after_layer2=false", "train_cam.batch_size=4",
+RESNET50 = ("backbone=resnet50", "backbone.pretrained=false", "train_cam.freeze_early=false", "train_cam.batch_size=4",
             "train_cam.epochs=20", "train_irn.batch_size=4", "train_irn.epochs=6", "make_sem_seg_labels.refiner=walk")
 PHOTOGRAPHS = ((375, 500), (500, 375), (333, 500), (500, 333), (400, 500), (500, 442), (281, 500))
 
@@ -100,12 +100,12 @@ def test_weights_and_training_state_are_exact(smoke_needs, smoke_outputs, name):
 @pytest.mark.parametrize("step, measured, overrides", [
     ("train_cam", 2851, ["train_cam.batch_size=2"]),
     ("train_cam", 3378, ["train_cam.batch_size=4"]),
-    ("train_cam", 1967, ["train_cam.batch_size=4", "train_cam.detach_after_layer2=true", "recipe=official"]),
+    ("train_cam", 1967, ["train_cam.batch_size=4", "train_cam.freeze_early=true", "recipe=official"]),
     ("train_irn", 1482, ["train_irn.batch_size=2"]),
     ("train_irn", 1921, ["train_irn.batch_size=4"]),
     ("make_cam", 1595, []),
     ("make_cam", 1010, ["make_cam.scales=[1.0]"]),
-    ("make_cam", 1065, ["model.backbone=resnet18", "precision=bf16"]),
+    ("make_cam", 1065, ["backbone=resnet18", "precision=bf16"]),
     ("make_lpcam", 1933, []),
     ("cam_to_ir_label", 854, []),
     ("make_sem_seg_labels", 1070, []),

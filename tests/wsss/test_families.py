@@ -9,21 +9,20 @@ import pytest
 import torch
 
 from tests.test_house import ROOT
+from tests.networks import new_backbone, new_classifier
 from wsss import families
 from wsss.cams import SCALES
 from wsss.cams.cam import CAM, multi_scale_cam, multi_scale_features
 from wsss.cams.method import CamMethod, multi_scale_maps
-from wsss.classifiers.plain import Classifier
 from wsss.errors import ArgumentError, ConfigError
 from wsss.families import BaseMethod, found, load_method, method_files
-from wsss.networks.backbones.build import new_backbone
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (33, 50, 3), dtype=np.uint8)
 
 
 @pytest.fixture
 def classifier():
-    return Classifier(new_backbone("tiny", "group"), 4).eval().requires_grad_(False)
+    return new_classifier(new_backbone("tiny", "group"), 4).eval().requires_grad_(False)
 
 
 @pytest.fixture

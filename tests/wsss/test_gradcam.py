@@ -11,16 +11,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.networks import LITE0, new_backbone, new_classifier
 from wsss.cams.cam import CAM, class_activation_maps
 from wsss.cams.gradcam import GradCAM
 from wsss.cams.layercam import LayerCAM
 from wsss.cams.method import multi_scale_maps
-from wsss.classifiers.plain import Classifier
 from wsss.errors import ArgumentError
-from wsss.networks.backbones.build import new_backbone
 
 CLASSES = [3, 0, 4]
-NETWORKS = [("resnet18", "group"), ("resnet18", "frozen_batch"), ("efficientnet_lite0", "frozen_batch")]
+NETWORKS = [("resnet18", "group"), ("resnet18", "frozen_batch"), (LITE0, "frozen_batch")]
 SIZES = [(61, 83), (96, 64)]
 EVERY = pytest.mark.parametrize(("name", "norm"), NETWORKS)
 
@@ -28,7 +27,7 @@ EVERY = pytest.mark.parametrize(("name", "norm"), NETWORKS)
 @cache
 def network(name="tiny", norm="group"):
     """A classifier of 5 classes with random weights; frozen batch norms have the statistics of noise, so that they scale."""
-    net = Classifier(new_backbone(name, norm, seed=3), 5, seed=3)
+    net = new_classifier(new_backbone(name, norm, seed=3), 5, seed=3)
     if norm == "frozen_batch":
         def measure(layer, inputs):
             layer.running_mean.copy_(inputs[0].mean((0, 2, 3)))
@@ -61,7 +60,7 @@ def plain_stages(net, x):
     """All stages and the logits of one image, with a graph, as the networks' own `stages` and the formulas of their heads say."""
     stages = list(net.backbone.stages(x))
     features = stages[-1]
-    if net.backbone.name == "efficientnet_lite0":
+    if net.backbone.name == LITE0:
         features = net.backbone.bn2(net.backbone.conv_head(features))
         stages.append(features)
     return stages, (features.mean((2, 3)) @ net.classifier.weight[:, :, 0, 0].T)[0]
@@ -188,7 +187,7 @@ def test_no_class_and_one_pixel(method, size):
 
 @pytest.mark.parametrize("method", [GradCAM(0), LayerCAM([0, 1, 2])])
 def test_a_class_that_nothing_speaks_for_has_no_map(method):
-    net = Classifier(new_backbone("tiny", "group"), 2).eval()
+    net = new_classifier(new_backbone("tiny", "group"), 2).eval()
     torch.nn.init.zeros_(net.classifier.weight)
     assert not maps_of(method, net, pair(33, 50), [1]).any()
 
@@ -208,7 +207,7 @@ def test_several_classes_take_one_forward_pass(method):
 @pytest.mark.parametrize("method", [GradCAM(0), GradCAM(-1), LayerCAM([1, 3])])
 @pytest.mark.parametrize("norm", ["group", "frozen_batch"])
 def test_the_layers_before_the_stage_and_the_parameters_are_not_differentiated(method, norm, monkeypatch):
-    net = Classifier(new_backbone("tiny", norm), 5).eval()
+    net = new_classifier(new_backbone("tiny", norm), 5).eval()
     trained = {name: value.requires_grad for name, value in net.named_parameters()}
     asked = []
     real = torch.autograd.grad
@@ -230,7 +229,7 @@ def test_the_layers_before_the_stage_and_the_parameters_are_not_differentiated(m
                                     partial(torch.autocast, "cpu", torch.bfloat16)])
 def test_a_callers_modes_and_frozen_parameters_change_nothing(method, frozen, caller):
     expected = maps_of(method, network(), pair(33, 50))
-    net = Classifier(new_backbone("tiny", "group", seed=3), 5, detach_after_layer2=True, seed=3).eval().requires_grad_(not frozen)
+    net = new_classifier(new_backbone("tiny", "group", seed=3), 5, seed=3).eval().requires_grad_(not frozen)
     with caller():
         before = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
         maps = maps_of(method, net, pair(33, 50))   # in inference mode this pair is an inference tensor

@@ -88,7 +88,7 @@ def test_group_norm_trains_everything():
 
 
 def test_detaching_stops_the_gradient_after_layer2():
-    model = Classifier(resnet("resnet18", "frozen_batch"), 3, detach_after_layer2=True)   # without it: the test above
+    model = Classifier(resnet("resnet18", "frozen_batch"), 3, freeze_early=True)   # without it: the test above
     model(image()).sum().backward()
     assert model.backbone.layer2[1].conv2.weight.grad is None and model.backbone.layer3[0].conv1.weight.grad is not None
 

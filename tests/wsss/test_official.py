@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from tests.wsss.official_networks import OfficialCam, OfficialIrn
-from wsss.classifiers.plain import Classifier
+from tests.networks import new_backbone, new_classifier
 from wsss.errors import DataError, WeightsError
-from wsss.networks.backbones.resnet import resnet
 from wsss.networks.irn import IRN as OurIrn
 from wsss.networks.weights import fill, read_tensors
 from wsss.official import (
@@ -45,11 +44,11 @@ def irn() -> OfficialIrn:
 
 
 def our_classifier() -> Classifier:
-    return Classifier(resnet("resnet50", "frozen_batch", seed=1), 20).eval()
+    return new_classifier(new_backbone("resnet50", "frozen_batch", seed=1), 20).eval()
 
 
 def our_irn() -> OurIrn:
-    return OurIrn(resnet("resnet50", "frozen_batch", seed=1)).eval()
+    return OurIrn(new_backbone("resnet50", "frozen_batch", seed=1)).eval()
 
 
 @torch.inference_mode()

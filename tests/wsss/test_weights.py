@@ -9,10 +9,8 @@ import safetensors.torch
 import torch
 import torchvision
 
-from wsss.classifiers.plain import Classifier
+from tests.networks import load_pretrained, new_backbone, new_classifier
 from wsss.errors import WeightsError
-from wsss.networks.backbones.build import load_pretrained
-from wsss.networks.backbones.resnet import resnet
 from wsss.networks.facts import PRETRAINED, file_sha256, read_metadata
 from wsss.networks.weights import load_weights, pretrained_name, read_tensors, save_weights
 
@@ -39,7 +37,7 @@ def pretrained():
 
 
 def small_classifier(n_classes=3, seed=0):
-    return Classifier(resnet("resnet18", seed=seed), n_classes, seed=seed)
+    return new_classifier(new_backbone("resnet18", seed=seed), n_classes, seed=seed)
 
 
 @pytest.mark.parametrize("depth", PRETRAINED)
@@ -49,9 +47,9 @@ def test_names_that_are_known_without_torchvision(depth):
 
 def test_offline_error_says_what_to_get_and_where_to_put_it(offline):
     with pytest.raises(WeightsError) as error:
-        load_pretrained(resnet("resnet18", "frozen_batch"))
+        load_pretrained(new_backbone("resnet18", "frozen_batch"))
     url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
-    for part in (url, NAME, "f37072fd", str(offline / NAME), "model.weights=FILE", "no route to host"):
+    for part in (url, NAME, "f37072fd", str(offline / NAME), "backbone.weights=FILE", "no route to host"):
         assert part in str(error.value)
 
 
@@ -61,14 +59,14 @@ def test_a_download_that_breaks_off_is_no_traceback(offline, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "urlopen", broken)
     with pytest.raises(WeightsError, match="cannot download torchvision's resnet18 weights: IncompleteRead"):
-        load_pretrained(resnet("resnet18", "frozen_batch"))
+        load_pretrained(new_backbone("resnet18", "frozen_batch"))
 
 
 def test_a_damaged_file_in_the_cache_is_not_used(offline):
     offline.mkdir(parents=True)
     (offline / NAME).write_bytes(b"half a file")
     with pytest.raises(WeightsError, match="does not start with f37072fd"):
-        load_pretrained(resnet("resnet18", "frozen_batch"))
+        load_pretrained(new_backbone("resnet18", "frozen_batch"))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -79,12 +77,12 @@ def test_local_file_with_torchvisions_names(tmp_path, pretrained, suffix):
     else:
         save_weights(path, torchvision.models.resnet18(weights=None))
         pretrained = read_tensors(path)
-    net = resnet("resnet18", "frozen_batch", seed=1)
+    net = new_backbone("resnet18", "frozen_batch", seed=1)
     load_pretrained(net, path)
     assert all(torch.equal(value, pretrained[name]) for name, value in net.state_dict().items())
     # an old file, without the counters of batches
     torch.save({name: value for name, value in pretrained.items() if "num_batches" not in name}, tmp_path / "old.pth")
-    load_pretrained(resnet("resnet18", "frozen_batch", seed=1), tmp_path / "old.pth")
+    load_pretrained(new_backbone("resnet18", "frozen_batch", seed=1), tmp_path / "old.pth")
 
 
 def test_a_hash_in_the_name_is_checked(tmp_path, pretrained):
@@ -100,11 +98,11 @@ def test_a_hash_in_the_name_is_checked(tmp_path, pretrained):
 def test_weights_of_another_network_and_of_one_that_has_none_are_refused(tmp_path, pretrained):
     torch.save(pretrained, tmp_path / "mine.pth")
     with pytest.raises(WeightsError, match="use norm='frozen_batch' with them"):
-        load_pretrained(resnet("resnet18", "group"), tmp_path / "mine.pth")
+        load_pretrained(new_backbone("resnet18", "group"), tmp_path / "mine.pth")
     with pytest.raises(WeightsError, match="missing: layer1.2.conv1.weight"):
-        load_pretrained(resnet("resnet34", "frozen_batch"), tmp_path / "mine.pth")
-    with pytest.raises(WeightsError, match="there are no pretrained weights of model.backbone=tiny.* set model.pretrained=false or choose"):
-        load_pretrained(resnet("tiny", "frozen_batch"))
+        load_pretrained(new_backbone("resnet34", "frozen_batch"), tmp_path / "mine.pth")
+    with pytest.raises(WeightsError, match="there are no pretrained weights of backbone=tiny.* set backbone.pretrained=false or choose"):
+        load_pretrained(new_backbone("tiny", "frozen_batch"))
 
 
 def test_own_weights_come_back_with_their_metadata(tmp_path):

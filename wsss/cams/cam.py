@@ -21,17 +21,25 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from wsss.classifiers.plain import Classifier
+    from wsss.classifiers.classifier import Classifier
 
 
 @dataclass
 class CAM(CamMethod):
-    """The classifier on every feature. It has no settings."""
+    """The classifier on every feature; its head must be linear in its features. It has no settings."""
 
     title: ClassVar[str] = "CAM"
 
     def maps(self, net: Classifier, features_of: Features, pair: Tensor, classes: Sequence[int]) -> Tensor:
-        return class_activation_maps(features_of(pair), net.classifier.weight[classes].flatten(1))
+        from wsss.classifiers.classifier import linear_weights
+
+        return class_activation_maps(features_of(pair), linear_weights(net, "cam=cam")[classes])
+
+    def check(self, net: Classifier) -> None:
+        """Raise ConfigError if the head of the classifier is not linear in its features."""
+        from wsss.classifiers.classifier import linear_weights
+
+        linear_weights(net, "cam=cam")
 
 
 Method = CAM

@@ -11,7 +11,7 @@ from wsss.cams.method import CamMethod
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from wsss.classifiers.plain import Classifier
+    from wsss.classifiers.classifier import Classifier
 
 
 @dataclass
@@ -31,11 +31,17 @@ class GradCAM(CamMethod):
     gradients: ClassVar[bool] = True
 
     def maps(self, net: Classifier, features_of: Callable[[Tensor], Tensor], pair: Tensor, classes: Sequence[int]) -> Tensor:
-        """As `CamMethod.maps`, on the grid of the stage; not negative. `features_of` is not used. Raises ArgumentError if the
+        """As `CamMethod.maps`, on the grid of the stage; not negative. `features_of` is not used. Raises ConfigError if the
         backbone has no such stage."""
         from wsss.cams.gradients import stage_maps
 
         return stage_maps(net, pair, classes, [self.stage], _map)[0]
+
+    def check(self, net: Classifier) -> None:
+        """Raise ConfigError if the backbone does not have this stage."""
+        from wsss.cams.gradients import stage_numbers
+
+        stage_numbers(net, [self.stage])
 
     def scale_weight(self, pair: Tensor) -> float:
         # the gradient of a mean over the cells shrinks with their number: without this the coarsest scale outweighs the others

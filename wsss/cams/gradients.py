@@ -6,8 +6,8 @@ from threading import get_ident
 import torch
 from torch import Tensor
 
-from wsss.classifiers.plain import Classifier
-from wsss.errors import ArgumentError
+from wsss.classifiers.classifier import Classifier
+from wsss.errors import ConfigError
 
 
 def stage_maps(net: Classifier, images: Tensor, classes: Sequence[int], stages: Sequence[int],
@@ -29,45 +29,46 @@ def stage_maps(net: Classifier, images: Tensor, classes: Sequence[int], stages: 
         per stage, fine to coarse: (B, K, h, w) float32, without a graph.
 
     Raises:
-        ArgumentError: there are no stages, or one that the backbone does not have.
+        ConfigError: there are no stages, or one that the backbone does not have.
     """
-    numbers = _numbers(net, stages)
+    numbers, size = stage_numbers(net, stages), (images.shape[2], images.shape[3])
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
         # Autograd cannot save a tensor that was made in inference mode; a copy made here is an ordinary one.
-        activations, logits = _forward(net, images.clone() if images.is_inference() else images, numbers)
+        outputs, logits = _forward(net, images.clone() if images.is_inference() else images, numbers)
+        activations = [net.backbone.as_map(output.detach(), size) for output in outputs]
         maps = [a.new_zeros(len(images), len(classes), *a.shape[2:]) for a in activations]
         for k, index in enumerate(classes):
-            gradients = torch.autograd.grad(logits[:, index].sum(), activations, retain_graph=True)   # images are independent
+            gradients = torch.autograd.grad(logits[:, index].sum(), outputs, retain_graph=True)   # images are independent
             for out, activation, gradient in zip(maps, activations, gradients, strict=True):
-                out[:, k] = map_of(activation.detach(), gradient)
+                out[:, k] = map_of(activation, net.backbone.as_map(gradient, size))
     return maps
 
 
-def _numbers(net: Classifier, stages: Sequence[int]) -> list[int]:
-    """The stages counted from 0, fine to coarse."""
+def stage_numbers(net: Classifier, stages: Sequence[int]) -> list[int]:
+    """The stages counted from 0, fine to coarse. Raises ConfigError if there are none, or one that the backbone does not have."""
     count = len(net.backbone.stage_modules)
     for stage in stages:
         if not -count <= stage < count:
-            raise ArgumentError(f"stage {stage} does not exist: {net.backbone.name} has {count} stages, expected a number from "
+            raise ConfigError(f"stage {stage} does not exist: {net.backbone.name} has {count} stages, expected a number from "
                                 f"{-count} to {count - 1}")
     if not stages:
-        raise ArgumentError(f"the list of stages is empty, expected numbers from {-count} to {count - 1}")
+        raise ConfigError(f"the list of stages is empty, expected numbers from {-count} to {count - 1}")
     return sorted({stage % count for stage in stages})
 
 
 def _forward(net: Classifier, images: Tensor, numbers: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-    """The activations of the stages, and the logits (B, C) as a function of the finest one."""
-    activations: list[Tensor] = []
+    """The outputs of the stages' modules, and the logits (B, C) as a function of the finest one."""
+    outputs: list[Tensor] = []
     thread = get_ident()
 
     def hook(module: torch.nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
         if get_ident() != thread:
             return None   # the forward pass of another image, in a thread that shares the network
-        activations.append(output if activations else output.detach().requires_grad_())
-        return activations[-1]
+        outputs.append(output if outputs else output.detach().requires_grad_())
+        return outputs[-1]
     handles = [net.backbone.stage_modules[number].register_forward_hook(hook) for number in numbers]
     try:
-        return activations, net.head(net.backbone(images))   # `net.features` may detach the early stages
+        return outputs, net(images)
     finally:
         for handle in handles:
             handle.remove()

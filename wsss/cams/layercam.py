@@ -11,7 +11,7 @@ from wsss.cams.method import CamMethod
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from wsss.classifiers.plain import Classifier
+    from wsss.classifiers.classifier import Classifier
 
 GAMMA = 2.0   # paper, eq. 9
 
@@ -41,6 +41,12 @@ class LayerCAM(CamMethod):
         from wsss.cams.gradients import stage_maps
 
         return _fused(stage_maps(net, pair, classes, self.stages, _map))
+
+    def check(self, net: Classifier) -> None:
+        """Raise ConfigError if the backbone does not have these stages."""
+        from wsss.cams.gradients import stage_numbers
+
+        stage_numbers(net, self.stages)
 
     def scale_weight(self, pair: Tensor) -> float:
         # as in Grad-CAM; the maps of several stages are scaled already

