@@ -19,7 +19,7 @@ from pipeline.cluster.machine import choose_device, fast_precision
 from pipeline.cluster.submit import require_one_step
 from pipeline.console import Console, head_line, plan_table
 from pipeline.plan.expect import expect
-from pipeline.plan.plan import ABSENT, NOTHING, REUSE, PlannedStep, check_share, make_plan, survey
+from pipeline.plan.plan import ABSENT, NOTHING, REUSE, PlannedStep, check_share, make_plan, remarks, survey
 from pipeline.plan.selection import selected
 from pipeline.runfolder.claims import Claim, Owner
 from pipeline.runfolder.folder import RunFolder
@@ -118,6 +118,8 @@ class Pipeline(Work):
                 held.push(self.console.leave)
             self._assemble()
             self.console.info(head_line(self.folder.path, self.dataset, self.config.backbone, self.device))
+            for remark in remarks(self.config, plan):
+                self.console.info(f"  {remark}")
             self.console.info(plan_table(self.folder.path, plan))
             for number, planned in enumerate(to_do):
                 claim(*_claimed(to_do[number:], config.part), planned.name)

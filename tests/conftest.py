@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A network of 20 thousand parameters, because most tests do not depend on its accuracy. With this learning rate some classes get
 # maps and prototypes and some do not, which some tests need. The name of the run is smoke.
-TINY = ("backbone=tiny")
+TINY = ("backbone=tiny",)
 SMOKE = ("experiment=smoke", *TINY, "data.image_size=96", "data.n_train=24", "data.n_val=8", "train_cam.epochs=20", "train_cam.batch_size=8",
          "train_cam.lr=4e-4", "train_cam.head_lr_mult=1.0", "train_cam.freeze_early=false", "make_lpcam.n_clusters=4",
          "make_lpcam.min_prototypes=1", "train_irn.epochs=2", "train_irn.batch_size=8", "threads=1", "train_cam.checkpoint_steps=10",

@@ -30,6 +30,10 @@ class BaseMethod:
         super().__init_subclass__(**more)
         cls.method = cls.__module__.rpartition(".")[2]
 
+    def remark(self) -> str:
+        """What the plan says about the method with these settings; "" if nothing. It may import torch."""
+        return ""
+
     @property
     def facts(self) -> dict[str, Any]:
         """The name of the method and its settings, as JSON values."""

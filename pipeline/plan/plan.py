@@ -17,6 +17,7 @@ from steps.runtime.schedule import STATE, epochs_of, saved_step, steps_per_epoch
 from steps.step import IMAGES, SCORE, TRAINING, Lists
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
+from wsss.families import FAMILIES
 
 # states
 DONE, STALE, PARTIAL, ABSENT, NOTHING = "done", "stale", "partial", "missing", "nothing to score"
@@ -129,6 +130,12 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
         if planned.works and planned.action != REUSE:
             planned.step.check(setup_of(config, dataset, name, planned.sources, lists=planned.lists, fetch=fetch))
     return list(plan.values())
+
+
+def remarks(config: Any, plan: list[PlannedStep]) -> list[str]:
+    """What the methods that the steps to do use have to say."""
+    used = {family for planned in plan if planned.works for family in FAMILIES if family in planned.identity}
+    return [remark for family in FAMILIES if family in used and (remark := getattr(config, family).remark())]
 
 
 def check_share(config: Any, planned: PlannedStep, processes: int) -> None:

@@ -16,7 +16,7 @@ from steps import step
 from steps.parts.thresholds import FALLBACK
 
 VAL = "best mIoU on the masks of 60 val images"
-DEFAULTS = {"seed_maps": "make_lpcam", "data.n_val": 60, "model.backbone": "efficientnet_lite0", "model.starts_from_weights": True,
+DEFAULTS = {"seed_maps": "make_lpcam", "data.n_val": 60, "backbone.starts_from_weights": True,
             "train_cam.epochs": 12, "train_irn.epochs": 4,
             "make_lpcam.prototypes": None, "make_lpcam.cam_threshold": 0.1, "make_lpcam.fg_threshold": 0.9,
             "make_lpcam.n_clusters": 12, "make_lpcam.background_high": 0.9, "cam_to_ir_label.conf_fg": None, "cam_to_ir_label.conf_bg": None,
@@ -86,7 +86,7 @@ def test_seeds_that_are_worse_and_a_threshold_far_from_the_best():
     assert "56.0 on val" in found["train_cam", "classifier"]["text"] and tried(found["train_cam", "classifier"]) == ["train_cam.epochs=24"]
     assert set(found) == {("train_cam", "classifier"), ("make_lpcam", "change"), ("make_lpcam", "threshold")}
     found, _ = remarks(summary(score(40.2), make_cam=score(45.0), make_lpcam=score(40.0), val_map=0.56),
-                       {**DEFAULTS, "model.backbone": "resnet18", "model.starts_from_weights": False})
+                       {**DEFAULTS, "model.backbone": "resnet18", "backbone.starts_from_weights": False})
     assert tried(found["train_cam", "classifier"]) == ["backbone=tf_efficientnet_lite0", "train_cam.epochs=24"]
 
 
@@ -261,7 +261,7 @@ def test_nothing_is_suggested_that_the_run_has_already_or_does_not_know():
 def test_every_suggestion_can_be_typed(experiment, changes):
     words = [f"experiment={experiment}", *(["data.root=x"] if experiment == "lpcam_voc12" else [])]
     setting = setting_in_use(typed(compose(words)))
-    assert setting("make_sem_seg_labels.exp_times") == 8 and setting("model.backbone") in ("efficientnet_lite0", "resnet50")
+    assert setting("make_sem_seg_labels.exp_times") == 8 and setting("backbone.name") in ("tf_efficientnet_lite0", "resnet50")
     low = summary(score(30.0, best=(35.0, 0.1), source="make_sem_seg_labels.bg_threshold in the configuration"), val_map=0.5, seed_maps=setting("seed_maps"),
                   make_cam=score(45.0, best=(50.0, 0.2)), make_lpcam_fg_only=score(43.0), make_lpcam=score(40.0, **changes))
     wanted = [word for each in describe(low, setting)["remarks"] for word in tried(each) if word]

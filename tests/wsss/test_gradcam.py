@@ -16,7 +16,7 @@ from wsss.cams.cam import CAM, class_activation_maps
 from wsss.cams.gradcam import GradCAM
 from wsss.cams.layercam import LayerCAM
 from wsss.cams.method import multi_scale_maps
-from wsss.errors import ArgumentError
+from wsss.errors import ConfigError
 
 CLASSES = [3, 0, 4]
 NETWORKS = [("resnet18", "group"), ("resnet18", "frozen_batch"), (LITE0, "frozen_batch")]
@@ -286,6 +286,7 @@ def test_nothing_outlives_an_image(method):
     (LayerCAM([]), "the list of stages is empty, expected numbers from -5 to 4"),
 ])
 def test_stages_that_do_not_exist_are_refused(method, message):
-    with pytest.raises(ArgumentError) as error:
-        maps_of(method, network(), pair(8, 8))
-    assert str(error.value) == message
+    for use in (lambda: maps_of(method, network(), pair(8, 8)), lambda: method.check(network())):
+        with pytest.raises(ConfigError) as error:
+            use()
+        assert str(error.value) == message

@@ -43,7 +43,7 @@ def irn() -> OfficialIrn:
     return OfficialIrn()
 
 
-def our_classifier() -> Classifier:
+def our_classifier():
     return new_classifier(new_backbone("resnet50", "frozen_batch", seed=1), 20).eval()
 
 

@@ -17,7 +17,7 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to the features before pooling, (B, D, h, w) (`Backbone.features`)."""
-        return self.backbone.features(x)
+        return self.backbone(x)
 
     @abstractmethod
     def head(self, features: Tensor) -> Tensor:
