@@ -26,7 +26,8 @@ from wsss.data.images import read_mask
 from wsss.networks.weights import save_weights
 
 N_CLASSES = 20
-FACTS = {"backbone": "resnet50", "norm": "frozen_batch", "n_classes": N_CLASSES}
+FACTS = {"backbone": {"method": "resnet", "depth": "resnet50", "norm": "frozen_batch"}, "classifier": {"method": "plain", "loss": "soft_margin"},
+         "n_classes": N_CLASSES}
 
 
 def reference_dataset() -> Dataset:
