@@ -91,6 +91,7 @@ def needs(setup: Setup) -> Needs:
 
 def run(context: StepContext) -> dict[str, Any]:
     import torch
+
     from steps.parts.training_pictures import cam_pictures
     from steps.runtime.networks import import_network, imported_classifier, new_classifier, save_network
     from steps.runtime.training import fit, make_optimizer, poly_lr

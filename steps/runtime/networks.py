@@ -37,7 +37,7 @@ from wsss.seeding import derived_seed
 
 N = TypeVar("N", bound=Module)
 Network = TypeVar("Network", Classifier, IRN)
-Read = Callable[[str, str, Mapping[str, Any], Dataset], Classifier | IRN]   # the file, its name in messages, the methods, the data
+Read = Callable[[str, str, Mapping[str, Any], Dataset], Classifier | IRN]   # file, its name in messages, methods, data
 
 
 def new_classifier(context: StepContext) -> Classifier:

@@ -21,8 +21,8 @@ from steps.runtime.artifacts import Maps
 from steps.runtime.context import Stopped
 from steps.runtime.datasets import open_dataset
 from tests.conftest import SMOKE, TINY, actions
-from tests.wsss.official_networks import OfficialCam, OfficialIrn
 from tests.networks import new_backbone
+from tests.wsss.official_networks import OfficialCam, OfficialIrn
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask
 from wsss.errors import ConfigError, DataError, WeightsError

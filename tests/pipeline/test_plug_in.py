@@ -96,9 +96,9 @@ print(json.dumps([planned(words) for words in json.loads(sys.argv[1])]))
 """
 
 
-def call(tree: Path, *words: str) -> str:
+def call(tree: Path, *words: str, chosen: tuple[str, ...] = (CHOSEN,)) -> str:
     """What run_pipeline.py of a tree prints."""
-    result = subprocess.run([sys.executable, "run_pipeline.py", *SMOKE, CHOSEN, *words], cwd=tree, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "run_pipeline.py", *SMOKE, *chosen, *words], cwd=tree, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -120,9 +120,9 @@ def acts(tree: Path, *calls: tuple[str, ...]) -> str:
     return result.stdout
 
 
-def plans(tree: Path, *calls: tuple[str, ...]) -> list:
+def plans(tree: Path, *calls: tuple[str, ...], chosen: tuple[str, ...] = (CHOSEN,)) -> list:
     """For each list of words the plan, step -> [action, to do, why], or the error; all by one process."""
-    words = json.dumps([[*SMOKE, CHOSEN, *more] for more in calls])
+    words = json.dumps([[*SMOKE, *chosen, *more] for more in calls])
     result = subprocess.run([sys.executable, "-c", PLANS, words], cwd=tree, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)

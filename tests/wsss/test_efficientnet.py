@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
+from wsss.networks.backbones.build import load_pretrained, new_backbone
 
 from wsss.classifiers.plain import Classifier
 from wsss.errors import WeightsError
 from wsss.networks.backbones import packaged
-from wsss.networks.backbones.build import load_pretrained, new_backbone
 from wsss.networks.backbones.packaged import packaged_weights
 from wsss.networks.backbones.resnet import resnet
 from wsss.networks.irn import IRN

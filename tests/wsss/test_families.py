@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_house import ROOT
 from tests.networks import new_backbone, new_classifier
+from tests.test_house import ROOT
 from wsss import families
 from wsss.cams import SCALES
 from wsss.cams.cam import CAM, multi_scale_cam, multi_scale_features

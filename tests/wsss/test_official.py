@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.wsss.official_networks import OfficialCam, OfficialIrn
 from tests.networks import new_backbone, new_classifier
+from tests.wsss.official_networks import OfficialCam, OfficialIrn
 from wsss.errors import DataError, WeightsError
 from wsss.networks.irn import IRN as OurIrn
 from wsss.networks.weights import fill, read_tensors

@@ -101,7 +101,7 @@ def test_weights_of_another_network_and_of_one_that_has_none_are_refused(tmp_pat
         load_pretrained(new_backbone("resnet18", "group"), tmp_path / "mine.pth")
     with pytest.raises(WeightsError, match="missing: layer1.2.conv1.weight"):
         load_pretrained(new_backbone("resnet34", "frozen_batch"), tmp_path / "mine.pth")
-    with pytest.raises(WeightsError, match="there are no pretrained weights of backbone=tiny.* set backbone.pretrained=false or choose"):
+    with pytest.raises(WeightsError, match="there are no ImageNet weights of backbone tiny: set backbone.pretrained=false"):
         load_pretrained(new_backbone("tiny", "frozen_batch"))
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ClassifierMethod(BaseMethod, ABC):
-    """A kind of classifier and its training. Its settings are part of the weights file, so that the network can be built again."""
+    """A kind of classifier and its training. Its settings are in the weights file, so that the network can be built again."""
 
     @abstractmethod
     def build(self, backbone: Backbone, n_classes: int) -> Classifier:

@@ -1,4 +1,4 @@
-"""The image classifier whose weights and features give the activation maps (official `net/resnet50_cam.py`, `step/train_cam.py`)."""
+"""The classifier whose weights and features give the activation maps (official `net/resnet50_cam.py`, `step/train_cam.py`)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ LOSSES = ("soft_margin", "softmax")
 class Plain(ClassifierMethod):
     """Global average pooling and a linear layer without bias.
 
-    loss "soft_margin": multi-label soft margin loss, a sigmoid for each class. "softmax": cross-entropy, for images of exactly one
-    class. Raises ConfigError for another one.
+    loss "soft_margin": multi-label soft margin loss, a sigmoid for each class. "softmax": cross-entropy, for images of one class
+    each. Raises ConfigError for another one.
     """
 
     loss: str
@@ -49,8 +49,8 @@ class Plain(ClassifierMethod):
     def check(self, labels: Mapping[str, Sequence[int]]) -> None:
         wrong = [image_id for image_id, classes in labels.items() if len(classes) != 1]
         if self.loss == "softmax" and wrong:
-            raise DataError(f"classifier.loss=softmax needs images of exactly one class, but {len(wrong)} of {len(labels)} training "
-                            f"images have none or several, first {wrong[0]}. Use classifier.loss=soft_margin")
+            raise DataError(f"classifier.loss=softmax needs images of exactly one class, but {len(wrong)} of {len(labels)} "
+                            f"training images have none or several, first {wrong[0]}. Use classifier.loss=soft_margin")
 
 
 Method = Plain

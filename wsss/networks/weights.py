@@ -84,9 +84,6 @@ def pretrained_cache(depth: str) -> Path:
 def _url(depth: str) -> str:
     from torchvision.models import get_model_weights  # late, as in `wsss.networks.backbones.resnet`
 
-    if depth == "tiny":
-        raise WeightsError("there are no pretrained weights of backbone=tiny, which is for testing the pipeline: set "
-                           "backbone.pretrained=false or choose another backbone")
     return get_model_weights(depth).IMAGENET1K_V1.url
 
 
@@ -102,8 +99,8 @@ def fetch_pretrained(depth: str) -> dict[str, Tensor]:
     except (*DAMAGED, http.client.HTTPException) as error:
         raise WeightsError(
             f"cannot download torchvision's {depth} weights: {error}. On a machine with internet access download {url} (SHA-256 "
-            f"starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then copy it to {cached}, or set backbone.weights=FILE; "
-            "or use backbone=tf_efficientnet_lite0, whose ImageNet weights are installed with this project"
+            f"starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then copy it to {cached}, or set "
+            "backbone.weights=FILE; or use backbone=tf_efficientnet_lite0, whose ImageNet weights are installed with this project"
         ) from error
 
 

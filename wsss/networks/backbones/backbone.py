@@ -1,6 +1,7 @@
 """The interface of all backbones."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,8 +50,8 @@ class Backbone(nn.Module):
         last stage is another one."""
 
     def as_map(self, output: Tensor, size: tuple[int, int]) -> Tensor:
-        """The output of a stage module as (B, D, h, w), for images of `size` (H, W). It may be in another layout, such as the tokens
-        of a transformer."""
+        """The output of a stage module as (B, D, h, w), for images of `size` (H, W). It may be in another layout, such as
+        the tokens of a transformer."""
         return output
 
     def attention(self, x: Tensor) -> tuple[Tensor, ...] | None:
@@ -59,8 +60,8 @@ class Backbone(nn.Module):
         return None
 
     def early_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the layers up to the last stage of stride 8 or less, or the first stage if all are coarser: those that
-        its output depends on."""
+        """The parameters of the layers up to the last stage of stride 8 or less, or the first stage if all are coarser: those
+        that its output depends on."""
         number = max((i for i, stride in enumerate(self.strides) if stride <= EARLY_STRIDE), default=0)
         probe = next(self.parameters()).new_zeros(1, 3, 64, 64)
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -73,3 +74,34 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """As `features`."""
         return self.features(x)
+
+
+class StagedBackbone(Backbone):
+    """A backbone that consists of its stages, one after another; the output of the last one is the features.
+
+    stage_modules: from (B, 3, H, W) to stage 1, from there to stage 2, and so on. channels, strides: of their outputs, which have
+    grids of ceil(side / stride). normalisation: of the images.
+    """
+
+    def __init__(self, stage_modules: Sequence[nn.Module], channels: tuple[int, ...], strides: tuple[int, ...],
+                 normalisation: Normalisation):
+        super().__init__()
+        self.layers = nn.ModuleList(stage_modules)
+        self.channels, self.strides, self.normalisation = channels, strides, normalisation
+        self.feature_channels, self.feature_stride = channels[-1], strides[-1]
+
+    def features(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def stages(self, x: Tensor) -> tuple[Tensor, ...]:
+        found = []
+        for layer in self.layers:
+            x = layer(x)
+            found.append(x)
+        return tuple(found)
+
+    @property
+    def stage_modules(self) -> tuple[nn.Module, ...]:
+        return tuple(self.layers)

@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wsss.errors import ArgumentError, ConfigError
+from wsss.errors import ArgumentError, ConfigError, WeightsError
 from wsss.families import BaseMethod, from_facts
 from wsss.files import user_path
 from wsss.networks.facts import file_sha256
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from torch import Tensor
 
     from wsss.networks.backbones.backbone import Backbone
 
@@ -75,20 +75,36 @@ class BackboneMethod(BaseMethod, ABC):
     def build(self, norm: str) -> Backbone:
         """The network with random weights from torch's global generator, on torch's default device."""
 
-    @abstractmethod
     def load(self, backbone: Backbone) -> None:
-        """Load the ImageNet weights into a network of norm "frozen_batch": from `weights`, or where they come from otherwise.
+        """Load the ImageNet weights into a network of norm "frozen_batch": the file `weights` (.pth, .pt or .safetensors), or
+        those of `fetch`.
 
         Raises WeightsError if they are not available, damaged, or of another network.
         """
+        from wsss.networks.weights import fill, read_tensors
 
-    @abstractmethod
+        if backbone.norm != "frozen_batch":
+            raise WeightsError(f"ImageNet weights of {self.name} come with batch norm, the network has group norm: use "
+                               "norm='frozen_batch' with them")
+        tensors = self.fetch() if self.weights is None else read_tensors(self.weights)
+        fill(backbone, self.own(tensors), f"{self.weights or 'the ImageNet weights'} ({self.name})")
+
+    def fetch(self) -> dict[str, Tensor]:
+        """The ImageNet weights that are not given as a file. Raises WeightsError if there are none, or they cannot be read."""
+        raise WeightsError(f"there are no ImageNet weights of backbone {self.name}: set backbone.pretrained=false, give a file "
+                           "by backbone.weights=FILE, or choose another backbone")
+
+    def own(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a weights file by the names of the backbone, without those of its classifier."""
+        return tensors
+
     def at_hand(self) -> bool:
         """Whether `load` needs no download."""
+        return True
 
-    @abstractmethod
     def published(self) -> str:
-        """What identifies the ImageNet weights that are not given as a file: a digest, or a file name that contains one."""
+        """What identifies the weights of `fetch`: a digest, or a name that has one meaning."""
+        return self.name
 
     def expected_file(self) -> str:
         """The file that `weights` may name, in messages."""
@@ -99,8 +115,8 @@ class BackboneMethod(BaseMethod, ABC):
         if self.weights is None:
             return self.published()
         if not user_path(self.weights).is_file():
-            raise ConfigError(f"backbone.weights={self.weights!r} is not a file. Set it to {self.expected_file()} or a file with the "
-                              f"parameter names of {self.name}")
+            raise ConfigError(f"backbone.weights={self.weights!r} is not a file. Set it to {self.expected_file()} or a file with "
+                              f"the parameter names of {self.name}")
         return file_sha256(user_path(self.weights))
 
 
