@@ -14,10 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.scaling import SIZES
+from benchmarks.setting import backbone
 from pipeline.config import compose, typed
-from wsss.classifiers.plain import Classifier
 from wsss.data.images import scaled_size
-from wsss.networks.backbones.resnet import resnet
 from wsss.networks.folding import fold_batch_norm
 from wsss.networks.irn import IRN
 from wsss.refinement import walk
@@ -31,8 +30,8 @@ def operations(overrides: tuple[str, ...] = ("experiment=lpcam_voc12", "data.roo
     """GFLOP per image by step, for a training over all epochs."""
     config = typed(compose(overrides))
     with torch.device("meta"):
-        classifier = Classifier(resnet(config.model.backbone.value, "frozen_batch"), 20)
-        irn = IRN(resnet(config.model.backbone.value, "frozen_batch").requires_grad_(False))
+        classifier = config.classifier.new(config.backbone.new(), 20)
+        irn = IRN(config.backbone.new().requires_grad_(False))
 
     def of(pass_, batch: int, size: tuple[int, int], backward: bool = False) -> float:
         with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
@@ -66,7 +65,7 @@ def launches() -> dict[str, int]:
     image, seeds = torch.randint(255, (40, 50, 3), generator=draw).byte(), torch.randint(3, (2, 40, 50), generator=draw)
     logits, displacement = torch.randn(1, 1, 32, 32, requires_grad=True), torch.randn(1, 2, 32, 32, requires_grad=True)
     labels = torch.randint(3, (1, 32, 32), generator=draw)
-    classifier = fold_batch_norm(resnet("resnet50", "frozen_batch").eval().requires_grad_(False))
+    classifier = fold_batch_norm(backbone().eval().requires_grad_(False))
 
     def walked(power: Callable) -> None:
         power(maps, walk._symmetric_steps(edge, 10, 5, edge.numel())[0])

@@ -22,9 +22,10 @@ from steps.runtime.context import Runtime, StepContext
 from steps.runtime.journal import merge_journals
 from steps.runtime.memory import keep_heap
 from steps.runtime.networks import WEIGHTS
-from wsss.classifiers.plain import Classifier
+from wsss.classifiers.classifier import Classifier
 from wsss.data.dataset import Dataset
-from wsss.networks.backbones.resnet import ResNet, resnet
+from wsss.families import from_facts
+from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.irn import IRN
 from wsss.networks.weights import save_weights
 
@@ -39,10 +40,14 @@ def scratch() -> Path:
     return folder
 
 
+def classifier(features: Backbone, n_classes: int) -> Classifier:
+    return from_facts("classifier", {"method": "plain", "loss": "soft_margin"}).new(features, n_classes, seed=1)
+
+
 @cache
-def backbone(depth: str = "resnet50", norm: str = "frozen_batch") -> ResNet:
+def backbone(depth: str = "resnet50", norm: str = "frozen_batch") -> Backbone:
     """A backbone with random weights whose features have the magnitude of trained ones (as in the tests' reference case)."""
-    net = resnet(depth, norm, seed=7)
+    net = from_facts("backbone", {"method": "resnet", "depth": depth, "pretrained": False, "weights": None}).new(norm, seed=7)
     for name, value in net.named_parameters():
         if name.endswith("bn3.weight" if depth in ("resnet50", "resnet101") else "bn2.weight"):
             torch.nn.init.constant_(value, 0.3)
@@ -58,9 +63,10 @@ class Run:
         self.dataset, self.precision, self.folder = dataset, precision, scratch()
         self._networks: dict[Path, torch.nn.Module] = {}
         self.config = typed(compose([*overrides, f"precision={precision}"]))
-        self.classifier = Classifier(backbone(depth, norm), len(dataset.classes), seed=1).eval().requires_grad_(False)
+        self.classifier = classifier(backbone(depth, norm), len(dataset.classes)).eval().requires_grad_(False)
         self.irn = IRN(backbone(depth, norm), seed=2).eval().requires_grad_(False)
-        facts = {"backbone": depth, "norm": norm, "n_classes": len(dataset.classes)}
+        facts = {"backbone": self.classifier.backbone.facts, "classifier": self.config.classifier.facts,
+                 "n_classes": len(dataset.classes)}
         for step, network in (("train_cam", self.classifier), ("train_irn", self.irn)):
             (self.folder / step).mkdir()
             save_weights(self.folder / step / WEIGHTS, network, facts)

@@ -12,15 +12,14 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.harness import CPU, REPEATS, Case, greatest_difference
-from benchmarks.setting import N_CLASSES, backbone, scratch
+from benchmarks.setting import N_CLASSES, backbone, classifier, scratch
+from pipeline.config import compose, typed
 from steps.runtime.context import Runtime, StepContext
 from steps.runtime.memory import keep_heap
-from steps.runtime.networks import to_train
+from steps.runtime.networks import freeze_early, to_train
 from steps.runtime.schedule import OptimizerName, Schedule
 from steps.runtime.training import make_optimizer, train_step
-from wsss.classifiers.plain import Classifier
-from wsss.networks.backbones.build import load_pretrained, new_backbone
-from wsss.networks.backbones.packaged import NAME
+from wsss.classifiers.classifier import Classifier
 from wsss.networks.irn import IRN
 from wsss.refinement.affinity import affinity_losses, pair_counts
 
@@ -49,7 +48,7 @@ def samples(batch: int, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _classifier() -> Classifier:
-    return Classifier(copy.deepcopy(backbone()), N_CLASSES, seed=1).train()
+    return classifier(copy.deepcopy(backbone()), N_CLASSES).train()
 
 
 def _our_step(mine: Classifier, images: torch.Tensor, labels: torch.Tensor, precision: str) -> Callable[[], torch.Tensor]:
@@ -104,7 +103,9 @@ def _parts_case(quick: bool, precision: str) -> Case:
     images, labels = samples(8, 160)
 
     def step(parts: int | None) -> Callable[[], torch.Tensor]:
-        mine = to_train(Classifier(_light_backbone(), N_CLASSES, detach_after_layer2=True, seed=1), CPU)
+        mine = classifier(_light_backbone(), N_CLASSES)
+        freeze_early(mine.backbone)
+        mine = to_train(mine, CPU)
         backbone_parameters, head = mine.parameter_groups()
 
         def loss(x: torch.Tensor, y: torch.Tensor, total: None) -> dict[str, torch.Tensor]:
@@ -133,8 +134,9 @@ def _irn_parts_case(quick: bool, precision: str) -> Case:
 
 
 def _light_backbone() -> torch.nn.Module:
-    net = new_backbone(NAME, "frozen_batch")
-    load_pretrained(net)
+    light = typed(compose([])).backbone   # that of the default run
+    net = light.new()
+    light.load(net)
     return net
 
 

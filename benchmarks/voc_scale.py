@@ -69,7 +69,7 @@ def measure(n: int, masks: Path | None = None, overrides: tuple[str, ...] = ()) 
         draw_voc(root, n, masks)
         save_weights(Path(folder, "random.safetensors"), backbone("resnet50"))
         pipeline = Pipeline.compose("experiment=lpcam_voc12", f"data.root={root}", f"outputs={folder}/outputs", "name=voc",
-                                    f"model.weights={folder}/random.safetensors", "train_cam.lr=1e-3",
+                                    f"backbone.weights={folder}/random.safetensors", "train_cam.lr=1e-3",
                                     "train_irn.lr=1e-3", *overrides)
         prepare_dataset(pipeline.config.data)
         pipeline.run()

@@ -21,6 +21,7 @@ from steps.runtime.datasets import open_dataset
 from steps.runtime.schedule import STATE, OptimizerName, Schedule
 from steps.runtime.training import fit, make_optimizer, poly_lr
 from tests.conftest import SMOKE
+from wsss.families import FAMILIES
 from wsss.networks.weights import read_tensors
 
 
@@ -139,7 +140,8 @@ def first_gradients(name: str, outputs, folder, parts: int | None) -> torch.Tens
     inputs = {role: (Source(step, {}, outputs / "smoke" / step),)
               for role, step in (("classifier", "train_cam"), ("labels", "cam_to_ir_label"))}
     settings = replace(getattr(config, name), epochs=1, batch_size=7, parts=parts)
-    BY_NAME[name].module.run(StepContext(name, settings, dataset, lists, folder, inputs, config.model))
+    BY_NAME[name].module.run(StepContext(name, settings, dataset, lists, folder, inputs,
+                                            methods={family: getattr(config, family) for family in FAMILIES}))
     state = read_tensors(folder / STATE)
     return torch.cat([value.flatten() for name, value in state.items() if name.endswith(("exp_avg", "momentum_buffer"))])
 
