@@ -8,7 +8,7 @@ Official files: `step/train_cam.py`, `net/resnet50_cam.py` (IRN, LPCAM). Reads i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from steps.runtime.concurrency import memory_for
 from steps.runtime.context import StepContext
 from steps.runtime.memory import trim_heap
 from steps.runtime.model import weights_digest
-from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of
+from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of, total_steps
 from steps.step import TRAINING, Curve, Line, Lists, Needs, Setup, facts
 from wsss.metrics.semantic import average_precision
 from wsss.seeding import generator
@@ -107,12 +107,13 @@ def run(context: StepContext) -> dict[str, Any]:
     classifier = new_classifier(context)
     resize_long = tuple(round(factor * settings.crop_size) for factor in settings.resize_long)
 
-    def sample(epoch: int, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
-        draws = generator(context.seed, context.name, epoch, image_id)
+    def view(image_id: str, draws: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         image = classifier_sample(dataset.image(image_id), draws, settings.crop_size, resize_long,
                                   color_jitter=settings.color_jitter,
                                   normalisation=classifier.backbone.normalisation)
         return image, torch.from_numpy(dataset.label_vector(image_id))
+
+    method = _Plain()
 
     def loss(images: torch.Tensor, labels: torch.Tensor, total: None) -> dict[str, torch.Tensor]:
         share = len(images) / min(settings.batch_size, len(context.ids))   # of the batch
@@ -120,13 +121,41 @@ def run(context: StepContext) -> dict[str, Any]:
 
     backbone, head = classifier.parameter_groups()
     optimizer = make_optimizer(settings, (backbone, 1.0), (head, settings.head_lr_mult))
-    schedule = Schedule(context.name, epochs_of(settings, len(context.ids)), settings.batch_size,
+    schedule = Schedule(context.name, total_steps(settings, len(context.ids)), settings.batch_size,
                 poly_lr(settings.power, settings.warmup), settings.checkpoint_steps, settings.parts, settings.val_epochs)
-    log = fit(context, schedule, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
+    log = fit(context, schedule, classifier, optimizer, _sample(context, method, view), loss, lambda: validate(context, classifier),
               lambda: cam_pictures(context, classifier))
     if context.runtime.group.is_main:
         save_network(context, classifier)
-    return {"steps": log[-1]["step"], "epochs": schedule.epochs, "val_map": log[-1].get("val_map")}
+    return {"steps": log[-1]["step"], "epochs": epochs_of(settings, len(context.ids)), "val_map": log[-1].get("val_map")}
+
+
+class _Plain:
+    """The default of a method: a sample is one image, as it is."""
+
+    def members(self, image_id: str, batch: tuple[str, ...], labels: Mapping[str, tuple[int, ...]],
+                draws: np.random.Generator) -> tuple[str, ...]:
+        """The ids of the images that make the sample of `image_id`, itself first.
+
+        `batch`: the ids of its batch; `labels`: the classes of each id of the list that is trained on.
+        """
+        return (image_id,)
+
+    def mix(self, samples: tuple[tuple[torch.Tensor, ...], ...], draws: np.random.Generator) -> tuple[torch.Tensor, ...]:
+        """The tensors of a sample, from those of its members."""
+        return samples[0]
+
+
+def _sample(context: StepContext, method: _Plain, view: Callable[[str, np.random.Generator], tuple[torch.Tensor, ...]],
+            ) -> Callable[[int, str, tuple[str, ...]], tuple[torch.Tensor, ...]]:
+    """The function that makes the samples (see `fit`): the `view` of each member, mixed, all from the draws of the sample."""
+    labels = {image_id: context.dataset.labels[image_id] for image_id in context.ids}
+
+    def sample(epoch: int, image_id: str, batch: tuple[str, ...]) -> tuple[torch.Tensor, ...]:
+        draws = generator(context.seed, context.name, epoch, image_id)
+        members = method.members(image_id, batch, labels, draws)
+        return method.mix(tuple(view(member, draws) for member in members), draws)
+    return sample
 
 
 def reader(folder: Path, n_classes: int) -> None:
@@ -178,7 +207,7 @@ def remarks(name: str, outcome: Outcome) -> list[Remark]:
     val_map = outcome.results.get(name, {}).get("val_map")
     if val_map is None or not val_map < WEAK_MAP or not outcome.lowered:
         return []
-    wanted: list[Advice] = [(f"{name}.epochs", 2 * outcome.epochs(name, 4), "a longer training")]
+    wanted: list[Advice] = [(*outcome.longer(name, 4), "a longer training")]
     if not outcome.setting("model.starts_from_weights", True):
         wanted.insert(0, ("model.backbone", "efficientnet_lite0", "start from ImageNet weights, which are installed"))
     text = f"The classifier has a mean average precision of {100 * val_map:.1f} on val: all maps come from it."
