@@ -114,6 +114,7 @@ def run(context: StepContext) -> dict[str, Any]:
         return image, torch.from_numpy(dataset.label_vector(image_id))
 
     method = _Plain()
+    sample = _sample(context, method, view)
 
     def loss(images: torch.Tensor, labels: torch.Tensor, total: None) -> dict[str, torch.Tensor]:
         share = len(images) / min(settings.batch_size, len(context.ids))   # of the batch
@@ -123,7 +124,7 @@ def run(context: StepContext) -> dict[str, Any]:
     optimizer = make_optimizer(settings, (backbone, 1.0), (head, settings.head_lr_mult))
     schedule = Schedule(context.name, total_steps(settings, len(context.ids)), settings.batch_size,
                 poly_lr(settings.power, settings.warmup), settings.checkpoint_steps, settings.parts, settings.val_epochs)
-    log = fit(context, schedule, classifier, optimizer, _sample(context, method, view), loss, lambda: validate(context, classifier),
+    log = fit(context, schedule, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
               lambda: cam_pictures(context, classifier))
     if context.runtime.group.is_main:
         save_network(context, classifier)
