@@ -30,8 +30,7 @@ from wsss.seeding import derived_seed, generator, seeded
 
 def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: torch.optim.Optimizer,
         sample: Callable[[int, str, tuple[str, ...]], tuple], loss: Callable[..., dict[str, torch.Tensor]],
-        validate: Callable[[], dict[str, Any]] = dict,
-        pictures: Callable[[], dict[str, np.ndarray]] = dict,
+        validate: Callable[[], dict[str, Any]] = dict, pictures: Callable[[], dict[str, np.ndarray]] = dict,
         counts: Callable[..., torch.Tensor | None] = lambda *part: None) -> list[dict[str, Any]]:
     """Train `module` on the step's ids and return the log, one dict per step and one per validation.
 
@@ -62,11 +61,9 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
     while step < total:
         epoch, first = divmod(step, epoch_steps)
         for batch in _batches(context, schedule, sample, epoch, first, min(epoch_steps, first + total - step)):
-            factor = schedule.lr_factor(step, total)
-            for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
-                group["lr"] = base * factor
+            lr = _set_lr(optimizer, base_lrs, schedule.lr_factor(step, total))
             losses = train_step(context, schedule, module, optimizer, loss, batch, counts, step)
-            log.add_step({"step": step, "epoch": epoch, "lr": base_lrs[0] * factor}, losses)
+            log.add_step({"step": step, "epoch": epoch, "lr": lr}, losses)
             step += 1
             validates = step == total or step % (schedule.val_epochs * epoch_steps) == 0
             saves = step == total or step % schedule.checkpoint_steps == 0
@@ -90,6 +87,13 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
     if runtime.group.is_main:
         log.write()   # also if it was deleted after the training
     return log.lines
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, base_lrs: list[float], factor: float) -> float:
+    """Set the learning rates of all groups of parameters; return that of the first."""
+    for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
+        group["lr"] = base * factor
+    return optimizer.param_groups[0]["lr"]
 
 
 def train_step(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: torch.optim.Optimizer,

@@ -9,6 +9,7 @@ from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import permutations
 from types import SimpleNamespace
 
 import pytest
@@ -173,6 +174,17 @@ def test_any_number_of_processes_draws_and_logs_the_same(tmp_path, monkeypatch, 
     for size in ("2", "4"):
         assert same(read_tensors(tmp_path / size / STATE), read_tensors(tmp_path / "1" / STATE))
         assert (tmp_path / size / "log.jsonl").read_text() == (tmp_path / "1/log.jsonl").read_text()
+
+
+@pytest.mark.parametrize("shares", sorted({*permutations([2.0**53, 1.0, 1.0, -2.0**53])}))
+def test_losses_are_added_in_the_order_of_the_parts(tmp_path, shares):
+    """In float64 a 1 is lost when it is added to 2**53."""
+    def logged(group):
+        log = training_log.TrainingLog(StepContext("train_cam", None, None, {}, tmp_path, runtime=Runtime(group=group)), 4, [])
+        log.add_step({"step": 0}, {"loss": torch.tensor(shares[group.rank::group.size], dtype=torch.float64)})
+        return log.lines
+    [one] = together(1, logged)
+    assert one[0]["loss"] == ((shares[0] + shares[1]) + shares[2]) + shares[3] and together(2, logged) == [one] * 2
 
 
 def first_gradients(name: str, outputs, folder, parts: int | None) -> torch.Tensor:

@@ -12,12 +12,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipeline import Pipeline
 from steps import train_cam
+from steps.parts.outcome import Outcome
 from steps.runtime import networks, training_log
 from steps.runtime.context import Group, Runtime, StepContext, Stopped
 from steps.runtime.gradients import tree_sum
 from steps.runtime.schedule import epochs_of, saved_step, total_steps
 from steps.runtime.training import OptimizerName, Schedule, fit, make_optimizer, poly_lr, train_step
+from tests.conftest import SMOKE, contents, interrupted
 from wsss.errors import DataError, WsssError
 from wsss.seeding import derived_seed, generator, seeded
 
@@ -239,6 +242,42 @@ def test_the_length_of_a_training(settings, n_ids, steps, epochs):
     assert type(epochs_of(settings, n_ids)) is type(epochs)
 
 
+def test_a_run_of_some_steps_on_crops_of_any_size_is_planned_and_continued_as_such(tmp_path):
+    """Three steps are an epoch."""
+    def pipeline(name, *words):
+        return Pipeline.compose(*SMOKE, f"outputs={tmp_path}", f"name={name}", "to_step=train_cam", "train_cam.epochs=null", "train_cam.steps=7",
+                                "train_cam.crop_size=50", "train_cam.checkpoint_steps=2", *words)
+
+    def planned(name):
+        step = pipeline(name).plan()[0]
+        return step.done, step.total, step.action
+    assert planned("parts") == (0, 7, "run")
+    with interrupted(6):
+        pipeline("parts").run()
+    assert planned("parts") == (4, 7, "continue")
+    for name in ("parts", "whole"):
+        pipeline(name).run()
+        assert planned(name) == (7, 7, "skip")
+        result = json.loads((tmp_path / name / "train_cam/manifest.json").read_text())["result"]
+        assert (result["steps"], result["epochs"]) == (7, 2.33)
+    assert contents(tmp_path / "parts/train_cam") == contents(tmp_path / "whole/train_cam")
+
+
+@pytest.mark.slow
+def test_irn_trains_on_crops_that_are_no_multiple_of_its_backbones_stride(smoke):
+    pipeline = smoke("to_step=train_irn", "replace=true", "train_irn.crop_size=100", "train_irn.epochs=null", "train_irn.steps=2")
+    pipeline.run()
+    lines = [json.loads(line) for line in (pipeline.config.folder / "train_irn/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [0, 1]
+
+
+@pytest.mark.parametrize(("settings", "result", "wanted"), [
+    ({"train.steps": 50}, {"epochs": 2.33}, ("train.steps", 100)), ({"train.steps": None}, {"epochs": 5}, ("train.epochs", 10)),
+    ({"train.epochs": 3}, {}, ("train.epochs", 6)), ({}, {}, ("train.epochs", 8))])
+def test_the_advice_to_train_longer_names_the_setting_in_use(settings, result, wanted):
+    assert Outcome({}, {"train": result}, settings.get).longer("train", 4) == wanted
+
+
 class Counting(Group):
     """Counts the losses in each message."""
 
@@ -288,11 +327,11 @@ def test_a_step_does_not_wait_for_its_losses(tmp_path):
             return function(*args, **(kwargs or {}))
     parts = unfinished(99)
     context = StepContext("train_cam", SETTINGS, None, {"ids": tuple("abcd")}, tmp_path)
-    schedule = Schedule("train_cam", 4, 4, poly_lr(0.9), 1, 2)
+    schedule = Schedule("train_cam", 4, 4, poly_lr(0.9), 1, 4)
     with Recorder():
         found = train_step(context, schedule, parts["module"], make_optimizer(SETTINGS, (list(parts["module"].parameters()), 1.0)),
-                           parts["loss"], [[torch.ones(2, 2)], [torch.ones(2, 2)]])
-    assert {name: value.tolist() for name, value in found.items()} == {"loss": [2.0, 2.0], "other": [4.0, 4.0]}
+                           parts["loss"], [[torch.full((1, 2), number)] for number in (1.0, 2.0, 3.0, 4.0)])
+    assert {name: value.tolist() for name, value in found.items()} == {"loss": [2.0, 4.0, 6.0, 8.0], "other": [2.0, 4.0, 6.0, 8.0]}
     assert "addmm" in seen and not seen & {"_local_scalar_dense", "copy_", "item", "nonzero", "equal"}
 
 
