@@ -38,7 +38,8 @@ def our_step(module: torch.nn.Module, groups: tuple, loss: Callable, batch: tupl
     optimizer, schedule = make_optimizer(SETTINGS, *groups), Schedule("bench", 1, size, lambda step, total: 1.0, 1, parts)
     where, cut = context(precision, size), [[tensor[part::parts or 1] for tensor in batch] for part in range(parts or 1)]
     module.train()
-    return lambda: torch.stack([train_step(where, schedule, module, optimizer, loss, cut, counts)["loss"] for _ in range(STEPS)])
+    step = partial(train_step, where, schedule, module, optimizer, loss, cut, counts)
+    return lambda: torch.stack([step()["loss"].sum() for _ in range(STEPS)])
 
 
 def samples(batch: int, crop: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -104,7 +104,7 @@ def check_logger(logger: Logger | None) -> None:
 @contextmanager
 def tracked(context: StepContext, config: Any, run: Path, step: str, fingerprint: str,
             settings: Mapping[str, Any]) -> Iterator[dict[str, Callable]]:
-    """Yield the `track` and `show` callbacks for the context of a training; {} without a logger."""
+    """Yield the callbacks `track`, `pictures_due` and `show` for the context of a training; {} without a logger."""
     if config.logger is None:
         yield {}
         return
@@ -113,12 +113,12 @@ def tracked(context: StepContext, config: Any, run: Path, step: str, fingerprint
     def track(line: dict[str, Any]) -> None:
         tracker.scalars({f"{step}/{name}": value for name, value in line.items() if isinstance(value, float)}, line["step"])
 
-    def show(number: int, pictures: Callable[[], dict[str, np.ndarray]]) -> bool:
-        wanted = number == 1 or number % config.pictures_every == 0
-        if wanted:
-            tracker.pictures({f"{step}/{name}": picture for name, picture in pictures().items()}, number)
-        return wanted
+    def due(number: int) -> bool:
+        return number == 1 or number % config.pictures_every == 0
+
+    def show(number: int, pictures: dict[str, np.ndarray]) -> None:
+        tracker.pictures({f"{step}/{name}": picture for name, picture in pictures.items()}, number)
     try:
-        yield {"track": track, "show": show}
+        yield {"track": track, "pictures_due": due, "show": show}
     finally:
         tracker.close()

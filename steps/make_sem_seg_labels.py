@@ -223,7 +223,7 @@ def advice(change: Change) -> list[Advice]:
     if change.cause == "shrink":
         irn = change.reads["irn"]
         return [crf, (f"{key}.beta", beta / 2, "a walk that crosses weak edges more easily"),
-                (f"{irn}.epochs", 2 * change.outcome.epochs(irn, 6), "edges that were trained longer")]
+                (*change.outcome.longer(irn, 6), "edges that were trained longer")]
     return [crf, *shorter, (f"{key}.beta", 2 * beta, "a walk that keeps to the inside of edges")]
 
 

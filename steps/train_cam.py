@@ -8,7 +8,7 @@ Official files: `step/train_cam.py`, `net/resnet50_cam.py` (IRN, LPCAM). Reads i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from steps.parts.shown import loss_curves, read_log
 from steps.runtime.concurrency import memory_for
 from steps.runtime.context import StepContext
 from steps.runtime.memory import trim_heap
-from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of
+from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of, total_steps
 from steps.step import TRAINING, Curve, Line, Lists, Needs, Setup, facts
 from wsss.metrics.semantic import average_precision
 from wsss.seeding import generator
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from wsss.classifiers.classifier import Classifier
+    from wsss.classifiers.method import ClassifierMethod
 
 VERSION = 2
 KIND = TRAINING
@@ -108,25 +109,39 @@ def run(context: StepContext) -> dict[str, Any]:
     classifier = new_classifier(context)
     resize_long = tuple(round(factor * settings.crop_size) for factor in settings.resize_long)
 
-    def sample(epoch: int, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
-        draws = generator(context.seed, context.name, epoch, image_id)
+    def view(image_id: str, draws: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         image = classifier_sample(dataset.image(image_id), draws, settings.crop_size, resize_long,
                                   color_jitter=settings.color_jitter,
                                   normalisation=classifier.backbone.normalisation)
         return image, torch.from_numpy(dataset.label_vector(image_id))
 
-    def loss(images: torch.Tensor, labels: torch.Tensor, total: None) -> dict[str, torch.Tensor]:
-        share = len(images) / min(settings.batch_size, len(context.ids))   # of the batch
-        return {name: value * share for name, value in method.losses(classifier, images, labels).items()}
+    sample = _sample(context, method, view)
+
+    def loss(*part: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        *tensors, _ = part   # without the total of `counts`
+        share = len(tensors[0]) / min(settings.batch_size, len(context.ids))   # of the batch
+        return {name: value * share for name, value in method.losses(classifier, *tensors).items()}
 
     optimizer = make_optimizer(settings, *method.groups(classifier, settings.head_lr_mult))
-    schedule = Schedule(context.name, epochs_of(settings, len(context.ids)), settings.batch_size,
+    schedule = Schedule(context.name, total_steps(settings, len(context.ids)), settings.batch_size,
                 poly_lr(settings.power, settings.warmup), settings.checkpoint_steps, settings.parts, settings.val_epochs)
     log = fit(context, schedule, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
               lambda: cam_pictures(context, classifier))
     if context.runtime.group.is_main:
         save_network(context, classifier)
-    return {"steps": log[-1]["step"], "epochs": schedule.epochs, "val_map": log[-1].get("val_map")}
+    return {"steps": log[-1]["step"], "epochs": epochs_of(settings, len(context.ids)), "val_map": log[-1].get("val_map")}
+
+
+def _sample(context: StepContext, method: ClassifierMethod, view: Callable[[str, np.random.Generator], tuple[torch.Tensor, ...]],
+            ) -> Callable[[int, str, tuple[str, ...]], tuple[torch.Tensor, ...]]:
+    """The function that makes the samples (see `fit`): the `view` of each member, mixed, all from the draws of the sample."""
+    labels = {image_id: context.dataset.labels[image_id] for image_id in context.ids}
+
+    def sample(epoch: int, image_id: str, batch: tuple[str, ...]) -> tuple[torch.Tensor, ...]:
+        draws = generator(context.seed, context.name, epoch, image_id)
+        members = method.members(image_id, batch, labels, draws)
+        return method.mix(tuple(view(member, draws) for member in members), draws)
+    return sample
 
 
 def reader(folder: Path, n_classes: int) -> None:
@@ -179,7 +194,7 @@ def remarks(name: str, outcome: Outcome) -> list[Remark]:
     val_map = outcome.results.get(name, {}).get("val_map")
     if val_map is None or not val_map < WEAK_MAP or not outcome.lowered:
         return []
-    wanted: list[Advice] = [(f"{name}.epochs", 2 * outcome.epochs(name, 4), "a longer training")]
+    wanted: list[Advice] = [(*outcome.longer(name, 4), "a longer training")]
     if not outcome.setting("backbone.starts_from_weights", True):
         wanted.insert(0, ("backbone", "tf_efficientnet_lite0", "start from ImageNet weights, which are installed"))
     text = f"The classifier has a mean average precision of {100 * val_map:.1f} on val: all maps come from it."

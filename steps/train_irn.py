@@ -21,7 +21,7 @@ from steps.parts.shown import loss_curves, read_log
 from steps.runtime.artifacts import Labels
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext
-from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of
+from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of, total_steps
 from steps.step import TRAINING, Curve, Lists, Needs, Setup, facts
 from wsss.seeding import generator
 
@@ -54,6 +54,7 @@ class Settings(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.require(self.crop_size % 4 == 0, "crop_size", "a multiple of 4, the stride of the labels")
         self.require(len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1], "scale",
                      "two factors [lowest, highest] with 0 < lowest <= highest")
         self.require(self.displacement_lr_mult > 0, "displacement_lr_mult", "above 0")
@@ -113,7 +114,7 @@ def run(context: StepContext) -> dict[str, Any]:
     settings, dataset = context.settings, context.dataset
     irn, read = new_irn(context), Labels(context.input("labels"), len(dataset.classes))
 
-    def sample(epoch: int, image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(epoch: int, image_id: str, batch: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         image = dataset.image(image_id)
         label = read(image_id, image.shape[:2])
         return irn_sample(image, label, generator(context.seed, context.name, epoch, image_id), settings.crop_size,
@@ -133,13 +134,14 @@ def run(context: StepContext) -> dict[str, Any]:
 
     edge, displacement = irn.parameter_groups()
     optimizer = make_optimizer(settings, (edge, 1.0), (displacement, settings.displacement_lr_mult))
-    schedule = Schedule(context.name, epochs_of(settings, len(context.ids)), settings.batch_size, poly_lr(settings.power),
+    schedule = Schedule(context.name, total_steps(settings, len(context.ids)), settings.batch_size, poly_lr(settings.power),
                 settings.checkpoint_steps, settings.parts)
     log = fit(context, schedule, irn, optimizer, sample, loss, pictures=lambda: edge_pictures(context, irn), counts=counts)
     irn.set_displacement_mean(displacement_mean(context, irn))
     if context.runtime.group.is_main:
         save_network(context, irn)
-    return {"steps": log[-1]["step"], "epochs": schedule.epochs, "displacement_mean": irn.mean_shift.running_mean.tolist()}
+    return {"steps": log[-1]["step"], "epochs": epochs_of(settings, len(context.ids)),
+            "displacement_mean": irn.mean_shift.running_mean.tolist()}
 
 
 def reader(folder: Path, n_classes: int) -> None:

@@ -13,7 +13,7 @@ from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reuse import Donor, find_donor, refuse_incompatible_runs
 from steps.runtime.inference import failures
 from steps.runtime.journal import BROKEN, CHANGED, MISSING, unfinished
-from steps.runtime.schedule import STATE, epochs_of, saved_step, steps_per_epoch
+from steps.runtime.schedule import STATE, saved_step, total_steps
 from steps.step import IMAGES, SCORE, TRAINING, Lists
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
@@ -173,8 +173,7 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
     if planned.imported and kind == TRAINING:
         planned.total = 1
     elif kind == TRAINING:
-        settings = getattr(config, planned.name)
-        planned.total = epochs_of(settings, len(ids)) * steps_per_epoch(settings.batch_size, len(ids))
+        planned.total = total_steps(getattr(config, planned.name), len(ids))
     elif kind == SCORE:
         planned.total = len(set().union(*planned.lists.values()))
     manifest, partial = folder.manifest(planned.name), folder.partial(planned.name, planned.fingerprint)

@@ -55,9 +55,11 @@ class Outcome:
         differences = {kind: self.points(kind, score["made_from"]) for kind, score in self.scores.items()}
         return [kind for kind, points in differences.items() if points is not None and points < -MARGIN]
 
-    def epochs(self, step: str, default: int) -> int:
-        """The number of epochs of a training, also if the setting is null."""
-        return self.results.get(step, {}).get("epochs") or self.setting(f"{step}.epochs") or default
+    def longer(self, step: str, default: int) -> tuple[str, int]:
+        """The setting that makes a training twice as long, and its value. `default`: the number of epochs if it is not known."""
+        if steps := self.setting(f"{step}.steps"):
+            return f"{step}.steps", 2 * steps
+        return f"{step}.epochs", 2 * (self.results.get(step, {}).get("epochs") or self.setting(f"{step}.epochs") or default)
 
 
 @dataclass(frozen=True)

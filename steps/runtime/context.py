@@ -97,10 +97,11 @@ class Runtime:
     stop: Callable[[], bool] = field(default=lambda: False)
     progress: Callable[[int, int, str], None] = field(default=lambda done, total, note: None)
     warn: Callable[[str], None] = field(default=lambda message: None)
-    # for trainings: `track` sends a line of the log to a logger; `show` sends pictures (name -> (H, W, 3) uint8) of a training
-    # step, makes them only if they are due, and returns whether it did
+    # for trainings: `track` sends a line of the log to a logger; `show` sends pictures (name -> (H, W, 3) uint8) after a step,
+    # if `pictures_due` says so
     track: Callable[[dict[str, Any]], None] = field(default=lambda line: None)
-    show: Callable[[int, Callable[[], dict[str, np.ndarray]]], bool] = field(default=lambda step, pictures: False)
+    pictures_due: Callable[[int], bool] = field(default=lambda step: False)
+    show: Callable[[int, dict[str, np.ndarray]], None] = field(default=lambda step, pictures: None)
 
     @property
     def worker(self) -> tuple[int, int]:

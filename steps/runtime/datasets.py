@@ -39,8 +39,8 @@ class DataSettings:
     def __post_init__(self) -> None:
         require(self.kind in KINDS and KINDS[self.kind].settings is type(self), "data.kind", self.kind,
                 "what the file of the group sets; choose the kind by data=NAME")
-        require(self.image_size >= 32 and self.image_size % 16 == 0, "data.image_size", self.image_size,
-                "a multiple of 16, at least 32")
+        require(self.image_size >= 32 and self.image_size % 4 == 0, "data.image_size", self.image_size,   # 4: as train_irn
+                "a multiple of 4, at least 32")
         require(self.max_side is None or self.max_side >= 16, "data.max_side", self.max_side, "null or at least 16 pixels")
         require(self.min_side is None or 16 <= self.min_side <= (self.max_side or self.min_side), "data.min_side", self.min_side,
                 f"null or from 16 pixels to data.max_side={self.max_side}")

@@ -18,7 +18,7 @@ from torch import nn
 from steps.runtime.concurrency import available_cores, max_concurrent
 from steps.runtime.memory import SLACK, resident
 from steps.runtime.networks import freeze_early, planned_classifier
-from steps.runtime.schedule import OptimizerName, epochs_of
+from steps.runtime.schedule import OptimizerName, total_steps
 from steps.runtime.store import Layout
 from steps.step import Needs, Setup
 from wsss.cams.maps import grids
@@ -123,7 +123,7 @@ class Estimate:
             sum(output.sum() for output in (outputs if isinstance(outputs, tuple) else [outputs])).backward()
         gradients = sum(p.nbytes for p in network.parameters() if p.grad is not None)   # of trained parameters only
         state = weights(network) + gradients * (2 if settings.optimizer is OptimizerName.adamw else settings.momentum > 0)
-        log = log_line * epochs_of(settings, number) * max(1, number // settings.batch_size)
+        log = log_line * total_steps(settings, number)
         return (weights(network) + state + 2 * log,   # the state contains the log too
                 3 * state + gradients,                # saving makes two copies: the tensors, and the file
                 _TRAINED * self._of_outputs(kept))

@@ -25,6 +25,7 @@ class TrainingSettings(StepSettings):
 
     split: str | None            # the list to train on; null: train
     epochs: int | None           # null: `min_epochs`, or more if `min_steps` needs more: small data sets need as many steps
+    steps: int | None            # the length in optimiser steps instead of epochs; the last epoch may be incomplete
     min_epochs: int
     min_steps: int
     batch_size: int
@@ -40,12 +41,15 @@ class TrainingSettings(StepSettings):
     weights: str | None          # a trained network (of a run, or the official file), taken instead of training
 
     def __post_init__(self) -> None:
-        self.require(self.epochs is None or self.epochs >= 1, "epochs", "null or at least 1")
+        for name in ("epochs", "steps"):
+            self.require(getattr(self, name) is None or getattr(self, name) >= 1, name, "null or at least 1")
+        self.require(self.steps is None or self.epochs is None, "steps",
+                     f"null, or {self.step}.epochs=null (now {self.epochs}): the length is set in epochs or in steps, not both")
         for name in ("min_epochs", "batch_size", "checkpoint_steps"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
         self.require(self.min_steps >= 0, "min_steps", "0 or more")
         self.require(self.parts is None or self.parts >= 1, "parts", "null or at least 1")
-        self.require(self.crop_size >= 32 and self.crop_size % 16 == 0, "crop_size", "a multiple of 16, at least 32")
+        self.require(self.crop_size >= 32, "crop_size", "at least 32")
         self.require(self.lr > 0, "lr", "above 0")
         for name in ("momentum", "weight_decay"):
             self.require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
@@ -57,12 +61,12 @@ class Schedule:
     """The length of a training and its learning rate: `lr_factor(step, total)` multiplies the rates of the optimiser."""
 
     purpose: str            # the step's name: part of every random draw
-    epochs: int
+    steps: int              # of the optimiser, in total
     batch_size: int
     lr_factor: Callable[[int, int], float]
     checkpoint_steps: int
     parts: int | None = None   # of a batch, processed one by one; None: one for each process
-    val_epochs: int = 1        # epochs between two validations; also after the last
+    val_epochs: int = 1        # epochs between two validations; also after the last step
 
     def steps_per_epoch(self, n_ids: int) -> int:
         return steps_per_epoch(self.batch_size, n_ids)
@@ -76,11 +80,19 @@ def steps_per_epoch(batch_size: int, n_ids: int) -> int:
     return max(1, n_ids // batch_size)
 
 
-def epochs_of(settings: Any, n_ids: int) -> int:
-    """The number of epochs of a training: `epochs`, or if null the larger of `min_epochs` and what `min_steps` needs."""
-    if settings.epochs is not None:
-        return settings.epochs
-    return max(settings.min_epochs, -(-settings.min_steps // steps_per_epoch(settings.batch_size, n_ids)))
+def total_steps(settings: Any, n_ids: int) -> int:
+    """The number of optimiser steps of a training on `n_ids` images: `steps`, or those of `epochs`. If both are null, those of
+    `min_epochs`, or of as many epochs as `min_steps` needs if these are more."""
+    if settings.steps is not None:
+        return settings.steps
+    of_epoch = steps_per_epoch(settings.batch_size, n_ids)
+    return of_epoch * (settings.epochs or max(settings.min_epochs, -(-settings.min_steps // of_epoch)))
+
+
+def epochs_of(settings: Any, n_ids: int) -> int | float:
+    """The length of a training in epochs, to two decimals if the last one is incomplete."""
+    steps, of_epoch = total_steps(settings, n_ids), steps_per_epoch(settings.batch_size, n_ids)
+    return round(steps / of_epoch, 2) if steps % of_epoch else steps // of_epoch
 
 
 def saved_step(folder: Path) -> int:

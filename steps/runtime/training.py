@@ -1,14 +1,11 @@
 """The training loop of the training steps: resumable at any saved step, with the same bytes as an uninterrupted run.
 
-The order and augmentation of the samples derive from (seed, step name, epoch, image id), random draws of the network (dropout)
-from (seed, step name, step, part of the batch). So the state of a training is only its weights, the optimiser's tensors, the
-log and the number of the next step: `state.safetensors`, replaced as a whole at each save.
+The order of the samples derives from (seed, step name, epoch), the draws of a sample (augmentation) from (seed, step name, epoch,
+image id), those of the network (dropout) from (seed, step name, optimiser step); the latter are the same in each part of a batch.
+torch's generators are seeded with them, and the global random state is left unchanged. So the state of a training is only its
+weights, the optimiser's tensors, the log and the number of the next step: `state.safetensors`, replaced as a whole at each save.
 """
 
-import csv
-import io
-import json
-import math
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -20,29 +17,29 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from steps.runtime.concurrency import lacks_memory
-from steps.runtime.context import Group, StepContext, Stopped
+from steps.runtime.context import StepContext, Stopped
 from steps.runtime.gradients import sum_grads, sum_parts
-from steps.runtime.schedule import LOG, LOG_CSV, STATE, OptimizerName, Schedule
+from steps.runtime.schedule import STATE, OptimizerName, Schedule
+from steps.runtime.training_log import TrainingLog
 from wsss.classifiers.classifier import poly_factor
 from wsss.errors import ArtifactError, WeightsError, WsssError, prefixed
-from wsss.files import write_text
 from wsss.networks.facts import read_metadata
 from wsss.networks.weights import read_tensors, save_tensors
 from wsss.seeding import derived_seed, generator, seeded
 
 
 def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: torch.optim.Optimizer,
-        sample: Callable[[int, str], tuple], loss: Callable[..., dict[str, torch.Tensor]],
-        validate: Callable[[], dict[str, Any]] = dict,
-        pictures: Callable[[], dict[str, np.ndarray]] = dict,
+        sample: Callable[[int, str, tuple[str, ...]], tuple], loss: Callable[..., dict[str, torch.Tensor]],
+        validate: Callable[[], dict[str, Any]] = dict, pictures: Callable[[], dict[str, np.ndarray]] = dict,
         counts: Callable[..., torch.Tensor | None] = lambda *part: None) -> list[dict[str, Any]]:
     """Train `module` on the step's ids and return the log, one dict per step and one per validation.
 
-    `sample(epoch, id)` returns the tensors of one training sample. `loss(*part, total)` returns named scalars, among them
-    "loss", for a part of a batch: its share of the losses of the batch, so that losses and gradients are sums over the parts.
-    `total` is the sum of `counts(*part)` over all parts, or None if the batch has only one.
+    `sample(epoch, id, batch)` returns the tensors of one training sample; `batch` are the ids of its whole batch, in order, over
+    all parts and processes. It may draw from torch's global generator of the CPU. `loss(*part, total)` returns named scalars,
+    among them "loss", for a part of a batch: its share of the losses of the batch, so that losses and gradients are sums over
+    the parts. `total` is the sum of `counts(*part)` over all parts, or None if the batch has only one.
     `validate()` is called after every `schedule.val_epochs` and its values are logged; `pictures()` if they are due
-    (`context.runtime.show`): name -> (H, W, 3) uint8. Neither may draw random numbers.
+    (`context.runtime.pictures_due`): name -> (H, W, 3) uint8. Neither may draw random numbers.
 
     A batch is split into `schedule.parts` parts, or fewer if it has fewer images: part i has the images i, i + parts, ..., and
     process r of R the parts r, r + R, ... Everything that is summed over the parts is summed in an order that does not depend
@@ -55,55 +52,65 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
     WsssError
         if the loss is not finite.
     """
-    ids, epoch_steps = context.ids, schedule.steps_per_epoch(len(context.ids))
-    total = schedule.epochs * epoch_steps
+    runtime, total, epoch_steps = context.runtime, schedule.steps, schedule.steps_per_epoch(len(context.ids))
     base_lrs = [group["lr"] for group in optimizer.param_groups]
-    step, log = _load_state(context, module, optimizer, total)
+    step, lines = _load_state(context, module, optimizer, total)
+    log = TrainingLog(context, schedule.parts_per_batch(len(context.ids), runtime.group.size), lines)
     module.train()
     measured: dict[str, Any] = {}
-    for epoch in range(step // epoch_steps, schedule.epochs):
-        for batch in _batches(context, schedule, sample, ids, epoch, first=step - epoch * epoch_steps):
-            factor = schedule.lr_factor(step, total)
-            for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
-                group["lr"] = base * factor
+    while step < total:
+        epoch, first = divmod(step, epoch_steps)
+        for batch in _batches(context, schedule, sample, epoch, first, min(epoch_steps, first + total - step)):
+            lr = _set_lr(optimizer, base_lrs, schedule.lr_factor(step, total))
             losses = train_step(context, schedule, module, optimizer, loss, batch, counts, step)
-            log.append({"step": step, "epoch": epoch, "lr": base_lrs[0] * factor,
-                        **{name: _finite(name, value, step, schedule) for name, value in losses.items()}})
-            context.runtime.track(log[-1])
+            log.add_step({"step": step, "epoch": epoch, "lr": lr}, losses)
             step += 1
-            context.runtime.progress(step, total, _note({"loss": log[-1]["loss"], **measured}))
-            if step == total or step % (schedule.val_epochs * epoch_steps) == 0:
+            validates = step == total or step % (schedule.val_epochs * epoch_steps) == 0
+            saves = step == total or step % schedule.checkpoint_steps == 0
+            if validates or saves:
+                log.read()
+            runtime.progress(step, total, log.note(measured))
+            if validates:
                 measured = validate()
-                log.append({"step": step, "epoch": epoch, **measured})
-                context.runtime.track(log[-1])
+                log.add({"step": step, "epoch": epoch, **measured})
                 module.train()
-            if context.runtime.show(step, pictures):
+            stops, shows = _any(context, runtime.stop(), runtime.pictures_due(step))
+            if stops or shows:
+                log.read()
+            if runtime.pictures_due(step):   # in the process that has the logger
+                runtime.show(step, pictures())
                 module.train()
-            stop = _any(context, context.runtime.stop())
-            if context.runtime.group.is_main and (stop or step == total or step % schedule.checkpoint_steps == 0):
+            if runtime.group.is_main and (stops or saves):
                 _save_state(context, module, optimizer, step, log)
-            if stop:
+            if stops:
                 raise Stopped
-    if context.runtime.group.is_main:
-        write_log(context, log)   # also if it was deleted after the training
-    return log
+    if runtime.group.is_main:
+        log.write()   # also if it was deleted after the training
+    return log.lines
 
 
-def _note(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
+def _set_lr(optimizer: torch.optim.Optimizer, base_lrs: list[float], factor: float) -> float:
+    """Set the learning rates of all groups of parameters; return that of the first."""
+    for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
+        group["lr"] = base * factor
+    return optimizer.param_groups[0]["lr"]
 
 
 def train_step(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: torch.optim.Optimizer,
                loss: Callable[..., dict[str, torch.Tensor]], batch: Iterable[Iterable[torch.Tensor]],
                counts: Callable[..., torch.Tensor | None] = lambda *part: None, step: int = 0) -> dict[str, torch.Tensor]:
-    """Do step number `step` on this process's parts of a batch (see `fit`); return the losses before it."""
+    """Do step number `step` on this process's parts of a batch (see `fit`).
+
+    Returns the shares of these parts in the losses before it, in order: (parts,) float64 each, on the device, which is not waited
+    for.
+    """
     group = context.runtime.group
     n_parts = schedule.parts_per_batch(len(context.ids), group.size)
     shares: dict[int, dict[str, torch.Tensor]] = {}   # the losses of the parts of this process
 
     def backward(number: int) -> None:
-        seed = derived_seed(context.seed, schedule.purpose, "network", step, number)
-        with seeded(seed, context.runtime.device):
+        # the same for each part: a draw of the step, such as whether to drop a layer, must not depend on the split
+        with seeded(derived_seed(context.seed, schedule.purpose, "network", step), context.runtime.device):
             with context.runtime.autocast():
                 share = loss(*parts[number], total)
             share["loss"].backward()
@@ -121,7 +128,6 @@ def train_step(context: StepContext, schedule: Schedule, module: nn.Module, opti
                 sum_grads(group, list(module.parameters()))
             else:
                 sum_parts(group, list(module.parameters()), n_parts, backward)
-        losses = _sum_of_shares(group, shares, n_parts)
         optimizer.step()
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
@@ -131,7 +137,7 @@ def train_step(context: StepContext, schedule: Schedule, module: nn.Module, opti
             f"not enough memory for {name}.batch_size={schedule.batch_size} in {n_parts} parts ({error}). Raise "
             f"{name}.parts (at most one for each image), or lower the batch size or {name}.crop_size; with any of these the "
             "training begins again, because they count") from error
-    return losses
+    return {name: torch.stack([shares[number][name] for number in sorted(shares)]) for name in next(iter(shares.values()))}
 
 
 def _total(context: StepContext, counts: list[torch.Tensor | None]) -> torch.Tensor | None:
@@ -140,31 +146,24 @@ def _total(context: StepContext, counts: list[torch.Tensor | None]) -> torch.Ten
     return context.runtime.group.sum(torch.stack(known).sum(0)) if known else None
 
 
-def _sum_of_shares(group: Group, shares: dict[int, dict[str, torch.Tensor]], n_parts: int) -> dict[str, torch.Tensor]:
-    """The losses of the whole batch: the sum over the parts, in the order of their numbers."""
-    names = list(next(iter(shares.values())))
-    table = torch.zeros(n_parts, len(names), dtype=torch.float64)
-    for number, share in shares.items():
-        table[number] = torch.stack(list(share.values()))
-    return dict(zip(names, group.sum(table).sum(0)))   # zeros are added between processes: exact
-
-
-def _any(context: StepContext, flag: bool) -> bool:
-    """Whether `flag` is true in any process of the group."""
-    return bool(context.runtime.group.sum(torch.tensor(int(flag))))
+def _any(context: StepContext, *flags: bool) -> list[bool]:
+    """Of each flag whether it is true in any process of the group."""
+    return context.runtime.group.sum(torch.tensor(flags, dtype=torch.int64)).bool().tolist()
 
 
 class _Samples(Dataset):
-    """Samples addressed by (epoch, id), so that a loader's workers need no state."""
+    """Samples addressed by (epoch, id, ids of the batch), so that a loader's workers need no state."""
 
-    def __init__(self, sample: Callable[[int, str], tuple]):
-        self.sample = sample
+    def __init__(self, context: StepContext, sample: Callable[[int, str, tuple[str, ...]], tuple]):
+        self.context, self.sample = context, sample
 
-    def __getitem__(self, key: tuple[int, str]) -> tuple | WsssError:
+    def __getitem__(self, key: tuple[int, str, tuple[str, ...]]) -> tuple | WsssError:
+        epoch, image_id, batch = key
         try:
-            return self.sample(*key)
+            with seeded(derived_seed(self.context.seed, self.context.name, epoch, image_id)):
+                return self.sample(epoch, image_id, batch)
         except WsssError as error:   # returned: a loader would wrap a raised error in the traceback of its worker
-            return prefixed(error, key[1])
+            return prefixed(error, image_id)
 
 
 def _collate(samples: list[tuple | WsssError]) -> list[torch.Tensor] | WsssError:
@@ -177,17 +176,19 @@ def _worker_ignores_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _batches(context: StepContext, schedule: Schedule, sample: Callable, ids: tuple[str, ...], epoch: int,
-             first: int) -> Iterator[list[list[torch.Tensor]]]:
-    """Yield the batches of an epoch from number `first`, each as the parts of this process."""
+def _batches(context: StepContext, schedule: Schedule, sample: Callable, epoch: int, first: int,
+             end: int) -> Iterator[list[list[torch.Tensor]]]:
+    """Yield the batches of an epoch from number `first` to before `end`, each as the parts of this process."""
+    ids = context.ids
     order = generator(context.seed, schedule.purpose, "order", epoch).permutation(len(ids))
     size = min(schedule.batch_size, len(ids))
     parts = schedule.parts_per_batch(len(ids), context.runtime.group.size)
     mine = context.runtime.part(range(parts))
-    keys = [[(epoch, ids[i]) for i in order[b * size:(b + 1) * size][part::parts]]
-            for b in range(first, schedule.steps_per_epoch(len(ids))) for part in mine]
+    batches = [tuple(ids[i] for i in order[number * size:(number + 1) * size]) for number in range(first, end)]
+    keys = [[(epoch, image_id, batch) for image_id in batch[part::parts]] for batch in batches for part in mine]
     workers = context.runtime.workers
-    loader = DataLoader(_Samples(sample), batch_sampler=keys, collate_fn=_collate, num_workers=min(workers, len(keys)),
+    loader = DataLoader(_Samples(context, sample), batch_sampler=keys, collate_fn=_collate, num_workers=min(workers, len(keys)),
+                        generator=torch.Generator(),   # else it draws from the global one
                         worker_init_fn=_worker_ignores_signals, pin_memory=context.runtime.device.type == "cuda",
                         multiprocessing_context="fork" if workers else None)   # closures cannot be pickled
     try:
@@ -207,20 +208,13 @@ def _batches(context: StepContext, schedule: Schedule, sample: Callable, ids: tu
                         "state") from error
 
 
-def _finite(name: str, value: torch.Tensor, step: int, schedule: Schedule) -> float:
-    number = float(value.detach())
-    if not math.isfinite(number):
-        raise WsssError(f"{name} is {number} at step {step}, expected a finite number. Lower {schedule.purpose}.lr; "
-                        "the last saved state is untouched")
-    return number
-
-
-def _save_state(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, log: list) -> None:
+def _save_state(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, step: int,
+                log: TrainingLog) -> None:
     tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": value for name, value in values.items() if value is not None}
-    save_tensors(context.folder / STATE, tensors, {"step": step, "log": log})
-    write_log(context, log)
+    save_tensors(context.folder / STATE, tensors, {"step": step, "log": log.lines})
+    log.write()
 
 
 def _load_state(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, total: int) -> tuple[int, list]:
@@ -255,17 +249,6 @@ def _laid_out(state: dict[int, dict[str, torch.Tensor]], optimizer: torch.optim.
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return {index: {name: torch.empty_like(parameters[index]).copy_(value) if value.shape == parameters[index].shape else value
                     for name, value in values.items()} for index, values in state.items()}
-
-
-def write_log(context: StepContext, log: list[dict[str, Any]]) -> None:
-    """Write the training log as JSON lines and as CSV: the losses of every step and the validations, without times."""
-    write_text(context.folder / LOG, "".join(json.dumps(line, sort_keys=True) + "\n" for line in log))
-    text = io.StringIO()
-    names = sorted({name for line in log for name in line} - {"step", "epoch"})   # a log read from a file has another order
-    table = csv.DictWriter(text, ["step", "epoch", *names], lineterminator="\n")
-    table.writeheader()
-    table.writerows(log)
-    write_text(context.folder / LOG_CSV, text.getvalue())
 
 
 def poly_lr(power: float, warmup: float = 0.0) -> Callable[[int, int], float]:

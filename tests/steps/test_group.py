@@ -6,8 +6,10 @@ tests/pipeline/test_distributed.py has real processes.
 import queue
 import threading
 from collections import defaultdict
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
+from itertools import permutations
 from types import SimpleNamespace
 
 import pytest
@@ -16,11 +18,13 @@ import torch
 from pipeline import Pipeline
 from pipeline.order import BY_NAME
 from pipeline.plan.lists import derive_lists
+from steps.runtime import training, training_log
 from steps.runtime.context import Group, Runtime, Source, StepContext, Stopped
 from steps.runtime.datasets import open_dataset
 from steps.runtime.schedule import STATE, OptimizerName, Schedule
 from steps.runtime.training import fit, make_optimizer, poly_lr
 from tests.conftest import SMOKE
+from wsss import seeding
 from wsss.families import FAMILIES
 from wsss.networks.weights import read_tensors
 
@@ -76,7 +80,7 @@ def trained(folder, size: int, parts: int | None, stop_after: int | None = None)
     """The state after two epochs of two batches of seven images, or after some steps. Every process has the same weights."""
     folder.mkdir(exist_ok=True)
     settings = SimpleNamespace(optimizer=OptimizerName.adamw, lr=0.01, weight_decay=0.05)
-    schedule = Schedule("train_cam", 2, 7, poly_lr(0.9), 100, parts)
+    schedule = Schedule("train_cam", 4, 7, poly_lr(0.9), 100, parts)
 
     def work(group):
         module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).to(memory_format=torch.channels_last)
@@ -84,7 +88,7 @@ def trained(folder, size: int, parts: int | None, stop_after: int | None = None)
         for parameter in module.parameters():
             parameter.data.normal_(generator=draw)
 
-        def sample(epoch, image_id):
+        def sample(epoch, image_id, batch):
             return (torch.randn(3, 9, 9, generator=torch.Generator().manual_seed(100 * epoch + ord(image_id))),)
 
         def loss(images, total):
@@ -129,6 +133,59 @@ def test_without_parts_each_process_has_one(tmp_path):
     one, three = trained(tmp_path / "one", 1, None), trained(tmp_path / "three", 3, None)
     assert same(one, trained(tmp_path / "part", 1, 1)) and not same(one, three)
     assert all(torch.allclose(one[name], three[name], atol=1e-5) for name in one)
+
+
+@pytest.mark.parametrize("every", [1, 20])
+def test_any_number_of_processes_draws_and_logs_the_same(tmp_path, monkeypatch, every):
+    """A network with dropout, and a layer that is dropped in some steps. Only the first process knows when pictures are due."""
+    monkeypatch.setitem(training_log.STEPS_PER_READ, "cpu", every)
+    one_at_a_time, draws = threading.Lock(), defaultdict(set)
+
+    @contextmanager
+    def seeded(*what):
+        with one_at_a_time, seeding.seeded(*what):   # these threads share torch's generator; processes do not
+            yield
+    monkeypatch.setattr(training, "seeded", seeded)
+
+    def work(folder, group):
+        folder.mkdir(exist_ok=True)
+        first, last, calls, told = torch.nn.Linear(1, 8), torch.nn.Linear(8, 1), [], []
+        for layer in (first, last):
+            torch.nn.init.constant_(layer.weight, 0.3), torch.nn.init.zeros_(layer.bias)
+        settings = SimpleNamespace(optimizer=OptimizerName.adamw, lr=0.01, weight_decay=0.05)
+
+        def loss(numbers, total):
+            calls.append(numbers)
+            draw = float(torch.rand(()))
+            draws[(len(calls) - 1) * group.size // 4].add(draw)
+            hidden = first(numbers)
+            return {"loss": last(torch.dropout(hidden, 0.5, True) if draw < 0.5 else hidden).square().sum() / 6}
+        runtime = Runtime(group=group, pictures_due=lambda step: group.is_main and step == 5, track=lambda line: told.append(line["step"]),
+                          show=lambda step, pictures: told.append(step))
+        fit(StepContext("train_cam", settings, None, {"ids": tuple("abcdefghijkl")}, folder, runtime=runtime),
+            Schedule("train_cam", 9, 6, poly_lr(0.9), 4, 4), torch.nn.Sequential(first, last),
+            make_optimizer(settings, ([*first.parameters(), *last.parameters()], 1.0)),
+            lambda epoch, image_id, batch: (torch.rand(1) + len(batch),), loss)
+        return told
+    for size in (1, 2, 4):
+        told = together(size, partial(work, tmp_path / str(size)))
+        validations = [2, 4, 6, 8, 9]
+        assert told == [sorted([*range(9), *validations, *[5] * (rank == 0)]) for rank in range(size)]
+    assert sorted(draws) == [*range(9)] and all(len(found) == 1 for found in draws.values()) and len(set.union(*draws.values())) == 9
+    for size in ("2", "4"):
+        assert same(read_tensors(tmp_path / size / STATE), read_tensors(tmp_path / "1" / STATE))
+        assert (tmp_path / size / "log.jsonl").read_text() == (tmp_path / "1/log.jsonl").read_text()
+
+
+@pytest.mark.parametrize("shares", sorted({*permutations([2.0**53, 1.0, 1.0, -2.0**53])}))
+def test_losses_are_added_in_the_order_of_the_parts(tmp_path, shares):
+    """In float64 a 1 is lost when it is added to 2**53."""
+    def logged(group):
+        log = training_log.TrainingLog(StepContext("train_cam", None, None, {}, tmp_path, runtime=Runtime(group=group)), 4, [])
+        log.add_step({"step": 0}, {"loss": torch.tensor(shares[group.rank::group.size], dtype=torch.float64)})
+        return log.lines
+    [one] = together(1, logged)
+    assert one[0]["loss"] == ((shares[0] + shares[1]) + shares[2]) + shares[3] and together(2, logged) == [one] * 2
 
 
 def first_gradients(name: str, outputs, folder, parts: int | None) -> torch.Tensor:
