@@ -84,7 +84,8 @@ def needs(setup: Setup) -> Needs:
     matrix = 8 * (len(setup.dataset.classes) + 1) ** 2   # int64
     counts = number * matrix * (len(THRESHOLDS) + 1) * sum(images.number > 0 for images in lists)
     return estimate.finish(counts + 4500 * number,   # the curve of a kind of maps in scores.json
-                           counts, max(images.most(42, 7) for images in lists))   # a map counted at all thresholds, measured
+                           estimate.on_host(counts),
+                           max(images.most(42, 7) for images in lists))   # a map counted at all thresholds, measured
 
 
 def run(context: StepContext) -> dict[str, Any]:

@@ -152,7 +152,8 @@ def needs(setup: Setup) -> Needs:
         disk += images.total(2 * (images.classes + 1) * images.pixels / 16)   # float16 at stride 4
     held: float = walks * weights(network)
     if chooses and Refiner.walk_crf in refiners:
-        held += min((val := estimate.images("val")).total(val.classes * val.pixels / 4), WALKS_KEPT)   # float32 at stride 4
+        val = estimate.images("val")
+        held += estimate.on_host(min(val.total(val.classes * val.pixels / 4), WALKS_KEPT))   # float32 at stride 4
     passing = [originals.most(27, 7)]            # a walked map up to its label, measured
     if walks:
         passing += [estimate.forwards(network, network.edge_map, images), estimate.walk(images, maps_per_class=6)]   # 6 copies

@@ -67,6 +67,7 @@ class Setup:
     wanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)   # for `lists`: reader -> the ids that it reads
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)    # the lists, except for `lists`
     fetch: bool = True                       # pretrained weights may be downloaded
+    device: str = "cpu"                      # for `needs`: the kind of device that computes, "cpu" or "cuda"
 
     @property
     def seeds(self) -> str:
@@ -111,6 +112,7 @@ class Needs:
 
     disk_mb: float      # MiB of the step's folder when complete
     memory_mb: float    # MiB, peak resident memory of the process (host) during the step
+    gpu_mb: float | None = None   # MiB, peak memory of torch's tensors on the GPU; None: the step computes on the CPU
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,6 @@ def remarks(name: str, outcome: Outcome) -> list[Remark]:
 
 
 # Without a default: None means that the step does not do it.
-
 prepare: Callable[[StepContext], None] | None = None
 classify: Callable[[StepContext, str], np.ndarray] | None = None   # (context, image id) -> probabilities (C,) of the classes
 tune: Callable[..., Any] | None = None   # (context, `steps.parts.tuning.Tuning`) -> `Tuned`, or None if it cannot
