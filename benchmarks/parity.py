@@ -18,13 +18,12 @@ from torch import Tensor
 from benchmarks.crf import CLASSES, sample_image
 from benchmarks.harness import CPU, greatest_difference, share_of_unequal
 from benchmarks.random_walk import maps_and_edge
-from benchmarks.setting import Run, backbone, drawn
+from benchmarks.setting import N_CLASSES, Run, backbone, classifier, drawn
 from benchmarks.training import samples
 from steps import cam_to_ir_label, make_cam, make_lpcam, make_sem_seg_labels
 from steps.runtime.artifacts import Maps
 from steps.runtime.networks import to_train
 from wsss.cams.clustering import kmeans
-from wsss.classifiers.plain import Classifier
 from wsss.data.images import read_mask
 from wsss.networks.irn import IRN
 from wsss.refinement.affinity import affinity_losses
@@ -101,9 +100,9 @@ def _stages(quick: bool) -> Iterator[tuple[str, str, float, Compute]]:
 
 
 def _trainings(labels: Tensor, grid: Tensor) -> Iterator[tuple[str, torch.nn.Module, Callable]]:
-    yield ("the classifier", Classifier(backbone("resnet18"), 20, seed=1),
+    yield ("the classifier", classifier(backbone("resnet18"), N_CLASSES),
            lambda network, x: F.multilabel_soft_margin_loss(network(x), labels.to(x.device)))
-    yield ("the classifier with group norm", Classifier(backbone("resnet18", "group"), 20, seed=1),
+    yield ("the classifier with group norm", classifier(backbone("resnet18", "group"), N_CLASSES),
            lambda network, x: F.multilabel_soft_margin_loss(network(x), labels.to(x.device)))
     yield ("IRN", IRN(copy.deepcopy(backbone("resnet18")), seed=1),
            lambda network, x: affinity_losses(*network(x), grid.to(x.device)).total)
@@ -112,7 +111,7 @@ def _trainings(labels: Tensor, grid: Tensor) -> Iterator[tuple[str, torch.nn.Mod
 def _gradients(network: torch.nn.Module, loss: Callable, images: Tensor) -> Compute:
     def compute(device: torch.device) -> list[Tensor]:
         here = copy.deepcopy(network).train()
-        here = to_train(here, device) if isinstance(here, Classifier) else here.to(device)
+        here = here.to(device) if isinstance(here, IRN) else to_train(here, device)
         loss(here, images.to(device)).backward()
         gradients = [parameter.grad for parameter in here.parameters() if parameter.grad is not None]
         return [gradient / max(float(each.abs().max()) for each in gradients) for gradient in gradients]

@@ -25,6 +25,7 @@ from steps.runtime.memory import keep_heap
 from steps.runtime.networks import WEIGHTS
 from wsss.classifiers.plain import Classifier
 from wsss.data.dataset import Dataset
+from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.backbones.resnet import ResNet, resnet
 from wsss.networks.irn import IRN
 from wsss.networks.weights import save_weights
@@ -38,6 +39,10 @@ def scratch() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="benchmark-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def classifier(features: Backbone, n_classes: int) -> Classifier:
+    return Classifier(features, n_classes, seed=1)
 
 
 @cache
@@ -59,7 +64,7 @@ class Run:
         self.dataset, self.precision, self.folder, self.device = dataset, precision, scratch(), device
         self._networks: dict[Path, torch.nn.Module] = {}
         self.config = typed(compose([*overrides, f"precision={precision}"]))
-        self.classifier = Classifier(backbone(depth, norm), len(dataset.classes), seed=1).eval().requires_grad_(False)
+        self.classifier = classifier(backbone(depth, norm), len(dataset.classes)).eval().requires_grad_(False)
         self.irn = IRN(backbone(depth, norm), seed=2).eval().requires_grad_(False)
         facts = {"backbone": depth, "norm": norm, "n_classes": len(dataset.classes)}
         for step, network in (("train_cam", self.classifier), ("train_irn", self.irn)):
