@@ -23,7 +23,7 @@ from pipeline import Pipeline
 from steps.runtime.context import Runtime, Source, StepContext
 from steps.runtime.datasets import prepare_dataset
 from steps.runtime.networks import load_classifier
-from wsss.data.images import normalise, read_image, resize_image, scaled_size
+from wsss.data.images import normalise, resize_image, scaled_size
 from wsss.networks.weights import save_weights
 
 TRAIN_AUG, TRAIN, VAL = 10_582, 1_464, 1_449
@@ -49,7 +49,7 @@ def bare_forward(pipeline: Pipeline, n: int = 10) -> float:
     network = load_classifier(context)
     inputs = []
     for image_id, scale in itertools.product(ids, pipeline.config.make_cam.scales):
-        image = read_image(pipeline.dataset.image_path(image_id))
+        image = pipeline.dataset.image(image_id)
         resized = normalise(resize_image(image, scaled_size(image.shape[:2], scale)))
         inputs.append(torch.stack([resized, resized.flip(-1)]).to(device))
     with torch.inference_mode(), context.runtime.autocast():

@@ -178,16 +178,18 @@ def test_every_image_counts_for_the_size_of_the_maps_though_only_some_are_looked
     assert len(set(sized)) < len(data.lists["train"])
 
 
-STEPS = ("train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels", "eval_sem_seg")
+STEPS = ("train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels", "eval_sem_seg",
+         "make_ins_seg_labels", "eval_ins_seg")
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_gpu_has_what_the_process_does_not(sized, step):
     """But for what both have: copies of a training's state, and the features that are clustered."""
-    with_gpu, without = (expected(dataset(100), step, "make_lpcam.max_features_per_class=1000", device=device) for device in ("cuda", "cpu"))
+    overrides = ["experiment=irn_instances"] if "_ins_seg" in step else ["make_lpcam.max_features_per_class=1000"]
+    with_gpu, without = (expected(dataset(100), step, *overrides, device=device) for device in ("cuda", "cpu"))
     assert without.gpu_mb is None and with_gpu.disk_mb == without.disk_mb
     assert with_gpu.memory_mb <= without.memory_mb
-    if step == "eval_sem_seg":   # NumPy alone
+    if step in ("eval_sem_seg", "eval_ins_seg"):   # NumPy alone
         assert with_gpu.gpu_mb == 0 and with_gpu.memory_mb == without.memory_mb
     else:
         assert with_gpu.gpu_mb > needs._WORKSPACE / MIB
