@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Case, greatest_difference
+from benchmarks.harness import CPU, Case, greatest_difference
 from benchmarks.random_walk import search_directions, straight_path
 from benchmarks.setting import Run, backbone, drawn
 from benchmarks.training import RATE, STEPS, our_step
@@ -19,12 +19,12 @@ from wsss.refinement.affinity import affinity_losses
 class PathIndex:
     """Flat indices of all pixels of all paths, by the length of the paths: (directions, length, sources) each."""
 
-    def __init__(self, radius: int, size: tuple[int, int]):
+    def __init__(self, radius: int, size: tuple[int, int], device: torch.device = CPU):
         height, width = size
         self.reach, self.rows, self.columns = radius - 1, height - radius + 1, width - 2 * (radius - 1)
         directions = sorted(search_directions(radius), key=lambda d: len(straight_path(*d)))
         self.directions, self.paths = directions, []
-        full = torch.arange(height * width).view(size)
+        full = torch.arange(height * width, device=device).view(size)
         for _, group in groupby(directions, key=lambda d: len(straight_path(*d))):
             self.paths.append(torch.stack([self._pixels(full, straight_path(*direction)) for direction in group]))
         self.source = self._window(full, 0, 0).flatten()
@@ -62,7 +62,7 @@ def official_losses(index: PathIndex, edge_logits: Tensor, displacement: Tensor,
     """pos_aff, neg_aff, dp_fg, dp_bg (`step/train_irn.py`)."""
     bg, fg, negative = labels
     affinity, moved = index.affinity(torch.sigmoid(edge_logits)), index.displacements(displacement)
-    target = torch.tensor(index.directions, dtype=moved.dtype).T[None, :, :, None]
+    target = torch.tensor(index.directions, dtype=moved.dtype, device=moved.device).T[None, :, :, None]
     positive = -torch.log(affinity + 1e-5)
     pos = (bg * positive).sum() / (bg.sum() + 1e-5) / 2 + (fg * positive).sum() / (fg.sum() + 1e-5) / 2
     neg = (negative * -torch.log(1 + 1e-5 - affinity)).sum() / (negative.sum() + 1e-5)
@@ -82,17 +82,19 @@ def official_stages(irn: IRN, x: Tensor) -> tuple[Tensor, ...]:
     return tuple(outputs)
 
 
-def _case(quick: bool, precision: str = "float32") -> Case:
-    batch, crop, radius = (2, 256, 10) if quick else (4, 512, 10)
+def irn_case(quick: bool, precision: str = "float32", sizes: tuple[int, int] | None = None, device: torch.device = CPU) -> Case:
+    """`sizes`: the batch and the crop."""
+    (batch, crop), radius = sizes or ((2, 256) if quick else (4, 512)), 10
     draw = torch.Generator().manual_seed(0)
     images = F.interpolate(torch.randn(batch, 3, 32, 32, generator=draw), crop, mode="bicubic")
     regions = F.interpolate(torch.randn(batch, 4, 6, 6, generator=draw), crop // 4, mode="bicubic").argmax(1)
-    labels = torch.tensor([0, 3, 7, 255])[regions].byte()
-    theirs, mine = IRN(copy.deepcopy(backbone())).train(), new_irn(Run(drawn(1, (64, 64))).context("train_irn")).train()
+    images, labels = images.to(device), torch.tensor([0, 3, 7, 255])[regions].byte().to(device)
+    theirs = IRN(copy.deepcopy(backbone())).to(device).train()
+    mine = new_irn(Run(drawn(1, (64, 64)), device=device).context("train_irn")).train()
     theirs.load_state_dict(mine.state_dict())
     for parameter in theirs.backbone.parameters():
         parameter.requires_grad_(True)      # official: gradients of the backbone are not disabled
-    index = PathIndex(radius, (crop // 4, crop // 4))
+    index = PathIndex(radius, (crop // 4, crop // 4), device)
     pairs = index.labels(labels)            # official: made by the loader
     groups = [{"params": params, "lr": RATE * factor} for params, factor in zip(theirs.parameter_groups(), (1, 10))]
     optimizer = torch.optim.SGD(groups, lr=RATE, momentum=1e-4, weight_decay=1e-4)
@@ -117,4 +119,4 @@ def _case(quick: bool, precision: str = "float32") -> Case:
                 "the official loop; difference: of the loss", f"float32, NCHW -> {precision}", batch * STEPS)
 
 
-BENCHMARKS = {"train_irn": _case, "train_irn_bf16": lambda quick: _case(quick, "bf16")}
+BENCHMARKS = {"train_irn": irn_case, "train_irn_bf16": lambda quick: irn_case(quick, "bf16")}

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.harness import Case, greatest_difference, share_of_unequal
+from benchmarks.harness import CPU, Case, greatest_difference, share_of_unequal
 from benchmarks.lpcam import cosine_maps
 from benchmarks.random_walk import dense_walk
 from benchmarks.setting import Run, drawn
@@ -48,7 +48,7 @@ def official_cam(run: Run, image_id: str) -> tuple[Tensor, Tensor]:
     keys, (height, width) = list(run.dataset.labels[image_id]), run.dataset.size(image_id)
     outputs = []
     for batch in official_inputs(run.dataset.image_path(image_id)):
-        out = F.relu(F.conv2d(run.classifier.backbone(batch), run.classifier.classifier.weight))
+        out = F.relu(F.conv2d(run.classifier.backbone(batch.to(run.device)), run.classifier.classifier.weight))
         outputs.append(out[0] + out[1].flip(-1))
     maps = []
     for size in ((-(-height // 4), -(-width // 4)), (-(-height // 16) * 16, -(-width // 16) * 16)):
@@ -101,21 +101,21 @@ def _small(quick: bool) -> tuple[int, int]:
 
 def _forwards(run: Run, ids: tuple[str, ...]) -> Callable[[], None]:
     """The forward passes only, on prepared inputs."""
-    inputs = [list(official_inputs(run.dataset.image_path(image_id))) for image_id in ids]
+    inputs = [[x.to(run.device) for x in official_inputs(run.dataset.image_path(image_id))] for image_id in ids]
     network = load_classifier(run.context("make_cam", fresh=False))
 
     def forwards() -> None:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "bf16"):
+        with torch.inference_mode(), torch.autocast(run.device.type, torch.bfloat16, enabled=run.precision == "bf16"):
             for batches in inputs:
                 for batch in batches:
                     network.features(batch)
     return forwards
 
 
-def _step(quick: bool, step, precision: str = "float32") -> Case:
-    """A whole step against its forward passes only."""
-    n, size = 2, _size(quick)
-    run = Run(drawn(n, size), precision=precision)
+def step_case(quick: bool, step, precision: str = "float32", n: int = 2, device: torch.device = CPU) -> Case:
+    """A whole step on `n` images against its forward passes only."""
+    size = _size(quick)
+    run = Run(drawn(n, size), precision=precision, device=device)
     if step is make_lpcam:
         run.run(make_cam)
     return Case(f"{size[0]}x{size[1]}, 4 scales", lambda: run.run(step) and None, _forwards(run, run.dataset.lists["train"]),
@@ -135,8 +135,9 @@ def _precision(quick: bool) -> Case:
                 "float32 -> bf16", n)
 
 
-def cam_case(size: tuple[int, int], depth: str = "resnet50") -> Case:
-    run = Run(drawn(1, size, per_image=2), depth)
+def cam_case(size: tuple[int, int], depth: str = "resnet50", device: torch.device = CPU) -> Case:
+    run = Run(drawn(1, size, per_image=2), depth, device=device)
+    run.classifier = copy.deepcopy(run.classifier).to(device)   # its backbone is also that of other runs
     image_id = run.dataset.lists["train"][0]
 
     def ours() -> list[Tensor]:
@@ -176,10 +177,10 @@ def chain_case(size: tuple[int, int], precision: str = "float32", depth: str = "
 
 
 BENCHMARKS = {
-    "make_cam": lambda quick: _step(quick, make_cam),
+    "make_cam": lambda quick: step_case(quick, make_cam),
     "make_cam_official": lambda quick: cam_case(_size(quick)),
     "make_cam_bf16": _precision,
-    "make_lpcam": lambda quick: _step(quick, make_lpcam),
+    "make_lpcam": lambda quick: step_case(quick, make_lpcam),
     "gradcam": lambda quick: gradient_case(_small(quick), GradCAM(-1), greatest_difference),
     "layercam": lambda quick: gradient_case(_small(quick), LayerCAM([-3, -2, -1])),
     "chain": lambda quick: chain_case(_size(quick)),

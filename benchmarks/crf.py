@@ -21,7 +21,7 @@ SIZE = f"{HEIGHT}x{WIDTH}, {CLASSES + 1} labels, 2 thresholds"
 AGAINST = "pydensecrf{}; difference: share of pixels" if find_spec("pydensecrf") else "pydensecrf is not installed"
 
 
-def _image(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_image(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """An image (H, W, 3) and rough seeds (2, H, W) of its objects."""
     mask = drawn_mask(HEIGHT, WIDTH, range(CLASSES), seed=seed)
     coarse = torch.from_numpy(mask % 255).float()[None, None]
@@ -33,10 +33,13 @@ def _labels(backend: str, image: torch.Tensor, seeds: torch.Tensor) -> torch.Ten
     return crf_labels(image, seeds, CLASSES + 1, backend=backend)
 
 
-def _case(quick: bool) -> Case:
-    image = _image(3)
-    official = (lambda: _labels("pydensecrf", *image)) if find_spec("pydensecrf") else None
-    return Case(SIZE, lambda: _labels("torch", *image), official, share_of_unequal, AGAINST.format(""), "float32")
+def crf_case(quick: bool, device: torch.device = CPU) -> Case:
+    image = sample_image(3)
+    here = [tensor.to(device) for tensor in image]
+    official, against = (lambda: _labels("pydensecrf", *image)) if find_spec("pydensecrf") else None, AGAINST.format("")
+    if official is None and device != CPU:
+        official, against = (lambda: _labels("torch", *image)), "ours on the CPU; difference: share of pixels"
+    return Case(SIZE, lambda: _labels("torch", *here), official, share_of_unequal, against, "float32")
 
 
 def _pydensecrf(image: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -45,7 +48,7 @@ def _pydensecrf(image: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
 
 def _all_cores(quick: bool) -> Case:
     images = 2 if quick else 4
-    inputs = {str(seed): _image(seed) for seed in range(3, 3 + images)}
+    inputs = {str(seed): sample_image(seed) for seed in range(3, 3 + images)}
 
     def ours() -> torch.Tensor:
         at_once = max_concurrent(CPU, HEIGHT * WIDTH)
@@ -61,5 +64,5 @@ def _all_cores(quick: bool) -> Case:
                 AGAINST.format(", a process a core"), "float32", images, elsewhere=True)
 
 
-BENCHMARKS = {"dense_crf": _case, "dense_crf_all_cores": _all_cores}
+BENCHMARKS = {"dense_crf": crf_case, "dense_crf_all_cores": _all_cores}
 ONE_THREAD = {"dense_crf"}

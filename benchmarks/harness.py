@@ -65,7 +65,7 @@ class Row:
     ours_s: float | None
     ratio: float | None             # official / ours, of times, or of `disk_mb`
     max_difference: float | None
-    official_peak_mb: float | None  # above the memory of the process with its inputs, MiB
+    official_peak_mb: float | None  # above the memory of the process with its inputs, MiB; of the GPU if that is used
     ours_peak_mb: float | None
     official_disk_mb: float | None = None
     ours_disk_mb: float | None = None
@@ -119,8 +119,10 @@ def _compare(name: str, build: Builder, quick: bool, threads: int, repeats: int,
         if known and (case.once or known.seconds.wall > SLOW):
             seconds, results[form] = known.seconds, known.result
         else:
-            run = getattr(case, form)
+            run, held = getattr(case, form), gpu_memory()
             seconds, results[form] = timed(run() if case.once else run)      # the warm-up
+            if held is not None:
+                setattr(row, f"{form}_peak_mb", round(torch.cuda.max_memory_allocated() / MIB - held, 1))
         if case.once or seconds.wall > SLOW:
             slow.append(form)
         taken[form] = [seconds] if form in slow else []
@@ -144,7 +146,17 @@ def _compare(name: str, build: Builder, quick: bool, threads: int, repeats: int,
 def timed(form: Callable[[], Any]) -> tuple[Seconds, Any]:
     wall, cpu = time.perf_counter(), cpu_time()
     result = form()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return Seconds(time.perf_counter() - wall, cpu_time() - cpu), result
+
+
+def gpu_memory() -> float | None:
+    """Reset the peak of the GPU, and return the MiB of its tensors; None if this process does not use it."""
+    if not torch.cuda.is_initialized():
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated() / MIB
 
 
 def cpu_time() -> float:
@@ -209,12 +221,12 @@ def greatest_difference(official: Any, ours: Any) -> float:
     """The greatest absolute difference of two tensors, or of two lists of them."""
     if isinstance(official, (list, tuple)):
         return max(greatest_difference(a, b) for a, b in zip(official, ours, strict=True))
-    return float((torch.as_tensor(official).double() - torch.as_tensor(ours).double()).abs().max())
+    return float((torch.as_tensor(official).double().cpu() - torch.as_tensor(ours).double().cpu()).abs().max())
 
 
 def share_of_unequal(official: torch.Tensor, ours: torch.Tensor) -> float:
     """The share of labels that differ."""
-    return float((official != ours).double().mean())
+    return float((official.cpu() != ours.cpu()).double().mean())
 
 
 def machine() -> str:

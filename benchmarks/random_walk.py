@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Case, greatest_difference
+from benchmarks.harness import CPU, Case, greatest_difference
 from wsss.refinement.walk import random_walk
 
 
@@ -15,12 +15,12 @@ def dense_walk(x: Tensor, edge: Tensor, beta: float = 10, exp_times: int = 8, ra
     padded = F.pad(edge, (radius, radius, 0, radius), value=1.0)          # affinity 0 to pixels outside
     rows, columns = padded.shape
     y, x0 = np.mgrid[:height, radius:radius + width]
-    source = torch.from_numpy((y * columns + x0).ravel())
+    source = torch.from_numpy((y * columns + x0).ravel()).to(x.device)
     matrix = x.new_zeros(height * width, height * width)
-    inside = torch.full((rows * columns,), -1)
-    inside[source] = torch.arange(height * width)
+    inside = torch.full((rows * columns,), -1, device=x.device)
+    inside[source] = torch.arange(height * width, device=x.device)
     for dy, dx in search_directions(radius):
-        path = torch.tensor([py * columns + px for py, px in straight_path(dy, dx)])
+        path = torch.tensor([py * columns + px for py, px in straight_path(dy, dx)], device=x.device)
         affinity = 1 - padded.flatten()[source[:, None] + path].amax(1)   # (h * w,)
         target = inside[source + dy * columns + dx]
         here = (target >= 0).nonzero()[:, 0]
@@ -52,8 +52,9 @@ def maps_and_edge(height: int, width: int, classes: int) -> tuple[Tensor, Tensor
     return noise[:-1].sigmoid(), torch.exp(-(noise[-1] / 0.08) ** 2)
 
 
-def _case(height: int, width: int, classes: int, dtype: torch.dtype = torch.float32, dense: bool = True) -> Case:
-    x, edge = (tensor.to(dtype) for tensor in maps_and_edge(height, width, classes))
+def walk_case(height: int, width: int, classes: int, dtype: torch.dtype = torch.float32, dense: bool = True,
+              device: torch.device = CPU) -> Case:
+    x, edge = (tensor.to(device, dtype) for tensor in maps_and_edge(height, width, classes))
     official = (lambda: dense_walk(x, edge)) if dense else None
     return Case(f"{height}x{width}, {classes} classes", lambda: random_walk(x, edge), official, greatest_difference,
                 "dense matrix squared 8 times", f"{dtype} -> float64".replace("torch.", ""))
@@ -75,8 +76,8 @@ def bare_passes(height: int, width: int, classes: int) -> Case:
 
 
 BENCHMARKS = {
-    "random_walk": lambda quick: _case(*((128, 170) if quick else (375, 500)), 2),
-    "random_walk_float64": lambda quick: _case(96, 128, 2, torch.float64),
+    "random_walk": lambda quick: walk_case(*((128, 170) if quick else (375, 500)), 2),
+    "random_walk_float64": lambda quick: walk_case(96, 128, 2, torch.float64),
     "random_walk_passes": lambda quick: bare_passes(375, 500, 2),
-    "random_walk_large": lambda quick: _case(*((500, 500) if quick else (1000, 1000)), 20, dense=False),
+    "random_walk_large": lambda quick: walk_case(*((500, 500) if quick else (1000, 1000)), 20, dense=False),
 }

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torchvision.models  # noqa: F401 - the pipeline imports it late; measuring processes inherit it from their parent
 
+from benchmarks.harness import CPU
 from benchmarks.pictures import draw_dataset
 from pipeline.config import compose, typed
 from pipeline.contexts import make_context
@@ -58,9 +59,9 @@ class Run:
     """A run folder with finished steps, in which steps are run one by one, also repeatedly on other ids."""
 
     def __init__(self, dataset: Dataset, depth: str = "resnet50", norm: str = "frozen_batch", precision: str = "float32",
-                 overrides: tuple[str, ...] = ("recipe=official",)):
+                 overrides: tuple[str, ...] = ("recipe=official",), device: torch.device = CPU):
         keep_heap()   # as every run does
-        self.dataset, self.precision, self.folder = dataset, precision, scratch()
+        self.dataset, self.precision, self.folder, self.device = dataset, precision, scratch(), device
         self._networks: dict[Path, torch.nn.Module] = {}
         self.config = typed(compose([*overrides, f"precision={precision}"]))
         self.classifier = classifier(backbone(depth, norm), len(dataset.classes)).eval().requires_grad_(False)
@@ -81,7 +82,7 @@ class Run:
         folder.mkdir(exist_ok=True)
         lists = {"ids": ids, "prototypes": ids, "scored": ids, "val": ()}
         return make_context(self.config, self.dataset, step, lists, folder, sources(self.config, step), self._place,
-                            Runtime(precision=self.precision))
+                            Runtime(device=self.device, precision=self.precision))
 
     def _place(self, step: str) -> Path | None:
         return folder if (folder := self.folder / step).exists() else None

@@ -27,8 +27,9 @@ RATE, STEPS = 1e-3, 1   # a low rate, because the weights are random and the los
 SETTINGS = SimpleNamespace(optimizer=OptimizerName.sgd, lr=RATE, momentum=1e-4, weight_decay=1e-4)
 
 
-def context(precision: str, images: int = 0) -> StepContext:
-    return StepContext("bench", None, None, {"ids": ("",) * images}, scratch(), runtime=Runtime(precision=precision))
+def context(precision: str, images: int = 0, device: torch.device = CPU) -> StepContext:
+    runtime = Runtime(device=device, precision=precision)
+    return StepContext("bench", None, None, {"ids": ("",) * images}, scratch(), runtime=runtime)
 
 
 def our_step(module: torch.nn.Module, groups: tuple, loss: Callable, batch: tuple, precision: str, parts: int | None = None,
@@ -36,7 +37,8 @@ def our_step(module: torch.nn.Module, groups: tuple, loss: Callable, batch: tupl
     """A training iteration of the pipeline on a prepared batch, which returns the loss."""
     size = len(batch[0])
     optimizer, schedule = make_optimizer(SETTINGS, *groups), Schedule("bench", 1, size, lambda step, total: 1.0, 1, parts)
-    where, cut = context(precision, size), [[tensor[part::parts or 1] for tensor in batch] for part in range(parts or 1)]
+    device = next(module.parameters()).device
+    where, cut = context(precision, size, device), [[tensor[part::parts or 1] for tensor in batch] for part in range(parts or 1)]
     module.train()
     step = partial(train_step, where, schedule, module, optimizer, loss, cut, counts)
     return lambda: torch.stack([step()["loss"].sum() for _ in range(STEPS)])
@@ -52,8 +54,9 @@ def _classifier() -> Classifier:
     return classifier(copy.deepcopy(backbone()), N_CLASSES).train()
 
 
-def _our_step(mine: Classifier, images: torch.Tensor, labels: torch.Tensor, precision: str) -> Callable[[], torch.Tensor]:
-    mine = to_train(mine, CPU)
+def _our_step(mine: Classifier, images: torch.Tensor, labels: torch.Tensor, precision: str,
+              device: torch.device = CPU) -> Callable[[], torch.Tensor]:
+    mine = to_train(mine, device)
     return our_step(mine, ((mine.parameter_groups()[0], 1.0), (mine.parameter_groups()[1], 10.0)),
                     lambda x, y, total: {"loss": F.multilabel_soft_margin_loss(mine(x).float(), y)}, (images, labels), precision)
 
@@ -62,11 +65,12 @@ def _sizes(quick: bool) -> tuple[int, int]:
     return (2, 256) if quick else (4, 512)
 
 
-def _case(quick: bool, precision: str = "float32") -> Case:
+def cam_case(quick: bool, precision: str = "float32", sizes: tuple[int, int] | None = None, device: torch.device = CPU) -> Case:
+    """`sizes`: the batch and the crop."""
     keep_heap()   # for both forms; train_cam_memory measures its effect
-    batch, crop = _sizes(quick)
-    images, labels = samples(batch, crop)
-    theirs, mine = _classifier(), _classifier()
+    batch, crop = sizes or _sizes(quick)
+    images, labels = (tensor.to(device) for tensor in samples(batch, crop))
+    theirs, mine = _classifier().to(device), _classifier()
     groups = [{"params": params, "lr": RATE * factor} for params, factor in zip(theirs.parameter_groups(), (1, 10))]
     optimizer = torch.optim.SGD(groups, lr=RATE, momentum=1e-4, weight_decay=1e-4)
 
@@ -79,7 +83,8 @@ def _case(quick: bool, precision: str = "float32") -> Case:
             optimizer.step()
             losses.append(loss.detach())
         return torch.stack(losses)
-    return Case(f"{crop}x{crop}, batch {batch}", _our_step(mine, images, labels, precision), official, greatest_difference,
+    ours = _our_step(mine, images, labels, precision, device)
+    return Case(f"{crop}x{crop}, batch {batch}", ours, official, greatest_difference,
                 "the official loop; difference: of the loss", f"float32, NCHW -> {precision}, channels last", batch * STEPS)
 
 
@@ -144,5 +149,5 @@ def _light_backbone() -> torch.nn.Module:
 PARTS = {"train_cam_parts": _parts_case, "train_irn_parts": _irn_parts_case}
 BENCHMARKS = {**{f"{name}{ending}": partial(case, precision=precision) for name, case in PARTS.items()
                  for ending, precision in (("", "float32"), ("_bf16", "bf16"))},
-              "train_cam": _case, "train_cam_bf16": lambda quick: _case(quick, "bf16"),
+              "train_cam": cam_case, "train_cam_bf16": lambda quick: cam_case(quick, "bf16"),
               "train_cam_memory": _memory_case, "train_cam_memory_bf16": lambda quick: _memory_case(quick, "bf16")}

@@ -23,7 +23,7 @@ from pipeline import Pipeline
 from steps.runtime.context import Runtime, Source, StepContext
 from steps.runtime.datasets import prepare_dataset
 from steps.runtime.networks import load_classifier
-from wsss.data.images import normalise, read_image, resize_image, scaled_size
+from wsss.data.images import normalise, resize_image, scaled_size
 from wsss.networks.weights import save_weights
 
 TRAIN_AUG, TRAIN, VAL = 10_582, 1_464, 1_449
@@ -49,7 +49,7 @@ def bare_forward(pipeline: Pipeline, n: int = 10) -> float:
     network = load_classifier(context)
     inputs = []
     for image_id, scale in itertools.product(ids, pipeline.config.make_cam.scales):
-        image = read_image(pipeline.dataset.image_path(image_id))
+        image = pipeline.dataset.image(image_id)
         resized = normalise(resize_image(image, scaled_size(image.shape[:2], scale)))
         inputs.append(torch.stack([resized, resized.flip(-1)]).to(device))
     with torch.inference_mode(), context.runtime.autocast():
@@ -63,7 +63,8 @@ def bare_forward(pipeline: Pipeline, n: int = 10) -> float:
 
 
 def measure(n: int, masks: Path | None = None, overrides: tuple[str, ...] = ()) -> list[dict]:
-    """A dict per step: step, images, seconds, images_per_s, host_mb, cuda_mb, disk_mb, projected_s."""
+    """A dict per step: step, images, seconds, images_per_s, host_mb, cuda_mb, disk_mb, projected_s, and what the plan expected:
+    expected_host_mb, expected_cuda_mb."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "VOC2012")
         draw_voc(root, n, masks)
@@ -72,6 +73,7 @@ def measure(n: int, masks: Path | None = None, overrides: tuple[str, ...] = ()) 
                                     f"backbone.weights={folder}/random.safetensors", "train_cam.lr=1e-3",
                                     "train_irn.lr=1e-3", *overrides)
         prepare_dataset(pipeline.config.data)
+        expected = {planned.name: planned.expected for planned in pipeline.plan()}
         pipeline.run()
         bare = bare_forward(pipeline)
         found = []
@@ -81,7 +83,8 @@ def measure(n: int, masks: Path | None = None, overrides: tuple[str, ...] = ()) 
             peak = facts["peak_memory_mb"]
             found.append({"step": step, "images": images, "seconds": seconds, "images_per_s": images / seconds,
                           "host_mb": peak.get("host"), "cuda_mb": peak.get("cuda"), "disk_mb": facts["disk_mb"],
-                          "projected_s": seconds * TRAIN_AUG / n})
+                          "projected_s": seconds * TRAIN_AUG / n, "expected_host_mb": expected[step].memory_mb,
+                          "expected_cuda_mb": expected[step].gpu_mb})
             if step == "make_cam":
                 found[-1]["of_bare_forward"] = bare * images / seconds
         return found

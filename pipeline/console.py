@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pipeline.cluster.machine import free_gpu_mb
 from steps.runtime.context import Stopped
 from wsss.files import free_bytes, storage
 from wsss.text import aligned, duration, mib
@@ -22,7 +23,7 @@ EVERY_SECONDS = 5.0      # between plain lines
 REDRAW_SECONDS = 0.2     # between drawings on a terminal
 LEVELS = ("debug", "info", "warning", "error")
 PACKAGES = ("wsss", "steps", "pipeline")   # whose loggers a console shows
-HEADS = ("step", "action", "to do", "time", "disk", "memory", "why")
+HEADS = ("step", "action", "to do", "time", "disk", "memory", "GPU", "why")
 
 
 class Console:
@@ -186,27 +187,42 @@ def head_line(folder: Path, dataset: Any, backbone: Any, device: Any) -> str:
 
 
 def plan_table(folder: Path, plan: list[Any]) -> str:
-    """The plan as a table: for each step the action, the images or training steps to do, the expected cost and the reason."""
+    """The plan as a table: for each step the action, the images or training steps to do, the expected cost and the reason.
+
+    The memory of a GPU is shown if it is known for some step.
+    """
     rows = [HEADS]
     for planned in plan:
         expected = planned.expected
         counted = planned.action in ("continue", "reuse")
         action = f"{planned.action} {planned.done} of {planned.total}" if counted else planned.action
-        needs = ["", "", ""] if expected is None else [duration(expected.seconds), mib(expected.disk_mb) or "?",
-                                                       mib(expected.memory_mb) or "?"]
+        needs = [""] * 4 if expected is None else [duration(expected.seconds), mib(expected.disk_mb) or "?",
+                                                   mib(expected.memory_mb) or "?", mib(expected.gpu_mb) or "?"]
         rows.append((planned.name, action, f"{planned.to_do} {planned.unit}" if planned.to_do else "", *needs, planned.why))
-    lines = [f"  {line}" for line in aligned(rows, left=range(len(HEADS)))]
     needs = [planned.expected for planned in plan if planned.expected]
-    if needs:
-        seconds, disks, memories = ([value for value in values if value is not None] for values in zip(*map(astuple, needs)))
-        some = "" if len(seconds) == len(needs) else " for the steps that were timed before"
-        free = free_bytes(folder) / 2**20
-        parts = [duration(sum(seconds)) + some] if seconds else []
-        parts += [f"{mib(sum(disks))} on disk ({mib(free)} free)"] if disks else []
-        parts += [f"{mib(max(memories))} of memory at the peak"] if memories else []
-        if unknown := len(needs) - min(len(disks), len(memories)):
-            parts.append(f"disk and memory of {unknown} step{'s' * (unknown > 1)} unknown")
-        lines.append(f"  expected: {', '.join(parts)}")
-        if sum(disks) > free:
-            lines.append("  there may not be enough disk space: free some, or choose another place with outputs=DIR")
-    return "\n".join(lines)
+    if all(expected.gpu_mb is None for expected in needs):
+        rows = [(*row[:6], row[7]) for row in rows]
+    lines = [f"  {line}" for line in aligned(rows, left=range(len(rows[0])))]
+    return "\n".join(lines + (_expected(folder, needs) if needs else []))
+
+
+def _expected(folder: Path, needs: list[Any]) -> list[str]:
+    """The expected cost of all steps together, and a line for each resource of which there may not be enough."""
+    seconds, disks, memories, gpus = ([value for value in values if value is not None] for values in zip(*map(astuple, needs)))
+    some = "" if len(seconds) == len(needs) else " for the steps that were timed before"
+    free = free_bytes(folder) / 2**20
+    free_on_gpu = free_gpu_mb() if gpus else None
+    parts = [duration(sum(seconds)) + some] if seconds else []
+    parts += [f"{mib(sum(disks))} on disk ({mib(free)} free)"] if disks else []
+    parts += [f"{mib(max(memories))} of memory at the peak"] if memories else []
+    if gpus:
+        parts.append(f"{mib(max(gpus))} of GPU memory at the peak ({mib(free_on_gpu) or 'unknown'} free)")
+    if unknown := len(needs) - min(len(disks), len(memories)):
+        parts.append(f"disk and memory of {unknown} step{'s' * (unknown > 1)} unknown")
+    lines = [f"  expected: {', '.join(parts)}"]
+    if sum(disks) > free:
+        lines.append("  there may not be enough disk space: free some, or choose another place with outputs=DIR")
+    if free_on_gpu is not None and max(gpus) > free_on_gpu:
+        lines.append("  there may not be enough GPU memory: end other processes on the GPU, raise parts or lower batch_size of a "
+                     "training, set data.max_side for large images, or set device=cpu")
+    return lines

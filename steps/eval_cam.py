@@ -14,7 +14,8 @@ from steps.parts.thresholds import SCORES, Chosen, choose, count_maps, read_chos
 from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, Tuned, Tuning, at, confident_curve, rows_of, scored, tuning_curve
 from steps.runtime.artifacts import Maps, check_keys, read_arrays, read_json, write_arrays, write_json
 from steps.runtime.context import Source, StepContext, require
-from steps.step import PER_MAP, SCORE, Curve, Line, Lists, Needs, Score, Setup, StepSettings, facts, val_with_masks
+from steps.runtime.setup import val_with_masks
+from steps.step import PER_MAP, SCORE, Curve, Line, Lists, Needs, Score, Setup, StepSettings, facts
 from wsss.metrics.semantic import MEASURES, THRESHOLDS, ThresholdCounts
 
 VERSION = 1
@@ -84,7 +85,8 @@ def needs(setup: Setup) -> Needs:
     matrix = 8 * (len(setup.dataset.classes) + 1) ** 2   # int64
     counts = number * matrix * (len(THRESHOLDS) + 1) * sum(images.number > 0 for images in lists)
     return estimate.finish(counts + 4500 * number,   # the curve of a kind of maps in scores.json
-                           counts, max(images.most(42, 7) for images in lists))   # a map counted at all thresholds, measured
+                           estimate.on_host(counts),
+                           max(images.most(42, 7) for images in lists))   # a map counted at all thresholds, measured
 
 
 def run(context: StepContext) -> dict[str, Any]:

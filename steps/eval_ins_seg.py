@@ -54,8 +54,9 @@ def needs(setup: Setup) -> Needs:
     from steps.runtime.needs import CELL, Estimate, comparison
 
     estimate, objects = Estimate(setup), setup.dataset.objects
-    return estimate.finish(CELL * len(setup.dataset.classes) + 400, passing=comparison(estimate.images("scored", original=True))
-                           + (objects.memory if objects and setup.lists["scored"] else 0))
+    read = objects.memory if objects and setup.lists["scored"] else 0
+    return estimate.finish(CELL * len(setup.dataset.classes) + 400,
+                           passing=estimate.on_host(comparison(estimate.images("scored", original=True)) + read))
 
 
 def run(context: StepContext) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def needs(setup: Setup) -> Needs:
 
     estimate = Estimate(setup)
     return estimate.finish(CELL * (len(setup.dataset.classes) + 1) ** 2,
-                           passing=comparison(estimate.images("scored", original=True)))
+                           passing=estimate.on_host(comparison(estimate.images("scored", original=True))))
 
 
 def run(context: StepContext) -> dict[str, Any]:

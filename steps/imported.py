@@ -52,7 +52,8 @@ def needs(setup: Setup) -> Needs:
     estimate = Estimate(setup)
     images = estimate.images("ids")
     pixels = images.classes * images.pixels
-    return estimate.finish(images.total(2 * (1 + 1 / 16) * pixels + 128), passing=float(6 * pixels.max(initial=0)), files=1)
+    return estimate.finish(images.total(2 * (1 + 1 / 16) * pixels + 128),
+                           passing=estimate.on_host(6 * float(pixels.max(initial=0))), files=1)
 
 
 def run(context: StepContext) -> dict[str, Any]:

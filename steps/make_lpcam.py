@@ -154,9 +154,10 @@ def needs(setup: Setup) -> Needs:
     feature = 4 * network.backbone.feature_channels               # float32
     near = 9 * (4 * max(map(len, setup.lists["prototypes"][:1]), default=0) + 8)   # ids (UCS-4) and places of nearest features
     centers = 2 * settings.n_clusters * len(shown) * (feature + 14 + near)
-    return estimate.finish(maps_on_disk(images, stride, scales, kinds) + centers, weights(network),
+    clustered = feature * min(cells, limit) if estimate.on_gpu else 0   # a copy of the sample
+    return estimate.finish(maps_on_disk(images, stride, scales, kinds) + centers, weights(network) + clustered,
                            max(estimate.forwards(network, network.features, images, max(scales)),
-                               estimate.forwards(network, network.features, sources) + feature * rows), kinds)
+                               estimate.forwards(network, network.features, sources) + estimate.on_host(feature * rows)), kinds)
 
 
 def run(context: StepContext) -> dict[str, Any]:

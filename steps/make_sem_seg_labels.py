@@ -24,7 +24,8 @@ from steps.parts.tuning import Tuned, Tuning, tune_walk
 from steps.runtime.artifacts import Labels, Maps, encode_array, read_array
 from steps.runtime.context import StepContext, require
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, PER_MAP, Column, Curve, Lists, Needs, Setup, StepSettings, Table, facts, val_with_masks
+from steps.runtime.setup import val_with_masks
+from steps.step import IMAGES, PER_MAP, Column, Curve, Lists, Needs, Setup, StepSettings, Table, facts
 from wsss.data.ids import union
 from wsss.data.images import encode_mask
 
@@ -152,7 +153,8 @@ def needs(setup: Setup) -> Needs:
         disk += images.total(2 * (images.classes + 1) * images.pixels / 16)   # float16 at stride 4
     held: float = walks * weights(network)
     if chooses and Refiner.walk_crf in refiners:
-        held += min((val := estimate.images("val")).total(val.classes * val.pixels / 4), WALKS_KEPT)   # float32 at stride 4
+        val = estimate.images("val")
+        held += estimate.on_host(min(val.total(val.classes * val.pixels / 4), WALKS_KEPT))   # float32 at stride 4
     passing = [originals.most(27, 7)]            # a walked map up to its label, measured
     if walks:
         passing += [estimate.forwards(network, network.edge_map, images), estimate.walk(images, maps_per_class=6)]   # 6 copies

@@ -34,6 +34,12 @@ def _process(tmp_path_factory):
     """Fix the thread count, because tests compare bytes between processes, and do not write into the user's cache."""
     torch.set_num_threads(1)
     os.environ[CACHE] = str(tmp_path_factory.getbasetemp() / "cache")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")   # as in a run; read when CUDA starts
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import torch
 from benchmarks import (
     affinity_training,
     cams,
+    gpu,
     growth,
     harness,
     kmeans,
@@ -54,6 +55,16 @@ def test_a_slow_form_runs_once(monkeypatch):
     assert row.ratio == 50 and "50 MiB on disk" in table([row])
 
 
+def test_on_a_gpu_a_form_is_waited_for_and_the_peak_is_the_gpus(monkeypatch):
+    waited = []
+    for name, value in {"is_initialized": lambda: True, "synchronize": lambda: waited.append(1), "reset_peak_memory_stats": lambda: None,
+                        "memory_allocated": lambda: 2**20, "max_memory_allocated": lambda: 5 * 2**20}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    case = Case("1", lambda: torch.ones(2), lambda: torch.ones(2))
+    row = measure("tiny", lambda quick: case, True, 1, repeats=2, peaks=False)
+    assert (row.official_peak_mb, row.ours_peak_mb) == (4, 4) and len(waited) == 6
+
+
 def test_peak_memory_is_that_of_the_form_itself():
     held = torch.ones(2**22)                                     # 16 MiB of inputs
     case = Case("1", lambda: float((held + held[0]).sum()))      # 16 MiB more
@@ -69,10 +80,10 @@ def test_a_measurement_in_a_process_of_its_own(tmp_path, monkeypatch):
         in_child(lambda: 1 / 0)
 
 
-@pytest.mark.parametrize("build", [training._case, affinity_training._case])
+@pytest.mark.parametrize("build", [training.cam_case, affinity_training.irn_case])
 def test_the_trainings_compute_the_same(build, monkeypatch):
     monkeypatch.setattr(f"{build.__module__}.backbone", lambda: setting.backbone("resnet18"))
-    monkeypatch.setattr(affinity_training, "Run", lambda dataset: setting.Run(dataset, "resnet18"))
+    monkeypatch.setattr(affinity_training, "Run", lambda dataset, **more: setting.Run(dataset, "resnet18", **more))
     assert agree(build(True)) < 1e-3
 
 
@@ -138,3 +149,81 @@ def test_growth_measures_every_inference_step(monkeypatch):
     found = growth.measured(2, threads=1)
     assert list(found) == ["make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "make_sem_seg_labels"]
     assert all(0 < seconds < 60 and mib > 100 for seconds, mib in found.values())
+
+
+GPU = ("--device", "cpu", "--quick")
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """`parts` holds what the parts of `benchmarks.gpu` return; they are not run. The names of those that would run are in "ran"."""
+    found = {"ran": []} | {name: {"seconds": 1.0, "nondeterministic": [], "result": {}} for name in gpu.PARTS}
+
+    def run_part(name: str, options, left: float):
+        found["ran"].append(name)
+        return found[name]
+    monkeypatch.setattr(gpu, "run_part", run_part)
+    monkeypatch.setattr(gpu, "describe", lambda device: "a machine")
+    return found
+
+
+def ran(parts: dict) -> list[str]:
+    names, parts["ran"] = parts["ran"], []
+    return names
+
+
+def test_the_gpu_script_continues_with_what_is_missing_or_failed(parts, tmp_path, capsys, monkeypatch):
+    words = [*GPU, "--out", str(tmp_path)]
+    parts["make_cam"] = {**parts["make_cam"], "error": "exit status 1: out of memory", "nondeterministic": ["put_"]}
+    parts["voc_scale"] = None   # cut off
+    assert gpu.main(words) == 1 and ran(parts) == list(gpu.PARTS)
+    said = capsys.readouterr().out
+    assert "FAILED make_cam: exit status 1: out of memory" in said and "Not measured: voc_scale (cut off after " in said
+    assert "Without a deterministic form: put_ (make_cam)" in said
+    parts["make_cam"] = parts["tests"]
+    assert gpu.main(words) == gpu.SKIPPED and ran(parts) == ["make_cam", "voc_scale"]
+    parts["voc_scale"] = parts["tests"]
+    assert gpu.main(words) == 0 and ran(parts) == ["voc_scale"]
+    assert gpu.main(words) == 0 and ran(parts) == []
+    assert gpu.main([*words, "--again"]) == 0 and ran(parts) == list(gpu.PARTS)
+    monkeypatch.setattr(gpu, "code_version", lambda: "other")
+    assert gpu.main(words) == 0 and ran(parts) == list(gpu.PARTS)
+
+
+def test_the_gpu_script_begins_nothing_for_which_no_time_is_left(parts, tmp_path, capsys):
+    words = ["--device", "cpu", "--out", str(tmp_path), "--seconds"]
+    assert gpu.main([*words, "0"]) == gpu.SKIPPED and ran(parts) == []
+    assert capsys.readouterr().out.count("Not measured: ") == len(gpu.PARTS)
+    assert gpu.main([*words, "50"]) == gpu.SKIPPED and ran(parts)[0] == "tests"   # the first always
+    assert json.loads((tmp_path / "gpu.json").read_text())["parts"].keys() == {"tests", "random_walk", "dense_crf", "make_cam", "train_cam",
+                                                                               "train_irn"}
+    assert gpu.main([*words, "350"]) == 0 and ran(parts) == ["parity", "voc_scale"]
+
+
+def test_a_part_that_takes_too_long_or_ends_with_an_error(tmp_path):
+    options = gpu.arguments([*GPU, "--out", str(tmp_path)])
+    assert gpu.run_part("tests", options, 0.01) is None
+    if not torch.cuda.is_available():
+        options.device = "cuda"
+        assert gpu.run_part("random_walk", options, 60)["error"].startswith("exit status 1: ")
+        with pytest.raises(SystemExit, match="--device cuda: torch cannot use it"):
+            gpu.describe("cuda")
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_without_a_gpu(tmp_path, capsys, monkeypatch):
+    words = [*GPU, "--out", str(tmp_path)]
+    assert gpu.main(words) == 0, capsys.readouterr().out
+    said, found = capsys.readouterr().out, json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert list(found) == list(gpu.PARTS)
+    assert found["tests"]["result"]["skipped"] > 20 and found["tests"]["result"]["passed"] == 0
+    stages = found["parity"]["result"]["rows"]
+    assert len(stages) == 12 and all(row["difference"] == 0 and row["same_bits"] in (None, True) for row in stages)
+    rows = {row["name"]: row for name in found for row in found[name]["result"].get("rows", []) if "name" in row}
+    assert rows.keys() == {"random_walk", "dense_crf", "make_cam", "make_cam_bf16", "make_cam_official", "train_cam", "train_cam_bf16",
+                           "train_irn", "train_irn_bf16"}
+    assert all(row["ours_s"] > 0 and (row["max_difference"] or 0) < 0.01 for row in rows.values())
+    assert [row["step"] for row in found["voc_scale"]["result"]["steps"]][0] == "train_cam"
+    assert all(f"| `{name}` " in said for name in rows) and "| dense CRF |" in said and "| eval_sem_seg | 1 |" in said
+    monkeypatch.setattr(gpu, "run_part", None)   # nothing is left to run
+    assert gpu.main(words) == 0

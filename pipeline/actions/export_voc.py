@@ -20,7 +20,8 @@ from pipeline.plan.plan import survey
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.artifacts import Labels
 from steps.runtime.journal import unfinished
-from steps.step import TRAINING, val_with_masks
+from steps.runtime.setup import val_with_masks
+from steps.step import TRAINING
 from wsss.data.dataset import Dataset
 from wsss.data.findings import Finding, report_table
 from wsss.data.images import encode_jpeg, encode_mask, is_upright_jpeg

@@ -136,6 +136,16 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     return peak
 
 
+def free_gpu_mb() -> float | None:
+    """MiB that are free on the current GPU; None if it cannot be used now."""
+    import torch
+
+    try:
+        return torch.cuda.mem_get_info()[0] / 2**20
+    except RuntimeError:   # for example full, or reserved by another process
+        return None
+
+
 def versions() -> dict[str, str]:
     """The versions of Python and the numerical packages."""
     import torch

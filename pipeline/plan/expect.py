@@ -18,11 +18,12 @@ LINES = 10_000   # of a journal, enough for a mean
 @dataclass(frozen=True)
 class Expected:
     """`seconds` for the remaining work (None without an earlier run); MiB of the step's folder and of the process's peak (None if
-    unknown)."""
+    unknown), and of the peak on the GPU (None if unknown, or without a GPU)."""
 
     seconds: float | None
     disk_mb: float | None
     memory_mb: float | None
+    gpu_mb: float | None = None
 
 
 def expect(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedStep, device: str) -> Expected:
@@ -38,14 +39,15 @@ def expect(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSte
     rate = next((manifest["made"]["seconds"] / manifest["made"]["units"] for manifest in former if manifest["made"]["units"]),
                 _journal_rate(folder, planned))
     file = imported_file(config, planned.name)
-    setup = setup_of(config, dataset, planned.name, lists=planned.lists)
+    setup = setup_of(config, dataset, planned.name, lists=planned.lists, device=device)
     needs = needs_of_file(user_path(file)) if file else planned.step.needs(setup)
-    disk, memory = (needs.disk_mb, needs.memory_mb) if needs else (None, None)
+    disk, memory, gpu = (needs.disk_mb, needs.memory_mb, needs.gpu_mb) if needs else (None, None, None)
+    gpu = gpu if device == "cuda" else None
     for manifest in former:
         if manifest["fingerprint"] == planned.fingerprint and manifest["made"]["total"]:
             disk = manifest["disk_mb"] * planned.total / manifest["made"]["total"]
-            memory = manifest["peak_memory_mb"].get("host", memory)
-    return Expected(None if rate is None else rate * planned.to_do, disk, memory)
+            memory, gpu = (manifest["peak_memory_mb"].get(name, known) for name, known in (("host", memory), ("cuda", gpu)))
+    return Expected(None if rate is None else rate * planned.to_do, disk, memory, gpu)
 
 
 def _journal_rate(folder: RunFolder, planned: PlannedStep) -> float | None:

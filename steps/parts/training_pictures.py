@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
 
 from steps.runtime.artifacts import Labels
 from steps.runtime.context import StepContext
@@ -11,6 +10,7 @@ from wsss.cams.cam import class_activation_maps
 from wsss.classifiers.classifier import Classifier
 from wsss.networks.irn import IRN
 from wsss.overlays import overlay_map, overlay_mask
+from wsss.resize import resize
 
 SHOWN = 4   # images
 
@@ -47,5 +47,5 @@ def edge_pictures(context: StepContext, irn: IRN) -> dict[str, np.ndarray]:
 
 def _fit(values: torch.Tensor, image: np.ndarray) -> np.ndarray:
     """A map (h, w) at the size of its image, divided by its maximum."""
-    resized = interpolate(values[None, None], size=image.shape[:2], mode="bilinear", align_corners=False)[0, 0]
+    resized = resize(values, image.shape[:2])
     return (resized / resized.max().clamp_min(1e-8)).cpu().numpy()

@@ -1,7 +1,9 @@
 """Estimate the disk space and memory of a step before it runs, from its settings, the headers of a few images, and its network
 on torch's meta device, where tensors have shapes but no data. The function `needs` of a step adds up the parts of `Estimate`.
 
-Memory is that of the process, with the networks on the CPU (with a GPU most of it is on the GPU), without loader processes.
+Memory is that of the process, without loader processes. With a GPU, the networks, activations and the state of a training are on
+it, and the host has what is left, without the libraries of CUDA. The GPU's numbers are those of torch's tensors, derived from
+their sizes and not yet measured on a GPU: `python -m benchmarks.gpu` measures them.
 """
 
 import math
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from steps.runtime.concurrency import available_cores, max_concurrent
+from steps.runtime.concurrency import ON_GPU, available_cores, max_concurrent
 from steps.runtime.memory import SLACK, resident
 from steps.runtime.networks import freeze_early, planned_classifier
 from steps.runtime.schedule import OptimizerName, total_steps
@@ -25,6 +27,7 @@ from wsss.cams.maps import grids
 from wsss.classifiers.classifier import Classifier
 from wsss.data.dataset import Dataset
 from wsss.networks.irn import IRN
+from wsss.refinement.walk import GATHERED
 
 _CPU = torch.device("cpu")
 MIB, SAMPLE = 2**20, 50      # SAMPLE: number of ids sampled from a list
@@ -39,6 +42,7 @@ _KEPT = 0.6                  # freed outputs that glibc keeps for each further i
 _KEPT_OUTPUT = 128 * MIB     # upper limit of such an output: blocks above 32 MiB are freed (resnet18, 700 to 1000 px: 80 a size)
 _TRAINED = 1.3               # training relative to what autograd keeps: freed memory stays; 16 crops of 512 px take 11.3 GB
 _BF16 = 0.75                 # outputs under autocast on the CPU relative to float32: 0.65 to 0.78
+_WORKSPACE = 32 * MIB        # of cuBLAS on a GPU: 8 buffers of 4 MiB (CUBLAS_WORKSPACE_CONFIG=:4096:8)
 _CRF = 500, 100              # bytes per pixel, and per pixel and label: images, 2 to 13 labels: within 25 %; noise doubles it
 _CONFUSION = 20              # bytes per pixel of `Confusion.update`
 # Bytes on disk, measured on the files of the default run.
@@ -83,16 +87,31 @@ class Estimate:
 
     def __init__(self, setup: Setup) -> None:
         self.setup, self.settings, self.config = setup, setup.settings, setup.config
+        self.on_gpu = setup.device == "cuda"
+        self._trains, self._on_host = False, 0.0   # whether a training was estimated; bytes of `on_host`
 
     def finish(self, disk: float, held: float = 0, passing: float = 0, files: int = 0) -> Needs:
         """The needs of the step.
 
         `disk`: bytes of its folder. `held`: bytes of memory that are not freed while it works. `passing`: bytes that are
-        allocated and freed; they reuse memory freed by earlier steps. `files`: number of files per image.
+        allocated and freed; they reuse memory freed by earlier steps. `files`: number of files per image. With a GPU `held` and
+        `passing` are there, `passing` once for each image that it works on.
         """
         if self.config.artifacts.layout is Layout.packed and files:
             disk += _PACKED * files * len(self.setup.lists["ids"])
-        return Needs(disk / MIB, (_process() + _LIBRARIES + held + max(_LEFT_OVER, passing)) / MIB)
+        host = _process() + _LIBRARIES
+        if not self.on_gpu:
+            return Needs(disk / MIB, (host + held + max(_LEFT_OVER, passing)) / MIB)
+        gpu = held + passing * (1 if self._trains else ON_GPU)
+        return Needs(disk / MIB, (host + max(_LEFT_OVER, self._on_host)) / MIB, (gpu + _WORKSPACE * (gpu > 0)) / MIB)
+
+    def on_host(self, size: float) -> float:
+        """Bytes that are on the host in any case: `size`, to be added to `held` or `passing`; with a GPU 0, and `finish` adds
+        them to the host's memory."""
+        if not self.on_gpu:
+            return size
+        self._on_host += size
+        return 0.0
 
     def images(self, purpose: str, original: bool = False) -> Images:
         return Images(self.setup.dataset, self.setup.lists[purpose], original)
@@ -119,14 +138,18 @@ class Estimate:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
             outputs = network.train()(torch.empty(self.part(number), 3, *2 * [settings.crop_size], device="meta"))
             own = {tensor.untyped_storage() for tensor in network.state_dict().values()}
-            kept = sum(storage.nbytes() for storage in {kept.tensor.untyped_storage() for kept in alive} - own)
+            kept = [storage.nbytes() for storage in {kept.tensor.untyped_storage() for kept in alive} - own]
             sum(output.sum() for output in (outputs if isinstance(outputs, tuple) else [outputs])).backward()
         gradients = sum(p.nbytes for p in network.parameters() if p.grad is not None)   # of trained parameters only
         state = weights(network) + gradients * (2 if settings.optimizer is OptimizerName.adamw else settings.momentum > 0)
         log = log_line * total_steps(settings, number)
-        return (weights(network) + state + 2 * log,   # the state contains the log too
-                3 * state + gradients,                # saving makes two copies: the tensors, and the file
-                _TRAINED * self._of_outputs(kept))
+        disk = weights(network) + state + 2 * log   # the state contains the log too
+        held = state + self.on_host(2 * state)      # saving makes two copies: the tensors, and the file
+        self._trains = True
+        if self.on_gpu:   # the sums of gradients of `tree_sum`; outputs and gradients that a layer works on
+            return (disk, held + gradients * (1 + math.log2(settings.parts or 1)),
+                    self._of_outputs(sum(kept) + _LIVE * max(kept)))
+        return disk, held + gradients, _TRAINED * self._of_outputs(sum(kept))
 
     def part(self, images: int) -> int:
         """The number of images in the largest part of a training batch (of a single process), of a list of `images`."""
@@ -143,6 +166,8 @@ class Estimate:
         with torch.no_grad():
             forward(torch.empty(batch, 3, height, width, device="meta"))
         largest = self._of_outputs(max(outputs))
+        if self.on_gpu:
+            return _LIVE * largest
         return _LIVE * largest + min(_KEPT * len(set(images.sizes)) * min(largest, _KEPT_OUTPUT), SLACK)
 
     def crf(self, images: Images, labellings: int = 1) -> float:
@@ -151,11 +176,18 @@ class Estimate:
         return images.most(pixel + label * labellings, label * labellings)
 
     def walk(self, images: Images, maps: float = 0, maps_per_class: float = 0) -> float:
-        """Bytes of a random walk in the largest image (`passing`): pairs and maps in float64 at stride 4."""
-        return images.most(8 / 16 * (2 * directions(self.settings.radius) + maps), 8 / 16 * maps_per_class)
+        """Bytes of a random walk in the largest image (`passing`): pairs and maps in float64 at stride 4; on a GPU also the
+        matrix, the numbers of its columns, and the neighbours that are gathered at once."""
+        pairs = 2 * directions(self.settings.radius)
+        own = images.most(8 / 16 * (pairs * (3 if self.on_gpu else 1) + maps), 8 / 16 * maps_per_class)
+        if not self.on_gpu:
+            return own
+        return own + min(images.most(0, 8 / 16 * pairs), max(8 * GATHERED, images.most(8 / 16 * pairs)))
 
     def concurrent(self, images: Images) -> int:
-        """The number of images that a step works on at once on the CPU."""
+        """The number of images that a step works on at once on the CPU; `finish` counts those on a GPU."""
+        if self.on_gpu:
+            return 1
         return max_concurrent(_CPU, images.pixels.max(initial=1), self.config.threads or available_cores())
 
     def _of_outputs(self, in_float32: float) -> float:
@@ -165,7 +197,7 @@ class Estimate:
 def needs_of_file(path: Path) -> Needs:
     """The needs of a training whose network is imported from a file."""
     size = path.stat().st_size
-    return Needs(size / MIB, (_process() + _LEFT_OVER + 3 * size) / MIB)
+    return Needs(size / MIB, (_process() + _LEFT_OVER + 3 * size) / MIB, 0.0)
 
 
 @cache

@@ -324,3 +324,26 @@ def test_the_readme_has_every_action_in_the_words_of_its_file():
     readme = (ROOT / "README.md").read_text()
     for name, line in actions.help_lines().items():
         assert f"| `{name}` | {line} |" in readme
+
+
+def test_a_plan_for_a_gpu_says_what_it_needs_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.runner.choose_device", lambda name: "cuda")
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (2**20, 2**30))
+    pipeline = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'out'}", "precision=float32")
+    plan = {planned.name: planned.expected.gpu_mb for planned in pipeline.plan()}
+    assert plan["eval_sem_seg"] == 0 and all(value > 32 for name, value in plan.items() if name != "eval_sem_seg")
+    table = plan_table(pipeline.folder.path, pipeline.plan())
+    assert re.search(r"of GPU memory at the peak \(1\.0 MB free\)\n  there may not be enough GPU memory", table)
+    monkeypatch.setattr("pipeline.runner.choose_device", lambda name: "cpu")
+    pipeline = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'out'}")
+    assert {planned.expected.gpu_mb for planned in pipeline.plan()} == {None}
+
+
+def test_the_measured_memory_of_a_gpu_takes_the_place_of_the_expected_one(smoke, outputs, monkeypatch):
+    monkeypatch.setattr("pipeline.runner.choose_device", lambda name: "cuda")
+    path = outputs / "smoke/make_cam/manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "device": "cuda:0", "peak_memory_mb": {"host": 500.0, "cuda": 77.0}}))
+    next((outputs / "smoke/make_cam").glob("*.npy")).unlink()
+    planned = {planned.name: planned for planned in smoke().plan()}["make_cam"]
+    assert (planned.expected.memory_mb, planned.expected.gpu_mb) == (500.0, 77.0)

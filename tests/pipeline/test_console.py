@@ -230,3 +230,24 @@ def test_what_a_step_needs_may_be_unknown(tmp_path):
     two = plan_table(tmp_path, [planned(name, unknown) for name in ("make_cam", "make_lpcam")])
     assert two.splitlines()[-1] == "  expected: disk and memory of 2 steps unknown"
     assert "unknown" not in plan_table(tmp_path, [planned("make_cam", known)])
+
+
+def test_the_memory_of_a_gpu_is_shown_and_compared_with_what_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (8 * 2**30, 80 * 2**30))
+    small, large = Expected(None, 10.0, 900.0, 6000.0), Expected(None, 10.0, 900.0, 9000.0)
+    unknown = Expected(None, None, None)
+    table = plan_table(tmp_path, [planned("make_cam", small), planned("make_lpcam", unknown), planned("eval_cam", None)]).splitlines()
+    rows = [re.split(r"  +", line.strip()) for line in table]
+    assert rows[0][-2:] == ["GPU", "why"] and rows[1][-2:] == ["900 MB", "5.9 GB"] and rows[2][-1] == "?"
+    assert "900 MB of memory at the peak, 5.9 GB of GPU memory at the peak (8.0 GB free)" in table[-1]
+    table = plan_table(tmp_path, [planned("make_cam", small), planned("train_cam", large)])
+    assert table.splitlines()[-1].startswith("  there may not be enough GPU memory: end other processes on the GPU, raise parts")
+    assert "GPU" not in plan_table(tmp_path, [planned("make_cam", Expected(60.0, 10.0, 900.0))])
+
+
+def test_a_gpu_that_cannot_be_asked_stops_no_plan(tmp_path, monkeypatch):
+    def full() -> None:
+        raise RuntimeError("CUDA error: out of memory")
+    monkeypatch.setattr("torch.cuda.mem_get_info", full)
+    table = plan_table(tmp_path, [planned("make_cam", Expected(None, 10.0, 900.0, 6000.0))])
+    assert "5.9 GB of GPU memory at the peak (unknown free)" in table and "not be enough" not in table

@@ -51,13 +51,13 @@ def dataset(n_images: int, n_classes: int = 20) -> Dataset:
                    image_files=dict.fromkeys(ids, "image"), mask_files=dict.fromkeys(ids, "mask"))
 
 
-def expected(data: Dataset, step: str, *overrides: str) -> Needs:
+def expected(data: Dataset, step: str, *overrides: str, device: str = "cpu") -> Needs:
     config = typed(compose(["data=folder", "data.root=nowhere", "data.image_size=512", "threads=1", *RESNET50, *overrides]))
-    return of(step, config, data, derive_lists(config, data)[step])
+    return of(step, config, data, derive_lists(config, data)[step], device)
 
 
-def of(step: str, config: Any, data: Dataset, lists: Lists) -> Needs:
-    return BY_NAME[step].needs(setup_of(config, data, step, lists=lists))
+def of(step: str, config: Any, data: Dataset, lists: Lists, device: str = "cpu") -> Needs:
+    return BY_NAME[step].needs(setup_of(config, data, step, lists=lists, device=device))
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +176,47 @@ def test_every_image_counts_for_the_size_of_the_maps_though_only_some_are_looked
     one = replace(data, labels=dict.fromkeys(data.lists["train"], (0,)))   # as many classes in all
     assert expected(many, "make_cam").disk_mb == expected(one, "make_cam").disk_mb > 0
     assert len(set(sized)) < len(data.lists["train"])
+
+
+STEPS = ("train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels", "eval_sem_seg",
+         "make_ins_seg_labels", "eval_ins_seg")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_gpu_has_what_the_process_does_not(sized, step):
+    """But for what both have: copies of a training's state, and the features that are clustered."""
+    overrides = ["experiment=irn_instances"] if "_ins_seg" in step else ["make_lpcam.max_features_per_class=1000"]
+    with_gpu, without = (expected(dataset(100), step, *overrides, device=device) for device in ("cuda", "cpu"))
+    assert without.gpu_mb is None and with_gpu.disk_mb == without.disk_mb
+    assert with_gpu.memory_mb <= without.memory_mb
+    if step in ("eval_sem_seg", "eval_ins_seg"):   # NumPy alone
+        assert with_gpu.gpu_mb == 0 and with_gpu.memory_mb == without.memory_mb
+    else:
+        assert with_gpu.gpu_mb > needs._WORKSPACE / MIB
+        assert with_gpu.memory_mb < 1500
+
+
+def test_the_state_of_a_training_is_on_the_gpu_and_its_copies_on_the_host(sized):
+    """ResNet-50 without its last layer has 23.5 million numbers: 89.9 MiB in float32."""
+    momentum, adamw = (expected(dataset(100), "train_cam", "train_cam.parts=1", *overrides, device="cuda") for overrides in (
+        ["train_cam.optimizer=sgd", "train_cam.momentum=0.9"], ["train_cam.optimizer=adamw"]))
+    assert adamw.gpu_mb - momentum.gpu_mb == pytest.approx(89.9, rel=0.01)
+    assert adamw.memory_mb - momentum.memory_mb == pytest.approx(2 * 89.9, rel=0.01)
+
+
+@pytest.mark.parametrize("step", ["train_cam", "train_irn"])
+def test_on_a_gpu_twice_the_crop_is_four_times_the_activations_too(sized, step):
+    memory = [expected(dataset(100), step, f"{step}.crop_size={crop}", device="cuda") for crop in (512, 1024, 2048)]
+    one, two, three = (each.gpu_mb for each in memory)
+    assert three - two == pytest.approx(4 * (two - one), rel=0.05)
+    assert len({each.memory_mb for each in memory}) == 1
+
+
+def test_a_gpu_works_on_several_images_at_once(sized, monkeypatch):
+    one_image = []
+    for at_once in (1, 4):
+        monkeypatch.setattr(needs, "ON_GPU", at_once)
+        one_image.append(expected(dataset(100), "cam_to_ir_label", device="cuda").gpu_mb - needs._WORKSPACE / MIB)
+    assert one_image[1] == pytest.approx(4 * one_image[0])
+    pixels = max(height * width for height, width in PHOTOGRAPHS)
+    assert one_image[0] == pytest.approx(pixels * (600 + 100) / MIB)   # every second image is looked at: those of one class

@@ -48,12 +48,12 @@ def write_prototypes(path: Path) -> None:
                  kept=np.ones(len(rows), bool))
 
 
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="no CUDA device"))])
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def run(tmp_path_factory, request) -> Iterator[Path]:
     """The six steps after the classifier, with the official recipe."""
     folder, device = tmp_path_factory.mktemp("reference"), torch.device(request.param)
     prepare_process(torch.get_num_threads(), device)
+    torch.use_deterministic_algorithms(device.type == "cuda")   # a run only warns of operations without a deterministic form
     config = typed(compose(["recipe=official"]))
     for name, network in (("train_cam", reference_classifier()), ("train_irn", reference_irn())):
         (folder / name).mkdir()
@@ -67,6 +67,7 @@ def run(tmp_path_factory, request) -> Iterator[Path]:
                               sources(config, name), lambda source: folder / source, Runtime(device=device)))
         if not name.startswith("eval"):
             merge_journals(folder / name, IDS)
+    torch.use_deterministic_algorithms(False)
     yield folder
 
 

@@ -13,8 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from tests.networks import new_backbone, new_classifier
 from wsss.cams.cam import multi_scale_cam, multi_scale_features
 from wsss.cams.clustering import kmeans
+from wsss.cams.gradients import stage_maps
 from wsss.cams.lpcam import lpcam_maps
 from wsss.cams.maps import from_stride_4, grids, pack, rebuild
+from wsss.metrics.semantic import ThresholdCounts
+from wsss.networks.backbones.method import NORMS
 from wsss.networks.folding import fold_batch_norm
 from wsss.networks.irn import IRN
 from wsss.refinement import walk
@@ -22,6 +25,7 @@ from wsss.refinement.affinity import affinity_losses, pair_counts
 from wsss.refinement.crf import crf_labels
 from wsss.refinement.ir_label import ir_label
 from wsss.refinement.walk import random_walk
+from wsss.resize import resize, resize_matrix
 
 CUDA = torch.device("cuda", 0)
 HEIGHT, WIDTH, SCALES = 61, 83, (1.0, 0.5)
@@ -80,6 +84,13 @@ def edges(device):
             from_stride_4(values(2, 16, 21).to(device), (HEIGHT, WIDTH), (HEIGHT, WIDTH))]
 
 
+def resized(device):
+    x = values(2, 3, 16, 21).to(device).requires_grad_()
+    enlarged = resize(x, (HEIGHT, WIDTH))
+    (enlarged * values(HEIGHT, WIDTH, seed=1).to(device)).sum().backward()
+    return [enlarged.detach(), x.grad]
+
+
 def losses(device):
     labels = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 2, 255], (2, 32, 32))).to(device)
     found = affinity_losses(values(2, 1, 32, 32).to(device), values(2, 2, 32, 32).to(device), labels)
@@ -115,9 +126,49 @@ def labels_of_crf(device):
             ir_label(photo(), seeds().to(device), [2, 7], conf_fg=0.45, conf_bg=0.25)]
 
 
+def trained(device):
+    """The gradients of all weights that each kind of network trains."""
+    images, labels = values(2, 3, 64, 80).to(device), torch.zeros(2, 5, device=device)
+    found = []
+    for norm in NORMS:
+        with torch.device(device):
+            network = new_classifier(new_backbone("resnet18", norm), 5)
+        network.load_state_dict(new_classifier(new_backbone("resnet18", norm), 5).state_dict())
+        torch.nn.functional.multilabel_soft_margin_loss(network(images), labels).backward()
+        found += [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    return found
+
+
+def counted(device):
+    """The maps of a gradient method, and the counts of maps at all thresholds."""
+    classifier = new_classifier(new_backbone("resnet18", "frozen_batch"), 5).eval().requires_grad_(False).to(device)
+    counts = ThresholdCounts(20)
+    counts.update(seeds().to(device), [2, 7], (seeds() > 0.6).any(0).numpy().astype(np.uint8) * 3)
+    return [*stage_maps(classifier, values(2, 3, 64, 80).to(device), [1, 3], [-2, -1], lambda a, g: (a * g).sum(1)),
+            torch.from_numpy(counts.counts).to(device)]
+
+
 WITHOUT_NUMBERS = (cams, rebuilt, lpcams, edges, losses, walked_rows)   # nothing in them depends on what the numbers are
 
 
+@pytest.fixture
+def empty_cache():
+    """No fake matrices for the other tests, and no real ones for this."""
+    resize_matrix.cache_clear()
+    yield
+    resize_matrix.cache_clear()
+
+
+@pytest.fixture
+def deterministic(monkeypatch):
+    """As a run computes on a GPU, but an operation without a deterministic form is an error."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("empty_cache")
 @pytest.mark.parametrize("operation", WITHOUT_NUMBERS)
 def test_everything_lies_on_the_device(operation):
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -129,10 +180,10 @@ def test_a_tensor_left_behind_is_refused():
         values(2).to(CUDA) + torch.ones(2)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("operation", [*WITHOUT_NUMBERS, packed, gradients, walked, clusters, labels_of_crf])
-def test_the_device_computes_what_the_cpu_computes(operation, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+@pytest.mark.cuda
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("operation", [*WITHOUT_NUMBERS, packed, resized, gradients, walked, clusters, labels_of_crf, trained, counted])
+def test_the_device_computes_what_the_cpu_computes(operation):
     same = partial(torch.testing.assert_close, rtol=2e-3, atol=2e-4)
     for ours, expected in zip(operation(CUDA), operation(torch.device("cpu")), strict=True):
         assert ours.device == CUDA

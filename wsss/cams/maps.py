@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from wsss.cams import SCALES
 from wsss.data.images import scaled_size
 from wsss.errors import ArgumentError
+from wsss.resize import resize, resize_matrix
 
 RESOLUTIONS = ("full", "strided")  # of the official maps, `high_res` and `cam`
 
@@ -121,8 +121,8 @@ def rebuild(
     if [m.shape[1:] for m in maps] == [size]:  # one map of this size, as at full resolution
         total = maps[0][:, : kept[0], : kept[1]].clone()
     else:
-        rows = [_resize_matrix(m.shape[1], size[0], m.device)[:, : kept[0]] for m in maps]  # per grid (h_s, h)
-        columns = torch.cat([_resize_matrix(m.shape[2], size[1], m.device)[:, : kept[1]] for m in maps])  # (sum of w_s, w)
+        rows = [resize_matrix(m.shape[1], size[0], m.device)[:, : kept[0]] for m in maps]  # per grid (h_s, h)
+        columns = torch.cat([resize_matrix(m.shape[2], size[1], m.device)[:, : kept[1]] for m in maps])  # (sum of w_s, w)
         total = torch.cat([r.T @ m for r, m in zip(rows, maps, strict=True)], dim=2) @ columns  # (K, h, w)
     peak = total.amax(dim=(1, 2)) + torch.as_tensor(eps, dtype=total.dtype, device=total.device)
     return total.div_(_divisor(peak)[:, None, None])
@@ -130,11 +130,7 @@ def rebuild(
 
 def at_size(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Resize maps (K, H, W) to (H', W'), bilinear with align_corners=False; unchanged if they have that size. K may be 0."""
-    if maps.shape[1:] == torch.Size(size):
-        return maps
-    if not len(maps):
-        return maps.new_zeros(0, *size)
-    return F.interpolate(maps[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
+    return resize(maps, size)
 
 
 def from_stride_4(maps: Tensor, frame: Sequence[int], size: Sequence[int]) -> Tensor:
@@ -143,16 +139,8 @@ def from_stride_4(maps: Tensor, frame: Sequence[int], size: Sequence[int]) -> Te
     As in the official code they are enlarged 4 times (bilinear) and cropped to `frame`, the size (H, W) of the networks' input;
     if that was smaller than the image, `at_size` enlarges them further.
     """
-    if not len(maps):
-        return maps.new_zeros(0, *size)
-    large = F.interpolate(maps[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
+    large = resize(maps, [4 * side for side in maps.shape[1:]])
     return at_size(large[:, : frame[0], : frame[1]], size)
-
-
-def _resize_matrix(source: int, target: int, device: torch.device) -> Tensor:
-    """(source, target): a row vector times this matrix is its bilinear resize. It is the resize of the unit vectors."""
-    unit = torch.eye(source, device=device)
-    return F.interpolate(unit[None], size=target, mode="linear", align_corners=False)[0]
 
 
 def _divisor(maximum: Tensor) -> Tensor:
