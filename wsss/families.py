@@ -14,7 +14,7 @@ from typing import Any
 from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
 
-FAMILIES = {"cam": "wsss.cams"}   # the key and the group of the configuration -> the package
+FAMILIES = {"cam": "wsss.cams", "refiner": "wsss.refiners"}   # the key and the group of the configuration -> the package
 _METHOD = re.compile(r"^Method\b.*=", re.MULTILINE)
 
 

@@ -26,6 +26,7 @@ from wsss.data.dataset import Dataset
 from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.backbones.build import new_backbone
 from wsss.networks.irn import IRN
+from wsss.refinement.crf import crf_memory
 
 _CPU = torch.device("cpu")
 MIB, SAMPLE = 2**20, 50      # SAMPLE: number of ids sampled from a list
@@ -40,7 +41,6 @@ _KEPT = 0.6                  # freed outputs that glibc keeps for each further i
 _KEPT_OUTPUT = 128 * MIB     # upper limit of such an output: blocks above 32 MiB are freed (resnet18, 700 to 1000 px: 80 a size)
 _TRAINED = 1.3               # training relative to what autograd keeps: freed memory stays; 16 crops of 512 px take 11.3 GB
 _BF16 = 0.75                 # outputs under autocast on the CPU relative to float32: 0.65 to 0.78
-_CRF = 500, 100              # bytes per pixel, and per pixel and label: images, 2 to 13 labels: within 25 %; noise doubles it
 _CONFUSION = 20              # bytes per pixel of `Confusion.update`
 # Bytes on disk, measured on the files of the default run.
 _PNG = 850                   # a label of one class: palette and chunks
@@ -148,12 +148,11 @@ class Estimate:
 
     def crf(self, images: Images, labellings: int = 1) -> float:
         """Bytes of a dense CRF of the largest image with this many labellings at once (`passing`)."""
-        pixel, label = _CRF
-        return images.most(pixel + label * labellings, label * labellings)
+        return images.most(*crf_memory(labellings))
 
-    def walk(self, images: Images, maps: float = 0, maps_per_class: float = 0) -> float:
+    def walk(self, images: Images, maps: float) -> float:
         """Bytes of a random walk in the largest image (`passing`): pairs and maps in float64 at stride 4."""
-        return images.most(8 / 16 * (2 * directions(self.settings.radius) + maps), 8 / 16 * maps_per_class)
+        return images.most(8 / 16 * (2 * directions(self.settings.radius) + maps))
 
     def concurrent(self, images: Images) -> int:
         """The number of images that a step works on at once on the CPU."""
