@@ -240,8 +240,8 @@ def test_its_keys_and_their_misspellings(tree):
 def test_its_maps_can_be_the_seeds(tree, tmp_path):
     """The results that do not depend on it are those of the first run; no network is trained."""
     made = call(tree, f"outputs={tmp_path}", f"data.root={tree / 'outputs/.data'}", f"reuse_from=[{tree / 'outputs/smoke'}]",
-                "seed_maps=make_inverted", "make_sem_seg_labels.refiner=none")
-    assert re.search(r"\n  train_irn +left out +no step reads it with make_sem_seg_labels.refiner=none\n", made)
+                "seed_maps=make_inverted", "refiner=none")
+    assert re.search(r"\n  train_irn +left out +no step reads it with refiner=none\n", made)
     manifest = json.loads((tmp_path / "smoke/make_sem_seg_labels/manifest.json").read_text())
     assert list(manifest["identity"]["reads"]) == ["make_inverted"]
     masks, usual = ({path.name: path.read_bytes() for path in (folder / "smoke/make_sem_seg_labels").glob("*.png")}
