@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,9 +18,10 @@ from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.datasets import open_dataset
 from tests.conftest import SMOKE
 from wsss.data.images import read_image
-from wsss.errors import ConfigError
+from wsss.errors import ArgumentError, ConfigError
 from wsss.refinement.crf import DenseCRF, unary_from_labels, unary_from_scores
 from wsss.refinement.masks import with_background
+from wsss.refiners.method import RefinerMethod
 
 REFINE = ("from_step=make_sem_seg_labels",)
 
@@ -164,3 +166,40 @@ def test_the_reason_names_the_value_that_was_set(smoke, outputs):
     data = open_dataset(config.data)
     why = unread_steps(config, data, derive_lists(config, data), ())["train_irn"]
     assert why == "no step reads it with refiner=best_on_val, which is crf without val masks"
+
+
+@dataclass
+class Wrong(RefinerMethod):
+    """A function that returns a map too much."""
+
+    def maps(self, image):
+        return torch.zeros(len(image.seeds) + 1, 2, 2)
+
+
+@dataclass
+class Lost(RefinerMethod):
+    """A function that loses a row."""
+
+    def scores(self, image, scores):
+        return scores[..., 1:, :]
+
+
+@dataclass
+class Edgy(RefinerMethod):
+    """A refiner that does not say that it reads IRN."""
+
+    def maps(self, image):
+        return image.seeds * image.edge()
+
+
+@pytest.mark.parametrize(("method", "message"), [
+    (Wrong(), r"Wrong\(.*\): maps returned \(3, 2, 2\), expected \(2, 60, 40\)"),
+    (Lost(), r"Lost\(.*\): scores returned \(1, 3, 237, 160\), expected \(1, 3, 238, 160\)"),
+    (Edgy(), "the refiner asks for the edge map of IRN, which is not loaded: expected reads_irn = True in its class")])
+def test_what_a_refiner_of_ones_own_may_not_do_is_named(smoke, method, message):
+    pipeline = smoke()
+    run = pipeline.recorded(pipeline.folder.path)
+    refining = Refining(run.context("make_sem_seg_labels"), [method])
+    image_id = next(image_id for image_id in run.dataset.lists["train"] if len(refining.maps.classes(image_id)) == 2)
+    with pytest.raises(ArgumentError, match=message):
+        refining(image_id, method, 0.3)
