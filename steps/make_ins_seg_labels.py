@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.parts.refiner import check_walk
 from steps.parts.thresholds import THRESHOLD, Chosen
 from steps.runtime.artifacts import encode_arrays, write_json
 from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, Lists, Needs, Setup, StepSettings, facts
 from wsss.data.ids import union
+from wsss.refiners.walk import check_walk
 
 if TYPE_CHECKING:
     from wsss.refinement.instances import Detections

@@ -1,9 +1,10 @@
-"""Refine the seed maps and write the pseudo masks.
+"""Refine the seed maps by the method that `refiner=NAME` chooses, and write the pseudo masks.
 
 Official file: `step/make_sem_seg_labels.py` (IRN, LPCAM), which has only the random walk (`refiner=walk`). Reads the seed
-maps and, if the walk is used or tried, IRN. Writes `ID.png`, palette PNGs in the size of the image that can be used as
-`SegmentationClass`, and with `save_soft` the edge map `edge/ID.npy` (h, w) and the walked maps `walk/ID.npy` (K, h, w),
-float16 at stride 4. `threshold.json` records the refiner, the background threshold and the scores on val.
+maps and, if a refiner that is used or tried needs it, IRN. Writes `ID.png`, palette PNGs in the size of the image that can be
+used as `SegmentationClass`, and with `save_soft` what the refiner makes of the edge map `edge/ID.npy` (h, w) and of maps by
+their name, the walked maps `walk/ID.npy` (K, h, w), float16 at stride 4. `threshold.json` records the refiner, the background
+threshold and the scores on val.
 """
 
 from __future__ import annotations
@@ -17,19 +18,21 @@ import numpy as np
 
 from steps.parts.official import OfficialLabels
 from steps.parts.outcome import Advice, Change
-from steps.parts.refiner import WITHOUT_MASKS, Refiner, Unary, check_walk, recorded_refiner
-from steps.parts.shown import choice_on_val, label_column, walk_columns
+from steps.parts.shown import choice_on_val, label_column
 from steps.parts.thresholds import THRESHOLD, read_chosen, require_fallback
 from steps.parts.tuning import Tuned, Tuning, tune_walk
-from steps.runtime.artifacts import Labels, Maps, encode_array, read_array
+from steps.runtime.artifacts import Labels, encode_array, read_array
 from steps.runtime.context import StepContext, require
 from steps.runtime.inference import Made, for_each_image
 from steps.runtime.setup import val_with_masks
 from steps.step import IMAGES, PER_MAP, Column, Curve, Lists, Needs, Setup, StepSettings, Table, facts
 from wsss.data.ids import union
 from wsss.data.images import encode_mask
+from wsss.errors import ConfigError
+from wsss.families import load_method
+from wsss.refiners.method import RefinerMethod
 
-VERSION = 3
+VERSION = 4
 KIND = IMAGES
 MASKS = True
 COMMON = (THRESHOLD,)
@@ -37,72 +40,23 @@ OFFICIAL = OfficialLabels("sem_seg", original=True, common={THRESHOLD: {"thresho
 
 
 @dataclass
-class CRFSettings:
-    """`make_sem_seg_labels.crf.`: the dense CRF applied to the seed maps or to the walked maps."""
-
-    iterations: int
-    unary: Unary
-    gt_prob: float               # for unary=labels
-    sharpness: float             # for unary=scores
-    gaussian_sxy: float          # standard deviation of the spatial kernel, in pixels
-    gaussian_compat: float       # its weight
-    bilateral_sxy: float         # of the bilateral kernel: in pixels,
-    bilateral_srgb: float        # and in grey levels of 0..255
-    bilateral_compat: float
-
-    def check(self, where: str) -> None:
-        """Raise ConfigError for an impossible value; `where` is the key of the settings."""
-        require(self.iterations >= 1, f"{where}.iterations", self.iterations, "at least 1")
-        require(0 < self.gt_prob < 1, f"{where}.gt_prob", self.gt_prob, "a probability above 0 and below 1")
-        for key in ("sharpness", "gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
-            require(getattr(self, key) > 0, f"{where}.{key}", getattr(self, key), "above 0")
-        for key in ("gaussian_compat", "bilateral_compat"):
-            require(getattr(self, key) >= 0, f"{where}.{key}", getattr(self, key), "0 or more")
-
-    @property
-    def kernels(self) -> dict[str, float]:
-        """The arguments of `wsss.refinement.crf.DenseCRF`."""
-        return {key: getattr(self, key) for key in ("gaussian_sxy", "gaussian_compat", "bilateral_sxy", "bilateral_srgb",
-                                                    "bilateral_compat")}
-
-
-@dataclass
 class Settings(StepSettings):
     """`make_sem_seg_labels.`: the values and their sources are in `conf/recipe/`."""
 
     split: str | None                # null: what eval_sem_seg scores
-    refiner: Refiner | None          # null: the best of all four on val masks; without val masks crf
-    beta: float                      # exponent of the affinity
-    exp_times: int                   # the walk has 2^exp_times steps
-    scale_steps: bool                # this many on a VOC image, on other sizes in proportion to the area
-    radius: int                      # of one step, in cells of stride 4
-    pad_to: int | None               # pad the input of IRN to sides of at least this many pixels
-    crf: CRFSettings
     bg_threshold: float | None       # null: chosen on val masks, else `fallback`
     fallback: dict[str, float | None] = field(metadata=PER_MAP)   # the background threshold without val masks
     save_soft: bool
 
     def __post_init__(self) -> None:
-        check_walk(self)
-        self.crf.check(f"{self.step}.crf")
         self.require(self.bg_threshold is None or 0 <= self.bg_threshold <= 1, "bg_threshold", "null or a number in [0, 1]")
         for kind, value in self.fallback.items():
             require(value is None or 0 <= value <= 1, f"{self.step}.fallback.{kind}", value, "null or a number in [0, 1]")
 
-    @property
-    def chooses(self) -> bool:
-        """Whether val masks, if there are any, are used to choose the refiner or the threshold."""
-        return self.refiner is None or self.bg_threshold is None
-
-    def refiners(self, has_val: bool) -> tuple[Refiner, ...]:
-        """The refiner to use, or the candidates to compare on val masks."""
-        if self.refiner is not None:
-            return (self.refiner,)
-        return tuple(Refiner) if has_val else (WITHOUT_MASKS,)
-
 
 def lists(setup: Setup) -> Lists:
-    val = val_with_masks(setup.dataset) if setup.settings.chooses else ()
+    chooses = setup.settings.bg_threshold is None or len(setup.config.refiner.candidates(True)) > 1
+    val = val_with_masks(setup.dataset) if chooses else ()
     for name, ids in setup.wanted.items():
         setup.refuse_choosing_on_scored(name, ids, val, "bg_threshold")
     return {"ids": setup.ids(union([setup.dataset.lists["train"], *setup.wanted.values()])), "val": val}
@@ -110,7 +64,7 @@ def lists(setup: Setup) -> Lists:
 
 def identity(setup: Setup) -> dict[str, Any]:
     """Of the fallbacks, only the one in use counts."""
-    found = facts(setup, "precision")
+    found = facts(setup, "precision", "refiner")
     own = found[setup.name]
     return {**found, setup.name: {**own, "fallback": own["fallback"][setup.seeds] if falls_back(setup) else None}}
 
@@ -121,11 +75,11 @@ def falls_back(setup: Setup) -> bool:
 
 
 def unused(setup: Setup) -> dict[str, str]:
-    settings = setup.settings
-    if any(refiner.walks for refiner in settings.refiners(bool(val_with_masks(setup.dataset)))):
+    name, candidates = setup.config.refiner.method, setup.config.refiner.candidates(bool(setup.lists["val"]))
+    if any(method.reads_irn for method in candidates.values()):
         return {}
-    return {"irn": f"refiner={settings.refiner.value}" if settings.refiner else
-            f"refiner=null, which is {WITHOUT_MASKS.value} without val masks"}
+    why = "" if name in candidates else f", which is {next(iter(candidates))} without val masks"
+    return {"irn": f"refiner={name}{why}"}
 
 
 def check(setup: Setup) -> None:
@@ -135,50 +89,53 @@ def check(setup: Setup) -> None:
 
 def prepare(context: StepContext) -> None:
     """Choose the refiner and the background threshold, which all images need."""
-    from steps.parts.refining import Refining, choose_refiner
+    from steps.parts.refining import choose_refiner
 
-    choose_refiner(context, Refining(context))
+    choose_refiner(context)
 
 
-def needs(setup: Setup) -> Needs:
-    from steps.parts.refining import OFFSETS, WALKS_KEPT
+def needs(setup: Setup) -> Needs | None:
+    from steps.parts.refining import KEPT, OFFSETS
     from steps.runtime.needs import Estimate, labels_on_disk, weights
 
-    estimate, settings, has_val = Estimate(setup), setup.settings, bool(setup.lists["val"])
-    network, images, originals = estimate.irn().eval(), estimate.images("ids"), estimate.images("ids", original=True)
-    refiners, chooses = settings.refiners(has_val), settings.chooses and has_val
-    walks = any(refiner.walks for refiner in refiners)
+    estimate, has_val = Estimate(setup), bool(setup.lists["val"])
+    methods = setup.config.refiner.candidates(has_val).values()
+    trials = len(OFFSETS) * sum(method.after_threshold for method in methods) if has_val else 1
+    memory = [method.memory(trials, estimate.on_gpu) for method in methods]
+    if None in memory:
+        return None
+    images, originals = estimate.images("ids"), estimate.images("ids", original=True)
+    passing = [originals.most(27, 7), *(images.most(*each) for each in memory)]   # maps up to their label, measured
     disk: float = labels_on_disk(originals, border=3)   # measured: 1.0 to 1.8, VOC's own masks 4.1
-    if walks and settings.save_soft:
-        disk += images.total(2 * (images.classes + 1) * images.pixels / 16)   # float16 at stride 4
-    held: float = walks * weights(network)
-    if chooses and Refiner.walk_crf in refiners:
+    held: float = 0
+    if reads_irn := any(method.reads_irn for method in methods):
+        network = estimate.irn().eval()
+        held += weights(network)
+        passing.append(estimate.forwards(network, network.edge_map, images))
+    if setup.settings.save_soft:   # float16 at stride 4
+        disk += images.total(2 * (any(method.maps_name for method in methods) * images.classes + reads_irn) * images.pixels / 16)
+    if has_val and any(method.maps_name and method.after_threshold for method in methods):
         val = estimate.images("val")
-        held += estimate.on_host(min(val.total(val.classes * val.pixels / 4), WALKS_KEPT))   # float32 at stride 4
-    passing = [originals.most(27, 7)]            # a walked map up to its label, measured
-    if walks:
-        passing += [estimate.forwards(network, network.edge_map, images), estimate.walk(images, maps_per_class=6)]   # 6 copies
-    if any(refiner.has_crf for refiner in refiners):
-        passing.append(estimate.crf(images, len(OFFSETS) * (1 + walks) if chooses else 1))
-    return estimate.finish(disk, held, max(passing), files=1 + 2 * settings.save_soft)
+        held += estimate.on_host(min(val.total(val.classes * val.pixels / 4), KEPT))   # float32 at stride 4
+    return estimate.finish(disk, held, max(passing), files=1 + 2 * setup.settings.save_soft)
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    from steps.parts.refining import Refining, choose_refiner
+    from steps.parts.refining import Refining, choose_refiner, recorded_refiner
 
-    refining = Refining(context)
-    chosen = choose_refiner(context, refining)
-    refiner = recorded_refiner(chosen, context.folder / THRESHOLD)
+    chosen = choose_refiner(context)
+    method = recorded_refiner(context, chosen)
+    refining = Refining(context, [method])
 
     def make(image_id: str) -> Made:
-        label, soft = refining(image_id, refiner, chosen["threshold"])
+        label, soft = refining(image_id, method, chosen["threshold"])
         contents = {f"{image_id}.png": encode_mask(label)}
         if context.settings.save_soft:
             contents |= {f"{kind}/{image_id}.npy": encode_array(array.cpu().numpy().astype(np.float16))
                          for kind, array in soft.items()}
         return contents, {"height": label.shape[0], "width": label.shape[1]}
 
-    for_each_image(context, make, cpu_parallel=refiner is Refiner.crf)
+    for_each_image(context, make, cpu_parallel=method.after_threshold and not method.reads_irn)
     return chosen
 
 
@@ -194,49 +151,39 @@ def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
     return read
 
 
-# How the masks of a refiner are named in a headline and at the beginning of a sentence.
-NAMES = {Refiner.walk.value: ("walk", "the random walk is"), Refiner.crf.value: ("CRF", "the CRF is"),
-         Refiner.walk_crf.value: ("walk and CRF", "the random walk and CRF are"),
-         Refiner.none.value: ("no refinement", "the seeds without refinement are")}
-
-
 def named(title: str, score: Mapping[str, Any]) -> tuple[str, str]:
     if score["threshold"] is None:
         return f"imported {title}", f"the imported {title} are"
-    return NAMES.get(score.get("refiner") or Refiner.walk.value, ("refinement", "the refinement is"))
+    method = _refiner(score)
+    return method.named() if method else ("refinement", "the refinement is")
+
+
+def _refiner(score: Mapping[str, Any]) -> type[RefinerMethod] | None:
+    """The refiner that a score names; None if there is no such file."""
+    try:
+        return load_method("refiner", score.get("refiner") or "")
+    except ConfigError:
+        return None
 
 
 def advice(change: Change) -> list[Advice]:
-    setting, key, before = change.outcome.setting, change.name, change.before
-    exp_times, beta = setting(f"{key}.exp_times", 8), setting(f"{key}.beta", 10.0)
-    crf: Advice = (f"{key}.refiner", "crf", "a dense CRF on the seeds, no walk")
-    walk: Advice = (f"{key}.refiner", "walk", "the random walk alone")
-    none: Advice = (f"{key}.refiner", "none", f"{before['title']} at its threshold, unrefined")
-    shorter: list[Advice] = [(f"{key}.exp_times", max(exp_times - 3, 1), "a shorter walk")] if exp_times > 1 else []
+    before, outcome = change.before, change.outcome
     if change.score["threshold"] is None:   # imported masks
         return []
-    refiner = change.score.get("refiner")
-    if refiner == Refiner.none.value:
-        return [(f"{key}.bg_threshold", before["threshold"], f"as {before['title']} in {before['step']}")]
-    if refiner == Refiner.crf.value:
-        return [walk, none]
-    if refiner == Refiner.walk_crf.value:
-        return [walk, crf, *shorter]
-    if change.cause == "shrink":
+    method = _refiner(change.score) or RefinerMethod
+    found: list[Advice] = [*method.advice(change.cause, outcome.setting)]
+    if method.reads_irn and change.cause == "shrink":
         irn = change.reads["irn"]
-        return [crf, (f"{key}.beta", beta / 2, "a walk that crosses weak edges more easily"),
-                (*change.outcome.longer(irn, 6), "edges that were trained longer")]
-    return [crf, *shorter, (f"{key}.beta", 2 * beta, "a walk that keeps to the inside of edges")]
+        found.append((*outcome.longer(irn, 6), "edges that were trained longer"))
+    return found or [(f"{change.name}.bg_threshold", before["threshold"], f"as {before['title']} in {before['step']}")]
 
 
 def soft(context: StepContext, image_id: str) -> dict[str, np.ndarray]:
-    """The walked maps, if the refiner of the run has a walk."""
-    from steps.parts.walk import Walk
+    """The maps of the refiner of the run before the threshold, by their name, if it makes any: the walked maps."""
+    from steps.parts.refining import Refining, recorded_refiner
 
-    path = context.folder / THRESHOLD
-    if not recorded_refiner(read_chosen(path), path).walks:
-        return {}
-    return {"walk": Walk(context, Maps(context.input("seeds"))).in_size(image_id).cpu().numpy()}
+    method = recorded_refiner(context, read_chosen(context.folder / THRESHOLD))
+    return {method.maps_name: Refining(context, [method]).soft(image_id, method).cpu().numpy()} if method.maps_name else {}
 
 
 def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
@@ -245,7 +192,9 @@ def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
 
 
 def shown(context: StepContext) -> Iterator[Column | Curve | Table]:
-    """Edge map, random walk and pseudo mask of each image, and the choice on val."""
-    yield from walk_columns(context)
+    """Edge map, refined maps and pseudo mask of each image, and the choice on val."""
+    from steps.parts.refining import refined_columns
+
+    yield from refined_columns(context)
     yield label_column(context, "pseudo mask")
     yield from choice_on_val(context)

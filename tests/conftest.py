@@ -26,7 +26,7 @@ TINY = ("backbone=tiny",)
 SMOKE = ("experiment=smoke", *TINY, "data.image_size=96", "data.n_train=24", "data.n_val=8", "train_cam.epochs=20", "train_cam.batch_size=8",
          "train_cam.lr=4e-4", "train_cam.head_lr_mult=1.0", "train_cam.freeze_early=false", "make_lpcam.n_clusters=4",
          "make_lpcam.min_prototypes=1", "train_irn.epochs=2", "train_irn.batch_size=8", "threads=1", "train_cam.checkpoint_steps=10",
-         "train_irn.checkpoint_steps=1", "make_sem_seg_labels.refiner=walk", "report.write=false")
+         "train_irn.checkpoint_steps=1", "refiner=walk", "report.write=false")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,7 @@ from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
 
 # The key and the group of the configuration -> the package
-FAMILIES = {"cam": "wsss.cams", "backbone": "wsss.networks.backbones", "classifier": "wsss.classifiers"}
+FAMILIES = {"cam": "wsss.cams", "backbone": "wsss.networks.backbones", "classifier": "wsss.classifiers", "refiner": "wsss.refiners"}
 _METHOD = re.compile(r"^Method\b.*=", re.MULTILINE)
 
 

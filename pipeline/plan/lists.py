@@ -9,6 +9,7 @@ from steps.step import IMAGES, SCORE, TRAINING, Lists, Setup
 from wsss.data.dataset import Dataset
 from wsss.data.ids import union
 from wsss.errors import ConfigError
+from wsss.families import FAMILIES
 
 
 def setup_of(config: Any, dataset: Dataset, name: str, reads: Mapping[str, tuple[str, ...]] | None = None, **more: Any) -> Setup:
@@ -85,11 +86,16 @@ def _could_read(config: Any, dataset: Dataset, lists: Mapping[str, Lists], reade
     unused = BY_NAME[reader].unused(setup_of(config, dataset, reader, lists=lists[reader]))
     for role, source in BY_NAME[reader].reads.items():
         for name in maps if source in (SEEDS, ALL_MAPS) else [source]:
-            setting = f"{reader}.{unused[role]}" if role in unused else \
+            setting = _full(reader, unused[role]) if role in unused else \
                 f"seed_maps={config.seed_maps}" if source == SEEDS and name != config.seed_maps else None
             if found.get(name, "") is not None:   # no other role reads it
                 found[name] = f"no step reads it with {setting}" if setting else None
     return found
+
+
+def _full(step: str, setting: str) -> str:
+    """A setting KEY=VALUE with its full key: of a family of methods, or of the step."""
+    return setting if setting.partition("=")[0] in FAMILIES else f"{step}.{setting}"
 
 
 def _check_cover(config: Any, name: str, ids: tuple[str, ...], readers: Mapping[str, tuple[str, ...]]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.order import SEEDS, STEPS, maker
 from steps.parts.outcome import MARGIN, Advice, Change, Outcome, Remark, noun, plural
+from wsss.families import BaseMethod
 
 MEASURE = "miou"    # scores without it are not compared
 ORACLE_GAP = 1.0    # points; a larger gain of the best threshold is reported
@@ -37,13 +38,14 @@ def describe(summary: Mapping[str, Any], setting: Callable[..., Any] | None = No
 
 
 def setting_in_use(config: Any) -> Callable[..., Any]:
-    """A function (key, default=None) that returns the value of a setting in a typed configuration, an enumeration by its value,
-    and `default` if there is no such key."""
+    """A function (key, default=None) that returns the value of a setting in a typed configuration, an enumeration by its value
+    and a method by its name, and `default` if there is no such key."""
     def setting(key: str, default: Any = None) -> Any:
         value = config
         for name in key.split("."):
             value = value.get(name, _MISSING) if isinstance(value, dict) else getattr(value, name, _MISSING)
-        return default if value is _MISSING else getattr(value, "value", value)
+        value = value.method if isinstance(value, BaseMethod) else getattr(value, "value", value)
+        return default if value is _MISSING else value
     return setting
 
 

@@ -1,123 +1,173 @@
-"""Pseudo masks by each refiner of the seed maps, and the choice of the refiner on val masks."""
+"""Pseudo masks by a refiner of the seed maps (`wsss.refiners`), and the choice of refiner and threshold on val masks."""
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from steps.parts.refiner import Refiner, Unary
 from steps.parts.thresholds import FALLBACK, THRESHOLD, count, for_each_mask, read_chosen
-from steps.parts.walk import Walk
-from steps.runtime.artifacts import Maps, write_json
+from steps.runtime.artifacts import Maps, read_array, write_json
 from steps.runtime.concurrency import max_concurrent
 from steps.runtime.context import StepContext, require_prepared
-from wsss.cams.maps import at_size
+from steps.runtime.networks import WEIGHTS, load_irn, network_input
+from steps.runtime.store import Store
+from steps.step import Column
+from wsss.cams.maps import at_size, from_stride_4
+from wsss.errors import ArgumentError, ArtifactError
 from wsss.metrics.semantic import Confusion
-from wsss.refinement.crf import DenseCRF, unary_from_labels, unary_from_scores
 from wsss.refinement.masks import mask_of, with_background
+from wsss.refiners.method import RefinerMethod, SeedImage
 
-OFFSETS = (-0.05, 0.0, 0.05, 0.10, 0.15)   # a CRF is tried at the best threshold without CRF plus each of these
-WALKS_KEPT = 2**28   # bytes of walked maps of val that are kept for the CRF; further ones are computed again
+# A method that refines after the background threshold is tried at the best threshold of its maps plus each of these.
+OFFSETS = (-0.05, 0.0, 0.05, 0.10, 0.15)
+KEPT = 2**28   # bytes of refined maps of val that are kept to be tried at thresholds; further ones are computed again
+Trial = tuple[RefinerMethod, float]   # a refiner and a background threshold
 
 
 class Refining:
-    """Makes the pseudo masks of images."""
+    """Makes the pseudo masks of images by any of `methods`."""
 
-    def __init__(self, context: StepContext):
-        self.context, self.settings = context, context.settings
-        self.refiners = context.settings.refiners(bool(context.lists["val"]))
-        self.maps = Maps(context.input("seeds"))
-        if any(refiner.walks for refiner in self.refiners):
-            self.walk   # noqa: B018  load it before several threads use it
-        self._kept: dict[str, Tensor] = {}   # id -> walked maps (K, h, w) of a val image, for the CRF
-        self._room = WALKS_KEPT if Refiner.walk_crf in self.refiners else 0
+    def __init__(self, context: StepContext, methods: Iterable[RefinerMethod]):
+        methods = tuple(methods)
+        self.context, self.maps = context, Maps(context.input("seeds"))
+        self.irn = load_irn(context) if any(method.reads_irn for method in methods) else None
+        self._kept: dict[tuple[str, str], Tensor] = {}   # (maps_key, id) -> refined maps (K, h, w) of a val image
+        self._room = KEPT if any(method.maps_name and method.after_threshold for method in methods) else 0
 
-    @cached_property
-    def walk(self) -> Walk:
-        """The walk. Loads IRN, which other refiners do not need."""
-        return Walk(self.context, self.maps)
+    def __call__(self, image_id: str, method: RefinerMethod, threshold: float) -> tuple[np.ndarray, dict[str, Tensor]]:
+        """The mask (H, W) uint8 in the size of the image: 0 background, class + 1; and as far as the method makes them its maps
+        (K, h, w), by their name, and "edge", the edge map (h, w), at stride 4."""
+        image = self.image(image_id)
+        made = self.made(image, method)
+        return self._masks(image_id, image, [(method, threshold)], [made.get(method.maps_name)])[0], made
 
-    def __call__(self, image_id: str, refiner: Refiner, threshold: float) -> tuple[np.ndarray, dict[str, Tensor]]:
-        """The mask (H, W) uint8 in the size of the image: 0 background, class + 1; and with a walk "walk", the walked maps
-        (K, h, w), and "edge", the edge map (h, w), at stride 4."""
-        kept: dict[str, Tensor] = {}
-        if refiner.walks:
-            kept["walk"], kept["edge"] = self.walk(image_id)
-        size = self.context.dataset.size(image_id)
-        if refiner.has_crf:
-            maps = self._maps(image_id, kept.get("walk"), self._frame(image_id))
-            scores = at_size(self._crf(image_id, [with_background(maps, threshold)])[0], size)
-        else:
-            scores = with_background(self._maps(image_id, kept.get("walk"), size), threshold)
-        return mask_of(scores, self.maps.classes(image_id)), kept
+    def image(self, image_id: str) -> SeedImage:
+        """What a refiner reads of an image."""
+        device = self.context.runtime.device
+        return SeedImage(lambda: self.maps.at(image_id, "strided", device), partial(self._edge, image_id),
+                         lambda: torch.from_numpy(self.context.dataset.image(image_id)).to(device))
 
-    def soft(self, image_id: str, walks: bool) -> Tensor:
-        """The maps (K, H, W) in [0, 1] in the size of the image, walked or not, before the background threshold."""
-        walked = self.walk(image_id)[0] if walks else None
-        if walked is not None and walked.nbytes <= self._room:
-            self._room -= walked.nbytes
-            self._kept[image_id] = walked.cpu()
-        return self._maps(image_id, walked, self.context.dataset.size(image_id))
+    def refined(self, image: SeedImage, method: RefinerMethod) -> Tensor | None:
+        """The maps (K, h, w) at stride 4 before the threshold, divided by their common maximum; None: the seed maps as they are.
 
-    def crf_masks(self, image_id: str, thresholds: dict[bool, list[float]]) -> list[np.ndarray]:
-        """The masks after a CRF at several `thresholds` of the seed maps (False) and of the walked maps (True)."""
-        frame, scores = self._frame(image_id), []
-        for walks, values in thresholds.items():
-            maps = self._maps(image_id, self._walked_again(image_id) if walks else None, frame)
-            scores += [with_background(maps, value) for value in values]
-        size = self.context.dataset.size(image_id)
-        return [mask_of(at_size(found, size), self.maps.classes(image_id)) for found in self._crf(image_id, scores)]
+        Raises ArgumentError if the method returns another shape.
+        """
+        if not method.maps_name:
+            return None
+        with torch.inference_mode():
+            maps = method.maps(image)
+            _require_shape("maps", method, maps, image.seeds.shape)
+            return _by_maximum(maps)
 
-    def _walked_again(self, image_id: str) -> Tensor:
-        kept = self._kept.pop(image_id, None)
-        return self.walk(image_id)[0] if kept is None else kept.to(self.context.runtime.device)
+    def made(self, image: SeedImage, method: RefinerMethod) -> dict[str, Tensor]:
+        """The maps before the threshold by their name, and "edge", the edge map (h, w), as far as the method makes them."""
+        made: dict[str, Tensor] = {}
+        if (maps := self.refined(image, method)) is not None:
+            made[method.maps_name] = maps
+        for edge in image.edges.values():
+            made["edge"] = edge
+        return made
+
+    def in_size(self, image_id: str, refined: Tensor | None, size: Sequence[int]) -> Tensor:
+        """The maps (K, H, W) in [0, 1] at a size, before the background threshold.
+
+        Refined maps are upsampled x4, cropped (official) and divided by their common maximum.
+        """
+        if refined is None:
+            return self.maps.at(image_id, size, self.context.runtime.device)
+        return _by_maximum(from_stride_4(refined, self._frame(image_id), size))
+
+    def soft(self, image_id: str, method: RefinerMethod) -> Tensor:
+        """The maps (K, H, W) in [0, 1] in the size of the image, before the background threshold."""
+        refined = self.refined(self.image(image_id), method)
+        if refined is not None and refined.nbytes <= self._room:
+            self._room -= refined.nbytes
+            self._kept[method.maps_key, image_id] = refined.cpu()
+        return self.in_size(image_id, refined, self.context.dataset.size(image_id))
+
+    def masks(self, image_id: str, trials: Sequence[Trial]) -> list[np.ndarray]:
+        """The masks by several refiners and thresholds."""
+        image, found = self.image(image_id), {}
+        for method, _ in trials:
+            if method.maps_key not in found:
+                kept = self._kept.pop((method.maps_key, image_id), None)
+                found[method.maps_key] = self.refined(image, method) if kept is None else kept.to(self.context.runtime.device)
+        return self._masks(image_id, image, trials, [found[method.maps_key] for method, _ in trials])
+
+    def _masks(self, image_id: str, image: SeedImage, trials: Sequence[Trial],
+               refined: Sequence[Tensor | None]) -> list[np.ndarray]:
+        """The masks of `trials`, each with its refined maps; those with one function `scores` share a call of it."""
+        size, classes = self.context.dataset.size(image_id), self.maps.classes(image_id)
+        found: dict[int, np.ndarray] = {}   # by number of the trial
+        for key in {method.scores_key: None for method, _ in trials}:
+            numbers = [number for number, (method, _) in enumerate(trials) if method.scores_key == key]
+            method = trials[numbers[0]][0]
+            frame = self._frame(image_id) if method.after_threshold else size
+            scores = torch.stack([with_background(self.in_size(image_id, refined[number], frame), trials[number][1])
+                                  for number in numbers])   # (n, K + 1, H, W)
+            if method.after_threshold and classes:
+                before, scores = scores, method.scores(image, scores)
+                _require_shape("scores", method, scores, before.shape)
+            found |= {number: mask_of(at_size(each, size), classes) for number, each in zip(numbers, scores, strict=True)}
+        return [found[number] for number in range(len(trials))]
+
+    def _edge(self, image_id: str, pad_to: int) -> Tensor:
+        if self.irn is None:
+            raise ArgumentError("the refiner asks for the edge map of IRN, which is not loaded: expected reads_irn = True in its "
+                                "class")
+        with torch.inference_mode():
+            batch = network_input(self.context, self.irn, image_id, flip=True)   # (2, 3, H, W)
+            with self.context.runtime.autocast():
+                return self.irn.edge_map(batch, pad_to).float()[0]
 
     def _frame(self, image_id: str) -> tuple[int, int]:
         """(H, W) of the network input; smaller than the image with `data.max_side`."""
         facts = self.maps.facts(image_id)
         return facts["height"], facts["width"]
 
-    def _maps(self, image_id: str, walked: Tensor | None, size: tuple[int, int]) -> Tensor:
-        if walked is not None:
-            return self.walk.soft(walked, image_id, size)
-        return self.maps.at(image_id, size, self.context.runtime.device)
 
-    def _crf(self, image_id: str, scores: list[Tensor]) -> Tensor:
-        """Probabilities (n, K + 1, H, W) from n scores (K + 1, H, W), in the size of the network input; one lattice for all."""
-        settings, stacked = self.settings.crf, torch.stack(scores)
-        if stacked.shape[1] == 1:   # background alone
-            return torch.ones_like(stacked)
-        if settings.unary is Unary.labels:
-            unary = unary_from_labels(stacked.max(dim=1).indices, stacked.shape[1], settings.gt_prob)
-        else:
-            unary = unary_from_scores(stacked, settings.sharpness)
-        image = torch.from_numpy(self.context.dataset.image(image_id)).to(self.context.runtime.device)
-        return DenseCRF(image, **settings.kernels).inference(unary, settings.iterations)
+def _by_maximum(maps: Tensor) -> Tensor:
+    highest = maps.max() if maps.numel() else maps.new_zeros(())
+    return maps / highest if highest > 0 else maps
 
 
-def choose_refiner(context: StepContext, refining: Refining) -> dict[str, Any]:
+def _require_shape(function: str, method: RefinerMethod, found: Tensor, expected: Sequence[int]) -> None:
+    if found.shape != torch.Size(expected):
+        raise ArgumentError(f"{method}: {function} returned {tuple(found.shape)}, expected {tuple(expected)}")
+
+
+def recorded_refiner(context: StepContext, record: Mapping[str, Any]) -> RefinerMethod:
+    """The refiner that a record of pseudo masks (`threshold.json`) names. Raises ArtifactError if the method has no such one."""
+    candidates, name = context.methods["refiner"].candidates(True), record.get("refiner")
+    if name not in candidates:
+        raise ArtifactError(f"{context.folder / THRESHOLD} does not name a refiner that exists ({name!r}, expected "
+                            f"{' or '.join(candidates)}). Make the pseudo masks again")
+    return candidates[name]
+
+
+def choose_refiner(context: StepContext) -> dict[str, Any]:
     """Choose the refiner and the background threshold and write `threshold.json`, with both sources and the trials on val."""
-    path, settings = context.folder / THRESHOLD, context.settings
+    path, fixed, val = context.folder / THRESHOLD, context.settings.bg_threshold, context.lists["val"]
     if context.runtime.group.broadcast(path.exists):
         return read_chosen(path)
     require_prepared(context.runtime, path)
-    val = context.lists["val"] if settings.chooses else ()
-    tried = _try_on_val(context, refining, val) if val else []
-    configured = {key: f"{context.name}.{key} in the configuration" for key in ("bg_threshold", "refiner")}
-    chosen: dict[str, Any] = {"threshold": settings.bg_threshold, "source": configured["bg_threshold"],
-                              "refiner": refining.refiners[0].value, "refiner_source": configured["refiner"]}
-    by_val = f"best mIoU on the masks of {len(val)} val images"
+    method = context.methods["refiner"]
+    candidates = method.candidates(bool(val))
+    tried = _try_on_val(context, candidates, val) if val else []
     best = max(tried, key=lambda trial: trial["miou"], default=None)
-    if settings.refiner is None:
+    by_val = f"best mIoU on the masks of {len(val)} val images"
+    chosen: dict[str, Any] = {"threshold": fixed, "source": f"{context.name}.bg_threshold in the configuration",
+                              "refiner": best["refiner"] if best else next(iter(candidates)),
+                              "refiner_source": "refiner in the configuration"}
+    if len(method.candidates(True)) > 1:
         chosen["refiner_source"] = by_val if tried else "no val masks to choose by"
-    if best:
-        chosen["refiner"] = best["refiner"]
-    if settings.bg_threshold is None:
-        chosen["threshold"] = best["threshold"] if best else settings.fallback[context.seeds]
+    if fixed is None:
+        chosen["threshold"] = best["threshold"] if best else context.settings.fallback[context.seeds]
         chosen["source"] = by_val if best else FALLBACK
     if best:
         chosen["tried"] = [{key: trial[key] for key in ("refiner", "threshold", "miou")} for trial in tried]
@@ -128,44 +178,86 @@ def choose_refiner(context: StepContext, refining: Refining) -> dict[str, Any]:
     return chosen
 
 
-def _try_on_val(context: StepContext, refining: Refining, val: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Score each refiner at its best threshold on val, or at the configured one: refiner, threshold, mIoU and, without CRF,
-    the curve over all thresholds."""
-    found, around, fixed = [], {}, context.settings.bg_threshold
-    for walks in sorted({refiner.walks for refiner in refining.refiners}):
-        counts = count(context, val, partial(refining.soft, walks=walks), refining.maps.classes,
-                       f"val images, {'walk' if walks else 'seeds'}")
+def _try_on_val(context: StepContext, candidates: Mapping[str, RefinerMethod], val: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Score each refiner at its best threshold on val, or at the configured one: refiner, threshold, mIoU and, if it refines
+    before the threshold only, the curve over all thresholds."""
+    refining, fixed = Refining(context, candidates.values()), context.settings.bg_threshold
+    found, trials = [], []
+    for key in {method.maps_key: None for method in candidates.values()}:
+        group = {name: method for name, method in candidates.items() if method.maps_key == key}
+        method = next(iter(group.values()))
+        counts = count(context, val, partial(refining.soft, method=method), refining.maps.classes,
+                       f"val images, {method.maps_name or 'seeds'}")
         threshold, curve = counts.best()[0] if fixed is None else fixed, counts.miou_curve()
-        plain, with_crf = (Refiner.walk, Refiner.walk_crf) if walks else (Refiner.none, Refiner.crf)
-        if plain in refining.refiners:
-            found.append({"refiner": plain.value, "threshold": threshold, "curve": curve,
-                          "miou": curve[counts.nearest(threshold)]})
-        if with_crf in refining.refiners:
-            around[walks] = [threshold] if fixed is not None else sorted({
-                round(min(max(threshold + offset, 0.0), 1.0), 4) for offset in OFFSETS})
-    if around:
-        found += _try_crf(context, refining, val, around)
-    return found
+        around = [threshold] if fixed is not None else sorted({
+            round(min(max(threshold + offset, 0.0), 1.0), 4) for offset in OFFSETS})
+        for name, method in group.items():
+            if method.after_threshold:
+                trials += [(name, method, value) for value in around]
+            else:
+                found.append({"refiner": name, "threshold": threshold, "curve": curve, "miou": curve[counts.nearest(threshold)]})
+    return found + _try_thresholds(context, refining, val, trials) if trials else found
 
 
-def _try_crf(context: StepContext, refining: Refining, val: tuple[str, ...],
-             thresholds: dict[bool, list[float]]) -> list[dict[str, Any]]:
-    """The best threshold before a CRF, for the seed maps and for the walked maps."""
+def _try_thresholds(context: StepContext, refining: Refining, val: tuple[str, ...],
+                    trials: Sequence[tuple[str, RefinerMethod, float]]) -> list[dict[str, Any]]:
+    """The best of the `trials` (name, refiner, threshold) of each name."""
     dataset = context.dataset
-    pairs = [(walks, value) for walks, values in thresholds.items() for value in values]
-    confusions = [Confusion(len(dataset.classes)) for _ in pairs]
-    pixels = max((np.prod(dataset.working_size(image_id)) for image_id in val), default=0) * len(pairs)
-    walks = any(refiner.walks for refiner in refining.refiners)
-    at_once = max_concurrent(context.runtime.device, None if walks else int(pixels))
+    confusions = [Confusion(len(dataset.classes)) for _ in trials]
+    pixels = max((np.prod(dataset.working_size(image_id)) for image_id in val), default=0) * len(trials)
+    at_once = max_concurrent(context.runtime.device, int(pixels) if refining.irn is None else None)
 
     def take(_: str, masks: list[np.ndarray], truth: np.ndarray) -> None:
         for confusion, mask in zip(confusions, masks, strict=True):
             confusion.update(mask, truth)
-    for_each_mask(context, val, lambda image_id, _: refining.crf_masks(image_id, thresholds), take, at_once, "val images, CRF")
-    scored = []
-    for (walks, value), confusion in zip(pairs, confusions, strict=True):
+    for_each_mask(context, val, lambda image_id, _: refining.masks(image_id, [trial[1:] for trial in trials]), take, at_once,
+                  "val images, thresholds")
+    best: dict[str, dict[str, Any]] = {}
+    for (name, _, threshold), confusion in zip(trials, confusions, strict=True):
         confusion.counts = context.runtime.reduce(confusion.counts)
-        scored.append((walks, value, confusion.scores().miou))
-    best = [max((score for score in scored if score[0] is walks), key=lambda score: score[2] or 0.0) for walks in thresholds]
-    return [{"refiner": (Refiner.walk_crf if walks else Refiner.crf).value, "threshold": value, "miou": miou}
-            for walks, value, miou in best]
+        miou = confusion.scores().miou
+        if name not in best or (miou or 0.0) > (best[name]["miou"] or 0.0):
+            best[name] = {"refiner": name, "threshold": threshold, "miou": miou}
+    return list(best.values())
+
+
+class _Shown:
+    """Returns the edge map (h, w) and the refined maps (K, h, w) of an image, float32, each None if there is none."""
+
+    def __init__(self, context: StepContext, method: RefinerMethod):
+        self.context, self.method, self._kept = context, method, Store(context.folder)
+        readable = context.reads("seeds") and (not method.reads_irn or context.reads("irn")
+                                               and (context.input("irn") / WEIGHTS).exists())
+        self._maps = Maps(context.input("seeds")) if readable else None
+        self.ids = context.ids if readable else self._kept.index
+        self._refining: Refining | None = None
+        self._last: tuple[str, dict[str, np.ndarray]] = "", {}   # two columns read it
+
+    def __call__(self, name: str, image_id: str) -> np.ndarray | None:
+        if self._last[0] != image_id:
+            self._last = image_id, self._make(image_id)
+        return self._last[1].get(name)
+
+    def _make(self, image_id: str) -> dict[str, np.ndarray]:
+        names = (self.method.maps_name, *["edge"] * self.method.reads_irn)
+        kept = {name: file for name in names if (file := self._kept.file(image_id, f"{name}/{image_id}.npy")).exists()}
+        if len(kept) == len(names):
+            return {name: read_array(file, self.context.name).astype(np.float32) for name, file in kept.items()}
+        if self._maps is None or image_id not in self._maps.index:
+            return {}
+        if self._refining is None:
+            self._refining = Refining(self.context, [self.method])
+        made = self._refining.made(self._refining.image(image_id), self.method)
+        return {name: array.cpu().numpy() for name, array in made.items()}
+
+
+def refined_columns(context: StepContext) -> Iterator[Column]:
+    """The edge map and the refined maps: read if `save_soft` kept them, else computed, if the method or one of those it tries
+    refines maps."""
+    for method in context.methods["refiner"].candidates(True).values():
+        if method.maps_name:
+            shown = _Shown(context, method)
+            if method.reads_irn:
+                yield Column("edge map", "map", shown.ids, partial(shown, "edge"))
+            yield Column(method.maps_title or method.maps_name, "maps", shown.ids, partial(shown, method.maps_name))
+            return

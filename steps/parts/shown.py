@@ -6,19 +6,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from steps.parts.thresholds import THRESHOLD
-from steps.runtime.artifacts import Labels, Maps, read_array, read_arrays, read_json
+from steps.runtime.artifacts import Labels, Maps, read_arrays, read_json
 from steps.runtime.context import StepContext
 from steps.runtime.schedule import LOG
-from steps.runtime.store import Store
 from steps.step import Centre, Column, Curve, Line, Sheet, Table
-
-if TYPE_CHECKING:
-    from steps.parts.walk import Walk
 
 ON_SCORED, ON_VAL = "On the scored images", "On the val images, which chose"
 
@@ -58,45 +54,6 @@ def _map(maps: Maps, image_id: str) -> np.ndarray | None:
 def label_column(context: StepContext, title: str) -> Column:
     labels = Labels(context.folder, len(context.dataset.classes))
     return Column(title, "label", labels.index, lambda image_id: labels(image_id) if image_id in labels.index else None)
-
-
-def walk_columns(context: StepContext) -> Iterator[Column]:
-    """The edge map and the walked maps: read if `save_soft` kept them, else computed if the step uses or tries the walk."""
-    walked = _Walked(context)
-    yield Column("edge map", "map", walked.ids, lambda image_id: walked(image_id)[0])
-    yield Column("random walk", "maps", walked.ids, lambda image_id: walked(image_id)[1])
-
-
-class _Walked:
-    """Returns the edge map (h, w) and the walked maps (K, h, w) of an image, float32, or (None, None)."""
-
-    def __init__(self, context: StepContext):
-        from steps.runtime.networks import WEIGHTS
-
-        self.context, self._kept = context, Store(context.folder)
-        reads = context.reads("seeds") and context.reads("irn") and (context.input("irn") / WEIGHTS).exists()
-        self._maps = Maps(context.input("seeds")) if reads else None
-        self.ids = context.ids if reads else self._kept.index
-        self._walk: Walk | None = None
-        self._last: tuple[str, tuple[np.ndarray | None, np.ndarray | None]] = "", (None, None)   # two columns read it
-
-    def __call__(self, image_id: str) -> tuple[np.ndarray | None, np.ndarray | None]:
-        if self._last[0] != image_id:
-            self._last = image_id, self._make(image_id)
-        return self._last[1]
-
-    def _make(self, image_id: str) -> tuple[np.ndarray | None, np.ndarray | None]:
-        edge, walk = (self._kept.file(image_id, f"{name}/{image_id}.npy") for name in ("edge", "walk"))
-        if edge.exists() and walk.exists():
-            return read_array(edge, step := self.context.name).astype(np.float32), read_array(walk, step).astype(np.float32)
-        if self._maps is None or image_id not in self._maps.index:
-            return None, None
-        if self._walk is None:
-            from steps.parts.walk import Walk
-
-            self._walk = Walk(self.context, self._maps)
-        walked, edges = self._walk(image_id)
-        return edges.cpu().numpy(), walked.cpu().numpy()
 
 
 def choice_on_val(context: StepContext) -> Iterator[Curve | Table]:

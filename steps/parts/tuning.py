@@ -7,7 +7,7 @@ They write no artifact of a step. The maps are read from the run; the walks are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,11 +20,10 @@ from wsss.data.dataset import Dataset
 from wsss.data.folder import held_out
 from wsss.errors import ConfigError
 from wsss.metrics.semantic import ThresholdCounts
+from wsss.refiners.method import RefinerMethod
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from steps.parts.walk import Walk
 
 SCORE_NAMES = ("miou", "fp", "fn", "precision", "recall")
 CONFIDENT_NAMES = ("fg_right", "fg_share", "bg_right", "bg_share")
@@ -192,19 +191,18 @@ def confident_lines(kind: str, pair: Mapping[str, Any]) -> Curve:
 
 
 def tune_walk(context: StepContext, tuning: Tuning) -> Tuned | None:
-    """The scores of the walks with each pair of `tune.beta` and `tune.exp_times`; None without IRN or without seed maps."""
-    if not (context.reads("seeds") and context.reads("irn")):
+    """The scores of the refiner's maps with each pair of `tune.beta` and `tune.exp_times`; None if it has no such settings, or
+    without IRN or seed maps."""
+    tried = _walk(context.methods["refiner"])
+    if tried is None or not (context.reads("seeds") and context.reads("irn")):
         return None
-    from steps.parts.walk import Walk
-
-    maps = Maps(context.input("seeds"))
-    tuning.require({context.seeds: maps})
-    result = _walks(context, tuning, Walk(context, maps))
+    tuning.require({context.seeds: Maps(context.input("seeds"))})
+    result = _walks(context, tuning, *tried)
     best, run, points = result["best"], result["run"], result["points"]
     line = (f"  walk from {context.seeds}: beta {best['beta']:g}, exp_times {best['exp_times']}, background threshold "
             f"{at(best)}; the run has {run['beta']:g}, {run['exp_times']}" + (f", {at(run)}" if "threshold" in run else ""))
-    words = [f"{context.name}.{key}={best[name]:g}" for key, name in
-             (("beta", "beta"), ("exp_times", "exp_times"), ("bg_threshold", "threshold"))]
+    words = [f"refiner.beta={best['beta']:g}", f"refiner.exp_times={best['exp_times']}",
+             f"{context.name}.bg_threshold={best['threshold']:g}"]
     names = ("threshold", *SCORE_NAMES)
     rows = [row for point in points for row in rows_of(point["curve"], names, point["beta"], point["exp_times"])]
     by_times = {times: [point for point in points if point["exp_times"] == times]
@@ -217,19 +215,32 @@ def tune_walk(context: StepContext, tuning: Tuning) -> Tuned | None:
                  [tuning_curve({"walk (best)": {**first, "run": None}}), curve])
 
 
-def _walks(context: StepContext, tuning: Tuning, walk: Walk) -> dict[str, Any]:
+def _walk(method: RefinerMethod) -> tuple[str, Any] | None:
+    """The refiner whose `beta` and `exp_times` can be tuned, with its name: one that refines before the threshold only, if the
+    method tries such a one."""
+    found = [(name, each) for name, each in method.candidates(True).items()
+             if {"beta", "exp_times"} <= {item.name for item in fields(each)}]
+    return min(found, key=lambda each: each[1].after_threshold, default=None)
+
+
+def _walks(context: StepContext, tuning: Tuning, name: str, method: Any) -> dict[str, Any]:
     """Score every walk on every image; the edge map of an image is computed once."""
-    own, dataset, settings = (context.settings.beta, context.settings.exp_times), context.dataset, tuning.settings
+    from steps.parts.refining import Refining
+
+    refining, own = Refining(context, [method]), (method.beta, method.exp_times)
+    dataset, settings = context.dataset, tuning.settings
     pairs = sorted({own, *((beta, times) for beta in settings.beta for times in settings.exp_times)})
     counts = {pair: ThresholdCounts(len(dataset.classes)) for pair in pairs}
     for number, image_id in enumerate(tuning.ids, start=1):
-        truth, (walked, edge) = dataset.mask(image_id), walk(image_id)
-        for pair in pairs:
+        truth, image = dataset.mask(image_id), refining.image(image_id)
+        for beta, times in pairs:
             context.runtime.check_stop()
-            soft = walk.soft(walked if pair == own else walk.again(edge, image_id, *pair), image_id, dataset.size(image_id))
-            counts[pair].update(soft, walk.maps.classes(image_id), truth)
+            walked = refining.refined(image, replace(method, beta=beta, exp_times=times))
+            soft = refining.in_size(image_id, walked, dataset.size(image_id))
+            counts[beta, times].update(soft, refining.maps.classes(image_id), truth)
         context.runtime.progress(number, len(tuning.ids), f"images, {len(pairs)} walks each")
-    points = [{"beta": pair[0], "exp_times": pair[1], **scored(counted, _threshold_of_walk(context) if pair == own else None)}
+    now = _threshold_of(context, name, method)
+    points = [{"beta": pair[0], "exp_times": pair[1], **scored(counted, now if pair == own else None)}
               for pair, counted in counts.items()]
     best = max(points, key=lambda point: point["best"]["miou"])
     current = points[pairs.index(own)]
@@ -238,8 +249,8 @@ def _walks(context: StepContext, tuning: Tuning, walk: Walk) -> dict[str, Any]:
             "run": {"beta": own[0], "exp_times": own[1], **(current["run"] or {})}}
 
 
-def _threshold_of_walk(context: StepContext) -> dict[str, Any] | None:
-    """The background threshold of the run; None if it has none of walked maps without a CRF."""
+def _threshold_of(context: StepContext, name: str, method: RefinerMethod) -> dict[str, Any] | None:
+    """The background threshold of the run; None if it has none of this refiner's maps without a further step."""
     path = context.folder / THRESHOLD
     chosen = read_chosen(path) if path.exists() else {}
-    return chosen if chosen.get("refiner") == "walk" else None
+    return chosen if chosen.get("refiner") == name and not method.after_threshold else None

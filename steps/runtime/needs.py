@@ -27,7 +27,8 @@ from wsss.cams.maps import grids
 from wsss.classifiers.classifier import Classifier
 from wsss.data.dataset import Dataset
 from wsss.networks.irn import IRN
-from wsss.refinement.walk import GATHERED
+from wsss.refinement.crf import crf_memory
+from wsss.refinement.walk import walk_memory
 
 _CPU = torch.device("cpu")
 MIB, SAMPLE = 2**20, 50      # SAMPLE: number of ids sampled from a list
@@ -172,17 +173,11 @@ class Estimate:
 
     def crf(self, images: Images, labellings: int = 1) -> float:
         """Bytes of a dense CRF of the largest image with this many labellings at once (`passing`)."""
-        pixel, label = _CRF
-        return images.most(pixel + label * labellings, label * labellings)
+        return images.most(*crf_memory(labellings))
 
-    def walk(self, images: Images, maps: float = 0, maps_per_class: float = 0) -> float:
-        """Bytes of a random walk in the largest image (`passing`): pairs and maps in float64 at stride 4; on a GPU also the
-        matrix, the numbers of its columns, and the neighbours that are gathered at once."""
-        pairs = 2 * directions(self.settings.radius)
-        own = images.most(8 / 16 * (pairs * (3 if self.on_gpu else 1) + maps), 8 / 16 * maps_per_class)
-        if not self.on_gpu:
-            return own
-        return own + min(images.most(0, 8 / 16 * pairs), max(8 * GATHERED, images.most(8 / 16 * pairs)))
+    def walk(self, images: Images, maps: float) -> float:
+        """Bytes of a random walk in the largest image (`passing`), and of `maps` in float64 at stride 4."""
+        return images.most(walk_memory(self.settings.radius, self.on_gpu) + 8 / 16 * maps)
 
     def concurrent(self, images: Images) -> int:
         """The number of images that a step works on at once on the CPU; `finish` counts those on a GPU."""

@@ -58,14 +58,14 @@ def test_a_plan_says_what_why_how_much_and_how_long(smoke, outputs):
     for file in sorted((outputs / "smoke/make_cam").glob("*.npy"))[:3]:
         file.unlink()
     before = snapshot(outputs)
-    pipeline = smoke("make_sem_seg_labels.beta=8")
+    pipeline = smoke("refiner.beta=8")
     plan = {planned.name: planned for planned in pipeline.plan()}
     assert {name: planned.action for name, planned in plan.items()} == {
         "train_cam": "skip", "make_cam": "continue", "make_lpcam": "skip", "eval_cam": "skip", "cam_to_ir_label": "skip", "train_irn": "skip",
         "make_sem_seg_labels": "re-run", "eval_sem_seg": "re-run"}
     assert (plan["make_cam"].done, plan["make_cam"].total, plan["make_cam"].to_do) == (29, 32, 3)
     assert plan["make_cam"].why == "3 artifacts broken"
-    assert plan["make_sem_seg_labels"].why == "make_sem_seg_labels.beta: 10.0 -> 8.0"
+    assert plan["make_sem_seg_labels"].why == "refiner.beta: 10.0 -> 8.0"
     assert plan["eval_sem_seg"].why == "make_sem_seg_labels changed"
     made = json.loads((outputs / "smoke/make_cam/manifest.json").read_text())["made"]
     assert plan["make_cam"].expected.seconds == pytest.approx(3 * made["seconds"] / 32)

@@ -56,7 +56,7 @@ def test_maps_that_are_not_scored_need_no_threshold(no_val_masks):
 
 
 def test_confident_labels_need_a_pair(no_masks, no_val_masks):
-    walk = ("make_sem_seg_labels.refiner=walk", "cam_to_ir_label.fallback.make_lpcam=null")
+    walk = ("refiner=walk", "cam_to_ir_label.fallback.make_lpcam=null")
     with pytest.raises(ConfigError, match="^cam_to_ir_label.fallback has no value for the maps make_lpcam, .* Set cam_to_ir_label.conf_fg "
                                           "and cam_to_ir_label.conf_bg$"):
         plan(no_masks, *walk)
@@ -97,7 +97,7 @@ def test_confident_labels_without_the_scores_of_the_maps(smoke, no_masks):
     pair = ("cam_to_ir_label.conf_fg=0.4", "cam_to_ir_label.conf_bg=0.2")
     labels = smoke(WITHOUT_EVAL_CAM, "name=without", *pair).plan()[3]
     assert (labels.name, labels.action, labels.reads) == ("cam_to_ir_label", "run", ("make_lpcam",))
-    assert plan(no_masks, WITHOUT_EVAL_CAM, "make_sem_seg_labels.refiner=walk")["cam_to_ir_label"] == "run"
+    assert plan(no_masks, WITHOUT_EVAL_CAM, "refiner=walk")["cam_to_ir_label"] == "run"
 
 
 @pytest.mark.parametrize(("seed_maps", "more", "expected"), [

@@ -162,7 +162,8 @@ def test_what_makes_the_two_steps_stale(run):
     assert works(run("make_ins_seg_labels.min_area=0.02")) == {
         "make_ins_seg_labels": "make_ins_seg_labels.min_area: 0.01 -> 0.02", "eval_ins_seg": "make_ins_seg_labels changed"}
     assert works(run("eval_ins_seg.iou=0.75")) == {"eval_ins_seg": "eval_ins_seg.iou: 0.5 -> 0.75"}
-    assert set(works(run("make_sem_seg_labels.beta=8"))) == {"make_sem_seg_labels", "eval_sem_seg", *STEPS}   # one beta, as officially
+    assert set(works(run("make_ins_seg_labels.beta=8"))) == {*STEPS}
+    assert set(works(run("refiner.beta=8"))) == {"make_sem_seg_labels", "eval_sem_seg"}
     write_mask(run.photos / "instances/plain1.png", np.zeros(Image.open(run.photos / "images/plain1.png").size[::-1], np.uint8))
     assert works(run()) == {"eval_ins_seg": "instances of scored changed"}
     assert run().run()["scores"]["make_ins_seg_labels"]["objects"] == 11

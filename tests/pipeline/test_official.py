@@ -139,7 +139,7 @@ def from_files(smoke_outputs, tmp_path):
     (tmp_path / "outputs/.data").symlink_to(smoke_outputs / ".data")
     words = [word for word in SMOKE if word not in ("experiment=smoke", *TINY)]   # train_irn is planned with ImageNet weights
     return lambda *overrides: Pipeline.compose("experiment=imported_maps", *words, f"outputs={tmp_path / 'outputs'}",
-                                               "make_sem_seg_labels.refiner=crf", *overrides)
+                                               "refiner=crf", *overrides)
 
 
 def test_the_maps_of_a_folder_are_scored_and_refined(smoke_outputs, files, from_files, tmp_path):
@@ -157,7 +157,7 @@ def test_the_maps_of_a_folder_are_scored_and_refined(smoke_outputs, files, from_
     assert summary["scores"]["imported"]["miou"] == pytest.approx(before, abs=0.01)
     assert summary["scores"]["make_sem_seg_labels"]["miou"] > 0 and summary["scores"]["make_sem_seg_labels"]["images"] == 24
     plan = {planned.name: (planned.action, planned.why) for planned in from_files(call).plan()}
-    assert plan["train_irn"] == ("left out", "no step reads it with make_sem_seg_labels.refiner=crf")
+    assert plan["train_irn"] == ("left out", "no step reads it with refiner=crf")
     assert {action for action, _ in plan.values()} == {"skip", "left out"}
     assert all(step.ok for step in from_files(call).verify())
     assert list(from_files(call).tune()) == ["labels", "eval_cam", "cam_to_ir_label"]
@@ -296,16 +296,16 @@ def test_an_export_goes_on_and_never_mixes_results(smoke, files):
     report = {line.what: line.note for line in smoke(*call).export_official()}
     assert report["lpcam_mask"] == "1 written, 31 were there" and files_of[0].exists()
     assert all(file.stat().st_mtime_ns == t for file, t in times.items())
-    smoke("make_sem_seg_labels.beta=2", "to_step=make_sem_seg_labels").run()
+    smoke("refiner.beta=2", "to_step=make_sem_seg_labels").run()
     for _ in range(2):   # also after a replacement that was interrupted
         with pytest.raises(ConfigError, match="sem_seg exists and was not written from these results. Set force=true to replace it"):
-            smoke(*call, "make_sem_seg_labels.beta=2").export_official()
+            smoke(*call, "refiner.beta=2").export_official()
         with patch("wsss.official.write_label", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
-            smoke(*call, "make_sem_seg_labels.beta=2", "make_sem_seg_pass=true", "force=true").export_official()
-    report = {line.what: line.note for line in smoke(*call, "make_sem_seg_labels.beta=2", "force=true").export_official()}
+            smoke(*call, "refiner.beta=2", "make_sem_seg_pass=true", "force=true").export_official()
+    report = {line.what: line.note for line in smoke(*call, "refiner.beta=2", "force=true").export_official()}
     assert report["sem_seg"] == "24 written, 0 were there"
     report = {line.what: (line.found, line.note) for line in smoke(*call).export_official()}
-    assert report["sem_seg"] == (0, "make_sem_seg_labels is not up to date (make_sem_seg_labels.beta: 2.0 -> 10.0)")
+    assert report["sem_seg"] == (0, "make_sem_seg_labels is not up to date (refiner.beta: 2.0 -> 10.0)")
 
 
 SAME = "make_lpcam and second have the same official files, lpcam_mask. Choose one with make_lpcam_pass=true or second_pass=true"

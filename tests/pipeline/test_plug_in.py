@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.nn.functional import avg_pool2d
 
+from steps.runtime.artifacts import Maps
 from tests.conftest import ROOT, SMOKE, copied
 
 STEP = '''
@@ -58,6 +60,7 @@ ROWS = {"make_lpcam": 'Row("make_inverted", "1 - CAM", {"cams": "make_cam"}),', 
 STEPS = ("train_cam", "make_cam", "make_lpcam", "make_inverted", "eval_cam", "cam_to_ir_label", "second_ir_label", "train_irn",
          "make_sem_seg_labels", "eval_sem_seg")
 CHOSEN = f"steps=[{','.join(STEPS)}]"
+USUAL = f"steps=[{','.join(name for name in STEPS if name not in ('make_inverted', 'second_ir_label'))}]"
 METHOD = '''
     """The brightness of the image."""
 
@@ -112,9 +115,9 @@ for words in json.loads(sys.argv[1]):
 """
 
 
-def acts(tree: Path, *calls: tuple[str, ...]) -> str:
+def acts(tree: Path, *calls: tuple[str, ...], steps: str = CHOSEN) -> str:
     """What `call` prints with each list of words; all by one process."""
-    words = json.dumps([[*SMOKE, CHOSEN, *more] for more in calls])
+    words = json.dumps([[*SMOKE, steps, *more] for more in calls])
     result = subprocess.run([sys.executable, "-c", ACTS, words], cwd=tree, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -240,8 +243,8 @@ def test_its_keys_and_their_misspellings(tree):
 def test_its_maps_can_be_the_seeds(tree, tmp_path):
     """The results that do not depend on it are those of the first run; no network is trained."""
     made = call(tree, f"outputs={tmp_path}", f"data.root={tree / 'outputs/.data'}", f"reuse_from=[{tree / 'outputs/smoke'}]",
-                "seed_maps=make_inverted", "make_sem_seg_labels.refiner=none")
-    assert re.search(r"\n  train_irn +left out +no step reads it with make_sem_seg_labels.refiner=none\n", made)
+                "seed_maps=make_inverted", "refiner=none")
+    assert re.search(r"\n  train_irn +left out +no step reads it with refiner=none\n", made)
     manifest = json.loads((tmp_path / "smoke/make_sem_seg_labels/manifest.json").read_text())
     assert list(manifest["identity"]["reads"]) == ["make_inverted"]
     masks, usual = ({path.name: path.read_bytes() for path in (folder / "smoke/make_sem_seg_labels").glob("*.png")}
@@ -324,3 +327,89 @@ def test_the_keys_of_a_method_and_their_misspellings(tree):
                       "the file, or choose another method by cam=NAME")
     assert nameless.startswith("cam={'gain': 1.0} is not possible: expected a file of conf/cam/ that names its method")
     assert cam["make_cam"][0] == "skip"   # no other method is broken
+
+
+REFINER = '''
+    """The mean of the seed maps over windows."""
+
+    from dataclasses import dataclass
+
+    from wsss.refiners.method import RefinerMethod
+
+
+    @dataclass
+    class Blur(RefinerMethod):
+        window: int   # odd, in cells of stride 4
+
+        def maps(self, image):
+            from torch.nn.functional import avg_pool2d
+
+            return avg_pool2d(image.seeds[None], self.window, 1, self.window // 2, count_include_pad=False)[0]
+
+
+    Method = Blur
+    '''
+BLUR, REFINERS = "defaults: [/schema/refiner@_here_: blur, _self_]\nwindow: 3\n", {   # the files of conf/refiner/
+    "blur": "{BLUR}", "blur_again": "{BLUR}", "wide": "defaults: [blur, _self_]\nwindow: 9\n",
+    "torn": "defaults: [/schema/refiner@_here_: torn, _self_]\n"}
+
+
+@pytest.fixture(scope="module")
+def refiners(made_once, smoke_outputs):
+    """A copy of the tree with new refiners; `outputs` has the finished run and the run `blur`, made with `refiner=blur`, and `said.txt`
+    what its report, a comparison and a prediction printed."""
+    def make(tree: Path) -> None:
+        copy_code(ROOT, tree)
+        (tree / "wsss/refiners/blur.py").write_text(textwrap.dedent(REFINER))
+        (tree / "wsss/refiners/torn.py").write_text("import nowhere\n\nMethod = nowhere.Method\n")
+        for name, content in REFINERS.items():
+            (tree / f"conf/refiner/{name}.yaml").write_text(f"# @package refiner\n{content.replace('{BLUR}', BLUR)}")
+        copied(smoke_outputs, tree / "outputs")
+        image = next((tree / "outputs/.data").glob("*/images/train_0001.*"))
+        (tree / "said.txt").write_text(acts(
+            tree, ("name=blur", "refiner=blur", "reuse_from=[smoke]", "report.write=true", "make_sem_seg_labels.save_soft=true"),
+            ("action=compare", "runs=[smoke,blur]"), ("name=blur", "action=predict", f"image={image}", "class_threshold=0", "refiner=none"),
+            chosen=(USUAL,)))
+    return made_once("refiners", make)
+
+
+def test_a_refiner_makes_its_masks_and_needs_no_irn(refiners):
+    run = refiners / "outputs/blur"
+    chosen, said = json.loads((run / "make_sem_seg_labels/threshold.json").read_text()), (refiners / "said.txt").read_text()
+    assert chosen["refiner"] == "blur" and max(chosen["val_miou"]) == chosen["tried"][0]["miou"]   # one curve for all thresholds
+    assert re.search(r"\n  train_irn +left out +no step reads it with refiner=blur\n", said)
+    assert re.search(r"\n  make_sem_seg_labels +run +24 images +\? +\? +\? *\n", said)   # it does not say what it needs
+    assert ["refiner.method", "walk", "blur"] in [re.split(r"  +", line.strip()) for line in said.splitlines()]
+    report = (run / "report/report.html").read_text()
+    assert "<dt>refiner</dt><dd>blur, window=3</dd>" in report and ">blur<" in report
+    maps, seeds = Maps(run / "make_lpcam"), sorted((run / "make_sem_seg_labels/blur").glob("*.npy"))
+    assert len(seeds) == 24 and not (run / "make_sem_seg_labels/edge").exists()
+    for file in seeds:
+        mean = avg_pool2d(maps.at(file.stem, "strided")[None], 3, 1, 1, count_include_pad=False)[0].numpy()
+        assert np.allclose(np.load(file), mean / max(mean.max(initial=0), 1e-9), atol=1e-3)
+    predicted = np.load(next((run / "predictions").glob("train_0001.*/blur.npy")))   # by the refiner of the run
+    assert predicted.max() == 1 and predicted.shape[1:] == maps.at("train_0001", "full").shape[1:]
+
+
+def test_a_refiner_counts_by_its_module_and_settings(refiners):
+    run = ("name=blur", "make_sem_seg_labels.save_soft=true")
+    same, again, wide, walk = (found["make_sem_seg_labels"] for found in plans(
+        refiners, *((*run, f"refiner={name}") for name in ("blur", "blur_again", "wide", "walk")), chosen=(USUAL,)))
+    assert same[0] == again[0] == "skip" and wide == ["re-run", 24, "refiner.window: 3 -> 9"]
+    assert walk[0] == "re-run" and walk[2].startswith("refiner.method: blur -> walk; refiner.window: 3 -> None; refiner.beta: None -> 10.0")
+    identity = json.loads((refiners / "outputs/blur/make_sem_seg_labels/manifest.json").read_text())["identity"]
+    assert identity["refiner"] == {"method": "blur", "window": 3}
+
+
+def test_the_keys_of_a_refiner_and_their_misspellings(refiners):
+    words = (("refiner=blurr",), ("refiner=blur", "refiner.windw=3"), ("refiner=blur", "refiner.window=wide"), ("refiner.window=3",),
+             ("refiner=torn",), ("refiner=walk",))
+    name, key, value, other, torn, walk = plans(refiners, *words, chosen=(USUAL,))
+    assert name == ("refiner=blurr: there is no such option; did you mean 'blur'? (allowed: best_on_val, blur, blur_again, crf, none, torn, "
+                    "walk, walk_crf, walk_irn, walk_official, wide)")
+    assert key == "refiner.windw: there is no such key; did you mean 'window'? (allowed here: method, window)"
+    assert value == "refiner.window: Value 'wide' of type 'str' could not be converted to Integer"
+    assert other == "refiner.window: there is no such key (allowed here: method, beta, exp_times, scale_steps, radius, pad_to)"
+    assert torn == (f"refiner: {refiners / 'wsss/refiners/torn.py'} cannot be imported (ModuleNotFoundError: No module named 'nowhere'). "
+                    "Correct the file, or choose another method by refiner=NAME")
+    assert {step[0] for step in walk.values()} == {"skip"}   # no other refiner is broken

@@ -90,7 +90,8 @@ def test_maps_of_one_name_get_the_name_of_their_step(outputs, image, second_row,
     second_row(pipeline, "make_sem_seg_labels")
     path = outputs / "smoke/second/manifest.json"
     facts = json.loads(path.read_text())
-    path.write_text(json.dumps({**facts, "settings": {**facts["settings"], "exp_times": 1}}))
+    facts["identity"]["refiner"]["exp_times"] = 1
+    path.write_text(json.dumps(facts))
     prediction = pipeline.predict(image, [ONE])
     assert list(prediction.maps) == ["make_cam", "make_lpcam", "walk_make_sem_seg_labels", "walk_second"]
     assert not np.array_equal(prediction.maps["walk_make_sem_seg_labels"], prediction.maps["walk_second"])

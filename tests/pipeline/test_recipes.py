@@ -1,6 +1,8 @@
 """The recipes: the documents say what the files say, and a switch changes what it says and nothing else."""
 
 import re
+from dataclasses import replace
+from functools import cache
 
 import pytest
 import yaml
@@ -18,12 +20,21 @@ from wsss.metrics.semantic import MEASURES
 
 RECIPES = ("official", "paper", "clean")
 STEP_NAMES = [step.name for step in STEPS]
+METHODS = [(family, path.stem) for family in FAMILIES for path in sorted((ROOT / "conf" / family).glob("*.yaml"))]
 
 
 def values(*overrides: str) -> dict[str, object]:
-    """All settings of the steps, as key -> value."""
+    """All settings of the steps, as key -> value, and for each family the chosen file of conf/."""
     config = typed(compose(overrides))
-    return {key: value for name in STEP_NAMES for key, value in flat(name, settings_of(getattr(config, name)))}
+    chosen = {family: name for family, name in METHODS if method(family, name) == getattr(config, family)}
+    assert chosen.keys() == FAMILIES.keys()
+    return chosen | {key: value for name in STEP_NAMES for key, value in flat(name, settings_of(getattr(config, name)))}
+
+
+@cache
+def method(family: str, name: str) -> object:
+    """The method of a file of conf/FAMILY/, without a recipe that could change it."""
+    return getattr(typed(compose([f"{family}={name}"])), family)
 
 
 def flat(key: str, value: object):
@@ -78,7 +89,7 @@ def test_the_table_of_the_data_sets_is_true():
     ("coco14", "paper", "make_lpcam.prototype_images", None),
     ("coco14", "clean", "make_lpcam.prototype_images", None),
     ("coco14", "clean", "make_lpcam.n_clusters", 20),
-    ("coco14", "irn", "make_sem_seg_labels.pad_to", 512),
+    ("coco14", "irn", "refiner", "walk_irn"),
 ])
 def test_what_a_recipe_does_on_one_data_set(data, recipe, key, value):
     assert values(f"data={data}", "data.root=x", f"recipe={recipe}")[key] == value
@@ -93,20 +104,22 @@ def test_irn_is_official_but_for_what_the_documents_name():
     official, irn = (values("data=folder", "data.root=x", f"recipe={recipe}") for recipe in ("official", "irn"))
     assert {key: irn[key] for key in irn if irn[key] != official[key]} == {
         "train_cam.freeze_early": True, "cam_to_ir_label.conf_fg": 0.3, "cam_to_ir_label.conf_bg": 0.05,
-        "make_sem_seg_labels.bg_threshold": 0.25, "make_sem_seg_labels.pad_to": 512,
-        "make_ins_seg_labels.pad_to": 512}   # it follows make_sem_seg_labels
+        "make_sem_seg_labels.bg_threshold": 0.25, "refiner": "walk_irn", "make_ins_seg_labels.pad_to": 512}
+    walk, of_irn = method("refiner", "walk_official"), method("refiner", "walk_irn")
+    assert of_irn == replace(walk, pad_to=512) and walk == replace(method("refiner", "walk"), scale_steps=False)
 
 
 @pytest.mark.parametrize("key", [key for key in THREE if not key.startswith("cam_to_ir_label")] + [
-    "cam_to_ir_label.conf", "make_sem_seg_labels.pad_to", "make_lpcam.prototype_images", "make_lpcam.background_high",
+    "cam_to_ir_label.conf", "refiner.pad_to", "make_lpcam.prototype_images", "make_lpcam.background_high",
     "make_lpcam.prototype_split", "train_cam.head_lr_mult"])
 def test_a_switch_makes_its_own_step_stale_and_no_step_before_it(smoke_outputs, key):
     """Every result before the switch's step stays; of the settings of the step only this one changed."""
-    step = key.split(".")[0]
+    section = key.split(".")[0]
+    step = "make_sem_seg_labels" if section == "refiner" else section
     overrides = {
         "cam_to_ir_label.conf": ["cam_to_ir_label.conf_fg=0.45", "cam_to_ir_label.conf_bg=0.25"],
-        "make_sem_seg_labels.pad_to": ["make_sem_seg_labels.pad_to=512"],
-        "make_sem_seg_labels.refiner": ["make_sem_seg_labels.refiner=crf"],   # the recipes have walk, as the run has, and null
+        "refiner.pad_to": ["refiner.pad_to=512"],
+        "refiner": ["refiner=walk_official"],   # the run has walk
         "train_cam.head_lr_mult": ["train_cam.head_lr_mult=10.0"],
         "make_lpcam.prototype_images": ["make_lpcam.prototype_images=5"],
         "make_lpcam.background_high": ["make_lpcam.background_high=0.5"],
@@ -121,8 +134,9 @@ def test_a_switch_makes_its_own_step_stale_and_no_step_before_it(smoke_outputs, 
     assert next(iter(stale)) == step
     for name in STEP_NAMES[:STEP_NAMES.index(step)]:
         assert name not in stale
-    changed = {reason.split(":")[0] for reason in stale[step].split("; ") if reason.startswith(f"{step}.")}
-    assert changed == {override.split("=")[0] for override in overrides} - {"make_lpcam.prototype_split"}   # a list counts by its content
+    changed = {reason.split(":")[0] for reason in stale[step].split("; ") if reason.startswith(f"{section}.")}
+    assert changed == ({"refiner.scale_steps"} if key == "refiner" else
+                       {override.split("=")[0] for override in overrides} - {"make_lpcam.prototype_split"})   # a list counts by its content
     assert key != "make_lpcam.prototype_split" or "of prototypes changed" in stale[step]
 
 
@@ -176,10 +190,10 @@ EVERY_CHOICE = sorted(f"{group}={path.stem}" for group in ("recipe", "experiment
                       if path.stem != "base")
 
 
-@pytest.mark.parametrize(("family", "name"), [(family, path.stem) for family in FAMILIES for path in (ROOT / "conf" / family).glob("*.yaml")])
+@pytest.mark.parametrize(("family", "name"), METHODS)
 def test_every_method_goes_with_every_recipe_and_experiment(family, name):
     """They choose methods and set none of their keys."""
-    alone = getattr(typed(compose([f"{family}={name}"])), family)
+    alone = method(family, name)
     for choice in EVERY_CHOICE:
         config = typed(compose([f"{family}={name}", choice, *(["data.root=x"] if choice.endswith(("voc12", "coco14")) else [])]))
         assert getattr(config, family) == alone, choice

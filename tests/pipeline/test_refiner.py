@@ -1,7 +1,8 @@
-"""make_sem_seg_labels.refiner: each way makes its own masks, val masks choose among them, and what nothing reads is left out."""
+"""The family `refiner`: each way makes its own masks, val masks choose among them, and what nothing reads is left out."""
 
 import json
 import shutil
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,14 +13,15 @@ from pipeline import Pipeline
 from pipeline.config import compose, typed
 from pipeline.order import BY_NAME, made_kinds
 from pipeline.plan.lists import derive_lists, unread_steps
-from steps.parts.walk import Walk
+from steps.parts.refining import Refining
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.datasets import open_dataset
 from tests.conftest import SMOKE
 from wsss.data.images import read_image
-from wsss.errors import ConfigError
+from wsss.errors import ArgumentError, ConfigError
 from wsss.refinement.crf import DenseCRF, unary_from_labels, unary_from_scores
 from wsss.refinement.masks import with_background
+from wsss.refiners.method import RefinerMethod
 
 REFINE = ("from_step=make_sem_seg_labels",)
 
@@ -35,7 +37,7 @@ def chosen(outputs):
 
 
 def test_none_cuts_the_seed_maps_as_they_are(smoke, outputs):
-    smoke(*REFINE, "make_sem_seg_labels.refiner=none", "make_sem_seg_labels.bg_threshold=0.4").run()
+    smoke(*REFINE, "refiner=none", "make_sem_seg_labels.bg_threshold=0.4").run()
     maps = Maps(outputs / "smoke/make_lpcam")
     for image_id, mask in masks(outputs).items():
         values = np.array([0] + [c + 1 for c in maps.classes(image_id)])
@@ -45,8 +47,8 @@ def test_none_cuts_the_seed_maps_as_they_are(smoke, outputs):
 
 @pytest.mark.parametrize("unary", ["scores", "labels"])
 def test_crf_refines_what_none_cuts(smoke, outputs, unary):
-    smoke(*REFINE, "make_sem_seg_labels.refiner=crf", "make_sem_seg_labels.bg_threshold=0.4", "make_sem_seg_labels.crf.iterations=3",
-          "make_sem_seg_labels.crf.bilateral_sxy=30", f"make_sem_seg_labels.crf.unary={unary}").run()
+    smoke(*REFINE, "refiner=crf", "make_sem_seg_labels.bg_threshold=0.4", "refiner.iterations=3",
+          "refiner.bilateral_sxy=30", f"refiner.unary={unary}").run()
     maps = Maps(outputs / "smoke/make_lpcam")
     found, image_id = masks(outputs), "train_0003"
     image = read_image(next((outputs / ".data").glob(f"*/images/{image_id}.jpg")))
@@ -59,14 +61,14 @@ def test_crf_refines_what_none_cuts(smoke, outputs, unary):
 
 def test_crf_alone_needs_no_irn_to_choose_its_threshold(smoke, outputs):
     shutil.rmtree(outputs / "smoke/train_irn")
-    smoke(*REFINE, "make_sem_seg_labels.refiner=crf", "make_sem_seg_labels.crf.iterations=1").run()
+    smoke(*REFINE, "refiner=crf", "refiner.iterations=1").run()
     assert chosen(outputs)["refiner"] == "crf" and "val images" in chosen(outputs)["source"]
 
 
 def test_val_masks_choose_among_all_four_and_what_they_tried_is_recorded(smoke, outputs, monkeypatch):
-    of_the_walk, walked, call = chosen(outputs), [], Walk.__call__   # that the finished run chose by the same masks
-    monkeypatch.setattr(Walk, "__call__", lambda walk, image_id: walked.append(image_id) or call(walk, image_id))
-    summary = smoke(*REFINE, "make_sem_seg_labels.refiner=null").run()
+    of_the_walk, walked, call = chosen(outputs), [], Refining._edge   # that the finished run chose by the same masks
+    monkeypatch.setattr(Refining, "_edge", lambda refining, image_id, pad_to: walked.append(image_id) or call(refining, image_id, pad_to))
+    summary = smoke(*REFINE, "refiner=best_on_val").run()
     record, val = chosen(outputs), [image_id for image_id in walked if image_id.startswith("val")]
     assert len(val) == len(set(val)) == 8   # each is walked once for both refiners that have a walk
     tried = {trial["refiner"]: trial for trial in record["tried"]}
@@ -79,19 +81,19 @@ def test_val_masks_choose_among_all_four_and_what_they_tried_is_recorded(smoke, 
 
 
 def test_a_configured_threshold_is_kept_by_every_refiner(smoke, outputs):
-    smoke(*REFINE, "make_sem_seg_labels.refiner=null", "make_sem_seg_labels.bg_threshold=0.35").run()
+    smoke(*REFINE, "refiner=best_on_val", "make_sem_seg_labels.bg_threshold=0.35").run()
     record = chosen(outputs)
     assert record["threshold"] == 0.35 and "in the configuration" in record["source"]
     assert {trial["threshold"] for trial in record["tried"]} == {0.35}
 
 
 def test_irn_and_its_labels_are_left_out_without_a_walk_alone(outputs, tmp_path):
-    fresh = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", "make_sem_seg_labels.refiner=crf")
+    fresh = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", "refiner=crf")
     plan = {planned.name: planned for planned in fresh.plan()}
     for name in ("cam_to_ir_label", "train_irn"):
-        assert (plan[name].action, plan[name].why) == ("left out", "no step reads it with make_sem_seg_labels.refiner=crf")
+        assert (plan[name].action, plan[name].why) == ("left out", "no step reads it with refiner=crf")
     assert plan["make_sem_seg_labels"].reads == ("make_lpcam",) and plan["eval_cam"].action == "run"
-    asked = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", "make_sem_seg_labels.refiner=crf",
+    asked = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", "refiner=crf",
                              "cam_to_ir_label_pass=true", "eval_cam_pass=true", "make_lpcam_pass=true", "make_cam_pass=true", "train_cam_pass=true")
     assert {p.name: p.action for p in asked.plan()}["cam_to_ir_label"] == "run"
 
@@ -101,13 +103,13 @@ def test_irn_and_its_labels_are_left_out_without_a_walk_alone(outputs, tmp_path)
     assert plan["train_irn"].action == "imported" and plan["cam_to_ir_label"].action == "left out"
     assert plan["cam_to_ir_label"].why.startswith("no step reads it with train_irn.weights=")
 
-    for refiner in ("walk", "walk_crf", "null"):
-        fresh = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", f"make_sem_seg_labels.refiner={refiner}")
+    for refiner in ("walk", "walk_crf", "best_on_val"):
+        fresh = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", f"refiner={refiner}")
         assert all(planned.action == "run" for planned in fresh.plan()), refiner
 
 
 IRN = "steps=[train_cam,make_cam,{}cam_to_ir_label,train_irn,make_sem_seg_labels,eval_sem_seg{}]"
-CRF, CUT = "make_sem_seg_labels.refiner=crf", "make_sem_seg_labels.refiner=none"
+CRF, CUT = "refiner=crf", "refiner=none"
 
 
 @pytest.mark.parametrize(("words", "unread"), [
@@ -135,10 +137,17 @@ def test_maps_that_no_step_reads_are_left_out_unless_asked_for(smoke, outputs):
 
 
 def test_impossible_settings_are_refused(smoke):
-    with pytest.raises(ConfigError, match=r"make_sem_seg_labels.refiner=crff: there is no such choice; did you mean 'crf'"):
-        smoke("make_sem_seg_labels.refiner=crff")
-    with pytest.raises(ConfigError, match="make_sem_seg_labels.crf.sharpness=0.0 is not possible: expected above 0"):
-        smoke("make_sem_seg_labels.crf.sharpness=0")
+    with pytest.raises(ConfigError, match=r"refiner=crff: there is no such option; did you mean 'crf'"):
+        smoke("refiner=crff")
+    for name, key, expected in (("crf", "sharpness=0.0", "above 0"), ("walk_crf", "iterations=0", "at least 1"), ("walk", "beta=0.0", "above 0"),
+                                ("best_on_val", "radius=1", "at least 2"), ("crf", "bilateral_compat=-1.0", "0 or more"),
+                                ("walk_crf", "exp_times=17", "from 0 to 16"), ("walk", "pad_to=0", "null or at least 1"),
+                                ("crf", "gt_prob=1.0", "a probability above 0 and below 1")):
+        with pytest.raises(ConfigError, match=f"^refiner.{key} is not possible: expected {expected}$"):
+            smoke(f"refiner={name}", f"refiner.{key}")
+    for name, key in (("crf", "beta"), ("walk", "sharpness"), ("none", "iterations")):   # what has no effect is not there
+        with pytest.raises(ConfigError, match=f"^refiner.{key}: there is no such key"):
+            smoke(f"refiner={name}", f"refiner.{key}=3")
 
 
 def test_only_the_maps_that_are_saved_are_a_kind(smoke):
@@ -153,7 +162,44 @@ def test_a_reader_of_thresholds_without_seeds_depends_on_all_of_them():
 
 def test_the_reason_names_the_value_that_was_set(smoke, outputs):
     shutil.rmtree(next((outputs / ".data").iterdir()) / "masks")
-    config = smoke("make_sem_seg_labels.refiner=null").config
+    config = smoke("refiner=best_on_val").config
     data = open_dataset(config.data)
     why = unread_steps(config, data, derive_lists(config, data), ())["train_irn"]
-    assert why == "no step reads it with make_sem_seg_labels.refiner=null, which is crf without val masks"
+    assert why == "no step reads it with refiner=best_on_val, which is crf without val masks"
+
+
+@dataclass
+class Wrong(RefinerMethod):
+    """A function that returns a map too much."""
+
+    def maps(self, image):
+        return torch.zeros(len(image.seeds) + 1, 2, 2)
+
+
+@dataclass
+class Lost(RefinerMethod):
+    """A function that loses a row."""
+
+    def scores(self, image, scores):
+        return scores[..., 1:, :]
+
+
+@dataclass
+class Edgy(RefinerMethod):
+    """A refiner that does not say that it reads IRN."""
+
+    def maps(self, image):
+        return image.seeds * image.edge()
+
+
+@pytest.mark.parametrize(("method", "message"), [
+    (Wrong(), r"Wrong\(.*\): maps returned \(3, 2, 2\), expected \(2, 60, 40\)"),
+    (Lost(), r"Lost\(.*\): scores returned \(1, 3, 237, 160\), expected \(1, 3, 238, 160\)"),
+    (Edgy(), "the refiner asks for the edge map of IRN, which is not loaded: expected reads_irn = True in its class")])
+def test_what_a_refiner_of_ones_own_may_not_do_is_named(smoke, method, message):
+    pipeline = smoke()
+    run = pipeline.recorded(pipeline.folder.path)
+    refining = Refining(run.context("make_sem_seg_labels"), [method])
+    image_id = next(image_id for image_id in run.dataset.lists["train"] if len(refining.maps.classes(image_id)) == 2)
+    with pytest.raises(ArgumentError, match=message):
+        refining(image_id, method, 0.3)

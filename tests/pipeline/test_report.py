@@ -343,7 +343,7 @@ def test_a_strip_has_the_columns_of_the_steps_and_leaves_out_what_cannot_be_read
 
 
 def test_a_walk_that_the_step_does_not_use_is_not_computed(smoke, outputs):
-    smoke("make_sem_seg_labels.refiner=crf").run()
+    smoke("refiner=crf").run()
     run = smoke().recorded(outputs / "smoke")
     trace = (maker := TraceMaker(run, pieces(run, [])))(maker.available[0])
     assert "random walk" not in trace.columns and "pseudo mask" in trace.columns
@@ -459,7 +459,7 @@ def two(smoke, outputs) -> Path:
 def test_runs_side_by_side(smoke, two, capsys):
     assert act(smoke("action=compare", "runs=[smoke,other]")) == 0
     out = capsys.readouterr().out
-    assert re.search(r"make_sem_seg_labels.bg_threshold +null +0.3", out) and "make_sem_seg_labels.beta" not in out
+    assert re.search(r"make_sem_seg_labels.bg_threshold +null +0.3", out) and "refiner.beta" not in out
     assert re.search(r"pseudo masks +\d+\.\d +\d+\.\d \([+-]\d+\.\d\)", out) and re.search(r"images the same +\d+ of 24", out)
     path = two / "compare-smoke-other.html"
     assert f"Page: {path}" in out

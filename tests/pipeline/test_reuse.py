@@ -20,7 +20,7 @@ def other(outputs):
 
 
 def test_only_what_differs_is_made(other, outputs):
-    call = ("reuse_from=[smoke]", "make_sem_seg_labels.beta=8")
+    call = ("reuse_from=[smoke]", "refiner.beta=8")
     for overrides in ((), ("from_step=make_sem_seg_labels",)):   # earlier steps are taken over for later ones
         assert list(actions(other(*call, *overrides)).values()) == ["reuse"] * 6 + ["run"] * 2
     assert not (outputs / "other").exists()

@@ -69,7 +69,7 @@ def test_what_a_step_reads_must_exist(smoke, outputs):
     with pytest.raises(ConfigError, match="make_lpcam reads make_cam, which has not been made. Run it too: make_cam_pass=true"):
         smoke("make_lpcam_pass=true", "force=true").plan()
     with pytest.raises(ConfigError, match=r"eval_sem_seg reads make_sem_seg_labels, which is not up to date .*beta: 10.0 -> 7.0"):
-        smoke("make_sem_seg_labels.beta=7", "eval_sem_seg_pass=true").plan()
+        smoke("refiner.beta=7", "eval_sem_seg_pass=true").plan()
 
 
 def test_force_makes_a_step_again(smoke, outputs):
@@ -173,7 +173,7 @@ def test_without_masks_the_rest_runs(outputs, tmp_path):
                        "train_irn": "left out", "make_sem_seg_labels": "run", "eval_sem_seg": "skip"}
     cams = {planned.name: planned.why for planned in Pipeline.compose(*call, "seed_maps=make_cam").plan() if planned.action == "left out"}
     assert cams["make_lpcam"] == "no step reads it with seed_maps=make_cam" and "make_cam" not in cams
-    pipeline = Pipeline.compose(*call, "make_sem_seg_labels.refiner=walk")
+    pipeline = Pipeline.compose(*call, "refiner=walk")
     plan = {planned.name: planned.state for planned in pipeline.plan()}
     assert plan["eval_cam"] == plan["eval_sem_seg"] == "nothing to score"
     summary = pipeline.run()

@@ -20,8 +20,8 @@ def root(outputs):
 
 
 @pytest.mark.parametrize(("override", "expected"), [
-    ("make_sem_seg_labels.beta=8", STEPS[6:]),
-    ("make_sem_seg_labels.exp_times=7", STEPS[6:]),
+    ("refiner.beta=8", STEPS[6:]),
+    ("refiner.exp_times=7", STEPS[6:]),
     ("eval_cam.threshold.make_cam=0.2", ["eval_cam"]),
     ("eval_cam.threshold.make_lpcam=0.2", STEPS[3:]),         # the confident pair follows it
     ("eval_sem_seg.ignore=ignore", ["eval_sem_seg"]),

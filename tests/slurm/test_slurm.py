@@ -107,10 +107,10 @@ def test_a_failed_shard_and_one_that_is_told_to_save(cluster, smoke, outputs, tm
 
 def test_the_members_of_a_sweep_as_jobs(cluster, outputs):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra [slurm] is not installed")
-    text = cluster.call("-m", "make_sem_seg_labels.beta=4,8", "hydra/launcher=submitit_slurm", "hydra.launcher.mem_gb=1")
+    text = cluster.call("-m", "refiner.beta=4,8", "hydra/launcher=submitit_slurm", "hydra.launcher.mem_gb=1")
     assert "pseudo masks" in text and (outputs / "smoke/sweep.csv").read_text().count("\n") == 3
     for beta in (4, 8):
-        assert "taken_from" in (outputs / f"smoke/make_sem_seg_labels.beta={beta}/train_irn/manifest.json").read_text()
+        assert "taken_from" in (outputs / f"smoke/refiner.beta={beta}/train_irn/manifest.json").read_text()
 
 
 def test_a_training_that_is_preempted(cluster, outputs):

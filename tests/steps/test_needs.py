@@ -20,7 +20,7 @@ from wsss.data.dataset import Dataset
 MEASURED_PROCESS = needs._process.__wrapped__   # without its cache: Pipeline keeps the value of the first plan
 # The network and the trainings of which the numbers below are: every layer of a ResNet-50 from scratch learns.
 RESNET50 = ("backbone=resnet50", "backbone.pretrained=false", "train_cam.freeze_early=false", "train_cam.batch_size=4",
-            "train_cam.epochs=20", "train_irn.batch_size=4", "train_irn.epochs=6", "make_sem_seg_labels.refiner=walk")
+            "train_cam.epochs=20", "train_irn.batch_size=4", "train_irn.epochs=6", "refiner=walk")
 PHOTOGRAPHS = ((375, 500), (500, 375), (333, 500), (500, 333), (400, 500), (500, 442), (281, 500))
 
 

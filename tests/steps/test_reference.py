@@ -24,6 +24,7 @@ from tests.wsss.reference_networks import reference_classifier, reference_irn
 from wsss.data.dataset import Dataset
 from wsss.data.images import read_mask
 from wsss.networks.weights import save_weights
+from wsss.refiners.walk import Walk
 
 N_CLASSES = 20
 FACTS = {"backbone": {"method": "resnet", "depth": "resnet50", "norm": "frozen_batch"}, "classifier": {"method": "plain", "loss": "soft_margin"},
@@ -118,6 +119,6 @@ def test_scores_of_the_maps_at_the_published_thresholds(run, kind, threshold, of
 def test_settings_are_those_of_the_official_code():
     config = typed(compose(["recipe=official"]))
     assert (config.make_cam.scales, config.cam_to_ir_label.conf_fg, config.cam_to_ir_label.conf_bg) == ([1.0, 0.5, 1.5, 2.0], 0.45, 0.25)
-    walk = config.make_sem_seg_labels
-    assert (walk.beta, walk.exp_times, walk.radius, walk.bg_threshold) == (10.0, 8, 5, 0.35)
+    assert config.refiner == Walk(beta=10.0, exp_times=8, scale_steps=False, radius=5, pad_to=None)
+    assert config.make_sem_seg_labels.bg_threshold == 0.35
     assert (config.train_cam.momentum, config.train_cam.power, config.train_cam.head_lr_mult) == (1e-4, 0.9, 10.0)

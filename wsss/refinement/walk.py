@@ -11,7 +11,7 @@ dense matrix.
 """
 
 from functools import lru_cache
-from math import comb
+from math import comb, pi
 
 import torch
 from torch import Tensor
@@ -26,6 +26,15 @@ AT_ONCE = 32768  # numbers in an operation that torch runs on one CPU thread: se
 GATHERED = 2**26  # numbers that a GPU gathers at once for a product: 512 MiB
 
 Band = tuple[int, int, Tensor]  # (i, j, weights): the flattened pixels i, i+1, ... receive from j, j+1, ... with these weights
+
+
+def walk_memory(radius: int, gpu: bool) -> float:
+    """Bytes of memory of a random walk per pixel of the image, without copies of the maps.
+
+    In float64 at stride 4: twice the pairs of a cell with later cells nearer than `radius`, nearly half a disc; on a GPU also the
+    numbers of the matrix and of its columns, and the neighbours that are gathered.
+    """
+    return 8 / 16 * pi * radius ** 2 * (4 if gpu else 1)
 
 
 @torch.no_grad()
