@@ -16,7 +16,8 @@ from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
 
 # The key and the group of the configuration -> the package
-FAMILIES = {"cam": "wsss.cams", "backbone": "wsss.networks.backbones", "classifier": "wsss.classifiers", "refiner": "wsss.refiners"}
+FAMILIES = {"backbone": "wsss.networks.backbones", "classifier": "wsss.classifiers", "cam": "wsss.cams",
+            "refiner": "wsss.refiners"}
 _METHOD = re.compile(r"^Method\b.*=", re.MULTILINE)
 
 

@@ -115,9 +115,9 @@ for words in json.loads(sys.argv[1]):
 """
 
 
-def acts(tree: Path, *calls: tuple[str, ...], steps: str = CHOSEN) -> str:
+def acts(tree: Path, *calls: tuple[str, ...], chosen: tuple[str, ...] = (CHOSEN,)) -> str:
     """What `call` prints with each list of words; all by one process."""
-    words = json.dumps([[*SMOKE, steps, *more] for more in calls])
+    words = json.dumps([[*SMOKE, *chosen, *more] for more in calls])
     result = subprocess.run([sys.executable, "-c", ACTS, words], cwd=tree, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout
