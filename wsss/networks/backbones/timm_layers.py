@@ -1,5 +1,6 @@
 """timm's networks as backbones (`wsss.networks.backbones.timm_networks` builds them)."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from copy import copy
 from threading import get_ident
@@ -42,7 +43,9 @@ class Layout(NamedTuple):
 class TimmBackbone(Backbone):
     """A network of timm, `net`; parameter names are timm's after "net."."""
 
-    def __init__(self, net: nn.Module, layout: Layout):
+    net: Any
+
+    def __init__(self, net: Any, layout: Layout):
         super().__init__()
         self.net, self.layout = net, layout
         self.channels, self.strides = layout.channels, layout.strides
@@ -81,22 +84,23 @@ class TimmBackbone(Backbone):
         return self._cropped(map_of(output, sides, strides, self.layout.channels_last), size)
 
     def attention(self, x: Tensor) -> tuple[Tensor, ...] | None:
-        blocks = [getattr(block, "attn", None) for block in getattr(self.net, "blocks", ())]
-        if not blocks or not all(hasattr(attn, "fused_attn") and hasattr(attn, "attn_drop") for attn in blocks):
+        attentions: list[Any] = [getattr(block, "attn", None) for block in getattr(self.net, "blocks", ())]
+        if not attentions or not all(hasattr(each, "fused_attn") and hasattr(each, "attn_drop") for each in attentions):
             return None
-        thread, found = get_ident(), []
+        found: list[Tensor] = []
+        thread = get_ident()
 
-        def hook(attn: nn.Module, args: tuple, kwargs: dict) -> None:
+        def hook(attention: nn.Module, args: tuple, kwargs: dict) -> None:
             if get_ident() == thread:   # not the call of another thread that shares the network
-                found.append(_probabilities(attn, args, kwargs))
-        handles = [attn.register_forward_pre_hook(hook, with_kwargs=True) for attn in blocks]
+                found.append(_probabilities(attention, args, kwargs))
+        handles = [attention.register_forward_pre_hook(hook, with_kwargs=True) for attention in attentions]
         try:
             features = self.features(x)
         finally:
             for handle in handles:
                 handle.remove()
-        whole = [probabilities for probabilities in found if probabilities.shape[-1] >= features[0, 0].numel()]
-        return tuple(found) if len(whole) == len(blocks) else None   # None: attention in windows
+        whole = all(probabilities.shape[-1] >= features[0, 0].numel() for probabilities in found)   # not in windows
+        return tuple(found) if whole else None
 
     def _padded(self, x: Tensor) -> Tensor:
         height, width = (-side % self.layout.multiple for side in x.shape[2:])
@@ -124,14 +128,14 @@ def map_of(output: Tensor, size: Sequence[int], strides: Sequence[int], channels
     return output.permute(0, 3, 1, 2) if channels_last else output
 
 
-def _probabilities(attn: nn.Module, args: tuple, kwargs: dict) -> Tensor:
+def _probabilities(attention: Any, args: tuple, kwargs: dict) -> Tensor:
     """The attention after its softmax, by timm's path that is not fused: of a copy, because other threads may use the network."""
     found: list[Tensor] = []
-    unfused = copy(attn)   # with the same parameters
+    unfused = copy(attention)   # with the same parameters
     recorder = nn.Identity()
     recorder.register_forward_hook(lambda module, inputs, output: found.append(output))
-    unfused._modules = {**attn._modules, "attn_drop": recorder}
-    unfused._forward_pre_hooks = type(attn._forward_pre_hooks)()
+    unfused._modules = {**attention._modules, "attn_drop": recorder}
+    unfused._forward_pre_hooks = OrderedDict()
     unfused.fused_attn = False
     unfused(*args, **kwargs)
     return found[0]

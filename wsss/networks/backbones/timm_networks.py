@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import timm
@@ -37,13 +37,17 @@ def timm_backbone(network: str, output_stride: int | None, norm: str) -> TimmBac
     return TimmBackbone(net, layout)
 
 
-def create(network: str, options: dict[str, Any]) -> nn.Module:
+def create(network: str, options: dict[str, Any]) -> Any:
     """timm's network without classifier and pooling, with random weights."""
-    net = timm.create_model(network, num_classes=0, **options)   # with its own pooling first, which decides about its last norm
+    return without_head(timm.create_model(network, num_classes=0, **options))   # its own pooling decides about its last norm
+
+
+def without_head(net: Any) -> Any:
+    """The network without classifier and pooling, in place."""
     try:
         net.reset_classifier(0, "")
     except AssertionError:   # it cannot be without pooling; its `forward_head` is then not used
-        pass
+        net.reset_classifier(0)
     return net
 
 
@@ -58,7 +62,7 @@ def _to_group_norm(network: nn.Module) -> None:
                 setattr(parent, name, norm)
 
 
-def _stem(network: nn.Module) -> list[nn.Parameter]:
+def _stem(network: Any) -> list[nn.Parameter]:
     """The parameters of the stem as timm groups them for learning rates by layers; none if it does not say."""
     try:
         pattern = network.group_matcher(coarse=True)["stem"]
@@ -76,8 +80,8 @@ def measured(network: str, output_stride: int | None) -> Layout:
     """
     names = [*timm.list_models(), *timm.list_pretrained()]   # without and with the tags of weights
     if network not in names:
-        raise ConfigError(f"timm {timm.__version__} has no network {network!r}{did_you_mean(network, names)} (a network is "
-                          "a name of timm.list_models(), or one with a tag of timm.list_pretrained(): set backbone.network)")
+        raise ConfigError(f"backbone.network={network!r} is no network of timm {timm.__version__}{did_you_mean(network, names)} "
+                          "(known: timm.list_models(), and with the tags of weights timm.list_pretrained())")
     try:
         with torch.device("meta"), torch.no_grad(), torch.random.fork_rng(devices=[]):
             options = _options(network, STRIDE if output_stride is None else output_stride)
@@ -97,7 +101,7 @@ def _options(network: str, stride: int) -> dict[str, Any]:
     """The arguments with which a network takes images of any size and has this stride, as far as it can."""
     kind = type(timm.create_model(network, num_classes=0))
     known = {name for base in kind.__mro__ if base not in (nn.Module, object) for name in inspect.signature(base).parameters}
-    options = {name: value for name, value in _ANY_SIZE.items() if name in known}
+    options: dict[str, Any] = {name: value for name, value in _ANY_SIZE.items() if name in known}
     try:
         timm.create_model(network, num_classes=0, output_stride=stride, **options)
     except (TypeError, AssertionError, NotImplementedError):   # timm's ways to say that it cannot
@@ -105,7 +109,7 @@ def _options(network: str, stride: int) -> dict[str, Any]:
     return {**options, "output_stride": stride}
 
 
-def _measured(net: nn.Module, options: dict[str, Any]) -> Layout:
+def _measured(net: Any, options: dict[str, Any]) -> Layout:
     infos = getattr(net.feature_info, "info", net.feature_info)
     coarsest = max(info["reduction"] for info in infos)
     x = torch.empty(1, 3, 3 * coarsest, 4 * coarsest)
@@ -164,12 +168,12 @@ def _outputs(backbone: TimmBackbone, call: Callable[[], Tensor]) -> list[Tensor]
             handle.remove()
 
 
-def _fits(net: nn.Module, layout: Layout) -> bool:
+def _fits(net: Any, layout: Layout) -> bool:
     """Whether the grids are ceil(side / stride) at any size, in the stages and in the outputs of their modules."""
-    backbone, multiple = TimmBackbone(net, layout), max(*layout.strides, layout.feature_stride)
-    for size in ((3 * multiple, 4 * multiple), (3 * multiple + 1, 4 * multiple - 1), _SMALL):
+    backbone, coarsest = TimmBackbone(net, layout), max(layout.strides)
+    for size in ((3 * coarsest, 4 * coarsest), (3 * coarsest + 1, 4 * coarsest - 1), _SMALL):
         x = torch.empty(1, 3, *size)
-        features, *outputs = _outputs(backbone, lambda x=x: backbone.features(x))
+        features, *outputs = _outputs(backbone, partial(backbone.features, x))
         stages = [*backbone.stages(x), features]
         found = [tuple(each.shape[1:]) for each in (*stages, *(backbone.as_map(output, size) for output in outputs))]
         expected = [(channels, *(ceil(side, stride) for side in size)) for channels, stride in zip(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wsss.errors import WeightsError
 from wsss.networks.backbones.packaged import FILE, NAME, PACKAGE
+from wsss.networks.backbones.timm_networks import without_head
 from wsss.seeding import seeded
 
 _FILES = ("model.safetensors", "pytorch_model.bin")   # of a model at Hugging Face, as timm looks for them
@@ -30,10 +31,9 @@ def tagged_name(network: str) -> str | None:
 
 def is_cached(network: str) -> bool:
     """Whether the weights have been downloaded."""
-    weights = timm.get_pretrained_cfg(network)
+    weights: Any = timm.get_pretrained_cfg(network)
     if weights is None or not weights.hf_hub_id:
-        return weights is not None and bool(weights.url) and (
-            Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).is_file()
+        return bool(weights and weights.url) and (Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).is_file()
     repository, _, revision = weights.hf_hub_id.partition("@")
     names = [weights.hf_hub_filename] if weights.hf_hub_filename else _FILES
     return any(isinstance(huggingface_hub.try_to_load_from_cache(repository, name, revision=revision or None), str)
@@ -49,7 +49,7 @@ def fetch(network: str) -> dict[str, Tensor]:
         with seeded(0):   # the random weights that they replace
             return timm.create_model(network, pretrained=True).state_dict()
     except Exception as error:   # of Hugging Face's client, of the file, or of timm
-        weights = timm.get_pretrained_cfg(network)
+        weights: Any = timm.get_pretrained_cfg(network)
         file = f"{weights.hf_hub_filename or _FILES[0]} of https://huggingface.co/{weights.hf_hub_id}" if weights.hf_hub_id \
             else weights.url
         raise WeightsError(
@@ -77,7 +77,7 @@ def converted(tensors: Mapping[str, Tensor], network: str, options: Mapping[str,
         raise WeightsError(f"{where}: the {len(tensors)} tensors are not those of {network}: "
                            f"{textwrap.shorten(str(error), _LONGEST)}. Choose the backbone that these weights belong "
                            "to") from error
-    return net.state_dict()
+    return without_head(net).state_dict()
 
 
 def timm_names(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def vgg16(output_stride: int, norm: str) -> VGG16:
 
     layers = make_layers(cfgs["D"])
     for module in layers.modules():   # as torchvision does
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(module.bias)
     if norm == "frozen_batch":
