@@ -86,7 +86,7 @@ def test_seeds_that_are_worse_and_a_threshold_far_from_the_best():
     assert "56.0 on val" in found["train_cam", "classifier"]["text"] and tried(found["train_cam", "classifier"]) == ["train_cam.epochs=24"]
     assert set(found) == {("train_cam", "classifier"), ("make_lpcam", "change"), ("make_lpcam", "threshold")}
     found, _ = remarks(summary(score(40.2), make_cam=score(45.0), make_lpcam=score(40.0), val_map=0.56),
-                       {**DEFAULTS, "model.backbone": "resnet18", "backbone.starts_from_weights": False})
+                       {**DEFAULTS, "backbone.starts_from_weights": False})
     assert tried(found["train_cam", "classifier"]) == ["backbone=tf_efficientnet_lite0", "train_cam.epochs=24"]
 
 

@@ -3,22 +3,20 @@
 import copy
 import importlib.util
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
-from wsss.networks.backbones.build import load_pretrained, new_backbone
+from timm.layers import GroupNormAct
 
-from wsss.classifiers.plain import Classifier
+from tests.networks import LITE0, backbone_method, load_pretrained, new_backbone, new_classifier
 from wsss.errors import WeightsError
 from wsss.networks.backbones import packaged
 from wsss.networks.backbones.packaged import packaged_weights
-from wsss.networks.backbones.resnet import resnet
 from wsss.networks.irn import IRN
 from wsss.networks.weights import read_tensors
-
-LITE0 = "efficientnet_lite0"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +40,7 @@ def test_stages_and_features_have_the_sizes_that_are_said(net, size):
 def test_features_are_timms(net):
     """What timm's own classifier pools, with the weights of the package under timm's names."""
     reference = timm.create_model("tf_efficientnet_lite0", output_stride=16, num_classes=0).eval()
-    reference.load_state_dict(net.state_dict())
+    reference.load_state_dict(net.net.state_dict())
     x = torch.rand(2, 3, 65, 80)
     with torch.no_grad():
         assert torch.equal(net(x), reference.forward_features(x))
@@ -53,7 +51,7 @@ def test_features_are_timms(net):
 
 
 def test_a_local_file_with_timms_names(net, tmp_path):
-    torch.save({**net.state_dict(), "classifier.weight": torch.zeros(5, 1280), "classifier.bias": torch.zeros(5)}, tmp_path / "mine.pth")
+    torch.save({**net.net.state_dict(), "classifier.weight": torch.zeros(5, 1280), "classifier.bias": torch.zeros(5)}, tmp_path / "mine.pth")
     other = new_backbone(LITE0, "frozen_batch", seed=1)
     load_pretrained(other, tmp_path / "mine.pth")
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in other.state_dict().items())
@@ -61,13 +59,17 @@ def test_a_local_file_with_timms_names(net, tmp_path):
     assert net.normalisation.std == timm.get_pretrained_cfg("tf_efficientnet_lite0").std
 
 
-def test_training_leaves_the_statistics_and_with_detach_the_fine_blocks(net):
-    classifier = Classifier(copy.deepcopy(net), 3, freeze_early=True).train()
+def test_training_leaves_the_statistics_the_stem_and_the_early_blocks(net):
+    classifier = new_classifier(copy.deepcopy(net), 3).train()
+    assert not any(p.requires_grad for module in (classifier.backbone.net.conv_stem, classifier.backbone.net.bn1) for p in module.parameters())
+    for parameter in classifier.backbone.early_parameters():
+        parameter.requires_grad_(False)
     before = copy.deepcopy(classifier.backbone.state_dict())
     torch.optim.SGD(classifier.parameters(), 0.1).zero_grad()
     classifier(torch.rand(2, 3, 64, 64)).sum().backward()
     trained = {name for name, p in classifier.backbone.named_parameters() if p.grad is not None}
-    assert trained and all(name.startswith(("blocks.3", "blocks.4", "blocks.5", "blocks.6", "conv_head", "bn2")) for name in trained)
+    assert {".".join(name.split(".")[1:3]) for name in trained} == {
+        "blocks.3", "blocks.4", "blocks.5", "blocks.6", "conv_head.weight", "bn2.weight", "bn2.bias"}
     for name, value in classifier.backbone.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -75,8 +77,9 @@ def test_training_leaves_the_statistics_and_with_detach_the_fine_blocks(net):
 def test_from_scratch_it_has_group_norm_and_depends_on_the_seed():
     first, again, other = (new_backbone(LITE0, "group", seed) for seed in (0, 0, 1))
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in first.modules())
-    assert torch.equal(first.conv_head.weight, again.conv_head.weight)
-    assert not torch.equal(first.conv_head.weight, other.conv_head.weight)
+    assert torch.equal(first.net.conv_head.weight, again.net.conv_head.weight)
+    assert not torch.equal(first.net.conv_head.weight, other.net.conv_head.weight)
+    assert {module.num_channels // module.num_groups for module in first.modules() if isinstance(module, torch.nn.GroupNorm)} == {8}
     assert first.train()(torch.rand(1, 3, 33, 33)).shape == (1, 1280, 3, 3)
 
 
@@ -105,16 +108,50 @@ def test_a_package_that_is_missing_incomplete_or_damaged_is_named(monkeypatch, t
 
 
 def test_weights_of_another_network_are_named(net, tmp_path):
-    torch.save(resnet("tiny", "frozen_batch").state_dict(), tmp_path / "resnet.pth")
-    with pytest.raises(WeightsError, match=r"resnet.pth: the \d+ tensors are not those of efficientnet_lite0"):
+    torch.save(new_backbone("tiny", "frozen_batch").state_dict(), tmp_path / "resnet.pth")
+    with pytest.raises(WeightsError, match=r"resnet.pth: the \d+ tensors are not those of tf_efficientnet_lite0"):
         load_pretrained(new_backbone(LITE0, "frozen_batch"), tmp_path / "resnet.pth")
     with pytest.raises(WeightsError, match=r"57934424.pth \(resnet18\) does not fit the network. .*missing: conv1.weight"):
         load_pretrained(new_backbone("resnet18", "frozen_batch"), packaged_weights())
 
-    tensors = {**net.state_dict(), "conv_stem.weight": torch.zeros(32, 4, 3, 3)}   # for pictures of four channels
+    tensors = {**net.net.state_dict(), "conv_stem.weight": torch.zeros(32, 4, 3, 3)}   # for pictures of four channels
     torch.save(tensors, tmp_path / "four.pth")
     with pytest.raises(WeightsError, match=r"conv_stem.weight is \(32, 4, 3, 3\), the network's \(32, 3, 3, 3\)"):
         load_pretrained(new_backbone(LITE0, "frozen_batch"), tmp_path / "four.pth")
 
     with pytest.raises(WeightsError, match="use norm='frozen_batch' with them"):
         load_pretrained(new_backbone(LITE0, "group"))
+
+
+def test_the_numbers_are_those_of_before(net):
+    """Features, stages and the variant with group norm have the bits of the class that timm's network was copied to before."""
+    def layers(norm):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            copied = timm.create_model(LITE0, num_classes=0, output_stride=16).eval()
+        for parent in list(copied.modules()) if norm == "group" else []:
+            for name, child in list(parent.named_children()):
+                if isinstance(child, torch.nn.BatchNorm2d):
+                    group = GroupNormAct(child.num_features, group_size=8, apply_act=False)
+                    group.act = child.act
+                    setattr(parent, name, group)
+        return copied
+
+    x = torch.rand(1, 3, 40, 51)
+    for norm in ("frozen_batch", "group"):
+        new, old = new_backbone(LITE0, norm, seed=3).eval(), layers(norm)
+        assert list(old.state_dict()) == [name.removeprefix("net.") for name in new.state_dict()]
+        with torch.no_grad():
+            outputs = [old.bn1(old.conv_stem(x))]
+            for block in old.blocks:
+                outputs.append(block(outputs[-1]))
+            assert torch.equal(new(x), old.bn2(old.conv_head(outputs[-1])))
+            assert all(map(torch.equal, new.stages(x), (outputs[i] for i in (2, 3, 5, 7))))
+
+
+def test_its_plan_needs_neither_torch_nor_timm(monkeypatch):
+    for name in ("torch", "timm", "wsss.networks.backbones.timm_networks", "wsss.networks.backbones.timm_weights"):
+        monkeypatch.setitem(sys.modules, name, None)   # an import of it fails
+    method = backbone_method(LITE0)
+    assert method.at_hand() and method.remark() == "" and method.expected_file() == packaged.FILE
+    assert method.digest().startswith("57934424")   # as the name of the file says

