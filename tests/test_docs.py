@@ -57,7 +57,8 @@ def test_every_command_runs(page, tmp_path):
 
 def test_contributing_names_what_is_there():
     for name in re.findall(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:md|toml))`", (ROOT / "CONTRIBUTING.md").read_text()):
-        assert any((ROOT / name.replace("NAME", example)).exists() for example in ("make_cam", "cam", "crf")), name   # a step, methods
+        examples = (("make_cam", ""), ("cam", "cam"))   # a step, a method and its family
+        assert any((ROOT / name.replace("NAME", each).replace("FAMILY", family)).exists() for each, family in examples), name
 
 
 def test_the_checks_are_the_same_everywhere():

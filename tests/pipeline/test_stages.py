@@ -16,7 +16,7 @@ from steps import step
 from steps.parts.thresholds import FALLBACK
 
 VAL = "best mIoU on the masks of 60 val images"
-DEFAULTS = {"seed_maps": "make_lpcam", "data.n_val": 60, "backbone.starts_from_weights": True,
+DEFAULTS = {"seed_maps": "make_lpcam", "data.n_val": 60, "backbone": "timm", "backbone.starts_from_weights": True,
             "train_cam.epochs": 12, "train_irn.epochs": 4,
             "make_lpcam.prototypes": None, "make_lpcam.cam_threshold": 0.1, "make_lpcam.fg_threshold": 0.9,
             "make_lpcam.n_clusters": 12, "make_lpcam.background_high": 0.9, "cam_to_ir_label.conf_fg": None, "cam_to_ir_label.conf_bg": None,

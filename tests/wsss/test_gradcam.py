@@ -61,7 +61,7 @@ def plain_stages(net, x):
     stages = list(net.backbone.stages(x))
     features = stages[-1]
     if net.backbone.name == LITE0:
-        features = net.backbone.bn2(net.backbone.conv_head(features))
+        features = net.backbone.net.bn2(net.backbone.net.conv_head(features))
         stages.append(features)
     return stages, (features.mean((2, 3)) @ net.classifier.weight[:, :, 0, 0].T)[0]
 
