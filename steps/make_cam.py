@@ -53,12 +53,12 @@ def check(setup: Setup) -> None:
 def needs(setup: Setup) -> Needs | None:
     from steps.runtime.needs import Estimate, maps_on_disk, weights
 
-    if setup.config.cam.gradients:   # what a graph keeps in memory depends on where the method starts it
-        return None
-    estimate, scales = Estimate(setup), setup.settings.scales
+    estimate, scales, method = Estimate(setup), setup.settings.scales, setup.methods["cam"]
     network, images = estimate.classifier(), estimate.images("ids")
-    return estimate.finish(maps_on_disk(images, network.backbone.feature_stride, scales), weights(network),
-                           estimate.forwards(network, network.features, images, max(scales)), files=1)
+    if (found := estimate.maps(method, network, images, scales)) is None:
+        return None
+    stride, passing = found
+    return estimate.finish(maps_on_disk(images, stride, scales), weights(network), passing, files=1)
 
 
 def run(context: StepContext) -> dict[str, Any]:

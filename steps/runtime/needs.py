@@ -24,6 +24,7 @@ from steps.runtime.schedule import OptimizerName, total_steps
 from steps.runtime.store import Layout
 from steps.step import Needs, Setup
 from wsss.cams.maps import grids
+from wsss.cams.method import CamMethod
 from wsss.classifiers.classifier import Classifier
 from wsss.data.dataset import Dataset
 from wsss.networks.irn import IRN
@@ -155,6 +156,27 @@ class Estimate:
     def part(self, images: int) -> int:
         """The number of images in the largest part of a training batch (of a single process), of a list of `images`."""
         return math.ceil(min(self.settings.batch_size, images) / (self.settings.parts or 1))
+
+    def maps(self, method: CamMethod, network: Classifier, images: Images, scales: Sequence[float]) -> tuple[int, float] | None:
+        """The stride of the maps of a method, and its bytes (`passing`); None if it cannot be run without data."""
+        if not images.number:
+            return network.backbone.feature_stride, 0.0
+        rows: list[tuple[int, int]] = []     # of the image and of its maps
+        kept = set[torch.UntypedStorage]()   # by autograd; without data they take no memory here
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept.add(tensor.untyped_storage())
+            return tensor
+
+        def forward(pair: torch.Tensor) -> None:
+            with torch.set_grad_enabled(method.gradients), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                rows.append((pair.shape[2], method.maps(network, network.features, pair, [0]).shape[2]))
+        try:
+            passing = self.forwards(network.requires_grad_(False), forward, images, max(scales))
+        except Exception:   # a method may ask for values
+            return None
+        own = {tensor.untyped_storage() for tensor in network.state_dict().values()}
+        return max(1, round(rows[0][0] / rows[0][1])), passing + sum(storage.nbytes() for storage in kept - own)
 
     def forwards(self, network: nn.Module, forward: Callable, images: Images, scale: float = 1.0, batch: int = 2) -> float:
         """Bytes of `forward` over the images one by one (`passing`); `batch` is 2 with the mirror image."""

@@ -116,11 +116,12 @@ def test_irn_is_official_but_for_what_the_documents_name():
 def test_a_switch_makes_its_own_step_stale_and_no_step_before_it(smoke_outputs, key):
     """Every result before the switch's step stays; of the settings of the step only this one changed."""
     section = key.split(".")[0]
-    step = "make_sem_seg_labels" if section == "refiner" else section
+    step = {"refiner": "make_sem_seg_labels", "backbone": "train_cam"}.get(section, section)
     overrides = {
         "cam_to_ir_label.conf": ["cam_to_ir_label.conf_fg=0.45", "cam_to_ir_label.conf_bg=0.25"],
         "refiner.pad_to": ["refiner.pad_to=512"],
         "refiner": ["refiner=walk_official"],   # the run has walk
+        "backbone": ["backbone=resnet18", "backbone.pretrained=false"],   # the run has tiny
         "train_cam.head_lr_mult": ["train_cam.head_lr_mult=10.0"],
         "make_lpcam.prototype_images": ["make_lpcam.prototype_images=5"],
         "make_lpcam.background_high": ["make_lpcam.background_high=0.5"],
@@ -136,7 +137,8 @@ def test_a_switch_makes_its_own_step_stale_and_no_step_before_it(smoke_outputs, 
     for name in STEP_NAMES[:STEP_NAMES.index(step)]:
         assert name not in stale
     changed = {reason.split(":")[0] for reason in stale[step].split("; ") if reason.startswith(f"{section}.")}
-    assert changed == ({"refiner.scale_steps"} if key == "refiner" else
+    presets = {"refiner": {"refiner.scale_steps"}, "backbone": {"backbone.depth"}}   # what another file of conf/ changes
+    assert changed == (presets[key] if key in presets else
                        {override.split("=")[0] for override in overrides} - {"make_lpcam.prototype_split"})   # a list counts by its content
     assert key != "make_lpcam.prototype_split" or "of prototypes changed" in stale[step]
 

@@ -15,6 +15,7 @@ from steps.runtime.datasets import open_dataset
 from steps.runtime.needs import MIB
 from steps.step import Lists, Needs
 from tests.conftest import SMOKE
+from wsss.cams.cam import CAM
 from wsss.data.dataset import Dataset
 
 MEASURED_PROCESS = needs._process.__wrapped__   # without its cache: Pipeline keeps the value of the first plan
@@ -113,6 +114,18 @@ def test_weights_and_training_state_are_exact(smoke_needs, smoke_outputs, name):
     ("eval_cam", 734, [])])
 def test_images_and_resnet50(sized, step, measured, overrides):
     assert within(1.5, expected(dataset(6), step, *overrides).memory_mb, measured)
+
+
+def test_maps_by_gradients_keep_the_layers_after_their_stage(sized):
+    cam, last, fine = (expected(dataset(6), "make_cam", *words) for words in (["cam=cam"], ["cam=gradcam"], ["cam=gradcam", "cam.stage=1"]))
+    assert last.disk_mb == cam.disk_mb and within(1.1, fine.disk_mb, 16 * cam.disk_mb)
+    pixels = 4 * 400 * 500   # of the largest image at scale 2, and the mirror image; each block of layer2 keeps at least its output
+    assert last.memory_mb < cam.memory_mb + 50 and fine.memory_mb - cam.memory_mb > 2 * pixels / 64 * 4 * 512 * 4 / MIB
+
+
+def test_what_a_method_that_asks_for_values_needs_is_unknown(sized, monkeypatch):
+    monkeypatch.setattr(CAM, "maps", lambda self, net, features_of, pair, classes: features_of(pair) * float(pair.max()))
+    assert expected(dataset(6), "make_cam") is None
 
 
 @pytest.mark.parametrize("step", ["make_cam", "make_lpcam", "cam_to_ir_label", "make_sem_seg_labels"])

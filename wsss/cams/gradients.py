@@ -32,7 +32,8 @@ def stage_maps(net: Classifier, images: Tensor, classes: Sequence[int], stages: 
         ConfigError: there are no stages, or one that the backbone does not have.
     """
     numbers, size = stage_numbers(net, stages), (images.shape[2], images.shape[3])
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+    device = "cpu" if images.is_meta else images.device.type   # plans estimate memory on torch's meta device
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
         # Autograd cannot save a tensor that was made in inference mode; a copy made here is an ordinary one.
         outputs, logits = _forward(net, images.clone() if images.is_inference() else images, numbers)
         activations = [net.backbone.as_map(output.detach(), size) for output in outputs]
