@@ -147,9 +147,9 @@ def test_the_stride():
 @pytest.mark.parametrize(("name", "message"), [
     ("resnet19", r"backbone.network='resnet19' is no network of timm 1\.\d+\.\d+\w*; did you mean 'resnet18'\? \(known: timm.list_models"),
     ("resnet18.a1_in2k", "did you mean 'resnet18.a1_in1k'"),
-    ("hrnet_w18_small", "hrnet_w18_small cannot be a backbone: AttributeError: HighResolutionNet has no attribute"),
+    ("hrnet_w18_small", "hrnet_w18_small cannot be a backbone: AttributeError: .*HighResolutionNet.* has no attribute"),
     ("maxvit_tiny_rw_224", "cannot be a backbone: AssertionError: height .* must be divisible by window"),
-    ("inception_v3", "cannot be a backbone: ArgumentError: its stages .* do not have the size of the image over their strides")])
+    ("inception_v3", "cannot be a backbone: (ArgumentError: its stages .* do not have the size|AttributeError: )")])
 def test_networks_that_cannot_be_used_are_refused_with_the_reason(name, message):
     with pytest.raises(ConfigError, match=message):
         method(name)
