@@ -112,7 +112,7 @@ def _options(network: str, stride: int) -> dict[str, Any]:
 def _measured(net: Any, options: dict[str, Any]) -> Layout:
     infos = getattr(net.feature_info, "info", net.feature_info)
     coarsest = max(info["reduction"] for info in infos)
-    x = torch.empty(1, 3, 3 * coarsest, 4 * coarsest)
+    x = torch.empty(1, 3, 4 * coarsest, 6 * coarsest)
     shapes = [stage.shape[1:] for stage in net.forward_intermediates(x, output_fmt="NCHW", intermediates_only=True)]   # (D, h, w)
     strides = [x.shape[2] // height for _, height, _ in shapes]
     indices = _chosen(strides)
@@ -133,15 +133,7 @@ def _measured(net: Any, options: dict[str, Any]) -> Layout:
                                                for each, i in zip((features, *outputs), (-1, *indices, -1))))
     features = map_of(features, x.shape[2:], [strides[-1]], layout.channels_last)
     layout = layout._replace(feature_channels=features.shape[1])
-    try:
-        fits = _fits(net, layout)
-    except Exception:   # a network may refuse sides that are no multiple of its stride
-        fits = False
-    if not fits:
-        layout = layout._replace(multiple=max(strides))
-        if not _fits(net, layout):
-            raise ArgumentError(f"its stages {', '.join(layout.modules)} do not have the size of the image over their strides "
-                                f"{', '.join(map(str, layout.strides))}")
+    layout = layout._replace(multiple=_multiple(net, layout))
     backbone = TimmBackbone(net, layout)
     *_, last, pooled = _outputs(backbone, lambda: backbone.features(x))
     return layout._replace(separate=last is not pooled)
@@ -166,6 +158,20 @@ def _outputs(backbone: TimmBackbone, call: Callable[[], Tensor]) -> list[Tensor]
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _multiple(net: Any, layout: Layout) -> int:
+    """The smallest multiple with which the grids are ceil(side / stride) at any size. Small images may need a greater one."""
+    coarsest = max(layout.strides)
+    reason: Exception = ArgumentError(f"its stages {', '.join(layout.modules)} do not have the size of the image over their "
+                                      f"strides {', '.join(map(str, layout.strides))}")
+    for multiple in (1, coarsest, 2 * coarsest):
+        try:
+            if _fits(net, layout._replace(multiple=multiple)):
+                return multiple
+        except Exception as error:   # a network may refuse sides that are no multiple, or are too small
+            reason = error
+    raise reason
 
 
 def _fits(net: Any, layout: Layout) -> bool:
