@@ -103,7 +103,8 @@ def irn_case(quick: bool, precision: str = "float32", sizes: tuple[int, int] | N
         losses = []
         for _ in range(STEPS):
             stages = official_stages(theirs, images)
-            pos, neg, dp_fg, dp_bg = official_losses(index, theirs._edge(stages), theirs._displacement(stages), pairs)
+            edges, displacements = theirs._edge(stages, images), theirs._displacement(stages, images)
+            pos, neg, dp_fg, dp_bg = official_losses(index, edges, displacements, pairs)
             total = (pos + neg) / 2 + (dp_fg + dp_bg) / 2
             optimizer.zero_grad()
             total.backward()

@@ -68,8 +68,8 @@ def lists(setup: Setup) -> Lists:
 
 def identity(setup: Setup) -> dict[str, Any]:
     backbone = setup.methods["backbone"]
-    weights = {"weights": backbone.digest()} if backbone.starts_from_weights else {}
-    return {**facts(setup, "seed", "precision", "classifier"), "backbone": backbone.layers | weights}
+    weights = {"initial_weights": backbone.digest()} if backbone.starts_from_weights else {}
+    return {**facts(setup, "seed", "precision", "classifier"), "backbone": backbone.facts, **weights}
 
 
 def check(setup: Setup) -> None:
@@ -117,7 +117,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
     sample = _sample(context, method, view)
 
-    def loss(*part: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    def loss(*part: Any) -> dict[str, torch.Tensor]:
         *tensors, _ = part   # without the total of `counts`
         share = len(tensors[0]) / min(settings.batch_size, len(context.ids))   # of the batch
         return {name: value * share for name, value in method.losses(classifier, *tensors).items()}
@@ -132,7 +132,7 @@ def run(context: StepContext) -> dict[str, Any]:
     return {"steps": log[-1]["step"], "epochs": epochs_of(settings, len(context.ids)), "val_map": log[-1].get("val_map")}
 
 
-def _sample(context: StepContext, method: ClassifierMethod, view: Callable[[str, np.random.Generator], tuple[torch.Tensor, ...]],
+def _sample(context: StepContext, method: ClassifierMethod, view: Callable[[str, np.random.Generator], tuple[torch.Tensor, torch.Tensor]],
             ) -> Callable[[int, str, tuple[str, ...]], tuple[torch.Tensor, ...]]:
     """The function that makes the samples (see `fit`): the `view` of each member, mixed, all from the draws of the sample."""
     labels = {image_id: context.dataset.labels[image_id] for image_id in context.ids}

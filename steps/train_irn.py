@@ -81,8 +81,8 @@ def unused(setup: Setup) -> dict[str, str]:
 def identity(setup: Setup) -> dict[str, Any]:
     backbone, found = setup.methods["backbone"], facts(setup, "seed", "precision")
     found[setup.name]["init"] = init_of(setup).value
-    weights = {"weights": backbone.digest()} if init_of(setup) is Init.imagenet else {}
-    return {**found, "backbone": backbone.layers | weights}
+    weights = {"initial_weights": backbone.digest()} if init_of(setup) is Init.imagenet else {}
+    return {**found, "backbone": backbone.facts, **weights}
 
 
 def check(setup: Setup) -> None:

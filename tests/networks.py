@@ -13,7 +13,7 @@ def backbone_method(name: str, weights: str | None = None) -> BackboneMethod:
     """The method of a ResNet ("resnet18", "tiny", ...) or of a network of timm."""
     layers = {"method": "resnet", "depth": name} if name == "tiny" or name.startswith("resnet") else \
         {"method": "timm", "network": name, "output_stride": None}
-    return from_facts("backbone", {**layers, "pretrained": False, "weights": weights})
+    return from_facts("backbone", {**layers, "weights": weights})
 
 
 def new_backbone(name: str, norm: str = "group", seed: int = 0) -> Backbone:

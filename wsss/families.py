@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from inspect import isabstract
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
@@ -27,6 +27,8 @@ class BaseMethod:
 
     method: str = field(init=False)
 
+    unrecorded: ClassVar[Mapping[str, Any]] = {}   # settings that are not in `facts`, and their values when it is built again
+
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
         cls.method = cls.__module__.rpartition(".")[2]
@@ -37,8 +39,8 @@ class BaseMethod:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The name of the method and its settings, as JSON values."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        """The name of the method and its settings."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in self.unrecorded}
 
 
 def method_files(family: str) -> dict[str, Path]:
@@ -74,7 +76,8 @@ def from_facts(family: str, facts: Mapping[str, Any]) -> Any:
     Raises ConfigError as `load_method`, and TypeError if the method does not have these settings.
     """
     settings = dict(facts)
-    return load_method(family, settings.pop("method"))(**settings)
+    method = load_method(family, settings.pop("method"))
+    return method(**{**method.unrecorded, **settings})
 
 
 def found(family: str) -> dict[str, type[Any]]:

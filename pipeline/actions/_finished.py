@@ -68,7 +68,9 @@ def recorded_method(family: str, chosen: Any, recorded: Mapping[str, Any]) -> An
     """
     name = recorded["method"]
     try:
-        return made_with(chosen if chosen.method == name else load_method(family, name), recorded)
+        if chosen.method == name:
+            return made_with(chosen, recorded)
+        return made_with(method := load_method(family, name), {**method.unrecorded, **recorded})
     except MissingMandatoryValue as error:
         raise ConfigError(f"{family}={name} has the setting {error.full_key} since this run was made: choose {family}={name} on "
                           "the command line, which has its value") from error

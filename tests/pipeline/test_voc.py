@@ -34,7 +34,7 @@ def test_the_settings_are_the_official_ones(root):
         config = Pipeline.compose("data=voc12", f"data.root={root}", f"recipe={recipe}").config
         assert config.backbone.pretrained and config.train_cam.crop_size == config.train_irn.crop_size == 512
         assert config.run_name == f"voc12-{recipe}" and config.data.max_side is None
-    assert not Pipeline.compose("data=voc12", f"data.root={root}").config.backbone.pretrained   # clean assumes no weights
+    assert Pipeline.compose("data=voc12", f"data.root={root}").config.backbone.at_hand()   # clean needs no download
 
 
 @pytest.mark.parametrize(("chosen", "masks"), [

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from wsss.errors import ArgumentError, ConfigError, WeightsError
 from wsss.families import BaseMethod, from_facts
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from wsss.networks.backbones.backbone import Backbone
 
 NORMS = ("frozen_batch", "group")
-_WEIGHTS = ("pretrained", "weights")   # the settings that do not change the layers
 
 
 @dataclass
@@ -26,6 +26,8 @@ class BackboneMethod(BaseMethod, ABC):
 
     pretrained: bool      # start from ImageNet weights
     weights: str | None   # these weights as a local file, without a download
+
+    unrecorded: ClassVar[Mapping[str, Any]] = {"pretrained": False, "weights": None}   # they do not change the layers
 
     def __post_init__(self) -> None:
         """Raise ConfigError for an impossible setting."""
@@ -43,11 +45,6 @@ class BackboneMethod(BaseMethod, ABC):
     def norm(self) -> str:
         """Frozen batch norm with ImageNet weights; from scratch group norm, which does not depend on the size of a batch."""
         return "frozen_batch" if self.starts_from_weights else "group"
-
-    @property
-    def layers(self) -> dict[str, Any]:
-        """The settings that say which layers the network has, with the name of the method."""
-        return {name: value for name, value in self.facts.items() if name not in _WEIGHTS}
 
     def __str__(self) -> str:
         """The network and its initial weights, for the first line of a run."""
@@ -68,7 +65,7 @@ class BackboneMethod(BaseMethod, ABC):
         with seeded(seed):
             backbone = self.build(norm)
         backbone.name, backbone.norm = self.name, norm
-        backbone.facts = {**self.layers, "norm": norm}
+        backbone.facts = {**self.facts, "norm": norm}
         return backbone
 
     @abstractmethod
@@ -127,4 +124,4 @@ def rebuilt(facts: dict[str, Any]) -> Backbone:
     """
     layers = dict(facts)
     norm = layers.pop("norm")
-    return from_facts("backbone", {**layers, "pretrained": False, "weights": None}).new(norm)
+    return from_facts("backbone", layers).new(norm)
