@@ -132,7 +132,8 @@ def run(context: StepContext) -> dict[str, Any]:
     return {"steps": log[-1]["step"], "epochs": epochs_of(settings, len(context.ids)), "val_map": log[-1].get("val_map")}
 
 
-def _sample(context: StepContext, method: ClassifierMethod, view: Callable[[str, np.random.Generator], tuple[torch.Tensor, torch.Tensor]],
+def _sample(context: StepContext, method: ClassifierMethod,
+            view: Callable[[str, np.random.Generator], tuple[torch.Tensor, torch.Tensor]],
             ) -> Callable[[int, str, tuple[str, ...]], tuple[torch.Tensor, ...]]:
     """The function that makes the samples (see `fit`): the `view` of each member, mixed, all from the draws of the sample."""
     labels = {image_id: context.dataset.labels[image_id] for image_id in context.ids}
