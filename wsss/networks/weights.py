@@ -98,8 +98,8 @@ def fetch_pretrained(network: str) -> dict[str, Tensor]:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
     except (*DAMAGED, http.client.HTTPException) as error:
         raise WeightsError(
-            f"cannot download torchvision's {network} weights: {error}. On a machine with internet access download {url} (SHA-256 "
-            f"starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then copy it to {cached}, or set "
+            f"cannot download torchvision's {network} weights: {error}. On a machine with internet access download {url} "
+            f"(SHA-256 starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then copy it to {cached}, or set "
             "backbone.weights=FILE; or use backbone=tf_efficientnet_lite0, whose ImageNet weights are installed with this project"
         ) from error
 

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from wsss.data.messages import did_you_mean
 from wsss.errors import ArgumentError, ConfigError
-from wsss.networks.backbones.timm import STRIDE
+from wsss.networks.backbones.method import STRIDE
 from wsss.networks.backbones.timm_layers import Layout, TimmBackbone, ceil, map_of
 
 FINEST, MOST = 4, 5   # the stride of the finest stage, and the number of stages
