@@ -63,7 +63,7 @@ def needs(setup: Setup) -> Needs | None:
 
 def run(context: StepContext) -> dict[str, Any]:
     from steps.runtime.networks import feature_function, load_classifier
-    from wsss.cams.maps import pack
+    from wsss.cams.maps import pack, pad_of
     from wsss.cams.method import multi_scale_maps
 
     method, scales = context.methods["cam"], list(context.settings.scales)
@@ -71,15 +71,16 @@ def run(context: StepContext) -> dict[str, Any]:
         context = replace(context, runtime=replace(context.runtime, precision="float32"))
     classifier = load_classifier(context, method.gradients)
     features_of = feature_function(context, classifier)
+    strides = (classifier.backbone.feature_stride, *classifier.backbone.strides)   # a method may use the grid of any stage
 
     def make(image_id: str) -> Made:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
         maps = multi_scale_maps(method, classifier, features_of, image, classes, scales, context.runtime.device,
                                 classifier.backbone.normalisation)
         packed, maxima = pack(maps)
-        facts = {"height": image.shape[0], "width": image.shape[1], "classes": classes, "scales": scales,
-                 "grids": [list(each.shape[1:]) for each in maps], "pad": classifier.backbone.feature_stride,
-                 "range": list(method.range),
+        (height, width), grids = image.shape[:2], [list(each.shape[1:]) for each in maps]
+        facts = {"height": height, "width": width, "classes": classes, "scales": scales, "grids": grids,
+                 "pad": pad_of(grids, height, width, strides, scales), "range": list(method.range),
                  "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}
         return {f"{image_id}.npy": encode_array(packed.cpu().numpy())}, facts
 

@@ -46,7 +46,8 @@ class Settings(TrainingSettings):
     color_jitter: float          # strength of random brightness, contrast and saturation; 0: none
     head_lr_mult: float          # learning rate of the classifier, as a multiple of `lr`, that of the backbone
     warmup: float                # share of the steps over which the learning rate rises from 0
-    freeze_early: bool           # do not train the layers up to stride 8 (layer2 of a ResNet), as IRN; LPCAM trains them
+    freeze_early: bool           # do not train the layers up to stride 8 (layer2 of a ResNet, a quarter of the blocks of a ViT),
+                                 # as IRN; LPCAM trains them
     val_epochs: int              # epochs between two computations of mAP on val; also after the last epoch
     max_val_images: int | None   # of val; null: all
 

@@ -109,8 +109,8 @@ def _only_used(network: Network, context: StepContext) -> Network:
     fold_batch_norm(_frozen(network, context))
     if context.runtime.precision == "bf16":
         for layer in network.backbone.modules():
-            if isinstance(layer, (Conv2d, Linear)):
-                layer.to(torch.bfloat16)   # autocast would cast them in every call
+            if type(layer) in (Conv2d, Linear):   # others may compute with their weights before autocast casts the result
+                layer.to(torch.bfloat16)
     return network
 
 

@@ -84,3 +84,14 @@ def test_only_the_frozen_part_of_a_network_in_training_is_changed(context, norm)
     assert irn.backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert all(parameter.is_contiguous() for name, parameter in irn.named_parameters() if name.startswith("fc_"))
     assert {name.split(".")[0][:3] for name, parameter in irn.named_parameters() if parameter.requires_grad} == {"fc_"}
+
+
+def test_convolutions_standardise_their_weights_before_the_cast(tmp_path):
+    """Those of timm's NFNets and BiT."""
+    save_weights(tmp_path / WEIGHTS, network := new_classifier(new_backbone("test_nfnet"), 3), facts(network.backbone, 3))
+    context = StepContext("step", None, SimpleNamespace(classes=("a", "b", "c")), {}, tmp_path,
+                          {"classifier": (Source("classifier", folder=tmp_path),)})
+    images = torch.randn(2, 3, 75, 101, generator=torch.Generator().manual_seed(0))
+    uncast, cast = load_classifier(context), load_classifier(replace(context, runtime=Runtime(precision="bf16")))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(uncast.features(images), cast.features(images))

@@ -1,5 +1,6 @@
 """make_cam runs the method that is chosen as the method needs it."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -21,9 +22,33 @@ class Watching(CamMethod):
         hook = net.backbone.register_forward_hook(lambda *_: inside.append(torch.is_autocast_enabled("cpu")))
         features = features_of(pair)
         hook.remove()
-        weights = {parameter.dtype for parameter in net.backbone.parameters() if parameter.ndim == 4}
+        weights = {layer.weight.dtype for layer in net.backbone.modules() if type(layer) is torch.nn.Conv2d}
         self.seen.add((*inside, *weights, features.dtype, torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
         return features.new_zeros(2, len(classes), *features.shape[2:])
+
+
+class Ramp(CamMethod):
+    """The distance of a cell's centre from the top of the image, on the grid of a stride."""
+
+    def __init__(self, stride: int) -> None:
+        self.stride = stride
+
+    def maps(self, net, features_of, pair, classes):
+        height, width = (math.ceil(side / self.stride) for side in pair.shape[2:])
+        return ((torch.arange(height) + 0.5) * self.stride)[:, None].expand(2, len(classes), height, width)
+
+
+@pytest.mark.parametrize("stride", [16, 8, 4, 1])
+def test_maps_on_the_grid_of_any_stage_keep_their_place(smoke, outputs, tmp_path, stride):
+    context = smoke().recorded(outputs / "smoke").context("make_cam")
+    (folder := tmp_path / "make_cam").mkdir()
+    image_id = next(each for each in context.ids if context.dataset.working_size(each)[0] % 16)
+    context = replace(context, folder=folder, lists={"ids": (image_id,)}, methods={"cam": Ramp(stride)},
+                      settings=replace(context.settings, scales=[1.0]))
+    BY_NAME["make_cam"].run(context)
+    full = Maps(folder).at(image_id, "full")[0, :, 0]
+    inside = torch.arange(8, len(full) - 16)   # beyond the centre of the last cell a map is constant
+    torch.testing.assert_close(full[inside] / full[8], (inside + 0.5) / 8.5, rtol=2e-3, atol=0)
 
 
 @pytest.mark.parametrize(("gradients", "seen"), [

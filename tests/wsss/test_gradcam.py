@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from threading import Barrier
@@ -19,9 +20,12 @@ from wsss.cams.method import multi_scale_maps
 from wsss.errors import ConfigError
 
 CLASSES = [3, 0, 4]
-NETWORKS = [("resnet18", "group"), ("resnet18", "frozen_batch"), (LITE0, "frozen_batch")]
+DEIT, SWIN = "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224"   # their modules return tokens (B, n, D), and maps (B, h, w, D)
+CONVOLUTIONAL = [("resnet18", "group"), ("resnet18", "frozen_batch"), (LITE0, "frozen_batch")]
+NETWORKS = [*CONVOLUTIONAL, (DEIT, "frozen_batch"), (SWIN, "frozen_batch")]
 SIZES = [(61, 83), (96, 64)]
 EVERY = pytest.mark.parametrize(("name", "norm"), NETWORKS)
+EVERY_CONVOLUTIONAL = pytest.mark.parametrize(("name", "norm"), CONVOLUTIONAL)
 
 
 @cache
@@ -57,26 +61,45 @@ def maps_of(method, net, images, classes=CLASSES):
 
 
 def plain_stages(net, x):
-    """All stages and the logits of one image, with a graph, as the networks' own `stages` and the formulas of their heads say."""
+    """All stages and the logits of one image (1, 3, H, W), with a graph, as the networks' own layers and the formulas of their heads
+    say; and the function from a stage to its map (D, h, w)."""
+    weight, height, width = net.classifier.weight[:, :, 0, 0], *x.shape[2:]
+    layers, stages = getattr(net.backbone, "net", None), []
+    if net.backbone.name == DEIT:
+        x = layers._pos_embed(layers.patch_embed(x))
+        for block in layers.blocks:
+            stages.append(x := block(x))
+        stages = [*stages[2::3], layers.norm(x)]
+        grid = math.ceil(height / 16), math.ceil(width / 16)
+        return stages, (stages[-1][:, 1:].mean(1) @ weight.T)[0], lambda stage: stage[0, 1:].T.unflatten(1, grid)
+    if net.backbone.name == SWIN:
+        x = layers.patch_embed(F.pad(x, (0, -width % 32, 0, -height % 32)))
+        for layer in layers.layers:
+            stages.append(x := layer(x))
+        stages.append(layers.norm(x))
+
+        def cells(stage):   # those of the image
+            stride = (height + -height % 32) // stage.shape[1]
+            return stage[0, :math.ceil(height / stride), :math.ceil(width / stride)].permute(2, 0, 1)
+        return stages, cells(stages[-1]).mean((1, 2)) @ weight.T, cells
     stages = list(net.backbone.stages(x))
-    features = stages[-1]
     if net.backbone.name == LITE0:
-        features = net.backbone.net.bn2(net.backbone.net.conv_head(features))
-        stages.append(features)
-    return stages, (features.mean((2, 3)) @ net.classifier.weight[:, :, 0, 0].T)[0]
+        stages.append(layers.bn2(layers.conv_head(stages[-1])))
+    return stages, (stages[-1].mean((2, 3)) @ weight.T)[0], lambda stage: stage[0]
 
 
 def plain(net, images, classes, kind):
     """The maps (2, K, h, w) of every stage by loops over images, classes and channels; kind "grad" or "layer"."""
     result = []
     for image in images:
-        stages, logits = plain_stages(net, image[None].requires_grad_())   # the stem of a pretrained network is frozen
+        stages, logits, cells = plain_stages(net, image[None].requires_grad_())   # the stem of a pretrained network is frozen
         rows = []
         for index in classes:
             of_class = []
             for stage, gradient in zip(stages, torch.autograd.grad(logits[index], stages, retain_graph=True), strict=True):
-                total = torch.zeros(stage.shape[2:], dtype=stage.dtype)
-                for activation, g in zip(stage[0].detach(), gradient[0], strict=True):
+                activations, gradients = cells(stage.detach()), cells(gradient)
+                total = torch.zeros(activations.shape[1:], dtype=stage.dtype)
+                for activation, g in zip(activations, gradients, strict=True):
                     weight = g.sum() / g.numel() if kind == "grad" else g.clamp(min=0)
                     total += weight * activation
                 of_class.append(total.clamp(min=0))
@@ -124,7 +147,7 @@ def test_layer_cam_equals_plain_loops(name, norm, size):
     assert torch.equal(maps_of(LayerCAM([4, -1]), net, images), maps_of(LayerCAM([4]), net, images))
 
 
-@EVERY
+@EVERY_CONVOLUTIONAL
 def test_both_equal_torchcam(name, norm):
     methods = pytest.importorskip("torchcam.methods", reason='pip install -e ".[test]"')
     net, images = exact(name, norm, (61, 83))
@@ -162,7 +185,7 @@ def test_no_scale_outweighs_the_others(method):
     assert ratios == pytest.approx([ratios[0]] * 3, rel=1e-3)
 
 
-@EVERY
+@EVERY_CONVOLUTIONAL
 def test_stage_modules_output_the_stages(name, norm):
     net, x = network(name, norm).backbone, pair(37, 50)
     outputs = []
@@ -258,22 +281,31 @@ def live(net):
     """The numbers of tensors that exist and of hooks on the network."""
     objects = gc.get_objects()
     return (sum(issubclass(type(item), torch.Tensor) for item in objects),
-            sum(len(module._forward_hooks) + len(module._backward_hooks) for module in net.modules()))
+            sum(len(hooks) for module in net.modules()
+                for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)))
 
 
-@pytest.mark.parametrize("method", [GradCAM(0), LayerCAM([0, 2, -1])])
-def test_nothing_outlives_an_image(method):
-    net = network()
-    maps_of(method, net, pair(32, 32))   # what is made once
+def attention(net, images, classes):
+    assert len(net.backbone.attention(images)) == len(net.backbone.net.blocks)
+    if classes == [5]:
+        raise IndexError
+
+
+@pytest.mark.parametrize(("name", "call"), [
+    *((name, partial(maps_of, method)) for name in ("tiny", "test_vit") for method in (GradCAM(0), LayerCAM([0, 2, -1]))),
+    ("test_vit", attention)])
+def test_nothing_outlives_an_image(name, call):
+    net = network(name)
+    call(net, pair(32, 32), CLASSES)     # what is made once
     gc.collect()
     gc.disable()                         # a reference cycle would keep tensors until the next collection
     try:
         before = live(net)
         for seed in range(200):
-            maps_of(method, net, pair(32, 32, seed))
+            call(net, pair(32, 32, seed), CLASSES)
         assert live(net) == before
         with pytest.raises(IndexError):
-            maps_of(method, net, pair(32, 32), [5])
+            call(net, pair(32, 32), [5])
         gc.collect()                     # pytest holds the traceback until then
         assert live(net) == before
     finally:

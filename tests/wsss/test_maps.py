@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wsss.cams.maps import at_size, grids, pack, rebuild, unpack
+from wsss.cams.maps import at_size, grids, pack, pad_of, rebuild, unpack
 from wsss.errors import ArgumentError
 
 SIZES = [(375, 500), (97, 131), (1, 1), (16, 17), (700, 3)]
@@ -60,6 +60,14 @@ def test_other_strides(stride, resolution):
     torch.testing.assert_close(ours, official(maps, 97, 131, resolution, pad=stride), rtol=0, atol=1e-3)
     if resolution == "full":
         assert (ours - rebuild(pack(maps)[0], 97, 131, grids(97, 131, stride), "full")).abs().max() > 0.01   # without padding
+
+
+def test_the_padding_is_that_of_the_first_stride_with_these_grids():
+    for stride in (16, 14, 8, 4):
+        assert pad_of(grids(97, 131, stride), 97, 131, (16, 4, 8, 14)) == stride
+    assert pad_of([[97, 131]], 97, 131, (16, 4), [1.0]) == 1                      # the pixels of the image
+    assert pad_of([[13, 17]], 97, 131, (16, 8, 4), [1.0, 0.5]) == 1               # one grid for all scales
+    assert pad_of([[1, 1]], 3, 4, (16, 4), [1.0]) == 16                           # of both strides
 
 
 @pytest.mark.parametrize("size", [(224, 224), (203, 150)])

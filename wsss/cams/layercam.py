@@ -37,7 +37,7 @@ class LayerCAM(CamMethod):
 
     def maps(self, net: Classifier, features_of: Callable[[Tensor], Tensor], pair: Tensor, classes: Sequence[int]) -> Tensor:
         """As `CamMethod.maps`, on the grid of the finest of the stages; not negative. `features_of` is not used. Raises
-        ArgumentError if there are no stages, or one that the backbone does not have."""
+        ConfigError if there are no stages, or one that the backbone does not have."""
         from wsss.cams.gradients import stage_maps
 
         return _fused(stage_maps(net, pair, classes, self.stages, _map))

@@ -29,6 +29,12 @@ def grids(height: int, width: int, stride: int, scales: Sequence[float] = SCALES
     return [(math.ceil(h / stride), math.ceil(w / stride)) for h, w in sizes]
 
 
+def pad_of(found: Sequence[Sequence[int]], height: int, width: int, strides: Sequence[int],
+           scales: Sequence[float] = SCALES) -> int:
+    """The `pad` of `rebuild` for maps that are on the grids `found`: the first of the `strides` that has these grids, else 1."""
+    return next((stride for stride in strides if grids(height, width, stride, scales) == [tuple(grid) for grid in found]), 1)
+
+
 def pack(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Convert maps on one or several grids to their stored form.
 

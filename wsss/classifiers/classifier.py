@@ -33,7 +33,7 @@ class Classifier(nn.Module):
         return self.head(self.features(x))
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The trained parameters of the backbone, and the others; the latter get ten times the learning rate."""
+        """The trained parameters of the backbone, and those of the head."""
         own = set(self.backbone.parameters())
         return ([parameter for parameter in self.backbone.parameters() if parameter.requires_grad],
                 [parameter for parameter in self.parameters() if parameter not in own])

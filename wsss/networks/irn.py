@@ -93,7 +93,7 @@ class IRN(nn.Module):
         self.mean_shift.running_mean.copy_(mean)
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The parameters of the edge and of the displacement branch; the latter gets ten times the learning rate."""
+        """The parameters of the edge and of the displacement branch."""
         named = list(self.named_parameters())
         edge, displacement = ([p for name, p in named if name.startswith(prefix)] for prefix in ("fc_edge", "fc_dp"))
         return edge, displacement

@@ -71,35 +71,35 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-def pretrained_name(depth: str) -> str:
+def pretrained_name(network: str) -> str:
     """The name of torchvision's V1 file, for example resnet50-0676ba61.pth; it ends with the start of its SHA-256."""
-    return Path(urlparse(_url(depth)).path).name
+    return Path(urlparse(_url(network)).path).name
 
 
-def pretrained_cache(depth: str) -> Path:
+def pretrained_cache(network: str) -> Path:
     """The path of torchvision's V1 file after its download."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / pretrained_name(depth)
+    return Path(torch.hub.get_dir()) / "checkpoints" / pretrained_name(network)
 
 
-def _url(depth: str) -> str:
-    from torchvision.models import get_model_weights  # late, as in `wsss.networks.backbones.resnet`
+def _url(network: str) -> str:
+    from torchvision.models import get_model_weights  # takes a second; plan and status do not need it
 
-    return get_model_weights(depth).IMAGENET1K_V1.url
+    return get_model_weights(network).IMAGENET1K_V1.url
 
 
-def fetch_pretrained(depth: str) -> dict[str, Tensor]:
-    """The tensors of torchvision's V1 file of a ResNet ("resnet50", ...), from its cache or the internet. Raises WeightsError
-    with the offline alternatives."""
-    url, name = _url(depth), pretrained_name(depth)
-    cached = pretrained_cache(depth)
+def fetch_pretrained(network: str) -> dict[str, Tensor]:
+    """The tensors of torchvision's V1 file of a network ("resnet50", "vgg16", ...), from its cache or the internet. Raises
+    WeightsError with the offline alternatives."""
+    url, name = _url(network), pretrained_name(network)
+    cached = pretrained_cache(network)
     if cached.is_file():
         return read_tensors(cached)
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
     except (*DAMAGED, http.client.HTTPException) as error:
         raise WeightsError(
-            f"cannot download torchvision's {depth} weights: {error}. On a machine with internet access download {url} (SHA-256 "
-            f"starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then copy it to {cached}, or set "
+            f"cannot download torchvision's {network} weights: {error}. On a machine with internet access download {url} "
+            f"(SHA-256 starting with {name.rsplit('-', 1)[1].removesuffix('.pth')}), then copy it to {cached}, or set "
             "backbone.weights=FILE; or use backbone=tf_efficientnet_lite0, whose ImageNet weights are installed with this project"
         ) from error
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wsss.data.images import Normalisation
 
-EARLY_STRIDE = 8   # of the last early stage: layer2 of a ResNet
+EARLY_STRIDE = 8   # of the last early stage
 
 
 class Backbone(nn.Module):
@@ -60,9 +60,10 @@ class Backbone(nn.Module):
         return None
 
     def early_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the layers up to the last stage of stride 8 or less, or the first stage if all are coarser: those
-        that its output depends on."""
-        number = max((i for i, stride in enumerate(self.strides) if stride <= EARLY_STRIDE), default=0)
+        """The trained parameters of the layers up to the first stage of stride 8: layer2 of a ResNet. Without such a stage it is
+        that of the greatest stride below 8, or the first stage if all are coarser: the first quarter of the blocks of a ViT of
+        stride 14 or 16."""
+        number = self.strides.index(max((stride for stride in self.strides if stride <= EARLY_STRIDE), default=self.strides[0]))
         probe = next(self.parameters()).new_zeros(1, 3, 64, 64)
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         training = self.training

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wsss.networks.backbones.backbone import Backbone
 
 NORMS = ("frozen_batch", "group")
+STRIDE = 16   # of the features, where a network can have it; as in IRN and LPCAM (net/resnet50.py)
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wsss.errors import ConfigError
-from wsss.networks.backbones.method import BackboneMethod
+from wsss.networks.backbones.method import STRIDE, BackboneMethod
 from wsss.networks.backbones.packaged import FILE, NAME, packaged_weights
 from wsss.networks.facts import file_sha256
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from wsss.networks.backbones.backbone import Backbone
     from wsss.networks.backbones.timm_layers import Layout
-
-STRIDE = 16   # of the features, where timm can change it
 
 
 @dataclass

@@ -14,9 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from wsss.data.messages import did_you_mean
 from wsss.errors import ArgumentError, ConfigError
+from wsss.networks.backbones.method import STRIDE
 from wsss.networks.backbones.timm_layers import Layout, TimmBackbone, ceil, map_of
 
-STRIDE = 16           # of the features, where timm can change it
 FINEST, MOST = 4, 5   # the stride of the finest stage, and the number of stages
 GROUP_SIZE = 8        # channels per group of a group norm
 _SMALL = (5, 7)       # pixels: smaller than any stride of 8 or more
