@@ -19,7 +19,7 @@ from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, Column, Needs, Setup, StepSettings, facts
 
-VERSION = 3
+VERSION = 4
 KIND = IMAGES
 MAPS = {"": "CAM"}             # of the default method; `run` returns that of the method
 OFFICIAL = OfficialMaps("cam_mask")
