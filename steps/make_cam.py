@@ -78,7 +78,7 @@ def run(context: StepContext) -> dict[str, Any]:
                                 classifier.backbone.normalisation)
         packed, maxima = pack(maps)
         facts = {"height": image.shape[0], "width": image.shape[1], "classes": classes, "scales": scales,
-                 "grids": [list(each.shape[1:]) for each in maps], "pad": classifier.backbone.feature_stride,
+                 "grids": [list(each.shape[1:]) for each in maps], "pad": method.pad(classifier),
                  "range": list(method.range),
                  "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}
         return {f"{image_id}.npy": encode_array(packed.cpu().numpy())}, facts
