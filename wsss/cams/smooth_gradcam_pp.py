@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class SmoothGradCAMpp(StageMethod):
-    """Smooth Grad-CAM++ (section 3): Grad-CAM++ with the means of g, g^2 and g^3 over noisy copies of the image in place of the
+    """Smooth Grad-CAM++: Grad-CAM++ with the means of g, g^2 and g^3 over noisy copies of the image in place of the
     gradient g of the class's logit and of its powers, and with the activations of the image without noise.
 
     w_k = sum_ij alpha_k ReLU(mean g) with alpha = mean g^2 / (2 mean g^2 + mean g^3 sum_ab A_k(a,b)). In the paper the numerator

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class XGradCAM(StageMethod):
-    """XGrad-CAM (section 3): ReLU(sum_k a_k A_k), with A_k the activations of a stage and a_k = sum_ij A_k g_k / sum_ij A_k the
+    """XGrad-CAM: ReLU(sum_k a_k A_k), with A_k the activations of a stage and a_k = sum_ij A_k g_k / sum_ij A_k the
     mean of the gradient g_k of the class's logit with respect to A_k, weighted by the activations.
 
     Where the gradient is the same in all cells, as at the last stage with a linear classifier after average pooling, it is
