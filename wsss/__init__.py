@@ -6,12 +6,22 @@ from typing import Any
 # The module of each public name. It is imported on first access, because torch takes seconds to import and users of
 # `wsss.errors` or `wsss.data` do not need it. No module may have one of these names.
 _NAMES = {
+    "cams.backprop": ["Backprop"],
     "cams.cam": ["class_activation_maps", "multi_scale_cam", "multi_scale_features"],
     "cams.clustering": ["kmeans"],
+    "cams.eigencam": ["EigenCAM"],
     "cams.gradcam": ["GradCAM"],
+    "cams.gradcam_pp": ["GradCAMpp"],
+    "cams.guided_backprop": ["GuidedBackprop"],
+    "cams.guided_gradcam": ["GuidedGradCAM"],
+    "cams.hirescam": ["HiResCAM"],
     "cams.layercam": ["LayerCAM"],
     "cams.lpcam": ["class_probability", "lpcam_maps", "mean_direction", "select_prototypes", "split_cells"],
     "cams.maps": ["pack", "rebuild"],
+    "cams.occlusion": ["Occlusion"],
+    "cams.scorecam": ["ScoreCAM"],
+    "cams.smooth_gradcam_pp": ["SmoothGradCAMpp"],
+    "cams.xgradcam": ["XGradCAM"],
     "metrics.instances": ["CocoPrecision", "InstancePrecision"],
     "metrics.semantic": ["Confusion", "ThresholdCounts", "average_precision"],
     "refinement.affinity": ["affinity_losses", "edge_to_affinity"],

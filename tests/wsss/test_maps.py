@@ -67,6 +67,7 @@ def test_the_padding_is_that_of_the_first_stride_with_these_grids():
         assert pad_of(grids(97, 131, stride), 97, 131, (16, 4, 8, 14)) == stride
     assert pad_of([[97, 131]], 97, 131, (16, 4), [1.0]) == 1                      # the pixels of the image
     assert pad_of([[13, 17]], 97, 131, (16, 8, 4), [1.0, 0.5]) == 1               # one grid for all scales
+    assert pad_of(grids(97, 131, 5), 97, 131, (16, 4)) == 5                       # of no stage
     assert pad_of([[1, 1]], 3, 4, (16, 4), [1.0]) == 16                           # of both strides
 
 

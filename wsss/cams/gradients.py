@@ -1,6 +1,8 @@
-"""The part that the gradient methods share: activations of stages, and gradients of the classes' logits with respect to them."""
+"""The part that the gradient methods share: activations of stages, and gradients of the classes' logits with respect to them or
+to the image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import get_ident
 
 import torch
@@ -23,26 +25,53 @@ def stage_maps(net: Classifier, images: Tensor, classes: Sequence[int], stages: 
         images: (B, 3, H, W) normalised.
         classes: K class indices, from 0; K may be 0.
         stages: indices of `net.backbone.stage_modules`; negative ones count from the end. A stage named twice counts once.
-        map_of: activation A (B, D, h, w) of a stage and gradient of a class's logit with respect to A -> map (B, h, w).
+        map_of: activation A (B, D, h, w) of a stage and gradient of a class's logit with respect to A -> (B, ..., h, w), a map.
 
     Returns:
-        per stage, fine to coarse: (B, K, h, w) float32, without a graph.
+        per stage, fine to coarse: the maps of all classes, (B, K, ..., h, w) float32, without a graph; (B, 0, h, w) if K is 0.
 
     Raises:
         ConfigError: there are no stages, or one that the backbone does not have.
     """
     numbers, size = stage_numbers(net, stages), (images.shape[2], images.shape[3])
+    with _differentiable(images) as x:
+        outputs, logits = _forward(net, x, numbers)
+        activations = [net.backbone.as_map(output.detach(), size) for output in outputs]
+        maps: list[list[Tensor]] = [[] for _ in activations]
+        for index in classes:
+            gradients = torch.autograd.grad(logits[:, index].sum(), outputs, retain_graph=True)   # images are independent
+            for of_stage, activation, gradient in zip(maps, activations, gradients, strict=True):
+                of_stage.append(map_of(activation, net.backbone.as_map(gradient, size)))
+        return [torch.stack(of_stage, dim=1) if of_stage else a.new_zeros(len(images), 0, *a.shape[2:])
+                for of_stage, a in zip(maps, activations, strict=True)]
+
+
+def stage_activations(net: Classifier, images: Tensor, stage: int) -> Tensor:
+    """The activations (B, D, h, w) of a stage, as `stage_maps` gives them to `map_of`; arguments and errors as there."""
+    with _differentiable(images) as x, torch.no_grad():
+        outputs, _ = _forward(net, x, stage_numbers(net, [stage]))
+        return net.backbone.as_map(outputs[0].detach(), (images.shape[2], images.shape[3]))
+
+
+def image_gradients(net: Classifier, images: Tensor, classes: Sequence[int]) -> Tensor:
+    """The gradients of the classes' logits with respect to the images, (B, K, 3, H, W) float32, without a graph.
+
+    Arguments as `stage_maps`; one forward pass for all classes, whose graph is that of the whole network.
+    """
+    with _differentiable(images) as x:
+        x = x.detach().requires_grad_()
+        logits = net(x)
+        gradients = [torch.autograd.grad(logits[:, index].sum(), x, retain_graph=True)[0] for index in classes]
+        return torch.stack(gradients, dim=1) if gradients else x.new_zeros(len(x), 0, *x.shape[1:])
+
+
+@contextmanager
+def _differentiable(images: Tensor) -> Iterator[Tensor]:
+    """Enable gradients in float32 in the block, which gets the images as a tensor that autograd can save."""
     device = "cpu" if images.is_meta else images.device.type   # plans estimate memory on torch's meta device
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
         # Autograd cannot save a tensor that was made in inference mode; a copy made here is an ordinary one.
-        outputs, logits = _forward(net, images.clone() if images.is_inference() else images, numbers)
-        activations = [net.backbone.as_map(output.detach(), size) for output in outputs]
-        maps = [a.new_zeros(len(images), len(classes), *a.shape[2:]) for a in activations]
-        for k, index in enumerate(classes):
-            gradients = torch.autograd.grad(logits[:, index].sum(), outputs, retain_graph=True)   # images are independent
-            for out, activation, gradient in zip(maps, activations, gradients, strict=True):
-                out[:, k] = map_of(activation, net.backbone.as_map(gradient, size))
-    return maps
+        yield images.clone() if images.is_inference() else images
 
 
 def stage_numbers(net: Classifier, stages: Sequence[int]) -> list[int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from wsss.data.images import IMAGENET, Normalisation, normalise, resize_image, scaled_size
-from wsss.errors import ArgumentError
+from wsss.errors import ArgumentError, ConfigError
 from wsss.families import BaseMethod
 
 if TYPE_CHECKING:   # a plan reads the settings of a method and waits for no torch
@@ -30,6 +30,11 @@ class CamMethod(BaseMethod, ABC):
     range: ClassVar[tuple[float, float]] = (0, 1)   # of a class's maps divided by their greatest magnitude: here after a ReLU
     gradients: ClassVar[bool] = False  # True: `maps` runs in float32 on the weights as trained, with gradients enabled; no
     #                                    parameter requires one, so the method starts the graph at an activation
+
+    def require(self, condition: bool, key: str, expected: str) -> None:
+        """Raise ConfigError with the key, its value and what is `expected`, if `condition` is false."""
+        if not condition:
+            raise ConfigError(f"cam.{key}={getattr(self, key)!r} is not possible: expected {expected}")
 
     @abstractmethod
     def maps(self, net: Classifier, features_of: Features, pair: Tensor, classes: Sequence[int]) -> Tensor:
@@ -54,6 +59,38 @@ class CamMethod(BaseMethod, ABC):
     def scale_weight(self, pair: Tensor) -> float:
         """The factor of the maps of `pair` in the sum over the scales of an image."""
         return 1.0
+
+
+@dataclass
+class StageMethod(CamMethod):
+    """A method whose map of a class is a function of the activations A of one stage and of the gradient of the class's logit
+    (before any softmax) with respect to A. It supplies `map_of`.
+
+    stage: index of the backbone's stages, fine to coarse from 0; negative ones count from the end, -1: the features that are
+    pooled.
+    """
+
+    stage: int
+
+    gradients: ClassVar[bool] = True
+
+    @staticmethod
+    @abstractmethod
+    def map_of(activation: Tensor, gradient: Tensor) -> Tensor:
+        """The map (B, h, w) of activations (B, D, h, w) and of the gradient of a class with respect to them, (B, D, h, w)."""
+
+    def maps(self, net: Classifier, features_of: Features, pair: Tensor, classes: Sequence[int]) -> Tensor:
+        """As `CamMethod.maps`, on the grid of the stage; not negative. One forward pass and K backward passes, in float32;
+        `features_of` is not used. Raises ConfigError if the backbone has no such stage."""
+        from wsss.cams.gradients import stage_maps
+
+        return stage_maps(net, pair, classes, [self.stage], self.map_of)[0]
+
+    def check(self, net: Classifier) -> None:
+        """Raise ConfigError if the backbone does not have this stage."""
+        from wsss.cams.gradients import stage_numbers
+
+        stage_numbers(net, [self.stage])
 
 
 def image_pairs(image: np.ndarray, scales: Sequence[float], device: torch.device | str = "cpu",
