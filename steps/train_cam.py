@@ -47,7 +47,7 @@ class Settings(TrainingSettings):
     head_lr_mult: float          # learning rate of the classifier, as a multiple of `lr`, that of the backbone
     warmup: float                # share of the steps over which the learning rate rises from 0
     freeze_early: bool           # do not train the layers up to stride 8 (layer2 of a ResNet, a quarter of the blocks of a ViT),
-                                 # as IRN; LPCAM trains them
+                                 # as IRN; LPCAM trains them. Layers from random weights are always trained
     val_epochs: int              # epochs between two computations of mAP on val; also after the last epoch
     max_val_images: int | None   # of val; null: all
 
@@ -85,7 +85,7 @@ def needs(setup: Setup) -> Needs:
     from steps.runtime.needs import Estimate
 
     estimate = Estimate(setup)
-    network = estimate.classifier(setup.settings.freeze_early)
+    network = estimate.classifier(setup.settings.freeze_early and setup.methods["backbone"].starts_from_weights)
     disk, held, passing = estimate.training(network, log_line=120)
     validation = estimate.forwards(network, network.features, estimate.images("log"), batch=1)
     return estimate.finish(disk, held, max(passing, validation))

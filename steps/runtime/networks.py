@@ -48,7 +48,7 @@ def new_classifier(context: StepContext) -> Classifier:
         method.load(backbone)
     classifier = context.methods["classifier"].new(backbone, len(context.dataset.classes),
                                                    derived_seed(context.seed, context.name, "classifier"))
-    if context.settings.freeze_early:
+    if context.settings.freeze_early and context.methods["backbone"].starts_from_weights:   # random layers must learn
         freeze_early(backbone)
     return to_train(classifier, context.runtime.device)
 

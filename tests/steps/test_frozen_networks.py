@@ -8,8 +8,10 @@ import torch
 
 from steps.runtime.context import Runtime, Source, StepContext
 from steps.runtime.networks import WEIGHTS, load_classifier, load_irn, new_irn
-from tests.networks import facts, new_backbone, new_classifier
+from steps.runtime.networks import new_classifier as new_classifier_of
+from tests.networks import backbone_method, facts, new_backbone, new_classifier
 from wsss.classifiers.classifier import Classifier
+from wsss.classifiers.plain import Plain
 from wsss.networks.backbones.resnet_layers import FrozenBatchNorm, ResNet
 from wsss.networks.irn import IRN
 from wsss.networks.weights import load_weights, save_weights
@@ -56,6 +58,17 @@ def test_results_are_those_of_the_usual_layout_within_rounding(context, norm):
     load_weights(context.input("irn") / WEIGHTS, plain)
     with torch.inference_mode():
         assert difference(plain.edge_map(images), load_irn(context).edge_map(images)) < 1e-5
+
+
+def test_early_layers_are_frozen_if_they_have_imagenet_weights(tmp_path):
+    torch.save(new_backbone("tiny", "frozen_batch").state_dict(), tmp_path / "tiny.pth")
+    frozen = {}
+    for weights in (None, str(tmp_path / "tiny.pth")):
+        methods = {"backbone": backbone_method("tiny", weights), "classifier": Plain(loss="soft_margin")}
+        net = new_classifier_of(StepContext("step", SimpleNamespace(freeze_early=True), SimpleNamespace(classes=("a", "b")), {}, tmp_path,
+                                            methods=methods))
+        frozen[weights] = {name.split(".")[1] for name, value in net.named_parameters() if not value.requires_grad}
+    assert list(frozen.values()) == [set(), {"conv1", "bn1", "layer1", "layer2"}]
 
 
 def test_for_gradients_of_activations_the_weights_are_as_trained(context, norm):

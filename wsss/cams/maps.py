@@ -31,8 +31,8 @@ def grids(height: int, width: int, stride: int, scales: Sequence[float] = SCALES
 
 def pad_of(found: Sequence[Sequence[int]], height: int, width: int, strides: Sequence[int],
            scales: Sequence[float] = SCALES) -> int:
-    """The `pad` of `rebuild` for maps that are on the grids `found`: the first of the `strides` that has these grids, else the least
-    number that has them; 1 without one."""
+    """The `pad` of `rebuild` for maps that are on the grids `found`: the first of the `strides` that has these grids, else the
+    least number that has them; 1 without one."""
     wanted = [tuple(grid) for grid in found]
     candidates = (*strides, *range(1, min(height, width) + 1))
     return next((stride for stride in candidates if grids(height, width, stride, scales) == wanted), 1)
