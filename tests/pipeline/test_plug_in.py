@@ -319,9 +319,9 @@ def test_the_keys_of_a_method_and_their_misspellings(tree):
              "cam=broken", "cam=nameless", "cam=cam")
     name, key, value, other, method, broken, nameless, cam = plans(tree, *((each,) if isinstance(each, str) else tuple(each) for each in words))
     assert name == "cam=gray: there is no such option; did you mean 'grey'? (allowed: broken, cam, gradcam, grey, grey_again, layercam, loud, nameless)"
-    assert key == "cam.gian: there is no such key; did you mean 'gain'? (allowed here: method, gain)"
+    assert key == "cam.gian: there is no such key; did you mean 'gain'? (allowed here: gain)"
     assert value == "cam.gain: Value 'much' of type 'str' could not be converted to Float"
-    assert other == "cam.gain: there is no such key (allowed here: method)"
+    assert other == "cam.gain: there is no such key (allowed here: none)"
     assert method == "cam.method='cam' is not possible: expected grey; choose the method by cam=NAME"
     assert broken == (f"cam: {tree / 'wsss/cams/broken.py'} cannot be imported (ModuleNotFoundError: No module named 'nowhere'). Correct "
                       "the file, or choose another method by cam=NAME")
@@ -407,9 +407,9 @@ def test_the_keys_of_a_refiner_and_their_misspellings(refiners):
     name, key, value, other, torn, walk = plans(refiners, *words, chosen=(USUAL,))
     assert name == ("refiner=blurr: there is no such option; did you mean 'blur'? (allowed: best_on_val, blur, blur_again, crf, none, torn, "
                     "walk, walk_crf, walk_irn, walk_official, wide)")
-    assert key == "refiner.windw: there is no such key; did you mean 'window'? (allowed here: method, window)"
+    assert key == "refiner.windw: there is no such key; did you mean 'window'? (allowed here: window)"
     assert value == "refiner.window: Value 'wide' of type 'str' could not be converted to Integer"
-    assert other == "refiner.window: there is no such key (allowed here: method, beta, exp_times, scale_steps, radius, pad_to)"
+    assert other == "refiner.window: there is no such key (allowed here: beta, exp_times, scale_steps, radius, pad_to)"
     assert torn == (f"refiner: {refiners / 'wsss/refiners/torn.py'} cannot be imported (ModuleNotFoundError: No module named 'nowhere'). "
                     "Correct the file, or choose another method by refiner=NAME")
     assert {step[0] for step in walk.values()} == {"skip"}   # no other refiner is broken
