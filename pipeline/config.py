@@ -24,6 +24,7 @@ from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
 from wsss.families import FAMILIES, load_method, method_files
 
+MOST_ELSEWHERE = 3   # suggested keys of other groups
 SET_BY_FILES = ("experiment_name", "recipe_name")   # in conf/, not by users
 
 
@@ -127,7 +128,7 @@ def explain(error: Exception) -> str:
             except ConfigError as why:
                 return str(why)
         return (f"{group}={wrong}: there is no such option{did_you_mean(wrong, cause.options)} "
-                f"(allowed: {', '.join(cause.options)})")
+                f"(allowed: {', '.join(_with_needed_keys(group, option) for option in cause.options)})")
     full_key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
     text = " ".join(str(cause).split(" full_key:")[0].split())
     if clash := re.search(r"In 'experiment/(\w+)'.*Key '(\w+)' not in '(\w+)'", " ".join(str(error).split())):
@@ -136,20 +137,44 @@ def explain(error: Exception) -> str:
     if not full_key:
         return " ".join(str(error).split())
     if text.startswith("Key ") and parent is not None:
-        wrong = full_key.rsplit(".", 1)[-1]
-        return _no_such_key(full_key, [str(key) for key in parent] if "." in full_key else _at_the_root(wrong))
+        asked = re.search(r"Could not override '(.+?)'", str(error))   # of "model.backbone" the full key is "model"
+        return _no_such_key(full_key, [str(key) for key in parent] if "." in full_key else _at_the_root(full_key),
+                            asked[1] if asked else full_key)
     if choice := re.fullmatch(r"Invalid value '(.*)', expected one of \[(.*)\]", text):   # of an enumeration
         allowed = choice[2].split(", ")
         return (f"{full_key}={choice[1]}: there is no such choice{did_you_mean(choice[1], allowed)} "
                 f"(allowed: {', '.join(allowed)})")
+    if text.endswith("is not Optional"):
+        return f"{full_key}=null is not possible: expected a value"
     if "is not a ListConfig" in text:
         return f"{full_key}: expected a list, for example {full_key}=[A,B]"
     return f"{full_key}: {text}"
 
 
-def _no_such_key(full_key: str, keys: Sequence[str]) -> str:
-    nearest = did_you_mean(full_key.rsplit(".", 1)[-1], keys)
-    return f"{full_key}: there is no such key{nearest} (allowed here: {', '.join(keys)})"
+def _no_such_key(full_key: str, keys: Sequence[str], asked: str) -> str:
+    settable = [key for key in keys if key != "method" or "." not in full_key]   # the name of a method is set by FAMILY=NAME
+    nearest = did_you_mean(full_key.rsplit(".", 1)[-1], settable) or _elsewhere(asked)
+    return f"{full_key}: there is no such key{nearest} (allowed here: {', '.join(settable) or 'none'})"
+
+
+def _elsewhere(asked: str) -> str:
+    """A suggestion for a key that stands in another group of the default configuration under the same last word."""
+    word, found = asked.rsplit(".", 1)[-1], []
+    groups = [("", compose())]
+    for inside, group in groups:
+        for key in group:
+            if key == word and f"{inside}{key}" != asked:
+                found.append(f"{inside}{key}")
+            if not OmegaConf.is_missing(group, key) and OmegaConf.is_dict(group[key]):
+                groups.append((f"{inside}{key}.", group[key]))
+    return f"; did you mean {' or '.join(map(repr, found))}?" if 0 < len(found) <= MOST_ELSEWHERE else ""
+
+
+def _with_needed_keys(group: str, option: str) -> str:
+    """An option with the keys that have no value in its file: "folder data.root=..."."""
+    file = CONF / group / f"{option}.yaml"
+    keys = re.findall(r"^(\w+): \?\?\?", file.read_text(encoding="utf-8"), re.MULTILINE) if file.is_file() else []
+    return " ".join([option, *(f"{group}.{key}=..." for key in keys)])
 
 
 def _at_the_root(wrong: str) -> list[str]:
@@ -172,7 +197,7 @@ def _refuse_added(config: DictConfig, inside: str = "") -> None:
     kind = OmegaConf.get_type(config)
     for key in config:
         if is_dataclass(kind) and key not in (known := [item.name for item in fields(kind)]):
-            raise ConfigError(_no_such_key(f"{inside}{key}", known if inside else _at_the_root(str(key))))
+            raise ConfigError(_no_such_key(f"{inside}{key}", known if inside else _at_the_root(str(key)), f"{inside}{key}"))
         if OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, key):
             continue
         if OmegaConf.is_dict(child := config[key]):

@@ -18,6 +18,7 @@ from steps.runtime.artifacts import Maps, encode_array
 from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, Column, Needs, Setup, StepSettings, facts
+from wsss.errors import ConfigError
 
 VERSION = 4
 KIND = IMAGES
@@ -47,7 +48,10 @@ def identity(setup: Setup) -> dict[str, Any]:
 def check(setup: Setup) -> None:
     from steps.runtime.networks import planned_classifier
 
-    setup.config.cam.check(planned_classifier(setup))
+    try:
+        setup.config.cam.check(planned_classifier(setup))
+    except ConfigError as error:   # of a method, which does not know under which name it was chosen
+        raise ConfigError(f"cam={setup.config.cam.method} does not fit the backbone: {error}") from error
 
 
 def needs(setup: Setup) -> Needs | None:

@@ -14,7 +14,6 @@ DOCUMENT = ROOT / "docs" / "troubleshooting.md"
 HYDRA = {
     "train_cam.epochs=many": "...: Value ... could not be converted to ...",
     "force=maybe": "...: Value ... is not a valid bool",
-    "seed=null": "...: field ... is not Optional",
     "seed=${sed}": "...: Interpolation key ... not found",
     "make_cam.scales=[1.0": "no viable alternative at input ...",
     "seed=1=2": "mismatched input ...",

@@ -94,7 +94,12 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
     if all(value is None or isinstance(value, str) and DIGEST.fullmatch(value) for value in (old, new)):
         what = "no longer read" if new is None else "now read" if old is None else "changed"
         return [f"{key.removeprefix('reads.').removeprefix('data.')} {what}"]
-    return [f"{key}: {old} -> {new}"]
+    return [f"{key.removesuffix('.method')}: {as_set(old)} -> {as_set(new)}"]   # cam.method is set by cam=NAME
+
+
+def as_set(value: Any) -> Any:
+    """A value as it is written on the command line: null, true, false."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else value
 
 
 def _recorded_read(known: dict, source: str, recorded: dict | None) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import OmegaConf
 
+from pipeline.plan.fingerprint import as_set
 from pipeline.report import figures, thumbnails
 from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_traces, gallery_tile
 from pipeline.report.images import ImageScores, score_images
@@ -116,7 +117,7 @@ def _methods(run: RecordedRun) -> list[tuple[str, str]]:
     """The method of each family that a step of the run uses, with its settings."""
     used = [family for family in FAMILIES if any(family in planned.identity for planned in run.plan)]
     chosen = {family: settings_of(getattr(run.config, family)) for family in used}
-    return [(family, ", ".join([settings.pop("method"), *(f"{key}={value}" for key, value in settings.items())]))
+    return [(family, ", ".join([settings.pop("method"), *(f"{key}={as_set(value)}" for key, value in settings.items())]))
             for family, settings in chosen.items()]
 
 

@@ -67,7 +67,7 @@ def refuse_incompatible_runs(donors: list[Donor], identities: Mapping[str, dict]
         else:
             name = next(iter(differ), None)
             how = f"{name} differs first: {'; '.join(differ[name][:4])}" if name else "it has finished none of these steps"
-            raise ConfigError(f"reuse_from: no step can be reused from {donor.folder.path}. {how[0].upper() + how[1:]}. Undo the "
+            raise ConfigError(f"reuse_from: no step can be reused from {donor.folder.path}: {how}. Undo the "
                               "difference, or leave the run out")
 
 

@@ -41,6 +41,13 @@ def test_the_default_is_the_clean_recipe_on_the_embedded_data_from_installed_wei
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["make_lpcam.n_cluster=8"], r"make_lpcam.n_cluster: there is no such key; did you mean 'n_clusters'\? \(allowed here: .*cam_threshold"),
+    (["model.backbone=resnet18"], "^model: there is no such key; did you mean 'backbone'"),
+    (["model.pretrained=false"], "^model: there is no such key; did you mean 'backbone.pretrained'"),
+    (["train_cam.network=resnet18"], "^train_cam.network: there is no such key; did you mean 'backbone.network'"),
+    (["foo.weights=x"], "^foo: there is no such key; did you mean 'backbone.weights' or 'train_cam.weights' or 'train_irn.weights'"),
+    (["foo.method=cam"], r"^foo: there is no such key \(allowed"), (["foo.split=val"], r"^foo: there is no such key \(allowed"),
+    (["backbone.pretrained=null"], "^backbone.pretrained=null is not possible: expected a value$"),
+    (["backbone=convnext_tiny"], r"^backbone=convnext_tiny: .*\(allowed: .*, timm backbone.network=..., tiny, vgg16"),
     (["sed=1"], r"sed: there is no such key; did you mean 'seed'\?"),
     (["data.n_trian=3"], r"data.n_trian: there is no such key; did you mean 'n_train'\?"),
     (["data=folder", "data.root=x", "data.n_train=3"], "data.n_train: there is no such key"),
@@ -51,7 +58,7 @@ def test_the_default_is_the_clean_recipe_on_the_embedded_data_from_installed_wei
     (["recipe=clena"], "recipe=clena: there is no such option; did you mean 'clean'"),
     (["data=shape"], r"data=shape: there is no such option; did you mean 'shapes'\? \(allowed: .*folder, shapes"),
     (["cam=cma"], r"cam=cma: there is no such option; did you mean 'cam'\? \(allowed: .*cam"),
-    (["cam.stage=3"], r"cam.stage: there is no such key \(allowed here: method\)"), (["+cam.stage=3"], "cam.stage: there is no such key"),
+    (["cam.stage=3"], r"cam.stage: there is no such key \(allowed here: none\)"), (["+cam.stage=3"], "cam.stage: there is no such key"),
     (["=3"], "override"),
     (["actoin=plan"], r"actoin: there is no such key; did you mean 'action'\?"),
     (["expriment=smoke"], r"expriment: there is no such key; did you mean 'experiment'\? \(allowed here: experiment, recipe, action, (?!.*recipe_name)"),

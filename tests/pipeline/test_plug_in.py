@@ -273,7 +273,7 @@ def test_another_method_makes_the_maps_again_and_says_why(tree):
         (), ("recipe=loud", "cam=cam"), ("cam=loud",), ("cam=grey", "cam.gain=3"), ("recipe=loud",))))
     assert {step[0] for step in smoke.values()} == {"skip"} and by_name == smoke
     for found, gain in ((loud, 2.0), (chosen, 3.0), (of_recipe, 2.0)):
-        assert found["make_cam"] == ["re-run", 32, f"cam.method: cam -> grey; cam.gain: None -> {gain}"]
+        assert found["make_cam"] == ["re-run", 32, f"cam: cam -> grey; cam.gain: null -> {gain}"]
         assert found["train_cam"][0] == "skip" and found["make_lpcam"] == ["re-run", 32, "make_cam changed"]
 
 
@@ -283,7 +283,7 @@ def test_a_method_counts_by_its_module_and_settings_and_not_by_the_name_of_its_f
         tree, *((*run, *words) for words in (("cam=grey",), ("cam=grey_again",), ("cam=loud",), ("cam=cam",)))))
     assert again[0] == other[0] == "skip"
     assert louder == ["re-run", 32, "cam.gain: 1.0 -> 2.0"]
-    assert cam == ["re-run", 32, "cam.method: grey -> cam; cam.gain: 1.0 -> None"]
+    assert cam == ["re-run", 32, "cam: grey -> cam; cam.gain: 1.0 -> null"]
     manifest = json.loads((grey / "outputs/grey/make_cam/manifest.json").read_text())
     assert manifest["identity"]["cam"] == {"method": "grey", "gain": 1.0}
 
@@ -319,9 +319,9 @@ def test_the_keys_of_a_method_and_their_misspellings(tree):
              "cam=broken", "cam=nameless", "cam=cam")
     name, key, value, other, method, broken, nameless, cam = plans(tree, *((each,) if isinstance(each, str) else tuple(each) for each in words))
     assert name == "cam=gray: there is no such option; did you mean 'grey'? (allowed: backprop, broken, cam, eigencam, gradcam, gradcam_pp, grey, grey_again, guided_backprop, guided_gradcam, hirescam, layercam, loud, nameless, occlusion, scorecam, smooth_gradcam_pp, xgradcam)"
-    assert key == "cam.gian: there is no such key; did you mean 'gain'? (allowed here: method, gain)"
+    assert key == "cam.gian: there is no such key; did you mean 'gain'? (allowed here: gain)"
     assert value == "cam.gain: Value 'much' of type 'str' could not be converted to Float"
-    assert other == "cam.gain: there is no such key (allowed here: method)"
+    assert other == "cam.gain: there is no such key (allowed here: none)"
     assert method == "cam.method='cam' is not possible: expected grey; choose the method by cam=NAME"
     assert broken == (f"cam: {tree / 'wsss/cams/broken.py'} cannot be imported (ModuleNotFoundError: No module named 'nowhere'). Correct "
                       "the file, or choose another method by cam=NAME")
@@ -396,7 +396,7 @@ def test_a_refiner_counts_by_its_module_and_settings(refiners):
     same, again, wide, walk = (found["make_sem_seg_labels"] for found in plans(
         refiners, *((*run, f"refiner={name}") for name in ("blur", "blur_again", "wide", "walk")), chosen=(USUAL,)))
     assert same[0] == again[0] == "skip" and wide == ["re-run", 24, "refiner.window: 3 -> 9"]
-    assert walk[0] == "re-run" and walk[2].startswith("refiner.method: blur -> walk; refiner.window: 3 -> None; refiner.beta: None -> 10.0")
+    assert walk[0] == "re-run" and walk[2].startswith("refiner: blur -> walk; refiner.window: 3 -> null; refiner.beta: null -> 10.0")
     identity = json.loads((refiners / "outputs/blur/make_sem_seg_labels/manifest.json").read_text())["identity"]
     assert identity["refiner"] == {"method": "blur", "window": 3}
 
@@ -407,9 +407,9 @@ def test_the_keys_of_a_refiner_and_their_misspellings(refiners):
     name, key, value, other, torn, walk = plans(refiners, *words, chosen=(USUAL,))
     assert name == ("refiner=blurr: there is no such option; did you mean 'blur'? (allowed: best_on_val, blur, blur_again, crf, none, torn, "
                     "walk, walk_crf, walk_irn, walk_official, wide)")
-    assert key == "refiner.windw: there is no such key; did you mean 'window'? (allowed here: method, window)"
+    assert key == "refiner.windw: there is no such key; did you mean 'window'? (allowed here: window)"
     assert value == "refiner.window: Value 'wide' of type 'str' could not be converted to Integer"
-    assert other == "refiner.window: there is no such key (allowed here: method, beta, exp_times, scale_steps, radius, pad_to)"
+    assert other == "refiner.window: there is no such key (allowed here: beta, exp_times, scale_steps, radius, pad_to)"
     assert torn == (f"refiner: {refiners / 'wsss/refiners/torn.py'} cannot be imported (ModuleNotFoundError: No module named 'nowhere'). "
                     "Correct the file, or choose another method by refiner=NAME")
     assert {step[0] for step in walk.values()} == {"skip"}   # no other refiner is broken

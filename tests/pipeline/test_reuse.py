@@ -76,7 +76,7 @@ def test_a_symbolic_link_is_taken_as_the_file(tmp_path):
 @pytest.mark.parametrize(("override", "message"), [
     ("reuse_from=[smoek]", r"reuse_from: there is no run 'smoek' with a finished step; did you mean 'smoke'\?"),
     ("reuse_from=[other]", "reuse_from: there is no run 'other'"),
-    ("seed=1", "reuse_from: no step can be reused from .*smoke. Train_cam differs first: .*seed: 0 -> 1.* Undo the difference"),
+    ("seed=1", "reuse_from: no step can be reused from .*smoke: train_cam differs first: .*seed: 0 -> 1.* Undo the difference"),
     ("train_cam.epochs=3", "no step can be reused from .*: train_cam.epochs: 20 -> 3"),
 ])
 def test_a_run_that_does_not_exist_or_match_is_refused(other, smoke, outputs, override, message):

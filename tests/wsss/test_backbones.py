@@ -13,6 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tests.networks import new_classifier
@@ -333,6 +334,9 @@ def test_files_of_another_network_are_refused_with_names(tmp_path):
     torch.save(original("resnet34"), tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=r"other.pth: the \d+ tensors are not those of resnet18: .*Unexpected key.*layer1.2.conv1.weight"):
         method("resnet18", tmp_path / "other.pth").load(method("resnet18").new("frozen_batch"))
+    with pytest.raises(WeightsError, match="are not those of convnext_femto: it has other names. Choose the backbone"):
+        method("convnext_femto", tmp_path / "other.pth").load(method("convnext_femto").new("frozen_batch"))
+    assert str(method("resnet18", tmp_path / "other.pth")) == f"resnet18 from {tmp_path}/other.pth"
     tensors = original("deit_tiny_patch16_224")
     torch.save({key: value for key, value in tensors.items() if "blocks.3" not in key}, tmp_path / "part.pth")
     with pytest.raises(WeightsError, match="Missing key.*blocks.3.norm1.weight"):
@@ -382,18 +386,18 @@ def test_what_identifies_and_provides_published_weights(monkeypatch, tmp_path):
 
 
 def test_without_a_network_the_message_names_the_file_and_the_alternatives(monkeypatch):
-    create = timm.create_model
+    asked = []
 
-    def offline(name, pretrained=False, **more):
-        if pretrained:
-            raise OSError("no route to host")
-        return create(name, **more)
-    monkeypatch.setattr(timm, "create_model", offline)
+    def offline(url, timeout):
+        asked.append(url)
+        raise OSError("no route to host")
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", offline)
     deit = method("deit_tiny_patch16_224", pretrained=True)
-    with pytest.raises(WeightsError, match="cannot download the ImageNet weights of deit_tiny_patch16_224.fb_in1k: no route to host On a machine "
+    with pytest.raises(WeightsError, match="cannot download the ImageNet weights of deit_tiny_patch16_224.fb_in1k: no route to host. On a machine "
                        "with .* download model.safetensors of https://huggingface.co/timm/deit_tiny_patch16_224.fb_in1k, copy it .* "
                        "backbone.weights=FILE; .* or use backbone=tf_efficientnet_lite0"):
         deit.load(deit.new())
+    assert [url.rpartition("/")[2] for url in asked] == ["model.safetensors"]   # once, without the retries of timm's download
 
 
 def test_downloaded_weights_are_loaded(monkeypatch):
@@ -403,7 +407,10 @@ def test_downloaded_weights_are_loaded(monkeypatch):
         if pretrained and pretrained_cfg_overlay is None:
             pretrained_cfg_overlay = {"state_dict": tensors}
         return create(name, pretrained=pretrained, pretrained_cfg_overlay=pretrained_cfg_overlay, **more)
+    def without_safetensors(url, timeout):
+        raise LocalEntryNotFoundError("no such file")   # timm then looks for the other name
     monkeypatch.setattr(timm, "create_model", download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", without_safetensors)
     deit = method("deit_tiny_patch16_224", pretrained=True)
     net = deit.new()
     deit.load(net)

@@ -19,7 +19,7 @@ from wsss.files import replacing, user_path
 from wsss.networks.facts import file_sha256, read_metadata
 
 DAMAGED = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError)
-LISTED = 8  # names shown in an error
+LISTED = 4  # names shown in an error
 
 
 def save_weights(path: str | Path, module: nn.Module, metadata: dict | None = None) -> None:
@@ -62,8 +62,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
-        raise WeightsError(f"{path} is damaged or not a weights file ({type(error).__name__}): download or make it "
-                           "again") from error
+        raise WeightsError(f"{path} is damaged or not a weights file ({type(error).__name__}): download it again, or make it by "
+                           "torch.save(model.state_dict(), FILE)") from error
     if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):   # a checkpoint with other entries
         tensors = tensors["state_dict"]
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):

@@ -49,7 +49,7 @@ class BackboneMethod(BaseMethod, ABC):
 
     def __str__(self) -> str:
         """The network and its initial weights, for the first line of a run."""
-        return f"{self.name} from {'ImageNet weights' if self.starts_from_weights else 'scratch'}"
+        return f"{self.name} from {self.weights or ('ImageNet weights' if self.pretrained else 'scratch')}"
 
     def new(self, norm: str | None = None, seed: int = 0) -> Backbone:
         """The network with random weights that depend only on `seed`; the global random state is not changed.

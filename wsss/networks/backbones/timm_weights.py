@@ -2,13 +2,15 @@
 
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import timm
 import torch
-from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_ETAG_TIMEOUT
+from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor
 
 from wsss.errors import WeightsError
@@ -46,17 +48,31 @@ def fetch(network: str) -> dict[str, Tensor]:
     Raises WeightsError with the alternatives for a machine without internet access.
     """
     try:
+        if not is_cached(network):
+            _reach(network)
         with seeded(0):   # the random weights that they replace
             return timm.create_model(network, pretrained=True).state_dict()
     except Exception as error:   # of Hugging Face's client, of the file, or of timm
         weights: Any = timm.get_pretrained_cfg(network)
         file = f"{weights.hf_hub_filename or _FILES[0]} of https://huggingface.co/{weights.hf_hub_id}" if weights.hf_hub_id \
             else weights.url
+        reason = textwrap.shorten(str(error), _LONGEST).rstrip(".")
         raise WeightsError(
-            f"cannot download the ImageNet weights of {tagged_name(network)}: {textwrap.shorten(str(error), _LONGEST)} On a "
+            f"cannot download the ImageNet weights of {tagged_name(network)}: {reason}. On a "
             f"machine with internet access download {file}, copy it to this one and set backbone.weights=FILE; or use the "
             f"network there once and copy what is then new in {HF_HUB_CACHE} to the same place here; or use backbone={NAME}, "
             "whose ImageNet weights are installed with this project") from error
+
+
+def _reach(network: str) -> None:
+    """Ask Hugging Face once for the file. Its client alone asks six times for each name of a file, which without internet access
+    takes a minute and prints a dozen lines. Raises what that client raises if the server is not reached."""
+    weights: Any = timm.get_pretrained_cfg(network)
+    if weights.hf_hub_id:
+        repository, _, revision = weights.hf_hub_id.partition("@")
+        url = huggingface_hub.hf_hub_url(repository, weights.hf_hub_filename or _FILES[0], revision=revision or None)
+        with suppress(EntryNotFoundError):   # it may have the other file
+            huggingface_hub.get_hf_file_metadata(url, timeout=HF_HUB_ETAG_TIMEOUT)
 
 
 def converted(tensors: Mapping[str, Tensor], network: str, options: Mapping[str, Any], where: str) -> dict[str, Tensor]:
@@ -74,9 +90,9 @@ def converted(tensors: Mapping[str, Tensor], network: str, options: Mapping[str,
         with seeded(0):
             net = timm.create_model(network, pretrained=True, num_classes=n_classes, pretrained_cfg_overlay=overlay, **options)
     except Exception as error:   # whatever timm's readers raise for names that they do not know
-        raise WeightsError(f"{where}: the {len(tensors)} tensors are not those of {network}: "
-                           f"{textwrap.shorten(str(error), _LONGEST)}. Choose the backbone that these weights belong "
-                           "to") from error
+        names = textwrap.shorten(str(error), _LONGEST) if isinstance(error, RuntimeError) else "it has other names"
+        raise WeightsError(f"{where}: the {len(tensors)} tensors are not those of {network}: {names}. Choose the "
+                           "backbone that these weights belong to") from error
     return without_head(net).state_dict()
 
 
