@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline import Pipeline
 from pipeline.order import BY_NAME
 from steps.runtime.artifacts import Maps
 from wsss.cams.method import CamMethod
+from wsss.errors import ConfigError
 
 
 class Watching(CamMethod):
@@ -63,3 +65,8 @@ def test_a_method_with_gradients_works_in_float32(smoke, outputs, tmp_path, monk
     assert method.seen == {seen}
     maps = Maps(folder)
     assert set(maps.index) == set(context.ids) and not any(maps.packed(image_id).any() for image_id in context.ids)
+
+
+def test_a_stage_that_the_backbone_lacks_is_refused_before_any_work():
+    with pytest.raises(ConfigError, match="^cam=gradcam does not fit the backbone: stage 5 does not exist: tiny has 5 stages"):
+        Pipeline.compose("experiment=smoke", "backbone=tiny", "cam=gradcam", "cam.stage=5").plan()

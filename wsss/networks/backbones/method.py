@@ -89,8 +89,8 @@ class BackboneMethod(BaseMethod, ABC):
 
     def fetch(self) -> dict[str, Tensor]:
         """The ImageNet weights that are not given as a file. Raises WeightsError if there are none, or they cannot be read."""
-        raise WeightsError(f"there are no ImageNet weights of backbone {self.name}: set backbone.pretrained=false, give a file "
-                           "by backbone.weights=FILE, or choose another backbone")
+        raise WeightsError(f"there are no ImageNet weights of backbone {self.name}: set backbone.pretrained=false and "
+                           "train_irn.init=null, give a file by backbone.weights=FILE, or choose another backbone")
 
     def own(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a weights file by the names of the backbone, without those of its classifier."""
