@@ -15,8 +15,8 @@ class BoundaryIoU:
     """Intersection over union of the pixels of each label that are close to its boundary, accumulated over images.
 
     A pixel of a label is close to the boundary if a pixel of another label, or the outside of the image, is at most
-    `ratio` times the diagonal away (chessboard distance, at least 1 pixel), as in the authors' code. For semantic segmentation the pixels of
-    all objects of a class are one region. Pixels whose truth is 255 are not counted.
+    `ratio` times the diagonal away (chessboard distance, at least 1 pixel), as in the authors' code. For semantic segmentation the
+    pixels of all objects of a class are one region. Pixels whose truth is 255 are not counted.
 
     Attributes:
         counts: (C + 1, 2) int64: pixels in both boundary regions, and in at least one, by label, background first.
