@@ -99,7 +99,7 @@ def test_without_masks_nothing_is_validated_or_scored(tmp_path, smoke_outputs):
     shutil.copy(source / "labels.csv", root) if (source / "labels.csv").exists() else None
     words = [word for word in CHOSEN if not word.startswith(("experiment=", "data.n_", "steps="))]
     pipeline = Pipeline.compose("experiment=folder_seg", *words, f"data.root={root}", f"outputs={tmp_path}", "train_cam.epochs=1",
-                                "train_seg.epochs=1", "refiner=none", "name=mine")
+                                "train_seg.epochs=1", "refiner=none", "name=unlabelled")
     summary = pipeline.run()
     assert "infer_seg" not in summary["scores"] and "val_miou" not in (pipeline.folder.path / "train_seg/log.jsonl").read_text()
     masks = list((pipeline.folder.path / "infer_seg").glob("*.png"))

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from scipy.ndimage import distance_transform_cdt
 
 from wsss.errors import ArgumentError
 from wsss.palette import IGNORE
@@ -50,5 +49,7 @@ class BoundaryIoU:
 
 def boundary_region(mask: np.ndarray, width: int) -> np.ndarray:
     """The pixels of a mask (H, W) bool at most `width` pixels away from its outside, which includes that of the image."""
+    from scipy.ndimage import distance_transform_cdt   # late: plans read the steps that score
+
     distance = distance_transform_cdt(np.pad(mask, 1), metric="chessboard")[1:-1, 1:-1]
     return mask & (distance <= width)
