@@ -70,6 +70,9 @@ STEPS: tuple[Row, ...] = (
     Row("train_irn", "the edge and displacement network", {"labels": "cam_to_ir_label", "classifier": "train_cam"}),
     Row("make_sem_seg_labels", "pseudo masks", {"seeds": SEEDS, "irn": "train_irn"}, flag="make_sem_seg_pass"),
     Row("eval_sem_seg", "scores of the pseudo masks", {"masks": "make_sem_seg_labels"}),
+    Row("train_seg", "the segmentation network", {"labels": "make_sem_seg_labels"}),
+    Row("infer_seg", "segmentations", {"network": "train_seg"}),
+    Row("eval_seg", "scores of the segmentations", {"masks": "infer_seg"}),
     Row("make_ins_seg_labels", "instances", {"seeds": SEEDS, "irn": "train_irn"}, flag="make_ins_seg_pass"),
     Row("eval_ins_seg", "average precision of the instances", {"instances": "make_ins_seg_labels"}),
 )

@@ -17,7 +17,7 @@ from wsss.errors import ConfigError
 
 # The key and the group of the configuration -> the package
 FAMILIES = {"backbone": "wsss.networks.backbones", "classifier": "wsss.classifiers", "cam": "wsss.cams",
-            "refiner": "wsss.refiners"}
+            "refiner": "wsss.refiners", "segmenter": "wsss.segmenters"}
 _METHOD = re.compile(r"^Method\b.*=", re.MULTILINE)
 
 

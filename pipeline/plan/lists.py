@@ -45,7 +45,7 @@ def derive_lists(config: Any, dataset: Dataset, imported: Collection[str] = ()) 
         lists[name] = BY_NAME[name].lists(setup_of(config, dataset, name, wanted=wanted[name]))
         if BY_NAME[name].KIND == IMAGES:
             _check_cover(config, name, lists[name]["ids"], wanted[name])
-        ids = union(lists[name].values())
+        ids = union(ids for purpose, ids in lists[name].items() if purpose != "log")   # those need no earlier results
         for read in sources(config, name).values() if name not in imported else ():
             for source in read:
                 wanted[source][name] = ids

@@ -30,6 +30,7 @@ from wsss.data.dataset import Dataset
 from wsss.networks.irn import IRN
 from wsss.refinement.crf import crf_memory
 from wsss.refinement.walk import walk_memory
+from wsss.segmenters.segmenter import Segmenter
 
 _CPU = torch.device("cpu")
 MIB, SAMPLE = 2**20, 50      # SAMPLE: number of ids sampled from a list
@@ -125,11 +126,16 @@ class Estimate:
             freeze_early(classifier.backbone)
         return classifier
 
+    def segmenter(self) -> Segmenter:
+        with torch.device("meta"):
+            methods = self.setup.methods
+            return methods["segmenter"].new(methods["backbone"].new(), len(self.setup.dataset.classes) + 1)
+
     def irn(self) -> IRN:
         with torch.device("meta"):
             return IRN(self.setup.methods["backbone"].new())
 
-    def training(self, network: Classifier | IRN, log_line: int) -> tuple[float, float, float]:
+    def training(self, network: Classifier | IRN | Segmenter, log_line: int) -> tuple[float, float, float]:
         """`disk`, `held` and `passing` of a training: weights, gradients, optimiser state, and the outputs that autograd keeps
         for a batch. `log_line`: bytes of both logs per training step."""
         settings, number, alive = self.settings, len(self.setup.lists["ids"]), WeakSet[_Kept]()

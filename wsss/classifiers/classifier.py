@@ -1,6 +1,7 @@
 """The interface of all classifiers, and the linear one (official `net/resnet50_cam.py`)."""
 
 from abc import abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -9,7 +10,10 @@ from wsss.networks.backbones.backbone import Backbone
 
 
 class Classifier(nn.Module):
-    """A backbone and a head, which gives the logits of the classes."""
+    """A backbone and a head, which gives the logits of the classes. `facts`: what builds it again on its backbone, as JSON values
+    (`ClassifierMethod.new`)."""
+
+    facts: dict[str, Any]
 
     def __init__(self, backbone: Backbone):
         super().__init__()

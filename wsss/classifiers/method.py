@@ -64,4 +64,6 @@ class ClassifierMethod(BaseMethod, ABC):
         from wsss.seeding import seeded
 
         with seeded(seed):
-            return self.build(backbone, n_classes)
+            net = self.build(backbone, n_classes)
+        net.facts = {"classifier": self.facts}
+        return net

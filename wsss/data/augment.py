@@ -41,30 +41,42 @@ def classifier_sample(image: np.ndarray, generator: np.random.Generator, crop_si
     return _crop_image(pixels, top, left, crop_size, normalisation)
 
 
-def irn_sample(image: np.ndarray, label: np.ndarray, generator: np.random.Generator, crop_size: int,
-               scale: tuple[float, float] = (0.5, 1.5),
-               normalisation: Normalisation = IMAGENET) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image (H, W, 3) and label (H, W), both uint8 -> (3, S, S) float32, normalised, and (S/4, S/4) uint8, with S = `crop_size`.
+def segmenter_sample(image: np.ndarray, label: np.ndarray, generator: np.random.Generator, crop_size: int,
+                     scale: tuple[float, float] = (0.5, 1.5), color_jitter: float = 0.0,
+                     normalisation: Normalisation = IMAGENET) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image (H, W, 3) and label (H, W), both uint8 -> (3, S, S) float32, normalised, and (S, S) uint8, with S = `crop_size`.
 
-    Draws: one scale for both (image bicubic, label nearest), a flip with probability 1/2, one crop for both.
-    The label is cropped at full resolution, then resized to stride 4 by nearest neighbour; 255 outside the image.
-    Raises ArgumentError for invalid sizes or values out of range.
+    Draws: one scale for both (image bicubic, label nearest); with `color_jitter` as in `classifier_sample`; a flip with
+    probability 1/2; one crop for both. The label is 255 outside the image. Raises ArgumentError for invalid sizes or values out
+    of range.
     """
     if label.shape != image.shape[:2]:
         raise ArgumentError(f"label is {label.shape} but its image is {image.shape[:2]}; expected the same (H, W)")
-    if crop_size % _LABEL_STRIDE:
-        raise ArgumentError(f"crop_size is {crop_size}; expected a multiple of {_LABEL_STRIDE}, the stride of the edge map")
     if not 0 < scale[0] <= scale[1]:
         raise ArgumentError(f"scale is {scale}; expected 0 < smallest <= largest")
     size = scaled_size(label.shape, generator.uniform(*scale))
-    pixels = torch.from_numpy(resize_image(image, size)).permute(2, 0, 1)  # (3, h, w)
+    image = resize_image(image, size)
+    if color_jitter:
+        image = _jitter(image, generator.uniform(1 - color_jitter, 1 + color_jitter, size=3))
+    pixels = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w)
     classes = torch.from_numpy(resize_mask(label, size))[None]  # (1, h, w)
     if generator.random() < 0.5:
         pixels, classes = pixels.flip(-1), classes.flip(-1)
     top, left = random_window(size, crop_size, generator)
     classes = _pad(_cut(classes, top, left, crop_size), top, left, crop_size, fill=IGNORE)
-    reduced = resize_mask(classes[0].numpy(), (crop_size // _LABEL_STRIDE,) * 2)
-    return _crop_image(pixels, top, left, crop_size, normalisation), torch.from_numpy(reduced)
+    return _crop_image(pixels, top, left, crop_size, normalisation), classes[0]
+
+
+def irn_sample(image: np.ndarray, label: np.ndarray, generator: np.random.Generator, crop_size: int,
+               scale: tuple[float, float] = (0.5, 1.5),
+               normalisation: Normalisation = IMAGENET) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `segmenter_sample` without jitter, but the label is (S/4, S/4): it is cropped at full resolution, then resized to stride
+    4 by nearest neighbour. Raises ArgumentError also if S is no multiple of 4."""
+    if crop_size % _LABEL_STRIDE:
+        raise ArgumentError(f"crop_size is {crop_size}; expected a multiple of {_LABEL_STRIDE}, the stride of the edge map")
+    pixels, classes = segmenter_sample(image, label, generator, crop_size, scale, normalisation=normalisation)
+    reduced = resize_mask(classes.numpy(), (crop_size // _LABEL_STRIDE,) * 2)
+    return pixels, torch.from_numpy(reduced)
 
 
 def top_left_crop(image: np.ndarray, crop_size: int, normalisation: Normalisation = IMAGENET) -> torch.Tensor:

@@ -6,6 +6,7 @@ Ahn et al. 2019, section 4; layers and parameter names as in the official `net/r
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,8 @@ class IRN(nn.Module):
 
     Raises ArgumentError as `check_stages`.
     """
+
+    facts: ClassVar[dict[str, Any]] = {}   # it has no settings
 
     def __init__(self, backbone: Backbone, seed: int = 0):
         super().__init__()

@@ -1,0 +1,180 @@
+"""Train the segmentation network that `segmenter=NAME` chooses, on the pseudo masks or on the ground truth.
+
+Reads images and the pseudo masks; writes `weights.safetensors`, `log.jsonl` and `log.csv` (loss of every step, mIoU on val) and
+the resumable `state.safetensors`. With `labels=gt` it is the fully supervised bound of the same network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.parts.shown import loss_curves, read_log
+from steps.runtime.artifacts import Labels
+from steps.runtime.concurrency import memory_for
+from steps.runtime.context import StepContext
+from steps.runtime.memory import trim_heap
+from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of, total_steps
+from steps.runtime.setup import Setup, val_with_masks
+from steps.step import TRAINING, Curve, Line, Lists, Needs, facts
+from wsss.data.images import resize_mask
+from wsss.errors import ConfigError
+from wsss.metrics.semantic import Confusion
+from wsss.seeding import generator
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from wsss.segmenters.segmenter import Segmenter
+
+VERSION = 1
+KIND = TRAINING
+LOG_ONLY = frozenset({"checkpoint_steps", "max_val_images", "val_epochs"})
+
+
+class Source(Enum):
+    pseudo = "pseudo"            # the pseudo masks
+    gt = "gt"                    # the ground truth: the fully supervised bound
+
+
+@dataclass
+class Settings(TrainingSettings):
+    """`train_seg.`: the values and their sources are in `conf/recipe/`."""
+
+    labels: Source               # what it is trained on
+    scale: list[float]           # range of the random scale of the image
+    color_jitter: float          # strength of random brightness, contrast and saturation; 0: none
+    head_lr_mult: float          # learning rate of the decoder, as a multiple of `lr`, that of the backbone
+    warmup: float                # share of the steps over which the learning rate rises from 0
+    val_epochs: int              # epochs between two computations of mIoU on val; also after the last epoch
+    max_val_images: int | None   # of val; null: all
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1], "scale",
+                     "two factors [lowest, highest] with 0 < lowest <= highest")
+        self.require(0 <= self.color_jitter < 1, "color_jitter", "a strength in [0, 1)")
+        self.require(self.head_lr_mult > 0, "head_lr_mult", "above 0")
+        self.require(0 <= self.warmup < 1, "warmup", "in [0, 1)")
+        self.require(self.val_epochs >= 1, "val_epochs", "at least 1")
+        self.require(self.max_val_images is None or self.max_val_images >= 1, "max_val_images", "null or at least 1")
+
+
+def lists(setup: Setup) -> Lists:
+    return {"ids": setup.ids(setup.dataset.lists["train"]), "log": val_with_masks(setup.dataset)}
+
+
+def unused(setup: Setup) -> dict[str, str]:
+    if setup.settings.weights:
+        return {"labels": f"weights={setup.settings.weights}"}
+    return {"labels": "labels=gt"} if setup.settings.labels is Source.gt else {}
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    backbone = setup.methods["backbone"]
+    weights = {"initial_weights": backbone.digest()} if backbone.starts_from_weights else {}
+    return {**facts(setup, "seed", "precision", "segmenter"), "backbone": backbone.facts, **weights}
+
+
+def check(setup: Setup) -> None:
+    from steps.runtime.networks import check_training, imported_segmenter
+
+    ids, settings = setup.lists["ids"], setup.settings
+    if settings.labels is Source.gt and not setup.dataset.has_masks(ids):
+        raise ConfigError(f"{setup.name}.labels=gt needs masks of all {len(ids)} training images in {setup.dataset.root}. Add "
+                          f"the masks, choose another list by {setup.name}.split, or use {setup.name}.labels=pseudo")
+    if both := set(ids) & set(setup.lists["log"]):
+        raise ConfigError(f"{setup.name}.split contains {len(both)} images of the list val, on which it is validated. Choose a "
+                          "list without them")
+    check_training(setup, imported_segmenter, setup.methods["backbone"].starts_from_weights)
+
+
+def needs(setup: Setup) -> Needs:
+    from steps.runtime.needs import Estimate
+
+    estimate = Estimate(setup)
+    network = estimate.segmenter()
+    disk, held, passing = estimate.training(network, log_line=120)
+    return estimate.finish(disk, held, max(passing, estimate.forwards(network, network, estimate.images("log"), batch=1)))
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    from steps.runtime.networks import import_network, imported_segmenter, new_segmenter, save_network
+    from steps.runtime.training import fit, make_optimizer, poly_lr
+    from wsss.data.augment import segmenter_sample
+
+    if context.settings.weights:
+        return import_network(context, imported_segmenter)
+    settings, dataset, method = context.settings, context.dataset, context.methods["segmenter"]
+    network = new_segmenter(context)
+    pseudo = Labels(context.input("labels"), len(dataset.classes)) if settings.labels is Source.pseudo else None
+
+    def sample(epoch: int, image_id: str, batch: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        image = dataset.image(image_id)
+        label = dataset.mask(image_id) if pseudo is None else pseudo(image_id, dataset.size(image_id))
+        draws = generator(context.seed, context.name, epoch, image_id)
+        return segmenter_sample(image, resize_mask(label, image.shape[:2]), draws, settings.crop_size,
+                                tuple(settings.scale), settings.color_jitter, network.backbone.normalisation)
+
+    def counts(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return method.counts(labels)
+
+    def loss(images: torch.Tensor, labels: torch.Tensor, total: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        return method.losses(network, images, labels, method.counts(labels) if total is None else total)
+
+    optimizer = make_optimizer(settings, *method.groups(network, settings.head_lr_mult))
+    schedule = Schedule(context.name, total_steps(settings, len(context.ids)), settings.batch_size,
+                        poly_lr(settings.power, settings.warmup), settings.checkpoint_steps, settings.parts, settings.val_epochs)
+    log = fit(context, schedule, network, optimizer, sample, loss, lambda: validate(context, network), counts=counts)
+    if context.runtime.group.is_main:
+        save_network(context, network)
+    return {"steps": log[-1]["step"], "epochs": epochs_of(settings, len(context.ids)), "val_miou": log[-1].get("val_miou")}
+
+
+def validate(context: StepContext, network: Segmenter) -> dict[str, Any]:
+    """Mean IoU on the masks of val, or on every n-th image of it if `max_val_images` is set; {} without masks of val. Whole
+    images at one scale."""
+    import torch
+
+    from steps.runtime.networks import network_input
+    from wsss.resize import resize
+
+    ids = context.lists["log"]
+    if not ids:
+        return {}
+    ids = ids[::math.ceil(len(ids) / (context.settings.max_val_images or len(ids)))]
+    network.eval()
+    confusion = Confusion(len(context.dataset.classes))
+    with torch.inference_mode(), context.runtime.autocast():
+        for image_id in context.runtime.part(ids):
+            with memory_for(image_id):
+                truth = context.dataset.mask(image_id)
+                logits = network(network_input(context, network, image_id)).float()
+                confusion.update(_argmax(resize(logits, truth.shape)), truth)
+            trim_heap()
+    confusion.counts = context.runtime.reduce(confusion.counts)
+    return {"val_miou": confusion.scores().miou}
+
+
+def _argmax(logits: torch.Tensor) -> np.ndarray:
+    return logits[0].max(0).indices.byte().cpu().numpy()
+
+
+def reader(folder: Path, n_classes: int) -> None:
+    from steps.runtime.networks import network_reader
+
+    network_reader(folder, n_classes)
+
+
+def shown(context: StepContext) -> Iterator[Curve]:
+    """The loss and, from the images of val that were measured, the mean IoU."""
+    log = read_log(context.folder)
+    yield from loss_curves(context, log, {"loss": "loss"})
+    if checked := [line for line in log if line.get("val_miou") is not None]:
+        line = Line([line["step"] for line in checked], [line["val_miou"] for line in checked], "val")
+        yield Curve(f"{context.name}: mean IoU on val", "step", "mIoU, percent", [line], percent=True)

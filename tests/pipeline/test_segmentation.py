@@ -1,0 +1,107 @@
+"""From pseudo masks to a segmentation network: training, masks of images without labels, scores."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from pipeline import Pipeline
+from tests.conftest import SMOKE, actions, contents, copied
+from wsss.data.images import read_mask
+from wsss.errors import ConfigError
+from wsss.networks.facts import read_metadata
+
+STEPS = ("train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels", "eval_sem_seg",
+         "train_seg", "infer_seg", "eval_seg")
+CHOSEN = (*SMOKE, f"steps=[{','.join(STEPS)}]", "train_seg.epochs=2", "train_seg.checkpoint_steps=2", "train_seg.parts=2",
+          "segmenter.width=16")
+
+
+@pytest.fixture(scope="module")
+def segmented(made_once, smoke_outputs):
+    """`outputs` with the finished run, continued to the scores of a segmentation network."""
+    def make(outputs):
+        copied(smoke_outputs, outputs)
+        Pipeline.compose(*CHOSEN, f"outputs={outputs}", "report.write=true").run()
+    return made_once("segmented", make)
+
+
+def test_the_network_is_trained_on_pseudo_masks_and_scored_on_val(segmented):
+    run = segmented / "smoke"
+    summary = json.loads((run / "summary.json").read_text())
+    score = summary["scores"]["infer_seg"]
+    assert score["title"] == "segmentations" and score["images"] == 8 and 0 < score["miou"] < 1 and 0 < score["boundary_iou"] < 1
+    facts = read_metadata(run / "train_seg/weights.safetensors")
+    assert facts["segmenter"] == {"method": "fpn", "width": 16} and facts["backbone"]["depth"] == "tiny"
+    log = [json.loads(line) for line in (run / "train_seg/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log if "loss" in line] == list(range(6)) and 0 < log[-1]["val_miou"] < 1
+    report = (run / "report/report.html").read_text()
+    assert "boundary IoU" in report and "train_seg: mean IoU on val" in report and "Confusion matrix of the segmentations" in report
+
+
+def test_val_images_are_segmented_in_their_own_size_and_their_labels_are_not_read(segmented):
+    pipeline = Pipeline.compose(*CHOSEN, f"outputs={segmented}")
+    assert set(actions(pipeline).values()) == {"skip"}
+    masks = {path.stem: read_mask(path) for path in (segmented / "smoke/infer_seg").glob("*.png")}
+    assert masks.keys() == set(pipeline.dataset.lists["val"])
+    assert all(mask.shape == pipeline.dataset.size(image_id) and mask.max() <= 8 for image_id, mask in masks.items())
+
+
+def test_a_lost_mask_and_a_lost_training_come_back_with_the_same_bytes(segmented, tmp_path):
+    outputs = copied(segmented, tmp_path)
+    lost, weights = min((outputs / "smoke/infer_seg").glob("*.png")), outputs / "smoke/train_seg/weights.safetensors"
+    before = lost.read_bytes(), weights.read_bytes()
+    lost.unlink(), weights.unlink()
+    pipeline = Pipeline.compose(*CHOSEN, f"outputs={outputs}")
+    assert actions(pipeline)["train_seg"] == actions(pipeline)["infer_seg"] == "continue"
+    pipeline.run()
+    assert (lost.read_bytes(), weights.read_bytes()) == before
+
+
+def test_the_crf_and_the_mirror_image_change_the_masks_and_nothing_before(segmented, tmp_path):
+    outputs = copied(segmented, tmp_path)
+    before = contents(outputs / "smoke/infer_seg")
+    pipeline = Pipeline.compose(*CHOSEN, f"outputs={outputs}", "infer_seg.crf=false", "infer_seg.flip=false")
+    planned = {name: action for name, action in actions(pipeline).items() if action != "skip"}
+    assert planned == {"infer_seg": "re-run", "eval_seg": "re-run"}
+    pipeline.run()
+    after = contents(outputs / "smoke/infer_seg")
+    assert any(after[name] != before[name] for name in before if name.endswith(".png"))
+
+
+def test_on_the_ground_truth_no_pseudo_masks_are_needed(smoke_outputs, tmp_path):
+    outputs = copied(smoke_outputs, tmp_path)
+    shutil.rmtree(outputs / "smoke")
+    pipeline = Pipeline.compose(*CHOSEN, f"outputs={outputs}", "train_seg.labels=gt", "steps=[train_seg,infer_seg,eval_seg]")
+    assert set(actions(pipeline).values()) == {"run"}
+    summary = pipeline.run()
+    assert 0 < summary["scores"]["infer_seg"]["miou"] < 1
+    manifest = json.loads((outputs / "smoke/train_seg/manifest.json").read_text())
+    assert manifest["identity"].get("reads", {}) == {}
+
+
+def test_what_cannot_be_trained_on_is_refused_before_work(smoke_outputs, tmp_path):
+    outputs = copied(smoke_outputs, tmp_path)
+    with pytest.raises(ConfigError, match="train_seg.split contains 8 images of the list val, on which it is validated"):
+        Pipeline.compose(*CHOSEN, f"outputs={outputs}", "train_seg.split=all", "train_seg.labels=gt",
+                         "steps=[train_seg,infer_seg,eval_seg]").plan()
+    with pytest.raises(ConfigError, match="make_sem_seg_labels.bg_threshold is chosen"):
+        Pipeline.compose(*CHOSEN, f"outputs={outputs}", "train_seg.split=val").plan()
+
+
+def test_without_masks_nothing_is_validated_or_scored(tmp_path, smoke_outputs):
+    source = next((smoke_outputs / ".data").glob("*"))
+    root = tmp_path / "mine"
+    shutil.copytree(source / "images", root / "images")
+    for name in ("classes.txt", "labels.csv", "train.txt", "val.txt"):
+        shutil.copy(source / name, root)
+    shutil.copy(source / "labels.csv", root) if (source / "labels.csv").exists() else None
+    words = [word for word in CHOSEN if not word.startswith(("experiment=", "data.n_", "steps="))]
+    pipeline = Pipeline.compose("experiment=folder_seg", *words, f"data.root={root}", f"outputs={tmp_path}", "train_cam.epochs=1",
+                                "train_seg.epochs=1", "refiner=none", "name=unlabelled")
+    summary = pipeline.run()
+    assert "infer_seg" not in summary["scores"] and "val_miou" not in (pipeline.folder.path / "train_seg/log.jsonl").read_text()
+    masks = list((pipeline.folder.path / "infer_seg").glob("*.png"))
+    assert len(masks) == len(pipeline.dataset.lists["val"] or pipeline.dataset.lists["train"])
+    assert all(np.unique(read_mask(path)).max() <= 8 for path in masks)
