@@ -14,7 +14,7 @@ class BoundaryIoU:
     """Intersection over union of the pixels of each label that are close to its boundary, accumulated over images.
 
     A pixel of a label is close to the boundary if a pixel of another label, or the outside of the image, is at most
-    `ratio` times the diagonal away (chessboard distance, at least 1 pixel), as in the authors' code. For semantic segmentation the
+    `ratio` times the diagonal away (chessboard distance, at least 1 pixel), as in the authors' code. In semantic segmentation the
     pixels of all objects of a class are one region. Pixels whose truth is 255 are not counted.
 
     Attributes:
@@ -49,7 +49,7 @@ class BoundaryIoU:
 
 def boundary_region(mask: np.ndarray, width: int) -> np.ndarray:
     """The pixels of a mask (H, W) bool at most `width` pixels away from its outside, which includes that of the image."""
-    from scipy.ndimage import distance_transform_cdt   # late: plans read the steps that score
+    from scipy.ndimage import distance_transform_cdt  # late: plans read the steps that score
 
     distance = distance_transform_cdt(np.pad(mask, 1), metric="chessboard")[1:-1, 1:-1]
     return mask & (distance <= width)
