@@ -51,7 +51,7 @@ def check(setup: Setup) -> None:
     try:
         setup.config.cam.check(planned_classifier(setup))
     except ConfigError as error:   # of a method, which does not know under which name it was chosen
-        raise ConfigError(f"cam={setup.config.cam.method} does not fit the backbone: {error}") from error
+        raise ConfigError(f"cam={setup.config.cam.method} does not fit the network: {error}") from error
 
 
 def needs(setup: Setup) -> Needs | None:

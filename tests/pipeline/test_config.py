@@ -44,7 +44,7 @@ def test_the_default_is_the_clean_recipe_on_the_embedded_data_from_installed_wei
     (["model.backbone=resnet18"], "^model: there is no such key; did you mean 'backbone'"),
     (["model.pretrained=false"], "^model: there is no such key; did you mean 'backbone.pretrained'"),
     (["train_cam.network=resnet18"], "^train_cam.network: there is no such key; did you mean 'backbone.network'"),
-    (["foo.weights=x"], "^foo: there is no such key; did you mean 'backbone.weights' or 'train_cam.weights' or 'train_irn.weights'"),
+    (["foo.radius=x"], "^foo: there is no such key; did you mean 'refiner.radius' or 'train_irn.radius' or 'make_ins_seg_labels.radius'"),
     (["foo.method=cam"], r"^foo: there is no such key \(allowed"), (["foo.split=val"], r"^foo: there is no such key \(allowed"),
     (["backbone.pretrained=null"], "^backbone.pretrained=null is not possible: expected a value$"),
     (["backbone=convnext_tiny"], r"^backbone=convnext_tiny: .*\(allowed: .*, timm backbone.network=..., tiny, vgg16"),

@@ -107,7 +107,7 @@ def test_every_step_runs_with_a_new_backbone(tree):
     assert facts["backbone"] == {"method": "pyramid", "width": 8, "norm": "group"}
     line = json.loads((run / "make_cam/index.jsonl").read_text().splitlines()[0])
     assert line["pad"] == 8 and line["grids"][0] == [-(-line["height"] // 8), -(-line["width"] // 8)]
-    assert "<dt>backbone</dt><dd>pyramid, pretrained=False, weights=None, width=8</dd>" in (run / "report/report.html").read_text()
+    assert "<dt>backbone</dt><dd>pyramid, pretrained=false, weights=null, width=8</dd>" in (run / "report/report.html").read_text()
 
 
 def test_a_classifier_whose_head_is_not_linear_has_gradient_maps_and_no_lpcam(tree):
@@ -117,7 +117,7 @@ def test_a_classifier_whose_head_is_not_linear_has_gradient_maps_and_no_lpcam(tr
     assert facts["classifier"] == {"method": "mixed", "hidden": 16, "loss": "soft_margin"}
     assert "<dt>classifier</dt><dd>mixed, loss=soft_margin, hidden=16</dd>" in (run / "report/report.html").read_text()
     lpcam, cam = plans(tree, ("classifier=mixed", "cam=gradcam"), ("classifier=mixed",), chosen=())
-    assert lpcam.startswith("make_lpcam needs a classifier that is linear in its features, Net is not") and cam.startswith("cam=cam needs")
+    assert lpcam.startswith("make_lpcam needs a classifier that is linear in its features, Net is not") and cam.startswith("cam=cam does not fit the network: CAM needs a classifier that is linear")
 
 
 @pytest.mark.parametrize(("family", "change", "why"), [("backbone", "backbone.width=9", "backbone.width: 8 -> 9"),

@@ -135,7 +135,7 @@ def test_a_local_weights_file_freezes_batch_norm_and_counts_by_its_bytes(outputs
     assert plan["train_cam"].action == "skip" and plan["train_irn"].reads == ("cam_to_ir_label",)   # ImageNet's, as official
     state["layer1.0.conv1.weight"][0] += 1
     torch.save(state, tmp_path / "weights.pth")
-    assert works(Pipeline.compose(*call))["train_cam"] == "backbone.weights changed"
+    assert works(Pipeline.compose(*call))["train_cam"] == "initial_weights changed"
     (tmp_path / "weights.pth").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="weights.pth is damaged"):
         Pipeline.compose(*call).plan()

@@ -68,5 +68,5 @@ def test_a_method_with_gradients_works_in_float32(smoke, outputs, tmp_path, monk
 
 
 def test_a_stage_that_the_backbone_lacks_is_refused_before_any_work():
-    with pytest.raises(ConfigError, match="^cam=gradcam does not fit the backbone: stage 5 does not exist: tiny has 5 stages"):
+    with pytest.raises(ConfigError, match="^cam=gradcam does not fit the network: stage 5 does not exist: tiny has 5 stages"):
         Pipeline.compose("experiment=smoke", "backbone=tiny", "cam=gradcam", "cam.stage=5").plan()

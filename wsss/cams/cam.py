@@ -33,13 +33,13 @@ class CAM(CamMethod):
     def maps(self, net: Classifier, features_of: Features, pair: Tensor, classes: Sequence[int]) -> Tensor:
         from wsss.classifiers.classifier import linear_weights
 
-        return class_activation_maps(features_of(pair), linear_weights(net, "cam=cam")[classes])
+        return class_activation_maps(features_of(pair), linear_weights(net, "CAM")[classes])
 
     def check(self, net: Classifier) -> None:
         """Raise ConfigError if the head of the classifier is not linear in its features."""
         from wsss.classifiers.classifier import linear_weights
 
-        linear_weights(net, "cam=cam")
+        linear_weights(net, "CAM")
 
 
 Method = CAM
