@@ -84,11 +84,11 @@ def identity(setup: Setup) -> dict[str, Any]:
 def check(setup: Setup) -> None:
     from steps.runtime.networks import check_training, imported_segmenter
 
-    ids, settings = setup.lists["ids"], setup.settings
+    ids, settings = setup.lists.get("ids", ()), setup.settings   # none if a network is taken from a file
     if settings.labels is Source.gt and not setup.dataset.has_masks(ids):
         raise ConfigError(f"{setup.name}.labels=gt needs masks of all {len(ids)} training images in {setup.dataset.root}. Add "
                           f"the masks, choose another list by {setup.name}.split, or use {setup.name}.labels=pseudo")
-    if both := set(ids) & set(setup.lists["log"]):
+    if both := set(ids) & set(setup.lists.get("log", ())):
         raise ConfigError(f"{setup.name}.split contains {len(both)} images of the list val, on which it is validated. Choose a "
                           "list without them")
     check_training(setup, imported_segmenter, setup.methods["backbone"].starts_from_weights)

@@ -81,6 +81,18 @@ def test_on_the_ground_truth_no_pseudo_masks_are_needed(smoke_outputs, tmp_path)
     assert manifest["identity"].get("reads", {}) == {}
 
 
+def test_a_trained_network_can_be_taken_from_a_file(segmented, tmp_path):
+    outputs = copied(segmented, tmp_path)
+    weights = outputs / "mine.safetensors"
+    shutil.copy(outputs / "smoke/train_seg/weights.safetensors", weights)
+    pipeline = Pipeline.compose(*CHOSEN, f"outputs={outputs}", "name=taken", f"train_seg.weights={weights}",
+                                "steps=[train_seg,infer_seg,eval_seg]")
+    assert actions(pipeline)["train_seg"] == "imported"
+    pipeline.run()
+    first, second = (contents(outputs / name / "infer_seg") for name in ("smoke", "taken"))
+    assert all(second[name] == first[name] for name in first if name.endswith(".png"))
+
+
 def test_what_cannot_be_trained_on_is_refused_before_work(smoke_outputs, tmp_path):
     outputs = copied(smoke_outputs, tmp_path)
     with pytest.raises(ConfigError, match="train_seg.split contains 8 images of the list val, on which it is validated"):
