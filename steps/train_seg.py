@@ -85,7 +85,7 @@ def check(setup: Setup) -> None:
     from steps.runtime.networks import check_training, imported_segmenter
 
     ids, settings = setup.lists.get("ids", ()), setup.settings   # none if a network is taken from a file
-    if settings.labels is Source.gt and not setup.dataset.has_masks(ids):
+    if settings.labels is Source.gt and ids and not setup.dataset.has_masks(ids):
         raise ConfigError(f"{setup.name}.labels=gt needs masks of all {len(ids)} training images in {setup.dataset.root}. Add "
                           f"the masks, choose another list by {setup.name}.split, or use {setup.name}.labels=pseudo")
     if both := set(ids) & set(setup.lists.get("log", ())):
