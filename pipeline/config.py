@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from typing import Any, get_type_hints
 
 from hydra import compose as hydra_compose
@@ -31,6 +32,12 @@ SET_BY_FILES = ("experiment_name", "recipe_name")   # in conf/, not by users
 def register() -> None:
     """Register the schema in Hydra: `run_schema` for the root, `schema/data` for each kind of data set, `schema/FAMILY` for each
     method. A method whose file cannot be used is left out: `explain` says why when it is chosen."""
+    _register(tuple((family, path, path.stat().st_mtime_ns) for family in FAMILIES for path in method_files(family).values()))
+
+
+@lru_cache(maxsize=1)
+def _register(files: tuple) -> None:
+    """`register`, once as long as the files of the methods are the same."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=_schema())
     for name, kind in KINDS.items():
