@@ -40,11 +40,9 @@ def lists(setup: Setup) -> Lists:
 
 
 def needs(setup: Setup) -> Needs:
-    from steps.runtime.needs import CELL, Estimate, comparison
+    from steps.runtime.needs import scoring
 
-    estimate = Estimate(setup)
-    return estimate.finish(CELL * (len(setup.dataset.classes) + 1) ** 2,
-                           passing=estimate.on_host(comparison(estimate.images("scored", original=True))))
+    return scoring(setup)
 
 
 def run(context: StepContext) -> dict[str, Any]:

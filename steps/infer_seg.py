@@ -18,6 +18,7 @@ from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, Column, Lists, Needs, Setup, StepSettings, facts
 from wsss.data.ids import union
 from wsss.data.images import encode_mask
+from wsss.refiners.crf import check_kernels, kernels_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,16 +48,7 @@ class Settings(StepSettings):
         self.require(len(self.scales) > 0 and all(0 < scale <= 8 for scale in self.scales), "scales",
                      "at least one scale, each above 0 and at most 8")
         self.require(self.crf_iterations >= 1, "crf_iterations", "at least 1")
-        for key in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
-            self.require(getattr(self, key) > 0, key, "above 0")
-        for key in ("gaussian_compat", "bilateral_compat"):
-            self.require(getattr(self, key) >= 0, key, "0 or more")
-
-    @property
-    def kernels(self) -> dict[str, float]:
-        """The arguments of `wsss.refinement.crf.DenseCRF`."""
-        return {key: getattr(self, key) for key in ("gaussian_sxy", "gaussian_compat", "bilateral_sxy", "bilateral_srgb",
-                                                    "bilateral_compat")}
+        check_kernels(self)
 
 
 def lists(setup: Setup) -> Lists:
@@ -84,15 +76,13 @@ def needs(setup: Setup) -> Needs:
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    from steps.runtime.networks import load_segmenter
+    from steps.runtime.networks import in_precision, load_segmenter
+    from wsss.refinement.masks import mask_of
     from wsss.resize import resize
     from wsss.segmenters.inference import probabilities
 
     network, settings = load_segmenter(context), context.settings
-
-    def logits(images: torch.Tensor) -> torch.Tensor:
-        with context.runtime.autocast():
-            return network(images).float()
+    logits = in_precision(context, network)
 
     def make(image_id: str) -> Made:
         image, size = context.dataset.image(image_id), context.dataset.size(image_id)
@@ -100,7 +90,7 @@ def run(context: StepContext) -> dict[str, Any]:
                              network.backbone.normalisation)
         if settings.crf:
             soft = _crf(soft, image, settings)
-        label = resize(soft, size).max(0).indices.byte().cpu().numpy()
+        label = mask_of(resize(soft, size), range(len(context.dataset.classes)))
         return {f"{image_id}.png": encode_mask(label)}, {"height": size[0], "width": size[1]}
 
     for_each_image(context, make)
@@ -114,7 +104,7 @@ def _crf(soft: torch.Tensor, image: np.ndarray, settings: Settings) -> torch.Ten
     from wsss.refinement.crf import DenseCRF
 
     unary = -soft.clamp(min=torch.finfo(torch.float32).tiny).log()
-    crf = DenseCRF(torch.from_numpy(image).to(soft.device), **settings.kernels)
+    crf = DenseCRF(torch.from_numpy(image).to(soft.device), **kernels_of(settings))
     return crf.inference(unary, settings.crf_iterations)
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from steps.parts.outcome import Advice, Change, Outcome, Remark, noun, plural
 from steps.runtime.context import StepContext, require, settings_of
 from steps.runtime.setup import Setup
+from wsss.families import BaseMethod
 
 TRAINING, IMAGES, SCORE = "training", "images", "score"
 Lists = dict[str, tuple[str, ...]]   # purpose -> ids
@@ -175,8 +176,17 @@ def lists(setup: Setup) -> Lists:
 
 
 def facts(setup: Setup, *names: str) -> dict[str, Any]:
-    """The settings of the step under its name, and values of the configuration ("seed", "precision"), for `identity`."""
-    return {setup.name: settings_of(setup.settings)} | {name: settings_of(getattr(setup.config, name)) for name in names}
+    """The settings of the step under its name, and values of the configuration ("seed", "precision") or chosen methods ("cam"),
+    for `identity`."""
+    values = {name: getattr(setup.config, name) for name in names}
+    return {setup.name: settings_of(setup.settings)} | {
+        name: settings_of(value.facts if isinstance(value, BaseMethod) else value) for name, value in values.items()}
+
+
+def backbone_facts(setup: Setup, from_weights: bool) -> dict[str, Any]:
+    """The layers of the backbone and, if a training starts `from_weights`, its ImageNet weights, for `identity`."""
+    backbone = setup.methods["backbone"]
+    return {"backbone": backbone.facts, **({"initial_weights": backbone.digest()} if from_weights else {})}
 
 
 def identity(setup: Setup) -> dict[str, Any]:

@@ -17,12 +17,12 @@ import numpy as np
 
 from steps.parts.official import OfficialNetwork
 from steps.parts.outcome import Advice, Outcome, Remark
-from steps.parts.shown import loss_curves, read_log
+from steps.parts.shown import loss_curves, read_log, val_curve
 from steps.runtime.concurrency import memory_for
 from steps.runtime.context import StepContext
 from steps.runtime.memory import trim_heap
 from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of, total_steps
-from steps.step import TRAINING, Curve, Line, Lists, Needs, Setup, facts
+from steps.step import TRAINING, Curve, Lists, Needs, Setup, backbone_facts, facts
 from wsss.metrics.semantic import average_precision
 from wsss.seeding import generator
 
@@ -68,9 +68,8 @@ def lists(setup: Setup) -> Lists:
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    backbone = setup.methods["backbone"]
-    weights = {"initial_weights": backbone.digest()} if backbone.starts_from_weights else {}
-    return {**facts(setup, "seed", "precision", "classifier"), "backbone": backbone.facts, **weights}
+    return {**facts(setup, "seed", "precision", "classifier"),
+            **backbone_facts(setup, setup.methods["backbone"].starts_from_weights)}
 
 
 def check(setup: Setup) -> None:
@@ -207,6 +206,4 @@ def shown(context: StepContext) -> Iterator[Curve]:
     """The loss and, from the images of val that were measured, the mean average precision."""
     log = read_log(context.folder)
     yield from loss_curves(context, log, {"loss": "loss"})
-    if checked := [line for line in log if line.get("val_map") is not None]:
-        line = Line([line["step"] for line in checked], [line["val_map"] for line in checked], "val")
-        yield Curve(f"{context.name}: mean average precision on val", "step", "mAP, percent", [line], percent=True)
+    yield from val_curve(context, log, "val_map", "mean average precision", "mAP")

@@ -22,7 +22,7 @@ from steps.runtime.artifacts import Labels
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext
 from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of, total_steps
-from steps.step import TRAINING, Curve, Lists, Needs, Setup, facts
+from steps.step import TRAINING, Curve, Lists, Needs, Setup, backbone_facts, facts
 from wsss.seeding import generator
 
 if TYPE_CHECKING:
@@ -79,10 +79,9 @@ def unused(setup: Setup) -> dict[str, str]:
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    backbone, found = setup.methods["backbone"], facts(setup, "seed", "precision")
+    found = facts(setup, "seed", "precision")
     found[setup.name]["init"] = init_of(setup).value
-    weights = {"initial_weights": backbone.digest()} if init_of(setup) is Init.imagenet else {}
-    return {**found, "backbone": backbone.facts, **weights}
+    return {**found, **backbone_facts(setup, init_of(setup) is Init.imagenet)}
 
 
 def check(setup: Setup) -> None:

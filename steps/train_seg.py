@@ -13,21 +13,20 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.parts.shown import loss_curves, read_log
+from steps.parts.shown import loss_curves, read_log, val_curve
 from steps.runtime.artifacts import Labels
 from steps.runtime.concurrency import memory_for
 from steps.runtime.context import StepContext
 from steps.runtime.memory import trim_heap
 from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of, total_steps
 from steps.runtime.setup import Setup, val_with_masks
-from steps.step import TRAINING, Curve, Line, Lists, Needs, facts
+from steps.step import TRAINING, Curve, Lists, Needs, backbone_facts, facts
 from wsss.data.images import resize_mask
 from wsss.errors import ConfigError
 from wsss.metrics.semantic import Confusion
 from wsss.seeding import generator
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from wsss.segmenters.segmenter import Segmenter
@@ -76,9 +75,8 @@ def unused(setup: Setup) -> dict[str, str]:
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    backbone = setup.methods["backbone"]
-    weights = {"initial_weights": backbone.digest()} if backbone.starts_from_weights else {}
-    return {**facts(setup, "seed", "precision", "segmenter"), "backbone": backbone.facts, **weights}
+    return {**facts(setup, "seed", "precision", "segmenter"),
+            **backbone_facts(setup, setup.methods["backbone"].starts_from_weights)}
 
 
 def check(setup: Setup) -> None:
@@ -142,6 +140,7 @@ def validate(context: StepContext, network: Segmenter) -> dict[str, Any]:
     import torch
 
     from steps.runtime.networks import network_input
+    from wsss.refinement.masks import mask_of
     from wsss.resize import resize
 
     ids = context.lists["log"]
@@ -155,14 +154,10 @@ def validate(context: StepContext, network: Segmenter) -> dict[str, Any]:
             with memory_for(image_id):
                 truth = context.dataset.mask(image_id)
                 logits = network(network_input(context, network, image_id)).float()
-                confusion.update(_argmax(resize(logits, truth.shape)), truth)
+                confusion.update(mask_of(resize(logits, truth.shape)[0], range(len(context.dataset.classes))), truth)
             trim_heap()
     confusion.counts = context.runtime.reduce(confusion.counts)
     return {"val_miou": confusion.scores().miou}
-
-
-def _argmax(logits: torch.Tensor) -> np.ndarray:
-    return logits[0].max(0).indices.byte().cpu().numpy()
 
 
 def reader(folder: Path, n_classes: int) -> None:
@@ -175,6 +170,4 @@ def shown(context: StepContext) -> Iterator[Curve]:
     """The loss and, from the images of val that were measured, the mean IoU."""
     log = read_log(context.folder)
     yield from loss_curves(context, log, {"loss": "loss"})
-    if checked := [line for line in log if line.get("val_miou") is not None]:
-        line = Line([line["step"] for line in checked], [line["val_miou"] for line in checked], "val")
-        yield Curve(f"{context.name}: mean IoU on val", "step", "mIoU, percent", [line], percent=True)
+    yield from val_curve(context, log, "val_miou", "mean IoU", "mIoU")

@@ -34,6 +34,13 @@ def loss_curves(context: StepContext, log: Sequence[Mapping[str, Any]], losses: 
         yield Curve(f"{context.name}: {'loss' if len(losses) == 1 else 'losses'}", "step", "loss", drawn)
 
 
+def val_curve(context: StepContext, log: Sequence[Mapping[str, Any]], key: str, title: str, heading: str) -> Iterator[Curve]:
+    """A measure of val in [0, 1], `key` in the log, over the training steps; nothing if it was not measured."""
+    if checked := [line for line in log if line.get(key) is not None]:
+        line = Line([line["step"] for line in checked], [line[key] for line in checked], "val")
+        yield Curve(f"{context.name}: {title} on val", "step", f"{heading}, percent", [line], percent=True)
+
+
 def threshold_curve(title: str, lines: Sequence[Line]) -> Iterator[Curve]:
     """The mIoU in [0, 1] over the background threshold; nothing without lines."""
     if lines:

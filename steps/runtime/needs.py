@@ -46,7 +46,6 @@ _KEPT_OUTPUT = 128 * MIB     # upper limit of such an output: blocks above 32 Mi
 _TRAINED = 1.3               # training relative to what autograd keeps: freed memory stays; 16 crops of 512 px take 11.3 GB
 _BF16 = 0.75                 # outputs under autocast on the CPU relative to float32: 0.65 to 0.78
 _WORKSPACE = 32 * MIB        # of cuBLAS on a GPU: 8 buffers of 4 MiB (CUBLAS_WORKSPACE_CONFIG=:4096:8)
-_CRF = 500, 100              # bytes per pixel, and per pixel and label: images, 2 to 13 labels: within 25 %; noise doubles it
 _CONFUSION = 20              # bytes per pixel of `Confusion.update`
 # Bytes on disk, measured on the files of the default run.
 _PNG = 850                   # a label of one class: palette and chunks
@@ -243,6 +242,13 @@ def maps_on_disk(images: Images, stride: int, scales: Sequence[float], kinds: in
 def labels_on_disk(images: Images, border: float) -> float:
     """Bytes of label images and of their index. `border`: bytes of the borders, per pixel of a side."""
     return images.total(_PNG + border * np.sqrt(images.pixels) + LABEL_LINE)
+
+
+def scoring(setup: Setup) -> Needs:
+    """The needs of a step that compares the masks of "scored" with the ground truth."""
+    estimate = Estimate(setup)
+    return estimate.finish(CELL * (len(setup.dataset.classes) + 1) ** 2,
+                           passing=estimate.on_host(comparison(estimate.images("scored", original=True))))
 
 
 def comparison(images: Images) -> float:

@@ -189,10 +189,16 @@ def save_network(context: StepContext, network: Classifier | IRN | Segmenter) ->
 
 def feature_function(context: StepContext, classifier: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a function from images (B, 3, H, W) to features (B, D, h, w) in float32, computed in the run's precision."""
-    def features(images: torch.Tensor) -> torch.Tensor:
+    return in_precision(context, classifier.features)
+
+
+def in_precision(context: StepContext,
+                 function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function of a tensor that is computed in the run's precision, and its result in float32."""
+    def compute(x: torch.Tensor) -> torch.Tensor:
         with context.runtime.autocast():
-            return classifier.features(images).float()
-    return features
+            return function(x).float()
+    return compute
 
 
 def network_input(context: StepContext, network: Classifier | IRN | Segmenter, image_id: str, flip: bool = False) -> torch.Tensor:

@@ -123,6 +123,13 @@ def test_maps_by_gradients_keep_the_layers_after_their_stage(sized):
     assert last.memory_mb < cam.memory_mb + 50 and fine.memory_mb - cam.memory_mb > 2 * pixels / 64 * 4 * 512 * 4 / MIB
 
 
+def test_a_setting_of_a_method_that_is_not_recorded_does_not_count():
+    def recorded(*words: str) -> dict:
+        config = typed(compose(["cam=scorecam", *words]))
+        return BY_NAME["make_cam"].identity(setup_of(config, dataset(3), "make_cam"))["cam"]
+    assert recorded() == recorded("cam.batch_size=5") == {"method": "scorecam"}
+
+
 def test_what_a_method_that_asks_for_values_needs_is_unknown(sized, monkeypatch):
     monkeypatch.setattr(CAM, "maps", lambda self, net, features_of, pair, classes: features_of(pair) * float(pair.max()))
     assert expected(dataset(6), "make_cam") is None

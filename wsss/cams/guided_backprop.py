@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from wsss.cams.method import CamMethod, Features
+from wsss.cams.backprop import Backprop
+from wsss.cams.method import Features
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class GuidedBackprop(CamMethod):
+class GuidedBackprop(Backprop):
     """Guided backpropagation: max_c |dy/dx_c| as in `Backprop`, but each ReLU passes on only positive gradients. It
     has no settings.
 
@@ -24,7 +25,6 @@ class GuidedBackprop(CamMethod):
     """
 
     title: ClassVar[str] = "Guided backprop"
-    gradients: ClassVar[bool] = True
 
     def maps(self, net: Classifier, features_of: Features, pair: Tensor, classes: Sequence[int]) -> Tensor:
         """As `CamMethod.maps`, at the full resolution (H, W); not negative. One forward pass and K backward passes through the
@@ -38,9 +38,6 @@ class GuidedBackprop(CamMethod):
         from wsss.cams.guided import check_guided
 
         check_guided(net, "cam=guided_backprop")
-
-    def scale_weight(self, pair: Tensor) -> float:
-        return float(pair.shape[2] * pair.shape[3])   # the gradients shrink with the number of cells, as in Grad-CAM
 
 
 Method = GuidedBackprop

@@ -18,6 +18,22 @@ class Unary(Enum):
     scores = "scores"            # softmax of `sharpness` times the maps and the background threshold
 
 
+_ABOVE_0, _NOT_NEGATIVE = ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"), ("gaussian_compat", "bilateral_compat")
+
+
+def check_kernels(settings: Any) -> None:
+    """Check the settings of the two kernels of a CRF by their function `require`, which raises ConfigError."""
+    for key in _ABOVE_0:
+        settings.require(getattr(settings, key) > 0, key, "above 0")
+    for key in _NOT_NEGATIVE:
+        settings.require(getattr(settings, key) >= 0, key, "0 or more")
+
+
+def kernels_of(settings: Any) -> dict[str, float]:
+    """The two kernels in settings, as arguments of `wsss.refinement.crf.DenseCRF`."""
+    return {key: getattr(settings, key) for key in (*_ABOVE_0, *_NOT_NEGATIVE)}
+
+
 @dataclass
 class CRF(RefinerMethod):
     """The dense CRF on the maps and the background threshold.
@@ -44,10 +60,8 @@ class CRF(RefinerMethod):
         super().__post_init__()
         self.require(self.iterations >= 1, "iterations", "at least 1")
         self.require(0 < self.gt_prob < 1, "gt_prob", "a probability above 0 and below 1")
-        for key in ("sharpness", "gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
-            self.require(getattr(self, key) > 0, key, "above 0")
-        for key in ("gaussian_compat", "bilateral_compat"):
-            self.require(getattr(self, key) >= 0, key, "0 or more")
+        self.require(self.sharpness > 0, "sharpness", "above 0")
+        check_kernels(self)
 
     def scores(self, image: SeedImage, scores: Tensor) -> Tensor:
         """The probabilities (n, K + 1, H, W) of the CRF; one lattice for all n."""
@@ -57,9 +71,7 @@ class CRF(RefinerMethod):
             unary = unary_from_labels(scores.max(dim=1).indices, scores.shape[1], self.gt_prob)
         else:
             unary = unary_from_scores(scores, self.sharpness)
-        crf = DenseCRF(image.image, gaussian_sxy=self.gaussian_sxy, gaussian_compat=self.gaussian_compat,
-                       bilateral_sxy=self.bilateral_sxy, bilateral_srgb=self.bilateral_srgb,
-                       bilateral_compat=self.bilateral_compat)
+        crf = DenseCRF(image.image, **kernels_of(self))
         return crf.inference(unary, self.iterations)
 
     def memory(self, labellings: int, gpu: bool) -> tuple[float, float]:
