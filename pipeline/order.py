@@ -72,7 +72,10 @@ STEPS: tuple[Row, ...] = (
     Row("eval_sem_seg", "scores of the pseudo masks", {"masks": "make_sem_seg_labels"}),
     Row("train_seg", "the segmentation network", {"labels": "make_sem_seg_labels"}),
     Row("infer_seg", "segmentations", {"network": "train_seg"}),
-    Row("eval_seg", "scores of the segmentations", {"masks": "infer_seg"}),
+    Row("eval_seg", "scores of the segmentations", {"masks": "infer_seg", "network": "train_seg"}),
+    Row("train_seg", "the same network, trained on the ground truth", {"labels": "make_sem_seg_labels"}, name="train_seg_gt"),
+    Row("infer_seg", "segmentations by that network", {"network": "train_seg_gt"}, name="infer_seg_gt"),
+    Row("eval_seg", "the fully supervised bound", {"masks": "infer_seg_gt", "network": "train_seg_gt"}, name="eval_seg_gt"),
     Row("make_ins_seg_labels", "instances", {"seeds": SEEDS, "irn": "train_irn"}, flag="make_ins_seg_pass"),
     Row("eval_ins_seg", "average precision of the instances", {"instances": "make_ins_seg_labels"}),
 )

@@ -13,7 +13,7 @@ from pipeline.order import BY_NAME, SEEDS, STEPS
 from pipeline.plan.selection import check_steps
 from pipeline.report.published import Published
 from pipeline.tracking import Logger
-from steps.runtime.context import require
+from steps.runtime.context import own_methods, require
 from steps.runtime.store import ArtifactSettings
 from wsss.data.ids import check_id
 from wsss.data.messages import did_you_mean
@@ -142,12 +142,14 @@ class RunSettings:
 
     def _check_methods(self) -> None:
         """Raise ConfigError if a family's file names no method, or another one is set by its key `method`."""
-        for family in FAMILIES:
-            chosen = getattr(self, family)
-            require(isinstance(chosen, BaseMethod), family, chosen, f"a file of conf/{family}/ that names its method: in its "
+        places = [(family, family, getattr(self, family)) for family in FAMILIES]
+        places += [(f"{row.name}.{family}", family, own) for row in STEPS for family in own_methods(row.settings_type)
+                   if (own := getattr(getattr(self, row.name), family)) is not None]
+        for key, family, chosen in places:
+            require(isinstance(chosen, BaseMethod), key, chosen, f"a file of conf/{family}/ that names its method: in its "
                     f"defaults the line /schema/{family}@_here_: METHOD")
-            require(chosen.method == type(chosen).method, f"{family}.method", chosen.method, f"{type(chosen).method}; choose the "
-                    f"method by {family}=NAME")
+            require(chosen.method == type(chosen).method, f"{key}.method", chosen.method, f"{type(chosen).method}; choose the "
+                    f"method by {family if key == family else f'{family}@{key}'}=NAME")
 
     def _ends(self) -> tuple[int, int]:
         """The positions of the first and the last step to run in `steps`."""

@@ -178,7 +178,7 @@ def lists(setup: Setup) -> Lists:
 def facts(setup: Setup, *names: str) -> dict[str, Any]:
     """The settings of the step under its name, and values of the configuration ("seed", "precision") or chosen methods ("cam"),
     for `identity`."""
-    values = {name: getattr(setup.config, name) for name in names}
+    values = {name: setup.methods.get(name) or getattr(setup.config, name) for name in names}
     return {setup.name: settings_of(setup.settings)} | {
         name: settings_of(value.facts if isinstance(value, BaseMethod) else value) for name, value in values.items()}
 

@@ -7,16 +7,19 @@ the resumable `state.safetensors`. With `labels=gt` it is the fully supervised b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from steps.parts.shown import loss_curves, read_log, val_curve
 from steps.runtime.artifacts import Labels
 from steps.runtime.concurrency import memory_for
-from steps.runtime.context import StepContext
+from steps.runtime.context import OWN_METHOD, StepContext
+from steps.runtime.journal import INDEX
 from steps.runtime.memory import trim_heap
 from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of, total_steps
 from steps.runtime.setup import Setup, val_with_masks
@@ -46,10 +49,17 @@ class Settings(TrainingSettings):
     """`train_seg.`: the values and their sources are in `conf/recipe/`."""
 
     labels: Source               # what it is trained on
+    backbone: Any = field(metadata=OWN_METHOD)   # of the segmentation network; null: as for the classifier
+    resize: list[int] | None     # [longer, shorter]: images are resized to the largest size within, before the scale
     scale: list[float]           # range of the random scale of the image
+    scale_step: float | None     # only these scales of the range: the lowest, and multiples of the step above it; null: all
+    max_class_share: float | None   # of a class in the labelled pixels of a crop, if one of ten random crops has less; null: 1
     color_jitter: float          # strength of random brightness, contrast and saturation; 0: none
+    distortion: bool             # mmsegmentation's photometric distortion: brightness, contrast, saturation and hue
     head_lr_mult: float          # learning rate of the decoder, as a multiple of `lr`, that of the backbone
     warmup: float                # share of the steps over which the learning rate rises from 0
+    lr_interval: int             # steps between two changes of the learning rate
+    absent_classes: bool         # whether classes may occur in no label; false: an error
     val_epochs: int              # epochs between two computations of mIoU on val; also after the last epoch
     max_val_images: int | None   # of val; null: all
 
@@ -60,6 +70,12 @@ class Settings(TrainingSettings):
         self.require(0 <= self.color_jitter < 1, "color_jitter", "a strength in [0, 1)")
         self.require(self.head_lr_mult > 0, "head_lr_mult", "above 0")
         self.require(0 <= self.warmup < 1, "warmup", "in [0, 1)")
+        self.require(self.lr_interval >= 1, "lr_interval", "at least 1")
+        self.require(self.resize is None or len(self.resize) == 2 and 0 < self.resize[1] <= self.resize[0], "resize",
+                     "null, or two sides [longer, shorter] in pixels")
+        self.require(self.scale_step is None or self.scale_step > 0, "scale_step", "null or above 0")
+        self.require(self.max_class_share is None or 0 < self.max_class_share < 1, "max_class_share",
+                     "null or a share between 0 and 1")
         self.require(self.val_epochs >= 1, "val_epochs", "at least 1")
         self.require(self.max_val_images is None or self.max_val_images >= 1, "max_val_images", "null or at least 1")
 
@@ -86,10 +102,48 @@ def check(setup: Setup) -> None:
     if settings.labels is Source.gt and ids and not setup.dataset.has_masks(ids):
         raise ConfigError(f"{setup.name}.labels=gt needs masks of all {len(ids)} training images in {setup.dataset.root}. Add "
                           f"the masks, choose another list by {setup.name}.split, or use {setup.name}.labels=pseudo")
-    if both := set(ids) & set(setup.lists.get("log", ())):
+    log = setup.lists.get("log", ())
+    if made := next(filter(None, map(_made_by_a_run, [setup.dataset.mask_path(image_id) for image_id in log[:1]])), None):
+        raise ConfigError(f"the masks of val in {setup.dataset.root} are pseudo masks: {made} is in the folder of a run. They do "
+                          "not show how good a network is that was trained on such masks. Use masks that were drawn, or none")
+    if both := set(ids) & set(log):
         raise ConfigError(f"{setup.name}.split contains {len(both)} images of the list val, on which it is validated. Choose a "
                           "list without them")
+    if ids and not settings.absent_classes:
+        occur = {index for image_id in ids for index in setup.dataset.labels[image_id]}
+        _refuse_absent(setup.name, [name for i, name in enumerate(setup.dataset.classes) if i not in occur],
+                       f"in no image of the list {settings.split or 'train'}")
     check_training(setup, imported_segmenter, setup.methods["backbone"].starts_from_weights)
+
+
+def _made_by_a_run(mask: Path | None) -> Path | None:
+    """The mask file, without links, if it is in the folder of a step."""
+    if mask is None:
+        return None
+    path = mask.resolve()
+    return path if (path.parent / INDEX).is_file() else None
+
+
+def _refuse_absent(step: str, absent: Sequence[str], where: str) -> None:
+    if absent:
+        raise ConfigError(f"{'the class' if len(absent) == 1 else 'the classes'} {', '.join(absent)} "
+                          f"{'occurs' if len(absent) == 1 else 'occur'} {where}: a network cannot learn what it never sees. Add "
+                          f"images, leave the class out of the data set, or set {step}.absent_classes=true")
+
+
+def require_all_classes(context: StepContext, label_of: Callable[[str], np.ndarray]) -> None:
+    """Raise ConfigError if a class is in no label of the training list. Reads only labels of images that have a class not seen
+    yet, so few unless one is missing."""
+    dataset = context.dataset
+
+    def absent() -> list[str]:
+        missing = set(range(len(dataset.classes)))
+        for image_id in context.ids:
+            if missing & set(dataset.labels[image_id]):
+                missing -= set((np.unique(label_of(image_id)).astype(int) - 1).tolist())
+        return [dataset.classes[index] for index in sorted(missing)]
+    _refuse_absent(context.name, context.runtime.group.broadcast(absent),
+                   "in no mask" if context.settings.labels is Source.gt else "in no pseudo mask")
 
 
 def needs(setup: Setup) -> Needs:
@@ -104,20 +158,27 @@ def needs(setup: Setup) -> Needs:
 def run(context: StepContext) -> dict[str, Any]:
     from steps.runtime.networks import import_network, imported_segmenter, new_segmenter, save_network
     from steps.runtime.training import fit, make_optimizer, poly_lr
-    from wsss.data.augment import segmenter_sample
+    from wsss.data.augment import Augmentation, segmenter_sample
 
     if context.settings.weights:
         return import_network(context, imported_segmenter)
     settings, dataset, method = context.settings, context.dataset, context.methods["segmenter"]
     network = new_segmenter(context)
+    augmentation = Augmentation(tuple(settings.scale), settings.scale_step, settings.resize and tuple(settings.resize),
+                                settings.max_class_share, settings.color_jitter, settings.distortion)
     pseudo = Labels(context.input("labels"), len(dataset.classes)) if settings.labels is Source.pseudo else None
 
+    def label_of(image_id: str) -> np.ndarray:
+        return dataset.mask(image_id) if pseudo is None else pseudo(image_id, dataset.size(image_id))
+
+    if not settings.absent_classes:
+        require_all_classes(context, label_of)
+
     def sample(epoch: int, image_id: str, batch: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        image = dataset.image(image_id)
-        label = dataset.mask(image_id) if pseudo is None else pseudo(image_id, dataset.size(image_id))
+        image, label = dataset.image(image_id), label_of(image_id)
         draws = generator(context.seed, context.name, epoch, image_id)
-        return segmenter_sample(image, resize_mask(label, image.shape[:2]), draws, settings.crop_size,
-                                tuple(settings.scale), settings.color_jitter, network.backbone.normalisation)
+        return segmenter_sample(image, resize_mask(label, image.shape[:2]), draws, settings.crop_size, augmentation,
+                                network.backbone.normalisation)
 
     def counts(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return method.counts(labels)
@@ -127,7 +188,8 @@ def run(context: StepContext) -> dict[str, Any]:
 
     optimizer = make_optimizer(settings, *method.groups(network, settings.head_lr_mult))
     schedule = Schedule(context.name, total_steps(settings, len(context.ids)), settings.batch_size,
-                        poly_lr(settings.power, settings.warmup), settings.checkpoint_steps, settings.parts, settings.val_epochs)
+                        poly_lr(settings.power, settings.warmup, settings.lr_interval), settings.checkpoint_steps, settings.parts,
+                        settings.val_epochs)
     log = fit(context, schedule, network, optimizer, sample, loss, lambda: validate(context, network), counts=counts)
     if context.runtime.group.is_main:
         save_network(context, network)

@@ -14,7 +14,7 @@ from omegaconf.errors import MissingMandatoryValue
 from pipeline.contexts import make_context
 from pipeline.order import sources
 from pipeline.runfolder.folder import RunFolder
-from steps.runtime.context import Runtime, StepContext
+from steps.runtime.context import Runtime, StepContext, methods_of, own_methods
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
 from wsss.families import FAMILIES, load_method
@@ -56,7 +56,8 @@ class FinishedSteps:
             setattr(config, name, made_with(getattr(config, name), made["settings"]))
             config.seed = made["seed"]
             for family in made["identity"].keys() & FAMILIES:   # that the step uses
-                setattr(config, family, recorded_method(family, getattr(config, family), made["identity"][family]))
+                method = recorded_method(family, methods_of(config, name)[family], made["identity"][family])
+                setattr(getattr(config, name) if family in own_methods(getattr(config, name)) else config, family, method)
             runtime = replace(runtime, precision=made["precision"])
         return make_context(config, dataset, name, lists, folder or self.folder.result(name), read, place or self.place, runtime)
 

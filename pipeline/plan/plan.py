@@ -11,6 +11,7 @@ from pipeline.plan.lists import derive_lists, imported_file, reads_of, setup_of,
 from pipeline.plan.selection import selected
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reuse import Donor, find_donor, refuse_incompatible_runs
+from steps.runtime.context import methods_of
 from steps.runtime.inference import failures
 from steps.runtime.journal import BROKEN, CHANGED, MISSING, unfinished
 from steps.runtime.schedule import STATE, saved_step, total_steps
@@ -134,8 +135,9 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
 
 def remarks(config: Any, plan: list[PlannedStep]) -> list[str]:
     """What the methods that the steps to do use have to say."""
-    used = {family for planned in plan if planned.works for family in FAMILIES if family in planned.identity}
-    return [remark for family in FAMILIES if family in used and (remark := getattr(config, family).remark())]
+    found = [methods_of(config, planned.name)[family].remark() for planned in plan if planned.works
+             for family in FAMILIES if family in planned.identity]
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def check_share(config: Any, planned: PlannedStep, processes: int) -> None:

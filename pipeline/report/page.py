@@ -33,7 +33,7 @@ from pipeline.report.stage_images import StageImages, compare_stages, stage_sect
 from pipeline.report.stages import MARGIN
 from pipeline.report.traces import Trace, TraceMaker
 from pipeline.runfolder.recorded import RecordedRun
-from steps.runtime.context import settings_of
+from steps.runtime.context import own_methods, settings_of
 from steps.step import Matrix
 from wsss.families import FAMILIES
 from wsss.files import write_text
@@ -115,10 +115,15 @@ def _facts(run: RecordedRun) -> list[tuple[str, str]]:
 
 def _methods(run: RecordedRun) -> list[tuple[str, str]]:
     """The method of each family that a step of the run uses, with its settings."""
-    used = [family for family in FAMILIES if any(family in planned.identity for planned in run.plan)]
-    chosen = {family: settings_of(getattr(run.config, family)) for family in used}
-    return [(family, ", ".join([settings.pop("method"), *(f"{key}={as_set(value)}" for key, value in settings.items())]))
-            for family, settings in chosen.items()]
+    users = {family: [planned.name for planned in run.plan if family in planned.identity] for family in FAMILIES}
+    own = {step: own_methods(getattr(run.config, step)) for step in run.config.steps}
+    places = {family: getattr(run.config, family) for family, steps in users.items()
+              if any(family not in own[step] or getattr(getattr(run.config, step), family) is None for step in steps)}
+    places |= {f"{step}.{family}": method for step, families in own.items() for family in families
+               if (method := getattr(getattr(run.config, step), family)) is not None}
+    chosen = {key: settings_of(method) for key, method in places.items()}
+    return [(key, ", ".join([settings.pop("method"), *(f"{name}={as_set(value)}" for name, value in settings.items())]))
+            for key, settings in chosen.items()]
 
 
 def _strips(run: RecordedRun, maker: TraceMaker, scores: ImageScores, missing: list[str]) -> list[Trace]:

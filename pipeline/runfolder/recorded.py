@@ -18,7 +18,7 @@ from pipeline.order import BY_NAME, STEPS, Row, sources
 from pipeline.plan.plan import DONE, PARTIAL, PlannedStep
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import CONFIG
-from steps.runtime.context import Runtime, StepContext
+from steps.runtime.context import Runtime, StepContext, own_methods
 from steps.runtime.datasets import KINDS
 from steps.step import SCORE
 from wsss.data.dataset import Dataset
@@ -106,6 +106,10 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
         methods = {family: stored[family].method for family in FAMILIES if family in stored}   # not in older runs
         for family, name in methods.items():
             schema[family] = method_schema(family, name)
+        for row in (row for row in STEPS if row.name in stored):
+            for family in own_methods(row.settings_type):
+                if own := stored[row.name].get(family):
+                    schema[row.name][family] = method_schema(family, own.method)
         others = {"data", *(family for family, name in methods.items() if name != current[family].method)}
         known = {key: value for key, value in current.items() if key not in others}
         of_the_call = {key: current[key] for key in (*CALL_KEYS, *call_keys)}

@@ -15,11 +15,16 @@ import numpy as np
 from steps.runtime.store import Layout
 from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError, BackendError, ConfigError
+from wsss.families import FAMILIES
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+# Metadata of a field of a step's settings with the name of a family: the step's own method, null: that of the run. The key is
+# STEP.FAMILY, the group FAMILY@STEP.FAMILY.
+OWN_METHOD = {"own_method": True}
 
 
 class Stopped(Exception):
@@ -155,7 +160,7 @@ class StepContext:
     inputs: Mapping[str, tuple[Source, ...]] = field(default_factory=dict)
     seed: int = 0
     runtime: Runtime = field(default_factory=Runtime)
-    methods: Mapping[str, Any] = field(default_factory=dict)   # the chosen method of each family (`wsss.families`)
+    methods: Mapping[str, Any] = field(default_factory=dict)   # `methods_of`
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -185,12 +190,23 @@ class StepContext:
         return self.inputs["seeds"][0].step
 
 
+def methods_of(config: Any, step: str) -> dict[str, Any]:
+    """The method of each family that a step uses: its own (`OWN_METHOD`), else that of the run."""
+    return {family: getattr(getattr(config, step), family, None) or getattr(config, family) for family in FAMILIES}
+
+
+def own_methods(settings: Any) -> list[str]:
+    """The families of which the settings of a step, an object or its class, can name a method of its own."""
+    return [item.name for item in fields(settings) if item.metadata.get("own_method")]
+
+
 def settings_of(value: Any) -> Any:
-    """A settings dataclass as JSON-able values (enums by name)."""
+    """A settings dataclass as JSON-able values (enums by name), without the step's own methods."""
     if isinstance(value, Enum):
         return value.name
     if hasattr(value, "__dataclass_fields__"):
-        return {item.name: settings_of(getattr(value, item.name)) for item in fields(value)}
+        return {item.name: settings_of(getattr(value, item.name)) for item in fields(value)
+                if not item.metadata.get("own_method")}
     if isinstance(value, (list, tuple)):
         return [settings_of(item) for item in value]
     if isinstance(value, dict):

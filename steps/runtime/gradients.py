@@ -1,11 +1,13 @@
 """The gradients of a batch: the sum of those of its parts, with the same bits for any number of processes that share them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from steps.runtime.context import Group
 
@@ -65,6 +67,36 @@ def sum_parts(group: Group, parameters: list[nn.Parameter], parts: int, backward
     if group.size > 1:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_copy_(gradients, _copied(group, gradients, whole.owner, None))
+
+
+class RunningStatistics:
+    """The running statistics of the batch norm layers in training mode: those of a step are the mean of what its parts make of
+    those before it, with the same bits for any number of processes. Each part is normalised by its own statistics."""
+
+    def __init__(self, module: nn.Module):
+        layers = [layer for layer in module.modules()
+                  if isinstance(layer, _BatchNorm) and layer.training and layer.running_mean is not None]
+        self._buffers = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)]
+        self._counters = [layer.num_batches_tracked for layer in layers]
+        self._before = [buffer.clone() for buffer in (*self._buffers, *self._counters)]
+        self._made: dict[int, Tensor] = {}
+
+    @contextmanager
+    def of_part(self, number: int) -> Iterator[None]:
+        """The forward pass of a part: it starts from the statistics before the step."""
+        if self._buffers:
+            torch._foreach_copy_([*self._buffers, *self._counters], self._before)
+        yield
+        if self._buffers:
+            self._made[number] = _flat(self._buffers)
+
+    def average(self, group: Group, parts: int) -> None:
+        """Set the statistics after all parts of all processes."""
+        if self._buffers:
+            rows = torch.zeros(parts, sum(buffer.numel() for buffer in self._buffers), device=self._buffers[0].device)
+            for number, made in self._made.items():
+                rows[number] = made   # zeros are added between processes: exact
+            torch._foreach_copy_(self._buffers, _like(group.sum(rows).mean(0), self._buffers))
 
 
 def sum_grads(group: Group, parameters: list[nn.Parameter]) -> None:

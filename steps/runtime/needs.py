@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from steps.runtime.concurrency import ON_GPU, available_cores, max_concurrent
+from steps.runtime.context import methods_of
 from steps.runtime.memory import SLACK, resident
 from steps.runtime.networks import freeze_early, planned_classifier
 from steps.runtime.schedule import OptimizerName, total_steps
@@ -126,8 +127,10 @@ class Estimate:
         return classifier
 
     def segmenter(self) -> Segmenter:
+        """The segmentation network that the step trains or reads."""
+        trained_by = self.setup.sources.get("network")
+        methods = methods_of(self.config, trained_by[0].step if trained_by else self.setup.name)
         with torch.device("meta"):
-            methods = self.setup.methods
             return methods["segmenter"].new(methods["backbone"].new(), len(self.setup.dataset.classes) + 1)
 
     def irn(self) -> IRN:

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from steps.runtime.context import Source
+from steps.runtime.context import Source, methods_of
 from wsss.data.dataset import Dataset
 from wsss.data.ids import union
 from wsss.errors import ConfigError
-from wsss.families import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,8 @@ class Setup:
 
     @property
     def methods(self) -> dict[str, Any]:
-        """The chosen method of each family."""
-        return {family: getattr(self.config, family) for family in FAMILIES}
+        """The method of each family that the step uses."""
+        return methods_of(self.config, self.name)
 
     @property
     def seeds(self) -> str:

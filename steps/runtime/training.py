@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from steps.runtime.concurrency import lacks_memory
 from steps.runtime.context import StepContext, Stopped
-from steps.runtime.gradients import sum_grads, sum_parts
+from steps.runtime.gradients import RunningStatistics, sum_grads, sum_parts
 from steps.runtime.schedule import STATE, OptimizerName, Schedule
 from steps.runtime.training_log import TrainingLog
 from wsss.classifiers.classifier import poly_factor
@@ -107,12 +107,14 @@ def train_step(context: StepContext, schedule: Schedule, module: nn.Module, opti
     group = context.runtime.group
     n_parts = schedule.parts_per_batch(len(context.ids), group.size)
     shares: dict[int, dict[str, torch.Tensor]] = {}   # the losses of the parts of this process
+    statistics = RunningStatistics(module)
 
     def backward(number: int) -> None:
         # the same for each part: a draw of the step, such as whether to drop a layer, must not depend on the split
         with seeded(derived_seed(context.seed, schedule.purpose, "network", step), context.runtime.device):
             with context.runtime.autocast():
-                share = loss(*parts[number], total)
+                with statistics.of_part(number):
+                    share = loss(*parts[number], total)
             share["loss"].backward()
         shares[number] = {name: value.detach().double() for name, value in share.items()}
 
@@ -128,6 +130,7 @@ def train_step(context: StepContext, schedule: Schedule, module: nn.Module, opti
                 sum_grads(group, list(module.parameters()))
             else:
                 sum_parts(group, list(module.parameters()), n_parts, backward)
+        statistics.average(group, n_parts)
         optimizer.step()
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
@@ -251,17 +254,20 @@ def _laid_out(state: dict[int, dict[str, torch.Tensor]], optimizer: torch.optim.
                     for name, value in values.items()} for index, values in state.items()}
 
 
-def poly_lr(power: float, warmup: float = 0.0) -> Callable[[int, int], float]:
-    """The official poly schedule (1 - step / total)^power, with linear warm-up over the share `warmup` of the steps."""
+def poly_lr(power: float, warmup: float = 0.0, interval: int = 1) -> Callable[[int, int], float]:
+    """The official poly schedule (1 - step / total)^power, with linear warm-up over the share `warmup` of the steps. It changes
+    every `interval` steps only."""
     def rate(step: int, total: int) -> float:
         rise = min(1.0, (step + 1) / (warmup * total)) if warmup else 1.0
-        return rise * poly_factor(step, total, power)
+        return rise * poly_factor(step - step % interval, total, power)
     return rate
 
 
-def make_optimizer(settings: Any, *groups: tuple[list[nn.Parameter], float]) -> torch.optim.Optimizer:
-    """The optimiser of `settings`; each group is (parameters, factor of the learning rate)."""
-    parts = [{"params": parameters, "lr": settings.lr * factor} for parameters, factor in groups]
+def make_optimizer(settings: Any, *groups: tuple) -> torch.optim.Optimizer:
+    """The optimiser of `settings`; each group is (parameters, factor of the learning rate), and a third value, False, if their
+    weight does not decay."""
+    parts = [{"params": parameters, "lr": settings.lr * factor, **({} if all(decays) else {"weight_decay": 0.0})}
+             for parameters, factor, *decays in groups]
     if settings.optimizer is OptimizerName.adamw:
         return torch.optim.AdamW(parts, weight_decay=settings.weight_decay, fused=True)
     return torch.optim.SGD(parts, momentum=settings.momentum, weight_decay=settings.weight_decay)

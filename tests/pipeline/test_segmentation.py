@@ -14,7 +14,7 @@ from wsss.networks.facts import read_metadata
 
 STEPS = ("train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels", "eval_sem_seg",
          "train_seg", "infer_seg", "eval_seg")
-CHOSEN = (*SMOKE, f"steps=[{','.join(STEPS)}]", "train_seg.epochs=2", "train_seg.checkpoint_steps=2", "train_seg.parts=2",
+CHOSEN = (*SMOKE, f"steps=[{','.join(STEPS)}]", "train_seg.epochs=2", "train_seg.checkpoint_steps=2", "train_seg.parts=2", "train_seg.absent_classes=true",
           "segmenter.width=16")
 
 

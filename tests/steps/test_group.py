@@ -19,13 +19,12 @@ from pipeline import Pipeline
 from pipeline.order import BY_NAME
 from pipeline.plan.lists import derive_lists
 from steps.runtime import training, training_log
-from steps.runtime.context import Group, Runtime, Source, StepContext, Stopped
+from steps.runtime.context import Group, Runtime, Source, StepContext, Stopped, methods_of
 from steps.runtime.datasets import open_dataset
 from steps.runtime.schedule import STATE, OptimizerName, Schedule
 from steps.runtime.training import fit, make_optimizer, poly_lr
 from tests.conftest import SMOKE
 from wsss import seeding
-from wsss.families import FAMILIES
 from wsss.networks.weights import read_tensors
 
 
@@ -198,7 +197,7 @@ def first_gradients(name: str, outputs, folder, parts: int | None) -> torch.Tens
               for role, step in (("classifier", "train_cam"), ("labels", "cam_to_ir_label"))}
     settings = replace(getattr(config, name), epochs=1, batch_size=7, parts=parts)
     BY_NAME[name].module.run(StepContext(name, settings, dataset, lists, folder, inputs,
-                                            methods={family: getattr(config, family) for family in FAMILIES}))
+                                            methods=methods_of(config, name)))
     state = read_tensors(folder / STATE)
     return torch.cat([value.flatten() for name, value in state.items() if name.endswith(("exp_avg", "momentum_buffer"))])
 

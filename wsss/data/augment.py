@@ -4,6 +4,8 @@ All random numbers come from the passed generator, in the order of the docstring
 Padding is 0 *after* normalisation, that is the mean colour of the network's training images, and 255 in labels.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance
@@ -14,6 +16,7 @@ from wsss.errors import ArgumentError
 from wsss.palette import IGNORE
 
 _LABEL_STRIDE = 4  # of the IRN edge map
+_TRIES = 10        # mmsegmentation: RandomCrop
 
 
 def classifier_sample(image: np.ndarray, generator: np.random.Generator, crop_size: int,
@@ -41,30 +44,102 @@ def classifier_sample(image: np.ndarray, generator: np.random.Generator, crop_si
     return _crop_image(pixels, top, left, crop_size, normalisation)
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """The random changes of a sample for a segmentation network.
+
+    scale: lowest and highest factor of the size. scale_step: only the lowest factor plus multiples of the step; None: any factor.
+    resize: (longer, shorter) side: the image first gets the largest size within (mmsegmentation's `Resize`); None: it is kept.
+    max_class_share: a crop is drawn again, at most ten times in all, until at least two labels are in it and none has this share
+    of its labelled pixels (mmsegmentation's `cat_max_ratio`); None: the first is taken.
+    color_jitter: as in `classifier_sample`. distortion: `photometric_distortion`.
+
+    Raises ArgumentError for values out of range.
+    """
+
+    scale: tuple[float, float] = (0.5, 1.5)
+    scale_step: float | None = None
+    resize: tuple[int, int] | None = None
+    max_class_share: float | None = None
+    color_jitter: float = 0.0
+    distortion: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ArgumentError(f"scale is {self.scale}; expected 0 < smallest <= largest")
+
+    def draw_scale(self, generator: np.random.Generator, size: tuple[int, int]) -> float:
+        """The factor of an image of `size` (H, W), with that of `resize`; one draw."""
+        low, high = self.scale
+        if self.scale_step is None:
+            factor = generator.uniform(low, high)
+        else:   # 1e-9: (1.5 - 0.5) / 0.1 must count as 10
+            factor = low + self.scale_step * int(generator.integers(0, int((high - low) / self.scale_step + 1e-9) + 1))
+        if self.resize is not None:
+            factor *= min(self.resize[0] / max(size), self.resize[1] / min(size))
+        return factor
+
+
 def segmenter_sample(image: np.ndarray, label: np.ndarray, generator: np.random.Generator, crop_size: int,
-                     scale: tuple[float, float] = (0.5, 1.5), color_jitter: float = 0.0,
+                     augmentation: Augmentation = Augmentation(),  # noqa: B008  (it is frozen)
                      normalisation: Normalisation = IMAGENET) -> tuple[torch.Tensor, torch.Tensor]:
     """Image (H, W, 3) and label (H, W), both uint8 -> (3, S, S) float32, normalised, and (S, S) uint8, with S = `crop_size`.
 
-    Draws: one scale for both (image bicubic, label nearest); with `color_jitter` as in `classifier_sample`; a flip with
-    probability 1/2; one crop for both. The label is 255 outside the image. Raises ArgumentError for invalid sizes or values out
-    of range.
+    Draws: one scale for both (image bicubic, label nearest); the colours; a flip with probability 1/2; one crop for both, or with
+    `max_class_share` up to ten. The label is 255 outside the image. Raises ArgumentError for invalid sizes.
     """
     if label.shape != image.shape[:2]:
         raise ArgumentError(f"label is {label.shape} but its image is {image.shape[:2]}; expected the same (H, W)")
-    if not 0 < scale[0] <= scale[1]:
-        raise ArgumentError(f"scale is {scale}; expected 0 < smallest <= largest")
-    size = scaled_size(label.shape, generator.uniform(*scale))
+    size = scaled_size(label.shape, augmentation.draw_scale(generator, label.shape))
     image = resize_image(image, size)
-    if color_jitter:
-        image = _jitter(image, generator.uniform(1 - color_jitter, 1 + color_jitter, size=3))
+    if jitter := augmentation.color_jitter:
+        image = _jitter(image, generator.uniform(1 - jitter, 1 + jitter, size=3))
+    if augmentation.distortion:
+        image = photometric_distortion(image, generator)
     pixels = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w)
     classes = torch.from_numpy(resize_mask(label, size))[None]  # (1, h, w)
     if generator.random() < 0.5:
         pixels, classes = pixels.flip(-1), classes.flip(-1)
-    top, left = random_window(size, crop_size, generator)
-    classes = _pad(_cut(classes, top, left, crop_size), top, left, crop_size, fill=IGNORE)
-    return _crop_image(pixels, top, left, crop_size, normalisation), classes[0]
+    for _ in range(_TRIES if augmentation.max_class_share else 1):
+        top, left = random_window(size, crop_size, generator)
+        cut = _cut(classes, top, left, crop_size)
+        if not augmentation.max_class_share or _largest_share(cut) < augmentation.max_class_share:
+            break
+    return _crop_image(pixels, top, left, crop_size, normalisation), _pad(cut, top, left, crop_size, fill=IGNORE)[0]
+
+
+def photometric_distortion(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """mmsegmentation's `PhotoMetricDistortion` (v1.2.2) of an image (H, W, 3) uint8.
+
+    Draws, each change with probability 1/2: a number of -32..32 that is added; whether the contrast is changed before or after
+    the colours; a factor of 0.5..1.5 of the contrast (about 0) and one of the saturation; a turn of the hue by -36..36 degrees.
+    Hue and saturation are those of Pillow, with 256 hues instead of OpenCV's 180.
+    """
+    def changed() -> bool:
+        return bool(generator.random() < 0.5)
+
+    def linear(image: np.ndarray, factor: float = 1, addend: float = 0) -> np.ndarray:
+        return np.clip(image.astype(np.float32) * factor + addend, 0, 255).astype(np.uint8)
+    if changed():
+        image = linear(image, addend=generator.uniform(-32, 32))
+    contrast_first = changed()
+    if contrast_first and changed():
+        image = linear(image, generator.uniform(0.5, 1.5))
+    saturation, hue = generator.uniform(0.5, 1.5) if changed() else 1.0, int(generator.integers(-26, 27)) if changed() else 0
+    if (saturation, hue) != (1.0, 0):
+        hsv = np.array(Image.fromarray(image).convert("HSV"))
+        hsv[..., 0] += np.uint8(hue % 256)   # wraps around
+        hsv[..., 1] = linear(hsv[..., 1], saturation)
+        image = np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
+    if not contrast_first and changed():
+        image = linear(image, generator.uniform(0.5, 1.5))
+    return image
+
+
+def _largest_share(label: torch.Tensor) -> float:
+    """The share of the most frequent label in the labelled pixels; 1 if there is only one, or none."""
+    counts = torch.bincount(label[label != IGNORE].flatten())
+    return float(counts.max() / counts.sum()) if len(counts) else 1.0
 
 
 def irn_sample(image: np.ndarray, label: np.ndarray, generator: np.random.Generator, crop_size: int,
@@ -74,7 +149,7 @@ def irn_sample(image: np.ndarray, label: np.ndarray, generator: np.random.Genera
     4 by nearest neighbour. Raises ArgumentError also if S is no multiple of 4."""
     if crop_size % _LABEL_STRIDE:
         raise ArgumentError(f"crop_size is {crop_size}; expected a multiple of {_LABEL_STRIDE}, the stride of the edge map")
-    pixels, classes = segmenter_sample(image, label, generator, crop_size, scale, normalisation=normalisation)
+    pixels, classes = segmenter_sample(image, label, generator, crop_size, Augmentation(scale), normalisation)
     reduced = resize_mask(classes.numpy(), (crop_size // _LABEL_STRIDE,) * 2)
     return pixels, torch.from_numpy(reduced)
 

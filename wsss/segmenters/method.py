@@ -10,7 +10,7 @@ from wsss.families import BaseMethod
 from wsss.palette import IGNORE
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from wsss.networks.backbones.backbone import Backbone
     from wsss.segmenters.segmenter import Segmenter
@@ -56,8 +56,9 @@ class SegmenterMethod(BaseMethod, ABC):
         loss = cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="sum")
         return {"loss": loss / counts.clamp(min=1)}   # a batch may have no labelled pixel
 
-    def groups(self, net: Segmenter, head_lr_mult: float) -> list[tuple[list[nn.Parameter], float]]:
-        """The groups of trained parameters and the factor of the learning rate of each. The first group has factor 1."""
+    def groups(self, net: Segmenter, head_lr_mult: float) -> list[tuple]:
+        """The groups of trained parameters, the factor of the learning rate of each, and optionally whether its weights decay.
+        The first group has factor 1."""
         backbone = set(net.backbone.parameters())
         return [([parameter for parameter in net.backbone.parameters() if parameter.requires_grad], 1.0),
                 ([parameter for parameter in net.parameters() if parameter not in backbone], head_lr_mult)]
