@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 KIND = IMAGES
+UNLABELLED = True
 MASKS = {BEFORE_CRF: "segmentations before the CRF", "": "segmentations"}
 
 
@@ -61,7 +62,7 @@ class Settings(StepSettings):
 def lists(setup: Setup) -> Lists:
     wanted, dataset = union(setup.wanted.values()), setup.dataset
     if setup.settings.split is not None:
-        return {"ids": union([wanted, setup.ids(unlabelled=True)])}
+        return {"ids": union([wanted, setup.ids()])}
     return {"ids": wanted or dataset.lists["val"] or dataset.lists["train"]}
 
 

@@ -10,11 +10,11 @@
                     reads and checks the artifacts of a finished step; for IMAGES it returns the function that does so for one
                     image id. Raises ArtifactError with the file
 
-Optional, with the defaults at the end of this file: what it makes (`MAPS`, `MASKS`, `INSTANCES`, `MEASURES`), what its results depend on
-(`LOG_ONLY`, `INSTEAD`, `identity`, `seen_by`, `unused`), its lists (`lists`, `TRUTH`), checks (`check`), cost (`needs`), its
-scores and what the report shows and says (`scores`, `shown`, `named`, `advice`, `remarks`), and what the actions do with it
-(`OFFICIAL`, `classify`, `COMMON`, `soft`, `tune`). `prepare(context)` makes the files `COMMON`, which all images need, before
-several shards run at once.
+Optional, with the defaults at the end of this file: what it makes (`MAPS`, `MASKS`, `INSTANCES`, `MEASURES`), what its results
+depend on (`LOG_ONLY`, `INSTEAD`, `identity`, `seen_by`, `unused`), its lists (`lists`, `TRUTH`, `UNLABELLED`), checks (`check`),
+cost (`needs`), its scores and what the report shows and says (`scores`, `shown`, `named`, `advice`, `remarks`), and what the
+actions do with it (`OFFICIAL`, `classify`, `COMMON`, `soft`, `tune`). `prepare(context)` makes the files `COMMON`, which all
+images need, before several shards run at once.
 
 The planner imports the module of a step too, so slow imports, above all torch, are inside its functions.
 A step reads artifacts through `context.input(role)` and writes only into `context.folder`. It uses neither the run folder nor
@@ -163,6 +163,7 @@ class Sheet:
 MAPS: Mapping[str, str] = {}
 MASKS: Mapping[str, str] = {}
 INSTANCES: Mapping[str, str] = {}
+UNLABELLED = False                           # whether it works on images whose labels are not known
 MEASURES: Mapping[str, str] = {}             # name -> heading of what a SCORE step measures
 TRUTH = "masks"                              # the ground truth of the lists "val" and "scored": "masks" or "instances"
 LOG_ONLY: frozenset[str] = frozenset()       # settings that change no result, or name a list, which counts by its content

@@ -35,17 +35,10 @@ class Setup:
         """The kind of the maps that the role "seeds" reads."""
         return self.sources["seeds"][0].step
 
-    def ids(self, default: Sequence[str] = (), key: str = "split", unlabelled: bool = False) -> tuple[str, ...]:
-        """The ids of the list that the setting `key` names; `default` if it is null. Raises ConfigError if that has images whose
-        labels are not known, unless the step needs none (`unlabelled`)."""
+    def ids(self, default: Sequence[str] = (), key: str = "split") -> tuple[str, ...]:
+        """The ids of the list that the setting `key` names; `default` if it is null."""
         split = getattr(self.settings, key)
-        if split is None:
-            return tuple(default)
-        ids = self.dataset.list_ids(split)
-        if not unlabelled and (unknown := [image_id for image_id in ids if image_id in self.dataset.unlabelled]):
-            raise ConfigError(f"{self.name}.{key}={split!r} has {len(unknown)} images without labels, for example {unknown[0]!r}, "
-                              f"and {self.name} reads labels. Choose a list without these images")
-        return ids
+        return tuple(default) if split is None else self.dataset.list_ids(split)
 
     def read_ids(self) -> tuple[str, ...]:
         """The ids of the list `split`; if it is null, what the readers need, or train without readers."""

@@ -139,6 +139,7 @@ def bands(soft: Callable[[np.ndarray], Tensor], image: np.ndarray, window: int |
         done = bottom - top - (0 if last else overlap)
         carried = band[..., done:, :].clone()
         yield band[..., :done, :]
+        del band   # before the next is made
 
 
 def _band(soft: Callable[[np.ndarray], Tensor], image: np.ndarray, columns: list[tuple[int, int]], overlap: int) -> Tensor:
@@ -173,8 +174,11 @@ def _is_whole(shape: Sequence[int], window: int | None) -> bool:
 
 def _masks(found: Iterable[Tensor], shape: Sequence[int], size: Sequence[int]) -> np.ndarray:
     """The masks (K, H', W') uint8 of bands of probabilities (K, C + 1, rows, W) of an image of `shape` (H, W)."""
-    rows = [band.max(-3).indices.byte().cpu() for band in _resized(found, shape[:2], size)]
-    return torch.cat(rows, -2).numpy()
+    return torch.cat(list(map(_labels, _resized(found, shape[:2], size))), -2).numpy()   # `map` holds no band
+
+
+def _labels(band: Tensor) -> Tensor:
+    return band.max(-3).indices.byte().cpu()
 
 
 def _resized(found: Iterable[Tensor], shape: Sequence[int], size: Sequence[int]) -> Iterator[Tensor]:
