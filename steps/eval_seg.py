@@ -76,4 +76,5 @@ def shown(context: StepContext) -> Iterator[Matrix]:
     """The confusion matrix of the main masks."""
     if (path := context.folder / SCORES).exists():
         content = read_json(path)
-        yield Matrix("Confusion matrix of the segmentations", np.array(content["scores"][content["of"]]["confusion"]), "segmentation")
+        counts = np.array(content["scores"][content["of"]]["confusion"])
+        yield Matrix("Confusion matrix of the segmentations", counts, "segmentation")

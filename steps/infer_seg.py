@@ -94,8 +94,8 @@ def run(context: StepContext) -> dict[str, Any]:
         return _made(image_id, segment(logits, dataset.image(image_id), dataset.size(image_id), *how))
 
     def make_group(ids: Sequence[str]) -> list[Made]:
-        found = segment_group(logits, [dataset.image(image_id) for image_id in ids], [dataset.size(image_id) for image_id in ids], *how)
-        return list(map(_made, ids, found))
+        images, sizes = [dataset.image(image_id) for image_id in ids], [dataset.size(image_id) for image_id in ids]
+        return list(map(_made, ids, segment_group(logits, images, sizes, *how)))
 
     for_each_image(context, make, make_group=make_group)
     return {}

@@ -40,6 +40,6 @@ def finished_masks(config: Any, dataset: Dataset, folder: RunFolder, command: st
         why = planned.why if planned and planned.why else "the step is not finished"
         raise ConfigError(f"{folder.path} has no {title} of this configuration ({why}). Make them first: {command}")
     if missing := unfinished(folder.result(step), ids, dataset):
-        raise ConfigError(f"the {title} cover {len(ids) - len(missing)} of the {len(ids)} ids of the list {split} (first missing: "
-                          f"{next(iter(missing))!r}). Make the others first: {command} {step}.split={split}")
+        raise ConfigError(f"the {title} cover {len(ids) - len(missing)} of the {len(ids)} ids of the list {split} (first "
+                          f"missing: {next(iter(missing))!r}). Make the others first: {command} {step}.split={split}")
     return Labels(folder.result(step), len(dataset.classes))

@@ -44,7 +44,7 @@ def segmenting_step(config: Any) -> str:
     """The step whose masks are exported: the last of the experiment that makes masks without reading any image label."""
     if not (makers := [name for name in config.steps if BY_NAME[name].MASKS and BY_NAME[name].UNLABELLED]):
         known = " or ".join(row.name for row in BY_NAME.values() if row.MASKS and row.UNLABELLED)
-        raise ConfigError(f"action=export_voc_test needs masks of images without labels, but no step of this experiment makes any "
+        raise ConfigError("action=export_voc_test needs masks of images without labels, but no step of this experiment makes any "
                           f"({', '.join(config.steps)}). Add {known} to steps, or use an experiment with a segmentation network")
     return makers[-1]
 

@@ -105,8 +105,9 @@ def _check_labelled(name: str, dataset: Dataset, lists: Lists) -> None:
     unknown = [] if BY_NAME[name].UNLABELLED else [i for ids in lists.values() for i in ids if i in dataset.unlabelled]
     if unknown:
         able = " or ".join(f"{row.name}.split" for row in STEPS if row.UNLABELLED)
-        raise ConfigError(f"{name}: {len(unknown)} images of its list have no labels in {dataset.root}, for example {unknown[0]!r}, "
-                          f"but it reads labels. Choose another list by {name}.split; only {able} may have such images")
+        raise ConfigError(f"{name}: {len(unknown)} images of its list have no labels in {dataset.root}, for example "
+                          f"{unknown[0]!r}, but it reads labels. Choose another list by {name}.split; only {able} may have such "
+                          "images")
 
 
 def _check_cover(config: Any, name: str, ids: tuple[str, ...], readers: Mapping[str, tuple[str, ...]]) -> None:

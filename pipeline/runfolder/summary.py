@@ -52,8 +52,10 @@ def score_table(summary: dict[str, Any]) -> str:
     lines: list[str] = []
     for scores in grouped(measured(summary)):
         lines += [*[""] * bool(lines), *_table(list(scores.values()))]
-    lines += [f"{step}: the data set has no {truth}, so there is nothing to score against"
-              for step, truth in summary["unscored"].items()]
+    for truth in dict.fromkeys(summary["unscored"].values()):
+        steps = [step for step, lacking in summary["unscored"].items() if lacking == truth]
+        lists = "their lists" if steps[1:] else "its list"
+        lines.append(f"{', '.join(steps)}: nothing to score, because not all images of {lists} have {truth}")
     if summary.get("published") and measured(summary):
         lines += ["", *_published_lines(summary["published"], measured(summary))]
     return "\n".join(lines) or "no scores: no evaluation step was run"

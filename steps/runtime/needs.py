@@ -203,21 +203,21 @@ class Estimate:
     def segmentation(self, network: Segmenter, images: Images, kinds: int) -> float:
         """Bytes of masks by a segmentation network, with the settings of infer_seg, in the image that needs most (`passing`).
         `kinds`: 2 with a CRF, whose masks are kept beside those before it."""
-        settings, labels = self.settings, len(self.setup.dataset.classes) + 1
-        lengths = [[windows(side, settings.window, settings.overlap) for side in size] for size in images.sizes]
-        window, bands = copy(images), copy(images)
-        window.sizes = [tuple(max(end - start for start, end in each) for each in sides) for sides in lengths]
-        window.pixels = np.array([h * w for h, w in window.sizes])
-        # a band is as long as the short side; a whole image is its own band
-        bands.pixels = np.array([max(lengths_of) * min(size) if len(sides[0]) + len(sides[1]) > 2 else 0 for lengths_of, size, sides
-                                 in zip(window.sizes, images.sizes, lengths)])
+        settings, labels, window = self.settings, len(self.setup.dataset.classes) + 1, copy(images)
+        sides = {side: max(end - start for start, end in windows(side, settings.window, settings.overlap))
+                 for size in images.sizes for side in size}
+        window.sizes = [(sides[height], sides[width]) for height, width in images.sizes]
+        window.pixels = np.array([height * width for height, width in window.sizes])
         together = max_together(torch.device(self.setup.device), int(window.pixels.max(initial=1)))
         batch = together * (1 + settings.flip)
-        passing = self.forwards(network, network, window, max(settings.scales), batch) + window.most(4 * labels * (2 * batch + together))
+        passing = (self.forwards(network, network, window, max(settings.scales), batch)
+                   + window.most(4 * labels * (2 * batch + together)))   # resized logits, softmax, their mean
         if settings.crf:
             pixel, each = crf_memory(1)
             passing = max(passing, window.most(pixel + (each + 4 * (2 + together)) * labels))
-        return passing + bands.most(4 * labels * kinds)
+        # a band has the rows of a window and the columns of the short side; a whole image is its own band
+        return passing + 4 * labels * kinds * max([sides[max(size)] * min(size) for size, own in zip(images.sizes, window.sizes)
+                                                   if size != own], default=0)
 
     def crf(self, images: Images, labellings: int = 1) -> float:
         """Bytes of a dense CRF of the largest image with this many labellings at once (`passing`)."""

@@ -72,7 +72,8 @@ def test_an_image_that_fits_is_segmented_as_a_whole(window):
 def test_windows_of_a_network_that_looks_near_give_its_probabilities_inside(size, overlap):
     """Up to two pixels from the border of a window the network sees the border; there the taper is close to 0."""
     image = drawn_image(*size)
-    expected, found = probabilities(near, image), torch.cat(list(bands(lambda crop: probabilities(near, crop), image, 48, overlap)), 1)
+    with torch.inference_mode():
+        expected, found = probabilities(near, image), torch.cat(list(bands(lambda crop: probabilities(near, crop), image, 48, overlap)), 1)
     assert found.shape == expected.shape and torch.allclose(found.sum(0), torch.ones(size), atol=1e-5)
     inside = torch.ones(size, dtype=torch.bool)
     for axis, side in enumerate(size):
@@ -101,7 +102,8 @@ def test_no_array_of_the_whole_image_is_held(monkeypatch):
     monkeypatch.setattr("wsss.segmenters.inference._resized", lambda found, shape, size: (sizes.append(tuple(band.shape)) or band for band in found))
     mask = segment(near, image, (64, 400), how(window=48, overlap=16))[""]
     assert mask.shape == (64, 400) and max(np.prod(size) for size in sizes) <= 3 * 48 * 64 and len(sizes) == len(windows(400, 48, 16))
-    expected = torch.cat(list(bands(lambda crop: probabilities(near, crop), image, 48, 16)), 1).max(0).indices
+    with torch.inference_mode():
+        expected = torch.cat(list(bands(lambda crop: probabilities(near, crop), image, 48, 16)), 1).max(0).indices
     assert np.array_equal(mask, expected.numpy())
 
 

@@ -15,9 +15,9 @@ class CrfImage(Enum):
 
 
 def wrapped(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) uint8 RGB as the CRF of deeplab-pytorch (main.py, `process_logit`) sees it: the network's input, which is
-    BGR minus `MEAN_BGR`, cast to uint8. The cast cuts off the fraction and counts negative numbers from 256, so the darkest
-    colours become light: a grey level below the mean and one above it may be far apart.
+    """An image (H, W, 3) uint8 RGB as the CRF of deeplab-pytorch (main.py, `process_logit`) sees it: the network's input, BGR
+    minus `MEAN_BGR`, cast to uint8. The cast cuts off the fraction and counts negative numbers from 256, so a colour just below
+    the mean becomes 255 and one just above it 0.
     """
     values = image[..., ::-1].astype(np.float32) - np.array(MEAN_BGR, np.float32)
     return (np.trunc(values).astype(np.int32) & 255).astype(np.uint8)

@@ -5,6 +5,7 @@ and each band becomes rows of the mask as soon as no further window touches it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -40,13 +41,14 @@ def segment(logits: Logits, image: np.ndarray, size: Sequence[int], settings: An
     """
     turned = image.shape[1] > image.shape[0] and not _is_whole(image.shape, settings.window)   # bands along the long side
 
-    def soft(crop: np.ndarray) -> Tensor:
+    def both(crop: np.ndarray) -> Tensor:
         crop = crop.transpose(1, 0, 2) if turned else crop
-        found = _before_and_after(probabilities(logits, crop, settings.scales, settings.flip, device, normalisation), crop, settings)
+        soft = probabilities(logits, crop, settings.scales, settings.flip, device, normalisation)
+        found = _before_and_after(soft, crop, settings)
         return found.transpose(-1, -2) if turned else found
     with torch.inference_mode():
         whole = image.transpose(1, 0, 2) if turned else image
-        masks = _masks(bands(soft, whole, settings.window, settings.overlap), whole.shape, size[::-1] if turned else size)
+        masks = _masks(bands(both, whole, settings.window, settings.overlap), whole.shape, size[::-1] if turned else size)
     return _named(masks.transpose(0, 2, 1) if turned else masks, settings)
 
 
@@ -79,15 +81,13 @@ def probabilities(logits: Logits, image: np.ndarray, scales: Sequence[float] = (
 def probabilities_of(logits: Logits, images: Sequence[np.ndarray], scales: Sequence[float] = (1.0,), flip: bool = False,
                      device: torch.device | str = "cpu", normalisation: Normalisation = IMAGENET) -> Tensor:
     """The `probabilities` (B, C + 1, H, W) of B images of the same size, which the network gets as one batch."""
-    total: Tensor | None = None
+    def at_scale(pairs: Sequence[Tensor]) -> Tensor:
+        found = logits(torch.cat([pair if flip else pair[:1] for pair in pairs]))
+        soft = resize(found, images[0].shape[:2]).softmax(1).unflatten(0, (len(images), 1 + flip))
+        return (soft[:, 0] + soft[:, 1].flip(-1)) / 2 if flip else soft[:, 0]
     with torch.inference_mode():
-        for pairs in zip(*(image_pairs(image, scales, device, normalisation) for image in images), strict=True):
-            found = logits(torch.cat([pair if flip else pair[:1] for pair in pairs]))
-            soft = resize(found, images[0].shape[:2]).softmax(1).unflatten(0, (len(images), 1 + flip))
-            each = (soft[:, 0] + soft[:, 1].flip(-1)) / 2 if flip else soft[:, 0]
-            total = each if total is None else total + each
-    assert total is not None   # there is a scale
-    return total / len(scales)
+        each = map(at_scale, zip(*(image_pairs(image, scales, device, normalisation) for image in images), strict=True))
+        return reduce(torch.add, each) / len(scales)   # one scale after the other, to hold few
 
 
 def _before_and_after(soft: Tensor, image: np.ndarray, settings: Any) -> Tensor:
@@ -144,15 +144,13 @@ def bands(soft: Callable[[np.ndarray], Tensor], image: np.ndarray, window: int |
 
 def _band(soft: Callable[[np.ndarray], Tensor], image: np.ndarray, columns: list[tuple[int, int]], overlap: int) -> Tensor:
     """One row of windows, put together."""
+    first = soft(image[:, :columns[0][1]])
     if len(columns) == 1:
-        return soft(image)
-    band: Tensor | None = None
+        return first
+    band = first.new_zeros(*first.shape[:-1], image.shape[1])
     for left, right in columns:
-        found = soft(image[:, left:right])
-        if band is None:
-            band = found.new_zeros(*found.shape[:-1], image.shape[1])
+        found = soft(image[:, left:right]) if left else first
         band[..., left:right] += found * _taper(right - left, overlap, left == 0, right == image.shape[1], found.device)
-    assert band is not None
     return band
 
 
