@@ -55,9 +55,19 @@ class Row:
         return self.file if self.name != self.file and self.file in BY_NAME else None
 
     @property
+    def results(self) -> Mapping[str, str]:
+        """What it makes for each image that can be scored: sub-folder -> title."""
+        return self.MAPS or self.MASKS or self.INSTANCES
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kinds of its results: kind -> sub-folder. The kind of the main results is the name of the step."""
+        return {"_".join(filter(None, (self.name, folder))): folder for folder in self.results}
+
+    @property
     def map_kinds(self) -> dict[str, str]:
-        """The kinds of maps that it makes: kind -> sub-folder. The kind of the main maps is the name of the step."""
-        return {"_".join(filter(None, (self.name, folder))): folder for folder in self.MAPS}
+        """`kinds` of a step that makes maps."""
+        return self.kinds if self.MAPS else {}
 
 
 STEPS: tuple[Row, ...] = (
@@ -90,16 +100,16 @@ def sources(config: Any, name: str) -> dict[str, tuple[str, ...]]:
 
 
 def made_kinds(config: Any, name: str) -> dict[str, str]:
-    """The kinds of maps that a step makes with its settings: kind -> sub-folder."""
+    """The kinds of results that a step makes with its settings: kind -> sub-folder."""
     row = BY_NAME[name]
     saved = row.saved(getattr(config, name))
-    return {kind: folder for kind, folder in row.map_kinds.items() if saved is None or folder in saved}
+    return {kind: folder for kind, folder in row.kinds.items() if saved is None or folder in saved}
 
 
 def made_from(config: Any, kind: str) -> str | None:
     """The kind of maps that the main results of a step were made from: the main maps of the one step with maps that it reads.
 
-    None for the maps in a sub-folder, and for a step that reads no maps or those of several steps.
+    None for the results in a sub-folder, and for a step that reads no maps or those of several steps.
     """
     names = sources(config, kind).values() if kind in BY_NAME else ()
     read = {name for group in names for name in group if "" in BY_NAME[name].MAPS}
@@ -107,19 +117,15 @@ def made_from(config: Any, kind: str) -> str | None:
 
 
 def titles() -> dict[str, str]:
-    """The titles of all kinds of results that can be scored, in the order of the steps: maps, and what a SCORE step names.
+    """The titles of all kinds of results that can be scored, in the order of the steps.
 
     A title that several steps have is followed by the name of the step.
     """
-    from steps.step import SCORE
-
-    named = {source for row in STEPS if row.KIND == SCORE for source in row.reads.values()}
-    found = [(row, kind, title) for row in STEPS for kind, title in
-             zip(row.map_kinds or [row.name] * (row.name in named), row.MAPS.values() or [row.writes])]
+    found = [(row, kind, title) for row in STEPS for kind, title in zip(row.kinds, row.results.values())]
     times = Counter(title for _, _, title in found)
     return {kind: f"{title} ({row.name})" if times[title] > 1 else title for row, kind, title in found}
 
 
 def maker(kind: str) -> Row:
     """The step that makes a kind of result."""
-    return next(row for row in STEPS if kind in (row.name, *row.map_kinds))
+    return next(row for row in STEPS if kind in (row.name, *row.kinds))

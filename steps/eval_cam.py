@@ -39,7 +39,7 @@ class Settings(StepSettings):
 
 def kinds(setup: Setup) -> list[str]:
     """The kinds of maps that are scored."""
-    return [kind for source in setup.sources.get("maps", ()) for kind in source.maps]
+    return [kind for source in setup.sources.get("maps", ()) for kind in source.kinds]
 
 
 def lists(setup: Setup) -> Lists:
@@ -134,7 +134,7 @@ def score(counts: ThresholdCounts, chosen: Chosen, n_images: int) -> dict[str, A
 
 def read_maps(sources: tuple[Source, ...]) -> dict[str, Maps]:
     """The maps of finished steps by kind; without the kinds that a step was told not to save."""
-    found = {kind: Maps(source.folder, folder) for source in sources for kind, folder in source.maps.items()}
+    found = {kind: Maps(source.folder, folder) for source in sources for kind, folder in source.kinds.items()}
     return {kind: maps for kind, maps in found.items() if not maps.kind or maps}
 
 

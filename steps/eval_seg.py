@@ -1,6 +1,7 @@
 """Score the segmentations of the trained network.
 
-Reads the masks of infer_seg and the ground truth; writes `scores.json`: the measures of eval_sem_seg, and the boundary IoU.
+Reads the masks of infer_seg, of each kind that it makes, and the ground truth; writes `scores.json`: of each kind the measures of
+eval_sem_seg, and the boundary IoU.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from steps.step import SCORE, Lists, Matrix, Needs, Score, StepSettings
 from wsss.metrics.boundary import BoundaryIoU
 from wsss.metrics.semantic import MEASURES, Confusion
 
-VERSION = 1
+VERSION = 2
 KIND = SCORE
 BOUNDARY = {"boundary_iou": "boundary IoU"}
 
@@ -42,33 +43,38 @@ def needs(setup: Setup) -> Needs:
 
 def run(context: StepContext) -> dict[str, Any]:
     dataset, source, scored = context.dataset, context.inputs["masks"][0], context.lists["scored"]
-    confusion, boundary = Confusion(len(dataset.classes)), BoundaryIoU(len(dataset.classes))
-    read = Labels(source.folder, len(dataset.classes))
+    n_classes = len(dataset.classes)
+    read = {kind: Labels(source.folder, n_classes, folder) for kind, folder in source.kinds.items()}
+    measured = {kind: (Confusion(n_classes), BoundaryIoU(n_classes)) for kind in read}
     for number, image_id in enumerate(context.runtime.part(scored), start=1):
         context.runtime.check_stop()
         truth = dataset.mask(image_id)
-        mask = read(image_id, truth.shape)
-        confusion.update(mask, truth)
-        boundary.update(mask, truth)
+        for kind, measures in measured.items():
+            mask = read[kind](image_id, truth.shape)
+            for measure in measures:
+                measure.update(mask, truth)
         context.runtime.progress(number, len(scored), "segmentations")
-    confusion.counts, boundary.counts = (context.runtime.reduce(each.counts) for each in (confusion, boundary))
+    scores = {}
+    for kind, (confusion, boundary) in measured.items():
+        confusion.counts, boundary.counts = (context.runtime.reduce(each.counts) for each in (confusion, boundary))
+        scores[kind] = {**confusion.scores().as_dict(), "boundary_iou": boundary.mean(),
+                        "boundary_iou_by_label": boundary.scores(), "images": len(scored), "confusion": confusion.counts.tolist()}
     if context.runtime.group.is_main:
-        write_json(context.folder / SCORES, {
-            "kind": source.step, **confusion.scores().as_dict(), "boundary_iou": boundary.mean(),
-            "boundary_iou_by_label": boundary.scores(), "images": len(scored), "confusion": confusion.counts.tolist()})
+        write_json(context.folder / SCORES, {"of": source.step, "scores": scores})
     return {}
 
 
 def reader(folder: Path, n_classes: int) -> None:
-    check_keys(folder / SCORES, ("kind", "miou", "boundary_iou", "images"))
+    check_keys(folder / SCORES, ("of", "scores"))
 
 
 def scores(folder: Path) -> list[Score]:
-    values = read_json(folder / SCORES)
-    return [Score(values["kind"], MEASURES | BOUNDARY, values)]
+    return [Score(kind, MEASURES | BOUNDARY, values) for kind, values in read_json(folder / SCORES)["scores"].items()]
 
 
 def shown(context: StepContext) -> Iterator[Matrix]:
-    """The confusion matrix."""
+    """The confusion matrix of the main masks."""
     if (path := context.folder / SCORES).exists():
-        yield Matrix("Confusion matrix of the segmentations", np.array(read_json(path)["confusion"]), "segmentation")
+        content = read_json(path)
+        counts = np.array(content["scores"][content["of"]]["confusion"])
+        yield Matrix("Confusion matrix of the segmentations", counts, "segmentation")

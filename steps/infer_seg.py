@@ -1,12 +1,13 @@
 """Segment images by the trained network.
 
-Reads the network of train_seg and images, no labels; writes `ID.png`, palette PNGs in the size of the image. The probabilities of
-all scales and mirror images are averaged; a dense CRF may follow (`crf`), with the parameters of deeplab-pytorch (4219467).
+Reads the network of train_seg and images, no labels; writes `ID.png`, palette PNGs in the size of the image, and with a dense
+CRF (`crf`) also `before_crf/ID.png`, those before it. The probabilities of all scales and mirror images are averaged. A large
+image is segmented in windows (`window`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,25 +19,29 @@ from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, Column, Lists, Needs, Setup, StepSettings, facts
 from wsss.data.ids import union
 from wsss.data.images import encode_mask
-from wsss.refiners.crf import check_kernels, kernels_of
+from wsss.refiners.crf import check_kernels
+from wsss.segmenters.crf_image import BEFORE_CRF, CrfImage
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
-VERSION = 1
+VERSION = 2
 KIND = IMAGES
-MASKS = True
+UNLABELLED = True
+MASKS = {BEFORE_CRF: "segmentations before the CRF", "": "segmentations"}
 
 
 @dataclass
 class Settings(StepSettings):
     """`infer_seg.`: the values and their sources are in `conf/recipe/`."""
 
-    split: str | None            # null: what eval_seg scores; without scores val, or train without val
+    split: str | None            # images besides those that eval_seg scores; null: none, and without scores val or train
     scales: list[float]
     flip: bool                   # average with the mirror image
+    window: int | None           # an image with a longer side is segmented in windows of at most this side; null: always whole
+    overlap: int                 # of neighbouring windows; both in pixels at scale 1
     crf: bool                    # a dense CRF on the probabilities
+    crf_image: CrfImage          # the image that it sees
     crf_iterations: int
     gaussian_sxy: float          # of the CRF: standard deviation of the spatial kernel, in pixels,
     gaussian_compat: float       # its weight,
@@ -47,71 +52,72 @@ class Settings(StepSettings):
     def __post_init__(self) -> None:
         self.require(len(self.scales) > 0 and all(0 < scale <= 8 for scale in self.scales), "scales",
                      "at least one scale, each above 0 and at most 8")
+        self.require(self.window is None or self.window >= 32, "window", "null or at least 32")
+        self.require(self.overlap >= 0 and (self.window is None or 3 * self.overlap <= self.window), "overlap",
+                     f"0 to a third of window={self.window}")
         self.require(self.crf_iterations >= 1, "crf_iterations", "at least 1")
         check_kernels(self)
 
 
 def lists(setup: Setup) -> Lists:
-    dataset = setup.dataset
-    return {"ids": setup.ids(union(setup.wanted.values()) or dataset.lists["val"] or dataset.lists["train"])}
+    wanted, dataset = union(setup.wanted.values()), setup.dataset
+    if setup.settings.split is not None:
+        return {"ids": union([wanted, setup.ids()])}
+    return {"ids": wanted or dataset.lists["val"] or dataset.lists["train"]}
 
 
 def identity(setup: Setup) -> dict[str, Any]:
     return facts(setup, "precision")
 
 
+def saved(settings: Settings) -> list[str]:
+    return [BEFORE_CRF, ""] if settings.crf else [""]
+
+
 def needs(setup: Setup) -> Needs:
     from steps.runtime.needs import Estimate, labels_on_disk, weights
-    from wsss.refinement.crf import crf_memory
 
-    estimate, settings = Estimate(setup), setup.settings
-    network, images, originals = estimate.segmenter().eval(), estimate.images("ids"), estimate.images("ids", original=True)
-    labels = len(setup.dataset.classes) + 1
-    passing = [estimate.forwards(network, network, images, max(settings.scales), 1 + settings.flip),
-               originals.most(3 * 4 * labels)]
-    if settings.crf:
-        pixel, each = crf_memory(1)
-        passing.append(images.most(pixel + each * labels))
-    return estimate.finish(labels_on_disk(originals, border=3), weights(network), max(passing), files=1)
+    estimate, kinds = Estimate(setup), len(saved(setup.settings))
+    network, originals = estimate.segmenter().eval(), estimate.images("ids", original=True)
+    return estimate.finish(kinds * labels_on_disk(originals, border=3), weights(network),
+                           estimate.segmentation(network, estimate.images("ids"), kinds), files=kinds)
 
 
 def run(context: StepContext) -> dict[str, Any]:
     from steps.runtime.networks import in_precision, load_segmenter
-    from wsss.refinement.masks import mask_of
-    from wsss.resize import resize
-    from wsss.segmenters.inference import probabilities
+    from wsss.segmenters.inference import segment, segment_group
 
-    network, settings = load_segmenter(context), context.settings
-    logits = in_precision(context, network)
+    network, dataset = load_segmenter(context), context.dataset
+    logits, how = in_precision(context, network), (context.settings, context.runtime.device, network.backbone.normalisation)
 
     def make(image_id: str) -> Made:
-        image, size = context.dataset.image(image_id), context.dataset.size(image_id)
-        soft = probabilities(logits, image, settings.scales, settings.flip, context.runtime.device,
-                             network.backbone.normalisation)
-        if settings.crf:
-            soft = _crf(soft, image, settings)
-        label = mask_of(resize(soft, size), range(len(context.dataset.classes)))
-        return {f"{image_id}.png": encode_mask(label)}, {"height": size[0], "width": size[1]}
+        return _made(image_id, segment(logits, dataset.image(image_id), dataset.size(image_id), *how))
 
-    for_each_image(context, make)
+    def make_group(ids: Sequence[str]) -> list[Made]:
+        images, sizes = [dataset.image(image_id) for image_id in ids], [dataset.size(image_id) for image_id in ids]
+        return list(map(_made, ids, segment_group(logits, images, sizes, *how)))
+
+    for_each_image(context, make, make_group=make_group)
     return {}
 
 
-def _crf(soft: torch.Tensor, image: np.ndarray, settings: Settings) -> torch.Tensor:
-    """The probabilities (C + 1, H, W) after the dense CRF, whose unary energies are their negative logarithms."""
-    import torch
-
-    from wsss.refinement.crf import DenseCRF
-
-    unary = -soft.clamp(min=torch.finfo(torch.float32).tiny).log()
-    crf = DenseCRF(torch.from_numpy(image).to(soft.device), **kernels_of(settings))
-    return crf.inference(unary, settings.crf_iterations)
+def _made(image_id: str, masks: Mapping[str, np.ndarray]) -> Made:
+    height, width = masks[""].shape
+    return ({f"{folder}/{image_id}.png".lstrip("/"): encode_mask(mask) for folder, mask in masks.items()},
+            {"height": height, "width": width})
 
 
 def reader(folder: Path, n_classes: int) -> Callable[[str], Any]:
-    return Labels(folder, n_classes)
+    kinds = [Labels(folder, n_classes, kind) for kind in MASKS]
+
+    def read(image_id: str) -> None:
+        for labels in kinds:
+            if image_id in labels or not labels.kind:   # without a CRF there are only the masks themselves
+                labels(image_id)
+    return read
 
 
 def shown(context: StepContext) -> Iterator[Column]:
-    """The mask of each image."""
-    yield label_column(context, "segmentation")
+    """The masks of each image."""
+    for folder in saved(context.settings):
+        yield label_column(context, MASKS[folder].replace("segmentations", "segmentation"), folder)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 KIND = IMAGES
+INSTANCES = {"": "instances"}
 
 
 @dataclass

@@ -34,7 +34,7 @@ from wsss.refiners.method import RefinerMethod
 
 VERSION = 4
 KIND = IMAGES
-MASKS = True
+MASKS = {"": "pseudo masks"}
 COMMON = (THRESHOLD,)
 OFFICIAL = OfficialLabels("sem_seg", original=True, common={THRESHOLD: {"threshold": None, "source": "imported pseudo masks"}})
 

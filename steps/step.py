@@ -5,16 +5,16 @@
     Settings        a `StepSettings` with its keys under `conf/`, where each number has its source; of a training
                     `steps.runtime.schedule.TrainingSettings`. `split` names the list of its ids
     run(context)    does the work; returns a JSON-able dict that goes into the step's manifest. "title" in it is shown as the
-                    title of the main results instead of the one in `MAPS`
+                    title of the main results instead of its own
     reader(folder, n_classes)
                     reads and checks the artifacts of a finished step; for IMAGES it returns the function that does so for one
                     image id. Raises ArtifactError with the file
 
-Optional, with the defaults at the end of this file: what it makes (`MAPS`, `MASKS`, `MEASURES`), what its results depend on
-(`LOG_ONLY`, `INSTEAD`, `identity`, `seen_by`, `unused`), its lists (`lists`, `TRUTH`), checks (`check`), cost (`needs`), its
-scores and what the report shows and says (`scores`, `shown`, `named`, `advice`, `remarks`), and what the actions do with it
-(`OFFICIAL`, `classify`, `COMMON`, `soft`, `tune`). `prepare(context)` makes the files `COMMON`, which all images need, before
-several shards run at once.
+Optional, with the defaults at the end of this file: what it makes (`MAPS`, `MASKS`, `INSTANCES`, `MEASURES`), what its results
+depend on (`LOG_ONLY`, `INSTEAD`, `identity`, `seen_by`, `unused`), its lists (`lists`, `TRUTH`, `UNLABELLED`), checks (`check`),
+cost (`needs`), its scores and what the report shows and says (`scores`, `shown`, `named`, `advice`, `remarks`), and what the
+actions do with it (`OFFICIAL`, `classify`, `COMMON`, `soft`, `tune`). `prepare(context)` makes the files `COMMON`, which all
+images need, before several shards run at once.
 
 The planner imports the module of a step too, so slow imports, above all torch, are inside its functions.
 A step reads artifacts through `context.input(role)` and writes only into `context.folder`. It uses neither the run folder nor
@@ -157,10 +157,13 @@ class Sheet:
 
 # The defaults.
 
-# sub-folder -> title, of a step that writes maps; "" are the main ones. For each image it writes SUB-FOLDER/ID.npy, float16
-# (K, P), and as its facts for the index at least height, width, classes and grids, as `steps.runtime.artifacts.Maps` describes.
+# What a step makes that can be scored is one of the next three: sub-folder -> title; "" are the main results.
+# Maps: for each image SUB-FOLDER/ID.npy, float16 (K, P), and as its facts for the index at least height, width, classes and
+# grids, as `steps.runtime.artifacts.Maps` describes. Masks in the size of the image: SUB-FOLDER/ID.png, and height and width.
 MAPS: Mapping[str, str] = {}
-MASKS = False                                # whether it writes masks in the size of the image
+MASKS: Mapping[str, str] = {}
+INSTANCES: Mapping[str, str] = {}
+UNLABELLED = False                           # whether it works on images whose labels are not known
 MEASURES: Mapping[str, str] = {}             # name -> heading of what a SCORE step measures
 TRUTH = "masks"                              # the ground truth of the lists "val" and "scored": "masks" or "instances"
 LOG_ONLY: frozenset[str] = frozenset()       # settings that change no result, or name a list, which counts by its content
@@ -232,7 +235,7 @@ def soft(context: StepContext, image_id: str) -> Mapping[str, np.ndarray]:
 
 
 def saved(settings: Any) -> Collection[str] | None:
-    """The sub-folders of `MAPS` that are written with these settings; None: all."""
+    """The sub-folders of its results that are written with these settings; None: all."""
     return None
 
 

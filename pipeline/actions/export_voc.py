@@ -14,12 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.actions._export import Settings, export_target
-from pipeline.order import BY_NAME
-from pipeline.plan.plan import survey
+from pipeline.actions._export import Settings, export_target, finished_masks
+from pipeline.order import BY_NAME, sources
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.artifacts import Labels
-from steps.runtime.journal import unfinished
 from steps.runtime.setup import val_with_masks
 from steps.step import TRAINING
 from wsss.data.dataset import Dataset
@@ -46,12 +44,15 @@ def run(pipeline: Any) -> int:
 
 
 def mask_step(config: Any) -> str:
-    """The step whose masks are exported: the last of the experiment that makes masks. Raises ConfigError if there is none."""
+    """The step whose masks are exported: the last of the experiment that makes masks, or of those that a network is trained on if
+    there are any. Raises ConfigError if no step makes masks."""
     if not (makers := [name for name in config.steps if BY_NAME[name].MASKS]):
         known = " or ".join(row.name for row in BY_NAME.values() if row.MASKS)
         raise ConfigError(f"action=export_voc needs pseudo masks, but no step of this experiment makes any "
                           f"({', '.join(config.steps)}). Add {known} to steps")
-    return makers[-1]
+    trainings = (name for name in config.steps if BY_NAME[name].KIND == TRAINING)
+    trained_on = {source for name in trainings for read in sources(config, name).values() for source in read}
+    return ([name for name in makers if name in trained_on] or makers)[-1]
 
 
 def training_list(config: Any) -> str:
@@ -80,9 +81,9 @@ def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
     target = export_target(config, dataset, folder, "export_voc")
     split, step = training_list(config), mask_step(config)
     train, val = dataset.list_ids(split), val_with_masks(dataset)
-    _check_masks(config, dataset, folder, command, step, split, train)
+    read = _pseudo_masks(config, dataset, folder, command, step, split, train)
     name = split if split in dataset.lists else "train"
-    files = dict(_files(dataset, folder.result(step), {name: train, "val": val}))
+    files = dict(_files(dataset, read, {name: train, "val": val}))
     missing, different = [], []
     for number, (file, source) in enumerate(files.items(), start=1):
         content = source()   # raises if it does not match
@@ -105,27 +106,17 @@ def export_voc(config: Any, dataset: Dataset, folder: RunFolder, command: str,
             Finding(f"files in {target}", len(files), None, f"{len(missing):,} new, {len(different):,} replaced")]
 
 
-def _check_masks(config: Any, dataset: Dataset, folder: RunFolder, command: str, step: str, split: str,
-                 train: tuple[str, ...]) -> None:
-    """Raise ConfigError if pseudo masks are stale or missing, or the list overlaps val."""
+def _pseudo_masks(config: Any, dataset: Dataset, folder: RunFolder, command: str, step: str, split: str,
+                  train: tuple[str, ...]) -> Labels:
+    """Raises ConfigError as `finished_masks`, or if the list overlaps val."""
     if both := set(train) & set(dataset.lists["val"]):
         raise ConfigError(f"{len(both)} ids of the training list {split} are in val, for example {min(both)!r}: their masks "
                           "cannot be pseudo masks and ground truth at once. Train on a list without them")
-    planned = {planned.name: planned for planned in survey(config, dataset, folder)}.get(step)
-    manifest = folder.manifest(step)
-    if planned is None or manifest is None or manifest["fingerprint"] != planned.fingerprint:
-        why = planned.why if planned and planned.why else "the step is not finished"
-        raise ConfigError(f"{folder.path} has no pseudo masks of this configuration ({why}). Make them first: {command}")
-    missing = unfinished(folder.result(step), train, dataset)
-    if missing:
-        raise ConfigError(f"the pseudo masks cover {len(train) - len(missing)} of the {len(train)} ids of the training list "
-                          f"{split} (first missing: {next(iter(missing))!r}). Make the others first: {command} "
-                          f"{step}.split={split}")
+    return finished_masks(config, dataset, folder, command, step, split, train)
 
 
-def _files(dataset: Dataset, masks: Path, lists: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, partial[bytes]]]:
+def _files(dataset: Dataset, read: Labels, lists: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, partial[bytes]]]:
     """The name of every file of the folder, with the function that makes its content."""
-    read = Labels(masks, len(dataset.classes))
     for name, ids in lists.items():
         for image_id in ids:
             image = dataset.image_path(image_id)

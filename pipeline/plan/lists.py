@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pipeline.order import ALL_MAPS, BY_NAME, SEEDS, made_kinds, sources
+from pipeline.order import ALL_MAPS, BY_NAME, SEEDS, STEPS, made_kinds, sources
 from steps.runtime.context import Source
 from steps.step import IMAGES, SCORE, TRAINING, Lists, Setup
 from wsss.data.dataset import Dataset
@@ -34,7 +34,8 @@ def derive_lists(config: Any, dataset: Dataset, imported: Collection[str] = ()) 
     Scoring lists are empty without masks; "val" is empty if nothing is chosen on it. A training that is imported from a file
     has no list; it and the `imported` steps read nothing.
 
-    Raises ConfigError if an explicit list does not cover the ids that a later step reads.
+    Raises ConfigError if an explicit list does not cover the ids that a later step reads, or has images without labels for a step
+    that reads those.
     """
     lists: dict[str, Lists] = {}
     wanted: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in BY_NAME}   # step -> reader -> ids
@@ -45,6 +46,7 @@ def derive_lists(config: Any, dataset: Dataset, imported: Collection[str] = ()) 
         lists[name] = BY_NAME[name].lists(setup_of(config, dataset, name, wanted=wanted[name]))
         if BY_NAME[name].KIND == IMAGES:
             _check_cover(config, name, lists[name]["ids"], wanted[name])
+        _check_labelled(name, dataset, lists[name])
         ids = union(ids for purpose, ids in lists[name].items() if purpose != "log")   # those need no earlier results
         for read in sources(config, name).values() if name not in imported else ():
             for source in read:
@@ -96,6 +98,16 @@ def _could_read(config: Any, dataset: Dataset, lists: Mapping[str, Lists], reade
 def _full(step: str, setting: str) -> str:
     """A setting KEY=VALUE with its full key: of a family of methods, or of the step."""
     return setting if setting.partition("=")[0] in FAMILIES else f"{step}.{setting}"
+
+
+def _check_labelled(name: str, dataset: Dataset, lists: Lists) -> None:
+    """Raise ConfigError if a step that reads image labels would work on images whose labels are not known."""
+    unknown = [] if BY_NAME[name].UNLABELLED else [i for ids in lists.values() for i in ids if i in dataset.unlabelled]
+    if unknown:
+        able = " or ".join(f"{row.name}.split" for row in STEPS if row.UNLABELLED)
+        raise ConfigError(f"{name}: {len(unknown)} images of its list have no labels in {dataset.root}, for example "
+                          f"{unknown[0]!r}, but it reads labels. Choose another list by {name}.split; only {able} may have such "
+                          "images")
 
 
 def _check_cover(config: Any, name: str, ids: tuple[str, ...], readers: Mapping[str, tuple[str, ...]]) -> None:

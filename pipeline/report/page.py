@@ -17,7 +17,7 @@ from pipeline.report.images import ImageScores, score_images
 from pipeline.report.kinds import title_of, tone
 from pipeline.report.pieces import Pieces, matrices, of, pieces, section
 from pipeline.report.prototypes import draw
-from pipeline.report.published import averages_note
+from pipeline.report.published import averages_note, without_comparison
 from pipeline.report.scores import (
     absent,
     class_rows,
@@ -91,6 +91,7 @@ def _of_scores(run: RecordedRun) -> dict[str, Any]:
     with_iou, classes = class_rows(run)
     return {"headlines": headlines(run), "scores": score_tables(run), "kinds": with_iou, "classes": classes,
             "published": run.summary.get("published"), "averages": averages_note(run.summary.get("published")),
+            "without_comparison": without_comparison(run.summary.get("published")),
             "tables": published_tables(run), "stages": run.summary.get("stages"), "margin": MARGIN}
 
 

@@ -1,7 +1,7 @@
 """The published scores of an experiment's paper and their differences from the measured ones."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.order import maker, titles
@@ -21,12 +21,15 @@ class Published:
     images: int                            # number of scored images; scores of other lists are not compared
     tolerance: float                       # allowed difference in percentage points; our choice, no paper gives one
     scores: dict[str, dict[str, float]]    # kind of result (`pipeline.order.titles`) -> measure of a step -> percent
+    images_of: dict[str, int] = field(default_factory=dict)   # kinds of another list than the others -> its number of images
 
     def __post_init__(self) -> None:
-        require(self.images >= 1, "published.images", self.images, "at least 1")
+        for key, images in {"images": self.images, **{f"images_of.{what}": n for what, n in self.images_of.items()}}.items():
+            require(images >= 1, f"published.{key}", images, "at least 1")
         require(self.tolerance >= 0, "published.tolerance", self.tolerance, "at least 0")
+        for key, what in [("images_of", what) for what in self.images_of] + [("scores", what) for what in self.scores]:
+            require(what in titles(), f"published.{key}", what, _one_of(what, titles()))
         for what, scores in self.scores.items():
-            require(what in titles(), "published.scores", what, _one_of(what, titles()))
             for name, value in scores.items():
                 require(name in measures(), f"published.scores.{what}", name, _one_of(name, measures()))
                 require(0 <= value <= 100, f"published.scores.{what}.{name}", value, "percent, from 0 to 100")
@@ -41,19 +44,31 @@ def averages_note(comparison: dict[str, Any] | None) -> str:
     return AVERAGES if any(row["score"] in ("precision", "recall") for row in (comparison or {}).get("rows", ())) else ""
 
 
+def not_comparable(published: Published, kind: str, scores: Mapping[str, Any]) -> str:
+    """Why the scores of a kind cannot be compared with the published ones: another list, or another result that has a title of
+    its own, such as Grad-CAM instead of CAM, or another pretraining; "" if they can."""
+    images, row = published.images_of.get(kind, published.images), maker(kind)
+    if scores["images"] != images:
+        return f"published scores are of {images:,} images, here {scores['images']:,} were scored"
+    if scores["title"] not in (title := row.results[row.kinds[kind]], titles()[kind]):
+        return f"the published score of {title} is not of {scores['title']}"
+    return ""
+
+
 def against(published: Published, measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Compare the published and the measured scores (`measured`: kind -> scores in [0, 1]).
 
     Returns a JSON-able dict: source and tolerance; `rows`, in the order of the steps, each with `of`, `score`, `published`,
     `measured` and `difference` in percent, whether it is `within` the tolerance, and the `step` that made the result;
-    `first_outside`: the first step with a row outside; `not_comparable`: the number of scored images if it differs.
+    `first_outside`: the first step with a row outside; `not_comparable`: why scores were not compared -> their titles.
     """
-    rows, images = [], []
+    rows: list[dict[str, Any]] = []
+    refused: dict[str, list[str]] = {}
     for of, scores in measured.items():
         if of not in published.scores:
             continue
-        if scores["images"] != published.images:
-            images.append(scores["images"])
+        if why := not_comparable(published, of, scores):
+            refused.setdefault(why, []).append(scores["title"])
             continue
         for score, value in published.scores[of].items():
             if scores.get(score) is None:
@@ -62,6 +77,11 @@ def against(published: Published, measured: dict[str, dict[str, Any]]) -> dict[s
             rows.append({"of": of, "title": scores["title"], "step": maker(of).name, "score": score, "published": value,
                          "measured": round(100 * scores[score], 2), "difference": round(difference, 2),
                          "within": abs(difference) <= published.tolerance})
-    return {"source": published.source, "tolerance": published.tolerance, "images": published.images, "rows": rows,
-            "first_outside": next((row["step"] for row in rows if not row["within"]), None),
-            "not_comparable": max(images, default=None)}
+    return {"source": published.source, "tolerance": published.tolerance, "rows": rows,
+            "first_outside": next((row["step"] for row in rows if not row["within"]), None), "not_comparable": refused}
+
+
+def without_comparison(comparison: dict[str, Any] | None) -> list[str]:
+    """A sentence for each reason why scores were not compared, in the result of `against`."""
+    refused = (comparison or {}).get("not_comparable")   # in the summary of an older version a number
+    return [f"{', '.join(names)}: {why}: no comparison" for why, names in refused.items()] if isinstance(refused, dict) else []

@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.plan.plan import DONE
 from pipeline.report import kinds, thumbnails
 from pipeline.report.images import ImageScores
+from pipeline.report.published import not_comparable
 from pipeline.report.tables import cell, load_papers, measured_cells
 from pipeline.runfolder.recorded import RecordedRun
 from wsss.errors import WsssError
@@ -72,8 +73,9 @@ def published_tables(run: RecordedRun) -> list[dict[str, Any]]:
     for paper in load_papers() if published else ():
         if not any(run.config.experiment_name in table.experiments for table in paper.tables):
             continue
+        comparable = {kind: scores for kind, scores in measured(run).items() if not not_comparable(published, kind, scores)}
         for table in paper.tables:
-            cells = measured_cells(table, run.config.experiment_name, measured(run), published.images)
+            cells = measured_cells(table, run.config.experiment_name, comparable)
             found.append({"number": table.number, "caption": table.caption, "paper": paper.paper, "notes": table.notes,
                           "columns": [column.name for column in table.columns], "measured": len(cells),
                           "of_experiment": run.config.experiment_name in table.experiments, "rows": [

@@ -106,12 +106,11 @@ def _load(path: Path) -> Paper:
                           "repository: restore it, or correct the change") from error
 
 
-def measured_cells(table: Table, experiment: str | None, measured: Mapping[str, Mapping[str, Any]],
-                   images: int) -> dict[tuple[int, int], float]:
+def measured_cells(table: Table, experiment: str | None,
+                   measured: Mapping[str, Mapping[str, Any]]) -> dict[tuple[int, int], float]:
     """The cells (row, column) of a table that an experiment reproduces, with the measured value in percent.
 
-    `measured`: kind -> scores in [0, 1], as in `published.against`; scores of another number of images than `images` are left
-    out.
+    `measured`: kind -> scores in [0, 1], those that can be compared (`pipeline.report.published.not_comparable`).
     """
     found = {}
     for i, row in enumerate(table.rows):
@@ -120,7 +119,7 @@ def measured_cells(table: Table, experiment: str | None, measured: Mapping[str, 
                 continue
             scores = measured.get(column.of or row.of or "") or {}
             value = scores.get(column.score or "")
-            if value is not None and scores.get("images") == images:
+            if value is not None:
                 found[i, j] = 100 * value
     return found
 

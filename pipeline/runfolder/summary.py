@@ -7,7 +7,7 @@ from pipeline.order import made_from, titles
 from pipeline.plan.plan import DONE, NOTHING, PlannedStep
 from pipeline.report import stages
 from pipeline.report.kinds import grouped, main_name, measured, title_of
-from pipeline.report.published import against, averages_note
+from pipeline.report.published import against, averages_note, without_comparison
 from pipeline.runfolder.folder import RunFolder
 from steps.step import SCORE, Score
 from wsss.text import aligned
@@ -52,8 +52,10 @@ def score_table(summary: dict[str, Any]) -> str:
     lines: list[str] = []
     for scores in grouped(measured(summary)):
         lines += [*[""] * bool(lines), *_table(list(scores.values()))]
-    lines += [f"{step}: the data set has no {truth}, so there is nothing to score against"
-              for step, truth in summary["unscored"].items()]
+    for truth in dict.fromkeys(summary["unscored"].values()):
+        steps = [step for step, lacking in summary["unscored"].items() if lacking == truth]
+        lists = "their lists" if steps[1:] else "its list"
+        lines.append(f"{', '.join(steps)}: nothing to score, because not all images of {lists} have {truth}")
     if summary.get("published") and measured(summary):
         lines += ["", *_published_lines(summary["published"], measured(summary))]
     return "\n".join(lines) or "no scores: no evaluation step was run"
@@ -84,14 +86,14 @@ def _row(score: Mapping[str, Any], known: list[str]) -> tuple[str, ...]:
 
 def _published_lines(published: dict[str, Any], scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The published and measured scores, and the first step outside the tolerance."""
-    if published["not_comparable"] is not None:
-        return [f"published scores ({published['source']}) are of {published['images']:,} images, here "
-                f"{published['not_comparable']:,} were scored: no comparison"]
+    refused = without_comparison(published)
+    if refused and not published["rows"]:
+        return [*refused, f"published: {published['source']}"]
     rows = [("", "score", "published", "measured", "difference", "")]
     rows += [(row["title"], scores[row["of"]]["measures"].get(row["score"], row["score"]), f"{row['published']:.1f}",
               f"{row['measured']:.1f}", f"{row['difference']:+.1f}", "" if row["within"] else "outside")
              for row in published["rows"]]
     first = published["first_outside"]
     verdict = f"the first step outside is {first}" if first else "all within"
-    return [*aligned(rows), f"published: {published['source']}; tolerance {published['tolerance']} points: {verdict}",
+    return [*aligned(rows), *refused, f"published: {published['source']}; tolerance {published['tolerance']} points: {verdict}",
             *filter(None, [averages_note(published)])]

@@ -58,9 +58,9 @@ def _map(maps: Maps, image_id: str) -> np.ndarray | None:
     return maps.at(image_id, "strided").numpy() if image_id in maps.index else None
 
 
-def label_column(context: StepContext, title: str) -> Column:
-    labels = Labels(context.folder, len(context.dataset.classes))
-    return Column(title, "label", labels.index, lambda image_id: labels(image_id) if image_id in labels.index else None)
+def label_column(context: StepContext, title: str, kind: str = "") -> Column:
+    labels = Labels(context.folder, len(context.dataset.classes), kind)
+    return Column(title, "label", labels.index, lambda image_id: labels(image_id) if image_id in labels else None)
 
 
 def choice_on_val(context: StepContext) -> Iterator[Curve | Table]:

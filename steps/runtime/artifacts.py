@@ -224,16 +224,24 @@ class Maps:
 
 
 class Labels:
-    """The labels of a finished step: one `ID.png` per image, facts in the index."""
+    """The labels of a finished step: one `ID.png` per image, facts in the index. `kind` is as for `Maps`."""
 
-    def __init__(self, folder: Path, n_classes: int):
-        self.store, self._n_classes = Store(folder), n_classes
+    def __init__(self, folder: Path, n_classes: int, kind: str = ""):
+        self.step, self.kind, self._n_classes = folder.name.split(".")[0], kind, n_classes
+        self.store = Store(folder)
         self.index = self.store.index
 
     def __call__(self, image_id: str, size: Sequence[int] = ()) -> np.ndarray:
         """Read and check the label of an image (`read_label`). `size` (H, W) defaults to the recorded one."""
         size = size or [self.index[image_id][side] for side in ("height", "width")]
-        return read_label(self.store.file(image_id, f"{image_id}.png"), size, self._n_classes)
+        return read_label(self.store.file(image_id, self._name(image_id)), size, self._n_classes, self.step)
+
+    def __contains__(self, image_id: str) -> bool:
+        """Whether the image has a label of this kind."""
+        return image_id in self.index and self._name(image_id) in self.index[image_id]["files"]
+
+    def _name(self, image_id: str) -> str:
+        return "/".join(filter(None, (self.kind, f"{image_id}.png")))
 
 
 def write_label(path: Path, label: np.ndarray) -> Path:
@@ -242,12 +250,12 @@ def write_label(path: Path, label: np.ndarray) -> Path:
     return path
 
 
-def read_label(path: File, size: Sequence[int], n_classes: int) -> np.ndarray:
-    """Read an (H, W) uint8 label: 0 background, 1..n_classes, 255 ignore; `size` is the expected (H, W).
+def read_label(path: File, size: Sequence[int], n_classes: int, step: str) -> np.ndarray:
+    """Read an (H, W) uint8 label made by `step`: 0 background, 1..n_classes, 255 ignore; `size` is the expected (H, W).
 
     Raises ArtifactError if it is missing, damaged, of another size, or contains another value.
     """
-    repair = _repair(path, path.parent.name.split(".")[0])
+    repair = _repair(path, step)
     try:
         label = decode_mask(path.read_bytes(), path)
     except ArtifactError:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ON_GPU = 4                  # images: one is computed, the others are read and written
 MOST = 8                    # images on the CPU
 PIXELS_AT_ONCE = 2**21      # of all images on the CPU: a dense CRF needs about a kilobyte per pixel
+TOGETHER = 8                # images in one batch on a GPU, and
+PIXELS_TOGETHER = 2**20     # their pixels: five images of VOC. Not yet measured on a GPU
 T = TypeVar("T")
 _AGAIN: Any = object()
 
@@ -64,6 +66,11 @@ def max_concurrent(device: torch.device, pixels: int | None = None, threads: int
     if pixels is None:
         return 1
     return max(1, min(threads or torch.get_num_threads(), MOST, PIXELS_AT_ONCE // max(1, pixels)))
+
+
+def max_together(device: torch.device, pixels: int) -> int:
+    """The number of images of `pixels` each that a network gets as one batch: on the CPU one, which is as fast."""
+    return max(1, min(TOGETHER, PIXELS_TOGETHER // max(1, pixels))) if device.type == "cuda" else 1
 
 
 def ordered_map(context: StepContext, make: Callable[[str], T], ids: Iterable[str],

@@ -137,10 +137,10 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Source:
-    """A step that another step reads. `maps`: the kinds of maps that it makes, kind -> sub-folder; {} if it makes none."""
+    """A step that another step reads. `kinds`: the kinds of maps, masks or instances that it makes, kind -> sub-folder."""
 
     step: str                     # the name of its row
-    maps: Mapping[str, str] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
     folder: Path = Path()
 
 

@@ -2,13 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from steps.runtime.artifacts import quarantine, read_json, write_json
-from steps.runtime.concurrency import max_concurrent, ordered_map
+from steps.runtime.concurrency import lacks_memory, max_concurrent, max_together, ordered_map
 from steps.runtime.context import StepContext, Stopped
 from steps.runtime.journal import BROKEN, JOURNALS, Journal, unfinished
 from steps.runtime.memory import trim_heap
@@ -20,6 +20,7 @@ from wsss.errors import ArtifactError, StorageError, WsssError
 FAILED = "failed.json"
 SHOWN = 3
 Made = tuple[Mapping[str, bytes], dict[str, Any]]   # the files of an image by name, and the facts for the index
+Done = tuple[str, Mapping[str, bytes], dict[str, Any]]   # the same after the digest of the image
 SAMPLE = 100   # images whose sizes are read
 
 
@@ -27,12 +28,16 @@ class ImagesFailed(WsssError):
     """Some images of a step failed; all others are done."""
 
 
-def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parallel: bool = False) -> None:
+def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parallel: bool = False,
+                   make_group: Callable[[Sequence[str]], Sequence[Made]] | None = None) -> None:
     """Call `make(id)` for every id of this shard that has no complete artifact yet.
 
     `make` returns the files of one image, by their names in the step's folder, and the facts for the index. They must depend on
     that image alone, so that process, order and interruptions do not matter. Several threads may call it at once
     (`steps.runtime.concurrency`); on the CPU only with `cpu_parallel`, for steps without a network.
+
+    `make_group(ids)` makes images of the same size in one batch, on a GPU, where that is faster. A batch changes rounding. So the
+    groups are those of all ids of this process, and a group is made as a whole even if only some of it is missing.
 
     Raises
     ------
@@ -48,28 +53,24 @@ def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parall
     store = writer(context.runtime.layout, context.folder, journal.path)
     # from the whole list, not the pending images, so that an image always has the same bits
     at_once = max_concurrent(context.runtime.device, _largest(dataset, context.ids) if cpu_parallel else None)
-    made = ordered_map(context, lambda image_id: (dataset.digest_of_image(image_id), *make(image_id)), pending, at_once)
+    groups = _groups(context, pending, make_group is not None)
+    made = ordered_map(context, lambda first: _make(context, groups[first], pending, make, make_group), groups, at_once)
     try:
-        start = time.perf_counter()
-        for number, (image_id, result) in enumerate(made, start=len(ids) - len(pending) + 1):
-            try:
-                source, contents, facts = result()
-                placed = store.write(contents)
-            except StorageError:
-                raise
-            except WsssError as error:
-                failed[image_id] = str(error)
-                context.runtime.warn(f"{image_id}: {failed[image_id]}")
-                quarantine(error)
-            else:
-                journal.add(image_id, placed, time.perf_counter() - start, source=source,
-                            **{**facts, "classes": list(dataset.labels[image_id])})
-                if pending[image_id] == BROKEN:
-                    for name in contents:
-                        remove_damaged(context.folder, name)
-            context.runtime.progress(number, len(ids), "images")
+        start, number = time.perf_counter(), len(ids) - len(pending)
+        for first, result in made:
+            for image_id, done in _each([each for each in groups[first] if each in pending], result):
+                try:
+                    _keep(context, store, journal, image_id, done, time.perf_counter() - start, pending[image_id] == BROKEN)
+                except StorageError:
+                    raise
+                except WsssError as error:
+                    failed[image_id] = str(error)
+                    context.runtime.warn(f"{image_id}: {failed[image_id]}")
+                    quarantine(error)
+                number += 1
+                context.runtime.progress(number, len(ids), "images")
+                start = time.perf_counter()
             trim_heap()
-            start = time.perf_counter()
     except Stopped:
         _record(context, failed)
         raise
@@ -84,6 +85,68 @@ def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parall
         raise ImagesFailed(f"{len(failed)} of {len(context.shard_ids)} images failed, the others are done. {some}"
                            f"{'; ...' if len(failed) > SHOWN else ''}. All reasons are in {path}. Repair or remove these images; "
                            "the same command then tries only them")
+
+
+def _groups(context: StepContext, pending: Collection[str], together: bool) -> dict[str, tuple[str, ...]]:
+    """The images that are made together, by the first of each group: one image each, or `together` those of the same size."""
+    device, dataset = context.runtime.device, context.dataset
+    if not together or max_together(device, 1) == 1:
+        return {image_id: (image_id,) for image_id in pending}
+    by_size: dict[Any, list[str]] = {}
+    for image_id in context.my_ids:
+        size: Any = image_id         # alone
+        with suppress(WsssError):    # it fails later, when it is made
+            size = dataset.working_size(image_id)
+        by_size.setdefault(size, []).append(image_id)
+    groups: dict[str, tuple[str, ...]] = {}
+    for size, ids in by_size.items():
+        most = max_together(device, math.prod(size)) if isinstance(size, tuple) else 1
+        groups |= {ids[i]: tuple(ids[i:i + most]) for i in range(0, len(ids), most)}
+    return {first: group for first, group in groups.items() if any(image_id in pending for image_id in group)}
+
+
+def _make(context: StepContext, ids: Sequence[str], pending: Collection[str], make: Callable[[str], Made],
+          make_group: Callable[[Sequence[str]], Sequence[Made]] | None) -> dict[str, Done | WsssError]:
+    """What is made of the pending images of a group: in one batch, or one by one if that fails."""
+    def digest(image_id: str) -> str:
+        return context.dataset.digest_of_image(image_id)
+
+    def alone(image_id: str) -> Done | WsssError:
+        try:
+            return digest(image_id), *make(image_id)
+        except WsssError as error:
+            return error
+    if make_group is not None and len(ids) > 1:
+        try:
+            return {image_id: (digest(image_id), *made) for image_id, made in zip(ids, make_group(ids), strict=True)
+                    if image_id in pending}
+        except (MemoryError, RuntimeError, WsssError) as error:   # of any of the images
+            if not isinstance(error, WsssError) and not lacks_memory(error):
+                raise
+    return {image_id: alone(image_id) for image_id in ids if image_id in pending}
+
+
+def _each(ids: Sequence[str], result: Callable[[], dict[str, Done | WsssError]]) -> Iterable[tuple[str, Done | WsssError]]:
+    """What was made of each image, or why not."""
+    try:
+        return result().items()
+    except StorageError:
+        raise
+    except WsssError as error:   # not enough memory
+        return [(image_id, error) for image_id in ids]
+
+
+def _keep(context: StepContext, store: Any, journal: Journal, image_id: str, done: Done | WsssError, seconds: float,
+          was_broken: bool) -> None:
+    """Write what was made of an image and record it; raise its error if it failed."""
+    if isinstance(done, WsssError):
+        raise done
+    source, contents, facts = done
+    journal.add(image_id, store.write(contents), seconds, source=source,
+                **{**facts, "classes": list(context.dataset.labels[image_id])})
+    if was_broken:
+        for name in contents:
+            remove_damaged(context.folder, name)
 
 
 def failures(folder: Path) -> dict[str, str]:

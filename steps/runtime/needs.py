@@ -8,6 +8,7 @@ their sizes and not yet measured on a GPU: `python -m benchmarks.gpu` measures t
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from steps.runtime.concurrency import ON_GPU, available_cores, max_concurrent
+from steps.runtime.concurrency import ON_GPU, available_cores, max_concurrent, max_together
 from steps.runtime.context import methods_of
 from steps.runtime.memory import SLACK, resident
 from steps.runtime.networks import freeze_early, planned_classifier
@@ -31,6 +32,7 @@ from wsss.data.dataset import Dataset
 from wsss.networks.irn import IRN
 from wsss.refinement.crf import crf_memory
 from wsss.refinement.walk import walk_memory
+from wsss.segmenters.inference import windows
 from wsss.segmenters.segmenter import Segmenter
 
 _CPU = torch.device("cpu")
@@ -200,6 +202,25 @@ class Estimate:
         if self.on_gpu:
             return _LIVE * largest
         return _LIVE * largest + min(_KEPT * len(set(images.sizes)) * min(largest, _KEPT_OUTPUT), SLACK)
+
+    def segmentation(self, network: Segmenter, images: Images, kinds: int) -> float:
+        """Bytes of masks by a segmentation network, with the settings of infer_seg, in the image that needs most (`passing`).
+        `kinds`: 2 with a CRF, whose masks are kept beside those before it."""
+        settings, labels, window = self.settings, len(self.setup.dataset.classes) + 1, copy(images)
+        sides = {side: max(end - start for start, end in windows(side, settings.window, settings.overlap))
+                 for size in images.sizes for side in size}
+        window.sizes = [(sides[height], sides[width]) for height, width in images.sizes]
+        window.pixels = np.array([height * width for height, width in window.sizes])
+        together = max_together(torch.device(self.setup.device), int(window.pixels.max(initial=1)))
+        batch = together * (1 + settings.flip)
+        passing = (self.forwards(network, network, window, max(settings.scales), batch)
+                   + window.most(4 * labels * (2 * batch + together)))   # resized logits, softmax, their mean
+        if settings.crf:
+            pixel, each = crf_memory(1)
+            passing = max(passing, window.most(pixel + (each + 4 * (2 + together)) * labels))
+        # a band has the rows of a window and the columns of the short side; a whole image is its own band
+        return passing + 4 * labels * kinds * max([sides[max(size)] * min(size) for size, own in zip(images.sizes, window.sizes)
+                                                   if size != own], default=0)
 
     def crf(self, images: Images, labellings: int = 1) -> float:
         """Bytes of a dense CRF of the largest image with this many labellings at once (`passing`)."""

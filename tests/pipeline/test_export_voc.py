@@ -119,7 +119,7 @@ def test_masks_that_are_missing_or_do_not_fit(export, outputs, target):
     masks = outputs / "smoke" / "make_sem_seg_labels"
     whole = read_mask(masks / "train_0002.png")
     (masks / "train_0002.png").unlink()
-    with pytest.raises(ConfigError, match=r"cover 23 of the 24 ids of the training list train \(first missing: 'train_0002'\). Make the others "
+    with pytest.raises(ConfigError, match=r"cover 23 of the 24 ids of the list train \(first missing: 'train_0002'\). Make the others "
                                           r"first: python run_pipeline.py .* make_sem_seg_labels.split=train$") as error:
         export().export_voc()
     assert "export" not in str(error.value)
@@ -209,7 +209,7 @@ def test_voc_hands_over_train_aug(tmp_path, target):
         return Pipeline.compose("data=voc12", f"data.root={root}", f"outputs={tmp_path / 'out'}", "threads=1", "recipe=official",
                                 "backbone.pretrained=false", "backbone=resnet18", *overrides)
     pretend(compose(), dict.fromkeys(TRAIN, 1))
-    with pytest.raises(ConfigError, match=r"the pseudo masks cover 2 of the 4 ids of the training list train_aug \(first missing: '2008_000008'\). "
+    with pytest.raises(ConfigError, match=r"the pseudo masks cover 2 of the 4 ids of the list train_aug \(first missing: '2008_000008'\). "
                                           r"Make the others first: python run_pipeline.py ((?!force).)* make_sem_seg_labels.split=train_aug$"):
         compose("action=export_voc", f"export_to={target}", "force=true").export_voc()
     shutil.rmtree(tmp_path / "out")

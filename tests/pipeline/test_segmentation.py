@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 
 from pipeline import Pipeline
+from steps.runtime import inference
 from tests.conftest import SMOKE, actions, contents, copied
-from wsss.data.images import read_mask
+from wsss.data.dataset import Dataset
+from wsss.data.images import decode_mask, read_mask, resize_image
 from wsss.errors import ConfigError
+from wsss.metrics.boundary import BoundaryIoU
+from wsss.metrics.semantic import Confusion
 from wsss.networks.facts import read_metadata
+from wsss.segmenters.inference import probabilities_of
 
 STEPS = ("train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels", "eval_sem_seg",
          "train_seg", "infer_seg", "eval_seg")
@@ -30,14 +35,25 @@ def segmented(made_once, smoke_outputs):
 def test_the_network_is_trained_on_pseudo_masks_and_scored_on_val(segmented):
     run = segmented / "smoke"
     summary = json.loads((run / "summary.json").read_text())
-    score = summary["scores"]["infer_seg"]
-    assert score["title"] == "segmentations" and score["images"] == 8 and 0 < score["miou"] < 1 and 0 < score["boundary_iou"] < 1
+    scores = {kind: summary["scores"][kind] for kind in ("infer_seg_before_crf", "infer_seg")}
+    assert [score["title"] for score in scores.values()] == ["segmentations before the CRF", "segmentations"]
+    data = Pipeline.compose(*CHOSEN, f"outputs={segmented}")
+    data.plan()
+    for kind, score in scores.items():
+        folder = run / "infer_seg" / ("before_crf" if kind.endswith("crf") else "")
+        confusion, boundary = Confusion(8), BoundaryIoU(8)
+        for image_id in data.dataset.lists["val"]:
+            for measure in (confusion, boundary):
+                measure.update(read_mask(folder / f"{image_id}.png"), data.dataset.mask(image_id))
+        assert score["images"] == 8 and score["miou"] == confusion.scores().miou and 0 < score["miou"] < 1
+        assert score["boundary_iou"] == boundary.mean() and score["boundary_iou_by_label"] == boundary.scores() and 0 < boundary.mean() < 1
+    assert scores["infer_seg"]["miou"] != scores["infer_seg_before_crf"]["miou"]
     facts = read_metadata(run / "train_seg/weights.safetensors")
     assert facts["segmenter"] == {"method": "fpn", "width": 16} and facts["backbone"]["depth"] == "tiny"
     log = [json.loads(line) for line in (run / "train_seg/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log if "loss" in line] == list(range(6)) and 0 < log[-1]["val_miou"] < 1
     report = (run / "report/report.html").read_text()
-    assert "boundary IoU" in report and "train_seg: mean IoU on val" in report and "Confusion matrix of the segmentations" in report
+    assert "segmentations before the CRF" in report and "boundary IoU" in report and "train_seg: mean IoU on val" in report and "Confusion matrix of the segmentations" in report
 
 
 def test_val_images_are_segmented_in_their_own_size_and_their_labels_are_not_read(segmented):
@@ -67,7 +83,64 @@ def test_the_crf_and_the_mirror_image_change_the_masks_and_nothing_before(segmen
     assert planned == {"infer_seg": "re-run", "eval_seg": "re-run"}
     pipeline.run()
     after = contents(outputs / "smoke/infer_seg")
-    assert any(after[name] != before[name] for name in before if name.endswith(".png"))
+    assert any(after[name] != before[name] for name in after if name.endswith(".png"))
+    assert any("before_crf" in name for name in before) and not any("before_crf" in name for name in after)
+    assert "infer_seg_before_crf" not in json.loads((outputs / "smoke/summary.json").read_text())["scores"]
+
+
+def test_a_lost_mask_of_before_the_crf_comes_back_and_a_damaged_one_is_found(segmented, tmp_path):
+    outputs = copied(segmented, tmp_path)
+    lost, damaged = sorted((outputs / "smoke/infer_seg/before_crf").glob("*.png"))[:2]
+    before = lost.read_bytes(), damaged.read_bytes()
+    lost.unlink(), damaged.write_bytes(damaged.read_bytes()[:-8] + bytes(8))
+    pipeline = Pipeline.compose(*CHOSEN, f"outputs={outputs}")
+    broken = {verified.name: verified.broken for verified in pipeline.verify()}["infer_seg"]
+    assert broken.keys() == {str(lost), str(damaged)}
+    pipeline.run()
+    assert (lost.read_bytes(), damaged.read_bytes()) == before
+
+
+def test_a_large_image_is_segmented_in_windows(segmented, tmp_path):
+    """Of 96 px in windows of 48: of the size of the image and much like those of the whole."""
+    outputs = copied(segmented, tmp_path)
+    whole = contents(outputs / "smoke/infer_seg")
+    pipeline = Pipeline.compose(*CHOSEN, f"outputs={outputs}", "infer_seg.window=48", "infer_seg.overlap=16")
+    pipeline.run()
+    data = pipeline.dataset
+    shares = []
+    for image_id in data.lists["val"]:
+        mask = read_mask(outputs / f"smoke/infer_seg/{image_id}.png")
+        assert mask.shape == data.size(image_id)
+        shares.append((mask == decode_mask(whole[f"{image_id}.png"], "whole")).mean())
+    assert 0.5 < np.mean(shares) < 1
+
+
+def test_images_of_the_same_size_are_segmented_together_where_that_is_faster(segmented, tmp_path, monkeypatch):
+    """As on a GPU: the same masks but for rounding, and the same bits if one mask of a group is missing. Images of one size here."""
+    outputs, sizes = copied(segmented, tmp_path), []
+    monkeypatch.setattr(Dataset, "size", lambda self, image_id: (90, 96))
+    monkeypatch.setattr(Dataset, "image", lambda self, image_id, image=Dataset.image: resize_image(image(self, image_id), (90, 96)))
+    monkeypatch.setattr("wsss.segmenters.inference.probabilities_of", lambda logits, images, *more:
+                        sizes.append(len(images)) or probabilities_of(logits, images, *more))
+
+    def made(together):
+        monkeypatch.setattr(inference, "max_together", lambda device, pixels: together)
+        shutil.rmtree(outputs / "smoke/infer_seg")
+        sizes.clear()
+        Pipeline.compose(*CHOSEN, f"outputs={outputs}", "from_step=infer_seg", "to_step=infer_seg").run()
+        return contents(outputs / "smoke/infer_seg")
+    expected = made(1)
+    assert sizes == 8 * [1]
+    grouped = made(3)
+    masks = [name for name in expected if name.endswith(".png")]
+    assert sizes == [3, 3, 2] and len(masks) == 16
+    differing = [(decode_mask(grouped[name], name) != decode_mask(expected[name], name)).mean() for name in masks]
+    assert max(differing) < 0.001
+    sizes.clear()
+    lost = outputs / "smoke/infer_seg" / min(name for name in masks if "/" not in name)
+    lost.unlink()
+    Pipeline.compose(*CHOSEN, f"outputs={outputs}", "from_step=infer_seg", "to_step=infer_seg").run()
+    assert lost.read_bytes() == grouped[lost.name] and sizes == [3]   # its whole group, nothing else
 
 
 def test_on_the_ground_truth_no_pseudo_masks_are_needed(smoke_outputs, tmp_path):

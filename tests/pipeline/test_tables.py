@@ -7,14 +7,15 @@ import yaml
 
 from pipeline.config import compose, typed
 from pipeline.order import titles
-from pipeline.report.published import Published, against
+from pipeline.report.published import Published, against, without_comparison
 from pipeline.report.tables import COMMAND, CONF, load_papers, markdown, measured_cells
 from pipeline.runfolder.summary import score_table
 from tests.conftest import ROOT
 from wsss.errors import ConfigError
 
 LPCAM = next(paper for paper in load_papers() if "LPCAM" in paper.paper)
-EXPERIMENTS = ("irn_voc12", "lpcam_voc12", "irn_coco14", "lpcam_coco14")
+EXPERIMENTS = ("irn_voc12", "lpcam_voc12", "irn_coco14", "lpcam_coco14", "irn_voc12_deeplab", "lpcam_voc12_deeplab", "lpcam_voc12_upernet",
+               "lpcam_coco14_deeplab", "lpcam_coco14_upernet")
 
 
 def numbered(number: int):
@@ -22,7 +23,8 @@ def numbered(number: int):
 
 
 def measured(**miou: float):
-    return {kind: {"miou": value, "fp": 0.3, "fn": 0.2, "precision": 0.6, "recall": 0.7, "images": 1464} for kind, value in miou.items()}
+    return {kind: {"miou": value, "fp": 0.3, "fn": 0.2, "precision": 0.6, "recall": 0.7, "images": 1464, "title": titles()[kind]}
+            for kind, value in miou.items()}
 
 
 def test_the_page_says_what_the_files_say():
@@ -49,10 +51,10 @@ def test_every_table_beside_another_says_the_same():
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_the_experiments_compare_with_the_cells_they_reproduce(experiment):
     published = typed(compose([f"experiment={experiment}", "data.root=x"])).published
-    everything = {of: dict.fromkeys(("miou", "fp", "fn", "precision", "recall"), 0.5) | {"images": published.images} for of in titles()}
+    everything = {of: dict.fromkeys(("miou", "fp", "fn", "precision", "recall"), 0.5) for of in titles()}
     found = {}
     for table in LPCAM.tables:
-        for i, j in measured_cells(table, experiment, everything, published.images):
+        for i, j in measured_cells(table, experiment, everything):
             row, column = table.rows[i], table.columns[j]
             found.setdefault(column.of or row.of, {})[column.score] = row.values[j]
     assert found == published.scores
@@ -60,12 +62,23 @@ def test_the_experiments_compare_with_the_cells_they_reproduce(experiment):
 
 def test_a_measured_score_stands_in_the_row_that_the_run_reproduces():
     scores = measured(make_cam=0.481, make_lpcam_fg_only=0.5, make_lpcam=0.552, make_sem_seg_labels=0.7)
-    assert measured_cells(numbered(1), "irn_voc12", scores, 1464) == pytest.approx({(0, 0): 30, (0, 1): 20, (0, 2): 48.1, (0, 3): 60, (0, 4): 70})
-    assert measured_cells(numbered(2), "irn_voc12", scores, 1464) == pytest.approx({(0, 0): 48.1, (0, 2): 70})
-    assert measured_cells(numbered(2), "lpcam_voc12", scores, 1464) == pytest.approx({(0, 0): 48.1, (0, 1): 55.2, (0, 3): 70})
-    assert measured_cells(numbered(2), "lpcam_voc12", scores, 10582) == {} == measured_cells(numbered(2), "smoke", scores, 1464)
-    assert measured_cells(numbered(4), "lpcam_voc12", scores, 1464) == {}
-    assert measured_cells(numbered(2), "lpcam_voc12", {"make_cam": {"miou": None, "images": 1464}}, 1464) == {}
+    assert measured_cells(numbered(1), "irn_voc12", scores) == pytest.approx({(0, 0): 30, (0, 1): 20, (0, 2): 48.1, (0, 3): 60, (0, 4): 70})
+    assert measured_cells(numbered(2), "irn_voc12", scores) == pytest.approx({(0, 0): 48.1, (0, 2): 70})
+    assert measured_cells(numbered(2), "lpcam_voc12", scores) == pytest.approx({(0, 0): 48.1, (0, 1): 55.2, (0, 3): 70})
+    assert measured_cells(numbered(2), "smoke", scores) == {}
+    assert measured_cells(numbered(4), "lpcam_voc12", scores) == {}
+    assert measured_cells(numbered(2), "lpcam_voc12", {"make_cam": {"miou": None, "images": 1464}}) == {}
+
+
+def test_a_network_is_compared_on_its_own_list_and_only_if_it_started_as_the_published_one():
+    published = typed(compose(["experiment=lpcam_voc12_deeplab", "data.root=x"])).published
+    scores = measured(make_sem_seg_labels=0.7, infer_seg_before_crf=0.66, infer_seg=0.68)
+    assert against(published, scores)["not_comparable"] == {"published scores are of 1,449 images, here 1,464 were scored": ["segmentations"]}
+    scores["infer_seg"]["images"] = 1449
+    assert [(row["of"], row["difference"]) for row in against(published, scores)["rows"]] == [("make_sem_seg_labels", -1.2), ("infer_seg", -0.6)]
+    scores["infer_seg"]["title"] = "segmentations, from COCO"
+    text = "\n".join(without_comparison(against(published, scores)))
+    assert text == "segmentations, from COCO: the published score of segmentations is not of segmentations, from COCO: no comparison"
 
 
 def test_a_published_score_has_the_heading_of_the_step_that_measured_it():
@@ -81,7 +94,7 @@ def test_a_published_score_has_the_heading_of_the_step_that_measured_it():
 @pytest.mark.parametrize(("change", "message"), [
     ({"values": [1.0]}, r"tables\[number=1\].CAM.values=\[1.0\] is not possible: expected 5 values, one per column"),
     ({"values": [1, 2, 3, 4, 500]}, "percent, from 0 to 100, or null"), ({"marks": ["star"]}, "keys of the table's marks"),
-    ({"of": "cams"}, "one of make_cam, make_lpcam_fg_only, make_lpcam, imported, make_sem_seg_labels, infer_seg, make_ins_seg_labels"), ({"experiment": "x"}, "does not hold the tables of a paper .*experiment"),
+    ({"of": "cams"}, "one of make_cam, make_lpcam_fg_only, make_lpcam, imported, make_sem_seg_labels, infer_seg_before_crf, infer_seg, make_ins_seg_labels"), ({"experiment": "x"}, "does not hold the tables of a paper .*experiment"),
     ({"values": ["high"] * 5}, "does not hold the tables of a paper .*high")])
 def test_what_is_no_table_is_refused(tmp_path, change, message):
     content = yaml.safe_load((CONF / "published_lpcam.yaml").read_text())

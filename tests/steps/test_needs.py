@@ -116,6 +116,26 @@ def test_images_and_resnet50(sized, step, measured, overrides):
     assert within(1.5, expected(dataset(6), step, *overrides).memory_mb, measured)
 
 
+SEGMENTS = ("experiment=folder_seg", "backbone=tf_efficientnet_lite0", "steps=[train_seg,infer_seg,eval_seg]", "train_seg.labels=gt")
+
+
+@pytest.mark.parametrize(("measured", "overrides"), [(2854, ["infer_seg.crf=false"]), (3686, [])])
+def test_a_photograph_of_6000_px_is_segmented_in_windows(sized, monkeypatch, measured, overrides):
+    """VmHWM of an image of 6000 x 4000 with 21 labels and the defaults, two cores. As a whole its probabilities alone take 2 GB."""
+    monkeypatch.setattr(Dataset, "size", lambda self, image_id: (4000, 6000))
+    windows, whole = (expected(dataset(2), "infer_seg", *SEGMENTS, *overrides, f"infer_seg.window={side}") for side in (1024, "null"))
+    assert within(1.5, windows.memory_mb, measured) and whole.memory_mb > 8 * measured
+    larger = expected(dataset(2), "infer_seg", *SEGMENTS, *overrides, "infer_seg.window=2048")
+    assert 1.5 * windows.memory_mb < larger.memory_mb < whole.memory_mb
+
+
+def test_masks_of_photographs_without_and_with_a_crf(sized):
+    plain, crf = (expected(dataset(6), "infer_seg", *SEGMENTS, f"infer_seg.crf={crf}") for crf in ("false", "true"))
+    assert within(1.01, crf.disk_mb, 2 * plain.disk_mb) and crf.memory_mb > plain.memory_mb
+    one, two = (expected(dataset(6), "infer_seg", *SEGMENTS, f"infer_seg.flip={flip}", "infer_seg.crf=false", device="cuda") for flip in ("false", "true"))
+    assert within(1.2, two.gpu_mb, 2 * one.gpu_mb)   # five images at once, or ten with their mirror images
+
+
 def test_maps_by_gradients_keep_the_layers_after_their_stage(sized):
     cam, last, fine = (expected(dataset(6), "make_cam", *words) for words in (["cam=cam"], ["cam=gradcam"], ["cam=gradcam", "cam.stage=1"]))
     assert last.disk_mb == cam.disk_mb and within(1.1, fine.disk_mb, 16 * cam.disk_mb)

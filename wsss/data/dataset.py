@@ -49,6 +49,7 @@ class Dataset:
     labels: Mapping[str, tuple[int, ...]] = field(repr=False)  # id -> classes present, 0-based, ascending
     image_files: Mapping[str, str] = field(repr=False)  # id -> file
     mask_files: Mapping[str, str] = field(repr=False, default_factory=dict)  # id -> file, for the ids with a mask
+    unlabelled: frozenset[str] = field(repr=False, default=frozenset())  # ids whose classes are not known: theirs are ()
     max_side: int | None = None  # maximum of the long side of the working frame, in pixels; None: no limit
     min_side: int | None = None  # minimum of the long side
     objects: ObjectSource | None = field(repr=False, default=None)  # ground-truth objects, if there are any

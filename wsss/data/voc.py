@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
                "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 LISTS = ("train", "train_aug", "val")
+TEST = "test"  # images of the evaluation server, without labels
 LABELS = "image_labels.csv"  # written by `prepare_voc`, in the format of labels.csv of a user's folder
 OBJECTS = "SegmentationObject"
 IMAGES, ANNOTATIONS, MASKS = "JPEGImages", "Annotations", ("SegmentationClassAug", "SegmentationClass")  # in order of precedence
@@ -38,7 +39,8 @@ LAYOUT = """  {root}/
     SegmentationClassAug/     optional: ID.png, masks of train_aug and val to score against; where it has none:
     SegmentationClass/        optional: ID.png, masks of train and val
     SegmentationObject/       optional: ID.png, the objects of train and val, to score instances against
-    ImageSets/Segmentation/   optional: train.txt, train_aug.txt, val.txt with one ID per line; without one the official list"""
+    ImageSets/Segmentation/   optional: train.txt, train_aug.txt, val.txt with one ID per line; without one the official list;
+                              test.txt: images to segment, without labels"""
 
 _SHIPPED = Path(__file__).parent / "voc12"
 _PARTS = (IMAGES, ANNOTATIONS, *MASKS, "ImageSets")
@@ -58,7 +60,8 @@ class VocFiles:
 def open_voc(root: str | Path, *, name: str = "voc12", max_side: int | None = None, check: bool | Path = True) -> Dataset:
     """Open the data set in `root`, with the layout `LAYOUT`; `root` is the folder VOC2012, VOCdevkit or the parent of that.
 
-    Lists: train, train_aug, val, and their union "all"; other images are not part of the data set. Image labels are read from
+    Lists: train, train_aug, val, and their union "all"; with a test.txt also test. The classes of the images that are not in
+    "all" are not known (`Dataset.unlabelled`), and their files are not checked. Image labels are read from
     `image_labels.csv`, which `prepare_voc` writes; without it they are derived at each call from an XML file per image, or from
     its mask if there is none. Masks must cover all of train or none of it, likewise val; of train_aug any part.
     `check` reads the head and tail of every image and the head of every mask; with a marker file only if something changed
@@ -81,8 +84,10 @@ def open_voc(root: str | Path, *, name: str = "voc12", max_side: int | None = No
         if reads:
             check_files(root, images, masks)
         objects = png_objects(root, numbered, drawn, images, len(VOC_CLASSES), reads)   # drawn together with SegmentationClass
-    return Dataset(name=name, root=root, classes=VOC_CLASSES, lists=lists, labels=labels, image_files=images, mask_files=masks,
-                   max_side=max_side, objects=objects)
+    unlabelled = files.images.keys() - images.keys()
+    return Dataset(name=name, root=root, classes=VOC_CLASSES, lists=lists, labels=labels | dict.fromkeys(unlabelled, ()),
+                   image_files=files.images, mask_files=masks, unlabelled=frozenset(unlabelled), max_side=max_side,
+                   objects=objects)
 
 
 def find_voc(root: str | Path) -> Path:
@@ -115,7 +120,7 @@ def list_file(root: Path, name: str) -> Path:
 
 
 def _read_lists(files: VocFiles) -> dict[str, tuple[str, ...]]:
-    """train, train_aug, val and all."""
+    """train, train_aug, val and all, and test if there is a test.txt."""
     lists = {}
     for name in LISTS:
         path = list_file(files.root, name)
@@ -130,7 +135,13 @@ def _read_lists(files: VocFiles) -> dict[str, tuple[str, ...]]:
         if both := val.intersection(lists[name]):
             raise DataError(f"{len(both)} ids are in both lists {name} and val of {files.root}, for example {min(both)!r}: "
                             "thresholds chosen on val would be chosen on what is trained on or scored; keep each in one list")
-    return lists | {"all": union(lists.values())}
+    lists["all"] = union(lists.values())
+    if (path := list_file(files.root, TEST)).exists():
+        lists[TEST] = read_list(path, files.images)
+        if both := set(lists["all"]).intersection(lists[TEST]):
+            raise DataError(f"{len(both)} ids are in the list {TEST} and in another of {files.root}, for example {min(both)!r}; "
+                            f"expected images without labels: keep each in one list")
+    return lists
 
 
 def _refuse_partial(root: Path, lists: Mapping[str, tuple[str, ...]], masks: Mapping[str, str]) -> None:
