@@ -11,16 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from steps.parts.outcome import Outcome, Remark
 from steps.parts.thresholds import SCORES
 from steps.runtime.artifacts import Labels, check_keys, read_json, write_json
 from steps.runtime.context import StepContext
+from steps.runtime.schedule import WEIGHTS
 from steps.runtime.setup import Setup, val_with_masks
 from steps.step import SCORE, Lists, Matrix, Needs, Score, StepSettings
 from wsss.metrics.boundary import BoundaryIoU
 from wsss.metrics.semantic import MEASURES, Confusion
+from wsss.networks.facts import read_metadata
 
 VERSION = 2
 KIND = SCORE
+TRAINED_ON = "trained_on"      # in the facts of the network and in the scores
 BOUNDARY = {"boundary_iou": "boundary IoU"}
 
 
@@ -60,7 +64,10 @@ def run(context: StepContext) -> dict[str, Any]:
         scores[kind] = {**confusion.scores().as_dict(), "boundary_iou": boundary.mean(),
                         "boundary_iou_by_label": boundary.scores(), "images": len(scored), "confusion": confusion.counts.tolist()}
     if context.runtime.group.is_main:
-        write_json(context.folder / SCORES, {"of": source.step, "scores": scores})
+        facts = read_metadata(context.input("network") / WEIGHTS)
+        common = {"trained_on": facts.get(TRAINED_ON, "a file"), "scored_by": context.name}
+        write_json(context.folder / SCORES, {"of": source.step, "scores": {
+            kind: {**common, "result": source.kinds[kind], **each} for kind, each in scores.items()}})
     return {}
 
 
@@ -69,7 +76,21 @@ def reader(folder: Path, n_classes: int) -> None:
 
 
 def scores(folder: Path) -> list[Score]:
-    return [Score(kind, MEASURES | BOUNDARY, values) for kind, values in read_json(folder / SCORES)["scores"].items()]
+    return [Score(kind, MEASURES | BOUNDARY, values, {TRAINED_ON: "trained on"})
+            for kind, values in read_json(folder / SCORES)["scores"].items()]
+
+
+def remarks(name: str, outcome: Outcome) -> list[Remark]:
+    """What share of the fully supervised bound the segmentations reach, if a network was trained on the ground truth too."""
+    bounds = {score["result"]: score for score in outcome.scores.values() if score.get(TRAINED_ON) == "ground truth"}
+    found = []
+    for kind, score in outcome.scores.items():
+        bound = bounds.get(score.get("result", "")) if score.get("scored_by") == name else None
+        if bound and score is not bound and bound["miou"] and score["images"] == bound["images"]:
+            found.append(Remark(kind, "bound", f"{score['title']}: {100 * score['miou'] / bound['miou']:.1f} % of the fully "
+                                f"supervised bound (mIoU {100 * score['miou']:.1f}; of the same network trained on the ground "
+                                f"truth {100 * bound['miou']:.1f})"))
+    return found
 
 
 def shown(context: StepContext) -> Iterator[Matrix]:

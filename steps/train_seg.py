@@ -44,6 +44,9 @@ class Source(Enum):
     gt = "gt"                    # the ground truth: the fully supervised bound
 
 
+TRAINED_ON = {Source.pseudo: "pseudo masks", Source.gt: "ground truth"}
+
+
 @dataclass
 class Settings(TrainingSettings):
     """`train_seg.`: the values and their sources are in `conf/recipe/`."""
@@ -192,7 +195,7 @@ def run(context: StepContext) -> dict[str, Any]:
                         settings.val_epochs)
     log = fit(context, schedule, network, optimizer, sample, loss, lambda: validate(context, network), counts=counts)
     if context.runtime.group.is_main:
-        save_network(context, network)
+        save_network(context, network, trained_on=TRAINED_ON[settings.labels])
     return {"steps": log[-1]["step"], "epochs": epochs_of(settings, len(context.ids)), "val_miou": log[-1].get("val_miou")}
 
 

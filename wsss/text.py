@@ -33,3 +33,8 @@ def mib(mb: float | None) -> str:
     if mb < 100:
         return f"{mb * 1024:.0f} kB" if mb < 1 else f"{mb:.1f} MB"
     return f"{mb:.0f} MB" if mb < 4096 else f"{mb / 1024:.1f} GB"
+
+
+def in_cell(value: int | float | str) -> str:
+    """A value in a table: text as it is, a number with separators of thousands."""
+    return value if isinstance(value, str) else f"{value:,}"

@@ -12,7 +12,7 @@ from pipeline.report.published import not_comparable
 from pipeline.report.tables import cell, load_papers, measured_cells
 from pipeline.runfolder.recorded import RecordedRun
 from wsss.errors import WsssError
-from wsss.text import duration, mib
+from wsss.text import duration, in_cell, mib
 
 
 def percent(value: float | None) -> str:
@@ -48,7 +48,7 @@ def _score_row(kind: str, score: Mapping[str, Any], cells: list[dict[str, Any]])
     oracle, threshold = score.get("oracle"), score.get("threshold")
     best = f"{percent(oracle[kinds.main_name(score)])} at {oracle['threshold']:.2f}" if oracle else None
     return {"kind": kind, "title": score["title"], "cells": cells, "images": score["images"], "oracle": best,
-            "columns": [f"{score[name]:,}" for name in score["columns"]], "source": score.get("threshold_source"),
+            "columns": [in_cell(score[name]) for name in score["columns"]], "source": score.get("threshold_source"),
             "threshold": "–" if threshold is None else f"{threshold:.2f}"}
 
 

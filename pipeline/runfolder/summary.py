@@ -10,7 +10,7 @@ from pipeline.report.kinds import grouped, main_name, measured, title_of
 from pipeline.report.published import against, averages_note, without_comparison
 from pipeline.runfolder.folder import RunFolder
 from steps.step import SCORE, Score
-from wsss.text import aligned
+from wsss.text import aligned, in_cell
 
 SUMMARY = "summary.json"
 LONG = {"kind", "curve", "confusion"}   # only in the files of the step
@@ -80,7 +80,7 @@ def _row(score: Mapping[str, Any], known: list[str]) -> tuple[str, ...]:
     oracle, threshold = score.get("oracle"), score.get("threshold")
     cells = {"threshold": "-" if threshold is None else f"{threshold:.2f}",   # None for imported pseudo masks
              "oracle": f"{100 * oracle[main_name(score)]:.1f} at {oracle['threshold']:.2f}" if oracle else ""}
-    columns = tuple(f"{score[name]:,}" for name in score["columns"])
+    columns = tuple(in_cell(score[name]) for name in score["columns"])
     return score["title"], *percents, *(cells[name] for name in known), *columns, str(score["images"])
 
 

@@ -181,10 +181,10 @@ def _filled(network: Network, state: dict[str, torch.Tensor], where: str) -> Net
     return network
 
 
-def save_network(context: StepContext, network: Classifier | IRN | Segmenter) -> None:
-    """Write the weights of a network and the facts to build it again."""
+def save_network(context: StepContext, network: Classifier | IRN | Segmenter, **more: Any) -> None:
+    """Write the weights of a network, the facts to build it again, and `more` facts, as JSON values."""
     save_weights(context.folder / WEIGHTS, network,
-                 {"backbone": network.backbone.facts, **network.facts, "n_classes": len(context.dataset.classes)})
+                 {"backbone": network.backbone.facts, **network.facts, "n_classes": len(context.dataset.classes), **more})
 
 
 def feature_function(context: StepContext, classifier: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:
