@@ -1,5 +1,5 @@
-"""The network of two dilated convolutions with which MCTformer segments: Xu et al., CVPR 2022 (code 9606597: seg/), after DeepLabV1
-(Chen et al., ICLR 2015)."""
+"""The network with which MCTformer segments (Xu et al., CVPR 2022; code 9606597: seg/), after DeepLabV1: Chen et al., "Semantic
+Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs", ICLR 2015."""
 
 from __future__ import annotations
 

@@ -22,11 +22,7 @@ class DeepLabV2Segmenter(Segmenter):
     def __init__(self, backbone: Backbone, n_labels: int, rates: Sequence[int], scales: Sequence[float]):
         super().__init__(backbone)
         self.scales = tuple(scales)
-        self.pyramid = nn.ModuleList(nn.Conv2d(backbone.feature_channels, n_labels, 3, padding=rate, dilation=rate)
-                                     for rate in rates)
-        for convolution in self.pyramid:
-            nn.init.normal_(convolution.weight, std=0.01)   # deeplab-pytorch: libs/models/deeplabv2.py
-            nn.init.zeros_(convolution.bias)
+        self.pyramid = nn.ModuleList(_convolution(backbone.feature_channels, n_labels, rate) for rate in rates)
         if backbone.norm == "frozen_batch":
             for module in backbone.modules():
                 if isinstance(module, (nn.Conv2d, _BatchNorm)):
@@ -49,6 +45,13 @@ class DeepLabV2Segmenter(Segmenter):
     def _logits(self, x: Tensor) -> Tensor:
         features = self.backbone(x)
         return torch.stack([convolution(features) for convolution in self.pyramid]).sum(0)
+
+
+def _convolution(inputs: int, outputs: int, rate: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=rate, dilation=rate)
+    nn.init.normal_(convolution.weight, std=0.01)   # deeplab-pytorch: libs/models/deeplabv2.py
+    nn.init.zeros_(convolution.bias)   # type: ignore[arg-type]  # it is there
+    return convolution
 
 
 def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
@@ -81,4 +84,5 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     losses = cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="none").flatten(1)   # (B, h * w), 0 at 255
     background = (labels == 0).flatten(1)
     foreground = ~background & (labels != IGNORE).flatten(1)
-    return sum((losses * chosen).sum(1) / chosen.sum(1).clamp(min=1) for chosen in (background, foreground)).mean()
+    means = [(losses * chosen).sum(1) / chosen.sum(1).clamp(min=1) for chosen in (background, foreground)]   # (B,) each
+    return (means[0] + means[1]).mean()

@@ -1,4 +1,4 @@
-"""The layers of the wide ResNet-38 (`wsss.networks.backbones.resnet38`), under the names of `network/resnet38d.py` of AffinityNet."""
+"""The layers of the wide ResNet-38 (`wsss.networks.backbones.resnet38`), under the names of AffinityNet's `resnet38d.py`."""
 
 from collections.abc import Callable
 
@@ -51,24 +51,23 @@ class Bottleneck(nn.Module):
 
 
 class ResNet38(Backbone):
-    """The stages are the outputs of b2 to b5, before the norm that the next block begins with, and the features. Strides 2, 4, 8,
-    8, 8.
+    """The stages are the outputs of b3, b4 and b5, before the norm that the next block begins with, and the features. b2 is none,
+    because the branches of IRN begin at stride 4.
 
     width: of the first convolution; 64 is the published network, less is for tests. With frozen batch norm its scale and shift
     are not trained, as there.
     """
 
-    strides = (2, 4, 8, 8, 8)
+    strides = (4, 8, 8, 8)
     feature_stride = 8
     normalisation = IMAGENET
 
     def __init__(self, norm: str, width: int = 64):
         super().__init__()
         layer = norm_layer(norm)
-        self.channels = tuple(width * factor for factor in (2, 4, 8, 16, 64))
-        self.feature_channels = self.channels[-1]
+        two, four, eight, sixteen = (width * factor for factor in (2, 4, 8, 16))
+        self.channels, self.feature_channels = (four, eight, sixteen, 4 * sixteen), 4 * sixteen
         self.conv1a = _convolution(3, width, 3)
-        two, four, eight, sixteen, _ = self.channels
         for name, blocks, inputs, channels in (("b2", 3, width, two), ("b3", 3, two, four), ("b4", 6, four, eight)):
             self.add_module(name, ResBlock(inputs, channels, channels, layer, stride=2))
             for number in range(1, blocks):
@@ -99,7 +98,7 @@ class ResNet38(Backbone):
 
     @property
     def stage_modules(self) -> tuple[nn.Module, ...]:
-        return self.b2_2, self.b3_2, self.b4_5, self.b5_2, self.relu
+        return tuple(map(self.get_submodule, ("b3_2", "b4_5", "b5_2", "relu")))
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:

@@ -42,13 +42,13 @@ class DilatedResNetMethod(ResNetMethod):
             raise ConfigError(f"backbone.style=caffe is not possible with backbone.depth={self.depth}: expected one of "
                               f"{', '.join(BOTTLENECKS)}")
         if self.weights and "coco" in Path(self.weights).name.lower() and self.trained_on != "coco":
-            raise ConfigError(f"backbone.weights={self.weights} has COCO in its name. Its training used masks, so results are not "
-                              "comparable with those from ImageNet weights: set backbone.trained_on=coco, or use another file")
+            raise ConfigError(f"backbone.weights={self.weights} has COCO in its name. Its training used masks, so results are "
+                              "not comparable with those from ImageNet weights: set backbone.trained_on=coco, or choose another")
 
     @property
     def name(self) -> str:
         """That of torchvision only for a network with its weights."""
-        return "_".join([self.depth, *[each for each in (self.style, self.trained_on) if each not in ("torchvision", "imagenet")]])
+        return self.depth + "_caffe" * (self.style == "caffe") + "_coco" * (self.trained_on == "coco")
 
     def build(self, norm: str) -> Backbone:
         from wsss.networks.backbones.resnet_layers import CaffeResNet, DilatedResNet, resnet

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from wsss.data.images import IMAGENET, Normalisation
 from wsss.networks.backbones.backbone import Backbone
 
-
 #: Of Caffe's networks: the mean colour is subtracted from 0..255 (deeplab-pytorch 4219467: configs/voc12.yaml, IMAGE.MEAN).
 CAFFE = Normalisation((122.675 / 255, 116.669 / 255, 104.008 / 255), (1 / 255, 1 / 255, 1 / 255))
 
