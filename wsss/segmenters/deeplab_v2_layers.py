@@ -74,8 +74,9 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (B, C + 1, h, w) float32.
         labels: (B, h, w) uint8.
     """
-    loss = cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="sum")
-    return loss / (labels != IGNORE).sum().clamp(min=1)
+    # without a reduction: the sum of CUDA's loss has other bits in every run
+    losses = cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="none")
+    return losses.sum() / (labels != IGNORE).sum().clamp(min=1)
 
 
 def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
