@@ -143,13 +143,13 @@ def test_a_file_of_deeplab_pytorchs_names_gives_its_features(prefix, tmp_path):
 
 def test_weights_that_are_not_there(tmp_path):
     caffe = method("resnet101", style="caffe", pretrained=True)
-    with pytest.raises(WeightsError, match="there are no ImageNet weights of backbone resnet101_caffe: .* give a file by backbone.weights=FILE"):
+    with pytest.raises(WeightsError, match="the weights of resnet101_caffe cannot be downloaded from here: .* to deeplabv1_resnet101-imagenet.pth"):
         caffe.load(on_meta(lambda: caffe.new()))
     missing = method("resnet101", style="caffe", trained_on="coco", weights=str(tmp_path / "none.pth"))
     with pytest.raises(ConfigError, match="Set it to deeplabv1_resnet101-coco.pth or a file with the parameter names of resnet101_caffe_coco"):
         missing.digest()
     assert method("resnet101", pretrained=True).digest() == "resnet101-63fe2227.pth"
-    with pytest.raises(WeightsError, match="there are no ImageNet weights of backbone resnet101_coco"):   # not torchvision's of ImageNet
+    with pytest.raises(WeightsError, match="the weights of resnet101_coco cannot be downloaded .* to a file of coco with torchvision's names"):   # not torchvision's of ImageNet
         method("resnet101", pretrained=True, trained_on="coco").fetch()
 
 
@@ -272,8 +272,8 @@ def test_files_of_resnet38s_names(wide):
     method = from_facts("backbone", {"method": "resnet38"})
     tensors = {**wide.state_dict(), "fc8.weight": torch.zeros(2)}   # of a classifier
     assert method.own(tensors).keys() == wide.state_dict().keys()
-    with pytest.raises(WeightsError, match="there are no ImageNet weights of backbone resnet38"):
+    with pytest.raises(WeightsError, match="the weights of resnet38 cannot be downloaded from here: .* to ilsvrc-cls_rna-a1_cls1000_ep-0001.pth"):
         method.fetch()
     missing = from_facts("backbone", {"method": "resnet38", "weights": "none.pth"})
-    with pytest.raises(ConfigError, match="Set it to ilsvrc-cls_rna-a1_cls1000_ep-0001.pth, converted by .*, or a file"):
+    with pytest.raises(ConfigError, match="Set it to ilsvrc-cls_rna-a1_cls1000_ep-0001.pth .converted by .*. or a file"):
         missing.digest()

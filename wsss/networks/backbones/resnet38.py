@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wsss.networks.backbones.method import BackboneMethod
+from wsss.networks.backbones.method import BackboneMethod, no_download
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,8 +27,11 @@ class ResNet38Method(BackboneMethod):
 
         return ResNet38(norm)
 
+    def fetch(self) -> dict[str, Tensor]:
+        raise no_download(self)
+
     def expected_file(self) -> str:
-        return "ilsvrc-cls_rna-a1_cls1000_ep-0001.pth, converted by convert_mxnet_to_torch of network/resnet38d.py,"
+        return "ilsvrc-cls_rna-a1_cls1000_ep-0001.pth (converted by convert_mxnet_to_torch of AffinityNet's network/resnet38d.py)"
 
     def own(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value for name, value in tensors.items() if not name.startswith("fc8")}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsss.errors import ConfigError
+from wsss.networks.backbones.method import no_download
 from wsss.networks.backbones.resnet import ResNetMethod
 
 if TYPE_CHECKING:
@@ -55,8 +56,15 @@ class DilatedResNetMethod(ResNetMethod):
 
         return resnet(self.depth, norm, CaffeResNet if self.style == "caffe" else DilatedResNet)
 
+    def fetch(self) -> dict[str, Tensor]:
+        if self.name == self.depth:
+            return super().fetch()
+        raise no_download(self)
+
     def expected_file(self) -> str:
-        return f"deeplabv1_{self.depth}-{self.trained_on}.pth" if self.style == "caffe" else super().expected_file()
+        if self.style == "caffe":
+            return f"deeplabv1_{self.depth}-{self.trained_on}.pth"
+        return super().expected_file() if self.name == self.depth else f"a file of {self.trained_on} with torchvision's names"
 
     def own(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """deeplab-pytorch's names are layer1.conv1.conv.weight for the stem, layer2.block1.reduce.bn.bias, ..., and in a trained
