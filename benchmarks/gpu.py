@@ -108,11 +108,12 @@ def _make_cam_official(device: Any, quick: bool) -> Any:
     return cam_case((64, 80) if quick else (375, 500), device=device)
 
 
-def _train(module: str, case: str, precision: str) -> Callable:
+def _train(module: str, case: str, sizes: tuple[int, int], precision: str) -> Callable:
+    """`sizes`: the batch and the crop."""
     def build(device: Any, quick: bool) -> Any:
         from importlib import import_module
 
-        return getattr(import_module(f"benchmarks.{module}"), case)(quick, precision, (2, 96) if quick else (16, 512), device)
+        return getattr(import_module(f"benchmarks.{module}"), case)(quick, precision, (2, 96) if quick else sizes, device)
     return build
 
 
@@ -122,7 +123,8 @@ def run_voc(device: Any, quick: bool) -> dict:
     return {"steps": measure(4 if quick else 200, None, (f"device={device.type}", *(VOC_QUICK if quick else VOC)))}
 
 
-TRAININGS = {"train_cam": ("training", "cam_case"), "train_irn": ("affinity_training", "irn_case")}
+TRAININGS = {"train_cam": ("training", "cam_case", (16, 512)), "train_irn": ("affinity_training", "irn_case", (16, 512)),
+             "train_deeplab": ("segmentation_training", "deeplab_case", (10, 321))}
 PARTS = {
     "tests": Part(run_tests, 60), "parity": Part(run_parity, 60),
     "random_walk": Part(measured({"random_walk": _walk}), 20), "dense_crf": Part(measured({"dense_crf": _crf}), 30),

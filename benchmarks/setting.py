@@ -46,9 +46,10 @@ def classifier(features: Backbone, n_classes: int) -> Classifier:
 
 
 @cache
-def backbone(depth: str = "resnet50", norm: str = "frozen_batch") -> Backbone:
+def backbone(depth: str = "resnet50", norm: str = "frozen_batch", dilated: bool = False) -> Backbone:
     """A backbone with random weights whose features have the magnitude of trained ones (as in the tests' reference case)."""
-    net = from_facts("backbone", {"method": "resnet", "depth": depth, "pretrained": False, "weights": None}).new(norm, seed=7)
+    kind = {"method": "resnet_dilated", "style": "torchvision", "trained_on": "imagenet"} if dilated else {"method": "resnet"}
+    net = from_facts("backbone", {**kind, "depth": depth}).new(norm, seed=7)
     for name, value in net.named_parameters():
         if name.endswith("bn3.weight" if depth in ("resnet50", "resnet101") else "bn2.weight"):
             torch.nn.init.constant_(value, 0.3)

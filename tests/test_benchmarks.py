@@ -196,7 +196,7 @@ def test_the_gpu_script_begins_nothing_for_which_no_time_is_left(parts, tmp_path
     assert capsys.readouterr().out.count("Not measured: ") == len(gpu.PARTS)
     assert gpu.main([*words, "50"]) == gpu.SKIPPED and ran(parts)[0] == "tests"   # the first always
     assert json.loads((tmp_path / "gpu.json").read_text())["parts"].keys() == {"tests", "random_walk", "dense_crf", "make_cam", "train_cam",
-                                                                               "train_irn"}
+                                                                               "train_irn", "train_deeplab"}
     assert gpu.main([*words, "350"]) == 0 and ran(parts) == ["parity", "voc_scale"]
 
 
@@ -221,7 +221,7 @@ def test_the_gpu_script_runs_without_a_gpu(tmp_path, capsys, monkeypatch):
     assert len(stages) == 12 and all(row["difference"] == 0 and row["same_bits"] in (None, True) for row in stages)
     rows = {row["name"]: row for name in found for row in found[name]["result"].get("rows", []) if "name" in row}
     assert rows.keys() == {"random_walk", "dense_crf", "make_cam", "make_cam_bf16", "make_cam_official", "train_cam", "train_cam_bf16",
-                           "train_irn", "train_irn_bf16"}
+                           "train_irn", "train_irn_bf16", "train_deeplab", "train_deeplab_bf16"}
     assert all(row["ours_s"] > 0 and (row["max_difference"] or 0) < 0.01 for row in rows.values())
     assert [row["step"] for row in found["voc_scale"]["result"]["steps"]][0] == "train_cam"
     assert all(f"| `{name}` " in said for name in rows) and "| dense CRF |" in said and "| eval_sem_seg | 1 |" in said

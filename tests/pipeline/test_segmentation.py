@@ -190,3 +190,19 @@ def test_without_masks_nothing_is_validated_or_scored(tmp_path, smoke_outputs):
     masks = list((pipeline.folder.path / "infer_seg").glob("*.png"))
     assert len(masks) == len(pipeline.dataset.lists["val"] or pipeline.dataset.lists["train"])
     assert all(np.unique(read_mask(path)).max() <= 8 for path in masks)
+
+
+def test_deeplab_is_trained_on_a_backbone_of_its_own(smoke_outputs, tmp_path):
+    outputs, words = copied(smoke_outputs, tmp_path), (
+        "steps=[train_seg,infer_seg,eval_seg]", "train_seg.labels=gt", "train_seg.absent_classes=true", "segmenter=deeplab_v2_advcam",
+        "train_seg.backbone.depth=tiny", "train_seg.backbone.pretrained=false", "train_seg.steps=2", "train_seg.crop_size=65",
+        "infer_seg.crf=false", "name=deeplab")
+    pipeline = Pipeline.compose(*SMOKE, *words, f"outputs={outputs}")
+    summary = pipeline.run()
+    assert summary["scores"]["infer_seg"]["images"] == 8
+    facts = read_metadata(outputs / "deeplab/train_seg/weights.safetensors")
+    assert facts["segmenter"] == {"method": "deeplab_v2", "rates": [6, 12, 18, 24], "scales": [0.5, 0.75], "loss": "balanced"}
+    assert facts["backbone"] == {"method": "resnet_dilated", "depth": "tiny", "style": "torchvision", "trained_on": "imagenet", "norm": "group"}
+    log = [json.loads(line) for line in (outputs / "deeplab/train_seg/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log if "loss" in line] == [0, 1] and all(np.isfinite(line["loss"]) for line in log if "loss" in line)
+    assert set(actions(Pipeline.compose(*SMOKE, *words, f"outputs={outputs}")).values()) == {"skip"}

@@ -67,7 +67,7 @@ def test_every_method_has_a_file_in_conf_and_no_default(family):
     """Its values and their sources are there."""
     methods = found(family)
     named = {line.split(":")[-1].strip() for path in (ROOT / "conf" / family).glob("*.yaml") for line in path.read_text().splitlines()
-             if f"/schema/{family}@_here_" in line}
+             if line.strip().startswith((f"- /schema/{family}@_here_:", f"- /schema/{family}@{family}:"))}
     assert list(methods) == list(method_files(family)) and named == methods.keys()
     for method in methods.values():
         assert issubclass(method, BaseMethod)

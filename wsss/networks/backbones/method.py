@@ -118,6 +118,12 @@ class BackboneMethod(BaseMethod, ABC):
         return file_sha256(user_path(self.weights))
 
 
+def no_download(method: BackboneMethod) -> WeightsError:
+    """The error of a network whose weights are published, but not at an address from which they can be fetched."""
+    return WeightsError(f"the weights of {method.name} cannot be downloaded from here: set backbone.weights=FILE, for a "
+                        f"segmentation network train_seg.backbone.weights=FILE, to {method.expected_file()}")
+
+
 def rebuilt(facts: dict[str, Any]) -> Backbone:
     """The network of `Backbone.facts`, with random weights.
 

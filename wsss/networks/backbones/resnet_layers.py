@@ -1,12 +1,16 @@
-"""The layers of the ResNet backbones: torchvision's at stride 16, as in IRN and LPCAM (official `net/resnet50.py`)."""
+"""The layers of the ResNet backbones: torchvision's at stride 16, as in IRN and LPCAM (official `net/resnet50.py`), or dilated at
+stride 8, as in DeepLab."""
 
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
-from wsss.data.images import IMAGENET
+from wsss.data.images import IMAGENET, Normalisation
 from wsss.networks.backbones.backbone import Backbone
+
+#: Of Caffe's networks: the mean colour is subtracted from 0..255 (deeplab-pytorch 4219467: configs/voc12.yaml, IMAGE.MEAN).
+CAFFE = Normalisation((122.675 / 255, 116.669 / 255, 104.008 / 255), (1 / 255, 1 / 255, 1 / 255))
 
 
 class FrozenBatchNorm(nn.BatchNorm2d):
@@ -33,27 +37,29 @@ class ResNet(Backbone):
     The first block of layer4 has stride 1 and no dilation.
     """
 
-    strides = (4, 4, 8, 16, 16)
-    feature_stride = 16
+    strides: tuple[int, ...] = (4, 4, 8, 16, 16)
     normalisation = IMAGENET
 
     def __init__(self, net: Any):
         super().__init__()
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
-        for module in self.layer4.modules():
-            if isinstance(module, nn.Conv2d):
-                module.stride = (1, 1)
+        self._set_strides()
+        self.feature_stride = self.strides[-1]
         width = net.fc.in_features // 8  # channels of layer1
         self.feature_channels = 8 * width
         self.channels = (net.conv1.out_channels, width, 2 * width, 4 * width, 8 * width)
 
+    def _set_strides(self) -> None:
+        for convolution in _convolutions(self.layer4):
+            convolution.stride = (1, 1)
+
     def features(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W), normalised by `data.images`, to layer4 after its ReLU: (B, D, ceil(H/16), ceil(W/16))."""
+        """(B, 3, H, W), normalised by `data.images`, to layer4 after its ReLU: (B, D, ceil(H/s), ceil(W/s)) with the stride s."""
         return self.layer4(self.layer3(self.layer2(self.layer1(self._stem(x)))))   # keeps no stage in memory
 
     def stages(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Outputs of stem and layers 1 to 4, each (B, channels[i], ceil(H/s), ceil(W/s)) with s = 4, 4, 8, 16, 16."""
+        """Outputs of stem and layers 1 to 4, each (B, channels[i], ceil(H/s), ceil(W/s)) with s = strides[i]."""
         x1 = self._stem(x)
         x2 = self.layer1(x1)
         x3 = self.layer2(x2)
@@ -68,19 +74,61 @@ class ResNet(Backbone):
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))
 
 
-def resnet(depth: str, norm: str) -> ResNet:
+class DilatedResNet(ResNet):
+    """At stride 8: layer3 and layer4 have stride 1, and their 3x3 convolutions dilation 2 and 4.
+
+    The first 3x3 convolution of each is the one that had the stride; its input is on the finer grid, so it keeps the dilation of
+    the layer before, as torchvision's `replace_stride_with_dilation`.
+    """
+
+    strides = (4, 4, 8, 8, 8)
+
+    def _set_strides(self) -> None:
+        for layer, before, dilation in ((self.layer3, 1, 2), (self.layer4, 2, 4)):
+            for convolution in _convolutions(layer):
+                if convolution.kernel_size == (3, 3):
+                    convolution.dilation = convolution.padding = (before if convolution.stride == (2, 2) else dilation,) * 2
+                convolution.stride = (1, 1)
+
+
+class CaffeResNet(DilatedResNet):
+    """With the strides in the first 1x1 convolution of a layer instead of its 3x3 convolution, so that all 3x3 convolutions of
+    layer3 and layer4 have their dilation (deeplab-pytorch: libs/models/resnet.py). Its input is RGB like that of all networks.
+
+    Differs from there in the pooling of an even side, which there has one more cell at the end: grids here are rounded up.
+    """
+
+    normalisation = CAFFE
+
+    def _set_strides(self) -> None:
+        for layer in (self.layer2, self.layer3, self.layer4):
+            layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
+        super()._set_strides()
+
+
+def _convolutions(layer: nn.Module) -> list[nn.Conv2d]:
+    return [module for module in layer.modules() if isinstance(module, nn.Conv2d)]
+
+
+def resnet(depth: str, norm: str, kind: type[ResNet] = ResNet) -> ResNet:
     """A ResNet with random weights from torch's global generator; see `wsss.networks.backbones.method.BackboneMethod.new`.
 
+    kind: CaffeResNet needs blocks with 1x1 convolutions, which resnet50 and resnet101 have.
     depth "tiny" (4 to 32 channels): for testing the pipeline; too small to learn much. Group norm has 32 groups.
     """
     from torchvision import models  # takes a second and 160 MB; plan and status do not need it
 
-    layer = FrozenBatchNorm if norm == "frozen_batch" else _group_norm
-    net = ResNet(_tiny(layer) if depth == "tiny" else getattr(models, depth)(weights=None, norm_layer=layer))
+    layer = norm_layer(norm)
+    net = kind(_tiny(layer) if depth == "tiny" else getattr(models, depth)(weights=None, norm_layer=layer))
     if norm == "frozen_batch":
         net.conv1.requires_grad_(False)
         net.bn1.requires_grad_(False)
     return net
+
+
+def norm_layer(norm: str) -> Callable[[int], nn.Module]:
+    """The norm layer of a number of channels: "frozen_batch" or "group"."""
+    return FrozenBatchNorm if norm == "frozen_batch" else _group_norm
 
 
 def _group_norm(channels: int) -> GroupNorm:
