@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from steps.parts.shown import label_column
 from steps.runtime.artifacts import Labels
@@ -18,11 +18,7 @@ from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, Column, Lists, Needs, Setup, StepSettings, facts
 from wsss.data.ids import union
 from wsss.data.images import encode_mask
-from wsss.refiners.crf import check_kernels, kernels_of
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
+from wsss.refiners.crf import check_kernels
 
 VERSION = 1
 KIND = IMAGES
@@ -77,35 +73,18 @@ def needs(setup: Setup) -> Needs:
 
 def run(context: StepContext) -> dict[str, Any]:
     from steps.runtime.networks import in_precision, load_segmenter
-    from wsss.refinement.masks import mask_of
-    from wsss.resize import resize
-    from wsss.segmenters.inference import probabilities
+    from wsss.segmenters.inference import segment
 
-    network, settings = load_segmenter(context), context.settings
-    logits = in_precision(context, network)
+    network, dataset = load_segmenter(context), context.dataset
+    logits, how = in_precision(context, network), (context.settings, context.runtime.device, network.backbone.normalisation)
 
     def make(image_id: str) -> Made:
-        image, size = context.dataset.image(image_id), context.dataset.size(image_id)
-        soft = probabilities(logits, image, settings.scales, settings.flip, context.runtime.device,
-                             network.backbone.normalisation)
-        if settings.crf:
-            soft = _crf(soft, image, settings)
-        label = mask_of(resize(soft, size), range(len(context.dataset.classes)))
-        return {f"{image_id}.png": encode_mask(label)}, {"height": size[0], "width": size[1]}
+        height, width = size = dataset.size(image_id)
+        masks = segment(logits, dataset.image(image_id), size, *how)
+        return {f"{image_id}.png": encode_mask(masks[""])}, {"height": height, "width": width}
 
     for_each_image(context, make)
     return {}
-
-
-def _crf(soft: torch.Tensor, image: np.ndarray, settings: Settings) -> torch.Tensor:
-    """The probabilities (C + 1, H, W) after the dense CRF, whose unary energies are their negative logarithms."""
-    import torch
-
-    from wsss.refinement.crf import DenseCRF
-
-    unary = -soft.clamp(min=torch.finfo(torch.float32).tiny).log()
-    crf = DenseCRF(torch.from_numpy(image).to(soft.device), **kernels_of(settings))
-    return crf.inference(unary, settings.crf_iterations)
 
 
 def reader(folder: Path, n_classes: int) -> Callable[[str], Any]:

@@ -42,7 +42,8 @@ class Prediction:
     maps: dict[str, np.ndarray] = field(repr=False)     # (K, H, W) float32 in [0, 1], by the step that made them; "walk": the
     #                                                     walked maps, divided by their common maximum, if there is a walk
     #                                                     (walk_STEP if several steps have one)
-    mask: np.ndarray | None = field(repr=False)         # (H, W) uint8: 0 background, i + 1 for class i of the run
+    mask: np.ndarray | None = field(repr=False)         # (H, W) uint8: 0 background, i + 1 for class i of the run; of the last
+    #                                                     step with masks: the segmentation network, if the run has one
     threshold: dict[str, Any] | None                    # how the mask was made: the background threshold, its source, ...
 
 
@@ -96,8 +97,8 @@ def predict(finished: FinishedSteps, steps: Sequence[str], classifier: str, imag
         if not classes:
             best = int(probabilities.argmax())
             runtime.warn(f"{image_file}: no class has a probability above class_threshold={class_threshold:g} (the highest: "
-                         f"{known[best]}, {probabilities[best]:.2f}), so everything is background. Lower it, or set "
-                         "classes=[...]")
+                         f"{known[best]}, {probabilities[best]:.2f}), so there are no maps, and a mask that is made from maps is "
+                         "background. Lower it, or set classes=[...]")
         maps, mask, threshold = work.results(steps, tuple(classes))
     return Prediction(image, tuple(known[i] for i in classes),
                       {name: round(float(p), 4) for name, p in zip(known, probabilities)}, maps, mask, threshold)
