@@ -71,10 +71,10 @@ class SegmentationNetwork:
 def load_network(run: str | Path, *overrides: str) -> SegmentationNetwork:
     """Load the trained segmentation network of a run: a run folder, or its name below `outputs`.
 
-    `overrides` as on the command line: `"device=cpu"`, `"threads=4"`, `"outputs=DIR"`, or settings of the step that made the masks
-    of the run (`"infer_seg.crf=false"`), which otherwise are those of the run. The masks equal those of `action=predict` with
-    the same settings, byte for byte on one kind of device with the same number of threads. As a run does, it sets the number of
-    torch's threads in this process.
+    `overrides` as on the command line: `"device=cpu"`, `"threads=4"`, `"outputs=DIR"`, or settings of the step that made the
+    masks of the run (`"infer_seg.crf=false"`), which otherwise are those of the run. The masks equal those of `action=predict`
+    with the same settings, byte for byte on one kind of device with the same number of threads. As a run does, it sets the number
+    of torch's threads in this process.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def load_network(run: str | Path, *overrides: str) -> SegmentationNetwork:
     ArtifactError, BusyError
         if the network is damaged, or another process makes it now.
     """
-    from pipeline.runner import Pipeline   # after `pipeline.settings`, which imports the actions
+    from pipeline.runner import Pipeline
 
     pipeline = Pipeline.compose(*overrides)
     folder = RunFolder(find_run("run", str(run), pipeline.config.outputs, finished=True), inside=True)
@@ -113,7 +113,8 @@ def open_network(pipeline: Any, folder: RunFolder, action: str) -> SegmentationN
 def finished_network(config: Any, folder: RunFolder, action: str) -> tuple[FinishedSteps, str]:
     """The finished steps of a run, and the step that segments images by a trained network alone, and so needs no labels.
 
-    Of several the last whose network is trained; the step itself need not be finished. Raises ConfigError if no network is trained.
+    Of several the last whose network is trained; the step itself need not be finished. Raises ConfigError if no network is
+    trained.
     """
     finished = FinishedSteps.read(config, folder, BY_NAME)
     names = [row.name for row in BY_NAME.values() if row.MASKS and row.reads.keys() == {ROLE}]
@@ -135,9 +136,11 @@ def _read(finished: FinishedSteps, name: str) -> dict[str, tuple[str, ...]]:
 def network_context(finished: FinishedSteps, name: str, overrides: tuple[str, ...], runtime: Runtime) -> StepContext:
     """The context of the step `name` on a data set without images: the classes and the limits of the size are those that its
     network was trained with, the settings those of its result, or `overrides` of the command line."""
-    data = finished.manifests[training_of(finished, name)]["identity"]["data"]
+    trained = finished.manifests[training_of(finished, name)]
+    data = trained["identity"]["data"]
     dataset = Dataset(name="images", root=Path(), classes=tuple(data["classes"]), lists={"train": (), "val": (), "all": ()},
                       labels={}, image_files={}, max_side=data["max_side"], min_side=data.get("min_side"))
+    runtime = replace(runtime, precision=trained["precision"])   # unless the step has one of its own
     context = finished.context(name, dataset, {"ids": ()}, runtime, _read(finished, name))
     words = [word.lstrip("+").partition("=")[0].split(".") for word in overrides]
     chosen = settings_of(getattr(finished.config, name))

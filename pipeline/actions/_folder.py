@@ -31,7 +31,6 @@ from steps.runtime.inference import ImagesFailed, Made, failures, for_each_image
 from steps.runtime.journal import Lines, file_sum, merge_journals, unfinished
 from steps.runtime.schedule import WEIGHTS
 from steps.runtime.store import Layout
-from wsss.data.dataset import Dataset
 from wsss.data.ids import check_id
 from wsss.data.images import encode_jpeg, encode_mask
 from wsss.data.messages import refuse
@@ -61,8 +60,8 @@ def checked_folders(config: Any, run: RunFolder) -> tuple[Path, Path]:
 
 
 def find_images(folder: Path, warn: Callable[[str], None]) -> dict[str, str]:
-    """id -> file relative to `folder`, for all JPEG and PNG files in it and its sub-folders, sorted by id. Hidden files and folders
-    are left out, and links to folders are not followed.
+    """id -> file relative to `folder`, for all JPEG and PNG files in it and its sub-folders, sorted by id. Hidden files and
+    folders are left out, and links to folders are not followed.
 
     Raises DataError if there are none, a name cannot be used, or two files have the same id.
     """
@@ -102,7 +101,7 @@ def _files_below(folder: Path) -> Iterator[str]:
 def record_of(network: SegmentationNetwork, images: Path, run: RunFolder) -> dict[str, Any]:
     """What the masks depend on besides the photographs, and where it is."""
     context, data = network.context, network.context.dataset
-    return {"images": str(images.resolve()), "run": str(run.path.resolve()), 
+    return {"images": str(images.resolve()), "run": str(run.path.resolve()),
             context.name: {key: value for key, value in settings_of(network.settings).items() if key != "split"},
             "version": BY_NAME[context.name].VERSION, "precision": context.runtime.precision,
             "weights_sha256": file_sha256(context.input(ROLE) / WEIGHTS), "classes": list(network.classes),
@@ -130,14 +129,14 @@ def opened(out: Path, record: dict[str, Any], warn: Callable[[str], None]) -> It
 
 
 def _check_record(out: Path, record: dict[str, Any]) -> None:
-    """Raise ConfigError if the masks in `out` are of other photographs, of another network or made with other settings. The run may
-    have moved."""
+    """Raise ConfigError if the masks in `out` are of another folder, of another network or made with other settings. The run
+    may have moved."""
     known = read_json(out / RECORD)
     before = {**known, "run": record["run"]} if isinstance(known, dict) else {}
     changes = differences(before, record)
     if changes:
-        raise ConfigError(f"out={out} was made otherwise ({', '.join(changes)}). Choose another folder with out=DIR, or delete this "
-                          "one, or use the same settings to continue")
+        raise ConfigError(f"out={out} was made otherwise ({', '.join(changes)}). Choose another folder with out=DIR, or delete "
+                          "this one, or use the same settings to continue")
 
 
 def remove_changed(out: Path) -> None:
@@ -188,8 +187,8 @@ def _made(image_id: str, image: np.ndarray, network: SegmentationNetwork) -> Mad
 
 
 def write_table(out: Path, files: dict[str, str], classes: Sequence[str]) -> None:
-    """Write a row for each photograph that has a mask: its file, height and width, the classes on it, largest first, and the shares
-    of its pixels, both separated by ";"."""
+    """Write a row for each photograph that has a mask: its file, height and width, the classes on it, largest first, and their
+    shares of its pixels, both separated by ";"."""
     lines, failed = Lines(out), failures(out)
     rows: list[Sequence[object]] = [("file", "height", "width", "classes", "shares")]
     for image_id, file in files.items():

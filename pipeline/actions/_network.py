@@ -14,4 +14,5 @@ class NetworkSettings:
 
 def check_run(config: Any) -> None:
     """Raise ConfigError if two keys name the run."""
-    require(config.run is None or config.name is None, "name", config.name, f"no value with run={config.run}, which names the run")
+    require(config.run is None or config.name is None, "name", config.name,
+            f"no value with run={config.run}, which names the run")

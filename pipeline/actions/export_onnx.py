@@ -42,8 +42,8 @@ def check(config: Any) -> None:
 def do(pipeline: Any) -> dict[str, Any]:
     """Write `out` and the JSON file beside it; return the content of the latter.
 
-    Raises BackendError without the packages; ConfigError if the run has no trained network, it cannot be exported, or `out` exists
-    and `force` is false.
+    Raises BackendError without the packages; ConfigError if the run has no trained network, it cannot be exported, or `out`
+    exists and `force` is false.
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise BackendError(f'action=export_onnx needs the packages {", ".join(missing)}. Install them: pip install -e ".[onnx]"')
@@ -66,8 +66,8 @@ def do(pipeline: Any) -> dict[str, Any]:
 def run(pipeline: Any) -> int:
     facts = do(pipeline)
     out = user_path(pipeline.config.out)
-    pipeline.console.result(f"{out} and {out.with_suffix('.json').name}: {facts['input']} to {facts['output']}, opset {facts['opset']}, "
-                            f"exported {facts['exporter']}; onnxruntime differs from torch by at most "
+    pipeline.console.result(f"{out} and {out.with_suffix('.json').name}: {facts['input']} to {facts['output']}, opset "
+                            f"{facts['opset']}, exported {facts['exporter']}; onnxruntime differs from torch by at most "
                             f"{facts['largest_difference']:.1g} on {len(facts['checked'])} sizes")
     return 0
 
@@ -84,8 +84,8 @@ def _export(context: StepContext, out: Path) -> dict[str, Any]:
         checked = export_onnx(network, path, {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
                                               for key, value in facts.items()})
         content = path.read_bytes()
-    # not part of the network, but of the masks of the run
-    facts |= {**checked, "masks_of_the_run": {key: value for key, value in settings_of(context.settings).items() if key != "split"}}
+    settings = {key: value for key, value in settings_of(context.settings).items() if key != "split"}
+    facts |= {**checked, "masks_of_the_run": settings}   # which are not part of the network
     write_bytes(out, content)
     write_json(out.with_suffix(".json"), facts)
     return facts
@@ -104,6 +104,7 @@ def description(dataset: Dataset, normalisation: Normalisation) -> dict[str, Any
         "max_side": dataset.max_side, "min_side": dataset.min_side,
         "resize": (f"before the normalisation so that the longer side is {wanted} pixels, by Pillow's bicubic filter; the output "
                    "is resized back, bilinear" if wanted else "none: the image in its own size"),
-        "output": OUTPUT, "output_layout": "NCHW: (batch, labels, height, width), in the size of the input", "output_type": "float32",
-        "output_content": "probabilities: the softmax over the labels; the mask is the argmax. One scale, no mirror image, no CRF",
+        "output": OUTPUT, "output_layout": "NCHW: (batch, labels, height, width), in the size of the input",
+        "output_type": "float32",
+        "output_content": "the softmax over the labels; the mask is its argmax. One scale, no mirror image, no CRF",
         "labels": ["background", *dataset.classes]}

@@ -80,16 +80,17 @@ def run(pipeline: Any) -> int:
 
 
 def _folder(pipeline: Any) -> int:
-    from pipeline.actions._folder import MASKS, OVERLAYS, TABLE, WORK, checked_folders, find_images, opened, record_of, segment_folder
+    from pipeline.actions import _folder as folder
 
     run, console = run_of(pipeline), pipeline.console
-    images, out = checked_folders(pipeline.config, run)
-    files = find_images(images, console.warning)
-    network = open_network(pipeline, run, WORK)
-    with opened(out, record_of(network, images, run), console.warning), pipeline.signals():
-        console.start(WORK)
-        made = segment_folder(network, images, files, out, pipeline.progress(WORK), console.warning)
-    console.result(f"{len(files)} photographs, {made} of them segmented now. {MASKS}/, {OVERLAYS}/ and {TABLE} are in {out}/")
+    images, out = folder.checked_folders(pipeline.config, run)
+    files = folder.find_images(images, console.warning)
+    network = open_network(pipeline, run, folder.WORK)
+    with folder.opened(out, folder.record_of(network, images, run), console.warning), pipeline.signals():
+        console.start(folder.WORK)
+        made = folder.segment_folder(network, images, files, out, pipeline.progress(folder.WORK), console.warning)
+    console.result(f"{len(files)} photographs, {made} of them segmented now. {folder.MASKS}/, {folder.OVERLAYS}/ and "
+                   f"{folder.TABLE} are in {out}/")
     return 0
 
 

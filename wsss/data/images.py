@@ -135,8 +135,8 @@ def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         return read_image(image)
     if isinstance(image, Image.Image):
         if image.mode.startswith(("I", "F")):
-            raise ArgumentError(f"image: a PIL image of mode {image.mode} has more than 8 bits per channel; convert it with a range "
-                                "of your choice")
+            raise ArgumentError(f"image: a PIL image of mode {image.mode} has more than 8 bits per channel; convert it with a "
+                                "range of your choice")
         array = np.array(image.convert("RGBA" if image.mode == "P" else "RGB"))[..., :3]
         return np.ascontiguousarray(_turn(array, _orientation(image)))
     _check_array("image", image, 3)

@@ -56,8 +56,8 @@ def export_onnx(network: Segmenter, path: Path, metadata: Mapping[str, str]) -> 
             return {"exporter": name, "opset": opset, "checked": [list(shape) for shape in CHECKED],
                     "largest_difference": difference}
         reasons.append(f"{name}: the results differ by {difference:.2g}")
-    raise ConfigError(f"the network cannot be exported to ONNX for images of any size ({'; '.join(reasons)}). Nothing was written. "
-                      "Use it from Python, or train another one: segmenter=NAME, backbone=NAME")
+    raise ConfigError(f"the network cannot be exported to ONNX for images of any size ({'; '.join(reasons)}). Nothing was "
+                      "written. Use it from Python, or train another one: segmenter=NAME, backbone=NAME")
 
 
 class _AnySize(nn.Module):
