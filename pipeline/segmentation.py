@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,18 +111,21 @@ def open_network(pipeline: Any, folder: RunFolder, action: str) -> SegmentationN
         return SegmentationNetwork(network_context(finished, name, pipeline.overrides, pipeline.runtime()))
 
 
-def finished_network(config: Any, folder: RunFolder, action: str) -> tuple[FinishedSteps, str]:
-    """The finished steps of a run, and the step that segments images by a trained network alone, and so needs no labels.
+def segmenting(names: Iterable[str]) -> list[str]:
+    """Those of the steps that segment images by a trained network alone, and so need no labels."""
+    return [name for name in names if BY_NAME[name].MASKS and BY_NAME[name].reads.keys() == {ROLE}]
 
-    Of several the last whose network is trained; the step itself need not be finished. Raises ConfigError if no network is
-    trained.
+
+def finished_network(config: Any, folder: RunFolder, action: str) -> tuple[FinishedSteps, str]:
+    """The finished steps of a run, and its step that segments images; the step itself need not be finished.
+
+    Of several the first whose network is trained: others are compared with it. Raises ConfigError if no network is trained.
     """
-    finished = FinishedSteps.read(config, folder, BY_NAME)
-    names = [row.name for row in BY_NAME.values() if row.MASKS and row.reads.keys() == {ROLE}]
+    finished, names = FinishedSteps.read(config, folder, BY_NAME), segmenting(BY_NAME)
     trained = [name for name in names if training_of(finished, name) in finished.manifests]
     if not trained:
         require_finished(folder, [training_of(finished, name) for name in names], action)
-    return finished, trained[-1]
+    return finished, trained[0]
 
 
 def training_of(finished: FinishedSteps, name: str) -> str:

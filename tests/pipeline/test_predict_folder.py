@@ -105,6 +105,19 @@ def test_an_image_of_the_run_gets_the_mask_of_the_run(trained, photos, tmp_path)
     assert np.array_equal(one.mask, read_mask(trained / f"smoke/infer_seg/{image_id}.png")) and one.mask.any()
 
 
+def test_of_several_networks_the_first_is_used(trained, photos, tmp_path, second_row):
+    outputs = copied(trained, tmp_path / "outputs")
+    one = Pipeline.compose("name=smoke", f"outputs={outputs}", "threads=1")
+    second_row(one, "infer_seg")
+    path = outputs / "smoke/second/manifest.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "settings": {**facts["settings"], "crf": False, "scales": [0.5]}}))
+    run(outputs, photos, tmp_path / "out")
+    assert json.loads((tmp_path / "out/predictions.json").read_text())["infer_seg"]["crf"]
+    photo = next(photos.glob("a.*"))
+    assert np.array_equal(one.predict(photo, [list(CLASSES)[0]]).mask, read_mask(tmp_path / "out/masks/a.png"))
+
+
 def test_a_killed_call_continues_and_a_changed_file_is_made_again(trained, photos, tmp_path, capsys):
     whole, out = tmp_path / "whole", tmp_path / "out"
     call(trained, photos, whole)
@@ -230,7 +243,7 @@ def test_keys_that_do_not_go_together_are_refused(trained, photos, tmp_path, smo
         Pipeline.compose("run=x")
     with pytest.raises(ConfigError, match="infer_seg.split='val' is not possible"):
         run(trained, photos, tmp_path / "out", "infer_seg.split=val")
-    with pytest.raises(ConfigError, match="action=predict needs train_seg, but .*smoke has no finished train_seg"):
+    with pytest.raises(ConfigError, match="action=predict needs train_seg.*, but .*smoke has no finished train_seg"):
         run(smoke_outputs, photos, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     run(trained, photos, tmp_path / "named", "name=smoke")
@@ -322,7 +335,7 @@ def test_what_cannot_be_exported_to_is_refused(trained, smoke_outputs, tmp_path)
         Pipeline.compose("action=export_onnx", "run=smoke", "out=net.txt")
     with pytest.raises(ConfigError, match="is inside the run"):
         exporting(trained, trained / "smoke/net.onnx").export_onnx()
-    with pytest.raises(ConfigError, match="action=export_onnx needs train_seg, but .* has no finished train_seg"):
+    with pytest.raises(ConfigError, match="action=export_onnx needs train_seg.*, but .* has no finished train_seg"):
         exporting(smoke_outputs, tmp_path / "net.onnx").export_onnx()
 
 
