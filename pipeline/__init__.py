@@ -6,7 +6,7 @@ import os
 # times slower when another process uses the same cores. A lower count costs nothing on idle cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "load_network"]
 
 
 def __getattr__(name: str) -> object:
@@ -14,4 +14,8 @@ def __getattr__(name: str) -> object:
         from pipeline.runner import Pipeline
 
         return Pipeline
+    if name == "load_network":
+        from pipeline.segmentation import load_network
+
+        return load_network
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

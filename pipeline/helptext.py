@@ -16,6 +16,8 @@ Weakly supervised semantic segmentation - image-level labels in, pixel masks out
   python run_pipeline.py experiment=smoke                  the same at its smallest
   python run_pipeline.py data=folder data.root=DIR name=N  your own images
   python run_pipeline.py -m KEY=A,B                        a run for each value
+  python run_pipeline.py action=predict images=DIR run=N out=DIR
+                                                           masks of your photographs, by the network of a run
 
 {steps}
 

@@ -11,6 +11,8 @@ from wsss.errors import ArgumentError
 from wsss.files import write_bytes
 from wsss.palette import VOC_PALETTE
 
+ROWS = 256   # that are blended at once
+
 
 def overlay_map(image: np.ndarray, values: np.ndarray, strength: float = 0.8) -> np.ndarray:
     """A map as a heat map on its image, in matplotlib's "inferno", which is also ordered by brightness.
@@ -54,7 +56,11 @@ def _heat() -> np.ndarray:
 
 
 def _blend(image: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
-    return (image * (1 - share) + other * share).round().astype(np.uint8)
+    blended = np.empty_like(image)
+    for top in range(0, len(image), ROWS):   # in float64, 24 bytes a pixel and term
+        rows = slice(top, top + ROWS)
+        blended[rows] = (image[rows] * (1 - share[rows]) + other[rows] * share[rows]).round()
+    return blended
 
 
 def _check(name: str, image: np.ndarray, values: np.ndarray) -> None:

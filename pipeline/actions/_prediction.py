@@ -19,6 +19,7 @@ import numpy as np
 
 from pipeline.actions._finished import FinishedSteps
 from pipeline.order import BY_NAME
+from pipeline.segmentation import segmenting
 from steps.runtime.artifacts import Labels, Maps, write_array, write_json, write_label
 from steps.runtime.context import Runtime, StepContext
 from steps.runtime.inference import ImagesFailed, failures
@@ -42,7 +43,8 @@ class Prediction:
     maps: dict[str, np.ndarray] = field(repr=False)     # (K, H, W) float32 in [0, 1], by the step that made them; "walk": the
     #                                                     walked maps, divided by their common maximum, if there is a walk
     #                                                     (walk_STEP if several steps have one)
-    mask: np.ndarray | None = field(repr=False)         # (H, W) uint8: 0 background, i + 1 for class i of the run
+    mask: np.ndarray | None = field(repr=False)         # (H, W) uint8: 0 background, i + 1 for class i of the run; of the
+    #                                                     segmentation network, if the run has one
     threshold: dict[str, Any] | None                    # how the mask was made: the background threshold, its source, ...
 
 
@@ -96,11 +98,16 @@ def predict(finished: FinishedSteps, steps: Sequence[str], classifier: str, imag
         if not classes:
             best = int(probabilities.argmax())
             runtime.warn(f"{image_file}: no class has a probability above class_threshold={class_threshold:g} (the highest: "
-                         f"{known[best]}, {probabilities[best]:.2f}), so everything is background. Lower it, or set "
-                         "classes=[...]")
+                         f"{known[best]}, {probabilities[best]:.2f}), so there are no maps, and a mask that is made from maps is "
+                         "background. Lower it, or set classes=[...]")
         maps, mask, threshold = work.results(steps, tuple(classes))
     return Prediction(image, tuple(known[i] for i in classes),
                       {name: round(float(p), 4) for name, p in zip(known, probabilities)}, maps, mask, threshold)
+
+
+def mask_step(steps: Sequence[str]) -> str | None:
+    """The step whose mask is that of the image: the first that segments by a trained network, or else the last with masks."""
+    return next(iter([*segmenting(steps), *(name for name in reversed(steps) if BY_NAME[name].MASKS)]), None)
 
 
 class _Work:
@@ -116,8 +123,8 @@ class _Work:
         return BY_NAME[classifier].classify(context, ID)
 
     def results(self, steps: Sequence[str], classes: tuple[int, ...]) -> tuple[dict[str, np.ndarray], np.ndarray | None, Any]:
-        """The maps (K, H, W), and of the last step that makes masks the mask (H, W) and how it was made."""
-        dataset, mask, threshold = self._dataset(classes), None, None
+        """The maps (K, H, W), and the mask (H, W) of the step `mask_step` and how it was made."""
+        dataset, mask, threshold, masking = self._dataset(classes), None, None, mask_step(steps)
         size, found = dataset.size(ID), []   # of maps: (name, step, maps)
         for name in steps:
             context = self._context(name, dataset)
@@ -126,7 +133,7 @@ class _Work:
                 maps = Maps(context.folder).at(ID, size, self.runtime.device).cpu().numpy()
                 found.append((name, name, maps))
             found += [(kind, name, maps) for kind, maps in row.soft(context, ID).items()]
-            if row.MASKS:
+            if name == masking:
                 mask = Labels(context.folder, len(dataset.classes))(ID, size)
                 threshold = {key: value for key, value in result.items() if not isinstance(value, (list, dict))}
         times = Counter(kind for kind, _, _ in found)

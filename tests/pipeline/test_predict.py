@@ -155,7 +155,7 @@ def test_what_cannot_be_is_refused(outputs, image, tmp_path):
         look(outputs, "name=smoek").predict(image)
     with pytest.raises(ConfigError, match="class_threshold=1.0"):
         look(outputs, "class_threshold=1").predict(image)
-    for words, message in ((["action=predict"], "image=None is not possible: expected an image file"),
+    for words, message in ((["action=predict"], "image=None is not possible: expected an image file: image=FILE; or a folder"),
                            (["image=x.jpg"], "image='x.jpg' is not possible"), (["classes=[tiger]"], "classes=.*is not possible")):
         with pytest.raises(ConfigError, match=message):
             Pipeline.compose(*words)

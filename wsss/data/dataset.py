@@ -91,7 +91,10 @@ class Dataset:
     def image(self, image_id: str) -> np.ndarray:
         """(h, w, 3) uint8 RGB in the working frame: resized by Pillow's bicubic filter so that the long side is at least
         `min_side` and at most `max_side`."""
-        image = self.full_image(image_id)
+        return self.in_working_frame(self.full_image(image_id))
+
+    def in_working_frame(self, image: np.ndarray) -> np.ndarray:
+        """An image (H, W, 3) uint8 RGB, which need not be of the data set, as `image` returns it."""
         return resize_image(image, self._working(image.shape[:2]))
 
     def size(self, image_id: str) -> tuple[int, int]:

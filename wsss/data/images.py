@@ -125,6 +125,24 @@ def read_image(path: str | Path) -> np.ndarray:
     return np.ascontiguousarray(_decode(_content(path), path, lambda header: "RGBA" if header.mode == "P" else "RGB")[..., :3])
 
 
+def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """An image as `(H, W, 3)` uint8 RGB: a file, as `read_image`; a PIL image, likewise, EXIF orientation included; or such an
+    array, unchanged.
+
+    Raises DataError for a file that cannot be read, ArgumentError for another array or over 8 bits per channel.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(("I", "F")):
+            raise ArgumentError(f"image: a PIL image of mode {image.mode} has more than 8 bits per channel; convert it with a "
+                                "range of your choice")
+        array = np.array(image.convert("RGBA" if image.mode == "P" else "RGB"))[..., :3]
+        return np.ascontiguousarray(_turn(array, _orientation(image)))
+    _check_array("image", image, 3)
+    return image
+
+
 def read_mask(path: str | Path) -> np.ndarray:
     """Read a palette or 8-bit grey PNG as `(H, W)` uint8: the stored numbers, not colours; EXIF orientation is applied.
 
