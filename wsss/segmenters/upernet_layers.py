@@ -1,8 +1,10 @@
 """The layers of UPerNet (`wsss.segmenters.upernet`), with the initial weights of mmsegmentation."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, layer_norm
+from torch.nn.functional import layer_norm
 
 from wsss.networks.backbones.backbone import Backbone
 from wsss.resize import resize
@@ -51,7 +53,7 @@ class UPerHead(nn.Module):
 
     def forward(self, stages: list[Tensor]) -> Tensor:
         size, coarse = stages[0].shape[2:], stages[-1]
-        pooled = [resize(each(adaptive_avg_pool2d(coarse, side)), coarse.shape[2:]) for each, side in zip(self.pooled, POOLED)]
+        pooled = [resize(each(pool(coarse, side)), coarse.shape[2:]) for each, side in zip(self.pooled, POOLED)]
         maps = [self.bottleneck(torch.cat([coarse, *pooled], 1))]
         for lateral, stage in zip(reversed(self.lateral), reversed(stages[:-1])):   # the sums are not smoothed in between
             maps.insert(0, lateral(stage) + resize(maps[0], stage.shape[2:]))
@@ -64,6 +66,26 @@ class StageNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+def pool(x: Tensor, side: int) -> Tensor:
+    """Means of maps (B, D, h, w) over side x side cells of nearly equal size: `adaptive_avg_pool2d`, whose gradient is not
+    deterministic on a CUDA device."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    rows, columns = (_cells(size, side, x.device, dtype) for size in x.shape[2:])
+    with torch.autocast(x.device.type, enabled=False):
+        return (rows @ (x.to(dtype) @ columns.T)).to(x.dtype)
+
+
+@lru_cache(128)
+def _cells(size: int, side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(side, size): the share of each pixel in each cell. Do not change it in place."""
+    with torch.inference_mode(False), torch.no_grad():   # autograd could not use a matrix that was made in inference mode
+        shares = torch.zeros(side, size, dtype=dtype, device="cpu")
+        for i in range(side):
+            first, end = i * size // side, -(-(i + 1) * size // side)
+            shares[i, first:end] = 1 / (end - first)
+        return shares.to(device)
 
 
 def layer(inputs: int, width: int, kernel: int) -> nn.Sequential:
