@@ -164,7 +164,7 @@ def needs(setup: Setup) -> Needs:
     estimate = Estimate(setup)
     network = estimate.segmenter()
     disk, held, passing = estimate.training(network, log_line=120)
-    return estimate.finish(disk, held, max(passing, estimate.forwards(network, network, estimate.images("log"), batch=1)))
+    return estimate.finish(disk, held, max(passing, estimate.forwards(network.eval(), network, estimate.images("log"), batch=1)))
 
 
 def run(context: StepContext) -> dict[str, Any]:

@@ -88,7 +88,8 @@ def segmenter_sample(image: np.ndarray, label: np.ndarray, generator: np.random.
     """Image (H, W, 3) and label (H, W), both uint8 -> (3, S, S) float32, normalised, and (S, S) uint8, with S = `crop_size`.
 
     Draws: one scale for both (image bicubic, label nearest); the factors of `color_jitter`; a flip with probability 1/2; one crop
-    for both, or with `max_class_share` up to ten; the colours of `distortion`, of the crop. The label is 255 outside the image. Raises ArgumentError for invalid sizes.
+    for both, or with `max_class_share` up to ten; the colours of `distortion`, for the crop only. The label is 255 outside the
+    image. Raises ArgumentError for invalid sizes.
     """
     if label.shape != image.shape[:2]:
         raise ArgumentError(f"label is {label.shape} but its image is {image.shape[:2]}; expected the same (H, W)")

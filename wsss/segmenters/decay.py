@@ -11,10 +11,12 @@ def decay_groups(net: Segmenter, head_lr_mult: float) -> list[tuple]:
     """The parameters of the backbone, then those of the decoder, each with and without weight decay, as
     `wsss.segmenters.method.SegmenterMethod.groups`. Norms and tables of positions do not decay."""
     backbone, kept = set(net.backbone.parameters()), set(_without_decay(net))
-    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    groups = [([parameter for parameter in trained if (parameter in backbone, parameter not in kept) == (inside, decays)], factor, decays)
-              for inside, factor in ((True, 1.0), (False, head_lr_mult)) for decays in (True, False)]
-    return [group for group in groups if group[0]]
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    for inside, factor in ((True, 1.0), (False, head_lr_mult)):
+        for decays in (True, False):
+            groups[factor, decays, inside] = [parameter for parameter in net.parameters() if parameter.requires_grad and
+                                              (parameter in backbone, parameter not in kept) == (inside, decays)]
+    return [(parameters, factor, decays) for (factor, decays, _), parameters in groups.items() if parameters]
 
 
 def _without_decay(net: nn.Module) -> Iterator[nn.Parameter]:
@@ -22,6 +24,7 @@ def _without_decay(net: nn.Module) -> Iterator[nn.Parameter]:
     for module in net.modules():
         if "norm" in type(module).__name__.lower():
             yield from module.parameters(recurse=False)
-        if hasattr(module, "no_weight_decay"):
+        names = getattr(module, "no_weight_decay", None)
+        if callable(names):
             parameters = dict(module.named_parameters())
-            yield from (parameters[name] for name in module.no_weight_decay() if name in parameters)
+            yield from (parameters[name] for name in names() if name in parameters)

@@ -1,7 +1,7 @@
 """The decoders of segmentation-models-pytorch (Iakubovskii, https://github.com/qubvel-org/segmentation_models.pytorch, MIT)."""
 
-# It is the best kept library of decoders that are not tied to their own training loop: 0.6.0 has twelve of them. TorchSeg, a fork,
-# has had no release since 2024; mmsegmentation none since 2023.
+# The best kept library of decoders without a training loop of its own. TorchSeg, a fork of it, has early releases only (0.0.1a4);
+# mmsegmentation (last release 1.2.2) needs its own loop and a compiled package.
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class SMP(SegmenterMethod):
 
     def build(self, backbone: Backbone, n_labels: int) -> Segmenter:
         if importlib.util.find_spec(PACKAGE) is None:
-            raise BackendError("segmenter=smp needs the package segmentation-models-pytorch, which is not installed. Install it by "
-                               "pip install 'segmentation-models-pytorch>=0.6', or choose another segmenter")
+            raise BackendError("segmenter=smp needs the package segmentation-models-pytorch, which is not installed. Install it "
+                               "by pip install 'segmentation-models-pytorch>=0.6', or choose another segmenter")
         from wsss.segmenters.smp_layers import smp_segmenter
 
         return smp_segmenter(self.architecture, backbone, n_labels)

@@ -17,6 +17,7 @@ from wsss.networks.backbones.backbone import Backbone
 from wsss.segmenters.segmenter import Segmenter
 
 _SIDE = 32               # pixels: the coarsest maps of most decoders have this stride, on any backbone
+_STAGES = 4              # the last ones of the backbone: a ResNet has its stem before them
 _SMALLEST = {"pan": 8}   # cells of a side of the coarsest stage that a decoder needs: PAN halves it three times
 
 
@@ -42,9 +43,9 @@ class SMPSegmenter(Segmenter):
     def decode(self, x: Tensor, stages: Sequence[Tensor]) -> Tensor:
         """The logits of images of a padded size and the outputs of the stages, in the size of the images."""
         if self.architecture == "dpt":
-            return self.head(self.decoder(list(stages), [None] * len(stages)))
+            return self.head(self.decoder(list(stages[-_STAGES:]), [None] * _STAGES))
         half = x.new_empty(len(x), 0, *(side // 2 for side in x.shape[2:]))   # none, as of smp's own transformers
-        return self.head(self.decoder([x, half, *stages][:self.depth + 1]))
+        return self.head(self.decoder([x, half, *stages[-_STAGES:]][:self.depth + 1]))
 
 
 class _Encoder(nn.Module):
@@ -66,24 +67,25 @@ def smp_segmenter(architecture: str, backbone: Backbone, n_labels: int) -> SMPSe
         net = _dpt(backbone, n_labels) if architecture == "dpt" else _built(architecture, backbone, n_labels)
         _try(net)
     except Exception as error:   # whatever smp's decoders raise for stages that they cannot use
-        raise ConfigError(f"segmenter.architecture={architecture} does not work with the stages of {backbone.name}, which have strides "
-                          f"{', '.join(map(str, backbone.strides))} ({type(error).__name__}: {error}). Choose another architecture or "
-                          "backbone; a convolutional network of timm has 4, 8, 16, 32 with output_stride=32") from error
+        strides = ", ".join(map(str, backbone.strides[-_STAGES:]))
+        raise ConfigError(f"segmenter.architecture={architecture} does not work with the stages of {backbone.name}, which have "
+                          f"strides {strides} ({type(error).__name__}: {error}). Choose another architecture or backbone; a "
+                          "convolutional network of timm has strides 4, 8, 16, 32 with output_stride=32") from error
     return net
 
 
 def _built(architecture: str, backbone: Backbone, n_labels: int) -> SMPSegmenter:
     kind = smp.MODEL_ARCHITECTURES_MAPPING[architecture]
     known = inspect.signature(kind).parameters
-    depth = min(known["encoder_depth"].default, len(backbone.channels) + 1)
+    channels, strides = backbone.channels[-_STAGES:], backbone.strides[-_STAGES:]
+    depth = min(known["encoder_depth"].default, len(channels) + 1)
     options: dict[str, Any] = {"encoder_depth": depth}
     if "encoder_output_stride" in known:
-        options["encoder_output_stride"] = backbone.strides[depth - 2]
-    if "decoder_channels" in known and isinstance(channels := known["decoder_channels"].default, tuple):
-        options["decoder_channels"] = channels[-depth:]
+        options["encoder_output_stride"] = strides[depth - 2]
+    if "decoder_channels" in known and isinstance(widths := known["decoder_channels"].default, tuple):
+        options["decoder_channels"] = widths[-depth:]
     name = f"wsss-{id(backbone)}"
-    smp.encoders.encoders[name] = {"encoder": partial(_Encoder, backbone.channels), "params": {},
-                                   "pretrained_settings": {}}
+    smp.encoders.encoders[name] = {"encoder": partial(_Encoder, channels), "params": {}, "pretrained_settings": {}}
     try:
         model = smp.create_model(architecture, name, None, classes=n_labels, **options)
     finally:
@@ -93,18 +95,20 @@ def _built(architecture: str, backbone: Backbone, n_labels: int) -> SMPSegmenter
 
 def _dpt(backbone: Backbone, n_labels: int) -> SMPSegmenter:
     """smp builds DPT on networks of timm only."""
-    decoder = DPTDecoder(backbone.channels, backbone.strides, encoder_has_prefix_tokens=False, readout="ignore")
+    decoder = DPTDecoder(backbone.channels[-_STAGES:], backbone.strides[-_STAGES:], encoder_has_prefix_tokens=False,
+                         readout="ignore")
     head = DPTSegmentationHead(256, n_labels, kernel_size=3, upsampling=2)
     initialize_decoder(decoder)
     initialize_head(head)
-    return SMPSegmenter(backbone, "dpt", len(backbone.channels), decoder, head)
+    return SMPSegmenter(backbone, "dpt", _STAGES, decoder, head)
 
 
 def _try(net: SMPSegmenter) -> None:
     """Raise what the decoder raises for the stages of a small image, or ArgumentError if the logits have another size."""
     backbone, sides = net.backbone, net.padded(_SIDE, 2 * _SIDE)
     zeros, training = partial(next(net.decoder.parameters()).new_zeros, 1), net.training
-    stages = [zeros(channels, *(side // stride for side in sides)) for channels, stride in zip(backbone.channels, backbone.strides)]
+    stages = [zeros(channels, *(side // stride for side in sides))
+              for channels, stride in zip(backbone.channels, backbone.strides)]
     with torch.no_grad():
         size = list(net.eval().decode(zeros(3, *sides), stages).shape[2:])
     net.train(training)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class UPerNet(SegmenterMethod):
-    """mmsegmentation's UPerHead (v0.x and v1.x) on all stages of the backbone: a pyramid of pooled maps on the coarsest stage, then
-    a feature pyramid. In training a second head on the stage before the last has a loss of its own.
+    """mmsegmentation's UPerHead (v0.x and v1.x) on the last four stages of the backbone: a pyramid of pooled maps on the coarsest
+    stage, then a feature pyramid. In training a second head on the stage before the last has a loss of its own.
 
     Batch norm uses the statistics of a part of a batch; in mmsegmentation those of the whole batch (SyncBN).
 
@@ -31,7 +31,7 @@ class UPerNet(SegmenterMethod):
     auxiliary_width: int     # channels of the second head
     auxiliary_weight: float  # of its loss
     dropout: float           # of whole channels before the last convolution of each head
-    swin: bool               # the Swin Transformer of mmsegmentation: a LayerNorm on each stage, and shifted windows in all stages
+    swin: bool               # mmsegmentation's Swin Transformer: a LayerNorm on each stage, and shifted windows in all of them
 
     smallest_part: ClassVar[int] = 2   # batch norm of a map that is pooled to one pixel needs two images
 

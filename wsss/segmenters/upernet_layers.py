@@ -4,22 +4,24 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
+from torch.nn.functional import adaptive_avg_pool2d, layer_norm
 
 from wsss.networks.backbones.backbone import Backbone
 from wsss.resize import resize
 from wsss.segmenters.segmenter import Segmenter
 
 POOLED = 1, 2, 3, 6   # pixels of a side of the pooled maps
+STAGES = 4            # the last ones of the backbone: a ResNet has its stem before them
 
 
 class UPerNetSegmenter(Segmenter):
-    """`head` on all stages; `auxiliary` on the stage before the last, only for training."""
+    """`head` on the last four stages; `auxiliary` on the stage before the last, only for training."""
 
     def __init__(self, backbone: Backbone, n_labels: int, width: int, auxiliary_width: int, dropout: float, swin: bool):
         super().__init__(backbone)
         backbone.requires_grad_(True)   # mmsegmentation trains the stem too
-        channels, self.auxiliary_stage = backbone.channels, max(len(backbone.channels) - 2, 0)
+        channels = backbone.channels[-STAGES:]
+        self.auxiliary_stage = max(len(channels) - 2, 0)
         self.norms = nn.ModuleList(map(StageNorm if swin else nn.Identity, channels))
         self.head = UPerHead(channels, width, n_labels, dropout)
         self.auxiliary = nn.Sequential(layer(channels[self.auxiliary_stage], auxiliary_width, 3),
@@ -36,7 +38,7 @@ class UPerNetSegmenter(Segmenter):
         return self.head(stages), self.auxiliary(stages[self.auxiliary_stage])
 
     def _stages(self, x: Tensor) -> list[Tensor]:
-        return [norm(stage) for norm, stage in zip(self.norms, self.backbone.stages(x), strict=True)]
+        return [norm(stage) for norm, stage in zip(self.norms, self.backbone.stages(x)[-STAGES:], strict=True)]
 
 
 class UPerHead(nn.Module):
@@ -69,8 +71,13 @@ class StageNorm(nn.LayerNorm):
 
 
 def pool(x: Tensor, side: int) -> Tensor:
-    """Means of maps (B, D, h, w) over side x side cells of nearly equal size: `adaptive_avg_pool2d`, whose gradient is not
-    deterministic on a CUDA device."""
+    """Means of maps (B, D, h, w) over side x side cells of nearly equal size. The gradient of torch's function is not
+    deterministic on a CUDA device: there they are the product of two matrices."""
+    return pool_by_matrices(x, side) if x.is_cuda else adaptive_avg_pool2d(x, side)
+
+
+def pool_by_matrices(x: Tensor, side: int) -> Tensor:
+    """As `pool`, on any device."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     rows, columns = (_cells(size, side, x.device, dtype) for size in x.shape[2:])
     with torch.autocast(x.device.type, enabled=False):
@@ -97,7 +104,8 @@ def layer(inputs: int, width: int, kernel: int) -> nn.Sequential:
 def _last(width: int, n_labels: int, dropout: float) -> tuple[nn.Module, nn.Module]:
     conv = nn.Conv2d(width, n_labels, 1)
     nn.init.normal_(conv.weight, std=0.01)
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     return nn.Dropout2d(dropout), conv
 
 

@@ -106,8 +106,8 @@ def _with_drop_path(network: str, layout: Layout, drop_path: float) -> Layout:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             create(network, layout.options)
     except TypeError as error:   # an argument that it does not have
-        raise ConfigError(f"backbone.drop_path={drop_path} is not possible: timm's {network} has no paths that can be dropped: use "
-                          "backbone.drop_path=null or another network") from error
+        raise ConfigError(f"backbone.drop_path={drop_path} is not possible: timm's {network} has no paths that can be dropped: "
+                          "use backbone.drop_path=null or another network") from error
     return layout
 
 
