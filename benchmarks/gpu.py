@@ -133,6 +133,7 @@ PARTS = {
     **{name: Part(measured({f"{name}{ending}": _train(*where, precision)
                             for ending, precision in (("", "float32"), ("_bf16", "bf16"))}), 30)
        for name, where in TRAININGS.items()},
+    "train_seg_upernet": Part(measured({"train_seg_upernet_bf16": _train("segmenters", "upernet_case", "bf16")}), 40),
     "voc_scale": Part(run_voc, 100)}
 
 

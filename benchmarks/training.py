@@ -7,6 +7,7 @@ import copy
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,10 +34,10 @@ def context(precision: str, images: int = 0, device: torch.device = CPU) -> Step
 
 
 def our_step(module: torch.nn.Module, groups: tuple, loss: Callable, batch: tuple, precision: str, parts: int | None = None,
-             counts: Callable = lambda *part: None) -> Callable[[], torch.Tensor]:
+             counts: Callable = lambda *part: None, settings: Any = SETTINGS) -> Callable[[], torch.Tensor]:
     """A training iteration of the pipeline on a prepared batch, which returns the loss."""
     size = len(batch[0])
-    optimizer, schedule = make_optimizer(SETTINGS, *groups), Schedule("bench", 1, size, lambda step, total: 1.0, 1, parts)
+    optimizer, schedule = make_optimizer(settings, *groups), Schedule("bench", 1, size, lambda step, total: 1.0, 1, parts)
     device = next(module.parameters()).device
     where, cut = context(precision, size, device), [[tensor[part::parts or 1] for tensor in batch] for part in range(parts or 1)]
     module.train()

@@ -99,7 +99,7 @@ def identity(setup: Setup) -> dict[str, Any]:
 
 
 def check(setup: Setup) -> None:
-    from steps.runtime.networks import check_training, imported_segmenter
+    from steps.runtime.networks import check_training, imported_segmenter, planned_segmenter
 
     ids, settings = setup.lists.get("ids", ()), setup.settings   # none if a network is taken from a file
     if settings.labels is Source.gt and ids and not setup.dataset.has_masks(ids):
@@ -116,7 +116,19 @@ def check(setup: Setup) -> None:
         occur = {index for image_id in ids for index in setup.dataset.labels[image_id]}
         _refuse_absent(setup.name, [name for i, name in enumerate(setup.dataset.classes) if i not in occur],
                        f"in no image of the list {settings.split or 'train'}")
+    if ids:
+        require_part_size(setup.name, settings, len(ids), 1, setup.methods["segmenter"])
+    planned_segmenter(setup.methods, setup.dataset)
     check_training(setup, imported_segmenter, setup.methods["backbone"].starts_from_weights)
+
+
+def require_part_size(step: str, settings: Settings, n_ids: int, processes: int, method: Any) -> None:
+    """Raise ConfigError if a part of a batch has fewer images than the segmenter's `smallest_part`."""
+    parts, batch = min(settings.parts or processes, settings.batch_size, n_ids), min(settings.batch_size, n_ids)
+    if batch // parts < method.smallest_part:
+        raise ConfigError(f"{step}.parts={settings.parts} splits a batch of {batch} images into {parts} parts, some with "
+                          f"{batch // parts}; segmenter={method.method} needs {method.smallest_part} or more in each, for the "
+                          f"statistics of its batch norm. Lower {step}.parts or raise {step}.batch_size")
 
 
 def _made_by_a_run(mask: Path | None) -> Path | None:
@@ -155,7 +167,7 @@ def needs(setup: Setup) -> Needs:
     estimate = Estimate(setup)
     network = estimate.segmenter()
     disk, held, passing = estimate.training(network, log_line=120)
-    return estimate.finish(disk, held, max(passing, estimate.forwards(network, network, estimate.images("log"), batch=1)))
+    return estimate.finish(disk, held, max(passing, estimate.forwards(network.eval(), network, estimate.images("log"), batch=1)))
 
 
 def run(context: StepContext) -> dict[str, Any]:
@@ -166,6 +178,7 @@ def run(context: StepContext) -> dict[str, Any]:
     if context.settings.weights:
         return import_network(context, imported_segmenter)
     settings, dataset, method = context.settings, context.dataset, context.methods["segmenter"]
+    require_part_size(context.name, settings, len(context.ids), context.runtime.group.size, method)
     network = new_segmenter(context)
     augmentation = Augmentation(tuple(settings.scale), settings.scale_step, settings.resize and tuple(settings.resize),
                                 settings.max_class_share, settings.color_jitter, settings.distortion)

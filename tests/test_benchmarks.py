@@ -19,11 +19,13 @@ from benchmarks import (
     pictures,
     random_walk,
     run,
+    segmenters,
     setting,
     training,
 )
 from benchmarks.evaluation import official_counts
 from benchmarks.harness import Case, as_json, greatest_difference, in_child, measure, measure_alone, table
+from tests.networks import backbone_method
 from wsss.cams.gradcam import GradCAM
 from wsss.data.images import read_image
 from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
@@ -85,6 +87,17 @@ def test_the_trainings_compute_the_same(build, monkeypatch):
     monkeypatch.setattr(f"{build.__module__}.backbone", lambda: setting.backbone("resnet18"))
     monkeypatch.setattr(affinity_training, "Run", lambda dataset, **more: setting.Run(dataset, "resnet18", **more))
     assert agree(build(True)) < 1e-3
+
+
+def test_smps_upernet_computes_the_same():
+    """Before its logits are upsampled with aligned corners."""
+    pytest.importorskip("segmentation_models_pytorch")
+    mine = segmenters.METHOD.new(backbone_method(segmenters.SWIN).new("frozen_batch"), setting.N_CLASSES + 1).eval()
+    theirs, x = segmenters.smp_upernet(mine, 64).eval(), training.samples(1, 64)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(mine(x), theirs.segmentation_head[0](theirs.decoder(theirs.encoder(x))), rtol=1e-4, atol=1e-5)
+    case = segmenters.upernet_case(True, "bf16", (2, 64))
+    assert agree(case) < 0.02 < float(case.ours())
 
 
 def test_dense_walk():
@@ -196,7 +209,7 @@ def test_the_gpu_script_begins_nothing_for_which_no_time_is_left(parts, tmp_path
     assert capsys.readouterr().out.count("Not measured: ") == len(gpu.PARTS)
     assert gpu.main([*words, "50"]) == gpu.SKIPPED and ran(parts)[0] == "tests"   # the first always
     assert json.loads((tmp_path / "gpu.json").read_text())["parts"].keys() == {"tests", "random_walk", "dense_crf", "make_cam", "train_cam",
-                                                                               "train_irn", "train_deeplab"}
+                                                                               "train_irn", "train_deeplab", "train_seg_upernet"}
     assert gpu.main([*words, "350"]) == 0 and ran(parts) == ["parity", "voc_scale"]
 
 

@@ -74,10 +74,9 @@ class RunningStatistics:
     those before it, with the same bits for any number of processes. Each part is normalised by its own statistics."""
 
     def __init__(self, module: nn.Module):
-        layers = [layer for layer in module.modules()
-                  if isinstance(layer, _BatchNorm) and layer.training and layer.running_mean is not None]
-        self._buffers = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)]
-        self._counters = [layer.num_batches_tracked for layer in layers]
+        layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training]
+        self._buffers = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None]
+        self._counters = [layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None]
         self._before = [buffer.clone() for buffer in (*self._buffers, *self._counters)]
         self._made: dict[int, Tensor] = {}
 

@@ -21,7 +21,7 @@ from torch import nn
 from steps.runtime.concurrency import ON_GPU, available_cores, max_concurrent, max_together
 from steps.runtime.context import methods_of
 from steps.runtime.memory import SLACK, resident
-from steps.runtime.networks import freeze_early, planned_classifier
+from steps.runtime.networks import freeze_early, planned_classifier, planned_segmenter
 from steps.runtime.schedule import OptimizerName, total_steps
 from steps.runtime.store import Layout
 from steps.step import Needs, Setup
@@ -132,8 +132,7 @@ class Estimate:
         """The segmentation network that the step trains or reads."""
         trained_by = self.setup.sources.get("network")
         methods = methods_of(self.config, trained_by[0].step if trained_by else self.setup.name)
-        with torch.device("meta"):
-            return methods["segmenter"].new(methods["backbone"].new(), len(self.setup.dataset.classes) + 1)
+        return planned_segmenter(methods, self.setup.dataset)
 
     def irn(self) -> IRN:
         with torch.device("meta"):

@@ -267,3 +267,9 @@ def planned_classifier(setup: Setup) -> Classifier:
     """The classifier of the configuration without data, on torch's meta device. Raises ConfigError if it cannot be built."""
     with torch.device("meta"):
         return setup.methods["classifier"].new(setup.methods["backbone"].new(), len(setup.dataset.classes)).eval()
+
+
+def planned_segmenter(methods: Mapping[str, Any], dataset: Dataset) -> Segmenter:
+    """A segmentation network as `planned_classifier`."""
+    with torch.device("meta"):
+        return methods["segmenter"].new(methods["backbone"].new(), len(dataset.classes) + 1)

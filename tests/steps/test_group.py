@@ -21,11 +21,14 @@ from pipeline.plan.lists import derive_lists
 from steps.runtime import training, training_log
 from steps.runtime.context import Group, Runtime, Source, StepContext, Stopped, methods_of
 from steps.runtime.datasets import open_dataset
+from steps.runtime.gradients import RunningStatistics
 from steps.runtime.schedule import STATE, OptimizerName, Schedule
 from steps.runtime.training import fit, make_optimizer, poly_lr
 from tests.conftest import SMOKE
 from wsss import seeding
+from wsss.families import from_facts
 from wsss.networks.weights import read_tensors
+from wsss.segmenters.upernet import UPerNet
 
 
 class Threads(Group):
@@ -134,21 +137,28 @@ def test_without_parts_each_process_has_one(tmp_path):
     assert all(torch.allclose(one[name], three[name], atol=1e-5) for name in one)
 
 
-@pytest.mark.parametrize("every", [1, 20])
-def test_any_number_of_processes_draws_and_logs_the_same(tmp_path, monkeypatch, every):
-    """A network with dropout, and a layer that is dropped in some steps. Only the first process knows when pictures are due."""
-    monkeypatch.setitem(training_log.STEPS_PER_READ, "cpu", every)
-    one_at_a_time, draws = threading.Lock(), defaultdict(set)
+@pytest.fixture
+def one_at_a_time(monkeypatch) -> None:
+    """These threads share torch's generator; processes do not."""
+    lock = threading.Lock()
 
     @contextmanager
     def seeded(*what):
-        with one_at_a_time, seeding.seeded(*what):   # these threads share torch's generator; processes do not
+        with lock, seeding.seeded(*what):
             yield
     monkeypatch.setattr(training, "seeded", seeded)
 
+
+@pytest.mark.parametrize("every", [1, 20])
+def test_any_number_of_processes_draws_and_logs_the_same(tmp_path, monkeypatch, one_at_a_time, every):
+    """A network with dropout, and a layer that is dropped in some steps. Only the first process knows when pictures are due."""
+    monkeypatch.setitem(training_log.STEPS_PER_READ, "cpu", every)
+    draws = defaultdict(set)
+
     def work(folder, group):
         folder.mkdir(exist_ok=True)
-        first, last, calls, told = torch.nn.Linear(1, 8), torch.nn.Linear(8, 1), [], []
+        with training.seeded(0):   # not between the draws of another thread
+            first, last, calls, told = torch.nn.Linear(1, 8), torch.nn.Linear(8, 1), [], []
         for layer in (first, last):
             torch.nn.init.constant_(layer.weight, 0.3), torch.nn.init.zeros_(layer.bias)
         settings = SimpleNamespace(optimizer=OptimizerName.adamw, lr=0.01, weight_decay=0.05)
@@ -174,6 +184,57 @@ def test_any_number_of_processes_draws_and_logs_the_same(tmp_path, monkeypatch, 
     for size in ("2", "4"):
         assert same(read_tensors(tmp_path / size / STATE), read_tensors(tmp_path / "1" / STATE))
         assert (tmp_path / size / "log.jsonl").read_text() == (tmp_path / "1/log.jsonl").read_text()
+
+
+def trained_upernet(folder, size: int) -> dict[str, torch.Tensor]:
+    """The state after three steps on seven images in three parts: with batch norm and dropout in the heads, and dropped paths."""
+    folder.mkdir()
+    method = UPerNet(width=8, auxiliary_width=8, auxiliary_weight=0.4, dropout=0.5, swin=True)
+    backbone = from_facts("backbone", {"method": "timm", "network": "test_convnext", "output_stride": 32, "drop_path": 0.5})
+    settings = SimpleNamespace(optimizer=OptimizerName.adamw, lr=0.01, weight_decay=0.05)
+
+    def sample(epoch, image_id, batch):
+        draws = torch.Generator().manual_seed(100 * epoch + ord(image_id))
+        return torch.randn(3, 40, 33, generator=draws), torch.randint(0, 3, (40, 33), generator=draws).to(torch.uint8)
+
+    def work(group):
+        net = made[group.rank]
+        context = StepContext("train_seg", settings, None, {"ids": tuple("abcdefg")}, folder, runtime=Runtime(group=group))
+        fit(context, Schedule("train_seg", 3, 7, poly_lr(1.0, 0.5), 100, 3), net, make_optimizer(settings, *method.groups(net, 1.0)), sample,
+            lambda images, labels, total: method.losses(net, images, labels, total), counts=lambda images, labels: method.counts(labels))
+        return net.state_dict()
+    made = [method.new(backbone.new("frozen_batch"), 3) for _ in range(size)]   # these threads share torch's generator
+    networks = together(size, work)
+    assert all(same(network, networks[0]) for network in networks)
+    return read_tensors(folder / STATE)
+
+
+def test_batch_norm_dropout_and_dropped_paths_leave_the_same_bits(tmp_path, one_at_a_time):
+    one = trained_upernet(tmp_path / "one", 1)
+    tracked = [value for name, value in one.items() if name.startswith("module/head") and name.endswith("num_batches_tracked")]
+    assert tracked and all(value == 3 for value in tracked)
+    for size in (2, 3):
+        assert same(trained_upernet(tmp_path / str(size), size), one), size
+        assert (tmp_path / f"{size}/log.jsonl").read_text() == (tmp_path / "one/log.jsonl").read_text()
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.3])
+def test_the_running_statistics_of_a_step_are_the_mean_over_its_parts(momentum):
+    frozen, norm = torch.nn.BatchNorm2d(3).eval(), torch.nn.BatchNorm2d(3, momentum=momentum)
+    norm.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0])), norm.running_var.fill_(4.0)
+    draws = torch.Generator().manual_seed(0)
+    parts = [torch.randn(n, 3, 2, 5, generator=draws) + n for n in (2, 1, 4)]
+    statistics, outputs = RunningStatistics(torch.nn.Sequential(frozen, norm)), []
+    for number in (2, 0, 1):
+        with statistics.of_part(number):
+            outputs.append(norm(frozen(parts[number])))
+    statistics.average(Group(), 3)
+    means = sum(part.mean((0, 2, 3)) for part in parts) / 3 / (1 + 1e-5) ** 0.5   # behind the frozen layer
+    variances = sum(part.movedim(1, 0).flatten(1).var(1) for part in parts) / 3 / (1 + 1e-5)
+    torch.testing.assert_close(norm.running_mean, (1 - momentum) * torch.tensor([1.0, 2.0, 3.0]) + momentum * means)
+    torch.testing.assert_close(norm.running_var, (1 - momentum) * torch.full((3,), 4.0) + momentum * variances)
+    assert norm.num_batches_tracked == 1 and frozen.num_batches_tracked == 0 and (frozen.running_var == 1).all()
+    torch.testing.assert_close(outputs[0].mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)   # by its own statistics
 
 
 @pytest.mark.parametrize("shares", sorted({*permutations([2.0**53, 1.0, 1.0, -2.0**53])}))

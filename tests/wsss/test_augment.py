@@ -1,5 +1,6 @@
 """Training samples: the official geometry, and nothing random but the generator that is passed."""
 
+import colorsys
 import random
 
 import numpy as np
@@ -8,7 +9,15 @@ import torch
 from PIL import Image, ImageEnhance
 
 from wsss.data import augment
-from wsss.data.augment import classifier_sample, irn_sample, random_window, top_left_crop
+from wsss.data.augment import (
+    Augmentation,
+    classifier_sample,
+    irn_sample,
+    photometric_distortion,
+    random_window,
+    segmenter_sample,
+    top_left_crop,
+)
 from wsss.data.images import normalise, resize_image, resize_mask, scaled_size
 from wsss.errors import ArgumentError
 
@@ -154,3 +163,107 @@ def test_impossible_numbers_are_refused(image):
         irn_sample(image, label, rng(), 32, scale=(0, 1))
     with pytest.raises(ArgumentError, match=r"label is \(39, 60\) but its image is \(40, 60\)"):
         irn_sample(image, label[1:], rng(), 32)
+
+
+# The further changes of samples for segmentation networks.
+
+@pytest.mark.parametrize(("scale", "step", "expected"), [((0.5, 1.5), 0.25, [0.5, 0.75, 1.0, 1.25, 1.5]), ((0.5, 1.5), 0.1, [0.5 + 0.1 * i for i in range(11)]),
+                                                         ((0.5, 1.4), 0.5, [0.5, 1.0]), ((0.7, 0.7), 0.5, [0.7])])
+def test_with_a_step_every_scale_of_the_row_occurs_and_no_other(scale, step, expected):
+    draws = rng()
+    found = {round(Augmentation(scale, step).draw_scale(draws, (40, 60)), 9) for _ in range(300)}
+    assert sorted(found) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("resize", "factor"), [((100, 50), 50 / 40), ((66, 60), 66 / 60), ((30, 30), 30 / 60), (None, 1)])
+def test_the_scale_is_relative_to_the_largest_size_within(image, resize, factor):
+    augmentation = Augmentation((0.5, 2.0), resize=resize)
+    assert augmentation.draw_scale(rng(3), (40, 60)) == pytest.approx(factor * rng(3).uniform(0.5, 2.0))
+    assert augmentation.draw_scale(rng(3), (60, 40)) == augmentation.draw_scale(rng(3), (40, 60))
+    pixels, classes = segmenter_sample(image, label_of(image), rng(2), 200, Augmentation((1.0, 1.0), resize=resize))
+    shown = classes != 255
+    assert (int(shown.any(1).sum()), int(shown.any(0).sum())) == scaled_size((40, 60), factor)
+    assert torch.equal((pixels != 0).any(0), shown)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_crop_is_drawn_again_until_no_class_has_too_large_a_share(image, seed):
+    """The label is 1 in the left 15 of 60 columns, 255 in the next 5, and 2 in the others."""
+    label = np.full((40, 60), 2, np.uint8)
+    label[:, :15], label[:, 15:20] = 1, 255
+    plain, _ = segmenter_sample(image, label, rng(seed), 20, Augmentation((1.0, 1.0)))
+    pixels, classes = segmenter_sample(image, label, rng(seed), 20, Augmentation((1.0, 1.0), max_class_share=0.6))
+    draws, tries = rng(seed), 0
+    draws.uniform(1, 1)
+    mirrored = draws.random() < 0.5
+    shown, shown_label = (image[:, ::-1], label[:, ::-1]) if mirrored else (image, label)
+    while True:
+        (top, left), tries = random_window((40, 60), 20, draws), tries + 1
+        crop = shown_label[top:top + 20, left:left + 20]
+        ones, twos = int((crop == 1).sum()), int((crop == 2).sum())
+        if max(ones, twos) < 0.6 * (ones + twos) and min(ones, twos) > 0 or tries == 10:
+            break
+    assert np.array_equal(classes.numpy(), crop)
+    assert torch.equal(pixels, normalise(np.ascontiguousarray(shown[top:top + 20, left:left + 20])))
+    assert torch.equal(plain, pixels) == (tries == 1)
+
+
+@pytest.mark.parametrize("value", [7, 255])
+def test_a_label_with_one_value_has_no_better_crop(image, value):
+    label = np.full((40, 60), value, np.uint8)
+    _, classes = segmenter_sample(image, label, rng(), 20, Augmentation((1.0, 1.0), max_class_share=0.9))
+    assert (classes == value).all()
+
+
+def distorted(image: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, set[str]]:
+    """Written plainly with the hues of `colorsys`; and what was changed."""
+    done = set()
+
+    def linear(values, factor, addend):
+        return np.floor(np.clip(values * factor + addend, 0, 255))
+    values = image.astype(np.float64)
+    if draws.random() < 0.5:
+        values, done = linear(values, 1, draws.uniform(-32, 32)), done | {"brightness"}
+    early = draws.random() < 0.5
+    if early and draws.random() < 0.5:
+        values, done = linear(values, draws.uniform(0.5, 1.5), 0), done | {"contrast first"}
+    saturation = hue = None
+    if draws.random() < 0.5:
+        saturation, done = draws.uniform(0.5, 1.5), done | {"saturation"}
+    if draws.random() < 0.5:
+        hue, done = draws.integers(-26, 27), done | {"hue"}
+    if saturation is not None or hue is not None:
+        for y, x in np.ndindex(image.shape[:2]):
+            h, s, v = colorsys.rgb_to_hsv(*values[y, x] / 255)
+            values[y, x] = np.multiply(255, colorsys.hsv_to_rgb((h + (hue or 0) / 255) % 1, min(s * (saturation or 1), 1), v))
+    if not early and draws.random() < 0.5:
+        values, done = linear(values, draws.uniform(0.5, 1.5), 0), done | {"contrast last"}
+    return values, done
+
+
+def test_photometric_distortion_is_that_of_mmsegmentation():
+    image, seen = rng(2).integers(0, 256, (5, 7, 3), dtype=np.uint8), set()
+    for seed in range(40):
+        expected, done = distorted(image, rng(seed))
+        found = photometric_distortion(image, rng(seed))
+        assert found.dtype == np.uint8 and found.shape == image.shape
+        if done & {"hue", "saturation"}:   # Pillow has 256 hues and saturations: six grey levels, half as many again by the contrast
+            assert np.abs(found - expected).max() <= 15 and np.abs(found - expected).mean() < 4, (seed, done)
+        else:
+            assert np.array_equal(found, expected), (seed, done)
+        assert np.array_equal(found, image) == (not done)
+        seen |= {frozenset(done), *done}
+    assert {"brightness", "contrast first", "contrast last", "hue", "saturation", frozenset()} <= seen
+
+
+def test_only_the_crop_of_the_image_is_distorted_and_not_its_padding(image):
+    size, label = 50, label_of(image)
+    plain, same = segmenter_sample(image, label, rng(4), size, Augmentation((1.0, 1.0)))
+    found, classes = segmenter_sample(image, label, rng(4), size, Augmentation((1.0, 1.0), distortion=True))
+    draws = rng(4)
+    draws.uniform(1, 1)
+    shown = image[:, ::-1] if draws.random() < 0.5 else image
+    top, left = random_window((40, 60), size, draws)
+    cut = photometric_distortion(np.ascontiguousarray(shown[:, left:left + size]), draws)
+    assert torch.equal(classes, same) and not torch.equal(found, plain)
+    assert torch.equal(found[:, -top:40 - top], normalise(cut)) and (found[:, classes == 255] == 0).all()

@@ -4,7 +4,9 @@ All random numbers come from the passed generator, in the order of the docstring
 Padding is 0 *after* normalisation, that is the mean colour of the network's training images, and 255 in labels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -85,8 +87,9 @@ def segmenter_sample(image: np.ndarray, label: np.ndarray, generator: np.random.
                      normalisation: Normalisation = IMAGENET) -> tuple[torch.Tensor, torch.Tensor]:
     """Image (H, W, 3) and label (H, W), both uint8 -> (3, S, S) float32, normalised, and (S, S) uint8, with S = `crop_size`.
 
-    Draws: one scale for both (image bicubic, label nearest); the colours; a flip with probability 1/2; one crop for both, or with
-    `max_class_share` up to ten. The label is 255 outside the image. Raises ArgumentError for invalid sizes.
+    Draws: one scale for both (image bicubic, label nearest); the factors of `color_jitter`; a flip with probability 1/2; one crop
+    for both, or with `max_class_share` up to ten; the colours of `distortion`, for the crop only. The label is 255 outside the
+    image. Raises ArgumentError for invalid sizes.
     """
     if label.shape != image.shape[:2]:
         raise ArgumentError(f"label is {label.shape} but its image is {image.shape[:2]}; expected the same (H, W)")
@@ -94,8 +97,6 @@ def segmenter_sample(image: np.ndarray, label: np.ndarray, generator: np.random.
     image = resize_image(image, size)
     if jitter := augmentation.color_jitter:
         image = _jitter(image, generator.uniform(1 - jitter, 1 + jitter, size=3))
-    if augmentation.distortion:
-        image = photometric_distortion(image, generator)
     pixels = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w)
     classes = torch.from_numpy(resize_mask(label, size))[None]  # (1, h, w)
     if generator.random() < 0.5:
@@ -105,7 +106,8 @@ def segmenter_sample(image: np.ndarray, label: np.ndarray, generator: np.random.
         cut = _cut(classes, top, left, crop_size)
         if not augmentation.max_class_share or _largest_share(cut) < augmentation.max_class_share:
             break
-    return _crop_image(pixels, top, left, crop_size, normalisation), _pad(cut, top, left, crop_size, fill=IGNORE)[0]
+    distorted = partial(photometric_distortion, generator=generator) if augmentation.distortion else None
+    return _crop_image(pixels, top, left, crop_size, normalisation, distorted), _pad(cut, top, left, crop_size, fill=IGNORE)[0]
 
 
 def photometric_distortion(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -172,9 +174,12 @@ def random_window(size: tuple[int, int], crop_size: int, generator: np.random.Ge
     return top, left
 
 
-def _crop_image(pixels: torch.Tensor, top: int, left: int, crop_size: int, normalisation: Normalisation) -> torch.Tensor:
-    """Normalise the visible part only, then pad with 0: the same numbers as normalising everything first."""
+def _crop_image(pixels: torch.Tensor, top: int, left: int, crop_size: int, normalisation: Normalisation,
+                change: Callable[[np.ndarray], np.ndarray] | None = None) -> torch.Tensor:
+    """Change and normalise the visible part only, then pad with 0: the same numbers as normalising everything first."""
     shown = _cut(pixels, top, left, crop_size).permute(1, 2, 0).numpy()
+    if change is not None:
+        shown = change(shown)
     return _pad(normalise(shown, normalisation=normalisation), top, left, crop_size, fill=0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from wsss.families import BaseMethod
 from wsss.palette import IGNORE
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class SegmenterMethod(BaseMethod, ABC):
     """A kind of segmentation network and its training. Its settings are in the weights file, so that the network can be built
     again."""
+
+    smallest_part: ClassVar[int] = 1   # images that a part of a batch must have
 
     @abstractmethod
     def build(self, backbone: Backbone, n_labels: int) -> Segmenter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from wsss.errors import ConfigError
 from wsss.networks.backbones.method import STRIDE, BackboneMethod
@@ -24,15 +24,25 @@ class TimmMethod(BackboneMethod):
     Its ImageNet weights are timm's, from the cache of Hugging Face or the internet, or a local file with the names of timm or of
     the network's authors, which timm converts. Those of tf_efficientnet_lite0 are installed with this project.
 
-    Raises ConfigError if timm has no such network or cannot give it the stride, or if it cannot be a backbone.
+    Raises ConfigError if timm has no such network, cannot give it the stride or drop its paths, or if it cannot be a backbone.
     """
 
     network: str                # a name of timm.list_models(), or one with the tag of weights of timm.list_pretrained()
     output_stride: int | None   # of the features; null: 16 where timm can change it, else the network's own
+    drop_path: float | None     # stochastic depth: how often the last block is left out in training; null: timm's value
+
+    unrecorded: ClassVar[dict[str, Any]] = {**BackboneMethod.unrecorded, "drop_path": None}   # older weights files do not name it
 
     def __post_init__(self) -> None:
-        if not (self._packaged and self.output_stride in (None, STRIDE)):   # whose plan does not wait for torch
+        if self.drop_path is not None and not 0 <= self.drop_path < 1:
+            raise ConfigError(f"backbone.drop_path={self.drop_path} is not possible: expected null or a share in [0, 1)")
+        if not (self._packaged and self.output_stride in (None, STRIDE) and self.drop_path is None):   # a plan without torch
             self._layout()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As of every method, and the drop path if it is not timm's: a training depends on it."""
+        return {**super().facts, **({} if self.drop_path is None else {"drop_path": self.drop_path})}
 
     @property
     def name(self) -> str:
@@ -50,7 +60,7 @@ class TimmMethod(BackboneMethod):
     def build(self, norm: str) -> Backbone:
         from wsss.networks.backbones.timm_networks import timm_backbone
 
-        return timm_backbone(self.network, self.output_stride, norm)
+        return timm_backbone(self.network, self.output_stride, norm, self.drop_path)
 
     def fetch(self) -> dict[str, Tensor]:
         if self._packaged:
@@ -96,7 +106,7 @@ class TimmMethod(BackboneMethod):
     def _layout(self) -> Layout:
         from wsss.networks.backbones.timm_networks import measured
 
-        return measured(self.network, self.output_stride)
+        return measured(self.network, self.output_stride, self.drop_path)
 
 
 Method = TimmMethod

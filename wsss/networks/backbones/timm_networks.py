@@ -24,10 +24,10 @@ _SMALL = (5, 7)       # pixels: smaller than any stride of 8 or more
 _ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True, "strict_img_size": False}
 
 
-def timm_backbone(network: str, output_stride: int | None, norm: str) -> TimmBackbone:
+def timm_backbone(network: str, output_stride: int | None, norm: str, drop_path: float | None = None) -> TimmBackbone:
     """A network of timm with random weights from torch's global generator; see `measured`, and
     `wsss.networks.backbones.method.BackboneMethod.new` for `norm`. Group norm has 8 channels per group."""
-    layout = measured(network, output_stride)
+    layout = measured(network, output_stride, drop_path)
     net = create(network, layout.options)
     if norm == "group":
         _to_group_norm(net)
@@ -73,11 +73,14 @@ def _stem(network: Any) -> list[nn.Parameter]:
 
 
 @cache
-def measured(network: str, output_stride: int | None) -> Layout:
+def measured(network: str, output_stride: int | None, drop_path: float | None = None) -> Layout:
     """The layout of a network, with features at `output_stride`, or None: 16 where timm can change it, else the network's own.
+    `drop_path`: the share of stochastic depth in training, or None: timm's.
 
-    Raises ConfigError if there is no such network, it cannot have this stride, or it cannot be a backbone.
+    Raises ConfigError if there is no such network, it cannot have this stride or drop paths, or it cannot be a backbone.
     """
+    if drop_path is not None:
+        return _with_drop_path(network, measured(network, output_stride), drop_path)
     names = [*timm.list_models(), *timm.list_pretrained()]   # without and with the tags of weights
     if network not in names:
         raise ConfigError(f"backbone.network={network!r} is no network of timm {timm.__version__}{did_you_mean(network, names)} "
@@ -94,6 +97,17 @@ def measured(network: str, output_stride: int | None) -> Layout:
         raise ConfigError(f"backbone.output_stride={output_stride} is not possible: {network} has features at stride "
                           f"{layout.feature_stride}, which timm cannot change to this: use backbone.output_stride=null or "
                           "another network")
+    return layout
+
+
+def _with_drop_path(network: str, layout: Layout, drop_path: float) -> Layout:
+    layout = layout._replace(options={**layout.options, "drop_path_rate": drop_path})
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            create(network, layout.options)
+    except TypeError as error:   # an argument that it does not have
+        raise ConfigError(f"backbone.drop_path={drop_path} is not possible: timm's {network} has no paths that can be dropped: "
+                          "use backbone.drop_path=null or another network") from error
     return layout
 
 
