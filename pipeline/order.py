@@ -1,7 +1,6 @@
 """The steps of the pipeline in order: a row for each, with its flag and what it reads and writes. Imports no step."""
 
 import importlib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -119,11 +118,13 @@ def made_from(config: Any, kind: str) -> str | None:
 def titles() -> dict[str, str]:
     """The titles of all kinds of results that can be scored, in the order of the steps.
 
-    A title that several steps have is followed by the name of the step.
+    A title that several steps have is followed by the name of the step, but for the first of them.
     """
-    found = [(row, kind, title) for row in STEPS for kind, title in zip(row.kinds, row.results.values())]
-    times = Counter(title for _, _, title in found)
-    return {kind: f"{title} ({row.name})" if times[title] > 1 else title for row, kind, title in found}
+    found: dict[str, str] = {}
+    for row in STEPS:
+        for kind, title in zip(row.kinds, row.results.values()):
+            found[kind] = f"{title} ({row.name})" if title in found.values() else title
+    return found
 
 
 def maker(kind: str) -> Row:

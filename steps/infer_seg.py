@@ -38,6 +38,7 @@ class Settings(StepSettings):
     split: str | None            # images besides those that eval_seg scores; null: none, and without scores val or train
     scales: list[float]
     flip: bool                   # average with the mirror image
+    background_weight: float     # factor of the probability of the background; below 1 more is labelled as a class
     window: int | None           # an image with a longer side is segmented in windows of at most this side; null: always whole
     overlap: int                 # of neighbouring windows; both in pixels at scale 1
     crf: bool                    # a dense CRF on the probabilities
@@ -52,6 +53,7 @@ class Settings(StepSettings):
     def __post_init__(self) -> None:
         self.require(len(self.scales) > 0 and all(0 < scale <= 8 for scale in self.scales), "scales",
                      "at least one scale, each above 0 and at most 8")
+        self.require(self.background_weight > 0, "background_weight", "above 0")
         self.require(self.window is None or self.window >= 32, "window", "null or at least 32")
         self.require(self.overlap >= 0 and (self.window is None or 3 * self.overlap <= self.window), "overlap",
                      f"0 to a third of window={self.window}")

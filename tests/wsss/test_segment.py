@@ -28,7 +28,7 @@ KERNELS = {"gaussian_sxy": 1.0, "gaussian_compat": 3.0, "bilateral_sxy": 67.0, "
 
 
 def how(**changes) -> SimpleNamespace:
-    return SimpleNamespace(**{"scales": [1.0], "flip": False, "window": None, "overlap": 0, "crf": False, "crf_image": CrfImage.image,
+    return SimpleNamespace(**{"scales": [1.0], "flip": False, "background_weight": 1.0, "window": None, "overlap": 0, "crf": False, "crf_image": CrfImage.image,
                               "crf_iterations": 10, **KERNELS, **changes})
 
 

@@ -33,7 +33,8 @@ def segment(logits: Logits, image: np.ndarray, size: Sequence[int], settings: An
         logits: normalised images (B, 3, h, w) on `device` -> (B, C + 1, h', w') float32 of the labels, background first.
         image: (H, W, 3) uint8.
         size: (H', W') of the masks.
-        settings: those of infer_seg: scales, flip, window, overlap, crf, crf_image, crf_iterations and the kernels of the CRF.
+        settings: those of infer_seg: scales, flip, background_weight, window, overlap, crf, crf_image, crf_iterations and the
+            kernels of the CRF.
         normalisation: of the network's input.
 
     Returns:
@@ -91,12 +92,22 @@ def probabilities_of(logits: Logits, images: Sequence[np.ndarray], scales: Seque
 
 
 def _before_and_after(soft: Tensor, image: np.ndarray, settings: Any) -> Tensor:
-    """Of probabilities (C + 1, H, W): (1, C + 1, H, W) without a CRF, else (2, C + 1, H, W), before and after it."""
+    """Of probabilities (C + 1, H, W): (1, C + 1, H, W) without a CRF, else (2, C + 1, H, W), before and after it. Both with the
+    weight of the background."""
+    soft = weighted(soft, settings.background_weight)
     if not settings.crf:
         return soft[None]
     seen = wrapped(image) if settings.crf_image is CrfImage.official_wrapped else np.ascontiguousarray(image)
     crf = DenseCRF(torch.from_numpy(seen).to(soft.device), **kernels_of(settings))
     return torch.stack([soft, crf.inference(unary_from_probabilities(soft), settings.crf_iterations)])
+
+
+def weighted(soft: Tensor, background: float) -> Tensor:
+    """Probabilities (C + 1, H, W) of which that of the background is multiplied by a weight, with the sum 1 again."""
+    if background == 1:
+        return soft
+    changed = torch.cat([background * soft[:1], soft[1:]])
+    return changed / changed.sum(0)
 
 
 def unary_from_probabilities(soft: Tensor) -> Tensor:
