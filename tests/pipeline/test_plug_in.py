@@ -409,7 +409,7 @@ def test_the_keys_of_a_refiner_and_their_misspellings(refiners):
                     "walk, walk_crf, walk_irn, walk_official, wide)")
     assert key == "refiner.windw: there is no such key; did you mean 'window'? (allowed here: window)"
     assert value == "refiner.window: Value 'wide' of type 'str' could not be converted to Integer"
-    assert other == "refiner.window: there is no such key (allowed here: beta, exp_times, scale_steps, radius, pad_to)"
+    assert other == "refiner.window: there is no such key; did you mean 'infer_seg.window' or 'infer_seg_gt.window'? (allowed here: beta, exp_times, scale_steps, radius, pad_to)"
     assert torn == (f"refiner: {refiners / 'wsss/refiners/torn.py'} cannot be imported (ModuleNotFoundError: No module named 'nowhere'). "
                     "Correct the file, or choose another method by refiner=NAME")
     assert {step[0] for step in walk.values()} == {"skip"}   # no other refiner is broken

@@ -186,7 +186,7 @@ def test_another_step_of_the_same_module(monkeypatch):
     found, headline = remarks(summary(score(60.0), **maps, second=score(44.0, fp=40.0, fn=18.0)), settings)
     assert tried(found["second", "change"]) == ["second.cam_threshold=0.4"]
     assert tried(found["second", "background"]) == ["second.background_high=0.5"]
-    assert headline == "LPCAM (make_lpcam) +1.0 over CAM, LPCAM (second) 1.0 below CAM, walk +14.0 over LPCAM (make_lpcam)"
+    assert headline == "LPCAM +1.0 over CAM, LPCAM (second) 1.0 below CAM, walk +14.0 over LPCAM"
     found, _ = remarks(summary(score(60.0), **maps, second=score(50.0)), settings)
     assert tried(found["second", "seeds"]) == ["seed_maps=second"]
 
