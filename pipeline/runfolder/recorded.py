@@ -109,6 +109,7 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
         for row in (row for row in STEPS if row.name in stored):
             for family in own_methods(row.settings_type):
                 if own := stored[row.name].get(family):
+                    schema[row.name] = OmegaConf.structured(row.settings_type)
                     schema[row.name][family] = method_schema(family, own.method)
         others = {"data", *(family for family, name in methods.items() if name != current[family].method)}
         known = {key: value for key, value in current.items() if key not in others}

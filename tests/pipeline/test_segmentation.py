@@ -154,6 +154,73 @@ def test_on_the_ground_truth_no_pseudo_masks_are_needed(smoke_outputs, tmp_path)
     assert manifest["identity"].get("reads", {}) == {}
 
 
+def test_the_fully_supervised_bound_stands_beside(segmented, tmp_path):
+    outputs = copied(segmented, tmp_path)
+    pipeline = Pipeline.compose(*CHOSEN, f"steps=[{','.join(STEPS)},train_seg_gt,infer_seg_gt,eval_seg_gt]", f"outputs={outputs}", "report.write=true")
+    assert {name for name, action in actions(pipeline).items() if action != "skip"} == {"train_seg_gt", "infer_seg_gt", "eval_seg_gt"}
+    summary = pipeline.run()
+    run, scores = outputs / "smoke", summary["scores"]
+    assert {kind: score["trained_on"] for kind, score in scores.items() if "trained_on" in score} == {
+        "infer_seg_before_crf": "pseudo masks", "infer_seg": "pseudo masks", "infer_seg_gt_before_crf": "ground truth", "infer_seg_gt": "ground truth"}
+    manifests = {name: json.loads((run / name / "manifest.json").read_text()) for name in ("train_seg", "train_seg_gt", "infer_seg", "infer_seg_gt")}
+    assert [manifests[name]["settings"]["labels"] for name in ("train_seg", "train_seg_gt")] == ["pseudo", "gt"]
+    assert "reads" in manifests["train_seg"]["identity"] and manifests["train_seg_gt"]["identity"]["reads"] == {}
+    assert [manifests[name]["settings"]["background_weight"] for name in ("infer_seg", "infer_seg_gt")] == [0.4, 1.0]
+    bounds = {remark["stage"]: remark["text"] for remark in summary["stages"]["remarks"] if remark["about"] == "bound"}
+    assert bounds.keys() == {"infer_seg_before_crf", "infer_seg"}
+    share = 100 * scores["infer_seg"]["miou"] / scores["infer_seg_gt"]["miou"]
+    assert bounds["infer_seg"].startswith(f"segmentations: {share:.1f} % of the fully supervised bound (mIoU {100 * scores['infer_seg']['miou']:.1f};")
+    report = (run / "report/report.html").read_text()
+    assert "of the fully supervised bound" in report and "segmentations (infer_seg_gt)" in report
+
+
+def test_a_class_that_no_label_shows_is_refused(segmented, tmp_path):
+    outputs, wanted = copied(segmented, tmp_path), ("train_seg.absent_classes=false", "steps=[train_seg,infer_seg,eval_seg]")
+    finished = Pipeline.compose(*CHOSEN, f"outputs={outputs}")
+    finished.plan()
+    dataset = finished.dataset
+    lacking = dataset.classes[3]
+    some = tmp_path / "some.txt"
+    some.write_text("".join(f"{image_id}\n" for image_id in dataset.lists["train"] if 3 not in dataset.labels[image_id]))
+    with pytest.raises(ConfigError, match=f"the class {lacking} occurs in no image of the list .*some.txt: a network cannot learn what it never sees"):
+        Pipeline.compose(*CHOSEN, *wanted, f"outputs={outputs}", "name=other", "train_seg.labels=gt", f"train_seg.split={some}").plan()
+    masks = {image_id: read_mask(outputs / f"smoke/make_sem_seg_labels/{image_id}.png") for image_id in dataset.lists["train"]}
+    missing = [name for value, name in enumerate(dataset.classes, start=1) if not any((mask == value).any() for mask in masks.values())]
+    assert missing   # two classes have no prototype in this small run
+    with pytest.raises(ConfigError, match=f"the class(es)? {', '.join(missing)} occurs? in no pseudo mask"):
+        Pipeline.compose(*CHOSEN, "train_seg.absent_classes=false", "train_seg.epochs=1", f"outputs={outputs}", "replace=true").run()
+
+
+def test_pseudo_masks_are_no_validation_masks(segmented, tmp_path):
+    source, root = next((segmented / ".data").glob("*")), tmp_path / "mine"
+    for name in ("images", "classes.txt", "labels.csv", "train.txt", "val.txt"):
+        copy = shutil.copytree if (source / name).is_dir() else shutil.copy
+        (root.mkdir(exist_ok=True), copy(source / name, root / name))
+    (root / "masks").mkdir()
+    for image_id in (root / "val.txt").read_text().split():
+        (root / f"masks/{image_id}.png").symlink_to(segmented / f"smoke/infer_seg/{image_id}.png")
+    words = [word for word in CHOSEN if not word.startswith(("experiment=", "data.n_", "steps="))]
+    with pytest.raises(ConfigError, match="the masks of val in .*mine are pseudo masks: .*infer_seg/.*.png is in the folder of a run"):
+        Pipeline.compose("experiment=folder_seg", *words, f"data.root={root}", f"outputs={tmp_path / 'runs'}").plan()
+
+
+def test_a_network_has_a_backbone_of_its_own(smoke_outputs, tmp_path):
+    outputs = copied(smoke_outputs, tmp_path)
+    words = (*CHOSEN, f"outputs={outputs}", "backbone@train_seg.backbone=resnet18", "train_seg.backbone.pretrained=false", "to_step=train_seg", "train_seg.epochs=1")
+    pipeline = Pipeline.compose(*words)
+    assert {name for name, action in actions(pipeline).items() if action != "skip"} == {"train_seg", "infer_seg", "eval_seg"}   # not the classifier
+    pipeline.run()
+    facts = read_metadata(outputs / "smoke/train_seg/weights.safetensors")
+    assert facts["backbone"]["depth"] == "resnet18" and read_metadata(outputs / "smoke/train_cam/weights.safetensors")["backbone"]["depth"] == "tiny"
+    manifest = json.loads((outputs / "smoke/train_seg/manifest.json").read_text())
+    assert "backbone" not in manifest["settings"] and manifest["identity"]["backbone"]["depth"] == "resnet18"
+    assert "train_seg.backbone" in (Pipeline.compose(*words, "action=report").report() or outputs / "smoke/report/report.html").read_text()
+    with pytest.raises(ConfigError, match="train_seg.backbone.depht: there is no such key; did you mean 'depth'"):
+        Pipeline.compose(*words, "train_seg.backbone.depht=resnet34")
+    with pytest.raises(ConfigError, match="train_seg.backbone='resnet18' is not possible: expected a file of conf/backbone/, chosen by backbone@train_seg.backbone=NAME"):
+        Pipeline.compose(*CHOSEN, "train_seg.backbone=resnet18").plan()
+
+
 def test_a_trained_network_can_be_taken_from_a_file(segmented, tmp_path):
     outputs = copied(segmented, tmp_path)
     weights = outputs / "mine.safetensors"
