@@ -113,7 +113,7 @@ def _train(module: str, case: str, sizes: tuple[int, int], precision: str) -> Ca
     def build(device: Any, quick: bool) -> Any:
         from importlib import import_module
 
-        return getattr(import_module(f"benchmarks.{module}"), case)(quick, precision, (2, 96) if quick else sizes, device)
+        return getattr(import_module(f"benchmarks.{module}"), case)(quick, precision, (2, 64) if quick else sizes, device)
     return build
 
 
@@ -123,8 +123,7 @@ def run_voc(device: Any, quick: bool) -> dict:
     return {"steps": measure(4 if quick else 200, None, (f"device={device.type}", *(VOC_QUICK if quick else VOC)))}
 
 
-TRAININGS = {"train_cam": ("training", "cam_case", (16, 512)), "train_irn": ("affinity_training", "irn_case", (16, 512)),
-             "train_deeplab": ("segmentation_training", "deeplab_case", (10, 321))}
+TRAININGS = {"train_cam": ("training", "cam_case", (16, 512)), "train_irn": ("affinity_training", "irn_case", (16, 512))}
 PARTS = {
     "tests": Part(run_tests, 60), "parity": Part(run_parity, 60),
     "random_walk": Part(measured({"random_walk": _walk}), 20), "dense_crf": Part(measured({"dense_crf": _crf}), 30),
@@ -133,7 +132,8 @@ PARTS = {
     **{name: Part(measured({f"{name}{ending}": _train(*where, precision)
                             for ending, precision in (("", "float32"), ("_bf16", "bf16"))}), 30)
        for name, where in TRAININGS.items()},
-    "train_seg_upernet": Part(measured({"train_seg_upernet_bf16": _train("segmenters", "upernet_case", "bf16")}), 40),
+    "train_seg": Part(measured({"train_deeplab_bf16": _train("deeplab_training", "deeplab_case", (10, 321), "bf16"),
+                                "train_upernet_bf16": _train("upernet_training", "upernet_case", (4, 512), "bf16")}), 45),
     "voc_scale": Part(run_voc, 100)}
 
 

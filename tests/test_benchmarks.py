@@ -19,9 +19,9 @@ from benchmarks import (
     pictures,
     random_walk,
     run,
-    segmenters,
     setting,
     training,
+    upernet_training,
 )
 from benchmarks.evaluation import official_counts
 from benchmarks.harness import Case, as_json, greatest_difference, in_child, measure, measure_alone, table
@@ -92,11 +92,11 @@ def test_the_trainings_compute_the_same(build, monkeypatch):
 def test_smps_upernet_computes_the_same():
     """Before its logits are upsampled with aligned corners."""
     pytest.importorskip("segmentation_models_pytorch")
-    mine = segmenters.METHOD.new(backbone_method(segmenters.SWIN).new("frozen_batch"), setting.N_CLASSES + 1).eval()
-    theirs, x = segmenters.smp_upernet(mine, 64).eval(), training.samples(1, 64)[0]
+    mine = upernet_training.METHOD.new(backbone_method(upernet_training.SWIN).new("frozen_batch"), setting.N_CLASSES + 1).eval()
+    theirs, x = upernet_training.smp_upernet(mine, 64).eval(), training.samples(1, 64)[0]
     with torch.no_grad():
         torch.testing.assert_close(mine(x), theirs.segmentation_head[0](theirs.decoder(theirs.encoder(x))), rtol=1e-4, atol=1e-5)
-    case = segmenters.upernet_case(True, "bf16", (2, 64))
+    case = upernet_training.upernet_case(True, "bf16", (2, 64))
     assert agree(case) < 0.02 < float(case.ours())
 
 
@@ -209,7 +209,7 @@ def test_the_gpu_script_begins_nothing_for_which_no_time_is_left(parts, tmp_path
     assert capsys.readouterr().out.count("Not measured: ") == len(gpu.PARTS)
     assert gpu.main([*words, "50"]) == gpu.SKIPPED and ran(parts)[0] == "tests"   # the first always
     assert json.loads((tmp_path / "gpu.json").read_text())["parts"].keys() == {"tests", "random_walk", "dense_crf", "make_cam", "train_cam",
-                                                                               "train_irn", "train_deeplab", "train_seg_upernet"}
+                                                                               "train_irn", "train_seg"}
     assert gpu.main([*words, "350"]) == 0 and ran(parts) == ["parity", "voc_scale"]
 
 
@@ -234,7 +234,7 @@ def test_the_gpu_script_runs_without_a_gpu(tmp_path, capsys, monkeypatch):
     assert len(stages) == 12 and all(row["difference"] == 0 and row["same_bits"] in (None, True) for row in stages)
     rows = {row["name"]: row for name in found for row in found[name]["result"].get("rows", []) if "name" in row}
     assert rows.keys() == {"random_walk", "dense_crf", "make_cam", "make_cam_bf16", "make_cam_official", "train_cam", "train_cam_bf16",
-                           "train_irn", "train_irn_bf16", "train_deeplab", "train_deeplab_bf16"}
+                           "train_irn", "train_irn_bf16", "train_deeplab_bf16", "train_upernet_bf16"}
     assert all(row["ours_s"] > 0 and (row["max_difference"] or 0) < 0.01 for row in rows.values())
     assert [row["step"] for row in found["voc_scale"]["result"]["steps"]][0] == "train_cam"
     assert all(f"| `{name}` " in said for name in rows) and "| dense CRF |" in said and "| eval_sem_seg | 1 |" in said

@@ -43,10 +43,9 @@ def smp_upernet(mine: Segmenter, crop: int) -> torch.nn.Module:
     return net
 
 
-def upernet_case(quick: bool, precision: str = "float32", sizes: tuple[int, int] | None = None,
-                 device: torch.device = CPU) -> Case:
+def upernet_case(quick: bool, precision: str, sizes: tuple[int, int], device: torch.device = CPU) -> Case:
     """`sizes`: the batch and the crop."""
-    batch, crop = sizes or ((2, 96) if quick else (4, 512))
+    batch, crop = sizes
     images = samples(batch, crop)[0].to(device)
     draw = torch.Generator().manual_seed(1)
     regions = F.interpolate(torch.randn(batch, 4, 6, 6, generator=draw), crop, mode="bicubic").argmax(1)
