@@ -2,7 +2,7 @@
 
 import importlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import ModuleType
@@ -124,6 +124,17 @@ def titles() -> dict[str, str]:
     found = [(row, kind, title) for row in STEPS for kind, title in zip(row.kinds, row.results.values())]
     times = Counter(title for _, _, title in found)
     return {kind: f"{title} ({row.name})" if times[title] > 1 else title for row, kind, title in found}
+
+
+def segmenting(names: Iterable[str]) -> list[str]:
+    """Those of the steps that make masks without labels of the images, by a trained network."""
+    return [name for name in names if BY_NAME[name].MASKS and BY_NAME[name].UNLABELLED]
+
+
+def main_masks(names: Sequence[str]) -> str | None:
+    """Of some steps, in their order, the one whose masks are those of a run: the first that segments by a trained network,
+    because others are compared with it; else the last with masks. None if no step makes masks."""
+    return next(iter([*segmenting(names), *(name for name in reversed(names) if BY_NAME[name].MASKS)]), None)
 
 
 def maker(kind: str) -> Row:
