@@ -160,6 +160,9 @@ def explain(error: Exception) -> str:
 
 def _no_such_key(full_key: str, keys: Sequence[str], asked: str) -> str:
     settable = [key for key in keys if key != "method" or "." not in full_key]   # the name of a method is set by FAMILY=NAME
+    inside = full_key.rpartition(".")[0]
+    if not keys and (family := inside.rpartition(".")[2]) in FAMILIES:   # a step's own method, null
+        return f"{full_key}: there is no such key, because {inside} is null: choose a method by {family}@{inside}=NAME"
     nearest = did_you_mean(full_key.rsplit(".", 1)[-1], settable) or _elsewhere(asked)
     return f"{full_key}: there is no such key{nearest} (allowed here: {', '.join(settable) or 'none'})"
 

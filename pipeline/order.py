@@ -1,7 +1,7 @@
 """The steps of the pipeline in order: a row for each, with its flag and what it reads and writes. Imports no step."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import ModuleType
@@ -125,6 +125,17 @@ def titles() -> dict[str, str]:
         for kind, title in zip(row.kinds, row.results.values()):
             found[kind] = f"{title} ({row.name})" if title in found.values() else title
     return found
+
+
+def segmenting(names: Iterable[str]) -> list[str]:
+    """Those of the steps that make masks without labels of the images, by a trained network."""
+    return [name for name in names if BY_NAME[name].MASKS and BY_NAME[name].UNLABELLED]
+
+
+def main_masks(names: Sequence[str]) -> str | None:
+    """Of some steps, in their order, the one whose masks are those of a run: the first that segments by a trained network,
+    because others are compared with it; else the last with masks. None if no step makes masks."""
+    return next(iter([*segmenting(names), *(name for name in reversed(names) if BY_NAME[name].MASKS)]), None)
 
 
 def maker(kind: str) -> Row:

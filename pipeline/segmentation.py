@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from pipeline.actions._finished import FinishedSteps, made_with
 from pipeline.cluster.machine import prepare_process
-from pipeline.order import BY_NAME, sources
+from pipeline.order import BY_NAME, segmenting, sources
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import find_run, reading, require_finished
 from steps.runtime.context import Runtime, StepContext, require, settings_of
@@ -109,11 +108,6 @@ def open_network(pipeline: Any, folder: RunFolder, action: str) -> SegmentationN
     finished, name = finished_network(pipeline.config, folder, action)
     with reading(folder, {name, training_of(finished, name)}, pipeline.console.warning):
         return SegmentationNetwork(network_context(finished, name, pipeline.overrides, pipeline.runtime()))
-
-
-def segmenting(names: Iterable[str]) -> list[str]:
-    """Those of the steps that segment images by a trained network alone, and so need no labels."""
-    return [name for name in names if BY_NAME[name].MASKS and BY_NAME[name].reads.keys() == {ROLE}]
 
 
 def finished_network(config: Any, folder: RunFolder, action: str) -> tuple[FinishedSteps, str]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 KIND = TRAINING
-LOG_ONLY = frozenset({"checkpoint_steps", "max_val_images", "val_epochs"})
+LOG_ONLY = frozenset({"absent_classes", "checkpoint_steps", "max_val_images", "val_epochs"})
 
 
 class Source(Enum):
@@ -84,7 +84,8 @@ class Settings(TrainingSettings):
 
 
 def lists(setup: Setup) -> Lists:
-    return {"ids": setup.ids(setup.dataset.lists["train"]), "log": val_with_masks(setup.dataset)}
+    ids = setup.ids(setup.dataset.lists["train"])
+    return {"ids": ids, "truth": ids if setup.settings.labels is Source.gt else (), "log": val_with_masks(setup.dataset)}
 
 
 def unused(setup: Setup) -> dict[str, str]:

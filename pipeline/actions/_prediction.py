@@ -18,8 +18,7 @@ from urllib.parse import quote
 import numpy as np
 
 from pipeline.actions._finished import FinishedSteps
-from pipeline.order import BY_NAME
-from pipeline.segmentation import segmenting
+from pipeline.order import BY_NAME, main_masks
 from steps.runtime.artifacts import Labels, Maps, write_array, write_json, write_label
 from steps.runtime.context import Runtime, StepContext
 from steps.runtime.inference import ImagesFailed, failures
@@ -105,11 +104,6 @@ def predict(finished: FinishedSteps, steps: Sequence[str], classifier: str, imag
                       {name: round(float(p), 4) for name, p in zip(known, probabilities)}, maps, mask, threshold)
 
 
-def mask_step(steps: Sequence[str]) -> str | None:
-    """The step whose mask is that of the image: the first that segments by a trained network, or else the last with masks."""
-    return next(iter([*segmenting(steps), *(name for name in reversed(steps) if BY_NAME[name].MASKS)]), None)
-
-
 class _Work:
     """Runs the steps on one image; `data`: the classes and the image size that the steps were made with."""
 
@@ -123,8 +117,8 @@ class _Work:
         return BY_NAME[classifier].classify(context, ID)
 
     def results(self, steps: Sequence[str], classes: tuple[int, ...]) -> tuple[dict[str, np.ndarray], np.ndarray | None, Any]:
-        """The maps (K, H, W), and the mask (H, W) of the step `mask_step` and how it was made."""
-        dataset, mask, threshold, masking = self._dataset(classes), None, None, mask_step(steps)
+        """The maps (K, H, W), and the mask (H, W) of the step `main_masks` and how it was made."""
+        dataset, mask, threshold, masking = self._dataset(classes), None, None, main_masks(steps)
         size, found = dataset.size(ID), []   # of maps: (name, step, maps)
         for name in steps:
             context = self._context(name, dataset)

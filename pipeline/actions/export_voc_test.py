@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.actions._export import Settings, export_target, finished_masks
-from pipeline.order import BY_NAME
+from pipeline.order import BY_NAME, segmenting
 from pipeline.runfolder.folder import RunFolder
 from wsss.data.dataset import Dataset
 from wsss.data.findings import Finding, report_table
@@ -41,12 +41,12 @@ def run(pipeline: Any) -> int:
 
 
 def segmenting_step(config: Any) -> str:
-    """The step whose masks are exported: the last of the experiment that makes masks without reading any image label."""
-    if not (makers := [name for name in config.steps if BY_NAME[name].MASKS and BY_NAME[name].UNLABELLED]):
-        known = " or ".join(row.name for row in BY_NAME.values() if row.MASKS and row.UNLABELLED)
+    """The step whose masks are exported: the first of the experiment that segments by a trained network. Raises ConfigError if
+    there is none."""
+    if not (makers := segmenting(config.steps)):
         raise ConfigError("action=export_voc_test needs masks of images without labels, but no step of this experiment makes any "
-                          f"({', '.join(config.steps)}). Add {known} to steps, or use an experiment with a segmentation network")
-    return makers[-1]
+                          f"({', '.join(config.steps)}). Add {segmenting(BY_NAME)[0]} to steps, or use an experiment with a segmentation network")
+    return makers[0]
 
 
 def export_voc_test(config: Any, dataset: Dataset, folder: RunFolder, command: str,

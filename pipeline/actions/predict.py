@@ -41,6 +41,8 @@ def check(config: Any) -> None:
     check_run(config)
     if config.images is None:
         require(config.image is not None, "image", None, "an image file: image=FILE; or a folder: images=DIR run=NAME out=DIR")
+        require(not user_path(config.image).is_dir(), "image", config.image, "a file; for all images of a folder images=DIR "
+                "run=NAME out=DIR")
         require(config.out is None, "out", config.out, "no value with image=FILE, whose results are in the run")
         return
     require(config.image is None, "image", config.image, f"no value with images={config.images}")

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import method_schema
 from pipeline.contexts import make_context
-from pipeline.order import BY_NAME, STEPS, Row, sources
+from pipeline.order import BY_NAME, STEPS, Row, main_masks, sources
 from pipeline.plan.plan import DONE, PARTIAL, PlannedStep
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import CONFIG
@@ -50,8 +50,8 @@ class RecordedRun:
 
     @cached_property
     def masks(self) -> str | None:
-        """The masks of the run: the last step of the experiment that makes masks."""
-        return next((planned.name for planned in reversed(self.plan) if planned.step.MASKS), None)
+        """The step with the masks of the run, `pipeline.order.main_masks`."""
+        return main_masks([*self.by_name])
 
     def _scorers(self, step: str) -> list[Row]:
         """The steps that can score the results of a step, those of the experiment first."""

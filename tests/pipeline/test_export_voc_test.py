@@ -9,6 +9,7 @@ from PIL import Image
 
 from pipeline import Pipeline
 from pipeline.actions.export_voc import mask_step
+from pipeline.actions.export_voc_test import segmenting_step
 from pipeline.config import compose, typed
 from pipeline.plan.plan import work_folder
 from pipeline.runfolder.folder import MANIFEST_KEYS
@@ -138,3 +139,7 @@ def test_what_else_is_refused(voc, smoke, tmp_path):
 def test_the_pseudo_masks_that_a_network_is_trained_on_are_still_exported_as_such():
     assert mask_step(typed(compose(["experiment=shapes_seg"]))) == "make_sem_seg_labels"
     assert mask_step(typed(compose(["experiment=shapes_seg", "steps=[train_seg,infer_seg]", "train_seg.labels=gt"]))) == "infer_seg"
+
+
+def test_segmentations_of_the_supervised_bound_are_not_sent_in_place_of_those_from_pseudo_masks():
+    assert segmenting_step(typed(compose(["experiment=shapes_seg_bound"]))) == "infer_seg"

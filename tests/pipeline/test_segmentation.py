@@ -10,7 +10,7 @@ from pipeline import Pipeline
 from steps.runtime import inference
 from tests.conftest import SMOKE, actions, contents, copied
 from wsss.data.dataset import Dataset
-from wsss.data.images import decode_mask, read_mask, resize_image
+from wsss.data.images import decode_mask, read_mask, resize_image, write_mask
 from wsss.errors import ConfigError
 from wsss.metrics.boundary import BoundaryIoU
 from wsss.metrics.semantic import Confusion
@@ -219,6 +219,38 @@ def test_a_network_has_a_backbone_of_its_own(smoke_outputs, tmp_path):
         Pipeline.compose(*words, "train_seg.backbone.depht=resnet34")
     with pytest.raises(ConfigError, match="train_seg.backbone='resnet18' is not possible: expected a file of conf/backbone/, chosen by backbone@train_seg.backbone=NAME"):
         Pipeline.compose(*CHOSEN, "train_seg.backbone=resnet18").plan()
+
+
+def test_a_training_on_the_ground_truth_is_stale_when_a_mask_changes(smoke_outputs, tmp_path):
+    source = next((smoke_outputs / ".data").glob("*"))
+    root = tmp_path / "mine"
+    shutil.copytree(source, root)
+    words = [word for word in CHOSEN if not word.startswith(("experiment=", "data.n_", "steps="))]
+
+    def composed(*more):
+        return Pipeline.compose("experiment=folder_seg", *words, f"data.root={root}", f"outputs={tmp_path}", "name=bound",
+                                "steps=[train_seg,infer_seg]", "train_seg.labels=gt", *more)
+    composed().run()
+    assert set(actions(composed()).values()) == set(actions(composed("train_seg.absent_classes=false")).values()) == {"skip"}
+    pipeline = composed()
+    pipeline.plan()
+    path = root / "masks" / f"{min(pipeline.dataset.lists['train'])}.png"
+    mask = read_mask(path)
+    mask[mask == 0] = mask.max()
+    write_mask(path, mask)
+    with pytest.raises(ConfigError, match=r"train_seg is finished in .* and would be replaced \(masks of truth changed\)"):
+        composed().plan()
+
+
+def test_the_supervised_bound_is_trained_even_if_the_other_network_is_a_file(segmented, tmp_path):
+    weights = segmented / "smoke/train_seg/weights.safetensors"
+    pipeline = Pipeline.compose(*CHOSEN, f"outputs={copied(segmented, tmp_path)}", f"train_seg.weights={weights}", "name=both",
+                                "steps=[train_seg,infer_seg,eval_seg,train_seg_gt,infer_seg_gt,eval_seg_gt]")
+    planned = actions(pipeline)
+    assert planned["train_seg"] == "imported" and planned["train_seg_gt"] == "run"
+    summary = pipeline.run()
+    assert [score["trained_on"] for score in summary["scores"].values()] == 2 * ["a file"] + 2 * ["ground truth"]
+    assert pipeline.recorded(pipeline.folder.path).masks == "infer_seg"   # what the report shows of images
 
 
 def test_a_trained_network_can_be_taken_from_a_file(segmented, tmp_path):

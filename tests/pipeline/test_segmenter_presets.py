@@ -51,3 +51,11 @@ def test_a_decoder_that_does_not_fit_and_a_missing_package_are_said_when_plannin
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == PACKAGE else find(name, *more))
     with pytest.raises(BackendError, match="pip install 'segmentation-models-pytorch>=0.6'"):
         pipeline.plan()
+
+
+def test_the_backbone_of_a_segmentation_network_is_chosen_by_its_group():
+    with pytest.raises(ConfigError, match="train_seg.backbone.depth: there is no such key, because train_seg.backbone is null: choose a method by "
+                                          "backbone@train_seg.backbone=NAME"):
+        Pipeline.compose(*SMOKE, "train_seg.backbone.depth=resnet18")
+    with pytest.raises(ConfigError, match="train_seg.backbone='tiny' is not possible: expected backbone@train_seg.backbone=NAME"):
+        Pipeline.compose(*SMOKE, "train_seg.backbone=tiny")

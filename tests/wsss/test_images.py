@@ -219,3 +219,9 @@ def test_palette_is_vocs():
     assert VOC_PALETTE.shape == (256, 3) and VOC_PALETTE.dtype == np.uint8
     assert {index: tuple(map(int, VOC_PALETTE[index])) for index in known} == known
     assert len(np.unique(VOC_PALETTE, axis=0)) == 256
+
+
+def test_the_reason_of_a_file_that_is_no_image_is_the_same_at_every_reading(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match="a.jpg is damaged or not a JPEG or PNG image; restore or remove it$"):
+        read_image(tmp_path / "a.jpg")

@@ -12,8 +12,11 @@ from tests.networks import new_backbone
 from wsss.errors import ConfigError
 from wsss.resize import resize
 from wsss.segmenters import to_onnx
+from wsss.segmenters.deeplab_v2 import DeepLabV2
 from wsss.segmenters.fpn import FPN
+from wsss.segmenters.smp import SMP
 from wsss.segmenters.to_onnx import adaptive_pool, export_onnx
+from wsss.segmenters.upernet import UPerNet
 
 onnx = pytest.mark.skipif(not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
                           reason='pip install -e ".[onnx]"')
@@ -47,9 +50,22 @@ def test_adaptive_pooling_is_that_of_torch(bins):
     torch.testing.assert_close(adaptive_pool(x, bins), F.adaptive_avg_pool2d(x, bins))
 
 
+def deeplab():
+    return DeepLabV2(rates=[1, 2], scales=[0.5, 0.75], loss="balanced").new(new_backbone("tiny"), 4, seed=1)
+
+
+def upernet():
+    return UPerNet(width=8, auxiliary_width=8, auxiliary_weight=0.4, dropout=0.1, swin=False).new(new_backbone("tiny"), 4, seed=1)
+
+
+def unet():
+    pytest.importorskip("segmentation_models_pytorch", exc_type=ImportError)
+    return SMP(architecture="unet").new(new_backbone("tiny"), 4, seed=1)
+
+
 @onnx
-@pytest.mark.parametrize("network", [Pyramid, lambda: FPN(width=16).new(new_backbone("tf_efficientnet_lite0", "frozen_batch"), 4, seed=1)],
-                         ids=["pyramid pooling", "same padding"])
+@pytest.mark.parametrize("network", [Pyramid, lambda: FPN(width=16).new(new_backbone("tf_efficientnet_lite0", "frozen_batch"), 4, seed=1),
+                                     deeplab, upernet, unet], ids=["pyramid pooling", "same padding", "scales", "upernet", "padded"])
 def test_networks_whose_layers_depend_on_the_size_are_exported(network, tmp_path):
     import onnx
     facts = export_onnx(network().eval(), tmp_path / "net.onnx", {"labels": "[1, 2]"})

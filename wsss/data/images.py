@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from wsss.data.messages import MAX_REPORTED
 from wsss.errors import ArgumentError, DataError
@@ -65,7 +65,8 @@ def _read_header(source: Path | io.BytesIO, path: object) -> _Header:
     except FileNotFoundError as error:
         raise DataError(f"no image at {path}; expected a JPEG or PNG: restore it, or remove its id") from error
     except _DAMAGE as error:
-        raise DataError(f"{path} is damaged or not a JPEG or PNG image ({error}); restore or remove it") from error
+        why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"   # it names an object in memory
+        raise DataError(f"{path} is damaged or not a JPEG or PNG image{why}; restore or remove it") from error
     if kind not in _PIXEL_END:
         raise DataError(f"{path} is a {kind} file; expected JPEG or PNG: convert it")
     if bits > 8:

@@ -1,6 +1,7 @@
 """The layers and losses of DeepLabV2 (`wsss.segmenters.deeplab_v2`)."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -34,9 +35,11 @@ class DeepLabV2Segmenter(Segmenter):
     def all_logits(self, x: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) to the logits (B, C + 1, h, w) at scale 1, at each of `scales` on a smaller grid, and their maximum
         on the grid of scale 1."""
-        height, width = x.shape[2:]
         found = [self._logits(x)]
-        found += [self._logits(resize(x, (max(1, int(height * scale)), max(1, int(width * scale))))) for scale in self.scales]
+        for scale in self.scales:
+            ratio = Fraction(scale).limit_denominator(1000)   # in whole numbers: an exported network computes its sizes again
+            size = [max(1, side * ratio.numerator // ratio.denominator) for side in x.shape[2:]]
+            found.append(self._logits(resize(x, size)))
         largest = found[0]
         for logits in found[1:]:
             largest = torch.maximum(largest, resize(logits, largest.shape[2:]))

@@ -72,5 +72,4 @@ class UPerNet(SegmenterMethod):
         return decay_groups(net, head_lr_mult)
 
 
-
 Method = UPerNet
