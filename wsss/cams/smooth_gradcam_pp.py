@@ -3,13 +3,12 @@ Convolutional Neural Network Models", arXiv 1908.01224."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from wsss.cams.method import Features, StageMethod
-from wsss.seeding import generator
+from wsss.cams.noise import noises
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,23 +59,12 @@ class SmoothGradCAMpp(StageMethod):
         if not classes:
             return activation.new_zeros(len(pair), 0, *activation.shape[2:])
         total = torch.zeros((), device=pair.device)
-        for noise in self._noises(pair):
+        for noise in noises(pair, self.samples, self.std, self.method):
             total = total + stage_maps(net, pair + noise, classes, [self.stage], self.map_of)[0]
         first, second, third = (total / self.samples).unbind(2)   # each (2, K, D, h, w)
         denominator = 2 * second + third * activation.sum((2, 3), keepdim=True)[:, None]
         alpha = torch.where(denominator == 0, 0, second / denominator)
         return torch.einsum("bkd,bdhw->bkhw", (alpha * first.relu()).sum((3, 4)), activation).relu_()
-
-    def _noises(self, pair: Tensor) -> Iterator[Tensor]:
-        """The noise of each copy, (2, 3, H, W)."""
-        import torch
-
-        # Rounded, so that the image has the same noise on every device: adjacent values of a colour differ by about 1 / 60
-        seed = 0 if pair.is_meta else zlib.crc32((pair[0] * 64).round().to("cpu", torch.int16).numpy().tobytes())
-        draws = generator(seed, self.method)
-        for _ in range(self.samples):
-            noise = torch.from_numpy(self.std * draws.standard_normal(tuple(pair.shape[1:]))).to(pair)
-            yield torch.stack([noise, noise.flip(-1)])
 
     # `scale_weight` is 1, as in Grad-CAM++
 
