@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tests.networks import LITE0, new_backbone, new_classifier
 from tests.wsss.test_gradcam import CLASSES, close, exact, live, maps_of, network, pair
 from wsss.cams.backprop import Backprop
+from wsss.cams.cam import CAM
 from wsss.cams.eigencam import EigenCAM
 from wsss.cams.gradcam import GradCAM
 from wsss.cams.gradcam_pp import GradCAMpp
@@ -27,6 +28,7 @@ from wsss.cams.noise import noises
 from wsss.cams.occlusion import Occlusion
 from wsss.cams.rollout import AttentionRollout
 from wsss.cams.scorecam import ScoreCAM
+from wsss.cams.signed_cam import SignedCAM
 from wsss.cams.smooth_gradcam_pp import SmoothGradCAMpp
 from wsss.cams.sscam import SSCAM
 from wsss.cams.xgradcam import XGradCAM
@@ -37,7 +39,7 @@ NETWORKS = [("resnet18", "group"), (LITE0, "frozen_batch"), (VIT, "frozen_batch"
 EVERY = pytest.mark.parametrize(("name", "norm"), NETWORKS, ids=[name for name, _ in NETWORKS])
 CONVOLUTIONAL = pytest.mark.parametrize(("name", "norm"), NETWORKS[:2], ids=[name for name, _ in NETWORKS[:2]])
 METHODS = [GradCAMpp(-1), XGradCAM(-1), HiResCAM(-1), EigenCAM(), Backprop(), ScoreCAM("paper", 16), SSCAM("paper", 16, 2, 0.5),
-           ISCAM("paper", 16, 2), SSCAM("fcam", 16, 2, 0.5), SmoothGradCAMpp(-1, 2, 0.3), Occlusion(24, 16, 16), GuidedBackprop(),
+           ISCAM("paper", 16, 2), SSCAM("fcam", 16, 2, 0.5), SmoothGradCAMpp(-1, "paper", 2, 0.3), Occlusion(24, 16, 16), GuidedBackprop(),
            GuidedGradCAM(-1), LeGrad(0), AttentionRollout()]
 ALL = pytest.mark.parametrize("method", METHODS, ids=[f"{method.method}_{getattr(method, 'definition', '')}".strip("_") for method in METHODS])
 SIZE = (45, 61)
@@ -110,7 +112,18 @@ def test_gradient_methods_equal_torchcam(name, norm):
     # same where the gradient is the same in all cells.
     smooth = theirs(methods.SmoothGradCAMpp, -1, num_samples=1, std=1e-12)
     close_to(GradCAMpp(-1), smooth)
-    close_to(SmoothGradCAMpp(-1, 3, 0.0), smooth)
+    close_to(SmoothGradCAMpp(-1, "paper", 3, 0.0), smooth)
+
+
+@EVERY
+def test_signed_cam_is_cam_before_its_relu(name, norm):
+    net, images = network(name, norm), pair(*SIZE)
+    with torch.no_grad():
+        found, features = maps_of(SignedCAM(), net, images), net.features(images)
+        assert found.min() < 0 and SignedCAM.range == (-1, 1) and maps_of(SignedCAM(), net, images, []).shape == (2, 0, *found.shape[2:])
+        close(found.clamp(min=0), maps_of(CAM(), net, images))
+        for k, index in enumerate(CLASSES):   # average pooling of the map is the logit
+            torch.testing.assert_close(found[:, k].mean((1, 2)), net.head(features)[:, index])
 
 
 @EVERY
@@ -122,16 +135,20 @@ def test_where_the_gradient_is_the_same_in_all_cells_they_are_grad_cam(name, nor
 
 @EVERY
 @pytest.mark.parametrize("stage", [-1, -2])
-def test_smooth_grad_cam_pp_equals_a_plain_loop(name, norm, stage):
+@pytest.mark.parametrize("definition", ["paper", "fcam"])
+def test_smooth_grad_cam_pp_equals_a_plain_loop(name, norm, stage, definition):
     net, images = exact(name, norm, SIZE)
-    method = SmoothGradCAMpp(stage, 3, 0.3)
+    method = SmoothGradCAMpp(stage, definition, 3, 0.3)
     found, noise_of = maps_of(method, net, images), list(noises(images, 3, 0.3, "smooth_gradcam_pp"))
     for i, image in enumerate(images):
         gradients = torch.stack([of_stage(net, image + noise[i], stage)[1] for noise in noise_of])   # (3, K, D, h, w)
         activation = of_stage(net, image, stage)[0]
         first, second, third = (gradients.pow(power).mean(0) for power in (1, 2, 3))
-        alpha = second / (2 * second + third * activation.sum((1, 2))[None, :, None, None])
-        weights = (alpha * first.clamp(min=0)).nan_to_num(0).sum((2, 3))
+        inner = third * activation.sum((1, 2))[None, :, None, None]
+        if definition == "fcam":
+            inner, first = (third * activation).sum((2, 3), keepdim=True), gradients[-1]
+            activation = of_stage(net, image + noise_of[-1][i], stage)[0]
+        weights = (second / (2 * second + inner) * first.clamp(min=0)).nan_to_num(0).sum((2, 3))
         close(found[i], (weights[:, :, None, None] * activation).sum(1).clamp(min=0))
 
 
@@ -454,8 +471,8 @@ def test_maps_at_full_resolution_come_back_as_they_were():
      "expected a number from -12 to 11"),
     (lambda: Occlusion(0, 16, 16), "cam.size=0 is not possible: expected at least 1"),
     (lambda: Occlusion(32, -1, 16), "cam.stride=-1 is not possible: expected at least 1"),
-    (lambda: SmoothGradCAMpp(-1, 0, 0.3), "cam.samples=0 is not possible: expected at least 1"),
-    (lambda: SmoothGradCAMpp(-1, 4, -0.1), "cam.std=-0.1 is not possible: expected at least 0"),
+    (lambda: SmoothGradCAMpp(-1, "paper", 0, 0.3), "cam.samples=0 is not possible: expected at least 1"),
+    (lambda: SmoothGradCAMpp(-1, "paper", 4, -0.1), "cam.std=-0.1 is not possible: expected at least 0"),
     (lambda: GuidedBackprop().check(network(VIT, "frozen_batch")), "cam=guided_backprop needs a network with ReLUs, vit_tiny_patch16_224 "
      "has none. Choose one that has, such as backbone=resnet50, or another method, such as cam=backprop"),
     (lambda: GuidedGradCAM(9).check(network()), "stage 9 does not exist: tiny has 5 stages, expected a number from -5 to 4"),

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class LeGrad(CamMethod):
-    """LeGrad, for transformers: M(j) = sum_l mean_hi ReLU(dy_l / dA_l(h, i, j)), with A_l the attention of block l from token i to
-    cell j in head h, and y_l the logit that the class would have if block l were the last one: the classifier on the output of
-    the block after the network's last norm. The gradient is not multiplied by the attention.
+    """LeGrad, for transformers: M(j) = sum_l mean_hi ReLU(dy_l / dA_l(h, i, j)), with A_l the attention of block l from token i
+    to cell j in head h, and y_l the logit that the class would have if block l were the last one: the classifier on the output
+    of the block after the network's last norm. The gradient is not multiplied by the attention. Where no
+    gradient is positive the map is 0 everywhere, which happens with few blocks.
 
     The authors' code for CLIP averages all tokens before the norm and compares the result, at length 1, with a text; here the
     norm comes first and the classifier pools as always, the cells alone. Its default are the last two blocks.
@@ -58,8 +59,8 @@ class LeGrad(CamMethod):
 
         count = number_of_blocks(net, "LeGrad")
         if not -count <= self.first_block < count:
-            raise ConfigError(f"cam.first_block={self.first_block} does not exist: {net.backbone.name} has {count} blocks, expected "
-                              f"a number from {-count} to {count - 1}")
+            raise ConfigError(f"cam.first_block={self.first_block} does not exist: {net.backbone.name} has {count} blocks, "
+                              f"expected a number from {-count} to {count - 1}")
 
     def scale_weight(self, pair: Tensor) -> float:
         # the gradient of a mean over the cells shrinks with their number, as in Grad-CAM

@@ -28,7 +28,7 @@ class AttentionRollout(CamMethod):
     gradients: ClassVar[bool] = True   # for float32 and the weights as trained alone
 
     def maps(self, net: Classifier, features_of: Features, pair: Tensor, classes: Sequence[int]) -> Tensor:
-        """As `CamMethod.maps`, on the grid of the cells; not negative. One forward pass, in float32; `features_of` is not used."""
+        """As `CamMethod.maps`, on the grid of the cells; positive. One forward pass, in float32; `features_of` is not used."""
         import torch
 
         from wsss.cams.attention import of_cells

@@ -39,7 +39,8 @@ class SSCAM(ScoreCAM):
         self.require(self.std >= 0, "std", "at least 0")
 
     def copies(self, pair: Tensor) -> Iterable[tuple[float, Tensor]]:
-        return ((1.0, noise) for noise in noises(pair, self.samples, self.std, self.method, 3 if self.definition == "fcam" else 1))
+        channels = 3 if self.definition == "fcam" else 1
+        return ((1.0, noise) for noise in noises(pair, self.samples, self.std, self.method, channels))
 
 
 Method = SSCAM
