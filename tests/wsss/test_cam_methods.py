@@ -21,6 +21,7 @@ from wsss.cams.guided_backprop import GuidedBackprop
 from wsss.cams.guided_gradcam import GuidedGradCAM
 from wsss.cams.hirescam import HiResCAM
 from wsss.cams.iscam import ISCAM
+from wsss.cams.layercam import LayerCAM
 from wsss.cams.legrad import LeGrad
 from wsss.cams.maps import pack, pad_of, rebuild
 from wsss.cams.method import multi_scale_maps
@@ -113,6 +114,32 @@ def test_gradient_methods_equal_torchcam(name, norm):
     smooth = theirs(methods.SmoothGradCAMpp, -1, num_samples=1, std=1e-12)
     close_to(GradCAMpp(-1), smooth)
     close_to(SmoothGradCAMpp(-1, "paper", 3, 0.0), smooth)
+
+
+@EVERY
+@pytest.mark.parametrize("stage", [-1, -2])
+def test_gradient_methods_equal_pytorch_grad_cam(name, norm, stage):
+    theirs = pytest.importorskip("pytorch_grad_cam", reason="pip install grad-cam, which brings OpenCV")
+    net, images = exact(name, norm, SIZE)
+    net.classifier.weight.data *= 1e6   # they add to denominators
+    activations, gradients = zip(*(of_stage(net, image, stage) for image in images), strict=True)
+    for ours, kind in [(GradCAM(stage), "GradCAM"), (GradCAMpp(stage), "GradCAMPlusPlus"), (XGradCAM(stage), "XGradCAM"),
+                       (HiResCAM(stage), "HiResCAM"), (LayerCAM([stage]), "LayerCAM")]:
+        with getattr(theirs, kind)(net, [net.backbone.stage_modules[stage]]) as method:
+            maps = [torch.from_numpy(method.get_cam_image(images, None, None, torch.stack(activations).numpy(), each.numpy(), False))
+                    for each in torch.stack(gradients, dim=1)]
+        close(maps_of(ours, net, images).float(), torch.stack(maps, dim=1).clamp(min=0).float())
+
+
+def test_score_cam_equals_pytorch_grad_cam(monkeypatch):
+    theirs = pytest.importorskip("pytorch_grad_cam", reason="pip install grad-cam, which brings OpenCV")
+    monkeypatch.setattr(torch.nn, "UpsamplingBilinear2d", lambda size: torch.nn.Upsample(size, mode="bilinear"))   # theirs aligns corners
+    net, images = network(), pair(40, 55)
+    with torch.no_grad(), theirs.ScoreCAM(net, [net.backbone.stage_modules[-1]]) as method:
+        features = net.features(images).numpy()
+        maps = [torch.from_numpy(method.get_cam_image(images, None, [lambda output, index=index: output[index]] * 2, features, None))
+                for index in CLASSES]
+        close(maps_of(ScoreCAM("paper", 16), net, images), torch.stack(maps, dim=1).clamp(min=0))
 
 
 @EVERY

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class LeGrad(CamMethod):
     """LeGrad, for transformers: M(j) = sum_l mean_hi ReLU(dy_l / dA_l(h, i, j)), with A_l the attention of block l from token i
     to cell j in head h, and y_l the logit that the class would have if block l were the last one: the classifier on the output
-    of the block after the network's last norm. The gradient is not multiplied by the attention. Where no
-    gradient is positive the map is 0 everywhere, which happens with few blocks.
+    of the block after the network's last norm. The gradient is not multiplied by the attention. If none is positive, as can be
+    with few blocks, the map is 0 everywhere.
 
     The authors' code for CLIP averages all tokens before the norm and compares the result, at length 1, with a text; here the
     norm comes first and the classifier pools as always, the cells alone. Its default are the last two blocks.

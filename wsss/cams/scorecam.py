@@ -25,7 +25,8 @@ class ScoreCAM(CamMethod):
 
     The paper subtracts the logit of a baseline image from all scores, which a softmax cancels. The mask of a channel of one value
     is 0. Differs from others: torchcam scales A_k before it enlarges it; the authors' code weights by the class's probability,
-    without a softmax over the channels, and leaves out channels of one value; pytorch-grad-cam as here.
+    without a softmax over the channels, and leaves out channels of one value; pytorch-grad-cam
+    enlarges with aligned corners.
 
     definition: "paper", or "fcam" for that of F-CAM's code (a fork of torchcam): A_k is scaled to [0, 1] before all else, also in
         the sum, and a_k is the class's probability (softmax over the classes), without a softmax over the channels.
