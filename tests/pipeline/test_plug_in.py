@@ -318,7 +318,7 @@ def test_the_keys_of_a_method_and_their_misspellings(tree):
     words = ("cam=gray", ("cam=grey", "cam.gian=1"), ("cam=grey", "cam.gain=much"), "cam=cam cam.gain=1".split(), ("cam=grey", "cam.method=cam"),
              "cam=broken", "cam=nameless", "cam=cam")
     name, key, value, other, method, broken, nameless, cam = plans(tree, *((each,) if isinstance(each, str) else tuple(each) for each in words))
-    assert name == "cam=gray: there is no such option; did you mean 'grey'? (allowed: backprop, broken, cam, eigencam, gradcam, gradcam_pp, grey, grey_again, guided_backprop, guided_gradcam, hirescam, layercam, loud, nameless, occlusion, scorecam, smooth_gradcam_pp, xgradcam)"
+    assert name == "cam=gray: there is no such option; did you mean 'grey'? (allowed: backprop, broken, cam, eigencam, gradcam, gradcam_pp, grey, grey_again, guided_backprop, guided_gradcam, hirescam, iscam, iscam_fcam, layercam, legrad, loud, nameless, occlusion, rollout, scorecam, scorecam_fcam, signed_cam, smooth_gradcam_pp, smooth_gradcam_pp_fcam, sscam, sscam_fcam, xgradcam)"
     assert key == "cam.gian: there is no such key; did you mean 'gain'? (allowed here: gain)"
     assert value == "cam.gain: Value 'much' of type 'str' could not be converted to Float"
     assert other == "cam.gain: there is no such key (allowed here: none)"

@@ -147,7 +147,7 @@ def test_a_setting_of_a_method_that_is_not_recorded_does_not_count():
     def recorded(*words: str) -> dict:
         config = typed(compose(["cam=scorecam", *words]))
         return BY_NAME["make_cam"].identity(setup_of(config, dataset(3), "make_cam"))["cam"]
-    assert recorded() == recorded("cam.batch_size=5") == {"method": "scorecam"}
+    assert recorded() == recorded("cam.batch_size=5") == {"method": "scorecam", "definition": "paper"}
 
 
 def test_what_a_method_that_asks_for_values_needs_is_unknown(sized, monkeypatch):

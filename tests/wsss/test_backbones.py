@@ -223,7 +223,7 @@ def test_attention_is_timms_own(name):
     for ours, theirs in zip(found, recorded, strict=True):
         torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(found[0].sum(-1), torch.ones(found[0].shape[:3]))
-    assert all(block.attn.fused_attn and not block.attn._forward_pre_hooks for block in blocks) and torch.equal(net(x), features)
+    assert all(block.attn.fused_attn and not block.attn._forward_hooks and not block._forward_hooks for block in blocks) and torch.equal(net(x), features)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_femto", "swin_tiny_patch4_window7_224", "vgg16"])

@@ -22,7 +22,8 @@ class GradCAMpp(StageMethod):
     factor exp(logit) of the paper's gradient is the same for all channels and left out, as in all codes. pytorch-grad-cam has
     this definition (with 1e-6 in the denominator); the authors' code also divides the alphas of a channel by their sum; in
     torchcam the division by the denominator has no effect, so its alpha is g^2, and its denominator has sum_ab A_k(a,b)
-    g_k(a,b)^3.
+    g_k(a,b)^3, as F-CAM's code. At the last stage of a linear classifier after average pooling, as in F-CAM's table, the gradient
+    is the same in all cells, and both denominators are the same.
 
     stage: as of `StageMethod`.
     """

@@ -34,7 +34,7 @@ def stage_maps(net: Classifier, images: Tensor, classes: Sequence[int], stages: 
         ConfigError: there are no stages, or one that the backbone does not have.
     """
     numbers, size = stage_numbers(net, stages), (images.shape[2], images.shape[3])
-    with _differentiable(images) as x:
+    with differentiable(images) as x:
         outputs, logits = _forward(net, x, numbers)
         activations = [net.backbone.as_map(output.detach(), size) for output in outputs]
         maps: list[list[Tensor]] = [[] for _ in activations]
@@ -48,7 +48,7 @@ def stage_maps(net: Classifier, images: Tensor, classes: Sequence[int], stages: 
 
 def stage_activations(net: Classifier, images: Tensor, stage: int) -> Tensor:
     """The activations (B, D, h, w) of a stage, as `stage_maps` gives them to `map_of`; arguments and errors as there."""
-    with _differentiable(images) as x, torch.no_grad():
+    with differentiable(images) as x, torch.no_grad():
         outputs, _ = _forward(net, x, stage_numbers(net, [stage]))
         return net.backbone.as_map(outputs[0].detach(), (images.shape[2], images.shape[3]))
 
@@ -58,7 +58,7 @@ def image_gradients(net: Classifier, images: Tensor, classes: Sequence[int]) -> 
 
     Arguments as `stage_maps`; one forward pass for all classes, whose graph is that of the whole network.
     """
-    with _differentiable(images) as x:
+    with differentiable(images) as x:
         x = x.detach().requires_grad_()
         logits = net(x)
         gradients = [torch.autograd.grad(logits[:, index].sum(), x, retain_graph=True)[0] for index in classes]
@@ -66,7 +66,7 @@ def image_gradients(net: Classifier, images: Tensor, classes: Sequence[int]) -> 
 
 
 @contextmanager
-def _differentiable(images: Tensor) -> Iterator[Tensor]:
+def differentiable(images: Tensor) -> Iterator[Tensor]:
     """Enable gradients in float32 in the block, which gets the images as a tensor that autograd can save."""
     device = "cpu" if images.is_meta else images.device.type   # plans estimate memory on torch's meta device
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):

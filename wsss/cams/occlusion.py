@@ -43,7 +43,7 @@ class Occlusion(CamMethod):
         """As `CamMethod.maps`, (2, K, ceil(H / stride), ceil(W / stride)); not negative."""
         import torch
 
-        from wsss.cams.masking import masked_logits
+        from wsss.cams.masking import masked_scores
 
         height, width = pair.shape[2:]
         rows, columns = -(-height // self.stride), -(-width // self.stride)
@@ -59,7 +59,7 @@ class Occlusion(CamMethod):
             return (~square).to(pair.dtype)[:, None]
 
         whole = net.head(features_of(pair))[:, list(classes)].float()   # (2, K)
-        logits = torch.stack([masked_logits(net, features_of, image, masks, rows * columns, classes, self.batch_size)
+        logits = torch.stack([masked_scores(net, features_of, image, masks, rows * columns, classes, self.batch_size)
                               for image in pair])                       # (2, cells, K)
         return (whole[:, None] - logits).relu_().mT.unflatten(2, (rows, columns))
 

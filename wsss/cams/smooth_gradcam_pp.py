@@ -3,13 +3,12 @@ Convolutional Neural Network Models", arXiv 1908.01224."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from wsss.cams.method import Features, StageMethod
-from wsss.seeding import generator
+from wsss.cams.noise import noises
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,23 +22,26 @@ class SmoothGradCAMpp(StageMethod):
     gradient g of the class's logit and of its powers, and with the activations of the image without noise.
 
     w_k = sum_ij alpha_k ReLU(mean g) with alpha = mean g^2 / (2 mean g^2 + mean g^3 sum_ab A_k(a,b)). In the paper the numerator
-    of alpha is the mean of g; torchcam also has that of g^2, as in Grad-CAM++, from which the formula is derived. torchcam and
-    F-CAM's code take ReLU(g) and the activations of the sum from the last noisy copy.
+    of alpha is the mean of g; torchcam also has that of g^2, as in Grad-CAM++, from which the formula is derived.
 
     The noise depends on the image at its scale alone, not on the order of images or the seed of a run; that of the mirror image
     is mirrored. It costs `samples` times as many forward and backward passes as Grad-CAM++.
 
     stage: as of `StageMethod`.
+    definition: "paper", or "fcam" for that of F-CAM's code (a fork of torchcam): ReLU(g) and the activations of the sum over k
+        are those of the last noisy copy, and the sum in alpha is sum_ab A_k(a,b) (mean g^3)(a,b).
     samples: noisy copies.
     std: of the Gaussian noise, added to the normalised image.
     """
 
+    definition: str
     samples: int
     std: float
 
     title: ClassVar[str] = "Smooth Grad-CAM++"
 
     def __post_init__(self) -> None:
+        self.require(self.definition in ("paper", "fcam"), "definition", "paper or fcam")
         self.require(self.samples >= 1, "samples", "at least 1")
         self.require(self.std >= 0, "std", "at least 0")
 
@@ -60,23 +62,18 @@ class SmoothGradCAMpp(StageMethod):
         if not classes:
             return activation.new_zeros(len(pair), 0, *activation.shape[2:])
         total = torch.zeros((), device=pair.device)
-        for noise in self._noises(pair):
-            total = total + stage_maps(net, pair + noise, classes, [self.stage], self.map_of)[0]
+        for noise in noises(pair, self.samples, self.std, self.method):
+            copy = stage_maps(net, pair + noise, classes, [self.stage], self.map_of)[0]
+            total = total + copy
         first, second, third = (total / self.samples).unbind(2)   # each (2, K, D, h, w)
-        denominator = 2 * second + third * activation.sum((2, 3), keepdim=True)[:, None]
+        if self.definition == "fcam":
+            first, inner = copy[:, :, 0], (third * activation[:, None]).sum((3, 4), keepdim=True)
+            activation = stage_activations(net, pair + noise, self.stage)
+        else:
+            inner = third * activation.sum((2, 3), keepdim=True)[:, None]
+        denominator = 2 * second + inner
         alpha = torch.where(denominator == 0, 0, second / denominator)
         return torch.einsum("bkd,bdhw->bkhw", (alpha * first.relu()).sum((3, 4)), activation).relu_()
-
-    def _noises(self, pair: Tensor) -> Iterator[Tensor]:
-        """The noise of each copy, (2, 3, H, W)."""
-        import torch
-
-        # Rounded, so that the image has the same noise on every device: adjacent values of a colour differ by about 1 / 60
-        seed = 0 if pair.is_meta else zlib.crc32((pair[0] * 64).round().to("cpu", torch.int16).numpy().tobytes())
-        draws = generator(seed, self.method)
-        for _ in range(self.samples):
-            noise = torch.from_numpy(self.std * draws.standard_normal(tuple(pair.shape[1:]))).to(pair)
-            yield torch.stack([noise, noise.flip(-1)])
 
     # `scale_weight` is 1, as in Grad-CAM++
 

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,19 @@ from torch import Tensor, nn
 from wsss.data.images import Normalisation
 
 EARLY_STRIDE = 8   # of the last early stage
+
+
+class Block(NamedTuple):
+    """What is known of a block of a transformer.
+
+    Attributes:
+        attention: after its softmax, (B, heads, n, n) with the class token and the cells in row-major order.
+        features: (B, D, h, w), what `features` would be if the block were the last one. With gradients enabled they are a
+            function of `attention`, which is a leaf of the graph.
+    """
+
+    attention: Tensor
+    features: Tensor
 
 
 class Backbone(nn.Module):
@@ -57,7 +70,11 @@ class Backbone(nn.Module):
     def attention(self, x: Tensor) -> tuple[Tensor, ...] | None:
         """The attention of each block of a transformer after its softmax, (B, heads, n, n) with the class token and the cells in
         row-major order; None for other networks."""
-        return None
+        return tuple(block.attention for block in self.blocks(x)) or None
+
+    def blocks(self, x: Tensor) -> tuple[Block, ...]:
+        """The blocks of a transformer whose attention is between all cells, first to last; none for other networks."""
+        return ()
 
     def early_parameters(self) -> list[nn.Parameter]:
         """The trained parameters of the layers up to the first stage of stride 8: layer2 of a ResNet. Without such a stage it is

@@ -6,12 +6,13 @@ from copy import copy
 from threading import get_ident
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wsss.data.images import Normalisation
-from wsss.networks.backbones.backbone import Backbone
+from wsss.networks.backbones.backbone import Backbone, Block
 
 
 class Layout(NamedTuple):
@@ -62,11 +63,7 @@ class TimmBackbone(Backbone):
         return self
 
     def features(self, x: Tensor) -> Tensor:
-        size = x.shape[2:]
-        x = self.net.forward_features(self._padded(x))
-        if self.layout.head:
-            x = self.net.forward_head(x, pre_logits=True)
-        return self.as_map(self.pooled(x), size)
+        return self.as_map(self.pooled(self._before_pooling(self.net.forward_features(self._padded(x)))), x.shape[2:])
 
     def stages(self, x: Tensor) -> tuple[Tensor, ...]:
         stages = self.net.forward_intermediates(self._padded(x), indices=list(self.layout.indices), output_fmt="NCHW",
@@ -83,24 +80,40 @@ class TimmBackbone(Backbone):
         strides = sorted({*self.strides, self.feature_stride})
         return self._cropped(map_of(output, sides, strides, self.layout.channels_last), size)
 
-    def attention(self, x: Tensor) -> tuple[Tensor, ...] | None:
-        attentions: list[Any] = [getattr(block, "attn", None) for block in getattr(self.net, "blocks", ())]
-        if not attentions or not all(hasattr(each, "fused_attn") and hasattr(each, "attn_drop") for each in attentions):
-            return None
+    def blocks(self, x: Tensor) -> tuple[Block, ...]:
+        blocks: list[Any] = list(getattr(self.net, "blocks", ()))
+        attentions: list[Any] = [getattr(block, "attn", None) for block in blocks]
+        if not blocks or not all(hasattr(each, "fused_attn") and hasattr(each, "attn_drop") for each in attentions):
+            return ()
         found: list[Tensor] = []
+        outputs: list[Tensor] = []
         thread = get_ident()
 
-        def hook(attention: nn.Module, args: tuple, kwargs: dict) -> None:
-            if get_ident() == thread:   # not the call of another thread that shares the network
-                found.append(_probabilities(attention, args, kwargs))
-        handles = [attention.register_forward_pre_hook(hook, with_kwargs=True) for attention in attentions]
+        def attend(attention: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor | None:
+            if get_ident() != thread:
+                return None   # the call of another thread that shares the network
+            probabilities, output = _unfused(attention, args, kwargs)
+            found.append(probabilities)
+            return output
+
+        def keep(block: nn.Module, args: tuple, output: Tensor) -> None:
+            if get_ident() == thread:
+                outputs.append(output)
+        handles = [*(attention.register_forward_hook(attend, with_kwargs=True) for attention in attentions),
+                   *(block.register_forward_hook(keep) for block in blocks)]
         try:
-            features = self.features(x)
+            self.net.forward_features(self._padded(x))
         finally:
             for handle in handles:
                 handle.remove()
-        whole = all(probabilities.shape[-1] >= features[0, 0].numel() for probabilities in found)   # not in windows
-        return tuple(found) if whole else None
+        features = [self.as_map(self._before_pooling(self.net.norm(output)), x.shape[2:]) for output in outputs]
+        if any(probabilities.shape[-1] < features[0][0, 0].numel() for probabilities in found):
+            return ()   # in windows
+        return tuple(map(Block, found, features))
+
+    def _before_pooling(self, output: Tensor) -> Tensor:
+        """The output of timm's `forward_features` after the norm of its head."""
+        return self.net.forward_head(output, pre_logits=True) if self.layout.head else output
 
     def _padded(self, x: Tensor) -> Tensor:
         height, width = (-side % self.layout.multiple for side in x.shape[2:])
@@ -128,14 +141,19 @@ def map_of(output: Tensor, size: Sequence[int], strides: Sequence[int], channels
     return output.permute(0, 3, 1, 2) if channels_last else output
 
 
-def _probabilities(attention: Any, args: tuple, kwargs: dict) -> Tensor:
-    """The attention after its softmax, by timm's path that is not fused: of a copy, because other threads may use the network."""
+def _unfused(attention: Any, args: tuple, kwargs: dict) -> tuple[Tensor, Tensor]:
+    """The attention after its softmax and the output, by timm's path that is not fused: of a copy, because other threads may use
+    the network. With gradients enabled the first is a leaf of the graph."""
     found: list[Tensor] = []
     unfused = copy(attention)   # with the same parameters
     recorder = nn.Identity()
-    recorder.register_forward_hook(lambda module, inputs, output: found.append(output))
+
+    def record(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        found.append(output.detach().requires_grad_() if torch.is_grad_enabled() else output)
+        return found[0]
+    recorder.register_forward_hook(record)
     unfused._modules = {**attention._modules, "attn_drop": recorder}
-    unfused._forward_pre_hooks = OrderedDict()
+    unfused._forward_hooks = OrderedDict()
     unfused.fused_attn = False
-    unfused(*args, **kwargs)
-    return found[0]
+    output = unfused(*args, **kwargs)
+    return found[0], output
