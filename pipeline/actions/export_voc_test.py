@@ -45,7 +45,8 @@ def segmenting_step(config: Any) -> str:
     there is none."""
     if not (makers := segmenting(config.steps)):
         raise ConfigError("action=export_voc_test needs masks of images without labels, but no step of this experiment makes any "
-                          f"({', '.join(config.steps)}). Add {segmenting(BY_NAME)[0]} to steps, or use an experiment with a segmentation network")
+                          f"({', '.join(config.steps)}). Add {segmenting(BY_NAME)[0]} to steps, or use an experiment "
+                          "with a segmentation network")
     return makers[0]
 
 

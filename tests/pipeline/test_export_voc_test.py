@@ -34,7 +34,7 @@ def voc(tmp_path):
     (root / "ImageSets/Segmentation/test.txt").write_text("\n".join(TEST) + "\n")
     target = f"export_to={tmp_path / 'sent'}"
     return lambda *overrides: Pipeline.compose("experiment=lpcam_voc12_deeplab", f"data.root={root}", f"outputs={tmp_path / 'out'}", "name=mine",
-                                               "threads=1", "backbone=tiny", *overrides, *[target] * ("action=export_voc_test" in overrides))
+                                               "threads=1", "backbone=tiny", "train_seg.absent_classes=true", *overrides, *[target] * ("action=export_voc_test" in overrides))
 
 
 def pretend(pipeline, masks):

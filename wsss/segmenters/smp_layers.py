@@ -38,7 +38,9 @@ class SMPSegmenter(Segmenter):
     def padded(self, *sides: int) -> list[int]:
         coarsest = max(self.backbone.strides)
         multiple = coarsest if _SIDE % coarsest else _SIDE
-        return [max((side + multiple - 1) // multiple * multiple, _SMALLEST.get(self.architecture, 1) * coarsest) for side in sides]
+        smallest = _SMALLEST.get(self.architecture, 1) * coarsest
+        # of numbers that are not negative, so that ONNX, whose division rounds towards 0, has the same
+        return [max((side + multiple - 1) // multiple * multiple, smallest) for side in sides]
 
     def decode(self, x: Tensor, stages: Sequence[Tensor]) -> Tensor:
         """The logits of images of a padded size and the outputs of the stages, in the size of the images."""
