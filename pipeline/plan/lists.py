@@ -104,7 +104,7 @@ def _check_labelled(name: str, dataset: Dataset, lists: Lists) -> None:
     """Raise ConfigError if a step that reads image labels would work on images whose labels are not known."""
     unknown = [] if BY_NAME[name].UNLABELLED else [i for ids in lists.values() for i in ids if i in dataset.unlabelled]
     if unknown:
-        able = " or ".join(f"{row.name}.split" for row in STEPS if row.UNLABELLED)
+        able = " or ".join(f"{row.name}.split" for row in STEPS if row.UNLABELLED and not row.like)
         raise ConfigError(f"{name}: {len(unknown)} images of its list have no labels in {dataset.root}, for example "
                           f"{unknown[0]!r}, but it reads labels. Choose another list by {name}.split; only {able} may have such "
                           "images")

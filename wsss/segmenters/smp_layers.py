@@ -39,6 +39,7 @@ class SMPSegmenter(Segmenter):
         coarsest = max(self.backbone.strides)
         multiple = coarsest if _SIDE % coarsest else _SIDE
         smallest = _SMALLEST.get(self.architecture, 1) * coarsest
+        # of numbers that are not negative, so that ONNX, whose division rounds towards 0, has the same
         return [max((side + multiple - 1) // multiple * multiple, smallest) for side in sides]
 
     def decode(self, x: Tensor, stages: Sequence[Tensor]) -> Tensor:
