@@ -1,7 +1,7 @@
 """Score the segmentations of the trained network.
 
 Reads the masks of infer_seg, of each kind that it makes, and the ground truth; writes `scores.json`: of each kind the measures of
-eval_sem_seg, and the boundary IoU.
+eval_sem_seg, and the boundary IoU. As in deeplab-pytorch, classes that the ground truth does not have are not counted.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from wsss.metrics.boundary import BoundaryIoU
 from wsss.metrics.semantic import MEASURES, Confusion
 from wsss.networks.facts import read_metadata
 
-VERSION = 2
+VERSION = 3
 KIND = SCORE
 TRAINED_ON = "trained_on"      # in the facts of the network and in the scores
 BOUNDARY = {"boundary_iou": "boundary IoU"}
@@ -61,8 +61,9 @@ def run(context: StepContext) -> dict[str, Any]:
     scores = {}
     for kind, (confusion, boundary) in measured.items():
         confusion.counts, boundary.counts = (context.runtime.reduce(each.counts) for each in (confusion, boundary))
-        scores[kind] = {**confusion.scores().as_dict(), "boundary_iou": boundary.mean(),
-                        "boundary_iou_by_label": boundary.scores(), "images": len(scored), "confusion": confusion.counts.tolist()}
+        scores[kind] = {**confusion.scores(only_present=True).as_dict(), "boundary_iou": boundary.mean(confusion.present),
+                        "boundary_iou_by_label": boundary.scores(confusion.present), "images": len(scored),
+                        "confusion": confusion.counts.tolist()}
     if context.runtime.group.is_main:
         facts = read_metadata(context.input("network") / WEIGHTS)
         common = {"trained_on": facts.get(TRAINED_ON, "a file"), "scored_by": context.name}
@@ -88,7 +89,7 @@ def remarks(name: str, outcome: Outcome) -> list[Remark]:
         bound = bounds.get(score.get("result", "")) if score.get("scored_by") == name else None
         if bound and score is not bound and bound["miou"] and score["images"] == bound["images"]:
             found.append(Remark(kind, "bound", f"{score['title']}: {100 * score['miou'] / bound['miou']:.1f} % of the fully "
-                                f"supervised bound (mIoU {100 * score['miou']:.1f}; of the same network trained on the ground "
+                                f"supervised bound (mIoU {100 * score['miou']:.1f}; of the network that was trained on the ground "
                                 f"truth {100 * bound['miou']:.1f})"))
     return found
 

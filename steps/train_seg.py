@@ -236,7 +236,7 @@ def validate(context: StepContext, network: Segmenter) -> dict[str, Any]:
                 confusion.update(mask_of(resize(logits, truth.shape)[0], range(len(context.dataset.classes))), truth)
             trim_heap()
     confusion.counts = context.runtime.reduce(confusion.counts)
-    return {"val_miou": confusion.scores().miou}
+    return {"val_miou": confusion.scores(only_present=True).miou}
 
 
 def reader(folder: Path, n_classes: int) -> None:

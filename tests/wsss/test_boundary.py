@@ -52,3 +52,12 @@ def test_pixels_without_truth_do_not_count_and_equal_masks_have_one():
 def test_other_sizes_are_refused():
     with pytest.raises(ArgumentError, match="expected the same"):
         BoundaryIoU(1).update(np.zeros((2, 3), int), np.zeros((3, 2), int))
+
+
+def test_only_the_labels_that_are_asked_for_have_a_score():
+    boundary, mask = BoundaryIoU(2), np.zeros((20, 20), np.uint8)
+    truth = mask.copy()
+    truth[5:10, 5:10], mask[5:10, 5:10], mask[15:, 15:] = 1, 1, 2
+    boundary.update(mask, truth)
+    assert boundary.scores()[1:] == [1, 0] and boundary.scores(np.array([True, True, False]))[1:] == [1, None]
+    assert boundary.mean(np.array([False, True, False])) == 1 and boundary.mean(np.zeros(3, bool)) is None

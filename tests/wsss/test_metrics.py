@@ -192,3 +192,15 @@ def test_class_without_positive_has_no_average_precision():
     assert average_precision(np.zeros((2, 2)), np.zeros((2, 2))) == ([None, None], None)
     with pytest.raises(ArgumentError, match="finite scores, labels of 0 and 1"):
         average_precision(np.zeros((2, 2)), np.full((2, 2), 255))
+
+
+def test_labels_that_the_truth_does_not_have_are_left_out_on_request():
+    """Two classes, of which the truth has one: a pixel that is taken for the other is missed all the same."""
+    confusion = Confusion(2)
+    confusion.update(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1]))
+    assert confusion.present.tolist() == [True, True, False]
+    every, present = confusion.scores(), confusion.scores(only_present=True)
+    assert every.iou == pytest.approx([1 / 2, 1 / 3, 0]) and every.miou == pytest.approx(5 / 18)
+    assert present.iou == [pytest.approx(1 / 2), pytest.approx(1 / 3), None] and present.miou == pytest.approx(5 / 12)
+    assert present.recall == pytest.approx(1 / 3) and present.precision == 1 and every.precision == pytest.approx(1 / 2)
+    assert present.fn == pytest.approx(2 / 3)

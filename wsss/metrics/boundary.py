@@ -37,13 +37,14 @@ class BoundaryIoU:
             first, second = (boundary_region(mask, width) & (truth != IGNORE) for mask in masks)
             self.counts[label] += (first & second).sum(), (first | second).sum()
 
-    def scores(self) -> list[float | None]:
-        """The boundary IoU of each label, None if it has no pixel."""
-        return [float(both / either) if either else None for both, either in self.counts]
+    def scores(self, labels: np.ndarray | None = None) -> list[float | None]:
+        """The boundary IoU of each label; None if it has no pixel, or is not one of `labels`, (C + 1,) bool."""
+        chosen = np.ones(len(self.counts), bool) if labels is None else labels
+        return [float(both / either) if either and known else None for (both, either), known in zip(self.counts, chosen)]
 
-    def mean(self) -> float | None:
+    def mean(self, labels: np.ndarray | None = None) -> float | None:
         """The mean over the labels that have one."""
-        known = [score for score in self.scores() if score is not None]
+        known = [score for score in self.scores(labels) if score is not None]
         return float(np.mean(known)) if known else None
 
 

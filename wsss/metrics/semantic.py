@@ -87,8 +87,17 @@ class Confusion:
     def __add__(self, other: Confusion) -> Confusion:
         return Confusion(self.n_classes, self.counts + _checked_counts(other.counts, self.counts.shape))
 
-    def scores(self) -> Scores:
-        gt, pred, tp = self.counts.sum(axis=1), self.counts.sum(axis=0), self.counts.diagonal()
+    @property
+    def present(self) -> np.ndarray:
+        """Which labels (C + 1,) the ground truth has."""
+        return self.counts.sum(axis=1) > 0
+
+    def scores(self, only_present: bool = False) -> Scores:
+        """The scores; with `only_present` of the labels that the ground truth has, as deeplab-pytorch (4219467,
+        libs/utils/metric.py). Without it a label that is predicted though no image has it counts as an IoU of 0, as in chainercv.
+        """
+        counts = self.counts * (self.present | (not only_present))   # without the columns of other labels
+        gt, pred, tp = self.counts.sum(axis=1), counts.sum(axis=0), self.counts.diagonal()
         union = gt + pred - tp
         iou = _ratio(tp, union)
         return Scores(
