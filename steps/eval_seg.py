@@ -89,7 +89,7 @@ def remarks(name: str, outcome: Outcome) -> list[Remark]:
         bound = bounds.get(score.get("result", "")) if score.get("scored_by") == name else None
         if bound and score is not bound and bound["miou"] and score["images"] == bound["images"]:
             found.append(Remark(kind, "bound", f"{score['title']}: {100 * score['miou'] / bound['miou']:.1f} % of the fully "
-                                f"supervised bound (mIoU {100 * score['miou']:.1f}; of the network that was trained on the ground "
+                                f"supervised bound (mIoU {100 * score['miou']:.1f}; of the network trained on the ground "
                                 f"truth {100 * bound['miou']:.1f})"))
     return found
 

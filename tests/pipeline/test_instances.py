@@ -175,7 +175,7 @@ def test_without_objects_there_is_nothing_to_score(run):
     assert plan["eval_ins_seg"] == "nothing to score" and plan["make_ins_seg_labels"] == "done"
     summary = run().run()
     assert summary["unscored"] == {"eval_ins_seg": "instances"} and "make_sem_seg_labels" in summary["scores"]
-    assert "eval_ins_seg: the data set has no instances" in score_table(summary)
+    assert "eval_ins_seg: nothing to score, because not all images of its list have instances" in score_table(summary)
 
 
 def test_half_a_list_is_refused(run):

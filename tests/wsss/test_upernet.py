@@ -198,7 +198,7 @@ def test_an_experiment_chooses_a_preset_and_the_command_line_another(tmp_path):
     words = f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"
     found, light = config.compose(words), config.compose([*words, "segmenter=light"])
     assert found.train_seg.backbone.network == "swin_tiny_patch4_window7_224.ms_in1k" and found.train_seg.lr == 6e-5
-    assert light.train_seg.backbone is None and light.train_seg.lr == 1e-4 and light.segmenter.method == "fpn"
+    assert light.train_seg.backbone is None and light.train_seg.lr == 2e-4 and light.segmenter.method == "fpn"
     assert config.compose([*words, "backbone@train_seg.backbone=tiny"]).train_seg.backbone.depth == "tiny"
 
 
