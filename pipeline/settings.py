@@ -146,11 +146,11 @@ class RunSettings:
         places += [(f"{row.name}.{family}", family, own) for row in STEPS for family in own_methods(row.settings_type)
                    if (own := getattr(getattr(self, row.name), family)) is not None]
         for key, family, chosen in places:
-            choice = family if key == family else f"{family}@{key}"
-            require(isinstance(chosen, BaseMethod), key, chosen, f"a file of conf/{family}/, chosen by {choice}=NAME, that names "
-                    f"its method: in its defaults the line /schema/{family}@_here_: METHOD")
+            own = "" if key == family else f"{family}@{key}"
+            require(isinstance(chosen, BaseMethod), key, chosen, f"{f'{own}=NAME, with ' if own else ''}a file of conf/{family}/ "
+                    f"that names its method: in its defaults the line /schema/{family}@_here_: METHOD")
             require(chosen.method == type(chosen).method, f"{key}.method", chosen.method, f"{type(chosen).method}; choose the "
-                    f"method by {choice}=NAME")
+                    f"method by {own or family}=NAME")
 
     def _ends(self) -> tuple[int, int]:
         """The positions of the first and the last step to run in `steps`."""

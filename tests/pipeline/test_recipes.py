@@ -19,7 +19,7 @@ from wsss.families import FAMILIES
 from wsss.metrics.semantic import MEASURES
 
 RECIPES = ("official", "paper", "clean")
-STEP_NAMES = [step.name for step in STEPS]
+STEP_NAMES = [step.name for step in STEPS if not step.like]   # a second row has the settings of the first
 NEEDED = {("backbone", "timm"): ["backbone.network=resnet18"]}   # what a file of conf/ leaves open
 METHODS = [(family, path.stem) for family in FAMILIES for path in sorted((ROOT / "conf" / family).glob("*.yaml"))]
 
@@ -189,16 +189,17 @@ def test_the_summary_shows_the_published_scores_and_the_first_step_outside():
     assert "are of 2 images, here 1,464 were scored: no comparison" in text
 
 
-ROOTED = ("voc12", "coco14", "folder_seg", "_deeplab", "_upernet")   # of a data set that has no default folder
+ROOTED = ("voc12", "coco14", "folder_seg", "folder_seg_bound", "_deeplab", "_upernet")   # of a data set that has no default folder
 EVERY_CHOICE = sorted(f"{group}={path.stem}" for group in ("recipe", "experiment") for path in (ROOT / f"conf/{group}").glob("*.yaml")
                       if path.stem != "base")
 
 
 @pytest.mark.parametrize("choice", EVERY_CHOICE)
-def test_every_method_goes_with_every_recipe_and_experiment(choice):
-    """They choose methods and set none of their keys. One method of each family at a time."""
+def test_methods_go_with_every_recipe_and_experiment(choice):
+    """They choose methods and set none of their keys. One method of each family at a time, every fourth of those of a family: each
+    method goes with a quarter of the recipes and experiments."""
     methods = {family: [name for each, name in METHODS if each == family] for family in FAMILIES}
-    for number in range(max(map(len, methods.values()))):
+    for number in range(EVERY_CHOICE.index(choice) % 4, max(map(len, methods.values())), 4):
         chosen = {family: names[number % len(names)] for family, names in methods.items()}
         needed = [word for each in chosen.items() for word in NEEDED.get(each, [])]
         words = [f"{family}={name}" for family, name in chosen.items()]
