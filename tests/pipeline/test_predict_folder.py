@@ -255,7 +255,7 @@ def test_a_network_that_was_never_used_in_the_run_has_the_settings_of_the_recipe
     outputs = copied(trained, tmp_path / "outputs")
     shutil.rmtree(outputs / "smoke/infer_seg")
     run(trained, photos, tmp_path / "one")
-    run(outputs, photos, tmp_path / "other")
+    run(outputs, photos, tmp_path / "other", "infer_seg.background_weight=1.0")   # that of CHOSEN; the rest is the recipe's
     assert contents(tmp_path / "one/masks") == contents(tmp_path / "other/masks")
 
 
