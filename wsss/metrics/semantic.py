@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 THRESHOLDS = tuple(i / 100 for i in range(101))
-
-
 MEASURES = {"miou": "mIoU", "fp": "FP", "fn": "FN", "precision": "precision", "recall": "recall"}   # headings of `Scores`
 
 
@@ -93,21 +91,15 @@ class Confusion:
         return self.counts.sum(axis=1) > 0
 
     def scores(self, only_present: bool = False) -> Scores:
-        """The scores; with `only_present` of the labels that the ground truth has, as deeplab-pytorch (4219467,
-        libs/utils/metric.py). Without it a label that is predicted though no image has it counts as an IoU of 0, as in chainercv.
-        """
+        """The scores of all labels: one that no image has but is predicted has an IoU of 0, as in chainercv. With `only_present` of
+        the labels that the ground truth has (deeplab-pytorch, 4219467: libs/utils/metric.py)."""
         counts = self.counts * (self.present | (not only_present))   # without the columns of other labels
         gt, pred, tp = self.counts.sum(axis=1), counts.sum(axis=0), self.counts.diagonal()
         union = gt + pred - tp
         iou = _ratio(tp, union)
-        return Scores(
-            miou=_mean(iou),
-            iou=[_number(value) for value in iou],
-            fp=_mean(1 - _ratio(gt, union)[1:]),
-            fn=_mean(1 - _ratio(pred, union)[1:]),
-            precision=_mean(_ratio(tp, pred)[1:]),
-            recall=_mean(_ratio(tp, gt)[1:]),
-        )
+        return Scores(miou=_mean(iou), iou=[_number(value) for value in iou],
+                      fp=_mean(1 - _ratio(gt, union)[1:]), fn=_mean(1 - _ratio(pred, union)[1:]),
+                      precision=_mean(_ratio(tp, pred)[1:]), recall=_mean(_ratio(tp, gt)[1:]))
 
     def among_predfg_bg(self) -> float | None:
         """Share of the pixels predicted as a class that are background (official eval_cam)."""
