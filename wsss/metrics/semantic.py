@@ -91,7 +91,7 @@ class Confusion:
         return self.counts.sum(axis=1) > 0
 
     def scores(self, only_present: bool = False) -> Scores:
-        """The scores of all labels: one that no image has but is predicted has an IoU of 0, as in chainercv. With `only_present` of
+        """The scores of all labels: one that no image has but is predicted has 0, as in chainercv. With `only_present` of
         the labels that the ground truth has (deeplab-pytorch, 4219467: libs/utils/metric.py)."""
         counts = self.counts * (self.present | (not only_present))   # without the columns of other labels
         gt, pred, tp = self.counts.sum(axis=1), counts.sum(axis=0), self.counts.diagonal()
