@@ -113,7 +113,7 @@ def _train(module: str, case: str, sizes: tuple[int, int], precision: str) -> Ca
     def build(device: Any, quick: bool) -> Any:
         from importlib import import_module
 
-        return getattr(import_module(f"benchmarks.{module}"), case)(quick, precision, (2, 64) if quick else sizes, device)
+        return getattr(import_module(f"benchmarks.{module}"), case)(quick, precision, (2, 96) if quick else sizes, device)
     return build
 
 
