@@ -86,9 +86,7 @@ def load_network(run: str | Path, *overrides: str) -> SegmentationNetwork:
     from pipeline.runner import Pipeline
 
     pipeline = Pipeline.compose(*overrides)
-    folder = RunFolder(find_run("run", str(run), pipeline.config.outputs, finished=True), inside=True)
-    folder.check_format()
-    return open_network(pipeline, folder, "predict")
+    return open_network(pipeline, _named(pipeline.config, str(run)), "predict")
 
 
 def run_of(pipeline: Any) -> RunFolder:
@@ -97,7 +95,11 @@ def run_of(pipeline: Any) -> RunFolder:
     if config.run is None:
         pipeline.require_run()
         return pipeline.folder
-    folder = RunFolder(find_run("run", config.run, config.outputs, finished=True), inside=True)   # it may be of a sweep
+    return _named(config, config.run)
+
+
+def _named(config: Any, run: str) -> RunFolder:
+    folder = RunFolder(find_run("run", run, config.outputs, finished=True), inside=True)   # it may be of a sweep
     folder.check_format()
     return folder
 

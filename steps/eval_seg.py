@@ -15,7 +15,7 @@ from steps.parts.outcome import Outcome, Remark
 from steps.parts.thresholds import SCORES
 from steps.runtime.artifacts import Labels, check_keys, read_json, write_json
 from steps.runtime.context import StepContext
-from steps.runtime.schedule import WEIGHTS
+from steps.runtime.schedule import GROUND_TRUTH, TRAINED_ON, WEIGHTS
 from steps.runtime.setup import Setup, val_with_masks
 from steps.step import SCORE, Lists, Matrix, Needs, Score, StepSettings
 from wsss.metrics.boundary import BoundaryIoU
@@ -24,7 +24,6 @@ from wsss.networks.facts import read_metadata
 
 VERSION = 3
 KIND = SCORE
-TRAINED_ON = "trained_on"      # in the facts of the network and in the scores
 BOUNDARY = {"boundary_iou": "boundary IoU"}
 
 
@@ -66,7 +65,7 @@ def run(context: StepContext) -> dict[str, Any]:
                         "confusion": confusion.counts.tolist()}
     if context.runtime.group.is_main:
         facts = read_metadata(context.input("network") / WEIGHTS)
-        common = {"trained_on": facts.get(TRAINED_ON, "a file"), "scored_by": context.name}
+        common = {TRAINED_ON: facts.get(TRAINED_ON, "a file"), "scored_by": context.name}
         write_json(context.folder / SCORES, {"of": source.step, "scores": {
             kind: {**common, "result": source.kinds[kind], **each} for kind, each in scores.items()}})
     return {}
@@ -83,7 +82,7 @@ def scores(folder: Path) -> list[Score]:
 
 def remarks(name: str, outcome: Outcome) -> list[Remark]:
     """What share of the fully supervised bound the segmentations reach, if a network was trained on the ground truth too."""
-    bounds = {score["result"]: score for score in outcome.scores.values() if score.get(TRAINED_ON) == "ground truth"}
+    bounds = {score["result"]: score for score in outcome.scores.values() if score.get(TRAINED_ON) == GROUND_TRUTH}
     found = []
     for kind, score in outcome.scores.items():
         bound = bounds.get(score.get("result", "")) if score.get("scored_by") == name else None

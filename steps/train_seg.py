@@ -21,7 +21,7 @@ from steps.runtime.concurrency import memory_for
 from steps.runtime.context import OWN_METHOD, StepContext
 from steps.runtime.journal import INDEX
 from steps.runtime.memory import trim_heap
-from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of, total_steps
+from steps.runtime.schedule import GROUND_TRUTH, PSEUDO_MASKS, TRAINED_ON, Schedule, TrainingSettings, epochs_of, total_steps
 from steps.runtime.setup import Setup, val_with_masks
 from steps.step import TRAINING, Curve, Lists, Needs, backbone_facts, facts
 from wsss.data.images import resize_mask
@@ -42,9 +42,6 @@ LOG_ONLY = frozenset({"absent_classes", "checkpoint_steps", "max_val_images", "v
 class Source(Enum):
     pseudo = "pseudo"            # the pseudo masks
     gt = "gt"                    # the ground truth: the fully supervised bound
-
-
-TRAINED_ON = {Source.pseudo: "pseudo masks", Source.gt: "ground truth"}
 
 
 @dataclass
@@ -209,7 +206,7 @@ def run(context: StepContext) -> dict[str, Any]:
                         settings.val_epochs)
     log = fit(context, schedule, network, optimizer, sample, loss, lambda: validate(context, network), counts=counts)
     if context.runtime.group.is_main:
-        save_network(context, network, trained_on=TRAINED_ON[settings.labels])
+        save_network(context, network, **{TRAINED_ON: GROUND_TRUTH if pseudo is None else PSEUDO_MASKS})
     return {"steps": log[-1]["step"], "epochs": epochs_of(settings, len(context.ids)), "val_miou": log[-1].get("val_miou")}
 
 

@@ -11,6 +11,8 @@ from wsss.errors import WeightsError
 from wsss.networks.facts import read_metadata
 
 WEIGHTS = "weights.safetensors"
+# In the weights file of a segmentation network: what it was trained on
+TRAINED_ON, PSEUDO_MASKS, GROUND_TRUTH = "trained_on", "pseudo masks", "ground truth"
 STATE, LOG, LOG_CSV = "state.safetensors", "log.jsonl", "log.csv"
 
 
