@@ -165,19 +165,19 @@ def own(tmp_path):
                                                "recipe=official", "backbone.pretrained=false", "backbone=resnet18", *overrides)
 
 
-def pretend(pipeline, values):
-    """The finished step make_sem_seg_labels, as a run leaves it, with `values` (id -> value) as masks."""
-    (planned,) = [planned for planned in pipeline.plan() if planned.name == "make_sem_seg_labels"]
+def pretend(pipeline, masks, step="make_sem_seg_labels"):
+    """A finished step with masks, as a run leaves it; `masks`: id -> (H, W), or the one value of a mask in the size of the image."""
+    (planned,) = [planned for planned in pipeline.plan() if planned.name == step]
     folder, data = work_folder(pipeline.folder, planned), pipeline.dataset
     pipeline.folder.open(pipeline.data_identity)
     pipeline.folder.begin(planned.name, folder, planned.identity, [])
     journal = Journal(folder)
-    for image_id, value in values.items():
-        write_label(folder / f"{image_id}.png", np.full(data.size(image_id), value, np.uint8))
+    for image_id, mask in masks.items():
+        write_label(folder / f"{image_id}.png", mask if isinstance(mask, np.ndarray) else np.full(data.size(image_id), mask, np.uint8))
         journal.add(image_id, {"files": {f"{image_id}.png": file_sum(folder / f"{image_id}.png")}}, 0.0, height=1, width=1,
                     classes=list(data.labels[image_id]), source=data.digest_of_image(image_id))
     journal.close()
-    merge_journals(folder, values)
+    merge_journals(folder, masks)
     facts = dict.fromkeys(MANIFEST_KEYS, 0) | {"fingerprint": planned.fingerprint, "identity": planned.identity}
     pipeline.folder.finish(planned.name, folder, facts)
 

@@ -11,10 +11,7 @@ from pipeline import Pipeline
 from pipeline.actions.export_voc import mask_step
 from pipeline.actions.export_voc_test import segmenting_step
 from pipeline.config import compose, typed
-from pipeline.plan.plan import work_folder
-from pipeline.runfolder.folder import MANIFEST_KEYS
-from steps.runtime.artifacts import write_label
-from steps.runtime.journal import Journal, file_sum, merge_journals
+from tests.pipeline.test_export_voc import pretend
 from tests.wsss.test_voc import AUG, SIZE, TRAIN, VAL, build
 from wsss.errors import ArtifactError, ConfigError, DataError
 from wsss.palette import VOC_PALETTE
@@ -35,23 +32,6 @@ def voc(tmp_path):
     target = f"export_to={tmp_path / 'sent'}"
     return lambda *overrides: Pipeline.compose("experiment=lpcam_voc12_deeplab", f"data.root={root}", f"outputs={tmp_path / 'out'}", "name=mine",
                                                "threads=1", "backbone=tiny", "segmenter=light", "train_seg.absent_classes=true", *overrides, *[target] * ("action=export_voc_test" in overrides))
-
-
-def pretend(pipeline, masks):
-    """The finished step infer_seg, as a run leaves it, with `masks` (id -> (H, W))."""
-    (planned,) = [planned for planned in pipeline.plan() if planned.name == "infer_seg"]
-    folder, data = work_folder(pipeline.folder, planned), pipeline.dataset
-    pipeline.folder.open(pipeline.data_identity)
-    pipeline.folder.begin(planned.name, folder, planned.identity, [])
-    journal = Journal(folder)
-    for image_id, mask in masks.items():
-        write_label(folder / f"{image_id}.png", mask)
-        journal.add(image_id, {"files": {f"{image_id}.png": file_sum(folder / f"{image_id}.png")}}, 0.0, height=1, width=1,
-                    classes=[], source=data.digest_of_image(image_id))
-    journal.close()
-    merge_journals(folder, masks)
-    facts = dict.fromkeys(MANIFEST_KEYS, 0) | {"fingerprint": planned.fingerprint, "identity": planned.identity}
-    pipeline.folder.finish(planned.name, folder, facts)
 
 
 def drawn(pipeline, ids, **changed):
@@ -85,7 +65,7 @@ def test_a_file_with_ids_works_too_and_no_other_step_may_have_images_without_lab
 def test_the_archive_is_that_of_the_server(voc, tmp_path):
     pipeline = voc("infer_seg.split=test", "infer_seg.crf=false")
     masks = drawn(pipeline, (*VAL, *TEST))
-    pretend(pipeline, masks)
+    pretend(pipeline, masks, "infer_seg")
     findings = voc("infer_seg.split=test", "infer_seg.crf=false", "action=export_voc_test").export_voc_test()
     assert [(finding.what.split(str(tmp_path))[0], finding.found, finding.note) for finding in findings] == [
         ("segmentations, list test", 3, ""), ("archive ", 1, "written")]
@@ -118,7 +98,7 @@ def test_the_archive_is_that_of_the_server(voc, tmp_path):
     (np.zeros(SIZE, np.uint8), ArtifactError, "holds a label of")])
 def test_missing_and_wrong_masks_are_refused_before_anything_is_written(voc, tmp_path, change, error, message):
     pipeline = voc("infer_seg.split=test")
-    pretend(pipeline, drawn(pipeline, TEST[:2]) | ({} if change is None else {TEST[2]: change}))
+    pretend(pipeline, drawn(pipeline, TEST[:2]) | ({} if change is None else {TEST[2]: change}), "infer_seg")
     with pytest.raises(error, match=message):
         voc("infer_seg.split=test", "action=export_voc_test").export_voc_test()
     assert not (tmp_path / "sent").exists()
@@ -129,7 +109,7 @@ def test_what_else_is_refused(voc, smoke, tmp_path):
         voc("steps=[train_cam,make_cam]", "seed_maps=make_cam", "action=export_voc_test").export_voc_test()
     with pytest.raises(ConfigError, match="has no segmentations of this configuration"):
         pipeline = voc("infer_seg.split=test")
-        pretend(pipeline, drawn(pipeline, TEST))
+        pretend(pipeline, drawn(pipeline, TEST), "infer_seg")
         voc("action=export_voc_test", "infer_seg.scales=[0.5]").export_voc_test()
     shapes = smoke("action=export_voc_test", f"export_to={tmp_path / 'sent'}", "steps=[train_seg,infer_seg]", "train_seg.labels=gt")
     with pytest.raises(ConfigError, match="is for the 20 classes of PASCAL VOC, but data=shapes has others"):
