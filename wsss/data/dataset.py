@@ -21,6 +21,7 @@ from wsss.errors import DataError
 from wsss.palette import IGNORE
 
 MAX_CLASSES = IGNORE - 1  # foreground
+Box = tuple[int, float, float, float, float]   # class, 0-based; x0, y0, x1, y1: first and last pixel in the original frame
 _END_BYTES = 4096  # of an image file, at each end, for its digest: header with orientation, and the last pixels
 
 
@@ -53,6 +54,7 @@ class Dataset:
     max_side: int | None = None  # maximum of the long side of the working frame, in pixels; None: no limit
     min_side: int | None = None  # minimum of the long side
     objects: ObjectSource | None = field(repr=False, default=None)  # ground-truth objects, if there are any
+    box_lists: Mapping[str, tuple[Box, ...]] = field(repr=False, default_factory=dict)  # for the ids with ground-truth boxes
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -143,6 +145,23 @@ class Dataset:
                             f"image is {format_size(expected)} as shown; save them in that size")
         return masks, classes
 
+    def has_boxes(self, ids: Sequence[str]) -> bool:
+        """Whether `ids` is not empty and every id has ground-truth boxes, of which there may be none."""
+        return len(ids) > 0 and all(image_id in self.box_lists for image_id in ids)
+
+    def boxes(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ground-truth boxes of an image: (M, 4) float64, x0, y0, x1, y1, the first and the last pixel in the original frame
+        counted from 0, and classes (M,) int64, 0-based. M may be 0.
+
+        Raises DataError if they are not known.
+        """
+        if image_id not in self.box_lists:
+            raise DataError(f"data set {self.name} has no ground-truth boxes for id {image_id!r}; add them, or leave "
+                            "out eval_loc")
+        found = self.box_lists[image_id]
+        return (np.array([box[1:] for box in found], np.float64).reshape(-1, 4),
+                np.array([box[0] for box in found], np.int64))
+
     def list_ids(self, name_or_path: str | Path) -> tuple[str, ...]:
         """The ids of a named list or of a text file with one id per line. Raises DataError if it is neither, and as `read_list`.
         """
@@ -187,6 +206,10 @@ class Dataset:
         """Hex digest of everything that the objects of these ids depend on; an id without objects is included as such."""
         return _digest(f"{i}\t{self.objects.digest(i) if self.objects is not None and i in self.objects else 'none'}"
                        for i in ids)
+
+    def digest_of_boxes(self, ids: Sequence[str]) -> str:
+        """Hex digest of the boxes of these ids; an id without boxes is included as such. Reads no file."""
+        return _digest(f"{image_id}\t{self.box_lists.get(image_id, 'none')}" for image_id in ids)
 
     def _mask_digest(self, image_id: str) -> str:
         path = self.mask_path(image_id)
