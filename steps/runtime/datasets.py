@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,8 @@ from wsss.data.folder import open_folder
 from wsss.data.shapes import make_shapes
 from wsss.data.voc import open_voc
 from wsss.data.voc_prepare import download_voc, prepare_voc
-from wsss.errors import ConfigError
+from wsss.data.wsol import WSOL, open_wsol, prepare_wsol
+from wsss.errors import ConfigError, DataError
 from wsss.files import user_path
 
 CACHE = "WSSS_CACHE"   # the environment variable with the cache folder
@@ -51,6 +52,7 @@ class FolderData(DataSettings):
     """A folder of the user's own images."""
 
     val_fraction: float       # share of the ids held out as val if there is neither train.txt nor val.txt
+    difficult: bool           # false: boxes of objects marked difficult are left out
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,6 +77,8 @@ class ShapesData(DataSettings):
 class VocData(DataSettings):
     """PASCAL VOC 2012: `root` is the folder VOC2012, or contains VOCdevkit/VOC2012."""
 
+    difficult: bool           # false: boxes of objects marked difficult are left out
+
 
 @dataclass
 class Coco14Data(DataSettings):
@@ -87,13 +91,18 @@ class Coco14Data(DataSettings):
         require(self.masks in POLICIES, "data.masks", self.masks, f"one of {', '.join(POLICIES)}")
 
 
+@dataclass
+class WsolData(DataSettings):
+    """CUB, OpenImages30k or ILSVRC in the layout of the evaluation paper: `root` has metadata/ and dataset/."""
+
+
 def _open_folder(data: FolderData, scratch: Path | None, check: bool | Path) -> Dataset:
     return open_folder(user_path(data.root), name=data.name, max_side=data.max_side, val_fraction=data.val_fraction,
-                       check=check)
+                       difficult=data.difficult, check=check)
 
 
 def _open_voc(data: VocData, scratch: Path | None, check: bool | Path) -> Dataset:
-    return open_voc(user_path(data.root), name=data.name, max_side=data.max_side, check=check)
+    return open_voc(user_path(data.root), name=data.name, max_side=data.max_side, difficult=data.difficult, check=check)
 
 
 def _open_shapes(data: ShapesData, scratch: Path | None, check: bool | Path) -> Dataset:
@@ -106,6 +115,10 @@ def _open_shapes(data: ShapesData, scratch: Path | None, check: bool | Path) -> 
 
 def _open_coco14(data: Coco14Data, scratch: Path | None, check: bool | Path) -> Dataset:
     return open_coco(user_path(data.root), name=data.name, masks=data.masks, max_side=data.max_side, check=check)
+
+
+def _open_wsol(data: WsolData, scratch: Path | None, check: bool | Path) -> Dataset:
+    return open_wsol(user_path(data.root), data.kind, name=data.name, max_side=data.max_side, check=check)
 
 
 @dataclass(frozen=True)
@@ -128,6 +141,7 @@ KINDS = {
                   lambda data, progress: download_voc(user_path(data.root), progress)),
     "coco14": Kind(Coco14Data, _open_coco14, lambda data: prepare_coco(user_path(data.root), data.masks),
                    lambda data, progress: download_coco(user_path(data.root), progress)),
+    **{kind: Kind(WsolData, _open_wsol, lambda data: prepare_wsol(user_path(data.root), data.kind)) for kind in WSOL},
 }
 
 
@@ -177,6 +191,15 @@ def prepare_dataset(data: DataSettings) -> list[Finding]:
 
 
 def list_findings(dataset: Dataset) -> list[Finding]:
-    """The size of each list of a data set, with the number of masks."""
-    return [Finding(f"list {name}", len(ids), note=f"{sum(image_id in dataset.mask_files for image_id in ids):,} with masks")
-            for name, ids in dataset.lists.items()]
+    """The size of each list of a data set, with the number of masks and, if there are any, of boxes."""
+    return [Finding(f"list {name}", len(ids), note=f"{sum(image_id in dataset.mask_files for image_id in ids):,} with masks"
+                    + _count_boxes(dataset, ids)) for name, ids in dataset.lists.items()]
+
+
+def _count_boxes(dataset: Dataset, ids: Sequence[str]) -> str:
+    if not (known := [image_id for image_id in ids if image_id in dataset.box_lists]):
+        return ""
+    try:
+        return f", {len(known):,} with {sum(len(dataset.box_lists[image_id]) for image_id in known):,} boxes"
+    except DataError as error:   # only a step that scores boxes needs them
+        return f", boxes that cannot be read: {error}"

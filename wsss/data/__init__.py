@@ -8,5 +8,7 @@ from wsss.data.ids import check_id
 from wsss.data.shapes import make_shapes
 from wsss.data.voc import open_voc
 from wsss.data.voc_prepare import prepare_voc
+from wsss.data.wsol import open_wsol, prepare_wsol
 
-__all__ = ["Dataset", "check_id", "make_shapes", "open_coco", "open_folder", "open_voc", "prepare_coco", "prepare_voc"]
+__all__ = ["Dataset", "check_id", "make_shapes", "open_coco", "open_folder", "open_voc", "open_wsol", "prepare_coco",
+           "prepare_voc", "prepare_wsol"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss.data.checked import reading_wanted
-from wsss.data.coco_instances import CocoObjects
+from wsss.data.coco_instances import CocoObjectBoxes, CocoObjects
 from wsss.data.coco_layout import (
     COCO_CLASSES,
     LABELS,
@@ -68,7 +68,7 @@ def open_coco(root: str | Path, *, name: str = "coco14", masks: str = "official"
         if reads:
             check_files(root, images, files)
     return Dataset(name=name, root=root, classes=COCO_CLASSES, lists={**lists, "all": tuple(images)}, labels=labels,
-                   image_files=images, mask_files=files, max_side=max_side, objects=objects)
+                   image_files=images, mask_files=files, max_side=max_side, objects=objects, box_lists=CocoObjectBoxes(objects))
 
 
 def digest_of(path: Path) -> str:

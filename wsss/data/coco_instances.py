@@ -1,14 +1,16 @@
 """The objects of COCO 2014, read from its annotations; drawing them needs pycocotools."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wsss.data.boxes import coco_box
 from wsss.data.coco_json import read_instances
 from wsss.data.coco_layout import CLASS_INDEX, PARTS, annotations_of
+from wsss.data.dataset import Box
 from wsss.errors import BackendError, DataError
 
 _PARSED = 7.5  # memory to parse a JSON file, relative to its size: 7.2 measured on 58 MiB of real annotations
@@ -41,10 +43,14 @@ class CocoObjects:
 
         Raises BackendError without pycocotools, DataError for a JSON file or a shape that cannot be read.
         """
-        rle, (size, annotations) = pycocotools_mask(), self._part(image_id)[image_id]
-        objects = [annotation for annotation in annotations if not annotation.get("iscrowd")]
+        rle, (size, objects) = pycocotools_mask(), self.annotations(image_id)
         masks = np.array([draw(annotation, size, rle) for annotation in objects], bool).reshape(-1, *size)
         return masks, np.array([CLASS_INDEX[annotation["category_id"]] for annotation in objects], np.int64)
+
+    def annotations(self, image_id: str) -> tuple[tuple[int, int], list[dict[str, Any]]]:
+        """The size (H, W) of an image and its annotations except crowds. Raises DataError for a JSON file that cannot be read."""
+        size, annotations = self._part(image_id)[image_id]
+        return size, [annotation for annotation in annotations if not annotation.get("iscrowd")]
 
     def digest(self, image_id: str) -> str:
         """The digest of the whole JSON file, so that a plan does not parse it."""
@@ -57,6 +63,30 @@ class CocoObjects:
             part = read_instances(annotations_of(self.root, name), name)
             self._parts[name] = {stem: (part.sizes[i], part.annotations[i]) for i, stem in part.stems.items()}
         return self._parts[name]
+
+
+@dataclass(frozen=True, eq=False)
+class CocoObjectBoxes(Mapping[str, tuple[Box, ...]]):
+    """id -> the boxes of its objects, as in `Dataset.box_lists`. A JSON file is parsed when its first image is requested."""
+
+    objects: CocoObjects
+
+    def __getitem__(self, image_id: str) -> tuple[Box, ...]:
+        """Raises KeyError for another image, DataError for a JSON file that cannot be read, or a box that is not in its image."""
+        if image_id not in self.objects:
+            raise KeyError(image_id)
+        size, annotations = self.objects.annotations(image_id)
+        return tuple(coco_box(self.objects.root, CLASS_INDEX[annotation["category_id"]], annotation["bbox"], size, image_id)
+                     for annotation in annotations if min(annotation["bbox"][2:]) > 0)   # a few have no extent
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self.objects.ids
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.objects.ids)
+
+    def __len__(self) -> int:
+        return len(self.objects.ids)
 
 
 def _part_of(image_id: str) -> str:

@@ -20,7 +20,7 @@ from wsss.data.messages import did_you_mean, format_size
 from wsss.errors import DataError
 from wsss.palette import IGNORE
 
-MAX_CLASSES = IGNORE - 1  # foreground
+MAX_CLASSES = IGNORE - 1  # foreground, in masks
 Box = tuple[int, float, float, float, float]   # class, 0-based; x0, y0, x1, y1: first and last pixel in the original frame
 _END_BYTES = 4096  # of an image file, at each end, for its digest: header with orientation, and the last pixels
 
@@ -58,8 +58,9 @@ class Dataset:
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.classes) <= MAX_CLASSES:
-            raise DataError(f"data set {self.name}: {len(self.classes)} classes; expected 1 to {MAX_CLASSES} (a mask is 8-bit)")
+        if not self.classes or (self.mask_files and len(self.classes) > MAX_CLASSES):
+            raise DataError(f"data set {self.name}: {len(self.classes)} classes; expected at least 1, and with masks, which are "
+                            f"8-bit, at most {MAX_CLASSES}: correct the classes, or do without masks")
         if self.max_side is not None and self.max_side < 1:
             raise DataError(f"data set {self.name}: max_side is {self.max_side}; expected at least 1, or none")
         if self.min_side is not None and not 1 <= self.min_side <= (self.max_side or self.min_side):
@@ -208,12 +209,16 @@ class Dataset:
                        for i in ids)
 
     def digest_of_boxes(self, ids: Sequence[str]) -> str:
-        """Hex digest of the boxes of these ids; an id without boxes is included as such. Reads no file."""
+        """Hex digest of the boxes of these ids; an id without boxes is included as such."""
         return _digest(f"{image_id}\t{self.box_lists.get(image_id, 'none')}" for image_id in ids)
 
     def _mask_digest(self, image_id: str) -> str:
-        path = self.mask_path(image_id)
-        return self._cached("mask", image_id, lambda: _digest_file(path) if path else "none")
+        paths = self._mask_parts(image_id)
+        return self._cached("mask", image_id, lambda: ",".join(map(_digest_file, paths)) or "none")
+
+    def _mask_parts(self, image_id: str) -> list[Path]:
+        """The files that the mask is read from."""
+        return list(filter(None, [self.mask_path(image_id)]))
 
     def _cached(self, kind: str, image_id: str, digest: Callable[[], str]) -> str:
         """Compute a digest once per `Dataset`, that is once per call of the pipeline."""

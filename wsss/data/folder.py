@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from wsss.data.boxes import ANNOTATIONS, folder_boxes
 from wsss.data.checked import reading_wanted
-from wsss.data.dataset import MAX_CLASSES, Dataset
+from wsss.data.dataset import Dataset
 from wsss.data.ids import check_id, read_lines, read_list, without_image
 from wsss.data.images import check_image, image_size
 from wsss.data.instances import png_objects
@@ -23,6 +24,7 @@ LAYOUT = """  {root}/
     classes.txt   one class name per line, without background; line i is mask value i
     masks/        optional: NAME.png, palette or 8-bit grey, 0 background, i class, 255 ignore
     instances/    optional: NAME.png, likewise, 0 none, 255 not scored, else the number of an object; its class is that in masks/
+    annotations/  optional: NAME.xml, boxes as in PASCAL VOC, or one .json, boxes of all images as in COCO
     train.txt     optional: one NAME per line; val.txt likewise"""
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -30,14 +32,15 @@ _MIN_TO_SPLIT = 5  # with fewer images none are held out
 
 
 def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None = None, val_fraction: float = 0.2,
-                check: bool | Path = True) -> Dataset:
+                difficult: bool = True, check: bool | Path = True) -> Dataset:
     """Open the data set in `root`, with the layout `LAYOUT`. Other files and folders are ignored.
 
     Lists: with one of train.txt and val.txt the other list is the rest; with both, an image in neither is only in "all". With
     neither, `val_fraction` of the images (at least 1 of 5 or more; chosen by a hash of the id, independent of the seed) is held
     out as "val", because thresholds are chosen on val masks and never on the list that is scored. Masks must cover all of train
-    and val, or all of val only. `check` reads the head and tail of every image and the head of every mask (0.1 ms for both on a
-    local disk); with a marker file only if something changed since it was written (`reading_wanted`). EXIF orientation is
+    and val, or all of val only; boxes likewise. Without `difficult`, boxes of objects that are marked so are left out.
+    `check` reads the head and tail of every image, the head of every mask (0.1 ms for both on a local disk) and every box (0.2 ms
+    for an image); with a marker file only if something changed since it was written (`reading_wanted`). EXIF orientation is
     applied, so a mask must have the size and orientation of the displayed image.
 
     Raises DataError, listing up to 10 problems, for anything missing, misspelt, duplicated, damaged or of the wrong size.
@@ -57,16 +60,19 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
     lists = _make_lists(root, images, val_fraction)
     masks = _find_masks(root, images, lists) if (root / "masks").is_dir() else {}
     numbered = scan_folder(root, "instances", (".png",)) if (root / "instances").is_dir() else {}
-    with reading_wanted(check, root, images, masks, numbered) as reads:
+    annotations = scan_folder(root, ANNOTATIONS, (".xml", ".json")) if (root / ANNOTATIONS).is_dir() else {}
+    compared = {name: name for name in ("labels.csv", "classes.txt") if annotations}   # with the boxes
+    with reading_wanted(check, root, images, masks, numbered, annotations, compared) as reads:
         if reads:
             check_files(root, images, masks)
         objects = png_objects(root, numbered, masks, images, len(classes), reads)
+        boxes = folder_boxes(root, annotations, images, classes, labels, lists, difficult=difficult, check=reads)
     seen = {index for present in labels.values() for index in present}
     if absent := [class_name for index, class_name in enumerate(classes) if index not in seen]:
         log.warning("data set %s: no image of class %s; nothing can be learned about it: check labels.csv", name,
                     ", ".join(absent))
     return Dataset(name=name, root=root, classes=classes, lists=lists, labels=labels, image_files=images, mask_files=masks,
-                   max_side=max_side, objects=objects)
+                   max_side=max_side, objects=objects, box_lists=boxes)
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
@@ -83,8 +89,8 @@ def _read_classes(path: Path) -> tuple[str, ...]:
             problems.append(f"line {i}, {name!r}, holds ';', which separates classes in labels.csv: rename the class")
         elif names.index(name) < i - 1:
             problems.append(f"line {i} repeats {name!r} of line {names.index(name) + 1}; rename one class")
-    if not 1 <= len(names) <= MAX_CLASSES:
-        problems.append(f"{len(names)} classes; expected 1 to {MAX_CLASSES}, one per line")
+    if not names:
+        problems.append("it is empty; expected a class name on each line")
     refuse(f"classes {path}", problems)
     return tuple(names)
 

@@ -23,7 +23,7 @@ def check_id(image_id: str) -> str:
         reason = "holds a path separator and would leave its folder"
     elif image_id.startswith("."):
         reason = "starts with a dot"
-    elif any(unicodedata.category(character) in ("Cc", "Cs") for character in image_id):
+    elif not image_id.isprintable() and any(unicodedata.category(character) in ("Cc", "Cs") for character in image_id):
         reason = "holds a control character or undecodable byte"
     elif image_id != image_id.strip():
         reason = "starts or ends with a blank"

@@ -11,15 +11,15 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
+from wsss.data.boxes import XmlBoxes, class_of, read_annotation
 from wsss.data.checked import reading_wanted
 from wsss.data.dataset import Dataset
 from wsss.data.folder import check_files, read_rows, scan_folder
 from wsss.data.ids import read_lines, read_list, union
 from wsss.data.images import mask_classes, read_mask
 from wsss.data.instances import png_objects
-from wsss.data.messages import contents, did_you_mean, refuse
+from wsss.data.messages import contents, refuse
 from wsss.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -57,13 +57,15 @@ class VocFiles:
     masks: Mapping[str, str]        # of either folder
 
 
-def open_voc(root: str | Path, *, name: str = "voc12", max_side: int | None = None, check: bool | Path = True) -> Dataset:
+def open_voc(root: str | Path, *, name: str = "voc12", max_side: int | None = None, difficult: bool = True,
+             check: bool | Path = True) -> Dataset:
     """Open the data set in `root`, with the layout `LAYOUT`; `root` is the folder VOC2012, VOCdevkit or the parent of that.
 
     Lists: train, train_aug, val, and their union "all"; with a test.txt also test. The classes of the images that are not in
     "all" are not known (`Dataset.unlabelled`), and their files are not checked. Image labels are read from
     `image_labels.csv`, which `prepare_voc` writes; without it they are derived at each call from an XML file per image, or from
-    its mask if there is none. Masks must cover all of train or none of it, likewise val; of train_aug any part.
+    its mask if there is none. Masks must cover all of train or none of it, likewise val; of train_aug any part. The boxes of an
+    image are read from its XML file when they are first requested; without `difficult`, those of objects marked so are left out.
     `check` reads the head and tail of every image and the head of every mask; with a marker file only if something changed
     since it was written (`reading_wanted`).
 
@@ -85,9 +87,10 @@ def open_voc(root: str | Path, *, name: str = "voc12", max_side: int | None = No
             check_files(root, images, masks)
         objects = png_objects(root, numbered, drawn, images, len(VOC_CLASSES), reads)   # drawn together with SegmentationClass
     unlabelled = files.images.keys() - images.keys()
+    annotated = {image_id: files.annotations[image_id] for image_id in ids if image_id in files.annotations}
     return Dataset(name=name, root=root, classes=VOC_CLASSES, lists=lists, labels=labels | dict.fromkeys(unlabelled, ()),
                    image_files=files.images, mask_files=masks, unlabelled=frozenset(unlabelled), max_side=max_side,
-                   objects=objects)
+                   objects=objects, box_lists=XmlBoxes(root, annotated, files.images, VOC_CLASSES, difficult))
 
 
 def find_voc(root: str | Path) -> Path:
@@ -160,20 +163,9 @@ def _refuse_partial(root: Path, lists: Mapping[str, tuple[str, ...]], masks: Map
 def annotation_classes(path: Path) -> tuple[int, ...]:
     """The classes (0-based, ascending) of the objects in a VOC annotation, including objects marked `difficult` (official).
 
-    The names of object parts (head, hand, foot) are ignored. Raises DataError if the file cannot be read.
+    The names of object parts (head, hand, foot) are ignored. Raises DataError if the file cannot be read or names another class.
     """
-    try:
-        annotation = ElementTree.fromstring(path.read_bytes())
-    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
-        raise DataError(f"cannot read the annotation {path} ({error}); restore it, or remove it to use the classes of its "
-                        "mask") from error
-    if annotation.tag != "annotation":
-        raise DataError(f"{path} is not a VOC annotation: it starts with <{annotation.tag}>, expected <annotation>; restore it")
-    names = {(found.findtext("name") or "").strip() for found in annotation.iterfind("object")}
-    if wrong := sorted(names - set(VOC_CLASSES)):
-        raise DataError(f"{path} names an object of the unknown class {wrong[0]!r}{did_you_mean(wrong[0], VOC_CLASSES)}; "
-                        "expected one of the 20 of PASCAL VOC: correct it")
-    return tuple(sorted(VOC_CLASSES.index(name) for name in names))
+    return tuple(sorted({class_of(found, path, VOC_CLASSES) for found in read_annotation(path).iterfind("object")}))
 
 
 def class_names(classes: Iterable[int]) -> str:
