@@ -80,6 +80,7 @@ def unused(setup: Setup) -> dict[str, str]:
 
 
 def check(setup: Setup) -> None:
+    setup.require_mask_values()
     settings = setup.settings
     require_package("pydensecrf", settings.crf_backend is CRFBackend.pydensecrf, f"{setup.name}.crf_backend")
     if falls_back(setup):

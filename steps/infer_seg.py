@@ -72,6 +72,10 @@ def identity(setup: Setup) -> dict[str, Any]:
     return facts(setup, "precision")
 
 
+def check(setup: Setup) -> None:
+    setup.require_mask_values()
+
+
 def saved(settings: Settings) -> list[str]:
     return [BEFORE_CRF, ""] if settings.crf else [""]
 

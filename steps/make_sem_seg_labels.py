@@ -83,6 +83,7 @@ def unused(setup: Setup) -> dict[str, str]:
 
 
 def check(setup: Setup) -> None:
+    setup.require_mask_values()
     if falls_back(setup):
         require_fallback(setup, {setup.seeds: f"{setup.name}.bg_threshold"})
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steps.runtime.context import Source, methods_of
-from wsss.data.dataset import Dataset
+from wsss.data.dataset import MAX_CLASSES, Dataset
 from wsss.data.ids import union
 from wsss.errors import ConfigError
 
@@ -52,6 +52,13 @@ class Setup:
             raise ConfigError(f"{self.name}.split={self.settings.split!r} is to be scored, but not all of its {len(ids)} images "
                               f"have masks in {self.dataset.root}. Add the masks or choose another list")
         return ()
+
+    def require_mask_values(self) -> None:
+        """Raise ConfigError if the classes have no room in the 8-bit masks that the step writes."""
+        if len(self.dataset.classes) > MAX_CLASSES:
+            raise ConfigError(f"{self.name} writes 8-bit masks, which have values for {MAX_CLASSES} classes, but data set "
+                              f"{self.dataset.name} has {len(self.dataset.classes)}. Leave it and the steps that read its masks "
+                              "out of steps=[...]: maps are made and their boxes are scored without masks")
 
     def refuse_choosing_on_scored(self, scores: str, scored: Sequence[str], val: Sequence[str], key: str) -> None:
         """Raise ConfigError if the step `scores` scores images on which the setting `key` is chosen."""

@@ -209,8 +209,7 @@ def test_labels_that_are_refused(tmp_path, text, message):
     ("Background\ncat\n", "line 1 is 'Background'; background is mask value 0"),
     ("cat\n\ndog\n", "line 2 is empty; it would shift the mask values"),
     ("cat;dog\n", "holds ';'"),
-    ("\n", "0 classes; expected 1 to 254"),
-    ("\n".join(f"c{i}" for i in range(255)), "255 classes; expected 1 to 254"),
+    ("\n", "it is empty; expected a class name on each line"),
 ])
 def test_classes_that_are_refused(tmp_path, text, message):
     root = build(tmp_path, {"a": ""})
@@ -380,5 +379,15 @@ def test_an_inconsistent_description_is_refused():
         Dataset(**good | {"lists": {"train": ("a",), "all": ("a",)}})
     with pytest.raises(DataError, match="1 ids of list train have no image or no label, for example 'b'"):
         Dataset(**good | {"lists": {"train": ("a", "b"), "val": (), "all": ("a",)}})
-    with pytest.raises(DataError, match="0 classes; expected 1 to 254"):
+    with pytest.raises(DataError, match="0 classes; expected at least 1"):
         Dataset(**good | {"classes": ()})
+
+
+def test_more_classes_than_a_mask_has_values_for(tmp_path):
+    """Only masks are limited, to 254: image labels are not."""
+    classes = [f"class{i}" for i in range(300)]
+    data = open_folder(build(tmp_path / "none", {"a": "class299", "b": "class0"}, classes))
+    assert len(data.classes) == 300 and data.labels["a"] == (299,) and data.label_vector("a").nonzero()[0].tolist() == [299]
+    root = build(tmp_path / "masks", {"a": "class299", "b": "class0"}, classes, masks="ab")
+    with pytest.raises(DataError, match="300 classes; expected at least 1, and with masks, which are 8-bit, at most 254"):
+        open_folder(root)

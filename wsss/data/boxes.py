@@ -211,7 +211,7 @@ def _coco_boxes(path: Path, root: Path, images: Mapping[str, str], classes: tupl
         stems = {image["id"]: Path(image["file_name"]).stem for image in data["images"]}
         names = {category["id"]: category["name"].strip() for category in data["categories"]}
         sides = {image["id"]: (image.get("height"), image.get("width")) for image in data["images"]}
-        found = [(item["image_id"], item["category_id"], [_number(side) for side in item["bbox"]])
+        found = [(item["image_id"], item["category_id"], item["bbox"])
                  for item in data["annotations"] if not item.get("iscrowd")]
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; expected a COCO json: check its permissions") from error
@@ -244,7 +244,11 @@ def _coco_boxes(path: Path, root: Path, images: Mapping[str, str], classes: tupl
     return {stem: tuple(boxes[stem]) for stem in images if stem in boxes}
 
 
-def coco_box(path: Path, index: int, bbox: list[float], size: tuple[int, int], stem: str) -> Box:
-    """A box from `bbox`, x, y, width and height in pixels, measured from the edge of the first pixel."""
-    x, y, width, height = bbox if len(bbox) == 4 and min(bbox[2:]) > 0 else [float("nan")] * 4
+def coco_box(path: Path, index: int, bbox: Any, size: tuple[int, int], stem: str) -> Box:
+    """A box from `bbox`, a list of x, y, width and height in pixels, measured from the edge of the first pixel.
+
+    Raises DataError, naming the file and the image, for anything else and for a box that is not in the image.
+    """
+    numbers = [_number(side) for side in bbox] if isinstance(bbox, list) else []
+    x, y, width, height = numbers if len(numbers) == 4 and min(numbers[2:]) > 0 else [float("nan")] * 4
     return _box(path, index, (x, y, x + max(width - 1, 0), y + max(height - 1, 0)), size, of=f", image {stem},")

@@ -76,8 +76,9 @@ class CocoObjectBoxes(Mapping[str, tuple[Box, ...]]):
         if image_id not in self.objects:
             raise KeyError(image_id)
         size, annotations = self.objects.annotations(image_id)
-        return tuple(coco_box(self.objects.root, CLASS_INDEX[annotation["category_id"]], annotation["bbox"], size, image_id)
-                     for annotation in annotations if min(annotation["bbox"][2:]) > 0)   # a few have no extent
+        path = annotations_of(self.objects.root, _part_of(image_id))
+        return tuple(coco_box(path, CLASS_INDEX[annotation["category_id"]], annotation.get("bbox"), size, image_id)
+                     for annotation in annotations if 0 not in (annotation.get("bbox") or ())[2:])   # a box without extent
 
     def __contains__(self, image_id: object) -> bool:
         return image_id in self.objects.ids

@@ -244,8 +244,8 @@ def _warn_outside(path: Path, split: _Split, boxes: Mapping[str, tuple[Box, ...]
     outside = [image_id for image_id, (width, height) in split.sizes.items()
                if any(x1 > width or y1 > height for _, _, _, x1, y1 in boxes.get(image_id, ()))]
     if outside:
-        log.warning("%s: %d images have a box that is not inside the image as of image_sizes.txt, for example %s; boxes are scored "
-                    "as they are, as in the official code", path, len(outside), outside[0])
+        log.warning("%s: %d images have a box that is not inside the image as of image_sizes.txt, for example %s; boxes are "
+                    "scored as they are, as in the official code", path, len(outside), outside[0])
 
 
 def _refuse_missing(folder: Path, files: Iterable[str]) -> None:
