@@ -64,8 +64,8 @@ def patches(crops: list[np.ndarray], side: int) -> str:
 
 
 def colour(index: int) -> str:
-    """The colour of a mask value, for CSS."""
-    return f"#{VOC_PALETTE[index].tobytes().hex()}"
+    """The colour of a mask value, for CSS; of class `index` - 1 where there are more classes than mask values: colours recur."""
+    return f"#{VOC_PALETTE[index if index < IGNORE else 1 + (index - 1) % (IGNORE - 1)].tobytes().hex()}"
 
 
 def _size(array: np.ndarray, side: int) -> tuple[int, int]:

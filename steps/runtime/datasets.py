@@ -200,6 +200,6 @@ def _count_boxes(dataset: Dataset, ids: Sequence[str]) -> str:
     if not (known := [image_id for image_id in ids if image_id in dataset.box_lists]):
         return ""
     try:
-        return f", {len(known):,} with {sum(len(dataset.box_lists[image_id]) for image_id in known):,} boxes"
+        return f", {len(known):,} with boxes ({sum(len(dataset.box_lists[image_id]) for image_id in known):,} boxes)"
     except DataError as error:   # only a step that scores boxes needs them
         return f", boxes that cannot be read: {error}"

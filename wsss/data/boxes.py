@@ -141,14 +141,20 @@ def _compare_labels(root: Path, boxes: Mapping[str, tuple[Box, ...]], classes: t
 class _NoDoctype(ElementTree.TreeBuilder):
     """Refuses a document type declaration before it is read: its entities can make a small file fill the memory."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError(f"it declares a document type <!DOCTYPE {name}>, which annotations do not have")
+        raise DataError(f"{self.path} declares a document type, <!DOCTYPE {name}>, which annotations do not have; remove it")
 
 
 def read_annotation(path: Path) -> ElementTree.Element:
     """The element <annotation> of a VOC XML file. Raises DataError, naming the file, for anything else."""
     try:
-        annotation = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctype()))
+        annotation = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctype(path)))
+    except DataError:
+        raise
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         raise DataError(f"cannot read the annotation {path} ({error}); restore it, or remove it") from error
     if annotation.tag != "annotation":

@@ -58,7 +58,8 @@ def open_coco(root: str | Path, *, name: str = "coco14", masks: str = "official"
     lists = {name: tuple(i for i in labels if i.startswith(f"COCO_{part}_")) for name, part in PARTS.items()}
     images = {image_id: f"{PARTS[name]}/{image_id}.jpg" for name, ids in lists.items() for image_id in ids}
     files = {image_id: f"{folder_of(masks)}/{image_id}.png" for image_id in images}
-    objects = CocoObjects(root, frozenset(images), {name: made["digest"] for name, made in sources.items()})
+    parts = {image_id: PARTS[name] for name, ids in lists.items() for image_id in ids}
+    objects = CocoObjects(root, parts, {name: made["digest"] for name, made in sources.items()})
     annotations = {part: str(annotations_of(root, part).resolve()) for part in PARTS.values()}
     with reading_wanted(check, root, images, files, annotations) as reads:
         for path in map(Path, annotations.values()):

@@ -1,6 +1,6 @@
 """The objects of COCO 2014, read from its annotations; drawing them needs pycocotools."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ class CocoObjects:
     """Every annotation of an image except crowds is an object; objects may overlap. Crowds are left out, not ignored.
 
     A JSON file is parsed when its first image is requested, which takes `memory`.
-    `ids`: of the data set. `digests`: of the JSON files, by name.
+    `part_of`: id -> train2014 or val2014. `digests`: of the JSON files, by name.
     """
 
     root: Path
-    ids: Collection[str]
+    part_of: Mapping[str, str] = field(repr=False)
     digests: Mapping[str, str]
     _parts: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -36,7 +36,7 @@ class CocoObjects:
         return round(_PARSED * max(annotations_of(self.root, part).stat().st_size for part in PARTS.values()))
 
     def __contains__(self, image_id: str) -> bool:
-        return image_id in self.ids
+        return image_id in self.part_of
 
     def read(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Masks (M, H, W) bool and classes (M,) int64, 0-based.
@@ -54,11 +54,11 @@ class CocoObjects:
 
     def digest(self, image_id: str) -> str:
         """The digest of the whole JSON file, so that a plan does not parse it."""
-        return self.digests[annotations_of(self.root, _part_of(image_id)).name]
+        return self.digests[annotations_of(self.root, self.part_of[image_id]).name]
 
     def _part(self, image_id: str) -> dict[str, Any]:
         """id -> size (H, W) and annotations, for the images of the part of `image_id`."""
-        name = _part_of(image_id)
+        name = self.part_of[image_id]
         if name not in self._parts:
             part = read_instances(annotations_of(self.root, name), name)
             self._parts[name] = {stem: (part.sizes[i], part.annotations[i]) for i, stem in part.stems.items()}
@@ -73,25 +73,19 @@ class CocoObjectBoxes(Mapping[str, tuple[Box, ...]]):
 
     def __getitem__(self, image_id: str) -> tuple[Box, ...]:
         """Raises KeyError for another image, DataError for a JSON file that cannot be read, or a box that is not in its image."""
-        if image_id not in self.objects:
-            raise KeyError(image_id)
+        path = annotations_of(self.objects.root, self.objects.part_of[image_id])
         size, annotations = self.objects.annotations(image_id)
-        path = annotations_of(self.objects.root, _part_of(image_id))
         return tuple(coco_box(path, CLASS_INDEX[annotation["category_id"]], annotation.get("bbox"), size, image_id)
                      for annotation in annotations if 0 not in (annotation.get("bbox") or ())[2:])   # a box without extent
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self.objects.ids
+        return image_id in self.objects.part_of
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.objects.ids)
+        return iter(self.objects.part_of)
 
     def __len__(self) -> int:
-        return len(self.objects.ids)
-
-
-def _part_of(image_id: str) -> str:
-    return next(part for part in PARTS.values() if image_id.startswith(f"COCO_{part}_"))
+        return len(self.objects.part_of)
 
 
 def pycocotools_mask() -> Any:
