@@ -56,7 +56,7 @@ def test_the_default_is_the_clean_recipe_on_the_embedded_data_from_installed_wei
     (["backbone=resnet19"], "backbone=resnet19: there is no such option; did you mean 'resnet18'"),
     (["action=pla"], r"action=pla: there is no such choice; did you mean 'plan'\? \(allowed: compare, export_official, export_onnx, export_voc, export_voc_test, "),
     (["recipe=clena"], "recipe=clena: there is no such option; did you mean 'clean'"),
-    (["data=shape"], r"data=shape: there is no such option; did you mean 'shapes'\? \(allowed: .*folder, shapes"),
+    (["data=shape"], r"data=shape: there is no such option; did you mean 'shapes'\? \(allowed: .*folder, .*shapes"),
     (["cam=cma"], r"cam=cma: there is no such option; did you mean 'cam'\? \(allowed: .*cam"),
     (["cam.stage=3"], r"cam.stage: there is no such key \(allowed here: none\)"), (["+cam.stage=3"], "cam.stage: there is no such key"),
     (["=3"], "override"),

@@ -39,7 +39,7 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
     neither, `val_fraction` of the images (at least 1 of 5 or more; chosen by a hash of the id, independent of the seed) is held
     out as "val", because thresholds are chosen on val masks and never on the list that is scored. Masks must cover all of train
     and val, or all of val only; boxes likewise. Without `difficult`, boxes of objects that are marked so are left out.
-    `check` reads the head and tail of every image, the head of every mask (0.1 ms for both on a local disk) and every box (0.2 ms
+    `check` reads the head and tail of every image, the head of every mask (0.1 ms for both on a local disk) and every box (0.1 ms
     for an image); with a marker file only if something changed since it was written (`reading_wanted`). EXIF orientation is
     applied, so a mask must have the size and orientation of the displayed image.
 
