@@ -5,7 +5,7 @@ import re
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-_ELEMENTS = re.compile(r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,'"])+""")   # of a list: a comma in quotes is none between them
+_ELEMENTS = re.compile(r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,'"])+""")   # of a list; a comma in quotes is part of one
 
 
 def as_meant(word: str) -> str:

@@ -73,7 +73,8 @@ def tune(pipeline: Any) -> Result:
     pipeline.console.start("tune")
     steps = [name for name in config.steps if BY_NAME[name].tune]
     read = {name for step in steps for names in sources(config, step).values() for name in (step, *names)}
-    with prepared_process(config.threads, pipeline.device), pipeline.reading(read & finished.manifests.keys()), pipeline.signals():
+    with (prepared_process(config.threads, pipeline.device), pipeline.reading(read & finished.manifests.keys()),
+          pipeline.signals()):
         dataset, runtime = pipeline.dataset, pipeline.runtime(progress=pipeline.progress("tune"), warn=pipeline.console.warning)
         ids = choosing_ids(dataset, config.tune)
         tuning = Tuning(config.tune, ids)

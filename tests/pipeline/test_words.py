@@ -11,7 +11,7 @@ TEXTS = ("ü", "写 真", "~/photos", "photos (1)", "a=b", "it's", "back\\", "ba
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_comes_through(text):
-    assert typed(compose([as_meant(f"data=folder"), f"data.root={text}"])).data.root == text
+    assert typed(compose([as_meant("data=folder"), f"data.root={text}"])).data.root == text
     assert typed(compose(["data=folder", as_meant(f"data.root={text}")])).data.root == text   # done twice is done once
 
 
