@@ -4,6 +4,7 @@ reading.
 The header of a weights file names its network, so later steps do not need these settings.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -128,7 +129,8 @@ def _frozen(network: N, context: StepContext) -> N:
 def _only_used(network: Network, context: StepContext) -> Network:
     """Prepare a network for inference only: fold batch norm and cast weights once instead of in every call. Only folding
     changes results, by rounding."""
-    fold_batch_norm(_frozen(network, context))
+    built_by = [type(network).__name__, network.backbone.facts, getattr(network, "facts", None)]
+    fold_batch_norm(_frozen(network, context), json.dumps(built_by, sort_keys=True))
     if context.runtime.precision == "bf16":
         for layer in network.backbone.modules():
             if type(layer) in (Conv2d, Linear):   # others may compute with their weights before autocast casts the result

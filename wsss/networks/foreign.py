@@ -28,7 +28,8 @@ _KINDS = {   # a parameter that only this kind of network has
     r"inception3a\..*": "a GoogLeNet of torchvision",
     r"stages\.0\.blocks\.0\.conv_dw\.weight": "a ConvNeXt of timm",
     r"features\.0\.0\.weight": "a MobileNet, EfficientNet or ConvNeXt of torchvision",
-    r"_conv_stem\.weight": "an EfficientNet of efficientnet-pytorch", r"conv_stem\.weight": "an EfficientNet or MobileNet of timm",
+    r"_conv_stem\.weight": "an EfficientNet of efficientnet-pytorch",
+    r"conv_stem\.weight": "an EfficientNet or MobileNet of timm",
     r"layers\.0\.blocks\.0\.attn\.qkv\.weight": "a Swin transformer of timm",
     r"features\.0\.weight": "a VGG or AlexNet of torchvision"}
 
