@@ -18,6 +18,7 @@ from pipeline.commandline import act, end_with
 from pipeline.config import compose, register
 from pipeline.multirun import Sweep
 from pipeline.runner import Pipeline
+from pipeline.words import as_meant
 from wsss.errors import WsssError
 
 
@@ -44,7 +45,7 @@ def _sweep(words: list[str]) -> int:
 
 def main() -> None:
     register()
-    words = sys.argv[1:]
+    words = sys.argv[1:] = [as_meant(word) for word in sys.argv[1:]]
     flags = {word for word in words if word.startswith("-")}
     if flags & {"-m", "--multirun"} and not flags & {"--cfg", "-c"}:
         sys.exit(_sweep(words))

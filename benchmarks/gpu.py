@@ -183,14 +183,14 @@ def child(options: argparse.Namespace) -> int:
     """Measure one part in this process."""
     import torch
 
-    from pipeline.cluster.machine import prepare_process
+    from pipeline.cluster.machine import prepared_process
     from wsss.files import write_text
 
     device = torch.device(options.device)
-    prepare_process(1 if options.quick else None, device)
     if device.type == "cuda":
         torch.cuda.init()   # the peaks of the first row
-    write_text(options.out / f"{options.part}.json", json.dumps(PARTS[options.part].measure(device, options.quick)))
+    with prepared_process(1 if options.quick else None, device):
+        write_text(options.out / f"{options.part}.json", json.dumps(PARTS[options.part].measure(device, options.quick)))
     return 0
 
 

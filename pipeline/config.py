@@ -20,6 +20,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pipeline.helptext import CONF
 from pipeline.order import STEPS
 from pipeline.settings import Action, Config
+from pipeline.words import as_meant, quoted
 from steps.runtime.datasets import KINDS
 from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
@@ -84,15 +85,18 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Raises ConfigError for an unknown key or group, or a value of the wrong type; names the key, the value and the allowed values.
     """
     register()
-    GlobalHydra.instance().clear()
     for word in overrides:
-        if not re.search("[=~]", word):
+        if not re.search("[=~]", word) or re.search(r"\s", word.partition("=")[0]):
             raise ConfigError(f"{word!r} is not a setting of the form KEY=VALUE{_as_setting(word)} (see --help)")
+    session = GlobalHydra.instance()
+    before, session.hydra = session.hydra, None   # the caller may be a program with a Hydra session of its own
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=list(overrides))
+            return hydra_compose("config", overrides=[as_meant(word) for word in overrides])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(explain(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = before
 
 
 def typed(config: DictConfig) -> Any:
@@ -141,6 +145,10 @@ def explain(error: Exception) -> str:
     if clash := re.search(r"In 'experiment/(\w+)'.*Key '(\w+)' not in '(\w+)'", " ".join(str(error).split())):
         what = "data set" if clash[3] in {kind.settings.__name__ for kind in KINDS.values()} else "method"
         return f"experiment={clash[1]} sets {clash[2]}, which this {what} does not have: leave out the experiment or the {what}"
+    if several := re.search(r"Ambiguous value for argument '(.+?)=(.*)' 1\. To use it", text):
+        key, value = several.groups()
+        return (f"{key}={value} is read as several values. For one text with a comma type \"{key}={quoted(value)}\", for a list "
+                f"{key}=[{value}], and for a run with each value add -m")
     if not full_key:
         return " ".join(str(error).split())
     if text.startswith("Key ") and parent is not None:

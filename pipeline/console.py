@@ -1,6 +1,6 @@
 """The output of a run: the plan, the progress of the current step and its time. The run's log contains the same lines.
 
-On a terminal rich redraws one line for each step; elsewhere a plain line is printed every few seconds.
+On a terminal rich redraws one line for each step, and so does a notebook; elsewhere a plain line is printed every few seconds.
 """
 
 import logging
@@ -132,11 +132,13 @@ class Console:
             file.write("".join(lines))
 
     def _draws(self) -> bool:
-        return self.level == LEVELS.index("info") and sys.stdout.isatty()
+        return self.level == LEVELS.index("info") and (sys.stdout.isatty() or _in_notebook())
 
     def _draw(self, step: str, done: int, total: int, tail: str) -> None:
         bar = self._bar   # a signal handler may call `_erase` between these lines
-        if bar is None:
+        if bar is None and _in_notebook():
+            bar = self._bar = _Cell()
+        elif bar is None:
             from rich.console import Console as Terminal  # imported here: only a terminal needs it
             from rich.progress import BarColumn, Progress, TextColumn
 
@@ -149,7 +151,10 @@ class Console:
             bar.start()
             bar.console.show_cursor(True)   # a killed process cannot restore it
             self._bar, self._drawn = bar, 0.0
-        bar.update(bar.task_ids[0], completed=done, tail=tail)
+        if isinstance(bar, _Cell):
+            bar.text = f"  {step}: {done}/{total}, {tail}"
+        else:
+            bar.update(bar.task_ids[0], completed=done, tail=tail)
         if time.monotonic() - self._drawn >= REDRAW_SECONDS:
             self._drawn = time.monotonic()
             bar.refresh()
@@ -160,6 +165,32 @@ class Console:
         if self._bar is not None:
             bar, self._bar = self._bar, None
             bar.stop()
+
+
+class _Cell:
+    """A line in the output of a notebook's cell, which replaces itself."""
+
+    def __init__(self) -> None:
+        self.text, self._handle = "", None
+
+    def refresh(self) -> None:
+        from IPython.display import Pretty, display
+
+        if self._handle is None:
+            self._handle = display(Pretty(self.text), display_id=True)
+        else:
+            self._handle.update(Pretty(self.text))
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self.text = ""
+            self.refresh()
+
+
+def _in_notebook() -> bool:
+    """Whether the program runs in a Jupyter kernel. A terminal's IPython has a terminal."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and hasattr(shell, "kernel")
 
 
 class _Handler(logging.Handler):

@@ -19,6 +19,7 @@ from pipeline.plan.lists import derive_lists
 from pipeline.report.kinds import main_heading, main_measure, measured, of_runs, with_first_measure
 from pipeline.runfolder.folder import MANIFEST
 from pipeline.runner import SUMMARY, Pipeline
+from pipeline.words import as_meant
 from steps.runtime.artifacts import read_json
 from steps.runtime.datasets import open_dataset
 from wsss.errors import ConfigError
@@ -37,7 +38,7 @@ class Sweep:
 
     def __init__(self, words: Sequence[str]):
         self.hydra = [word for word in words if word.startswith(HYDRAS)]
-        self.words = [word for word in words if not word.startswith(("-", *HYDRAS))]
+        self.words = [as_meant(word) for word in words if not word.startswith(("-", *HYDRAS))]
         try:
             overrides = OverridesParser.create().parse_overrides(self.words)
         except HydraException as error:

@@ -26,7 +26,7 @@ from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import reading, reading_available
 from pipeline.runfolder.recorded import RecordedRun, recorded_config
 from pipeline.runfolder.reuse import open_donors
-from pipeline.runfolder.summary import SUMMARY, build_summary
+from pipeline.runfolder.summary import SUMMARY, Summary, build_summary
 from pipeline.settings import KEYS_OF_ACTIONS, Precision
 from pipeline.tracking import check_logger
 from pipeline.work import Work, quarantined
@@ -82,7 +82,7 @@ class Pipeline(Work):
                 self.console.warning(f"{step} is in use by {other.owner} since {other.since}: a run would be refused now")
         return plan
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Summary:
         """Run the plan and return the summary, which is also written to `summary.json`.
 
         Raises
@@ -93,8 +93,8 @@ class Pipeline(Work):
             after SIGINT or SIGTERM; finished work is saved.
         """
         if not self.group.is_main:
-            return self._follow()
-        return self.carry_out(self.make_plan)
+            return Summary(self._follow())
+        return Summary(self.carry_out(self.make_plan))
 
     def carry_out(self, plan_of: Callable[[], list[PlannedStep]]) -> dict[str, Any]:
         config = self.config
@@ -116,7 +116,7 @@ class Pipeline(Work):
                 write_text(self.folder.path / "config.yaml", OmegaConf.to_yaml(self.composed, resolve=True))
                 self.console.log_to(self.folder.path / LOG, shlex.join(["python", "run_pipeline.py", *self.overrides]))
                 held.push(self.console.leave)
-            self._assemble()
+            held.enter_context(self._assemble())
             self.console.info(head_line(self.folder.path, self.dataset, self.config.backbone, self.device))
             for remark in remarks(self.config, plan):
                 self.console.info(f"  {remark}")
@@ -141,9 +141,9 @@ class Pipeline(Work):
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *actions.names()]
 
-    def results(self) -> dict[str, Any]:
+    def results(self) -> Summary:
         """The summary of the last finished call of `run`. Raises ArtifactError if there is none."""
-        return read_json(self.folder.path / SUMMARY)
+        return Summary(read_json(self.folder.path / SUMMARY))
 
     @property
     def command(self) -> str:

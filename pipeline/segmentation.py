@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.actions._finished import FinishedSteps, made_with
-from pipeline.cluster.machine import prepare_process
+from pipeline.cluster.machine import prepared_process
 from pipeline.order import BY_NAME, segmenting, sources
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import find_run, reading, require_finished
@@ -34,10 +35,11 @@ class SegmentationNetwork:
         of the masks: scales, mirror image, CRF, ...
     """
 
-    def __init__(self, context: StepContext):
+    def __init__(self, context: StepContext, threads: int | None):
         from steps.runtime.networks import in_precision, load_segmenter
 
         self.context, self.classes, self.settings = context, context.dataset.classes, context.settings
+        self._prepared = partial(prepared_process, threads, context.runtime.device)
         network = load_segmenter(context)
         self._logits, self._normalisation = in_precision(context, network), network.backbone.normalisation
 
@@ -51,8 +53,9 @@ class SegmentationNetwork:
         from wsss.segmenters.inference import segment
 
         array = as_rgb(image)
-        return segment(self._logits, self.context.dataset.in_working_frame(array), array.shape[:2], self.settings,
-                       self.context.runtime.device, self._normalisation)[""]
+        with self._prepared():
+            return segment(self._logits, self.context.dataset.in_working_frame(array), array.shape[:2], self.settings,
+                           self.context.runtime.device, self._normalisation)[""]
 
     def probabilities(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         """The probabilities (C + 1, H, W) float32 of the labels, background first, in the size of the image: the mean over the
@@ -63,9 +66,10 @@ class SegmentationNetwork:
         from wsss.segmenters.inference import probabilities
 
         array = as_rgb(image)
-        soft = probabilities(self._logits, self.context.dataset.in_working_frame(array), self.settings.scales, self.settings.flip,
-                             self.context.runtime.device, self._normalisation)
-        return resize(soft, array.shape[:2]).cpu().numpy()
+        with self._prepared():
+            soft = probabilities(self._logits, self.context.dataset.in_working_frame(array), self.settings.scales,
+                                 self.settings.flip, self.context.runtime.device, self._normalisation)
+            return resize(soft, array.shape[:2]).cpu().numpy()
 
 
 def load_network(run: str | Path, *overrides: str) -> SegmentationNetwork:
@@ -73,8 +77,8 @@ def load_network(run: str | Path, *overrides: str) -> SegmentationNetwork:
 
     `overrides` as on the command line: `"device=cpu"`, `"threads=4"`, `"outputs=DIR"`, or settings of the step that made the
     masks of the run (`"infer_seg.crf=false"`), which otherwise are those of the run. The masks equal those of `action=predict`
-    with the same settings, byte for byte on one kind of device with the same number of threads. As a run does, it sets the number
-    of torch's threads in this process.
+    with the same settings, byte for byte on one kind of device with the same number of threads. Torch's settings, such as the
+    number of threads, are changed during a call only.
 
     Raises
     ------
@@ -106,10 +110,11 @@ def _named(config: Any, run: str) -> RunFolder:
 
 def open_network(pipeline: Any, folder: RunFolder, action: str) -> SegmentationNetwork:
     """The trained network of a run, ready to segment. Raises as `load_network`."""
-    prepare_process(pipeline.config.threads, pipeline.device)
+    threads = pipeline.config.threads
     finished, name = finished_network(pipeline.config, folder, action)
-    with reading(folder, {name, training_of(finished, name)}, pipeline.console.warning):
-        return SegmentationNetwork(network_context(finished, name, pipeline.overrides, pipeline.runtime()))
+    with (prepared_process(threads, pipeline.device),
+          reading(folder, {name, training_of(finished, name)}, pipeline.console.warning)):
+        return SegmentationNetwork(network_context(finished, name, pipeline.overrides, pipeline.runtime()), threads)
 
 
 def finished_network(config: Any, folder: RunFolder, action: str) -> tuple[FinishedSteps, str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cluster.machine import peak_memory, prepare_process, reset_peak_memory, versions
+from pipeline.cluster.machine import peak_memory, prepared_process, reset_peak_memory, versions
 from pipeline.console import Console
 from pipeline.contexts import make_context, make_runtime
 from pipeline.order import BY_NAME
@@ -53,8 +53,9 @@ class Work:
 
         return torch.device(self.device_type)
 
-    def _assemble(self) -> None:
-        """Check that all processes see the run folder, and set the device and threads of each.
+    def _assemble(self) -> AbstractContextManager[None]:
+        """Check that all processes see the run folder, and choose the device of each. Returns the context in which this process
+        works.
 
         Raises ConfigError in every process, if one of them does not see the folder.
         """
@@ -68,12 +69,11 @@ class Work:
         # the machines may have chosen different values of auto
         self.config.precision = Precision(self.group.broadcast(lambda: self.config.precision.value))
         self.device = self.group.choose_device(self.device)
-        prepare_process(self.config.threads, self.device, self.group.here)
+        return prepared_process(self.config.threads, self.device, self.group.here)
 
     def _follow(self) -> dict[str, Any]:
         """The work of ranks other than 0: their part of every step that rank 0 starts."""
-        with self.signals():
-            self._assemble()
+        with self.signals(), self._assemble():
             self.dataset = open_dataset(self.config.data, check=False)
             while order := self.group.broadcast(dict):
                 lists = {purpose: tuple(ids) for purpose, ids in order["lists"].items()}

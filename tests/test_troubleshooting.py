@@ -15,11 +15,7 @@ HYDRA = {
     "train_cam.epochs=many": "...: Value ... could not be converted to ...",
     "force=maybe": "...: Value ... is not a valid bool",
     "seed=${sed}": "...: Interpolation key ... not found",
-    "make_cam.scales=[1.0": "no viable alternative at input ...",
-    "seed=1=2": "mismatched input ...",
-    "a b=1": "LexerNoViableAltException: ...",
-    "seed==1": "Error parsing override ...",
-    "recipe=irn,clean": "Ambiguous value for argument ...",
+    "name=${x": "...: no viable alternative at input ...",
 }
 
 

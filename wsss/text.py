@@ -2,7 +2,11 @@
 
 import csv
 import io
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
+from urllib.parse import quote
+
+LONGEST_NAME = 120   # bytes of a `safe_names`; file systems allow 255 for a name with its other parts
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
@@ -10,6 +14,24 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
             .rstrip() for row in rows]
+
+
+def safe_names(names: Iterable[str]) -> list[str]:
+    """Names as parts of file names: letters and digits of any language as they are, other characters percent-encoded ("a/b" is
+    `a%2Fb`), shortened to `LONGEST_NAME` bytes. Of names that are equal but for case, Unicode form or their end, the later ones
+    get a number, because some file systems do not tell them apart."""
+    found: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        encoded = "".join(character if character.isalnum() else quote(character, safe="") for character in name)
+        safe, number = encoded.encode()[:LONGEST_NAME].decode(errors="ignore"), 1
+        short = safe
+        while (key := unicodedata.normalize("NFKC", safe).casefold()) in taken:
+            number += 1
+            safe = f"{short}~{number}"
+        taken.add(key)
+        found.append(safe)
+    return found
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
+from PIL import Image
 
 from pipeline.actions._finished import FinishedSteps
 from pipeline.order import BY_NAME, main_masks
@@ -24,9 +24,11 @@ from steps.runtime.context import Runtime, StepContext
 from steps.runtime.inference import ImagesFailed, failures
 from steps.step import IMAGES, TRAINING
 from wsss.data.dataset import Dataset
-from wsss.data.images import read_image
+from wsss.data.images import as_rgb
 from wsss.errors import ArtifactError, WsssError
+from wsss.files import user_path
 from wsss.overlays import overlay_map, overlay_mask, write_picture
+from wsss.text import safe_names
 
 ID = "image"   # of the only image in the data set
 RECORD = "prediction.json"
@@ -75,9 +77,10 @@ def classifier_of(finished: FinishedSteps, steps: Sequence[str]) -> str | None:
     return next((name for name in (*read, *finished.manifests) if BY_NAME[name].classify), None)
 
 
-def predict(finished: FinishedSteps, steps: Sequence[str], classifier: str, image_file: Path, names: Sequence[str],
-            class_threshold: float, runtime: Runtime) -> Prediction:
-    """Run `steps` on a JPEG or PNG.
+def predict(finished: FinishedSteps, steps: Sequence[str], classifier: str,
+            image: str | Path | Image.Image | np.ndarray, names: Sequence[str], class_threshold: float,
+            runtime: Runtime) -> Prediction:
+    """Run `steps` on an image, as `pipeline.actions.predict.do` takes it.
 
     `names` of the classes in it; if empty, those with a probability of the step `classifier` above `class_threshold`.
 
@@ -88,8 +91,13 @@ def predict(finished: FinishedSteps, steps: Sequence[str], classifier: str, imag
     WsssError
         if it is too large for the memory.
     """
-    image = read_image(image_file)
+    array = as_rgb(image)
     with tempfile.TemporaryDirectory() as temporary:
+        if isinstance(image, (str, Path)):
+            image_file = user_path(image)
+        else:
+            image_file = Path(temporary, "given.png")   # the steps read files
+            Image.fromarray(array).save(image_file, compress_level=1)
         work = _Work(finished, image_file, Path(temporary), finished.manifests[steps[0]]["identity"]["data"], runtime)
         known, probabilities = work.data["classes"], work.probabilities(classifier)
         likely = np.flatnonzero(probabilities > class_threshold).tolist()
@@ -100,7 +108,7 @@ def predict(finished: FinishedSteps, steps: Sequence[str], classifier: str, imag
                          f"{known[best]}, {probabilities[best]:.2f}), so there are no maps, and a mask that is made from maps is "
                          "background. Lower it, or set classes=[...]")
         maps, mask, threshold = work.results(steps, tuple(classes))
-    return Prediction(image, tuple(known[i] for i in classes),
+    return Prediction(array, tuple(known[i] for i in classes),
                       {name: round(float(p), 4) for name, p in zip(known, probabilities)}, maps, mask, threshold)
 
 
@@ -167,22 +175,19 @@ class _Work:
 
 def write_prediction(prediction: Prediction, folder: Path, facts: Mapping[str, Any]) -> None:
     """Write NAME_CLASS.png (the map on the image) and NAME.npy for all maps, mask.png, mask_overlay.png, mask.npy, and
-    prediction.json, which includes `facts`. It is written last: if it exists, the folder is complete.
+    prediction.json, which includes `facts`; its "pictures" has the classes by their part of the file names. It is written last:
+    if it exists, the folder is complete.
     """
+    in_names = safe_names(prediction.classes)
     arrays = {**prediction.maps, **({} if prediction.mask is None else {"mask": prediction.mask})}
     for name, maps in prediction.maps.items():
-        for class_name, values in zip(prediction.classes, maps):
-            write_picture(folder / f"{name}_{_safe(class_name)}.png", overlay_map(prediction.image, values))
+        for in_name, values in zip(in_names, maps):
+            write_picture(folder / f"{name}_{in_name}.png", overlay_map(prediction.image, values))
     for name, array in arrays.items():
         write_array(folder / f"{name}.npy", array)
     if prediction.mask is not None:
         write_label(folder / "mask.png", prediction.mask)
         write_picture(folder / "mask_overlay.png", overlay_mask(prediction.image, prediction.mask))
     write_json(folder / RECORD, {**facts, "classes": list(prediction.classes), "probabilities": prediction.probabilities,
-                                 "threshold": prediction.threshold,
+                                 "threshold": prediction.threshold, "pictures": dict(zip(in_names, prediction.classes)),
                                  "arrays": {name: list(array.shape) for name, array in arrays.items()}})
-
-
-def _safe(name: str) -> str:
-    """The name of a class as a unique part of a file name: "a/b" is `a%2Fb`."""
-    return "".join(character if character.isalnum() else quote(character, safe="") for character in name)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.actions._network import NetworkSettings, check_run
-from pipeline.cluster.machine import prepare_process
+from pipeline.cluster.machine import prepared_process
 from pipeline.runfolder.reading import reading
 from pipeline.segmentation import ROLE, finished_network, network_context, run_of, training_of
 from steps.runtime.artifacts import write_json
@@ -55,9 +55,8 @@ def do(pipeline: Any) -> dict[str, Any]:
     import torch
 
     device = torch.device("cpu")
-    prepare_process(config.threads, device)
     finished, name = finished_network(config, run, "export_onnx")
-    with reading(run, {training_of(finished, name)}, pipeline.console.warning):
+    with prepared_process(config.threads, device), reading(run, {training_of(finished, name)}, pipeline.console.warning):
         context = network_context(finished, name, pipeline.overrides, pipeline.runtime())
         context = replace(context, runtime=replace(context.runtime, device=device, precision="float32"))
         return _export(context, out)

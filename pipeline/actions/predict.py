@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.actions._finished import FinishedSteps
 from pipeline.actions._network import NetworkSettings, check_run
-from pipeline.cluster.machine import prepare_process
+from pipeline.cluster.machine import prepared_process
 from pipeline.order import BY_NAME
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import reading, require_finished
@@ -23,7 +23,10 @@ from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
 from wsss.files import storage, user_path
 
-if TYPE_CHECKING:   # it imports torch
+if TYPE_CHECKING:   # they are slow to import
+    import numpy as np
+    from PIL import Image
+
     from pipeline.actions._prediction import Prediction
 
 FOLDER = "predictions"
@@ -51,12 +54,14 @@ def check(config: Any) -> None:
     require(config.shard is None, "shard", config.shard, "no value with images=DIR: one process segments the folder")
 
 
-def do(pipeline: Any, image: str | Path, classes: Sequence[str] = ()) -> Prediction:
-    """The maps and the mask of a JPEG or PNG, from this finished run. Writes nothing.
+def do(pipeline: Any, image: str | Path | Image.Image | np.ndarray, classes: str | Sequence[str] = ()) -> Prediction:
+    """The maps and the mask of one image, from this finished run. Writes nothing.
 
-    `classes` are names; if empty, the classes whose predicted probability is above `class_threshold`.
+    `image`: a JPEG or PNG file, a PIL image (of both the EXIF orientation is applied), or an array (H, W, 3) uint8 RGB.
+    `classes`: a name or several; if empty, the classes whose predicted probability is above `class_threshold`.
 
-    Raises ConfigError, DataError if the run, a class or the image does not exist.
+    Raises ConfigError, DataError if the run, a class or the image does not exist; ArgumentError for another array or more than 8
+    bits per channel.
     """
     from pipeline.actions._prediction import classifier_of, predict, predicted_steps
 
@@ -67,14 +72,13 @@ def do(pipeline: Any, image: str | Path, classes: Sequence[str] = ()) -> Predict
     classifier = classifier_of(finished, steps)
     _check_steps(finished, classifier, steps)
     known = finished.manifests[steps[0]]["identity"]["data"]["classes"]
+    classes = [classes] if isinstance(classes, str) else list(classes)
     for name in classes:
         if name not in known:
             raise ConfigError(f"classes: the run has no class {name!r}{did_you_mean(name, known)} (allowed: {', '.join(known)})")
-    prepare_process(config.threads, pipeline.device)
     read = {classifier, *steps, *(source for name in steps for names in finished.sources(name).values() for source in names)}
-    with reading(finished.folder, read, warn):
-        return predict(finished, steps, classifier, user_path(image), classes, config.class_threshold,
-                       pipeline.runtime(warn=warn))
+    with prepared_process(config.threads, pipeline.device), reading(finished.folder, read, warn):
+        return predict(finished, steps, classifier, image, classes, config.class_threshold, pipeline.runtime(warn=warn))
 
 
 def run(pipeline: Any) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.actions._finished import FinishedSteps
-from pipeline.cluster.machine import prepare_process
+from pipeline.cluster.machine import prepared_process
 from pipeline.order import BY_NAME, sources
 from pipeline.plan.lists import derive_lists
 from pipeline.runfolder.folder import RunFolder
@@ -70,11 +70,11 @@ def tune(pipeline: Any) -> Result:
     makers = [name for name in config.steps if BY_NAME[name].MAPS]
     if not finished.manifests.keys() & makers:
         require_finished(pipeline.folder, makers[:1], "tune")
-    prepare_process(config.threads, pipeline.device)
     pipeline.console.start("tune")
     steps = [name for name in config.steps if BY_NAME[name].tune]
     read = {name for step in steps for names in sources(config, step).values() for name in (step, *names)}
-    with pipeline.reading(read & finished.manifests.keys()), pipeline.signals():
+    with (prepared_process(config.threads, pipeline.device), pipeline.reading(read & finished.manifests.keys()),
+          pipeline.signals()):
         dataset, runtime = pipeline.dataset, pipeline.runtime(progress=pipeline.progress("tune"), warn=pipeline.console.warning)
         ids = choosing_ids(dataset, config.tune)
         tuning = Tuning(config.tune, ids)

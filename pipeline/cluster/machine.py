@@ -6,9 +6,11 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -76,22 +78,37 @@ def _listed_by_linux() -> bool | None:
     return bool(has & {"avx512_bf16", "amx_bf16"})
 
 
-def prepare_process(threads: int | None, device: torch.device, processes: int = 1) -> None:
-    """Fix the thread count, because results are bit-identical only at the same count, and keep freed memory.
+@contextmanager
+def prepared_process(threads: int | None, device: torch.device, processes: int = 1) -> Iterator[None]:
+    """Inside this context the thread count is fixed, because results are bit-identical only at the same count, and a GPU computes
+    deterministically, without TF32. After it torch's settings are those of before: the caller may be another program.
 
     `threads`: None means all cores of this process, divided by `processes` on this machine if Slurm does not set the number
     of each.
     """
     import torch
 
+    own: dict[tuple[Any, str], Any] = {} if device.type == "cpu" else {
+        (torch.backends.cudnn, "allow_tf32"): False, (torch.backends.cuda.matmul, "allow_tf32"): False,
+        (torch.backends.cudnn, "benchmark"): False,
+        (torch.utils.deterministic, "fill_uninitialized_memory"): False}   # it would write every output twice
+    before = {place: getattr(*place) for place in own}
+    count = torch.get_num_threads()
+    deterministic, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_num_threads(threads or _cores(processes))
     keep_heap()
-    if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False   # no TF32
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")   # required by torch's deterministic algorithms
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False   # it would write every output twice
-        torch.backends.cudnn.benchmark = False
+    try:
+        for place, value in own.items():
+            setattr(*place, value)
+        if device.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")   # required by torch's deterministic algorithms
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        yield
+    finally:
+        torch.set_num_threads(count)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        for place, value in before.items():
+            setattr(*place, value)
 
 
 def loader_processes(workers: int | None, threads: int | None, device: torch.device, processes: int = 1) -> int:

@@ -1,6 +1,7 @@
 """The summary of a run: the scores of the evaluation steps and the cost of each step, as JSON and as a table."""
 
-from collections.abc import Mapping
+import html
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.order import made_from, titles
@@ -13,7 +14,27 @@ from steps.step import SCORE, Score
 from wsss.text import aligned, in_cell
 
 SUMMARY = "summary.json"
+NO_SCORES = "no scores: no evaluation step was run"
+THRESHOLDS = {"threshold": "threshold", "oracle": "best possible"}   # columns beside the measures
+BEST_POSSIBLE = "best possible: the threshold that is best on the scored images (an oracle)"
 LONG = {"kind", "curve", "confusion"}   # only in the files of the step
+
+
+class Summary(dict[str, Any]):
+    """The content of `summary.json`, which a notebook shows as tables."""
+
+    def _repr_html_(self) -> str:
+        """The scores as HTML tables."""
+        parts = []
+        for scores in grouped(measured(self)):
+            heads, *rows = _rows(list(scores.values()))
+            lines = [_html_row(heads, "th"), *(_html_row(row, "td") for row in rows)]
+            parts.append(f"<table>{''.join(lines)}</table><p>{html.escape('. '.join(_notes(list(scores.values()))))}</p>")
+        return "".join(parts) or f"<p>{html.escape(NO_SCORES)}</p>"
+
+
+def _html_row(cells: Sequence[str], tag: str) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
 def build_summary(config: Any, folder: RunFolder, plan: list[PlannedStep], classes: tuple[str, ...]) -> dict[str, Any]:
@@ -58,21 +79,28 @@ def score_table(summary: dict[str, Any]) -> str:
         lines.append(f"{', '.join(steps)}: nothing to score, because not all images of {lists} have {truth}")
     if summary.get("published") and measured(summary):
         lines += ["", *_published_lines(summary["published"], measured(summary))]
-    return "\n".join(lines) or "no scores: no evaluation step was run"
+    return "\n".join(lines) or NO_SCORES
 
 
 def _table(scores: list[Mapping[str, Any]]) -> list[str]:
     """The lines of a table of scores with the same measures."""
-    heads = {"threshold": "threshold", "oracle": "best possible"}
-    known = [name for name in heads if any(score.get(name) is not None for score in scores)]
+    return aligned(_rows(scores)) + _notes(scores)
+
+
+def _rows(scores: list[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    known = [name for name in THRESHOLDS if any(score.get(name) is not None for score in scores)]
     columns = scores[0]["columns"]
-    lines = aligned([("", *scores[0]["measures"].values(), *(heads[name] for name in known), *columns.values(), "images"),
-                     *(_row(score, known) for score in scores)])
+    return [("", *scores[0]["measures"].values(), *(THRESHOLDS[name] for name in known), *columns.values(), "images"),
+            *(_row(score, known) for score in scores)]
+
+
+def _notes(scores: list[Mapping[str, Any]]) -> list[str]:
+    """What the numbers of a table are."""
     configured = "in the configuration"   # the sources name single keys, which is too long for one line
     sources = {configured if source.endswith(configured) else source for score in scores
                if (source := score.get("threshold_source"))}
-    lines.append("in percent" + (f"; thresholds: {'; '.join(sorted(sources))}" if sources else ""))
-    return lines + ["best possible: the threshold that is best on the scored images (an oracle)"] * ("oracle" in known)
+    oracle = any(score.get("oracle") is not None for score in scores)
+    return ["in percent" + (f"; thresholds: {'; '.join(sorted(sources))}" if sources else ""), *[BEST_POSSIBLE] * oracle]
 
 
 def _row(score: Mapping[str, Any], known: list[str]) -> tuple[str, ...]:

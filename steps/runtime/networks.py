@@ -4,6 +4,7 @@ reading.
 The header of a weights file names its network, so later steps do not need these settings.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.backbones.method import rebuilt
 from wsss.networks.facts import read_metadata
 from wsss.networks.folding import fold_batch_norm
+from wsss.networks.foreign import classifier_state, is_foreign
 from wsss.networks.irn import IRN
 from wsss.networks.weights import (
     fill,
@@ -38,7 +40,8 @@ from wsss.segmenters.segmenter import Segmenter
 
 N = TypeVar("N", bound=Module)
 Network = TypeVar("Network", Classifier, IRN, Segmenter)
-Read = Callable[[str, str, Mapping[str, Any], Dataset], Classifier | IRN | Segmenter]   # file, its name in messages, methods
+# (file, its name in messages, methods, data set) -> the network, and what is dropped of it
+Read = Callable[[str, str, Mapping[str, Any], Dataset], tuple[Classifier | IRN | Segmenter, list[str]]]
 
 
 def new_classifier(context: StepContext) -> Classifier:
@@ -126,7 +129,8 @@ def _frozen(network: N, context: StepContext) -> N:
 def _only_used(network: Network, context: StepContext) -> Network:
     """Prepare a network for inference only: fold batch norm and cast weights once instead of in every call. Only folding
     changes results, by rounding."""
-    fold_batch_norm(_frozen(network, context))
+    built_by = [type(network).__name__, network.backbone.facts, getattr(network, "facts", None)]
+    fold_batch_norm(_frozen(network, context), json.dumps(built_by, sort_keys=True))
     if context.runtime.precision == "bf16":
         for layer in network.backbone.modules():
             if type(layer) in (Conv2d, Linear):   # others may compute with their weights before autocast casts the result
@@ -138,35 +142,44 @@ def import_network(context: StepContext, read: Read) -> dict[str, Any]:
     """Import the network of a training from the file `weights` instead of training; return the step's result."""
     file = context.settings.weights
     if context.runtime.group.is_main:
-        save_network(context, read(file, f"{context.name}.weights={file}", context.methods, context.dataset))
+        network, notes = read(file, f"{context.name}.weights={file}", context.methods, context.dataset)
+        for note in notes:
+            context.runtime.warn(f"{context.name}.weights={file} is not used completely: {note}")
+        save_network(context, network)
     return {"imported_from": str(user_path(file).resolve())}
 
 
-def imported_classifier(file: str, where: str, methods: Mapping[str, Any], dataset: Dataset) -> Classifier:
-    """The classifier in a file of the official code or of a run; `where` names the file in messages.
+def imported_classifier(file: str, where: str, methods: Mapping[str, Any], dataset: Dataset) -> tuple[Classifier, list[str]]:
+    """The classifier in a file of the official code or of a run, or of a network of torchvision or timm that another program
+    trained; and what is dropped of it. `where` names the file in messages.
 
     Raises WeightsError if the file is missing or damaged, or is of another network or number of classes.
     """
-    state = own_state(read_tensors(file), CAM, where)
+    tensors = read_tensors(file)
+    notes: list[str] = []
+    state = own_state(tensors, CAM, where)
+    if is_foreign(state):
+        state, notes = classifier_state(tensors, methods["backbone"], len(dataset.classes),
+                                        methods["backbone"].new().feature_channels, where)
     head = state.get("classifier.weight")
     if head is not None and len(head) != len(dataset.classes):
         raise WeightsError(f"{where} is a classifier of {len(head)} classes (classifier.weight {tuple(head.shape)}); the data "
                            f"set {dataset.name} in {dataset.root} has {len(dataset.classes)}. Use one that was trained on this "
                            "data set")
     classifier = methods["classifier"].new(_backbone_of(state, methods), len(dataset.classes))
-    return _filled(classifier, state, where)
+    return _filled(classifier, state, where), notes
 
 
-def imported_irn(file: str, where: str, methods: Mapping[str, Any], dataset: Dataset) -> IRN:
+def imported_irn(file: str, where: str, methods: Mapping[str, Any], dataset: Dataset) -> tuple[IRN, list[str]]:
     """IRN in a file, as `imported_classifier`."""
     state = own_state(read_tensors(file), OFFICIAL_IRN, where)
-    return _filled(IRN(_backbone_of(state, methods)), state, where)
+    return _filled(IRN(_backbone_of(state, methods)), state, where), []
 
 
-def imported_segmenter(file: str, where: str, methods: Mapping[str, Any], dataset: Dataset) -> Segmenter:
+def imported_segmenter(file: str, where: str, methods: Mapping[str, Any], dataset: Dataset) -> tuple[Segmenter, list[str]]:
     """The segmentation network in a file of a run, as `imported_classifier`."""
     state = read_tensors(file)
-    return _filled(methods["segmenter"].new(_backbone_of(state, methods), len(dataset.classes) + 1), state, where)
+    return _filled(methods["segmenter"].new(_backbone_of(state, methods), len(dataset.classes) + 1), state, where), []
 
 
 def _backbone_of(state: Mapping[str, torch.Tensor], methods: Mapping[str, Any]) -> Backbone:

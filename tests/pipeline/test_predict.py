@@ -67,11 +67,15 @@ def test_the_command_line_writes_pictures_and_arrays_and_says_where(outputs, ima
 
 
 def test_each_class_has_a_picture_of_its_own(tmp_path):
-    names = ("a/b", "a_b", "a%2Fb", "traffic light", "\u00e9")
-    maps, image = np.zeros((5, 2, 2), np.float32), np.zeros((2, 2, 3), np.uint8)
+    names = ("a/b", "a_b", "a%2Fb", "traffic light", "\u00e9", "A/B", "e\u0301", "<写>, " * 60)
+    maps, image = np.zeros((8, 2, 2), np.float32), np.zeros((2, 2, 3), np.uint8)
     write_prediction(Prediction(image, names, {}, {"make_cam": maps}, None, None), tmp_path, {})
+    index = json.loads((tmp_path / "prediction.json").read_text())["pictures"]
+    assert tuple(index.values()) == names
+    assert list(index)[:7] == ["a%2Fb", "a_b", "a%252Fb", "traffic%20light", "\u00e9", "A%2FB~2", "e%CC%81"]
+    assert len(f"make_cam_{list(index)[7]}.png".encode()) < 255
     assert {path.name for path in tmp_path.glob("make_cam_*")} == {
-        "make_cam_a%2Fb.png", "make_cam_a_b.png", "make_cam_a%252Fb.png", "make_cam_traffic%20light.png", "make_cam_\u00e9.png"}
+        f"make_cam_{name}.png" for name in index}
 
 
 def test_the_classifier_finds_the_classes(outputs, image, capsys):

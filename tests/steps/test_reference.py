@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cluster.machine import prepare_process
+from pipeline.cluster.machine import prepared_process
 from pipeline.config import compose, typed
 from pipeline.contexts import make_context
 from pipeline.order import sources
@@ -53,8 +53,13 @@ def write_prototypes(path: Path) -> None:
 def run(tmp_path_factory, request) -> Iterator[Path]:
     """The six steps after the classifier, with the official recipe."""
     folder, device = tmp_path_factory.mktemp("reference"), torch.device(request.param)
-    prepare_process(torch.get_num_threads(), device)
-    torch.use_deterministic_algorithms(device.type == "cuda")   # a run only warns of operations without a deterministic form
+    with prepared_process(torch.get_num_threads(), device):
+        torch.use_deterministic_algorithms(device.type == "cuda")   # a run only warns of operations without a deterministic form
+        make(folder, device)
+    yield folder
+
+
+def make(folder: Path, device: torch.device) -> None:
     config = typed(compose(["recipe=official"]))
     for name, network in (("train_cam", reference_classifier()), ("train_irn", reference_irn())):
         (folder / name).mkdir()
@@ -68,8 +73,6 @@ def run(tmp_path_factory, request) -> Iterator[Path]:
                               sources(config, name), lambda source: folder / source, Runtime(device=device)))
         if not name.startswith("eval"):
             merge_journals(folder / name, IDS)
-    torch.use_deterministic_algorithms(False)
-    yield folder
 
 
 @pytest.mark.parametrize(("step", "official"), [("make_cam", "cam"), ("make_lpcam", "lpcam")])

@@ -15,6 +15,7 @@ from tests.networks import LITE0, backbone_method, load_pretrained, new_backbone
 from wsss.errors import WeightsError
 from wsss.networks.backbones import packaged
 from wsss.networks.backbones.packaged import packaged_weights
+from wsss.networks.backbones.timm_networks import DEFAULT, measure, measured
 from wsss.networks.irn import IRN
 from wsss.networks.weights import read_tensors
 
@@ -35,6 +36,10 @@ def test_stages_and_features_have_the_sizes_that_are_said(net, size):
     assert [tuple(s.shape[2:]) for s in stages] == [tuple(math.ceil(side / stride) for side in size) for stride in net.strides]
     assert features.shape == (1, net.feature_channels, math.ceil(size[0] / 16), math.ceil(size[1] / 16))
     assert features.min() >= 0 and features.max() <= 6   # after its ReLU6
+
+
+def test_what_is_written_down_of_it_is_what_is_measured():
+    assert measured(LITE0, None) is measured(LITE0, 16) is DEFAULT and measure(LITE0, None) == measure(LITE0, 16) == DEFAULT
 
 
 def test_features_are_timms(net):

@@ -54,7 +54,9 @@ def with_statistics(network: nn.Module) -> nn.Module:
                                                (Returned(), ["norm1", "norm2", "norm3"]), (Reused(), ["norm1", "norm2", "norm3"])])
 def test_what_can_be_folded_by_the_flow_of_data(network, left):
     network, x = with_statistics(network), torch.rand(2, 3, 20, 30)
-    folded = fold_batch_norm(copy.deepcopy(network))
+    key = f"{network}{left}"
+    folded, again = fold_batch_norm(copy.deepcopy(network), key), fold_batch_norm(copy.deepcopy(network), key)   # without a probe
+    torch.testing.assert_close(folded(x), again(x), rtol=0, atol=0)
     assert [name for name, module in folded.named_modules() if isinstance(module, nn.BatchNorm2d)] == left
     torch.testing.assert_close(folded(x), network(x), rtol=1e-5, atol=1e-5)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in folded.modules())

@@ -12,18 +12,29 @@ from torch.utils._pytree import tree_leaves
 _SIDE = 64   # pixels of the probe image
 
 
-def fold_batch_norm(network: nn.Module) -> nn.Module:
+_known: dict[str, list[tuple[str, str]]] = {}   # key -> the names of the pairs
+
+
+def fold_batch_norm(network: nn.Module, key: str | None = None) -> nn.Module:
     """Fold the batch norms of a network in evaluation mode into the preceding convolutions, in place: the same results up to
     rounding, with fewer passes over memory. Use it only for a network that is no longer trained or saved.
 
     A probe image (1, 3, 64, 64) goes through `network(x)`. A batch norm is folded if its input is the output of a convolution
     that nothing else reads or returns, and both are called once; others are unchanged, also of a module that computes the weights
     of its convolution from others. timm's fused activation is kept.
+
+    With `key`, which stands for the layers of the network, the probe image goes through the first network of each key only.
     """
     names = {module: name for name, module in network.named_modules()}
-    for conv, norm in _pairs(network):
-        network.set_submodule(names[conv], fuse_conv_bn_eval(conv, norm))
-        network.set_submodule(names[norm], getattr(norm, "act", nn.Identity()))
+    pairs = _known.get(key) if key is not None else None
+    if pairs is None:
+        pairs = [(names[conv], names[norm]) for conv, norm in _pairs(network)]
+    if key is not None:
+        _known[key] = pairs
+    for conv, norm in pairs:
+        layer: Any = network.get_submodule(norm)
+        network.set_submodule(conv, fuse_conv_bn_eval(network.get_submodule(conv), layer))
+        network.set_submodule(norm, getattr(layer, "act", nn.Identity()))
     return network
 
 

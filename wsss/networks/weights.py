@@ -19,6 +19,7 @@ from wsss.files import replacing, user_path
 from wsss.networks.facts import file_sha256, read_metadata
 
 DAMAGED = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError)
+CHECKPOINTS = ("state_dict", "model_state_dict", "model_state", "model")   # where a checkpoint has the parameters
 LISTED = 4  # names shown in an error
 
 
@@ -62,12 +63,17 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
+        if python := re.search(r"Unsupported (?:global|class|operand)[^\n]*?(\w+(?:\.\w+)+)", str(error)):
+            raise WeightsError(f"{path} holds a whole pickled model or other Python objects ({python[1]}), which run code when "
+                               "they are read, so nothing of it is read. In the program that made it, save the parameters alone: "
+                               "torch.save(model.state_dict(), FILE)") from error
         raise WeightsError(f"{path} is damaged or not a weights file ({type(error).__name__}): download it again, or make it by "
                            "torch.save(model.state_dict(), FILE)") from error
-    if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):   # a checkpoint with other entries
-        tensors = tensors["state_dict"]
+    if isinstance(tensors, dict):   # a checkpoint with other entries
+        tensors = next((tensors[name] for name in CHECKPOINTS if isinstance(tensors.get(name), dict)), tensors)
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise WeightsError(f"{path} holds no plain state dict; expected parameter names with tensors: save model.state_dict()")
+        raise WeightsError(f"{path} holds no plain state dict; expected parameter names with tensors, alone or as one of "
+                           f"{', '.join(CHECKPOINTS)}: save model.state_dict()")
     return dict(tensors)
 
 

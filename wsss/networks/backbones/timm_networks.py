@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wsss.data.messages import did_you_mean
 from wsss.errors import ArgumentError, ConfigError
 from wsss.networks.backbones.method import STRIDE
+from wsss.networks.backbones.packaged import NAME
 from wsss.networks.backbones.timm_layers import Layout, TimmBackbone, ceil, map_of
 
 FINEST, MOST = 4, 5   # the stride of the finest stage, and the number of stages
@@ -22,6 +23,11 @@ GROUP_SIZE = 8        # channels per group of a group norm
 _SMALL = (5, 7)       # pixels: smaller than any stride of 8 or more
 # Of transformers that have these options
 _ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True, "strict_img_size": False}
+
+
+# What `measure` finds of the default network: measuring takes a second in each process.
+DEFAULT = Layout({"output_stride": STRIDE}, (1, 2, 3, 4), ("blocks.1", "blocks.2", "blocks.4", "blocks.6"), (24, 40, 112, 320),
+                 (4, 8, 16, 16), 1280, 16, 1, False, False, True)
 
 
 def timm_backbone(network: str, output_stride: int | None, norm: str, drop_path: float | None = None) -> TimmBackbone:
@@ -81,6 +87,11 @@ def measured(network: str, output_stride: int | None, drop_path: float | None = 
     """
     if drop_path is not None:
         return _with_drop_path(network, measured(network, output_stride), drop_path)
+    return DEFAULT if network == NAME and output_stride in (None, STRIDE) else measure(network, output_stride)
+
+
+def measure(network: str, output_stride: int | None) -> Layout:
+    """As `measured`, by calls of the network on torch's meta device."""
     names = [*timm.list_models(), *timm.list_pretrained()]   # without and with the tags of weights
     if network not in names:
         raise ConfigError(f"backbone.network={network!r} is no network of timm {timm.__version__}{did_you_mean(network, names)} "
