@@ -32,8 +32,9 @@ def fold_batch_norm(network: nn.Module, key: str | None = None) -> nn.Module:
     if key is not None:
         _known[key] = pairs
     for conv, norm in pairs:
+        convolution: Any = network.get_submodule(conv)
         layer: Any = network.get_submodule(norm)
-        network.set_submodule(conv, fuse_conv_bn_eval(network.get_submodule(conv), layer))
+        network.set_submodule(conv, fuse_conv_bn_eval(convolution, layer))
         network.set_submodule(norm, getattr(layer, "act", nn.Identity()))
     return network
 
