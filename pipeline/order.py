@@ -2,10 +2,12 @@
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import ModuleType
 from typing import Any
+
+from pipeline.presets import presets
 
 # What a role reads, besides the step of a name:
 SEEDS = "the seed maps"          # the step that the key seed_maps names
@@ -55,8 +57,15 @@ class Row:
 
     @property
     def results(self) -> Mapping[str, str]:
-        """What it makes for each image that can be scored: sub-folder -> title."""
-        return self.MAPS or self.MASKS or self.INSTANCES
+        """What it can make for each image that can be scored: sub-folder -> title."""
+        own = self.MAPS or self.MASKS or self.INSTANCES
+        return {**own, **presets(self.further[1])} if self.further else own
+
+    @cached_property
+    def further(self) -> tuple[str, str] | None:
+        """The setting that lists further methods, and their family (`steps.runtime.context.further`)."""
+        return next(((item.name, item.metadata["further"]) for item in fields(self.settings_type) if "further" in item.metadata),
+                    None)
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -115,15 +124,17 @@ def made_from(config: Any, kind: str) -> str | None:
     return read.pop() if len(read) == 1 else None
 
 
-def titles() -> dict[str, str]:
-    """The titles of all kinds of results that can be scored, in the order of the steps.
+def titles(further: bool = True) -> dict[str, str]:
+    """The titles of all kinds of results that can be scored, in the order of the steps; with `further` also of further methods.
 
     A title that several steps have is followed by the name of the step, but for the first of them.
     """
     found: dict[str, str] = {}
     for row in STEPS:
-        for kind, title in zip(row.kinds, row.results.values()):
-            found[kind] = f"{title} ({row.name})" if title in found.values() else title
+        known = set(found.values())
+        own = row.MAPS or row.MASKS or row.INSTANCES
+        found |= {kind: f"{title} ({row.name})" if title in known else title
+                  for (kind, folder), title in zip(row.kinds.items(), row.results.values()) if further or folder in own}
     return found
 
 

@@ -22,6 +22,11 @@ def setup_of(config: Any, dataset: Dataset, name: str, reads: Mapping[str, tuple
     return Setup(name, getattr(config, name), config, dataset, read, **more)
 
 
+def added_by(config: Any, dataset: Dataset, name: str) -> dict[str, Any]:
+    """The kinds of results that a step adds to finished images (`steps.step.added`)."""
+    return dict(BY_NAME[name].added(setup_of(config, dataset, name, reads={})))
+
+
 def imported_file(config: Any, name: str) -> str | None:
     """The file whose network is taken instead of training the step; None if it is trained, or no training."""
     return getattr(config, name).weights if BY_NAME[name].KIND == TRAINING else None
