@@ -32,4 +32,4 @@ def _titles(family: str, files: tuple[tuple[str, int], ...]) -> dict[str, str]:
 def _method(family: str, name: str) -> str:
     """The name of the method of a file: in the first of its defaults, or in the file that this names."""
     first = yaml.safe_load((CONF / family / f"{name}.yaml").read_text(encoding="utf-8"))["defaults"][0]
-    return _method(family, first) if isinstance(first, str) else next(iter(first.values()))
+    return _method(family, first.partition("@")[0]) if isinstance(first, str) else next(iter(first.values()))

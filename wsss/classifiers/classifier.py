@@ -32,6 +32,10 @@ class Classifier(nn.Module):
         `weights @ features`, averaged over the cells; else None. CAM and LPCAM need them."""
         return None
 
+    def map_weights(self) -> Tensor | None:
+        """The weights (C, D) of activation maps (CAM): by default `class_weights`."""
+        return self.class_weights()
+
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to logits (B, C)."""
         return self.head(self.features(x))
