@@ -15,7 +15,8 @@ from wsss.errors import ConfigError
 
 LPCAM = next(paper for paper in load_papers() if "LPCAM" in paper.paper)
 EXPERIMENTS = ("irn_voc12", "lpcam_voc12", "irn_coco14", "lpcam_coco14", "irn_voc12_deeplab", "lpcam_voc12_deeplab", "lpcam_voc12_upernet",
-               "lpcam_coco14_deeplab", "lpcam_coco14_upernet", "layercam_irn_voc12_deeplab")
+               "lpcam_coco14_deeplab", "lpcam_coco14_upernet", "layercam_irn_voc12_deeplab", "recam_voc12_deeplab",
+               "recam_coco14_deeplab")
 
 
 def numbered(number: int):
