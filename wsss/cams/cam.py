@@ -31,9 +31,9 @@ class CAM(CamMethod):
     title: ClassVar[str] = "CAM"
 
     def maps(self, net: Classifier, features_of: Features, pair: Tensor, classes: Sequence[int]) -> Tensor:
-        weights = net.map_weights()
-        assert weights is not None   # `check`
-        return class_activation_maps(features_of(pair), weights[classes])
+        from wsss.classifiers.classifier import linear_weights
+
+        return class_activation_maps(features_of(pair), linear_weights(net, "CAM", of_maps=True)[classes])
 
     def check(self, net: Classifier) -> None:
         """Raise ConfigError if the head of the classifier is not linear in its features."""

@@ -47,9 +47,9 @@ class Classifier(nn.Module):
                 [parameter for parameter in self.parameters() if parameter not in own])
 
 
-def linear_weights(net: Classifier, user: str) -> Tensor:
-    """`net.class_weights()`, (C, D). Raises ConfigError, which names the `user` of the weights, if the head is not linear."""
-    weights = net.class_weights()
+def linear_weights(net: Classifier, user: str, of_maps: bool = False) -> Tensor:
+    """`net.class_weights()`, or those `of_maps`, (C, D). Raises ConfigError, which names the `user` of the weights, if the head is not linear."""
+    weights = net.map_weights() if of_maps else net.class_weights()
     if weights is None:
         raise ConfigError(f"{user} needs a classifier that is linear in its features, {type(net).__name__} is not (class_weights "
                           "returns None). Choose one that is, such as classifier=plain; gradient methods (cam=gradcam) need none")

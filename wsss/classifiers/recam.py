@@ -7,7 +7,7 @@ Official files: `net/resnet50_cam.py` (Net_CAM_Feature, Class_Predictor, CAM.for
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from wsss.classifiers.method import ClassifierMethod
 from wsss.errors import ConfigError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from wsss.classifiers.classifier import Classifier
+    from wsss.classifiers.reactivated import ReactivatedClassifier
     from wsss.networks.backbones.backbone import Backbone
 
 MAP_WEIGHTS = ("product", "first")
@@ -56,12 +57,9 @@ class ReCAM(ClassifierMethod):
         over its classes, 0 without any (official: Class_Predictor)."""
         from torch.nn.functional import multilabel_soft_margin_loss
 
-        from wsss.classifiers.reactivated import ReactivatedClassifier
-
-        assert isinstance(net, ReactivatedClassifier)   # of `build`
-        features = net.features(images)
+        features, second_head = net.features(images), cast("ReactivatedClassifier", net).second_head   # of `build`
         multi_label = multilabel_soft_margin_loss(net.head(features).float(), labels)
-        right = net.second_head(features).float().log_softmax(2).diagonal(dim1=1, dim2=2)   # (B, C)
+        right = second_head(features).float().log_softmax(2).diagonal(dim1=1, dim2=2)   # (B, C)
         softmax = -((right * labels).sum(1) / labels.sum(1).clamp(min=1)).mean()
         return {"loss": multi_label + self.weight * softmax, "multi_label": multi_label, "softmax": softmax}
 
