@@ -48,7 +48,8 @@ class Classifier(nn.Module):
 
 
 def linear_weights(net: Classifier, user: str, of_maps: bool = False) -> Tensor:
-    """`net.class_weights()`, or those `of_maps`, (C, D). Raises ConfigError, which names the `user` of the weights, if the head is not linear."""
+    """`net.class_weights()`, or with `of_maps` `net.map_weights()`, (C, D). Raises ConfigError, which names the `user` of the
+    weights, if the head is not linear."""
     weights = net.map_weights() if of_maps else net.class_weights()
     if weights is None:
         raise ConfigError(f"{user} needs a classifier that is linear in its features, {type(net).__name__} is not (class_weights "
