@@ -151,3 +151,12 @@ def test_further_kinds_have_colours_that_the_others_of_a_page_have_not():
     shown = ["make_cam", "make_cam_gradcam", "make_cam_layercam", "make_lpcam_fg_only", "make_lpcam", "make_sem_seg_labels"]
     assert kinds.tones(shown) == dict(zip(shown, ["k1", "k8", "k7", "k2", "k3", "k5"]))
     assert max(map([*kinds.tones(titles()).values()].count, ("k1", "k4", "k8"))) <= 5   # of 32 kinds, as few of one colour as can be
+
+
+def test_the_maps_of_any_method_can_be_the_seeds_of_lpcam(smoke, outputs):
+    before = contents(outputs / "smoke/make_lpcam")
+    smoke("cam=layercam", "cam.stages=[-1]", "to_step=make_lpcam").run()
+    after = contents(outputs / "smoke/make_lpcam")
+    assert after.keys() == before.keys() and after["prototypes.npz"] != before["prototypes.npz"]   # of other features
+    manifest = json.loads((outputs / "smoke/make_lpcam/manifest.json").read_text())
+    assert manifest["sources"] == {"classifier": ["train_cam"], "cams": ["make_cam"]}
