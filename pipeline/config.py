@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
@@ -17,10 +17,11 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from pipeline.helptext import CONF
-from pipeline.order import STEPS
+from pipeline.order import BY_NAME, STEPS, Row
+from pipeline.presets import CONF, presets
 from pipeline.settings import Action, Config
 from pipeline.words import as_meant, quoted
+from steps.runtime.context import require
 from steps.runtime.datasets import KINDS
 from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
@@ -50,14 +51,16 @@ def _register(files: tuple) -> None:
 
 
 def _schema() -> DictConfig:
-    """The schema of the root. Settings for each kind of map have their keys: null, or in a second row of a file missing."""
+    """The schema of the root. Settings for each kind of map have their keys: null, or in a second row of a file missing. Those of
+    the kinds of further methods can be set, and are added where such a method is named (`_add_kinds`)."""
     schema = OmegaConf.structured(Config)
-    kinds = [kind for row in STEPS for kind in row.map_kinds]
+    kinds = [kind for row in STEPS for kind, folder in row.map_kinds.items() if folder in row.MAPS]
     for row in STEPS:
         own, types = OmegaConf.structured(row.settings_type), get_type_hints(row.settings_type)
         for item in fields(row.settings_type):
             if item.metadata.get("per_map"):
                 own[item.name] = dict.fromkeys(kinds, MISSING if row.like else None)
+                OmegaConf.set_struct(own[item.name], False)
             elif row.like and is_dataclass(types[item.name]):   # so that single keys of it can be set
                 own[item.name] = OmegaConf.structured(types[item.name])
         schema[row.name] = own
@@ -88,13 +91,19 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     for word in overrides:
         if not re.search("[=~]", word) or re.search(r"\s", word.partition("=")[0]):
             raise ConfigError(f"{word!r} is not a setting of the form KEY=VALUE{_as_setting(word)} (see --help)")
-    session = GlobalHydra.instance()
-    before, session.hydra = session.hydra, None   # the caller may be a program with a Hydra session of its own
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=[as_meant(word) for word in overrides])
+        return _composed("config", [as_meant(word) for word in overrides])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(explain(error)) from error
+
+
+def _composed(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose from the file `name` of `conf/`, also within a Hydra job or a program with a Hydra session of its own."""
+    session = GlobalHydra.instance()
+    before, session.hydra = session.hydra, None
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose(name, overrides=list(overrides))
     finally:
         GlobalHydra.instance().hydra = before
 
@@ -108,12 +117,49 @@ def typed(config: DictConfig) -> Any:
     for row in STEPS:
         if row.like:
             _fill(config, row.name, config[row.like])
+    further = {row.name: _further_methods(config, row) for row in STEPS if row.further}
+    _add_kinds(config, further)
     try:
-        return OmegaConf.to_object(config)
+        found: Any = OmegaConf.to_object(config)
+        found.further = further
+        return found
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} has no value: set {error.full_key}=... on the command line") from error
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
+
+
+def _further_methods(config: DictConfig, row: Row) -> dict[str, Any]:
+    """The methods that a step's setting of further methods names, each with the values of its file in `conf/`.
+
+    Raises ConfigError if there is no such file, or a name is there twice.
+    """
+    key, family = row.further
+    names = [] if OmegaConf.is_missing(config[row.name], key) else list(config[row.name][key])
+    for name in names:
+        require(name in presets(family), f"{row.name}.{key}", names, f"names of files in conf/{family}/, {name!r} is none"
+                f"{did_you_mean(name, presets(family))} ({', '.join(presets(family))})")
+        require(names.count(name) == 1, f"{row.name}.{key}", names, "no name twice")
+    return {name: OmegaConf.to_object(_composed(f"{family}/{name}")[family]) for name in names}
+
+
+def _add_kinds(config: DictConfig, further: Mapping[str, Iterable[str]]) -> None:
+    """Add the keys of the kinds of maps by further methods (step -> their names) to the settings for each kind of map. A value
+    that is not set is null, or that of the main maps of the step if the setting says so.
+
+    Raises ConfigError for the key of a kind that no step can make.
+    """
+    kinds = [kind for row in STEPS for kind in row.map_kinds]
+    added = {kind: name for name, names in further.items() for kind, folder in BY_NAME[name].map_kinds.items() if folder in names}
+    for row in STEPS:
+        for item in (item for item in fields(row.settings_type) if "per_map" in item.metadata):
+            values = config[row.name][item.name]
+            if unknown := [kind for kind in values if kind not in kinds]:
+                key = f"{row.name}.{item.name}.{unknown[0]}"
+                raise ConfigError(_no_such_key(key, kinds, key))
+            for kind, main in added.items():
+                if kind not in values:
+                    values[kind] = deepcopy(values[main]) if item.metadata["per_map"] == "as_main" else None
 
 
 def _fill(parent: DictConfig, key: str, like: Any) -> None:

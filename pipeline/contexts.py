@@ -31,4 +31,5 @@ def make_context(config: Any, dataset: Dataset, name: str, lists: Mapping[str, t
     inputs = {role: tuple(Source(source, made_kinds(config, source), found) for source in names if (found := place(source)))
               for role, names in sources.items()}
     return StepContext(name=name, settings=getattr(config, name), dataset=dataset, lists=lists, folder=folder, inputs=inputs,
-                       seed=config.seed, runtime=runtime, methods=methods_of(config, name))
+                       seed=config.seed, runtime=runtime, methods=methods_of(config, name),
+                       further=config.further.get(name, {}))

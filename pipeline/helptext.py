@@ -7,8 +7,8 @@ import yaml
 
 from pipeline import actions
 from pipeline.order import BY_NAME
+from pipeline.presets import CONF
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 TEXT = """\
 Weakly supervised semantic segmentation - image-level labels in, pixel masks out.
 

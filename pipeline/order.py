@@ -2,22 +2,25 @@
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import ModuleType
 from typing import Any
 
+from pipeline.presets import presets
+
 # What a role reads, besides the step of a name:
 SEEDS = "the seed maps"          # the step that the key seed_maps names
 ALL_MAPS = "all maps"            # every earlier step that makes maps
+CLASSIFIER = "the classifier"    # the last earlier step that trains one
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
     """One step. It has the attributes of its module, with the defaults of `steps.step`.
 
-    `reads`: role -> the name of a step, `SEEDS` or `ALL_MAPS`. Several rows may have the same file, with folders and settings of
-    their own; settings that are not set are those of the row that is named like the file.
+    `reads`: role -> the name of a step, `SEEDS`, `ALL_MAPS` or `CLASSIFIER`. Several rows may have the same file, with folders
+    and settings of their own; settings that are not set are those of the row that is named like the file.
     """
 
     file: str                        # of the module in steps/
@@ -55,8 +58,15 @@ class Row:
 
     @property
     def results(self) -> Mapping[str, str]:
-        """What it makes for each image that can be scored: sub-folder -> title."""
-        return self.MAPS or self.MASKS or self.INSTANCES
+        """What it can make for each image that can be scored: sub-folder -> title."""
+        own = self.MAPS or self.MASKS or self.INSTANCES
+        return {**own, **presets(self.further[1])} if self.further else own
+
+    @cached_property
+    def further(self) -> tuple[str, str] | None:
+        """The setting that lists further methods, and their family (`steps.runtime.context.further`)."""
+        return next(((item.name, item.metadata["further"]) for item in fields(self.settings_type) if "further" in item.metadata),
+                    None)
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -71,12 +81,13 @@ class Row:
 
 STEPS: tuple[Row, ...] = (
     Row("train_cam", "the image classifier"),
-    Row("make_cam", "CAMs at every scale", {"classifier": "train_cam"}),
-    Row("make_lpcam", "prototypes and LPCAMs at every scale", {"classifier": "train_cam", "cams": "make_cam"}),
+    Row("train_cam", "the classifier, trained further by ReCAM", {"init": "train_cam"}, name="train_recam"),
+    Row("make_cam", "CAMs at every scale", {"classifier": CLASSIFIER}),
+    Row("make_lpcam", "prototypes and LPCAMs at every scale", {"classifier": CLASSIFIER, "cams": "make_cam"}),
     Row("imported", "maps imported from files"),
     Row("eval_cam", "scores of the maps at every threshold; the thresholds chosen on val", {"maps": ALL_MAPS}),
     Row("cam_to_ir_label", "confident labels, 255 (ignore) elsewhere", {"seeds": SEEDS, "thresholds": "eval_cam"}),
-    Row("train_irn", "the edge and displacement network", {"labels": "cam_to_ir_label", "classifier": "train_cam"}),
+    Row("train_irn", "the edge and displacement network", {"labels": "cam_to_ir_label", "classifier": CLASSIFIER}),
     Row("make_sem_seg_labels", "pseudo masks", {"seeds": SEEDS, "irn": "train_irn"}, flag="make_sem_seg_pass"),
     Row("eval_sem_seg", "scores of the pseudo masks", {"masks": "make_sem_seg_labels"}),
     Row("train_seg", "the segmentation network", {"labels": "make_sem_seg_labels"}),
@@ -93,9 +104,11 @@ BY_NAME = {row.name: row for row in STEPS}
 
 def sources(config: Any, name: str) -> dict[str, tuple[str, ...]]:
     """The steps that a step of the experiment reads, by role. A named step need not be among the steps of the experiment."""
-    earlier = [row.name for row in STEPS[:STEPS.index(BY_NAME[name])] if row.name in config.steps and row.MAPS]
-    return {role: (config.seed_maps,) if source == SEEDS else tuple(earlier) if source == ALL_MAPS else (source,)
-            for role, source in BY_NAME[name].reads.items()}
+    earlier = [row for row in STEPS[:STEPS.index(BY_NAME[name])] if row.name in config.steps]
+    maps, trained = ([row.name for row in earlier if row.MAPS], [row.name for row in earlier if row.classify])
+    chosen = {SEEDS: (config.seed_maps,), ALL_MAPS: tuple(maps),
+              CLASSIFIER: tuple(trained[-1:]) or (next(row.name for row in STEPS if row.classify),)}
+    return {role: chosen.get(source, (source,)) for role, source in BY_NAME[name].reads.items()}
 
 
 def made_kinds(config: Any, name: str) -> dict[str, str]:
@@ -115,15 +128,17 @@ def made_from(config: Any, kind: str) -> str | None:
     return read.pop() if len(read) == 1 else None
 
 
-def titles() -> dict[str, str]:
-    """The titles of all kinds of results that can be scored, in the order of the steps.
+def titles(further: bool = True) -> dict[str, str]:
+    """The titles of all kinds of results that can be scored, in the order of the steps; with `further` also of further methods.
 
     A title that several steps have is followed by the name of the step, but for the first of them.
     """
     found: dict[str, str] = {}
     for row in STEPS:
-        for kind, title in zip(row.kinds, row.results.values()):
-            found[kind] = f"{title} ({row.name})" if title in found.values() else title
+        known = set(found.values())
+        own = row.MAPS or row.MASKS or row.INSTANCES
+        found |= {kind: f"{title} ({row.name})" if title in known else title
+                  for (kind, folder), title in zip(row.kinds.items(), row.results.values()) if further or folder in own}
     return found
 
 

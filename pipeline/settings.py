@@ -1,10 +1,11 @@
 """The closed, typed schema of the configuration, assembled from the settings of the run, the steps and the actions."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline import actions
 from pipeline.cluster.distributed import DistributedSettings
@@ -105,6 +106,8 @@ class RunSettings:
     submit: SubmitSettings
     multirun: MultirunSettings
     shard: str | None            # I/N: only the I-th of N parts of one step; prepare: the work common to all parts
+
+    further: ClassVar[Mapping[str, Mapping[str, Any]]] = {}   # step -> its further methods by name, read from their files
 
     def __post_init__(self) -> None:
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "null or at least 1")

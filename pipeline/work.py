@@ -113,7 +113,7 @@ class Work:
             "processes": self.group.size,
             "started": started, "seconds": round(seconds, 2), "continued": planned.action == CONTINUE,
             "peak_memory_mb": peak_memory(self.device), "versions": versions()}
-        facts |= {"images": images, "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+        facts |= {"images": images, "added": planned.added, "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
                   "made": {"units": planned.to_do, "seconds": round(seconds, 2), "total": planned.total},
                   "disk_mb": round(sum(file_sizes(folder).values()) / 2**20, 2)}
         self.folder.finish(planned.name, folder, facts)
@@ -153,7 +153,7 @@ class Work:
                 with donor.claims.planning(self.console.warning):
                     held.enter_context(donor.claims.hold([], [planned.name]))
             manifest = take_over(donor, planned.name, folder, ids, self.dataset)
-        if planned.step.KIND == IMAGES and unfinished(folder, ids, self.dataset):
+        if planned.step.KIND == IMAGES and unfinished(folder, ids, self.dataset, added=planned.added):
             return None
         return {**manifest, "taken_from": str(donor.path)}
 

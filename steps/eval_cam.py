@@ -15,7 +15,7 @@ from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, Tuned, Tuning, at, 
 from steps.runtime.artifacts import Maps, check_keys, read_arrays, read_json, write_arrays, write_json
 from steps.runtime.context import Source, StepContext, require
 from steps.runtime.setup import val_with_masks
-from steps.step import PER_MAP, SCORE, Curve, Line, Lists, Needs, Score, Setup, StepSettings, facts
+from steps.step import AS_MAIN, PER_MAP, SCORE, Curve, Line, Lists, Needs, Score, Setup, StepSettings, facts
 from wsss.metrics.semantic import MEASURES, THRESHOLDS, ThresholdCounts
 
 VERSION = 1
@@ -29,7 +29,7 @@ class Settings(StepSettings):
 
     split: str | None            # the list to score; null: train
     threshold: dict[str, float | None] = field(metadata=PER_MAP)   # of the background; null: chosen on val masks, else `fallback`
-    fallback: dict[str, float | None] = field(metadata=PER_MAP)    # without val masks
+    fallback: dict[str, float | None] = field(metadata=AS_MAIN)    # without val masks
 
     def __post_init__(self) -> None:
         for key in ("threshold", "fallback"):

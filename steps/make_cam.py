@@ -1,28 +1,39 @@
 """Make the multi-scale activation maps of the classes present in each image, by the method that `cam=NAME` chooses.
 
+In the same pass each of the methods that `also_score` names makes maps, which are scored but not read by later steps.
+
 Official files: `step/make_cam.py` (IRN, LPCAM), for `cam=cam`. Reads the classifier; writes `ID.npy`, float16 (K, P): the map
-of each of the K present classes at every scale on its own feature grid (`wsss.cams.maps`). Both official maps, `cam` and
-`high_res`, are rebuilt from it.
+of each of the K present classes at every scale on its own feature grid (`wsss.cams.maps`), and `NAME/ID.npy` of each further
+method. Both official maps, `cam` and `high_res`, are rebuilt from it.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from steps.parts.official import OfficialMaps
+from steps.parts.outcome import MARGIN, Outcome, Remark
 from steps.parts.shown import map_columns
 from steps.runtime.artifacts import Maps, encode_array
-from steps.runtime.context import StepContext
+from steps.runtime.context import StepContext, further, settings_of
 from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, Column, Needs, Setup, StepSettings, facts
 from wsss.errors import ConfigError
 
+if TYPE_CHECKING:
+    from wsss.cams.method import CamMethod
+    from wsss.cams.method import Features as FeatureFunction
+    from wsss.classifiers.classifier import Classifier
+
 VERSION = 4
 KIND = IMAGES
 MAPS = {"": "CAM"}             # of the default method; `run` returns that of the method
+LOG_ONLY = frozenset({"also_score"})   # changes no main map; `added` has what the further ones depend on
 OFFICIAL = OfficialMaps("cam_mask")
 
 
@@ -33,6 +44,7 @@ class Settings(StepSettings):
     split: str | None            # null: what the later steps read
     scales: list[float]
     epsilon: float               # added to a map's maximum before the map is divided by it
+    also_score: list[str] = field(metadata=further("cam"))   # further methods, files of conf/cam/, whose maps are scored, too
 
     def __post_init__(self) -> None:
         self.require(len(self.scales) > 0 and all(0 < scale <= 8 for scale in self.scales), "scales",
@@ -45,61 +57,117 @@ def identity(setup: Setup) -> dict[str, Any]:
     return facts(setup, *[] if setup.config.cam.gradients else ["precision"], "cam")
 
 
+def saved(settings: Settings) -> list[str]:
+    return ["", *settings.also_score]
+
+
+def added(setup: Setup) -> dict[str, Any]:
+    return _depends_on(setup.further, settings_of(setup.config.precision))
+
+
+def _depends_on(methods: Mapping[str, CamMethod], precision: str) -> dict[str, Any]:
+    """What the maps by further methods depend on besides the classifier, the scales and epsilon, in the order of their names."""
+    return {name: {**settings_of(method.facts), **({} if method.gradients else {"precision": precision})}
+            for name, method in sorted(methods.items())}
+
+
 def check(setup: Setup) -> None:
     from steps.runtime.networks import planned_classifier
 
-    try:
-        setup.config.cam.check(planned_classifier(setup))
-    except ConfigError as error:   # of a method, which does not know under which name it was chosen
-        raise ConfigError(f"cam={setup.config.cam.method} does not fit the network: {error}") from error
+    main, key = setup.config.cam, f"{setup.name}.also_score"
+    for name, method in setup.further.items():
+        setup.settings.require(method != main, "also_score", f"other methods than that of the main maps, cam={name}")
+    for how, method in {f"cam={main.method}": main, **{f"{key}: {name}": each for name, each in setup.further.items()}}.items():
+        try:
+            method.check(planned_classifier(setup))
+        except ConfigError as error:   # of a method, which does not know under which name it was chosen
+            raise ConfigError(f"{how} does not fit the network: {error}") from error
 
 
 def needs(setup: Setup) -> Needs | None:
     from steps.runtime.needs import Estimate, maps_on_disk, weights
 
-    estimate, scales, method = Estimate(setup), setup.settings.scales, setup.methods["cam"]
-    network, images = estimate.classifier(), estimate.images("ids")
-    if (found := estimate.maps(method, network, images, scales)) is None:
+    estimate, scales, methods = Estimate(setup), setup.settings.scales, [setup.methods["cam"], *setup.further.values()]
+    images, networks = estimate.images("ids"), len({method.gradients for method in methods})
+    found = [estimate.maps(method, estimate.classifier(), images, scales) for method in methods]
+    known = [each for each in found if each is not None]
+    if len(known) < len(methods):
         return None
-    stride, passing = found
-    return estimate.finish(maps_on_disk(images, stride, scales), weights(network), passing, files=1)
+    return estimate.finish(sum(maps_on_disk(images, stride, scales) for stride, _ in known),
+                           networks * weights(estimate.classifier()), max(passing for _, passing in known), files=len(methods))
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    from steps.runtime.networks import feature_function, load_classifier
     from wsss.cams.maps import pack, pad_of
     from wsss.cams.method import multi_scale_maps
 
-    method, scales = context.methods["cam"], list(context.settings.scales)
-    if method.gradients:   # without autocast
-        context = replace(context, runtime=replace(context.runtime, precision="float32"))
-    classifier = load_classifier(context, method.gradients)
-    features_of = feature_function(context, classifier)
-    strides = (classifier.backbone.feature_stride, *classifier.backbone.strides)   # a method may use the grid of any stage
+    main, methods, scales = context.methods["cam"], context.further, list(context.settings.scales)
+    by = _depends_on(methods, context.runtime.precision)
+    networks = {gradients: _load(context, gradients) for gradients in {each.gradients for each in (main, *methods.values())}}
 
-    def make(image_id: str) -> Made:
-        image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
+    def maps_of(method: CamMethod, image: np.ndarray, classes: list[int]) -> tuple[bytes, dict[str, Any]]:
+        classifier, features_of = networks[method.gradients]
+        strides = (classifier.backbone.feature_stride, *classifier.backbone.strides)   # a method may use the grid of any stage
         maps = multi_scale_maps(method, classifier, features_of, image, classes, scales, context.runtime.device,
                                 classifier.backbone.normalisation)
         packed, maxima = pack(maps)
-        (height, width), grids = image.shape[:2], [list(each.shape[1:]) for each in maps]
-        facts = {"height": height, "width": width, "classes": classes, "scales": scales, "grids": grids,
-                 "pad": pad_of(grids, height, width, strides, scales), "range": list(method.range),
-                 "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}
-        return {f"{image_id}.npy": encode_array(packed.cpu().numpy())}, facts
+        grids = [list(each.shape[1:]) for each in maps]
+        return encode_array(packed.cpu().numpy()), {
+            "grids": grids, "pad": pad_of(grids, image.shape[0], image.shape[1], strides, scales), "range": list(method.range),
+            "maxima": maxima.tolist()}
 
-    for_each_image(context, make)
-    return {"title": _title(context)}
+    def add(image_id: str, names: Sequence[str]) -> Made:
+        image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
+        made = {name: maps_of(methods[name], image, classes) for name in names}
+        return ({f"{name}/{image_id}.npy": content for name, (content, _) in made.items()},
+                {"added": {name: {**facts, "by": by[name]} for name, (_, facts) in made.items()}})
+
+    def make(image_id: str) -> Made:
+        image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
+        content, facts = maps_of(main, image, classes)
+        files, more = add(image_id, list(by)) if by else ({}, {})
+        height, width = image.shape[:2]
+        return {f"{image_id}.npy": content, **files}, {
+            "height": height, "width": width, "classes": classes, "scales": scales, **facts, "epsilon": context.settings.epsilon,
+            **more}
+
+    for_each_image(context, make, added=by, add=add)
+    return {"title": main.title or main.method}
 
 
-def reader(folder: Path, n_classes: int) -> Callable[[str], np.ndarray]:
-    return Maps(folder).packed
+def _load(context: StepContext, gradients: bool) -> tuple[Classifier, FeatureFunction]:
+    """The classifier for methods with or without `gradients`, and the function that computes its features."""
+    from steps.runtime.networks import feature_function, load_classifier
+
+    if gradients:   # without autocast
+        context = replace(context, runtime=replace(context.runtime, precision="float32"))
+    classifier = load_classifier(context, gradients)
+    return classifier, feature_function(context, classifier)
+
+
+def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
+    maps = Maps(folder)
+
+    def read(image_id: str) -> None:
+        maps.packed(image_id)
+        for name in maps.facts(image_id).get("added", {}):
+            maps.of_kind(name).packed(image_id)
+    return read
+
+
+def remarks(name: str, outcome: Outcome) -> list[Remark]:
+    """A remark if maps by a further method are better than those that go on: that of the best."""
+    points = {each: found for each in outcome.setting(f"{name}.also_score", [])
+              if (found := outcome.points(f"{name}_{each}", name)) is not None}
+    best = max(points, key=lambda each: points[each], default=None)
+    if best is None or points[best] <= MARGIN:
+        return []
+    better, main = (outcome.scores[kind]["title"] for kind in (f"{name}_{best}", name))
+    text = f"{better} is {points[best]:.1f} points above {main}, from which the later steps are made."
+    return [Remark(name, "further", text, advice=[("cam", best, f"make them from {better}")])]
 
 
 def shown(context: StepContext) -> Iterator[Column]:
-    return map_columns(context, {"": _title(context)})
-
-
-def _title(context: StepContext) -> str:
-    method = context.methods["cam"]
-    return method.title or method.method
+    main = context.methods["cam"]
+    return map_columns(context, {"": main.title or main.method,
+                                 **{name: method.titled(name) for name, method in context.further.items()}})

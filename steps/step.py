@@ -11,10 +11,10 @@
                     image id. Raises ArtifactError with the file
 
 Optional, with the defaults at the end of this file: what it makes (`MAPS`, `MASKS`, `INSTANCES`, `MEASURES`), what its results
-depend on (`LOG_ONLY`, `INSTEAD`, `identity`, `seen_by`, `unused`), its lists (`lists`, `TRUTH`, `UNLABELLED`), checks (`check`),
-cost (`needs`), its scores and what the report shows and says (`scores`, `shown`, `named`, `advice`, `remarks`), and what the
-actions do with it (`OFFICIAL`, `classify`, `COMMON`, `soft`, `tune`). `prepare(context)` makes the files `COMMON`, which all
-images need, before several shards run at once.
+depend on (`LOG_ONLY`, `INSTEAD`, `identity`, `added`, `seen_by`, `unused`), lists (`lists`, `TRUTH`, `UNLABELLED`), checks
+(`check`), cost (`needs`), its scores and what the report shows and says (`scores`, `shown`, `named`, `advice`, `remarks`), and
+what the actions do with it (`OFFICIAL`, `classify`, `COMMON`, `soft`, `tune`). `prepare(context)` makes the files `COMMON`, which
+all images need, before several shards run at once.
 
 The planner imports the module of a step too, so slow imports, above all torch, are inside its functions.
 A step reads artifacts through `context.input(role)` and writes only into `context.folder`. It uses neither the run folder nor
@@ -50,8 +50,9 @@ class StepSettings:
         require(condition, f"{self.step}.{key}", getattr(self, key), expected)
 
 
-# Metadata of a dictionary field that has a key for each kind of map that some step makes; None where `conf/` gives no value.
-PER_MAP = {"per_map": True}
+# Metadata of a dictionary field that has a key for each kind of map that some step makes; None where `conf/` gives no value. The
+# maps by a further method have, where none is set, None or with AS_MAIN the value of the main maps of the step.
+PER_MAP, AS_MAIN = {"per_map": "null"}, {"per_map": "as_main"}
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,12 @@ def identity(setup: Setup) -> dict[str, Any]:
 def seen_by(name: str, identity: dict[str, Any], reader: Setup) -> dict[str, Any]:
     """The part of the identity of the step `name` that the results of `reader` depend on."""
     return identity
+
+
+def added(setup: Setup) -> Mapping[str, Any]:
+    """The kinds of results that can be added to finished images (`for_each_image`): sub-folder -> JSON-able facts that they
+    depend on besides the identity. The journal line of an image has them as "by" among the facts of the kind, in "added"."""
+    return {}
 
 
 def unused(setup: Setup) -> dict[str, str]:

@@ -2,14 +2,14 @@
 
 Official files: `step/train_cam.py`, `net/resnet50_cam.py` (IRN, LPCAM). Reads images and image labels; writes
 `weights.safetensors`, `log.jsonl` and `log.csv` (loss of every step, validation mAP of every epoch) and the resumable
-`state.safetensors`.
+`state.safetensors`. A row with the role "init" goes on from a finished classifier.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from steps.parts.official import OfficialNetwork
 from steps.parts.outcome import Advice, Outcome, Remark
 from steps.parts.shown import loss_curves, read_log, val_curve
 from steps.runtime.concurrency import memory_for
-from steps.runtime.context import StepContext
+from steps.runtime.context import OWN_METHOD, StepContext
 from steps.runtime.memory import trim_heap
 from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of, total_steps
 from steps.step import TRAINING, Curve, Lists, Needs, Setup, backbone_facts, facts
@@ -50,6 +50,7 @@ class Settings(TrainingSettings):
                                  # as IRN; LPCAM trains them. Layers from random weights are always trained
     val_epochs: int              # epochs between two computations of mAP on val; also after the last epoch
     max_val_images: int | None   # of val; null: all
+    classifier: Any = field(metadata=OWN_METHOD)   # the method; null: that of the run
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,8 +69,12 @@ def lists(setup: Setup) -> Lists:
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    return {**facts(setup, "seed", "precision", "classifier"),
-            **backbone_facts(setup, setup.methods["backbone"].starts_from_weights)}
+    return {**facts(setup, "seed", "precision", "classifier"), **backbone_facts(setup, _from_imagenet(setup))}
+
+
+def _from_imagenet(setup: Setup) -> bool:
+    """Whether the training starts from ImageNet weights, not from random ones or a finished classifier (role "init")."""
+    return setup.methods["backbone"].starts_from_weights and not setup.sources.get("init")
 
 
 def check(setup: Setup) -> None:
@@ -77,7 +82,7 @@ def check(setup: Setup) -> None:
 
     if not setup.settings.weights:
         setup.methods["classifier"].check({image_id: setup.dataset.labels[image_id] for image_id in setup.lists["ids"]})
-    check_training(setup, imported_classifier, setup.methods["backbone"].starts_from_weights)
+    check_training(setup, imported_classifier, _from_imagenet(setup))
 
 
 def needs(setup: Setup) -> Needs:
@@ -102,7 +107,7 @@ def run(context: StepContext) -> dict[str, Any]:
         return import_network(context, imported_classifier)
     settings, dataset = context.settings, context.dataset
     backbone, method = context.methods["backbone"], context.methods["classifier"]
-    if not backbone.starts_from_weights and context.runtime.group.is_main:
+    if not backbone.starts_from_weights and not context.reads("init") and context.runtime.group.is_main:
         context.runtime.warn(f"the network {backbone.name} starts from random weights: on a few hundred images the maps of every "
                              "later step are poor. Use backbone=tf_efficientnet_lite0, whose ImageNet weights are installed, or "
                              f"backbone.pretrained=true; or raise {context.name}.epochs")

@@ -50,6 +50,7 @@ class FinishedSteps:
         `folder`: by default that of the result. `place`: as of `pipeline.contexts.make_context`; by default finished results.
         """
         config, made = copy(self.config), self.manifests.get(name)
+        config.further = {}   # results beside the main ones are only scored
         if read is None:
             read = {**sources(self.config, name), **(self.sources(name) if made else {})}
         if made:

@@ -100,7 +100,7 @@ class Submitter:
         if planned.step.KIND != IMAGES or planned.action == REUSE or shards == 1:
             return [whole]
         ids = planned.lists["ids"]
-        open_ids = unfinished(work_folder(self.folder, planned), ids, self.dataset)
+        open_ids = unfinished(work_folder(self.folder, planned), ids, self.dataset, added=planned.added)
         indices = tuple(i for i in range(min(shards, len(ids))) if any(image_id in open_ids for image_id in ids[i::shards]))
         if not indices:
             return [whole]

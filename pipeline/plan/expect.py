@@ -36,15 +36,16 @@ def expect(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSte
     runs = [folder] + ([planned.donor.folder] if planned.donor else [])
     former = [manifest for run in runs if (manifest := run.manifest(planned.name))
               and manifest["device"].split(":")[0] == device and (IMPORTED in manifest["identity"]) == planned.imported]
-    rate = next((manifest["made"]["seconds"] / manifest["made"]["units"] for manifest in former if manifest["made"]["units"]),
-                _journal_rate(folder, planned))
+    rate = next((manifest["made"]["seconds"] / manifest["made"]["units"] for manifest in former
+                 if manifest["made"]["units"] and manifest.get("added", {}) == planned.added), _journal_rate(folder, planned))
     file = imported_file(config, planned.name)
     setup = setup_of(config, dataset, planned.name, lists=planned.lists, device=device)
     needs = needs_of_file(user_path(file)) if file else planned.step.needs(setup)
     disk, memory, gpu = (needs.disk_mb, needs.memory_mb, needs.gpu_mb) if needs else (None, None, None)
     gpu = gpu if device == "cuda" else None
     for manifest in former:
-        if manifest["fingerprint"] == planned.fingerprint and manifest["made"]["total"]:
+        same = manifest["fingerprint"] == planned.fingerprint and manifest.get("added", {}) == planned.added
+        if same and manifest["made"]["total"]:
             disk = manifest["disk_mb"] * planned.total / manifest["made"]["total"]
             memory, gpu = (manifest["peak_memory_mb"].get(name, known) for name, known in (("host", memory), ("cuda", gpu)))
     return Expected(None if rate is None else rate * planned.to_do, disk, memory, gpu)

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.order import BY_NAME
-from pipeline.plan.lists import imported_file, reads_of, setup_of
+from pipeline.order import ALL_MAPS, BY_NAME, made_kinds
+from pipeline.plan.lists import added_by, imported_file, reads_of, setup_of
 from steps.step import IMAGES, TRAINING, Lists
 from wsss.data.dataset import Dataset
 from wsss.files import user_path
@@ -59,6 +59,10 @@ def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dic
     identity["reads"] = {
         source: _recorded_read(known, source, recorded) or fingerprint(BY_NAME[source].seen_by(source, known[source], setup))
         for names in reads.values() for source in names if source in known}
+    for source in {source for role, names in reads.items() for source in names if row.reads[role] == ALL_MAPS}:
+        added = added_by(config, dataset, source) if IMPORTED not in known.get(source, {}) else {}
+        identity["reads"] |= {kind: fingerprint(added[folder]) for kind, folder in made_kinds(config, source).items()
+                              if folder in added}
     identity["data"] = {"classes": list(dataset.classes), **frame_of(dataset)}
     for purpose, ids in lists[name].items():
         if not ids or purpose == "log" or (row.KIND, purpose) == (IMAGES, "ids"):

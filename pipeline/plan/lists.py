@@ -22,6 +22,11 @@ def setup_of(config: Any, dataset: Dataset, name: str, reads: Mapping[str, tuple
     return Setup(name, getattr(config, name), config, dataset, read, **more)
 
 
+def added_by(config: Any, dataset: Dataset, name: str) -> dict[str, Any]:
+    """The kinds of results that a step adds to finished images (`steps.step.added`)."""
+    return dict(BY_NAME[name].added(setup_of(config, dataset, name, reads={})))
+
+
 def imported_file(config: Any, name: str) -> str | None:
     """The file whose network is taken instead of training the step; None if it is trained, or no training."""
     return getattr(config, name).weights if BY_NAME[name].KIND == TRAINING else None
@@ -87,7 +92,7 @@ def _could_read(config: Any, dataset: Dataset, lists: Mapping[str, Lists], reade
     maps = [name for name in config.steps[:config.steps.index(reader)] if BY_NAME[name].MAPS]
     unused = BY_NAME[reader].unused(setup_of(config, dataset, reader, lists=lists[reader]))
     for role, source in BY_NAME[reader].reads.items():
-        for name in maps if source in (SEEDS, ALL_MAPS) else [source]:
+        for name in maps if source in (SEEDS, ALL_MAPS) else sources(config, reader)[role]:
             setting = _full(reader, unused[role]) if role in unused else \
                 f"seed_maps={config.seed_maps}" if source == SEEDS and name != config.seed_maps else None
             if found.get(name, "") is not None:   # no other role reads it

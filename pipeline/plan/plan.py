@@ -7,13 +7,13 @@ from typing import Any
 
 from pipeline.order import BY_NAME, Row
 from pipeline.plan.fingerprint import IMPORTED, differences, fingerprint, identities
-from pipeline.plan.lists import derive_lists, imported_file, reads_of, setup_of, unread_steps
+from pipeline.plan.lists import added_by, derive_lists, imported_file, reads_of, setup_of, unread_steps
 from pipeline.plan.selection import selected
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reuse import Donor, find_donor, refuse_incompatible_runs
 from steps.runtime.context import methods_of
 from steps.runtime.inference import failures
-from steps.runtime.journal import BROKEN, CHANGED, MISSING, unfinished
+from steps.runtime.journal import BROKEN, CHANGED, LACKING, MISSING, unfinished
 from steps.runtime.schedule import STATE, saved_step, total_steps
 from steps.step import IMAGES, SCORE, TRAINING, Lists
 from wsss.data.dataset import Dataset
@@ -25,7 +25,8 @@ DONE, STALE, PARTIAL, ABSENT, NOTHING = "done", "stale", "partial", "missing", "
 # actions
 SKIP, CONTINUE, RUN, RERUN, REUSE, LEFT_OUT = "skip", "continue", "run", "re-run", "reuse", "left out"
 IMPORT = "imported"   # a training imported from a file of the configuration
-REASONS = {BROKEN: "{n} artifact{s} broken", CHANGED: "{n} image{s} or their labels changed", MISSING: "{n} image{s} new"}
+REASONS = {BROKEN: "{n} artifact{s} broken", CHANGED: "{n} image{s} or their labels changed", MISSING: "{n} image{s} new",
+           LACKING: "{n} image{s} without further kinds of maps"}
 SHOWN = 4   # differences
 
 
@@ -48,6 +49,7 @@ class PlannedStep:
     donor: Donor | None = None       # the run whose result is reused
     expected: Any = None             # pipeline.plan.expect.Expected; None if the step does not work
     usable: bool = True              # later steps can read its result, now or after it has run
+    added: dict[str, Any] = field(default_factory=dict)   # the kinds of results that it adds to finished images
     import_from: Path | None = None  # the folder of official files that are converted instead of running the step
 
     @property
@@ -97,7 +99,7 @@ def survey(config: Any, dataset: Dataset, folder: RunFolder, read_images: bool =
     for name in config.steps:
         planned = PlannedStep(BY_NAME[name], lists[name], known[name], {}, ABSENT)
         if not planned.imported:
-            planned.sources = reads_of(config, dataset, lists, name)
+            planned.sources, planned.added = reads_of(config, dataset, lists, name), added_by(config, dataset, name)
         _find_state(config, dataset, folder, planned, read_images)
         result.append(planned)
     return result
@@ -188,7 +190,7 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
         changes = differences(manifest["identity"], planned.identity) if manifest else []
         planned.why = "; ".join(_shortened(changes) + _shortened(problems))
         return
-    missing = unfinished(place, ids, dataset, read_images, problems) if kind == IMAGES else {}
+    missing = unfinished(place, ids, dataset, read_images, problems, planned.added) if kind == IMAGES else {}
     planned.done, planned.damaged = planned.total - len(missing), folder.damaged_files(planned.name)
     reasons = [REASONS[reason].format(n=n, s="s" * (n != 1)) for reason, n in sorted(Counter(missing.values()).items())]
     if planned.damaged:
@@ -207,6 +209,10 @@ def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSt
     if planned.state == NOTHING:
         return
     imported = planned.imported and planned.step.KIND == IMAGES
+    if imported and (added := added_by(config, dataset, planned.name)):
+        key = f"{planned.name}.{planned.step.further[0]}"
+        raise ConfigError(f"{key}=[{','.join(added)}] is not possible: {planned.name} was imported from files, and nothing is "
+                          f"made beside imported maps. Set {key}=[], or delete {folder.result(planned.name)} to make it here")
     if planned.state == DONE:
         planned.why = "imported" if imported else "up to date"
         if config.force and chosen and not imported:
@@ -216,7 +222,7 @@ def _decide(config: Any, dataset: Dataset, folder: RunFolder, planned: PlannedSt
     if imported and chosen:
         raise ConfigError(f"{planned.name} was imported, but not completely ({planned.why}). Import the rest with "
                           f"action=import_official import_from=DIR, or delete {folder.result(planned.name)} to make it here")
-    if donor := find_donor(donors, planned.name, planned.fingerprint, planned.lists.get("ids"), dataset):
+    if donor := find_donor(donors, planned.name, planned.fingerprint, planned.lists.get("ids"), dataset, planned.added):
         planned.action, planned.donor = REUSE, donor
         planned.done = max(planned.done, donor.covers)
         planned.why = "; ".join(filter(None, [f"from {donor.folder.path}", planned.why]))
@@ -250,7 +256,7 @@ def finished_in(dataset: Dataset, planned: PlannedStep, place: Path, read_images
                 problems: list[str] | None = None) -> int:
     """The number of images or training steps that are finished in a folder."""
     if planned.step.KIND == IMAGES:
-        return planned.total - len(unfinished(place, planned.lists["ids"], dataset, read_images, problems))
+        return planned.total - len(unfinished(place, planned.lists["ids"], dataset, read_images, problems, planned.added))
     return saved_step(place) if planned.step.KIND == TRAINING else 0
 
 

@@ -65,10 +65,11 @@ def write_comparison(runs: Sequence[RecordedRun], outputs: Path,
     if len(name.encode()) > 120:
         name = hashlib.sha256(name.encode()).hexdigest()[:16]
     path = outputs / f"compare-{name}.html"
+    named = kinds.tones(kinds.of_runs([measured(run) for run in runs]))
     tiles = [tile for change in changes[:SHOWN]   # images that cannot be read are left out
              if (tile := safely(lambda change=change: _tile(first.dataset, names, readers, change), [], None))]
     write_text(path, render(
-        "compare.html.j2", state="", title=" / ".join(names), names=names, scores=scores, tiles=tiles,
+        "compare.html.j2", state="", tones=named, title=" / ".join(names), names=names, scores=scores, tiles=tiles,
         figure=_figure(runs, names), differences=differences, stats=stats, classes=["background", *first.dataset.classes],
         runs=[(name, str(run.folder.path), run) for name, run in zip(names, runs)]))
     return _screen(names, scores, differences, stats), path

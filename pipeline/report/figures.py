@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.order import titles
-from pipeline.report.kinds import N_TONES, tone
+from pipeline.report.kinds import N_TONES, tones
 from steps.step import Curve, Line
 from wsss.files import replacing
 
@@ -48,7 +48,7 @@ _numbers = count()
 
 def colour(kind: str) -> str:
     """The colour of a kind of result in light mode, for PNG figures."""
-    return COLOURS[tone(kind)]
+    return COLOURS[tones([kind])[kind]]
 
 
 def merged(curves: Iterable[Curve]) -> list[Curve]:
@@ -60,13 +60,17 @@ def merged(curves: Iterable[Curve]) -> list[Curve]:
     return list(found.values())
 
 
-def plot(curve: Curve) -> str:
-    """Plot a curve with its marks, filled or as rings. Long lines of a training are drawn as means of neighbouring steps."""
+def plot(curve: Curve, named: Mapping[str, str] | None = None) -> str:
+    """Plot a curve with its marks, filled or as rings. Long lines of a training are drawn as means of neighbouring steps.
+
+    `named`: the tones of the kinds of results of the page, by default of those of the figure.
+    """
     training = curve.section == "training"
+    kinds = tones(line.kind for line in curve.lines if line.kind) | dict(named or {})
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(4.2, 2.6) if training else _figure(4.4, 3.0)
         for number, line in enumerate(curve.lines):
-            name = tone(line.kind) if line.kind else SERIES[number % len(SERIES)]
+            name = kinds[line.kind] if line.kind else SERIES[number % len(SERIES)]
             x, y = np.array(line.x, float), np.array(line.y, float) * (100 if curve.percent else 1)
             _draw(axes, line, x, y, name, training)
             for at, filled in line.marks:
@@ -150,7 +154,7 @@ def change_scatter(before: np.ndarray, after: np.ndarray, kind: str, xlabel: str
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(3.3, 3.2)
         axes.plot([0, 100], [0, 100], color=TONES["muted"], linewidth=1)
-        name = tone(kind)
+        name = tones([kind])[kind]
         axes.plot(100 * before, 100 * after, MARKS[name], color=TONES[name], markersize=4, alpha=0.65, markeredgewidth=0)
         axes.set(title="mIoU of each image, percent", xlabel=xlabel, ylabel=ylabel, xlim=(0, 100), ylim=(0, 100), aspect="equal")
         return _svg(figure, f"{xlabel} and {ylabel}, image by image")

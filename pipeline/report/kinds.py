@@ -1,6 +1,7 @@
 """The scores of a summary, by kind of result: the maps of a step, or its masks (`pipeline.order.titles`)."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.order import STEPS, titles
@@ -55,9 +56,15 @@ def with_first_measure(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Map
     return {kind: score for kind, score in scores.items() if main_name(score) == main_name(first or score)}
 
 
-def tone(kind: str) -> str:
-    """The name of the colour and mark of a kind, by its position among all kinds: "k1" to "k8"."""
-    return f"k{1 + list(titles()).index(kind) % N_TONES}"
+def tones(found: Iterable[str]) -> dict[str, str]:
+    """The names of the colours and marks, "k1" to "k8", of kinds that are shown together: by the position among all kinds. Those
+    of further methods have what is left, from the last on."""
+    fixed, shown = list(titles(further=False)), list(found)
+    named = {kind: f"k{1 + fixed.index(kind) % N_TONES}" for kind in shown if kind in fixed}
+    for kind in shown:
+        taken = Counter(named.values())
+        named.setdefault(kind, min((f"k{number}" for number in range(N_TONES, 0, -1)), key=lambda tone: taken[tone]))
+    return named
 
 
 def measures() -> list[str]:

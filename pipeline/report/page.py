@@ -14,7 +14,7 @@ from pipeline.plan.fingerprint import as_set
 from pipeline.report import figures, thumbnails
 from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_traces, gallery_tile
 from pipeline.report.images import ImageScores, score_images
-from pipeline.report.kinds import title_of, tone
+from pipeline.report.kinds import title_of, tones
 from pipeline.report.pieces import Pieces, matrices, of, pieces, section
 from pipeline.report.prototypes import draw
 from pipeline.report.published import averages_note, without_comparison
@@ -22,6 +22,7 @@ from pipeline.report.scores import (
     absent,
     class_rows,
     headlines,
+    measured,
     percent,
     published_tables,
     safely,
@@ -89,15 +90,16 @@ def _content(run: RecordedRun, progress: Callable[[int, int, str], None]) -> dic
 
 def _of_scores(run: RecordedRun) -> dict[str, Any]:
     with_iou, classes = class_rows(run)
-    return {"headlines": headlines(run), "scores": score_tables(run), "kinds": with_iou, "classes": classes,
-            "published": run.summary.get("published"), "averages": averages_note(run.summary.get("published")),
+    return {"headlines": headlines(run), "tones": tones(measured(run)), "scores": score_tables(run), "kinds": with_iou,
+            "classes": classes, "published": run.summary.get("published"),
+            "averages": averages_note(run.summary.get("published")),
             "without_comparison": without_comparison(run.summary.get("published")),
             "tables": published_tables(run), "stages": run.summary.get("stages"), "margin": MARGIN}
 
 
 def _of_steps(run: RecordedRun, found: Pieces) -> dict[str, Any]:
-    names = ["background", *run.dataset.classes]
-    return {"names": names, "thresholds": section(found, "thresholds"), "training": section(found, "training"),
+    names, named = ["background", *run.dataset.classes], tones(measured(run))
+    return {"names": names, "thresholds": section(found, "thresholds", named), "training": section(found, "training", named),
             "confusion": matrices(of(found, Matrix), names), "steps": step_rows(run), "versions": versions(run),
             "yaml": OmegaConf.to_yaml(run.composed, resolve=True)}
 
@@ -177,5 +179,5 @@ def _environment() -> Environment:
     environment = Environment(loader=PackageLoader("pipeline.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
                               undefined=StrictUndefined)
     environment.filters["percent"] = percent
-    environment.globals |= {"colour": thumbnails.colour, "tone": tone}
+    environment.globals |= {"colour": thumbnails.colour}
     return environment

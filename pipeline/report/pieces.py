@@ -1,7 +1,7 @@
 """What the steps of a run show (`shown` in `steps.step`): collected, and drawn where it is no picture of an image."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -55,10 +55,10 @@ def of(found: Pieces, kind: type[T]) -> list[T]:
     return [piece for _, piece in found if isinstance(piece, kind)]
 
 
-def section(found: Pieces, name: str) -> dict[str, list[Any]]:
-    """The figures and tables of a section of the page."""
+def section(found: Pieces, name: str, tones: Mapping[str, str]) -> dict[str, list[Any]]:
+    """The figures and tables of a section of the page. `tones`: of kinds of results."""
     curves, tables = ([piece for piece in of(found, kind) if piece.section == name] for kind in (Curve, Table))
-    return {"figures": [figures.plot(curve) for curve in figures.merged(curves)], "tables": tables}
+    return {"figures": [figures.plot(curve, tones) for curve in figures.merged(curves)], "tables": tables}
 
 
 def matrices(found: Iterable[Matrix], names: list[str]) -> list[dict[str, Any]]:

@@ -61,8 +61,9 @@ def _score_cell(value: float | None, beside: Mapping[str, Any] | None) -> dict[s
 def headlines(run: RecordedRun) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """The main scores: the measure, and (title, tone, percent) of each kind that has it."""
     found: dict[str, list[tuple[str, str, str]]] = {}
+    named = kinds.tones(measured(run))
     for kind, score in measured(run).items():
-        shown = (score["title"], kinds.tone(kind), percent(kinds.main_measure(score)))
+        shown = (score["title"], named[kind], percent(kinds.main_measure(score)))
         found.setdefault(kinds.main_heading(score), []).append(shown)
     return list(found.items())
 

@@ -71,16 +71,18 @@ def refuse_incompatible_runs(donors: list[Donor], identities: Mapping[str, dict]
                               "difference, or leave the run out")
 
 
-def find_donor(donors: list[Donor], step: str, wanted: str, ids: tuple[str, ...] | None, dataset: Dataset) -> Donor | None:
-    """The first run with the complete step of fingerprint `wanted`; for an "images" step at least one image suffices."""
+def find_donor(donors: list[Donor], step: str, wanted: str, ids: tuple[str, ...] | None, dataset: Dataset,
+               added: Mapping[str, Any]) -> Donor | None:
+    """The first run with the complete step of fingerprint `wanted`; for an "images" step at least one image suffices, and the
+    kinds of results that are `added` may be missing."""
     for donor in donors:
         manifest = donor.folder.manifest(step)
         if manifest is None or manifest["fingerprint"] != wanted or donor.folder.damaged_files(step):
             continue
         if BY_NAME[step].KIND != IMAGES:
             return Donor(donor.folder, covers=manifest["made"]["total"])
-        if covers := len(ids) - len(unfinished(donor.folder.result(step), ids, dataset)):
-            return Donor(donor.folder, covers)
+        if len(unfinished(donor.folder.result(step), ids, dataset)) < len(ids):
+            return Donor(donor.folder, len(ids) - len(unfinished(donor.folder.result(step), ids, dataset, added=added)))
     return None
 
 

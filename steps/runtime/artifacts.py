@@ -10,6 +10,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -160,6 +161,7 @@ class Maps:
         pad, merge      arguments of `wsss.cams.maps.rebuild`, whose defaults are used where they are missing
         range           [least, greatest] stored value, by default [-1, 1]; [0, 1] after a ReLU; null: no limit
         epsilon, maxima added to each maximum, in units of the maps before they were divided by `maxima`; by default 0
+        added           sub-folder -> facts of its maps that differ (`steps.step.added`)
 
     `kind` is "" for the main maps of the step, or the name of a sub-folder (`fg_only`).
     """
@@ -168,6 +170,12 @@ class Maps:
         self.step, self.kind, self.folder = folder.name.split(".")[0], kind, folder / kind
         self._store = Store(folder)
         self.index = self._store.index
+
+    def of_kind(self, kind: str) -> Maps:
+        """The maps of another kind of the step."""
+        other = copy(self)
+        other.kind, other.folder = kind, self._store.folder / kind
+        return other
 
     def __bool__(self) -> bool:
         """Whether there are maps of this kind."""
@@ -178,7 +186,8 @@ class Maps:
         if image_id not in self.index:
             raise ArtifactError(f"{self.folder} has no maps of {image_id!r} ({len(self.index)} images are there). "
                                 f"Run {self.step} again")
-        return self.index[image_id]
+        line = self.index[image_id]
+        return {**line, **line.get("added", {}).get(self.kind, {})}
 
     def classes(self, image_id: str) -> list[int]:
         return self.facts(image_id)["classes"]

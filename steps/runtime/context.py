@@ -27,6 +27,12 @@ T = TypeVar("T")
 OWN_METHOD = {"own_method": True}
 
 
+def further(family: str) -> dict[str, str]:
+    """Metadata of a list field of a step's settings that names further methods of a family, by their files in `conf/`: what the
+    step makes by each stands in the sub-folder of that name, beside the main results, and is scored too."""
+    return {"further": family}
+
+
 class Stopped(Exception):
     """The step was asked to stop; finished work is saved and the same command continues."""
 
@@ -161,6 +167,7 @@ class StepContext:
     seed: int = 0
     runtime: Runtime = field(default_factory=Runtime)
     methods: Mapping[str, Any] = field(default_factory=dict)   # `methods_of`
+    further: Mapping[str, Any] = field(default_factory=dict)   # the methods of a field with the metadata `further`, by name
 
     @property
     def ids(self) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ from typing import Any
 from steps.runtime.artifacts import quarantine, read_json, write_json
 from steps.runtime.concurrency import lacks_memory, max_concurrent, max_together, ordered_map
 from steps.runtime.context import StepContext, Stopped
-from steps.runtime.journal import BROKEN, JOURNALS, Journal, unfinished
+from steps.runtime.journal import BROKEN, JOURNALS, LACKING, Journal, lacking, unfinished
 from steps.runtime.memory import trim_heap
 from steps.runtime.packs import remove_damaged
-from steps.runtime.store import writer
+from steps.runtime.store import Store, writer
 from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError, StorageError, WsssError
 
@@ -29,7 +29,8 @@ class ImagesFailed(WsssError):
 
 
 def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parallel: bool = False,
-                   make_group: Callable[[Sequence[str]], Sequence[Made]] | None = None) -> None:
+                   make_group: Callable[[Sequence[str]], Sequence[Made]] | None = None, added: Mapping[str, Any] | None = None,
+                   add: Callable[[str, Sequence[str]], Made] | None = None) -> None:
     """Call `make(id)` for every id of this shard that has no complete artifact yet.
 
     `make` returns the files of one image, by their names in the step's folder, and the facts for the index. They must depend on
@@ -39,15 +40,16 @@ def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parall
     `make_group(ids)` makes images of the same size in one batch, on a GPU, where that is faster. A batch changes rounding. So the
     groups are those of all ids of this process, and a group is made as a whole even if only some of it is missing.
 
-    Raises
-    ------
-    ImagesFailed
-        at the end, if images failed: their ids and reasons are in `failed.json`; the others are done.
-    StorageError
-        if nothing can be written. Finished images are kept.
+    `added`: kinds of results that `make` makes too (`steps.step.added`). For an image that lacks only some of them,
+    `add(id, kinds)` makes these: their files, and as facts "added".
+
+    Raises ImagesFailed at the end, if images failed: their ids and reasons are in `failed.json`; the others are done. Raises
+    StorageError if nothing can be written. Finished images are kept.
     """
     ids, dataset = context.my_ids, context.dataset
-    pending = unfinished(context.folder, ids, dataset)
+    pending = unfinished(context.folder, ids, dataset, added=added)
+    if add and added and LACKING in pending.values():
+        make = _completing(Store(context.folder), pending, added, make, add)
     failed: dict[str, str] = {}
     journal = Journal(context.folder, context.runtime.worker)
     store = writer(context.runtime.layout, context.folder, journal.path)
@@ -85,6 +87,23 @@ def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parall
         raise ImagesFailed(f"{len(failed)} of {len(context.shard_ids)} images failed, the others are done. {some}"
                            f"{'; ...' if len(failed) > SHOWN else ''}. All reasons are in {path}. Repair or remove these images; "
                            "the same command then tries only them")
+
+
+def _completing(store: Store, pending: Mapping[str, str], added: Mapping[str, Any], make: Callable[[str], Made],
+                add: Callable[[str, Sequence[str]], Made]) -> Callable[[str], Made]:
+    """`make`, which of an image that lacks only some kinds of `added` keeps what is there, and leaves the rest to `add`."""
+    def complete(image_id: str) -> Made:
+        if pending[image_id] != LACKING:
+            return make(image_id)
+        line = store.index[image_id]
+        contents, facts = add(image_id, lacking(line, added))
+        kept = {name: store.checked(image_id, name) for name in line["files"] if name not in contents}
+        old = {key: value for key, value in line.items() if key not in ("id", "source", "seconds", "files", "pack", "added")}
+        both = {**line.get("added", {}), **facts["added"]}
+        # in the order of an image that was made at once
+        return (dict(sorted({**kept, **contents}.items(), key=lambda item: (item[0].count("/"), item[0]))),
+                {**old, "added": dict(sorted(both.items()))})
+    return complete
 
 
 def _groups(context: StepContext, pending: Collection[str], together: bool) -> dict[str, tuple[str, ...]]:

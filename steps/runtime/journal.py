@@ -27,7 +27,7 @@ TAKEN = "taken"   # the journal of results reused from another run
 _TAIL = 2**16     # bytes
 _SECONDS, _PACK = re.compile(r', "seconds": [^,}]*'), re.compile(rb'"pack": "(packs/[^"\\/]+\.tar)"')
 _DECODE = json.JSONDecoder().raw_decode
-WHOLE, MISSING, BROKEN, CHANGED = "whole", "missing", "broken", "changed"
+WHOLE, MISSING, BROKEN, CHANGED, LACKING = "whole", "missing", "broken", "changed", "lacking"
 
 
 class Journal:
@@ -67,21 +67,30 @@ def file_sum(path: Path) -> list[int]:
 
 
 def unfinished(folder: Path, ids: Sequence[str], dataset: Dataset, read_images: bool = True,
-               problems: list[str] | None = None) -> dict[str, str]:
+               problems: list[str] | None = None, added: Mapping[str, Any] | None = None) -> dict[str, str]:
     """The ids without a complete artifact in the folder of an "images" step, in order, with the reason.
 
     "missing": not made yet; "broken": a file is missing, has another size than recorded or was renamed as damaged; "changed":
-    the image or its labels have changed since. Without `read_images` only the labels are compared.
+    the image or its labels have changed since; "lacking": only kinds of results of `added` (`steps.step.added`) are missing or
+    were made otherwise. Without `read_images` only the labels are compared.
     Finished images are not kept in memory: a million images take seconds and little memory.
     """
     found, packed = dict.fromkeys(ids, MISSING), Sizes(folder)
     for line in journal_lines(folder, problems):
         state = _state(line, folder, packed, dataset, read_images)
+        if state is WHOLE and added and lacking(line, added):
+            state = LACKING
         if state is WHOLE:
             found.pop(line["id"], None)
         else:
             found[line["id"]] = state
     return {image_id: found[image_id] for image_id in ids if image_id in found} if found else found
+
+
+def lacking(line: dict, added: Mapping[str, Any]) -> list[str]:
+    """The kinds of results of `added` (`steps.step.added`) that an image lacks, or that were made otherwise."""
+    known = line.get("added", {})
+    return [kind for kind, by in added.items() if known.get(kind, {}).get("by") != by]
 
 
 def _state(line: dict, folder: Path, packed: Sizes, dataset: Dataset, read_images: bool) -> str:
@@ -150,9 +159,9 @@ class Lines(Mapping[str, dict]):
 def merge_journals(folder: Path, ids: Iterable[str]) -> int:
     """Write `index.jsonl` from all journals, `ids` first and in order; return the number of images in it.
 
-    Packs named in the journals are completed; other packs are removed.
+    Packs named in the journals are completed; those that the index does not name any more are removed.
     """
-    lines, packs = Lines(folder), pack_names(journal_files(folder))
+    lines = Lines(folder)
     number = len(lines)
     for path in folder.glob(f"{JOURNALS}/*-of-*.jsonl"):
         if last := last_packed(path):
@@ -162,6 +171,7 @@ def merge_journals(folder: Path, ids: Iterable[str]) -> int:
             if image_id in lines:
                 file.write(_SECONDS.sub("", lines.take(image_id), count=1))
     shutil.rmtree(folder / JOURNALS, ignore_errors=True)
+    packs = pack_names([folder / INDEX])
     for path in folder.glob(f"{PACKS}/*.tar"):
         if f"{PACKS}/{path.name}" not in packs:
             path.unlink()
@@ -214,7 +224,8 @@ def _parsed(raw: bytes) -> dict | None:
         files, pack = line["files"], [line["pack"]] if "pack" in line else []
         valid = (not text[end:].strip() and are_plain_names([line["id"], *files, *pack])
                  and pack == [name.decode() for name in _PACK.findall(raw)]
-                 and isinstance(line["source"], str) and isinstance(line["classes"], list))
+                 and isinstance(line["source"], str) and isinstance(line["classes"], list)
+                 and all(isinstance(facts, dict) for facts in line.get("added", {}).values()))
         for place in files.values():   # size, checksum and, in a pack, where it begins
             valid = valid and [*map(type, place)] == [int] * (2 + len(pack)) and min(place) >= 0
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -45,10 +45,14 @@ Read = Callable[[str, str, Mapping[str, Any], Dataset], tuple[Classifier | IRN |
 
 
 def new_classifier(context: StepContext) -> Classifier:
-    """An untrained classifier on the step's device; its backbone has ImageNet weights if `backbone.` says so."""
-    backbone = _new_backbone(context)
+    """A classifier to train, on the step's device. What a finished one (role "init") has of it has these weights; without one its
+    backbone has ImageNet weights if `backbone.` says so."""
+    first = _read_classifier(context, "init") if context.reads("init") else None
+    backbone = first.backbone if first is not None else _new_backbone(context)
     classifier = context.methods["classifier"].new(backbone, len(context.dataset.classes),
                                                    derived_seed(context.seed, context.name, "classifier"))
+    if first is not None:
+        classifier.load_state_dict(first.state_dict(), strict=False)
     if context.settings.freeze_early and context.methods["backbone"].starts_from_weights:   # random layers must learn
         freeze_early(backbone)
     return to_train(classifier, context.runtime.device)
@@ -115,8 +119,8 @@ def load_irn(context: StepContext) -> IRN:
     return _only_used(irn, context)
 
 
-def _read_classifier(context: StepContext) -> Classifier:
-    return _load(context.input("classifier") / WEIGHTS, lambda facts: from_facts("classifier", facts["classifier"]).new(
+def _read_classifier(context: StepContext, role: str = "classifier") -> Classifier:
+    return _load(context.input(role) / WEIGHTS, lambda facts: from_facts("classifier", facts["classifier"]).new(
         rebuilt(facts["backbone"]), facts["n_classes"]), len(context.dataset.classes))
 
 

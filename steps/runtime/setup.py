@@ -30,6 +30,11 @@ class Setup:
         return methods_of(self.config, self.name)
 
     @property
+    def further(self) -> Mapping[str, Any]:
+        """The further methods of the step, by name (`steps.runtime.context.further`)."""
+        return self.config.further.get(self.name, {})
+
+    @property
     def seeds(self) -> str:
         """The kind of the maps that the role "seeds" reads."""
         return self.sources["seeds"][0].step

@@ -13,6 +13,7 @@ from zlib import crc32
 
 from steps.runtime.journal import Lines, journal_files, last_packed, pack_names
 from steps.runtime.packs import PACKS, Member, OpenFiles, Pack, free_name, is_own, pack_end
+from wsss.errors import ArtifactError
 from wsss.files import write_bytes
 
 
@@ -84,6 +85,18 @@ class Store:
 
     def __init__(self, folder: Path):
         self.folder, self.index, self._packs = folder, Lines(folder), OpenFiles(folder)
+
+    def checked(self, image_id: str, name: str) -> bytes:
+        """The bytes of a file of an image. Raises ArtifactError if they are not those that were written."""
+        path, recorded = self.file(image_id, name), self.index[image_id]["files"][name][:2]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read ({error.strerror or error}). The same command makes it again") from error
+        if [len(content), crc32(content)] != recorded:
+            raise ArtifactError(f"{path} is not what was written: size and checksum are {[len(content), crc32(content)]}, not "
+                                f"{recorded}. The same command makes it again", damaged=path)
+        return content
 
     def file(self, image_id: str, name: str) -> Path | Member:
         """A file of an image, for `read_bytes` and the readers of `steps.runtime.artifacts`."""

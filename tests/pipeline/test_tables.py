@@ -15,7 +15,8 @@ from wsss.errors import ConfigError
 
 LPCAM = next(paper for paper in load_papers() if "LPCAM" in paper.paper)
 EXPERIMENTS = ("irn_voc12", "lpcam_voc12", "irn_coco14", "lpcam_coco14", "irn_voc12_deeplab", "lpcam_voc12_deeplab", "lpcam_voc12_upernet",
-               "lpcam_coco14_deeplab", "lpcam_coco14_upernet", "layercam_irn_voc12_deeplab")
+               "lpcam_coco14_deeplab", "lpcam_coco14_upernet", "layercam_irn_voc12_deeplab", "recam_voc12_deeplab",
+               "recam_coco14_deeplab")
 
 
 def numbered(number: int):
@@ -94,7 +95,7 @@ def test_a_published_score_has_the_heading_of_the_step_that_measured_it():
 @pytest.mark.parametrize(("change", "message"), [
     ({"values": [1.0]}, r"tables\[number=1\].CAM.values=\[1.0\] is not possible: expected 5 values, one per column"),
     ({"values": [1, 2, 3, 4, 500]}, "percent, from 0 to 100, or null"), ({"marks": ["star"]}, "keys of the table's marks"),
-    ({"of": "cams"}, "one of make_cam, make_lpcam_fg_only, make_lpcam, imported, make_sem_seg_labels, infer_seg_before_crf, infer_seg, infer_seg_gt_before_crf, infer_seg_gt, make_ins_seg_labels"), ({"experiment": "x"}, "does not hold the tables of a paper .*experiment"),
+    ({"of": "cams"}, "one of make_cam, make_cam_backprop, .*, make_cam_xgradcam, make_lpcam_fg_only, make_lpcam, imported, make_sem_seg_labels, infer_seg_before_crf, infer_seg, infer_seg_gt_before_crf, infer_seg_gt, make_ins_seg_labels"), ({"experiment": "x"}, "does not hold the tables of a paper .*experiment"),
     ({"values": ["high"] * 5}, "does not hold the tables of a paper .*high")])
 def test_what_is_no_table_is_refused(tmp_path, change, message):
     content = yaml.safe_load((CONF / "published_lpcam.yaml").read_text())

@@ -33,7 +33,7 @@ class CAM(CamMethod):
     def maps(self, net: Classifier, features_of: Features, pair: Tensor, classes: Sequence[int]) -> Tensor:
         from wsss.classifiers.classifier import linear_weights
 
-        return class_activation_maps(features_of(pair), linear_weights(net, "CAM")[classes])
+        return class_activation_maps(features_of(pair), linear_weights(net, "CAM", of_maps=True)[classes])
 
     def check(self, net: Classifier) -> None:
         """Raise ConfigError if the head of the classifier is not linear in its features."""

@@ -31,6 +31,13 @@ class CamMethod(BaseMethod, ABC):
     gradients: ClassVar[bool] = False  # True: `maps` runs in float32 on the weights as trained, with gradients enabled; no
     #                                    parameter requires one, so the method starts the graph at an activation
 
+    @classmethod
+    def titled(cls, preset: str) -> str:
+        """The title of the maps with the settings of a file of `conf/cam/`, which is named if it is not the method's own."""
+        module = cls.__module__.rpartition(".")[2]
+        title = cls.title or module
+        return title if preset == module else f"{title} ({preset})"
+
     def require(self, condition: bool, key: str, expected: str) -> None:
         """Raise ConfigError with the key, its value and what is `expected`, if `condition` is false."""
         if not condition:

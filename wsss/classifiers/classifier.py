@@ -32,6 +32,10 @@ class Classifier(nn.Module):
         `weights @ features`, averaged over the cells; else None. CAM and LPCAM need them."""
         return None
 
+    def map_weights(self) -> Tensor | None:
+        """The weights (C, D) of activation maps (CAM): by default `class_weights`."""
+        return self.class_weights()
+
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to logits (B, C)."""
         return self.head(self.features(x))
@@ -43,9 +47,10 @@ class Classifier(nn.Module):
                 [parameter for parameter in self.parameters() if parameter not in own])
 
 
-def linear_weights(net: Classifier, user: str) -> Tensor:
-    """`net.class_weights()`, (C, D). Raises ConfigError, which names the `user` of the weights, if the head is not linear."""
-    weights = net.class_weights()
+def linear_weights(net: Classifier, user: str, of_maps: bool = False) -> Tensor:
+    """`net.class_weights()`, or with `of_maps` `net.map_weights()`, (C, D). Raises ConfigError, which names the `user` of the
+    weights, if the head is not linear."""
+    weights = net.map_weights() if of_maps else net.class_weights()
     if weights is None:
         raise ConfigError(f"{user} needs a classifier that is linear in its features, {type(net).__name__} is not (class_weights "
                           "returns None). Choose one that is, such as classifier=plain; gradient methods (cam=gradcam) need none")
