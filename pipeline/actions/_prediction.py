@@ -88,9 +88,10 @@ def predict(finished: FinishedSteps, steps: Sequence[str], classifier: str, imag
     WsssError
         if it is too large for the memory.
     """
-    image = read_image(image_file)
+    data = finished.manifests[steps[0]]["identity"]["data"]
+    image = read_image(image_file, data.get("range"))
     with tempfile.TemporaryDirectory() as temporary:
-        work = _Work(finished, image_file, Path(temporary), finished.manifests[steps[0]]["identity"]["data"], runtime)
+        work = _Work(finished, image_file, Path(temporary), data, runtime)
         known, probabilities = work.data["classes"], work.probabilities(classifier)
         likely = np.flatnonzero(probabilities > class_threshold).tolist()
         classes = sorted({known.index(name) for name in names}) if names else likely
@@ -162,7 +163,8 @@ class _Work:
     def _dataset(self, classes: tuple[int, ...]) -> Dataset:
         return Dataset(name="image", root=self.image_file.parent, classes=tuple(self.data["classes"]),
                        lists={"train": (ID,), "val": (), "all": (ID,)}, labels={ID: classes},
-                       image_files={ID: self.image_file.name}, max_side=self.data["max_side"], min_side=self.data.get("min_side"))
+                       image_files={ID: self.image_file.name}, max_side=self.data["max_side"], min_side=self.data.get("min_side"),
+                       levels=self.data.get("range"))
 
 
 def write_prediction(prediction: Prediction, folder: Path, facts: Mapping[str, Any]) -> None:

@@ -126,7 +126,8 @@ def _names(dataset: Dataset, classes: set[int]) -> str:
 def _table(dataset: Dataset, values: Mapping[int, int]) -> str:
     """The lines of a table of numbers; `values`: class -> number in the masks."""
     lines = "\n    ".join(f"{dataset.classes[index]},{value}" for index, value in sorted(values.items()))
-    return f"write a file with these lines and set data.colours=FILE:\n    background,0\n    {lines}"
+    kind = "" if dataset.read_from else "use data=folder, "
+    return f"{kind}write a file with these lines and set data.colours=FILE:\n    background,0\n    {lines}"
 
 
 def _beyond(dataset: Dataset, labels: Mapping[str, set[int]], found: Values, doubts: Doubts) -> bool:
@@ -135,8 +136,8 @@ def _beyond(dataset: Dataset, labels: Mapping[str, set[int]], found: Values, dou
     wrong = sorted({value for values in found.values() for value in values if n_classes < value < IGNORE})
     if not wrong:
         return False
-    cause = (f"the masks hold the values {', '.join(map(str, wrong[:MAX_REPORTED]))}; expected 1 to {n_classes} for the classes, 0 for "
-             "background and 255 for what is not scored")
+    cause = (f"the masks hold the values {', '.join(map(str, wrong[:MAX_REPORTED]))}; expected 1 to {n_classes} for the "
+             "classes, 0 for background and 255 for what is not scored")
     match = _matched(labels, {i: {value for value in found[i] if 0 < value < IGNORE} for i in labels}, range(n_classes))
     if match:
         doubts.errors.append(f"{cause}. By the labels, {_table(dataset, match)}")
@@ -171,8 +172,8 @@ def _absent(dataset: Dataset, labels: Mapping[str, set[int]], drawn: Mapping[str
     labelled = Counter(index for present in labels.values() for index in present)
     present = {index for classes in drawn.values() for index in classes}
     for index in sorted(labelled.keys() - present):
-        doubts.warnings.append(f"no mask holds class {dataset.classes[index]!r} though {labelled[index]} images are labelled with "
-                               f"it, so its scores mean nothing: draw it as value {index + 1}, or correct the labels")
+        doubts.warnings.append(f"no mask holds class {dataset.classes[index]!r} though {labelled[index]} images are labelled "
+                               f"with it, so it has no scores: draw it as value {index + 1}, or correct the labels")
 
 
 def _other_order(n_classes: int, labels: Mapping[str, set[int]], drawn: Mapping[str, set[int]]) -> dict[int, int] | None:
@@ -213,6 +214,12 @@ def _in_order(dataset: Dataset, order: Mapping[int, int]) -> str:
                 "the masks again with 1 for the first class: background cannot be told from it")
     if len(shifts) == 1:
         return f"the mask values are shifted: {dataset.classes[0]!r} is {order[0]}. To read them so, {_table(dataset, order)}"
-    pairs = ", ".join(f"{value} is {dataset.classes[index]}" for index, value in sorted(order.items(), key=lambda pair: pair[1]))
-    return (f"the masks have the classes in another order than the class list. By the labels, {pairs}. Put the lines of the "
-            f"class list in this order, or {_table(dataset, order)}")
+    by_value = sorted(order, key=lambda index: order[index])
+    pairs = ", ".join(f"{order[index]} is {dataset.classes[index]}" for index in by_value)
+    shown = ", ".join(dataset.classes[:MAX_REPORTED]) + ", ..." * (len(dataset.classes) > MAX_REPORTED)
+    text = f"the masks do not have the classes in the order {shown}. By the labels, {pairs}"
+    own = bool(dataset.read_from)   # a folder has a class list of its own
+    if sorted(order.values()) == list(range(1, len(order) + 1)) and (len(order) == len(dataset.classes) or not own):
+        return (f"{text}. {'Write' if own else 'Use data=folder, and write'} classes.txt with a class per line in the order "
+                f"{', '.join(dataset.classes[i] for i in by_value)}")
+    return f"{text}. To read them so, {_table(dataset, order)}"

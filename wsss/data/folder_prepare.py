@@ -40,7 +40,7 @@ def folder_findings(dataset: Dataset, check: bool | Path) -> list[Finding]:
 
 
 def draw_samples(dataset: Dataset, path: Path) -> Path:
-    """Write a PNG of up to four images, of as many classes as possible, each with its labels and beside its mask in VOC's colours."""
+    """Write a PNG of up to four images, of as many classes as possible, each beside its mask in VOC's colours."""
     rows = [_row(dataset, image_id) for image_id in _chosen(dataset)]
     picture = np.full((sum(len(row) for row in rows), max(row.shape[1] for row in rows), 3), 255, np.uint8)
     top = 0

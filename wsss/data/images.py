@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 
-Levels = tuple[float, float]   # the values that become black and white
+Levels = Sequence[float]   # two: the values that become black and white
 
 
 class Normalisation(NamedTuple):

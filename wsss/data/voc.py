@@ -172,7 +172,8 @@ def annotation_classes(path: Path) -> tuple[int, ...]:
     names = {(found.findtext("name") or "").strip() for found in annotation.iterfind("object")}
     if wrong := sorted(names - set(VOC_CLASSES)):
         raise DataError(f"{path} names an object of the unknown class {wrong[0]!r}{did_you_mean(wrong[0], VOC_CLASSES)}; "
-                        "expected one of the 20 of PASCAL VOC: correct it")
+                        "expected one of the 20 of PASCAL VOC: correct it, or use data=folder, which reads this layout with "
+                        "classes of your own")
     return tuple(sorted(VOC_CLASSES.index(name) for name in names))
 
 

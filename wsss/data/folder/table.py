@@ -30,7 +30,7 @@ def _parse(path: Path, delimiter: str | None = ",") -> list[Row]:
         delimiter = max(",;\t", key=first.count)
     reader = csv.reader(lines, strict=True, delimiter=delimiter, skipinitialspace=True)
     try:
-        return [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+        return [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}; is a quotation mark not closed? Close or "
                         "remove it") from error
@@ -123,7 +123,9 @@ def _listed(path: Path, rows: Sequence[Row], at: tuple[int, int, int], classes: 
     words = _Words(listed)
     read = [(line, name, words.classes(line, row, problems)) for line, name, row in cells]
     labels = _join(path, read, names, problems)
-    for note in sorted(words.notes):
+    if any(len(row) > 1 for _, _, row in cells):
+        words.notes["columns"] = "further columns of a row are read as further classes"
+    for note in words.notes.values():
         log.warning("%s: %s", path, note)
     return Found(f"{path.name} (classes of each name)", listed, labels)
 
@@ -135,7 +137,7 @@ class _Words:
         self.classes_ = classes
         self.index = {name: i for i, name in enumerate(classes)}
         self.folded = {name.casefold(): i for i, name in enumerate(classes)}
-        self.notes: set[str] = set()
+        self.notes: dict[str, str] = {}   # one of a kind
 
     def classes(self, line: int, cells: Sequence[str], problems: list[str]) -> set[int]:
         found = set()
@@ -156,7 +158,7 @@ class _Words:
         for separator in _SEPARATORS if self._class(word) is None else ():
             parts = [part.strip() for part in word.split(separator) if part.strip()]
             if len(parts) > 1 and all(self._class(part) is not None for part in parts):
-                self.notes.add(f"{word!r} and others are read as classes separated by {separator!r}")
+                self.notes.setdefault("separator", f"{word!r} and others like it are read as classes separated by {separator!r}")
                 return parts
         return [word]
 
@@ -164,9 +166,9 @@ class _Words:
         if word in self.index:
             return self.index[word]
         if word.isdecimal() and 1 <= int(word) <= len(self.index):
-            self.notes.add("numbers are read as the lines of the class list, which are the values in masks: 1 is "
-                           f"{self.classes_[0]!r}")
+            self.notes["number"] = ("numbers are read as the lines of the class list, which are the values in masks: 1 is "
+                                    f"{self.classes_[0]!r}")
             return int(word) - 1
         if (number := self.folded.get(word.casefold())) is not None:
-            self.notes.add(f"{word!r} is read as {self.classes_[number]!r}")
+            self.notes.setdefault("case", f"{word!r} and others like it are read as {self.classes_[number]!r}")
         return number
