@@ -30,10 +30,12 @@ def _parse(path: Path, delimiter: str | None = ",") -> list[Row]:
         delimiter = max(",;\t", key=first.count)
     reader = csv.reader(lines, strict=True, delimiter=delimiter, skipinitialspace=True)
     try:
-        return [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}; is a quotation mark not closed? Close or "
                         "remove it") from error
+    width = len(rows[0][1]) if rows and delimiter == "\t" else 0   # `read_lines` removes tabs at the end
+    return [(line, [*row, *[""] * (width - len(row))]) for line, row in rows]
 
 
 def read_rows(path: Path) -> list[Row]:
