@@ -28,7 +28,7 @@ def with_masks(root, value_of, rows=ROWS, classes=CLASSES):
 
 def told(dataset):
     found = doubts_of(dataset, True)
-    return found.errors, found.warnings
+    return found.failed, found.problems
 
 
 def test_masks_that_agree(tmp_path):

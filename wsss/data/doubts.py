@@ -27,11 +27,11 @@ Values = Mapping[str, Sequence[int]]   # id -> the values in its mask
 
 @dataclass
 class Doubts:
-    """`errors` make all work with the masks meaningless; the others are warnings. `contradicting`: ids whose mask and label
+    """`failed`: what makes all work with the masks meaningless; `problems`: warnings; `contradicting`: ids whose mask and label
     differ."""
 
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     contradicting: list[str] = field(default_factory=list)
 
 
@@ -40,15 +40,19 @@ def tell(dataset: Dataset, check: bool | Path, pixels: bool) -> None:
 
     Raises DataError for masks that cannot be those of the labels.
     """
-    doubts = doubts_of(dataset, check) if pixels else Doubts(warnings=about_labels(dataset))
-    for text in doubts.warnings:
-        log.warning("data set %s: %s", dataset.name, text)
-    refuse(f"masks of {dataset.root}", doubts.errors)
+    doubts = doubts_of(dataset, check) if pixels else Doubts(problems=about_labels(dataset))
+    for text in doubts.problems:
+        _warn(dataset.name, text)
+    refuse(f"masks of {dataset.root}", doubts.failed)
+
+
+def _warn(name: str, message: str) -> None:
+    log.warning("data set %s: %s", name, message)
 
 
 def doubts_of(dataset: Dataset, check: bool | Path) -> Doubts:
     """All doubts about labels and masks."""
-    doubts = Doubts(warnings=about_labels(dataset))
+    doubts = Doubts(problems=about_labels(dataset))
     if dataset.mask_files:
         source = getattr(dataset.mask_source, "table", "")
         found = remembered(check, dataset.root, dataset.mask_files, f"{dataset.name} {source}", lambda: _read(dataset))
@@ -74,27 +78,27 @@ def about_labels(dataset: Dataset) -> list[str]:
     """What cannot be learned from the labels of the list train, and a list val that nothing can be chosen on."""
     labels = {name: [set(dataset.labels[i]) for i in dataset.lists[name]] for name in ("train", "val")}
     train, count = labels["train"], Counter(index for present in labels["train"] for index in present)
-    texts = []
+    problems = _always_together(dataset, train, count)
     for index, name in enumerate(dataset.classes):
         in_val = sum(index in present for present in labels["val"])
         if count[index] == len(train) > 1:
-            texts.append(f"class {name!r} is on each of the {len(train)} training images, so no map can tell it from its "
-                         "surroundings: add images without it, with an empty label")
+            problems.append(f"class {name!r} is on each of the {len(train)} training images, so no map can tell it from its "
+                            "surroundings: add images without it, with an empty label")
         elif count[index] == 0 and in_val:
-            texts.append(f"class {name!r} has no training image, but {in_val} of val: it cannot be learned. Move some to train, "
-                         "with lists of your own in train.txt and val.txt")
-    texts += _always_together(dataset, train, count)
+            problems.append(f"class {name!r} has no training image, but {in_val} of val: it cannot be learned. Move some to "
+                            "train, with lists of your own in train.txt and val.txt")
     if labels["val"] and not any(labels["val"]):
-        texts.append(f"none of the {len(labels['val'])} images of val has a class, so nothing can be chosen on them: write "
-                     "val.txt with images of every class")
-    return texts
+        problems.append(f"none of the {len(labels['val'])} images of val has a class, so nothing can be chosen on them: write "
+                        "val.txt with images of every class")
+    return problems
 
 
 def _always_together(dataset: Dataset, train: Sequence[set[int]], count: Counter[int]) -> list[str]:
     pairs = Counter((a, b) for present in train for a in present for b in present if a < b)
     names = dataset.classes
-    return [f"classes {names[a]!r} and {names[b]!r} are on the same {both} training images, so they cannot be told apart: add "
-            "images of one alone" for (a, b), both in pairs.items() if 1 < both == count[a] == count[b] < len(train)]
+    problems = [f"classes {names[a]!r} and {names[b]!r} are on the same {both} training images, so they cannot be told apart: "
+                "add images of one alone" for (a, b), both in pairs.items() if 1 < both == count[a] == count[b] < len(train)]
+    return problems
 
 
 # Masks.
@@ -110,10 +114,10 @@ def about_masks(dataset: Dataset, found: Values, doubts: Doubts) -> None:
         _absent(dataset, labels, drawn, doubts)
         return
     if order := _other_order(len(dataset.classes), labels, drawn):
-        doubts.warnings.append(_in_order(dataset, order))
+        doubts.problems.append(_in_order(dataset, order))
         return
     first = doubts.contradicting[0]
-    doubts.warnings.append(f"the masks of {len(doubts.contradicting)} of {len(labels)} images do not hold the classes of their "
+    doubts.problems.append(f"the masks of {len(doubts.contradicting)} of {len(labels)} images do not hold the classes of their "
                            f"labels, for example {first}: labelled {_names(dataset, labels[first])}, its mask has "
                            f"{_names(dataset, drawn[first])}. Correct the labels, the masks or the order of the class list")
     _absent(dataset, labels, drawn, doubts)
@@ -140,9 +144,9 @@ def _beyond(dataset: Dataset, labels: Mapping[str, set[int]], found: Values, dou
              "classes, 0 for background and 255 for what is not scored")
     match = _matched(labels, {i: {value for value in found[i] if 0 < value < IGNORE} for i in labels}, range(n_classes))
     if match:
-        doubts.errors.append(f"{cause}. By the labels, {_table(dataset, match)}")
+        doubts.failed.append(f"{cause}. By the labels, {_table(dataset, match)}")
     else:
-        doubts.errors.append(f"{cause}. Complete the class list, or name the numbers in a table: data.colours=FILE")
+        doubts.failed.append(f"{cause}. Complete the class list, or name the numbers in a table: data.colours=FILE")
     return True
 
 
@@ -157,13 +161,13 @@ def _nothing_drawn(dataset: Dataset, labels: Mapping[str, set[int]], drawn: Mapp
                       for index, count in sorted(counts.items())[:MAX_REPORTED])
     ignored = sum(IGNORE in found[i] for i in labelled)
     if not ignored:
-        doubts.errors.append(f"{named}: all masks are background (0). Draw the classes, or remove the masks to run without "
+        doubts.failed.append(f"{named}: all masks are background (0). Draw the classes, or remove the masks to run without "
                              "scores")
     elif len(dataset.classes) == 1:
-        doubts.errors.append(f"{named}, and all their foreground is 255, which is not scored. If 255 is the class, "
+        doubts.failed.append(f"{named}, and all their foreground is 255, which is not scored. If 255 is the class, "
                              f"{_table(dataset, {0: IGNORE})}")
     else:
-        doubts.errors.append(f"{named}, and all their foreground is 255, which is not scored. Save class numbers, 1 to "
+        doubts.failed.append(f"{named}, and all their foreground is 255, which is not scored. Save class numbers, 1 to "
                              f"{len(dataset.classes)}, or remove the masks to run without scores")
     return True
 
@@ -172,7 +176,7 @@ def _absent(dataset: Dataset, labels: Mapping[str, set[int]], drawn: Mapping[str
     labelled = Counter(index for present in labels.values() for index in present)
     present = {index for classes in drawn.values() for index in classes}
     for index in sorted(labelled.keys() - present):
-        doubts.warnings.append(f"no mask holds class {dataset.classes[index]!r} though {labelled[index]} images are labelled "
+        doubts.problems.append(f"no mask holds class {dataset.classes[index]!r} though {labelled[index]} images are labelled "
                                f"with it, so it has no scores: draw it as value {index + 1}, or correct the labels")
 
 

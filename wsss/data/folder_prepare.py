@@ -35,7 +35,7 @@ def folder_findings(dataset: Dataset, check: bool | Path) -> list[Finding]:
     if dataset.mask_files:
         findings.append(Finding("masks that differ from the label", len(doubts.contradicting), 0,
                                 f"for example {doubts.contradicting[0]}" if doubts.contradicting else ""))
-    told = len(doubts.errors) + len(doubts.warnings)
+    told = len(doubts.failed) + len(doubts.problems)
     return [*findings, Finding("doubts about labels and masks", told, 0, "each is told below" if told else "")]
 
 

@@ -76,20 +76,9 @@ class Names:
                     return self._by_path[path]
         return None
 
-    def why_not(self, name: str) -> str:
-        """Explain why `find` has no id: the name is not valid, of several images, or of none."""
-        last = name.replace("\\", "/").rsplit("/", 1)[-1]
-        if self._by_path.get(os.path.splitext(last)[0], "") is None:
-            return f"{name!r} is the name of several images; write its folder too, as in {self._example}"
-        try:
-            check_id(name if ".." in name else last or name)
-        except DataError as error:
-            return str(error)
-        return f"{name!r} has no image; add the image or remove the line"
-
-    @property
-    def _example(self) -> str:
-        return next(iter(self.files.values()))
+    def is_ambiguous(self, name: str) -> bool:
+        """Whether a name that `find` does not know is the file name of several images."""
+        return self._by_path.get(os.path.splitext(_file_name(name))[0], "") is None
 
     def _index(self) -> None:
         for image_id, file in self.files.items():
@@ -97,6 +86,21 @@ class Names:
             for first in range(len(parts)):
                 path = "/".join(parts[first:])
                 self._by_path[path] = image_id if self._by_path.get(path, image_id) == image_id else None
+
+
+def _file_name(path: str) -> str:
+    return path.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def without_image(name: str, names: Names) -> str:
+    """Explain why `names.find(name)` is None: the name is not valid, of several images, or of none."""
+    if names.is_ambiguous(name):
+        return f"{name!r} is the name of several images; write its folder too, as in {next(iter(names.files.values()))}"
+    try:
+        check_id(name if ".." in name else _file_name(name) or name)
+    except DataError as error:
+        return str(error)
+    return f"{name!r} has no image; add the image or remove the line"
 
 
 def read_list(path: Path, known: Mapping[str, str]) -> tuple[str, ...]:
@@ -111,7 +115,7 @@ def read_list(path: Path, known: Mapping[str, str]) -> tuple[str, ...]:
     for line in ids:
         image_id = names.find(line)
         if image_id is None:
-            problems.append(names.why_not(line))
+            problems.append(without_image(line, names))
         elif image_id in seen:
             problems.append(f"{line!r} is listed twice; keep one line")
         seen.add(image_id)

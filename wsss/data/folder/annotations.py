@@ -91,11 +91,12 @@ def _yolo_objects(path: Path, n_classes: int, problems: list[str]) -> list[tuple
         if not words:
             continue
         try:
-            values = [float(word) for word in words[1:]]
-            if not 0 <= int(words[0]) < n_classes or not (len(values) == 4 or len(values) >= 6 and len(values) % 2 == 0):
-                raise ValueError
-            objects.append((int(words[0]), values))
+            kind, values = int(words[0]), [float(word) for word in words[1:]]
         except ValueError:
+            kind, values = -1, []
+        if 0 <= kind < n_classes and (len(values) == 4 or len(values) >= 6 and len(values) % 2 == 0):
+            objects.append((kind, values))
+        else:
             problems.append(f"{path.name}, line {number}, is {line[:60]!r}; expected a class from 0 to {n_classes - 1}, then x, "
                             "y, width and height, or the corners of a polygon")
     return objects

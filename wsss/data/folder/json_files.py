@@ -21,7 +21,7 @@ from wsss.palette import IGNORE
 log = logging.getLogger(__name__)
 
 _COCO_KEYS = {"images", "annotations", "categories"}
-_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError)
+_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError, DataError)
 
 
 def read_json_labels(root: Path, classes: tuple[str, ...] | None, images: Mapping[str, str]) -> Found | None:
@@ -96,7 +96,7 @@ def _coco_shape(item: Mapping[str, Any], size: tuple[int, int]) -> Shape | None:
 
 def _corners(points: np.ndarray) -> tuple[tuple[float, float], ...]:
     if len(points) < 3 or not np.isfinite(points).all():
-        raise ValueError(f"a polygon of {len(points)} corners, expected three or more in pixels")
+        raise DataError(f"a polygon has {len(points)} corners; expected three or more, in pixels: correct or remove it")
     return tuple((float(x), float(y)) for x, y in points)
 
 

@@ -115,9 +115,9 @@ def find_images(root: Path) -> dict[str, str]:
     skip = {*MASK_FOLDERS, *_OBJECT_FOLDERS, "SegmentationClassAug"} if not folder else ()
     images = scan_tree(root, folder, SUFFIXES, skip) if root.exists() else {}
     if not images:
-        where = root / folder
-        problem = f"no image in {where}" if where.exists() else f"{where} does not exist"
-        raise DataError(f"{problem}; expected this layout:\n" + LAYOUT.format(root=root))
+        if not (root / folder).exists():
+            raise DataError(f"{root / folder} does not exist; expected this layout:\n" + LAYOUT.format(root=root))
+        raise DataError(f"no image in {root / folder}; expected this layout:\n" + LAYOUT.format(root=root))
     return images
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wsss.data.folder.found import Found
-from wsss.data.ids import Names, read_lines
+from wsss.data.ids import Names, read_lines, without_image
 from wsss.data.messages import did_you_mean, refuse
 from wsss.errors import DataError
 
@@ -80,7 +80,7 @@ def _join(path: Path, rows: Sequence[tuple[int, str, set[int]]], names: Names, p
     for line, name, present in rows:
         image_id = names.find(name)
         if image_id is None:
-            problems.append(f"line {line}: {names.why_not(name)}")
+            problems.append(f"line {line}: {without_image(name, names)}")
             continue
         repeated += image_id in found
         found.setdefault(image_id, set()).update(present)
@@ -122,24 +122,27 @@ def _listed(path: Path, rows: Sequence[Row], at: tuple[int, int, int], classes: 
         cells.append((line, row[name_column], [cell for cell in (row[class_column], *further) if cell]))
     named = {name for _, _, row in cells for cell in row for name in re.split(r"\s*[;|]\s*", cell) if name}
     listed = classes or tuple(sorted(named))
-    words = _Words(listed)
+    words = _Words(path, listed)
     read = [(line, name, words.classes(line, row, problems)) for line, name, row in cells]
     labels = _join(path, read, names, problems)
     if any(len(row) > 1 for _, _, row in cells):
-        words.notes["columns"] = "further columns of a row are read as further classes"
-    for note in words.notes.values():
-        log.warning("%s: %s", path, note)
+        words.warn("further columns of a row are read as further classes", kind="columns")
     return Found(f"{path.name} (classes of each name)", listed, labels)
 
 
 class _Words:
-    """The classes that a cell names, and notes on what was taken for a name."""
+    """The classes that a cell of `path` names. What was taken for a name is told once."""
 
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        self.classes_ = classes
+    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
+        self.path, self.classes_ = path, classes
         self.index = {name: i for i, name in enumerate(classes)}
         self.folded = {name.casefold(): i for i, name in enumerate(classes)}
-        self.notes: dict[str, str] = {}   # one of a kind
+        self.told: set[str] = set()   # one of a kind
+
+    def warn(self, message: str, *, kind: str) -> None:
+        if kind not in self.told:
+            self.told.add(kind)
+            log.warning("%s: %s", self.path, message)
 
     def classes(self, line: int, cells: Sequence[str], problems: list[str]) -> set[int]:
         found = set()
@@ -160,7 +163,7 @@ class _Words:
         for separator in _SEPARATORS if self._class(word) is None else ():
             parts = [part.strip() for part in word.split(separator) if part.strip()]
             if len(parts) > 1 and all(self._class(part) is not None for part in parts):
-                self.notes.setdefault("separator", f"{word!r} and others like it are read as classes separated by {separator!r}")
+                self.warn(f"{word!r} and others like it are read as classes separated by {separator!r}", kind="separator")
                 return parts
         return [word]
 
@@ -168,9 +171,9 @@ class _Words:
         if word in self.index:
             return self.index[word]
         if word.isdecimal() and 1 <= int(word) <= len(self.index):
-            self.notes["number"] = ("numbers are read as the lines of the class list, which are the values in masks: 1 is "
-                                    f"{self.classes_[0]!r}")
+            self.warn("numbers are read as the lines of the class list, which are the values in masks: 1 is "
+                      f"{self.classes_[0]!r}", kind="number")
             return int(word) - 1
         if (number := self.folded.get(word.casefold())) is not None:
-            self.notes.setdefault("case", f"{word!r} and others like it are read as {self.classes_[number]!r}")
+            self.warn(f"{word!r} and others like it are read as {self.classes_[number]!r}", kind="case")
         return number
