@@ -62,9 +62,7 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
     if classes is None and table:
         classes, class_file = table.classes, table.path.name
     found = _labels(root, classes, images) or _labels_of_masks(root, classes, images, masks, table, check)
-    if left := len(images) - len(found.labels):
-        log.warning("%s: %d images are in no annotation and are left out, for example %s", root, left,
-                    next(images[i] for i in images if i not in found.labels))
+    _warn_left_out(root, images, found)
     lists, origin = make_lists(root, images, found.labels, val_fraction, found.parts)
     images = {image_id: images[image_id] for image_id in lists["all"]}
     source: MaskSource | None = None
@@ -91,6 +89,11 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
     return Dataset(name=name, root=root, classes=found.classes, lists=lists, labels=found.labels, image_files=images,
                    mask_files=masks, mask_source=source if masks else None, max_side=max_side, objects=objects, levels=levels,
                    max_pixels=max_pixels, read_from=read_from)
+
+
+def _warn_left_out(root: Path, images: Mapping[str, str], found: Found) -> None:
+    if left := [file for image_id, file in images.items() if image_id not in found.labels]:
+        log.warning("%s: %d images are in no annotation and are left out, for example %s", root, len(left), left[0])
 
 
 def _files(masks: Mapping[str, str]) -> dict[str, str]:
