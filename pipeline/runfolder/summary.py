@@ -72,7 +72,7 @@ def _table(scores: list[Mapping[str, Any]]) -> list[str]:
     sources = {configured if source.endswith(configured) else source for score in scores
                if (source := score.get("threshold_source"))}
     lines.append("in percent" + (f"; thresholds: {'; '.join(sorted(sources))}" if sources else ""))
-    if any(score[main_name(score)] is None for score in scores):
+    if any(score.get("miou", 0) is None for score in scores):
         lines.append("-: not defined, as no pixel of the masks of these images is of a class")
     return lines + ["best possible: the threshold that is best on the scored images (an oracle)"] * ("oracle" in known)
 
