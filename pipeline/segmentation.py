@@ -144,7 +144,8 @@ def network_context(finished: FinishedSteps, name: str, overrides: tuple[str, ..
     trained = finished.manifests[training_of(finished, name)]
     data = trained["identity"]["data"]
     dataset = Dataset(name="images", root=Path(), classes=tuple(data["classes"]), lists={"train": (), "val": (), "all": ()},
-                      labels={}, image_files={}, max_side=data["max_side"], min_side=data.get("min_side"))
+                      labels={}, image_files={}, max_side=data["max_side"], min_side=data.get("min_side"),
+                      levels=data.get("range"))
     runtime = replace(runtime, precision=trained["precision"])   # unless the step has one of its own
     context = finished.context(name, dataset, {"ids": ()}, runtime, _read(finished, name))
     words = [word.lstrip("+").partition("=")[0].split(".") for word in overrides]

@@ -128,7 +128,8 @@ def score(counts: ThresholdCounts, chosen: Chosen, n_images: int) -> dict[str, A
     confusion = counts.confusion(counts.nearest(chosen.threshold))
     return {**confusion.scores().as_dict(), "among_predfg_bg": confusion.among_predfg_bg(),
             "threshold": chosen.threshold, "threshold_source": chosen.source,
-            "images": n_images, "oracle": {"threshold": best, "miou": best_scores.miou},
+            "images": n_images,
+            "oracle": None if best_scores.miou is None else {"threshold": best, "miou": best_scores.miou},
             "curve": {"threshold": [round(float(t), 4) for t in counts.thresholds], "miou": counts.miou_curve()}}
 
 
@@ -164,13 +165,15 @@ def shown(context: StepContext) -> Iterator[Curve]:
     content, lines = read_json(context.folder / SCORES), []
     for kind, values in content["scores"].items():
         curve = values["curve"]
-        marks = [(values["oracle"]["threshold"], False), (values["threshold"], True)]
-        lines.append(Line(curve["threshold"], curve["miou"], kind=kind, marks=marks))
+        if values["oracle"]:   # else the masks hold no class
+            marks = [(values["oracle"]["threshold"], False), (values["threshold"], True)]
+            lines.append(Line(curve["threshold"], curve["miou"], kind=kind, marks=marks))
     yield from threshold_curve(ON_SCORED, lines)
     counts, lines = read_arrays(context.folder / COUNTS), []
     for kind, choice in content["chosen"].items():
         grid = content["scores"][kind]["curve"]["threshold"] if kind in content["scores"] else THRESHOLDS
         if (found := counts.get(f"{kind}_val")) is not None and found.shape[2] == len(grid) + 1:
             curve = ThresholdCounts(len(context.dataset.classes), grid, found).miou_curve()
-            lines.append(Line(grid, curve, kind=kind, marks=[(choice["threshold"], True)]))
+            if None not in curve:   # the masks of val hold a class
+                lines.append(Line(grid, curve, kind=kind, marks=[(choice["threshold"], True)]))
     yield from threshold_curve(ON_VAL, lines)

@@ -91,14 +91,15 @@ def predict(finished: FinishedSteps, steps: Sequence[str], classifier: str,
     WsssError
         if it is too large for the memory.
     """
-    array = as_rgb(image)
+    data = finished.manifests[steps[0]]["identity"]["data"]
+    array = as_rgb(image, data.get("range"))
     with tempfile.TemporaryDirectory() as temporary:
         if isinstance(image, (str, Path)):
             image_file = user_path(image)
         else:
             image_file = Path(temporary, "given.png")   # the steps read files
             Image.fromarray(array).save(image_file, compress_level=1)
-        work = _Work(finished, image_file, Path(temporary), finished.manifests[steps[0]]["identity"]["data"], runtime)
+        work = _Work(finished, image_file, Path(temporary), data, runtime)
         known, probabilities = work.data["classes"], work.probabilities(classifier)
         likely = np.flatnonzero(probabilities > class_threshold).tolist()
         classes = sorted({known.index(name) for name in names}) if names else likely
@@ -170,7 +171,8 @@ class _Work:
     def _dataset(self, classes: tuple[int, ...]) -> Dataset:
         return Dataset(name="image", root=self.image_file.parent, classes=tuple(self.data["classes"]),
                        lists={"train": (ID,), "val": (), "all": (ID,)}, labels={ID: classes},
-                       image_files={ID: self.image_file.name}, max_side=self.data["max_side"], min_side=self.data.get("min_side"))
+                       image_files={ID: self.image_file.name}, max_side=self.data["max_side"], min_side=self.data.get("min_side"),
+                       levels=self.data.get("range"))
 
 
 def write_prediction(prediction: Prediction, folder: Path, facts: Mapping[str, Any]) -> None:

@@ -75,9 +75,10 @@ def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dic
     return identity
 
 
-def frame_of(dataset: Dataset) -> dict[str, int | None]:
-    """The image size that the networks use."""
-    return {"max_side": dataset.max_side} | ({"min_side": dataset.min_side} if dataset.min_side else {})
+def frame_of(dataset: Dataset) -> dict[str, Any]:
+    """The image size that the networks use, and the values that are black and white for them."""
+    return ({"max_side": dataset.max_side} | ({"min_side": dataset.min_side} if dataset.min_side else {})
+            | ({"range": list(dataset.levels)} if dataset.levels else {}))
 
 
 def fingerprint(identity: dict) -> str:

@@ -16,6 +16,7 @@ from wsss.text import aligned, in_cell
 SUMMARY = "summary.json"
 NO_SCORES = "no scores: no evaluation step was run"
 THRESHOLDS = {"threshold": "threshold", "oracle": "best possible"}   # columns beside the measures
+UNDEFINED = "-: not defined, as no pixel of the masks of these images is of a class"
 BEST_POSSIBLE = "best possible: the threshold that is best on the scored images (an oracle)"
 LONG = {"kind", "curve", "confusion"}   # only in the files of the step
 
@@ -99,8 +100,10 @@ def _notes(scores: list[Mapping[str, Any]]) -> list[str]:
     configured = "in the configuration"   # the sources name single keys, which is too long for one line
     sources = {configured if source.endswith(configured) else source for score in scores
                if (source := score.get("threshold_source"))}
+    undefined = any(score.get("miou", 0) is None for score in scores)
     oracle = any(score.get("oracle") is not None for score in scores)
-    return ["in percent" + (f"; thresholds: {'; '.join(sorted(sources))}" if sources else ""), *[BEST_POSSIBLE] * oracle]
+    return ["in percent" + (f"; thresholds: {'; '.join(sorted(sources))}" if sources else ""), *[UNDEFINED] * undefined,
+            *[BEST_POSSIBLE] * oracle]
 
 
 def _row(score: Mapping[str, Any], known: list[str]) -> tuple[str, ...]:

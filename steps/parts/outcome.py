@@ -45,7 +45,7 @@ class Outcome:
     def points(self, kind: str, before: str | None) -> float | None:
         """The points of mIoU of `kind` above `before`; None if one has no score, or they were scored on other images."""
         new, old = self.scores.get(kind), self.scores.get(before or "")
-        if new is None or old is None or new["images"] != old["images"]:
+        if new is None or old is None or new["images"] != old["images"] or None in (new["miou"], old["miou"]):
             return None
         return 100 * (new["miou"] - old["miou"])
 

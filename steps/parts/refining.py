@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steps.parts.thresholds import FALLBACK, THRESHOLD, count, for_each_mask, read_chosen
+from steps.parts.thresholds import FALLBACK, THRESHOLD, count, flat, for_each_mask, read_chosen
 from steps.runtime.artifacts import Maps, read_array, write_json
 from steps.runtime.concurrency import max_concurrent
 from steps.runtime.context import StepContext, require_prepared
@@ -159,7 +159,7 @@ def choose_refiner(context: StepContext) -> dict[str, Any]:
     method = context.methods["refiner"]
     candidates = method.candidates(bool(val))
     tried = _try_on_val(context, candidates, val) if val else []
-    best = max(tried, key=lambda trial: trial["miou"], default=None)
+    best = max(tried, key=lambda trial: trial["miou"] or 0.0, default=None)
     by_val = f"best mIoU on the masks of {len(val)} val images"
     chosen: dict[str, Any] = {"threshold": fixed, "source": f"{context.name}.bg_threshold in the configuration",
                               "refiner": best["refiner"] if best else next(iter(candidates)),
@@ -167,8 +167,10 @@ def choose_refiner(context: StepContext) -> dict[str, Any]:
     if len(method.candidates(True)) > 1:
         chosen["refiner_source"] = by_val if tried else "no val masks to choose by"
     if fixed is None:
-        chosen["threshold"] = best["threshold"] if best else context.settings.fallback[context.seeds]
-        chosen["source"] = by_val if best else FALLBACK
+        fallback = context.settings.fallback[context.seeds]
+        same = len({miou for trial in tried for miou in trial.get("curve", [trial["miou"]])}) == 1 and fallback is not None
+        chosen["threshold"] = best["threshold"] if best and not same else fallback
+        chosen["source"] = flat(len(val)) if same else by_val if best else FALLBACK
     if best:
         chosen["tried"] = [{key: trial[key] for key in ("refiner", "threshold", "miou")} for trial in tried]
         if "curve" in best:

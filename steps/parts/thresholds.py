@@ -30,6 +30,11 @@ FALLBACK = "fallback of the recipe (no val masks to choose by)"   # a source
 T = TypeVar("T")
 
 
+def flat(n_val: int) -> str:
+    """The source of a threshold that val could not choose."""
+    return f"fallback of the recipe (every threshold has the same mIoU on the masks of {n_val} val images)"
+
+
 @dataclass(frozen=True)
 class Chosen:
     """A threshold and its source."""
@@ -83,9 +88,12 @@ def for_each_mask(context: StepContext, ids: Sequence[str], make: Callable[[str,
 
 
 def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, fallback: Any) -> Chosen:
-    """The configured threshold, else the best on val, else the fallback, a number without val masks (`require_fallback`)."""
+    """The configured threshold, else the best on val, else the fallback, a number without val masks (`require_fallback`). The
+    fallback, if the recipe has one, also stands for a choice on val where every threshold has the same mIoU."""
     if setting is not None:
         return Chosen(setting, f"{key} in the configuration")
+    if val_counts is not None and val_counts.is_flat and fallback is not None:
+        return Chosen(fallback, flat(n_val))
     if val_counts is not None:
         return Chosen(val_counts.best()[0], f"best mIoU on the masks of {n_val} val images")
     return Chosen(fallback, FALLBACK)

@@ -18,7 +18,7 @@ from steps.runtime.context import StepContext, require
 from steps.step import Curve, Line
 from wsss.data.dataset import Dataset
 from wsss.data.folder import held_out
-from wsss.errors import ConfigError
+from wsss.errors import ConfigError, DataError
 from wsss.metrics.semantic import ThresholdCounts
 from wsss.refiners.method import RefinerMethod
 
@@ -115,6 +115,9 @@ def scored(counts: ThresholdCounts, now: dict[str, Any] | None) -> dict[str, Any
     """The curve over the thresholds, the best of it, and the run's own threshold on the same images."""
     scores = [counts.scores(i) for i in range(len(counts.thresholds))]
     threshold, best = counts.best()
+    if best.miou is None:
+        raise DataError("no mask of the list tune.split holds a class, so nothing can be tuned; expected masks with classes: "
+                        "choose another list, or draw the classes")
     if now is not None:
         now = {"threshold": now["threshold"], "source": now["source"], "miou": scores[counts.nearest(now["threshold"])].miou}
     return {"best": {"threshold": threshold, "miou": best.miou}, "run": now,

@@ -14,8 +14,10 @@ from wsss.data.coco import open_coco
 from wsss.data.coco_layout import POLICIES
 from wsss.data.coco_prepare import download_coco, prepare_coco
 from wsss.data.dataset import Dataset
+from wsss.data.doubts import MAX_IMAGES, tell
 from wsss.data.findings import Finding
 from wsss.data.folder import open_folder
+from wsss.data.folder_prepare import folder_findings
 from wsss.data.shapes import make_shapes
 from wsss.data.voc import open_voc
 from wsss.data.voc_prepare import download_voc, prepare_voc
@@ -53,10 +55,16 @@ class FolderData(DataSettings):
 
     val_fraction: float       # share of the ids held out as val if there is neither train.txt nor val.txt
     difficult: bool           # false: boxes of objects marked difficult are left out
+    colours: str | None       # a table of the colours or numbers in the masks: a line NAME,RED,GREEN,BLUE or NAME,NUMBER a class
+    range: list[float] | None   # the values that become black and white in images of one channel with more than 8 bits
+    max_pixels: int | None    # the most pixels of an image; null: Pillow's limit
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "a share in [0, 1)")
+        require(self.range is None or len(self.range) == 2 and self.range[0] < self.range[1], "data.range", self.range,
+                "null or [LOW,HIGH], the values of black and white")
+        require(self.max_pixels is None or self.max_pixels >= 1, "data.max_pixels", self.max_pixels, "null or at least 1")
 
 
 @dataclass
@@ -97,8 +105,14 @@ class WsolData(DataSettings):
 
 
 def _open_folder(data: FolderData, scratch: Path | None, check: bool | Path) -> Dataset:
+    levels = (data.range[0], data.range[1]) if data.range else None
     return open_folder(user_path(data.root), name=data.name, max_side=data.max_side, val_fraction=data.val_fraction,
-                       difficult=data.difficult, check=check)
+                       difficult=data.difficult, check=check, max_pixels=data.max_pixels, levels=levels,
+                       colours=user_path(data.colours) if data.colours else None)
+
+
+def _prepare_folder(data: FolderData) -> list[Finding]:
+    return folder_findings(_open_folder(data, None, True), _marker(data))
 
 
 def _open_voc(data: VocData, scratch: Path | None, check: bool | Path) -> Dataset:
@@ -132,13 +146,14 @@ class Kind:
     open: Callable[[Any, Path | None, bool | Path], Dataset]
     prepare: Callable[[Any], list[Finding]] | None = None
     download: Callable[[Any, Progress], list[Finding]] | None = None
+    doubtful: bool = False   # masks and labels may contradict each other: the user or a tool drew them
 
 
 KINDS = {
-    "folder": Kind(FolderData, _open_folder),
+    "folder": Kind(FolderData, _open_folder, _prepare_folder, doubtful=True),
     "shapes": Kind(ShapesData, _open_shapes),
     "voc12": Kind(VocData, _open_voc, lambda data: prepare_voc(user_path(data.root)),
-                  lambda data, progress: download_voc(user_path(data.root), progress)),
+                  lambda data, progress: download_voc(user_path(data.root), progress), doubtful=True),
     "coco14": Kind(Coco14Data, _open_coco14, lambda data: prepare_coco(user_path(data.root), data.masks),
                    lambda data, progress: download_coco(user_path(data.root), progress)),
     **{kind: Kind(WsolData, _open_wsol, lambda data: prepare_wsol(user_path(data.root), data.kind)) for kind in WSOL},
@@ -150,11 +165,15 @@ def open_dataset(data: DataSettings, *, scratch: Path | None = None, check: bool
 
     With `scratch`, a temporary folder, it is generated there and the root is not changed. With `check` all images are read,
     except those unchanged since a run of this user read them (`reading_wanted`); with `reread` these, too; without `check` none.
+    What contradicts itself is told (`wsss.data.doubts.tell`), of the masks of up to 5,000 images or with `reread`.
     """
     if reread:
         with suppress(OSError):
             _marker(data).unlink()
-    return replace(KINDS[data.kind].open(data, scratch, check and _marker(data)), min_side=data.min_side)
+    dataset = replace(KINDS[data.kind].open(data, scratch, check and _marker(data)), min_side=data.min_side)
+    if check and KINDS[data.kind].doubtful:
+        tell(dataset, _marker(data), pixels=reread or len(dataset.image_files) <= MAX_IMAGES)
+    return dataset
 
 
 def _marker(data: DataSettings) -> Path:

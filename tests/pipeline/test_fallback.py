@@ -3,13 +3,15 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import Pipeline
 from pipeline.config import compose, typed
-from steps.parts.thresholds import FALLBACK, choose
+from steps.parts.thresholds import FALLBACK, Chosen, choose
 from tests.conftest import TINY
 from wsss.errors import ConfigError
+from wsss.metrics.semantic import ThresholdCounts
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +116,13 @@ def test_seed_maps_of_no_step_before_their_readers_are_refused(seed_maps, more, 
 
 def test_seed_maps_that_no_step_reads_are_not_checked():
     assert typed(compose(["steps=[train_cam,make_cam,eval_cam]"])).seed_maps == "make_lpcam"
+
+
+def test_a_flat_curve_on_val_chooses_nothing():
+    counts = ThresholdCounts(1)
+    counts.update(np.full((1, 2, 2), 0.4, np.float32), [0], np.zeros((2, 2), int))
+    chosen = choose(None, "key", counts, 1, 0.45)
+    assert chosen == Chosen(0.45, "fallback of the recipe (every threshold has the same mIoU on the masks of 1 val images)")
+    assert choose(None, "key", counts, 1, None).threshold == 0   # a recipe without a fallback
+    counts.update(np.full((1, 2, 2), 0.9, np.float32), [0], np.ones((2, 2), int))
+    assert choose(None, "key", counts, 2, 0.45) == Chosen(0.4, "best mIoU on the masks of 2 val images")

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from pipeline import Pipeline
+from pipeline.actions import prepare
 from tests.conftest import TINY
-from wsss.data.images import read_mask, write_mask
-from wsss.errors import DataError
+from wsss.data.images import read_image, read_mask, write_mask
+from wsss.errors import ConfigError, DataError
 
 SMALL = ("data=folder", "name=odd", *TINY, "data.image_size=64", "train_cam.epochs=2", "train_cam.batch_size=4",
          "train_irn.epochs=1", "train_irn.batch_size=4", "make_lpcam.n_clusters=3", "make_cam.scales=[1.0,0.5]", "threads=1")
@@ -83,3 +84,30 @@ def test_a_bad_folder_is_refused_before_anything_is_written(folder, tmp_path, da
     with pytest.raises(DataError, match=f"(?s){message}"):
         Pipeline.compose(*SMALL, f"data.root={folder}", f"outputs={tmp_path / 'out'}").run()
     assert not (tmp_path / "out").exists()
+
+
+def test_prepare_shows_what_was_understood_and_a_plan_tells_what_contradicts_itself(folder, tmp_path, capsys):
+    compose = [*SMALL, f"data.root={folder}", f"outputs={tmp_path / 'out'}"]
+    tables = prepare.do(Pipeline.compose(*compose, "action=prepare"))
+    rows = {finding.what: finding for finding in tables[0]}
+    assert rows["labels"].note == "labels.csv (classes of each name)" and rows["images"].found == len(NAMES)
+    assert read_image(tmp_path / "out/folder_samples.png").shape[1] == 2 * 320 + 6
+    assert "samples of images and masks: " in capsys.readouterr().out
+    for path in (folder / "masks").iterdir():
+        write_mask(path, np.where(read_mask(path) > 0, 255, 0).astype(np.uint8))
+    with pytest.raises(DataError, match="no mask holds class 'cat' though .*all their foreground is 255"):
+        Pipeline.compose(*compose).plan()
+
+
+def test_a_range_of_values_makes_other_results(folder, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 4096, (50, 60)).astype(np.uint16)).save(folder / "images/plain1.png")
+    (folder / "images/plain1.jpg").unlink()
+    mask = folder / "masks/plain1.png"
+    write_mask(mask, np.ones((50, 60), np.uint8))
+    compose = [*SMALL, f"data.root={folder}", f"outputs={tmp_path / 'out'}", "to_step=make_cam"]
+    with pytest.raises(DataError, match="plain1.png has 16 bits per channel"):
+        Pipeline.compose(*compose).plan()
+    Pipeline.compose(*compose, "data.range=[0,4095]").run()
+    assert {step.action for step in Pipeline.compose(*compose, "data.range=[0,4095]").plan()} == {"skip", "left out"}
+    with pytest.raises(ConfigError, match=r"data.range: \[0.0, 4095.0\] -> \[0.0, 1000.0\]"):
+        Pipeline.compose(*compose, "data.range=[0,1000]").plan()

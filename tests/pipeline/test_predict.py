@@ -153,7 +153,7 @@ def test_what_cannot_be_is_refused(outputs, image, tmp_path):
     with pytest.raises(DataError, match="cannot read the image .*missing.jpg"):
         look(outputs).predict(tmp_path / "missing.jpg")
     (tmp_path / "text.jpg").write_text("no image")
-    with pytest.raises(DataError, match="is damaged or not a JPEG or PNG"):
+    with pytest.raises(DataError, match="is damaged or not a JPEG, PNG"):
         look(outputs).predict(tmp_path / "text.jpg")
     with pytest.raises(ConfigError, match=r"there is no run .*smoek; did you mean 'smoke'\?"):
         look(outputs, "name=smoek").predict(image)

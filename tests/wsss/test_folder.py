@@ -92,7 +92,7 @@ def test_other_files_are_left_alone(tmp_path, caplog):
         (root / name).write_text("x")
     with caplog.at_level(logging.WARNING):
         assert open_folder(root).lists["all"] == ("a",)
-    assert "ignored 1 entries that are not .jpg, .jpeg, .png, for example notes.txt" in caplog.text
+    assert "ignored 1 entries that are not .jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp, for example notes.txt" in caplog.text
     assert "1 masks have no image and are ignored, for example b" in caplog.text
 
 
@@ -119,7 +119,8 @@ def test_one_list_leaves_the_rest_to_the_other(tmp_path, given, other):
     ({"train": "a\nb", "val": "b"}, "1 ids are in both train.txt and val.txt .* for example 'b'"),
     ({"val": "a\nb\nc"}, "val.txt .* lists every image, so nothing is left for train"),
     ({"train": "a\nnobody"}, "train.txt: 1 problem\n  - 'nobody' has no image"),
-    ({"train": "a.jpg"}, "'a.jpg' has no image; write 'a', without the suffix"),
+    ({"train": "a.jpg\na"}, "'a' is listed twice"),
+    ({"train": "z.jpg"}, "'z.jpg' has no image; add the image or remove the line"),
     ({"train": "a\nb\na"}, "'a' is listed twice"),
     ({"train": "../a"}, "id '../a' holds a path separator and would leave its folder"),
     ({"val": "\n\n"}, "val.txt is empty; expected one id per line"),
@@ -155,11 +156,10 @@ def test_missing_parts_say_what_is_expected(tmp_path):
     with pytest.raises(DataError, match=r"nowhere does not exist; expected this layout:\n(.|\n)*labels.csv +first line: name"):
         open_folder(tmp_path / "nowhere")
     root = build(tmp_path / "a", {"a": "cat"})
-    for part in ("classes.txt", "labels.csv"):
-        (root / part).rename(root / "aside")
-        with pytest.raises(DataError, match=rf"{part} does not exist; expected this layout"):
-            open_folder(root)
-        (root / "aside").rename(root / part)
+    (root / "labels.csv").rename(root / "aside")
+    with pytest.raises(DataError, match="labels.csv does not exist, and there are neither masks nor labels in another form; expected this"):
+        open_folder(root)
+    (root / "aside").rename(root / "labels.csv")
     (root / "images" / "a.jpg").unlink()
     with pytest.raises(DataError, match=r"no image in .*images; expected this layout"):
         open_folder(root)
@@ -185,15 +185,15 @@ def test_files_and_folders_that_cannot_be_read_are_named(tmp_path):
 
 @pytest.mark.parametrize("text, message", [
     ("name,classes\na,cta\nb,\n", "line 2: unknown class 'cta'; did you mean 'cat'"),
-    ("name,classes\na,xyz\nb,\n", "line 2: unknown class 'xyz'; expected one of classes.txt"),
+    ("name,classes\na,xyz\nb,\n", "line 2: unknown class 'xyz'; expected one of the class list, separated by ';'"),
     ("name,classes\na,cat\nb,\nc,dog\n", "line 4: 'c' has no image"),
-    ("name,classes\na.jpg,cat\na,\nb,\n", "line 2: 'a.jpg' has no image; write 'a', without the suffix"),
+    ("name,classes\nz.jpg,cat\na,\nb,\n", "line 2: 'z.jpg' has no image; add the image or remove the line"),
+    ("name,cat,dog\na,1,0\nb,0,2\n", "line 3: '2' in column 'dog'; expected 0 or 1 in the column of a class"),
+    ("name,cat,cow\na,1,0\nb,0,0\n", "column 'cow' is no class of the class list(.|\n)*class 'dog' of the class list has no column"),
     ("name,classes\n../a,cat\na,\nb,\n", "line 2: id '../a' holds a path separator and would leave its folder"),
     ("name,classes\na,cat\n", "images/b.jpg has no row; write 'b,' if it shows no class"),
-    ("name,classes\na,cat\nb,\na,dog\n", "line 4: 'a' has a row already"),
-    ("name,classes\na,cat,dog\nb,\n", "line 2, 'a,cat,dog', has 3 fields; expected NAME,cat;dog"),
     ("name,classes\na,cat\nb\n", r"line 3, 'b', has 1 fields; expected NAME,cat;dog \(no class: NAME,\)"),
-    ("name;classes\na;cat\nb;\n", "starts with 'name;classes'; expected the line 'name,classes': separate the columns by commas"),
+    ("title,text\na,cat\nb,\n", "starts with 'title,text'; expected the line 'name,classes', or 'name' and a column of 0 and 1"),
     ("", "starts with ''; expected the line 'name,classes'"),
     ('name,classes\na,cat\n"b,dog\n', "labels.csv, line [34]: unexpected end of data; is a quotation mark not closed"),
 ])
@@ -240,7 +240,7 @@ def test_damaged_files_are_refused_unless_unchecked(tmp_path):
 def test_what_did_not_change_is_not_read_again(tmp_path, monkeypatch):
     """Of an image that changed all are read: truncated, of the same size with its time set back, replaced, added, and damaged."""
     root, marker, read = build(tmp_path / "set", {"a": "cat", "b": "cat"}, masks="ab", train="a", val="b"), tmp_path / "cache/marker", []
-    monkeypatch.setattr(folder, "check_image", lambda path: read.append(path.name) or check_image(path))
+    monkeypatch.setattr(folder, "check_image", lambda path, *limits: read.append(path.name) or check_image(path, *limits))
 
     def reads() -> int:
         read.clear()
@@ -277,7 +277,7 @@ def test_what_did_not_change_is_not_read_again(tmp_path, monkeypatch):
 ])
 def test_partial_masks_are_refused(tmp_path, masks, message):
     with pytest.raises(DataError, match=message):
-        open_folder(build(tmp_path, {"a": "", "b": "", "c": ""}, masks=masks, val="c"))
+        open_folder(build(tmp_path, {"a": "cat", "b": "dog", "c": "cat"}, masks=masks, val="c"))
 
 
 def test_masks_of_val_alone_are_accepted(tmp_path):

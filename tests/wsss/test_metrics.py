@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, confusion_matrix
 from tests.reference import EXPECTED, IDS, REFERENCE, load
 from wsss.data.images import read_mask
 from wsss.errors import ArgumentError, DataError
-from wsss.metrics.semantic import THRESHOLDS, Confusion, ThresholdCounts, average_precision
+from wsss.metrics.semantic import THRESHOLDS, Confusion, Scores, ThresholdCounts, average_precision
 
 
 def random_labels(n_classes, shape, seed, ignored=0.1):
@@ -204,3 +204,16 @@ def test_labels_that_the_truth_does_not_have_are_left_out_on_request():
     assert present.iou == [pytest.approx(1 / 2), pytest.approx(1 / 3), None] and present.miou == pytest.approx(5 / 12)
     assert present.recall == pytest.approx(1 / 3) and present.precision == 1 and every.precision == pytest.approx(1 / 2)
     assert present.fn == pytest.approx(2 / 3)
+
+
+def test_a_score_over_nothing_is_none_and_a_flat_curve_is_told():
+    """Background alone in the ground truth: neither 100 for what is not predicted nor 0 for what is."""
+    for predicted in (0, 1):
+        confusion = Confusion(2)
+        confusion.update(np.full((3, 3), predicted), np.zeros((3, 3), int))
+        assert confusion.scores() == Scores(None, [None] * 3, None, None, None, None)
+    counts = ThresholdCounts(2)
+    counts.update(np.full((1, 3, 3), 0.4, np.float32), [0], np.zeros((3, 3), int))
+    assert counts.is_flat and counts.best()[1].miou is None
+    counts.update(np.full((1, 3, 3), 0.9, np.float32), [0], np.ones((3, 3), int))
+    assert not counts.is_flat

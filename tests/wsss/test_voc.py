@@ -123,7 +123,7 @@ def test_windows_line_ends_and_blanks_and_images_outside_the_lists(root):
 @pytest.mark.parametrize("name, text, message", [
     ("train", "2007_000032\n2007_000032\n", r"train.txt: 1 problem\n  - '2007_000032' is listed twice; keep one line"),
     ("val", "2007_000042\n2007_999999\n", r"'2007_999999' has no image; add the image or remove the line"),
-    ("val", "2007_000042.jpg\n", r"'2007_000042.jpg' has no image; write '2007_000042', without the suffix"),
+    ("val", "2007_000099.jpg\n", r"'2007_000099.jpg' has no image; add the image or remove the line"),
     ("val", "\n", r"val.txt is empty"),
     ("val", "2007_000042\n2008_000008\n", r"1 ids are in both lists train_aug and val of .* for example '2008_000008'"),
     ("val", "2007_000042\n2007_000033\n", r"1 ids are in both lists train and val of .* for example '2007_000033'"),

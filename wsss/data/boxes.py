@@ -20,7 +20,6 @@ from wsss.errors import DataError
 
 log = logging.getLogger(__name__)
 
-ANNOTATIONS = "annotations"   # the folder of a user's data set
 _OUTSIDE = 1  # pixels: tools differ by one in where they count from
 
 
@@ -92,17 +91,16 @@ def folder_boxes(root: Path, files: Mapping[str, str], images: Mapping[str, str]
     image's `labels` gives a warning.
     """
     tables = [file for file in files.values() if file.lower().endswith(".json")]
-    if tables and len(files) > 1:
-        raise DataError(f"{root / ANNOTATIONS} holds {tables[0]} and {len(files) - 1} other annotations; expected one .json with "
-                        "the boxes of all images, or NAME.xml for each image: move the others away")
     if tables:
         boxes: Mapping[str, tuple[Box, ...]] = CocoBoxes(root / tables[0], root, images, classes)
     else:
         if unused := [image_id for image_id in files if image_id not in images]:
             log.warning("%s: %d annotations have no image and are ignored, for example %s; give an annotation the name of its "
-                        "image", root / ANNOTATIONS, len(unused), unused[0])
+                        "image", root, len(unused), unused[0])
         boxes = XmlBoxes(root, {i: files[i] for i in images if i in files}, images, classes, difficult)
-    if not files or not check:
+    if not files or not _cover(root, boxes, lists):
+        return {}
+    if not check:
         return boxes
     problems = []
     for image_id in boxes:
@@ -111,20 +109,21 @@ def folder_boxes(root: Path, files: Mapping[str, str], images: Mapping[str, str]
         except DataError as error:
             problems.append(str(error))
     refuse(f"annotations of {root}", problems)
-    _check_cover(root, boxes, lists)
     _compare_labels(root, boxes, classes, labels)
     return boxes
 
 
-def _check_cover(root: Path, boxes: Mapping[str, tuple[Box, ...]], lists: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise DataError unless the boxes are known for train and val or for val only: scores of half a list would mislead."""
+def _cover(root: Path, boxes: Mapping[str, tuple[Box, ...]], lists: Mapping[str, tuple[str, ...]]) -> bool:
+    """Whether the boxes are known for train and val or for val only: scores of half a list would mislead. A warning if not."""
     missing = {name: [image_id for image_id in lists[name] if image_id not in boxes] for name in ("train", "val")}
     only_val = bool(lists["val"]) and len(missing["train"]) == len(lists["train"])
-    if missing["val"] or (missing["train"] and not only_val):
-        counts = ", ".join(f"{name} has {len(lists[name]) - len(missing[name])} of {len(lists[name])}" for name in missing)
-        raise DataError(f"annotations in {root / ANNOTATIONS} are incomplete: {counts}, for example that of "
-                        f"{(missing['val'] or missing['train'])[0]!r} is missing; expected all of train and val, or all of val "
-                        "and none of train, or no such folder. An image without an object has an annotation without one")
+    if not missing["val"] and (not missing["train"] or only_val):
+        return True
+    counts = ", ".join(f"{name} has {len(lists[name]) - len(missing[name])} of {len(lists[name])}" for name in missing)
+    log.warning("%s: the boxes are not used, because they are incomplete: %s, for example that of %s is missing; for scores of "
+                "localisation add those of all of train and val, or of val. An image without an object has an annotation without "
+                "one", root, counts, (missing["val"] or missing["train"])[0])
+    return False
 
 
 def _compare_labels(root: Path, boxes: Mapping[str, tuple[Box, ...]], classes: tuple[str, ...],
@@ -149,14 +148,19 @@ class _NoDoctype(ElementTree.TreeBuilder):
         raise DataError(f"{self.path} declares a document type, <!DOCTYPE {name}>, which annotations do not have; remove it")
 
 
-def read_annotation(path: Path) -> ElementTree.Element:
-    """The element <annotation> of a VOC XML file. Raises DataError, naming the file, for anything else."""
+def read_xml(path: Path) -> ElementTree.Element:
+    """The root element of an XML file. Raises DataError, naming the file, if it cannot be read or declares a document type."""
     try:
-        annotation = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctype(path)))
+        return ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctype(path)))
     except DataError:
         raise
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         raise DataError(f"cannot read the annotation {path} ({error}); restore it, or remove it") from error
+
+
+def read_annotation(path: Path) -> ElementTree.Element:
+    """The element <annotation> of a VOC XML file. Raises DataError, naming the file, for anything else."""
+    annotation = read_xml(path)
     if annotation.tag != "annotation":
         raise DataError(f"{path} is not a VOC annotation: it starts with <{annotation.tag}>, expected <annotation>; restore it")
     return annotation
@@ -167,7 +171,8 @@ def class_of(found: ElementTree.Element, path: Path, classes: tuple[str, ...]) -
     name = (found.findtext("name") or "").strip()
     if name not in classes:
         raise DataError(f"{path} names an object of the unknown class {name!r}{did_you_mean(name, classes)}; expected one of the "
-                        f"{len(classes)} classes of the data set: correct it, or add the class")
+                        f"{len(classes)} classes of the data set: correct it, or add the class; data=folder reads VOC's layout "
+                        "with classes of your own")
     return classes.index(name)
 
 
@@ -210,6 +215,15 @@ def _box(path: Path, index: int, corners: Sequence[float], size: tuple[int, int]
 
 
 # COCO json.
+
+def has_boxes(path: Path) -> bool:
+    """Whether a JSON file is of COCO's form and each of its annotations has a box."""
+    try:
+        data = json.loads(path.read_bytes())
+        return {"images", "categories"} <= data.keys() and all("bbox" in item for item in data["annotations"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return False
+
 
 def _coco_boxes(path: Path, root: Path, images: Mapping[str, str], classes: tuple[str, ...]) -> dict[str, tuple[Box, ...]]:
     try:

@@ -1,8 +1,10 @@
-"""A marker of the last successful check of a data set's files, so that an unchanged data set is not read again."""
+"""A marker of the last successful check of a data set's files, and what was found in them, so that an unchanged data set is not
+read again."""
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,6 +30,27 @@ def reading_wanted(check: bool | Path, root: Path, *files: Mapping[str, str]) ->
     if wanted and digest is not None:
         with suppress(OSError):   # also a home that cannot be entered
             write_text(check, digest)
+
+
+def remembered(check: bool | Path, root: Path, files: Mapping[str, str], settings: str,
+               read: Callable[[], dict[str, list[int]]]) -> dict[str, list[int]]:
+    """What `read` found in the `files` (id -> file below `root`; "" is none): kept beside the marker `check` until they change.
+
+    `settings`: what else it depends on. Without a marker, or if nothing can be kept, it is read at each call.
+    """
+    if isinstance(check, bool):
+        return read()
+    digest = _digest(root, ({image_id: file for image_id, file in files.items() if file},))
+    path, state = check.with_name(f"{check.name}.values"), f"{digest} {settings}"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(path.read_text())
+        if kept["state"] == state and digest is not None and kept["values"].keys() == files.keys():
+            return kept["values"]
+    values = read()
+    if digest is not None:
+        with suppress(OSError):
+            write_text(path, json.dumps({"state": state, "values": values}))
+    return values
 
 
 def _digest(root: Path, files: tuple[Mapping[str, str], ...]) -> str | None:

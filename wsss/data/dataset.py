@@ -9,13 +9,14 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from wsss.data.ids import read_list
-from wsss.data.images import image_size, mask_classes, read_image, read_mask, resize_image, scaled_size
+from wsss.data.images import Levels, image_size, mask_classes, read_image, read_mask, resize_image, scaled_size
 from wsss.data.messages import did_you_mean, format_size
 from wsss.errors import DataError
 from wsss.palette import IGNORE
@@ -39,6 +40,15 @@ class ObjectSource(Protocol):
     def digest(self, image_id: str) -> str: ...
 
 
+class MaskSource(Protocol):
+    """How the masks of a data set are made from its files where these are not PNGs of class numbers: the mask of an id
+    (H, W) uint8, of a size and values that `Dataset.mask` checks, and a digest of everything that it depends on."""
+
+    def read(self, image_id: str) -> np.ndarray: ...
+
+    def digest(self, image_id: str) -> str: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Ids, classes, image-level labels, files and lists. Paths are relative to `root`; files are read on demand."""
@@ -49,12 +59,16 @@ class Dataset:
     lists: Mapping[str, tuple[str, ...]] = field(repr=False)  # at least "train", "val" (may be empty) and "all"
     labels: Mapping[str, tuple[int, ...]] = field(repr=False)  # id -> classes present, 0-based, ascending
     image_files: Mapping[str, str] = field(repr=False)  # id -> file
-    mask_files: Mapping[str, str] = field(repr=False, default_factory=dict)  # id -> file, for the ids with a mask
+    mask_files: Mapping[str, str] = field(repr=False, default_factory=dict)  # id -> file, or "" where none is needed
     unlabelled: frozenset[str] = field(repr=False, default=frozenset())  # ids whose classes are not known: theirs are ()
     max_side: int | None = None  # maximum of the long side of the working frame, in pixels; None: no limit
     min_side: int | None = None  # minimum of the long side
     objects: ObjectSource | None = field(repr=False, default=None)  # ground-truth objects, if there are any
     box_lists: Mapping[str, tuple[Box, ...]] = field(repr=False, default_factory=dict)  # for the ids with ground-truth boxes
+    mask_source: MaskSource | None = field(repr=False, default=None)   # None: the files are PNGs of class numbers
+    levels: Levels | None = None  # of images with more than 8 bits: the values that become black and white
+    max_pixels: int | None = None  # of an image; None: Pillow's limit
+    read_from: Mapping[str, str] = field(repr=False, default_factory=dict)  # part -> the files and their form, to show
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -81,7 +95,7 @@ class Dataset:
 
     def mask_path(self, image_id: str) -> Path | None:
         """The ground-truth mask file, or None if there is none."""
-        return Path(self.root, self.mask_files[image_id]) if image_id in self.mask_files else None
+        return Path(self.root, self.mask_files[image_id]) if self.mask_files.get(image_id) else None
 
     def has_masks(self, ids: Sequence[str]) -> bool:
         """Whether `ids` is not empty and every id has a ground-truth mask."""
@@ -89,7 +103,7 @@ class Dataset:
 
     def full_image(self, image_id: str) -> np.ndarray:
         """(H, W, 3) uint8 RGB in the original frame."""
-        return read_image(self.image_path(image_id))
+        return read_image(self.image_path(image_id), self.levels, self.max_pixels)
 
     def image(self, image_id: str) -> np.ndarray:
         """(h, w, 3) uint8 RGB in the working frame: resized by Pillow's bicubic filter so that the long side is at least
@@ -118,10 +132,10 @@ class Dataset:
 
         Raises DataError if there is none, if its size is not the image's, or if it holds other values.
         """
-        path = self.mask_path(image_id)
-        if path is None:
+        if image_id not in self.mask_files:
             raise DataError(f"data set {self.name} has no mask for id {image_id!r}; add one, or leave out the evaluation steps")
-        mask = read_mask(path)
+        path = Path(self.root, self.mask_files[image_id])
+        mask = read_mask(path) if self.mask_source is None else self.mask_source.read(image_id)
         if mask.shape != (expected := self.size(image_id)):
             raise DataError(f"mask {path} is {format_size(mask.shape)} but its image is {format_size(expected)} as shown; "
                             "save the mask in that size")
@@ -213,12 +227,11 @@ class Dataset:
         return _digest(f"{image_id}\t{self.box_lists.get(image_id, 'none')}" for image_id in ids)
 
     def _mask_digest(self, image_id: str) -> str:
-        paths = self._mask_parts(image_id)
-        return self._cached("mask", image_id, lambda: ",".join(map(_digest_file, paths)) or "none")
-
-    def _mask_parts(self, image_id: str) -> list[Path]:
-        """The files that the mask is read from."""
-        return list(filter(None, [self.mask_path(image_id)]))
+        if image_id not in self.mask_files:
+            return "none"
+        if self.mask_source is not None:
+            return self._cached("mask", image_id, partial(self.mask_source.digest, image_id))
+        return self._cached("mask", image_id, lambda: digest_file(Path(self.root, self.mask_files[image_id])))
 
     def _cached(self, kind: str, image_id: str, digest: Callable[[], str]) -> str:
         """Compute a digest once per `Dataset`, that is once per call of the pipeline."""
@@ -239,7 +252,8 @@ def _digest_ends(path: Path) -> str:
         raise DataError(f"cannot read {path}: {error.strerror or error}; restore the image, or remove its id") from error
 
 
-def _digest_file(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """Hex digest of a mask file. Raises DataError if it cannot be read."""
     try:
         return _digest_bytes(path.read_bytes())
     except OSError as error:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import io
 import os
-import struct
-import zlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 
+from wsss.data.headers import DAMAGE, PIXEL_END, Header, exif_orientation, read_header, turn, without_limit
 from wsss.data.messages import MAX_REPORTED
 from wsss.errors import ArgumentError, DataError
 from wsss.files import write_bytes
@@ -26,6 +27,9 @@ from wsss.palette import IGNORE, VOC_PALETTE
 
 if TYPE_CHECKING:
     import torch
+
+
+Levels = Sequence[float]   # two: the values that become black and white
 
 
 class Normalisation(NamedTuple):
@@ -38,57 +42,9 @@ class Normalisation(NamedTuple):
 #: The ImageNet values, with which the torchvision weights were trained.
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-# What Pillow raises on damaged files of the two formats.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-_PIXEL_END = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_COLOUR_MODES = ("RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "LA", "PA")
+_MAX_NUMBER = 65535  # of a pixel of a mask: 16 bits
 _TAIL = 64  # bytes searched for the end marker, because some cameras and editors append a few bytes
-
-
-class _Header(NamedTuple):
-    """The header of an image file."""
-
-    format: str  # JPEG or PNG
-    mode: str  # Pillow's name for the channels
-    size: tuple[int, int]  # (H, W) as displayed
-    bits: int  # per channel or palette index
-    orientation: int  # EXIF, 1..8
-
-
-def _read_header(source: Path | io.BytesIO, path: object) -> _Header:
-    """The header of `source`, which errors call `path`; pixels are not decoded."""
-    try:
-        with Image.open(source) as image:
-            kind = "JPEG" if image.format == "MPO" else image.format  # a phone's JPEG with additional pictures
-            mode, (width, height) = image.mode, image.size
-            orientation = _orientation(image)
-            bits = _png_bits(image.fp) if kind == "PNG" else 8
-    except FileNotFoundError as error:
-        raise DataError(f"no image at {path}; expected a JPEG or PNG: restore it, or remove its id") from error
-    except _DAMAGE as error:
-        why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"   # it names an object in memory
-        raise DataError(f"{path} is damaged or not a JPEG or PNG image{why}; restore or remove it") from error
-    if kind not in _PIXEL_END:
-        raise DataError(f"{path} is a {kind} file; expected JPEG or PNG: convert it")
-    if bits > 8:
-        raise DataError(f"{path} has {bits} bits per channel; expected 8: convert it with a range of your choice")
-    return _Header(kind, mode, (width, height) if orientation >= 5 else (height, width), bits, orientation)
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 if the block is unreadable, because the pixels may still be valid."""
-    if "exif" not in image.info:  # getexif would decode a PNG
-        return 1
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _DAMAGE:
-        return 1
-    return value if value in range(1, 9) else 1
-
-
-def _png_bits(file: Any) -> int:
-    """Bit depth, byte 24 of a PNG: Pillow silently truncates 16-bit colour to 8 bits and scales grey of 1, 2 or 4 bits."""
-    file.seek(24)
-    return file.read(1)[0]
 
 
 def _content(path: Path) -> bytes:
@@ -98,48 +54,75 @@ def _content(path: Path) -> bytes:
         raise DataError(f"cannot read the image {path}: {error.strerror or error}; restore it, or remove its id") from error
 
 
-def _decode(content: bytes, path: object, mode_of: Callable[[_Header], str]) -> np.ndarray:
+def _decode(content: bytes, path: object, mode_of: Callable[[Header], str], max_pixels: int | None = None) -> np.ndarray:
     """Pixels in the mode `mode_of(header)` with EXIF orientation applied (imageio's `rotate` is wrong for grey read as RGB)."""
-    header = _read_header(io.BytesIO(content), path)
+    header = read_header(io.BytesIO(content), path)
+    _refuse_huge(header, path, max_pixels)
     try:
-        array = iio.imread(content, plugin="pillow", index=0, mode=mode_of(header))
-    except _DAMAGE as error:
+        with without_limit() if header.size[0] * header.size[1] > _pillow_limit() else nullcontext():
+            array = iio.imread(content, plugin="pillow", index=0, mode=mode_of(header))
+    except DAMAGE as error:
         raise DataError(f"{path} is truncated or damaged ({error}); restore or remove it") from error
-    return np.ascontiguousarray(_turn(array, header.orientation))
+    return np.ascontiguousarray(turn(array, header.orientation))
 
 
-def _turn(array: np.ndarray, orientation: int) -> np.ndarray:
-    """The stored array as displayed: orientations 5..8 are the first four of the transposed array (EXIF 2.3, tag 0x0112)."""
-    if orientation >= 5:
-        array = array.swapaxes(0, 1)
-    flip_rows, flip_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
-    return array[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+def _pillow_limit() -> int:
+    """The number of pixels above which Pillow refuses an image, as it may be made to fill the memory."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or sys.maxsize)
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Read a JPEG or PNG as `(H, W, 3)` uint8 RGB with EXIF orientation applied; grey and palettes become RGB, alpha is dropped.
+def _refuse_huge(header: Header, path: object, max_pixels: int | None) -> None:
+    limit, pixels = max_pixels or _pillow_limit(), header.size[0] * header.size[1]
+    if pixels > limit:
+        raise DataError(f"{path} has {pixels:,} pixels; expected at most {limit:,}, because decoding takes 3 bytes for each: set "
+                        f"data.max_pixels={pixels} for a folder of your own, or make the image smaller")
 
-    Raises DataError, naming the file, if it is missing, truncated, damaged, of another format or over 8 bits per channel.
+
+def read_image(path: str | Path, levels: Levels | None = None, max_pixels: int | None = None) -> np.ndarray:
+    """Read an image file as `(H, W, 3)` uint8 RGB with EXIF orientation applied; grey and palettes become RGB, alpha is dropped.
+
+    `levels`: the values (low, high) that become 0 and 255 in an image of one channel with more than 8 bits or floats.
+    `max_pixels`: the most that are decoded; None: Pillow's limit.
+
+    Raises DataError, naming the file, if it is missing, truncated, damaged, of another format, larger, or over 8 bits per channel
+    without levels.
     """
-    # A palette with transparency must pass through RGBA.
     path = Path(path)
-    return np.ascontiguousarray(_decode(_content(path), path, lambda header: "RGBA" if header.mode == "P" else "RGB")[..., :3])
+    content = _content(path)
+    header = read_header(io.BytesIO(content), path)
+    _refuse_deep(header, path, levels)
+    if levels and header.bits > 8:
+        values = _decode(content, path, lambda header: header.mode, max_pixels).astype(np.float64)
+        grey = np.rint(255 * np.clip((values - levels[0]) / (levels[1] - levels[0]), 0, 1)).astype(np.uint8)
+        return np.stack([grey] * 3, axis=-1)
+    # A palette with transparency must pass through RGBA.
+    pixels = _decode(content, path, lambda header: "RGBA" if header.mode == "P" else "RGB", max_pixels)
+    return np.ascontiguousarray(pixels[..., :3])
 
 
-def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    """An image as `(H, W, 3)` uint8 RGB: a file, as `read_image`; a PIL image, likewise, EXIF orientation included; or such an
-    array, unchanged.
+def _refuse_deep(header: Header, path: object, levels: Levels | None) -> None:
+    if header.bits > 8 and not header.mode.startswith(("I", "F")):
+        raise DataError(f"{path} has {header.bits} bits per channel in colour ({header.mode}); expected 8: convert it with a "
+                        "range of your choice")
+    if header.bits > 8 and levels is None:
+        raise DataError(f"{path} has {header.bits} bits per channel; expected 8, or the range that becomes black to white: set "
+                        "data.range=[LOW,HIGH] for a folder of your own, or convert it")
+
+
+def as_rgb(image: str | Path | Image.Image | np.ndarray, levels: Levels | None = None) -> np.ndarray:
+    """An image as `(H, W, 3)` uint8 RGB: a file, as `read_image` with `levels`; a PIL image, likewise, EXIF orientation included;
+    or such an array, unchanged.
 
     Raises DataError for a file that cannot be read, ArgumentError for another array or over 8 bits per channel.
     """
     if isinstance(image, (str, Path)):
-        return read_image(image)
+        return read_image(image, levels)
     if isinstance(image, Image.Image):
         if image.mode.startswith(("I", "F")):
             raise ArgumentError(f"image: a PIL image of mode {image.mode} has more than 8 bits per channel; convert it with a "
                                 "range of your choice")
         array = np.array(image.convert("RGBA" if image.mode == "P" else "RGB"))[..., :3]
-        return np.ascontiguousarray(_turn(array, _orientation(image)))
+        return np.ascontiguousarray(turn(array, exif_orientation(image)))
     _check_array("image", image, 3)
     return image
 
@@ -157,7 +140,7 @@ def decode_mask(content: bytes, path: object) -> np.ndarray:
     return _decode(content, path, lambda header: _mask_mode(header, path))
 
 
-def _mask_mode(header: _Header, path: object) -> str:
+def _mask_mode(header: Header, path: object) -> str:
     if header.format != "PNG":
         raise DataError(f"mask {path} is a {header.format} file, whose compression changes class numbers; expected a PNG: "
                         "save the class numbers with wsss.data.images.write_mask")
@@ -168,6 +151,30 @@ def _mask_mode(header: _Header, path: object) -> str:
                         "save it again with wsss.data.images.write_mask")
     raise DataError(f"mask {path} holds colours ({header.mode}), expected class numbers in a palette or 8-bit grey PNG: "
                     "look each colour up in your colour table and save the numbers with wsss.data.images.write_mask")
+
+
+def read_numbers(path: str | Path, colours: bool = False) -> np.ndarray:
+    """The stored numbers of a mask in any lossless form: `(H, W)` uint8 or uint16 for a palette (its indices) and grey of 1 to 16
+    bits, or in colour with three equal channels; else, and always with `colours`, the colours, `(H, W, 3)` uint8. The EXIF
+    orientation is applied.
+
+    Raises DataError, naming the file, if it is missing, damaged, or lossy (JPEG, WebP).
+    """
+    header = read_header(Path(path), path)
+    if header.format not in ("PNG", "TIFF", "BMP"):
+        raise DataError(f"mask {path} is a {header.format} file, whose compression changes class numbers; expected a lossless "
+                        "PNG: export the masks again as PNG")
+    array = _decode(_content(Path(path)), path, lambda header: "RGB" if colours or header.mode in _COLOUR_MODES else header.mode)
+    if array.ndim == 3 and not colours:   # a writer of grey images in colour, or real colours
+        array = array[..., 0] if (array == array[..., :1]).all() else array
+    elif header.mode == "L" and header.bits < 8:   # Pillow stretches them to 0..255
+        array = array // (255 // (2 ** header.bits - 1))
+    if array.ndim == 2 and array.dtype not in (np.uint8, np.uint16):
+        if array.dtype != bool and (array.min() < 0 or array.max() > _MAX_NUMBER):
+            raise DataError(f"mask {path} holds values from {array.min()} to {array.max()}; expected whole numbers from 0 to "
+                            f"{_MAX_NUMBER}: save the class numbers as an 8-bit PNG")
+        array = array.astype(np.uint8 if array.dtype == bool else np.uint16)
+    return np.ascontiguousarray(array)
 
 
 def mask_classes(mask: np.ndarray, n_classes: int, path: Path) -> tuple[int, ...]:
@@ -181,27 +188,30 @@ def mask_classes(mask: np.ndarray, n_classes: int, path: Path) -> tuple[int, ...
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """(H, W) as displayed, read from the header only. Raises DataError as `read_image`, for problems visible in the header."""
-    return _read_header(Path(path), Path(path)).size
+    return read_header(Path(path), Path(path)).size
 
 
-def check_image(path: str | Path) -> tuple[int, int]:
+def check_image(path: str | Path, levels: Levels | None = None, max_pixels: int | None = None) -> tuple[int, int]:
     """Check the header and the end marker of an image file and return its size (H, W). Damage in between is not detected.
 
     A file without an end marker is decoded completely. Raises DataError as `read_image`.
     """
     path = Path(path)
-    header = _read_header(path, path)
+    header = read_header(path, path)
+    _refuse_deep(header, path, levels)
+    _refuse_huge(header, path, max_pixels)
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-        complete = _PIXEL_END[header.format] in file.read()
+        end = PIXEL_END[header.format]
+        complete = bool(end) and end in file.read()
     if not complete:
-        read_image(path)
+        read_image(path, levels, max_pixels)
     return header.size
 
 
 def is_upright_jpeg(path: str | Path) -> bool:
     """Whether a file is a JPEG whose pixels are stored in the displayed orientation. Raises DataError as `image_size`."""
-    header = _read_header(Path(path), Path(path))
+    header = read_header(Path(path), Path(path))
     return header.format == "JPEG" and header.orientation == 1
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from wsss.data.checked import reading_wanted
-from wsss.data.dataset import Box, Dataset
+from wsss.data.dataset import Box, Dataset, digest_file
 from wsss.data.findings import Finding
 from wsss.data.ids import check_id, read_lines
-from wsss.data.images import check_image, read_image, resize_mask
+from wsss.data.images import check_image, image_size, read_image, resize_mask
 from wsss.data.messages import contents, format_size, refuse
 from wsss.errors import DataError
 from wsss.files import are_plain_names
@@ -44,34 +44,37 @@ LAYOUT = """  {root}/
 
 
 @dataclass(frozen=True, eq=False)
-class ObjectMasks(Dataset):
-    """A data set in which a mask is made of files: one for each object of the image's class, and one of what is not scored."""
+class ObjectMasks:
+    """Masks that are made of files, one for each object of the image's class and one of what is not scored, as the `MaskSource` of
+    a data set. Paths are relative to `root`."""
 
-    object_files: Mapping[str, tuple[str, ...]] = field(repr=False, default_factory=dict)   # id -> files
-    ignore_files: Mapping[str, str] = field(repr=False, default_factory=dict)               # id -> file
+    root: Path
+    images: Mapping[str, str]                      # id -> file
+    labels: Mapping[str, tuple[int, ...]]
+    objects: Mapping[str, tuple[str, ...]]         # id -> files
+    ignored: Mapping[str, str]                     # id -> file
 
-    def mask(self, image_id: str) -> np.ndarray:
-        """Ground truth (H, W) uint8: the class where an object is, else 255 where the ignore mask is, else 0.
+    def read(self, image_id: str) -> np.ndarray:
+        """(H, W) uint8: the class where an object is, else 255 where the ignore mask is, else 0.
 
         The official code (`evaluation.get_mask`) resizes the files to 224 px first; here they get the size of the image, by the
         nearest pixel.
         """
-        if image_id not in self.object_files:
-            return super().mask(image_id)
-        shown = np.any([self._drawn(image_id, file) for file in self.object_files[image_id]], axis=0)
+        size = image_size(self.root / self.images[image_id])
+        shown = np.any([self._drawn(file, size) for file in self.objects[image_id]], axis=0)
         mask = np.where(shown, self.labels[image_id][0] + 1, 0).astype(np.uint8)
-        if image_id in self.ignore_files:
-            mask[self._drawn(image_id, self.ignore_files[image_id]) & ~shown] = IGNORE
+        if image_id in self.ignored:
+            mask[self._drawn(self.ignored[image_id], size) & ~shown] = IGNORE
         return mask
 
-    def _drawn(self, image_id: str, file: str) -> np.ndarray:
+    def digest(self, image_id: str) -> str:
+        files = [*self.objects[image_id], *filter(None, [self.ignored.get(image_id)])]
+        return ",".join(digest_file(self.root / file) for file in files)
+
+    def _drawn(self, file: str, size: tuple[int, int]) -> np.ndarray:
         """Where a black and white picture is not black: (H, W) bool in the size of the image."""
         drawn = (read_image(self.root / file).max(axis=2) > 0).astype(np.uint8)
-        return resize_mask(drawn, self.size(image_id)).astype(bool)
-
-    def _mask_parts(self, image_id: str) -> list[Path]:
-        files = [*self.object_files.get(image_id, ()), *filter(None, [self.ignore_files.get(image_id)])]
-        return [self.root / file for file in files]
+        return resize_mask(drawn, size).astype(bool)
 
 
 def open_wsol(root: str | Path, kind: str, *, name: str | None = None, max_side: int | None = None,
@@ -102,9 +105,9 @@ def open_wsol(root: str | Path, kind: str, *, name: str | None = None, max_side:
     with reading_wanted(check, folder, paths, pictures) as reads:
         if reads:
             _check_files(folder, splits, pictures)
-    return ObjectMasks(name=name or kind, root=folder, classes=_class_names(splits), lists=lists, labels=labels,
-                       image_files=paths, mask_files={image_id: files[0] for image_id, files in objects.items()},
-                       max_side=max_side, box_lists=boxes, object_files=objects, ignore_files=ignore)
+    return Dataset(name=name or kind, root=folder, classes=_class_names(splits), lists=lists, labels=labels, image_files=paths,
+                   mask_files={image_id: files[0] for image_id, files in objects.items()},
+                   mask_source=ObjectMasks(folder, paths, labels, objects, ignore), max_side=max_side, box_lists=boxes)
 
 
 def prepare_wsol(root: str | Path, kind: str) -> list[Finding]:

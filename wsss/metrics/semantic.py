@@ -25,7 +25,8 @@ MEASURES = {"miou": "mIoU", "fp": "FP", "fn": "FN", "precision": "precision", "r
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a confusion matrix. Undefined values are None and left out of means.
+    """The scores of a confusion matrix. Undefined values are None and left out of means; all are, if no pixel of the ground truth
+    is of a class.
 
     gt_j, pred_j, tp_j are the pixels of class j and union_j = gt_j + pred_j - tp_j. `fp` and `fn` as in LPCAM, table 1.
     """
@@ -97,6 +98,8 @@ class Confusion:
         gt, pred, tp = self.counts.sum(axis=1), counts.sum(axis=0), self.counts.diagonal()
         union = gt + pred - tp
         iou = _ratio(tp, union)
+        if not self.present[1:].any():   # background alone: no score says anything of a class
+            return Scores(None, [None] * len(iou), None, None, None, None)
         return Scores(miou=_mean(iou), iou=[_number(value) for value in iou],
                       fp=_mean(1 - _ratio(gt, union)[1:]), fn=_mean(1 - _ratio(pred, union)[1:]),
                       precision=_mean(_ratio(tp, pred)[1:]), recall=_mean(_ratio(tp, gt)[1:]))
@@ -200,6 +203,11 @@ class ThresholdCounts:
     def miou_curve(self) -> list[float | None]:
         """The mIoU at each threshold, (T,)."""
         return [self.scores(i).miou for i in range(len(self.thresholds))]
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the mIoU is the same at every threshold, so that none is better than another."""
+        return len(set(self.miou_curve())) == 1
 
     def best(self) -> tuple[float, Scores]:
         """(threshold, scores) of the greatest mIoU, at the lowest such threshold. Raises DataError if no pixel was counted."""

@@ -1,0 +1,73 @@
+"""The class list of a folder: a text file, or YOLO's data.yaml."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import yaml
+
+from wsss.data.dataset import MAX_CLASSES
+from wsss.data.ids import read_lines
+from wsss.data.messages import did_you_mean, refuse
+from wsss.errors import DataError
+
+BACKGROUND = frozenset({"background", "_background_", "bg"})
+IGNORED = frozenset({"ignore", "__ignore__", "ignored", "void", "unlabeled", "unlabelled"})
+_FILES = ("classes.txt", "labels.txt", "obj.names", "labels/classes.txt", "obj_train_data/classes.txt",
+          "data.yaml", "dataset.yaml")
+
+
+def find_classes(root: Path) -> tuple[tuple[str, ...] | None, str]:
+    """The class list and the name of its file; None without one. Raises DataError for a list that is not possible."""
+    for name in _FILES:
+        if (root / name).exists():
+            path = root / name
+            names = _yaml_names(path) if path.suffix == ".yaml" else read_lines(path)
+            while names and not names[-1]:
+                names.pop()
+            return check_classes(names, path), name
+    return None, ""
+
+
+def _yaml_names(path: Path) -> list[str]:
+    try:
+        names = yaml.safe_load(path.read_text(encoding="utf-8"))["names"]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise DataError(f"{path} has no class list ({type(error).__name__}); expected the key names with a list, as YOLO writes: "
+                        "add it, or write classes.txt") from error
+    items = [names[key] for key in sorted(names)] if isinstance(names, Mapping) else list(names or [])
+    return [str(name) for name in items]
+
+
+def check_classes(names: Iterable[str], path: Path) -> tuple[str, ...]:
+    """`names` in the order of mask values. Raises DataError for empty, repeated and reserved names."""
+    names, problems = tuple(names), []
+    for i, name in enumerate(names, start=1):
+        if not name:
+            problems.append(f"line {i} is empty; it would shift the mask values of the classes below it: remove or fill it")
+        elif name.lower() in BACKGROUND:
+            problems.append(f"line {i} is {name!r}; background is mask value 0 and is not listed: remove the line")
+        elif name.lower() in IGNORED:
+            problems.append(f"line {i} is {name!r}; what is not scored is mask value 255 and is no class: remove the line")
+        elif ";" in name:
+            problems.append(f"line {i}, {name!r}, holds ';', which separates classes in labels.csv: rename the class")
+        elif names.index(name) < i - 1:
+            problems.append(f"line {i} repeats {name!r} of line {names.index(name) + 1}; rename one class")
+    if not 1 <= len(names) <= MAX_CLASSES:
+        problems.append(f"{len(names)} classes; expected 1 to {MAX_CLASSES}, one per line")
+    refuse(f"classes {path}", problems)
+    return names
+
+
+def is_class(name: str) -> bool:
+    """Whether a name of an annotation is one of a class, and not of background or of what is not scored."""
+    return name.lower() not in BACKGROUND | IGNORED
+
+
+def numbered(classes: tuple[str, ...] | None, names: Iterable[str], where: Path) -> tuple[str, ...]:
+    """The class list: `classes`, of which all `names` must be, or without one the names in their order."""
+    names = tuple(dict.fromkeys(names))
+    if classes is None:
+        return check_classes(names, where)
+    refuse(f"classes of {where}", [f"class {name!r} is not in the class list{did_you_mean(name, classes) or ': add it'}"
+                                   for name in names if name not in classes])
+    return classes

@@ -1,0 +1,113 @@
+"""What the annotations of a folder say: classes, labels, and shapes that masks are drawn from."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from wsss.data.messages import format_size
+from wsss.errors import DataError
+from wsss.palette import IGNORE
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A region of a class: polygons, each (N, 2) x and y of its corners in pixels, or run lengths `runs` of COCO's order."""
+
+    value: int   # in the mask: class + 1, or 255
+    polygons: tuple[tuple[tuple[float, float], ...], ...] = ()
+    runs: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The shapes of an image of `size` (H, W)."""
+
+    size: tuple[int, int]
+    shapes: tuple[Shape, ...]
+
+    def mask(self) -> np.ndarray:
+        """(H, W) uint8: ignored regions first, then the shapes by area, so that a small object on a large one stays visible (as
+        `render` of COCO's `clean` masks)."""
+        regions = [(region(shape, self.size), shape.value) for shape in self.shapes]
+        mask = np.zeros(self.size, np.uint8)
+        for inside, value in sorted(regions, key=lambda drawn: (drawn[1] != IGNORE, -int(drawn[0].sum()))):
+            mask[inside] = value
+        return mask
+
+
+@dataclass(frozen=True)
+class Found:
+    """Labels of a folder: where they are from, the classes in the order of mask values, and the labels of the images named."""
+
+    source: str
+    classes: tuple[str, ...]
+    labels: dict[str, tuple[int, ...]]
+    drawings: Mapping[str, Drawing] = field(default_factory=dict)   # id -> shapes, of images all of whose objects have one
+    files: Mapping[str, str] = field(default_factory=dict)          # id -> the file of its drawing
+    parts: Mapping[str, str] = field(default_factory=dict)          # id -> the list, train or val, that its file is named after
+
+
+@dataclass(frozen=True)
+class DrawnMasks:
+    """Masks that are drawn from shapes, as the `MaskSource` of a data set."""
+
+    drawings: Mapping[str, Drawing]
+
+    def read(self, image_id: str) -> np.ndarray:
+        return self.drawings[image_id].mask()
+
+    def digest(self, image_id: str) -> str:
+        return hashlib.blake2b(repr(self.drawings[image_id]).encode(), digest_size=16).hexdigest()
+
+
+def region(shape: Shape, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: the pixels whose centre is in a polygon, by the even-odd rule, or those of the run lengths."""
+    if shape.runs is not None:
+        values = np.arange(len(shape.runs)) % 2 == 1   # of columns, from background
+        return np.repeat(values, shape.runs).reshape(size[::-1]).T
+    inside = np.zeros(size, bool)
+    for polygon in shape.polygons:
+        inside |= _filled(np.array(polygon, np.float64), size)
+    return inside
+
+
+def _filled(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    (x, y), (next_x, next_y) = corners.T, np.roll(corners, -1, axis=0).T
+    rows = np.arange(size[0])[:, None] + 0.5
+    row, edge = np.nonzero((y <= rows) != (next_y <= rows))   # the edges that the centre line of a row crosses
+    share = (row + 0.5 - y[edge]) / (next_y[edge] - y[edge])
+    at = np.ceil(x[edge] + share * (next_x[edge] - x[edge]) - 0.5)   # the first pixel whose centre is behind the crossing
+    crossings = np.zeros((size[0], size[1] + 1), np.int32)
+    np.add.at(crossings, (row, np.clip(at, 0, size[1]).astype(int)), 1)
+    return np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
+
+
+def decode_runs(coded: Any, size: tuple[int, int]) -> tuple[int, ...]:
+    """The run lengths of COCO's RLE: a list, or its compressed text (`rleFrString` of COCO's maskApi.c).
+
+    Raises DataError if they do not fill `size`.
+    """
+    counts = _from_text(coded) if isinstance(coded, str) else tuple(int(count) for count in coded)
+    if sum(counts) != size[0] * size[1] or min(counts, default=0) < 0:
+        raise DataError(f"run lengths of {sum(counts)} pixels; expected {size[0] * size[1]} for {format_size(size)}: "
+                        "export the annotations again")
+    return counts
+
+
+def _from_text(text: str) -> tuple[int, ...]:
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        code = ord(character) - 48
+        value |= (code & 0x1F) << shift
+        shift += 5
+        if not code & 0x20:   # the last of this number, with its sign
+            value -= (code & 0x10) << (shift - 4)
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return tuple(counts)
+
+

@@ -1,0 +1,164 @@
+"""Labels and shapes of JSON files: COCO's object instances with any classes and ids, and LabelMe's file per image."""
+
+import base64
+import io
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from wsss.data.folder.classes import is_class, numbered
+from wsss.data.folder.found import Drawing, Found, Shape, decode_runs
+from wsss.data.folder.layout import part_of
+from wsss.data.ids import Names
+from wsss.errors import DataError
+from wsss.palette import IGNORE
+
+log = logging.getLogger(__name__)
+
+_COCO_KEYS = {"images", "annotations", "categories"}
+_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError, DataError)
+
+
+def read_json_labels(root: Path, classes: tuple[str, ...] | None, images: Mapping[str, str]) -> Found | None:
+    """The labels in the JSON files of a folder and its sub-folders; None if none is of COCO or LabelMe. COCO's come first."""
+    coco, labelme = {}, {}
+    for path, content in _json_files(root):
+        if isinstance(content, dict) and content.keys() >= _COCO_KEYS:
+            coco[path] = content
+        elif isinstance(content, dict) and isinstance(content.get("shapes"), list):
+            labelme[path] = content
+    if coco:
+        chosen = {path: content for path, content in coco.items() if path.name.startswith("instances")} or coco
+        return _coco(root, chosen, classes, Names(images))
+    return _labelme(root, labelme, classes, Names(images)) if labelme else None
+
+
+def _json_files(root: Path) -> Iterator[tuple[Path, Any]]:
+    for path in sorted(root.rglob("*.json")):
+        try:
+            yield path, json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"{path} is not a complete JSON file ({error}); export it again, or move it out of the data "
+                            "set") from error
+
+
+# COCO.
+
+def _coco(root: Path, files: Mapping[Path, dict], classes: tuple[str, ...] | None, names: Names) -> Found:
+    categories: dict[str, None] = {}
+    labels: dict[str, set[str]] = {}
+    shapes: dict[str, list[tuple[str, Shape | None]]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    origin: dict[str, str] = {}
+    parts: dict[str, str] = {}
+    lost: list[str] = []
+    for path, content in files.items():
+        try:
+            by_id = {item["id"]: str(item["name"]) for item in sorted(content["categories"], key=lambda item: item["id"])}
+            ids = {item["id"]: names.find(item["file_name"]) for item in content["images"]}
+            lost += [item["file_name"] for item in content["images"] if ids[item["id"]] is None]
+            categories |= dict.fromkeys(name for name in by_id.values() if is_class(name))
+            for item in content["images"]:
+                if (image_id := ids[item["id"]]) is not None:
+                    sizes[image_id] = (int(item["height"]), int(item["width"]))
+                    labels.setdefault(image_id, set())
+                    shapes.setdefault(image_id, [])
+                    origin[image_id] = path.relative_to(root).as_posix()
+                    if part := part_of(path.stem.replace("_", "/").replace("-", "/").replace(".", "/") + "/"):
+                        parts[image_id] = part
+            for item in content["annotations"]:
+                if (image_id := ids[item["image_id"]]) is not None and is_class(by_id[item["category_id"]]):
+                    labels[image_id].add(by_id[item["category_id"]])
+                    shapes[image_id].append((by_id[item["category_id"]], _coco_shape(item, sizes[image_id])))
+        except _SHAPE_ERRORS as error:
+            raise DataError(f"{path} has an incomplete image, category or annotation ({type(error).__name__}: {error}); expected "
+                            "COCO's object instances: export the file again") from error
+    if lost:
+        log.warning("%s: %d images of the COCO json have no file and are left out, for example %s", root, len(lost), lost[0])
+    listed = numbered(classes, categories, next(iter(files)))
+    return Found(_named("COCO json", root, files), listed, **_indexed(listed, labels, shapes, sizes, origin), parts=parts)
+
+
+def _coco_shape(item: Mapping[str, Any], size: tuple[int, int]) -> Shape | None:
+    """The shape of an annotation, with value 255 for a crowd and else 0, to be replaced; None for a box alone."""
+    drawn, value = item.get("segmentation"), IGNORE if item.get("iscrowd") else 0
+    if not drawn:
+        return None
+    if isinstance(drawn, Mapping):
+        return Shape(value, runs=decode_runs(drawn["counts"], size))
+    return Shape(value, tuple(_corners(np.asarray(polygon, np.float64).reshape(-1, 2)) for polygon in drawn))
+
+
+def _corners(points: np.ndarray) -> tuple[tuple[float, float], ...]:
+    if len(points) < 3 or not np.isfinite(points).all():
+        raise DataError(f"a polygon has {len(points)} corners; expected three or more, in pixels: correct or remove it")
+    return tuple((float(x), float(y)) for x, y in points)
+
+
+# LabelMe.
+
+def _labelme(root: Path, files: Mapping[Path, dict], classes: tuple[str, ...] | None, names: Names) -> Found:
+    labels: dict[str, set[str]] = {}
+    shapes: dict[str, list[tuple[str, Shape | None]]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    origin: dict[str, str] = {}
+    for path, content in files.items():
+        relative = path.relative_to(root).as_posix()
+        image_id = names.find(relative.removesuffix(".json")) or names.find(str(content.get("imagePath", "")))
+        if image_id is None:
+            log.warning("%s has no image and is left out: expected one of its name, or %r", path, content.get("imagePath"))
+            continue
+        try:
+            sizes[image_id] = (int(content["imageHeight"]), int(content["imageWidth"]))
+            drawn = [(str(item["label"]), _labelme_shape(item, sizes[image_id])) for item in content["shapes"]]
+        except _SHAPE_ERRORS as error:
+            raise DataError(f"{path} has an incomplete shape ({type(error).__name__}: {error}); expected LabelMe's label, points "
+                            "and shape_type: save the image again in LabelMe") from error
+        flags = [name for name, is_set in (content.get("flags") or {}).items() if is_set]
+        labels[image_id] = {name for name in (*flags, *(label for label, _ in drawn)) if is_class(name)}
+        shapes[image_id] = [pair for pair in drawn if is_class(pair[0])]
+        origin[image_id] = relative
+    listed = numbered(classes, sorted(set().union(*labels.values())), root)
+    return Found(f"{len(files)} LabelMe json files", listed, **_indexed(listed, labels, shapes, sizes, origin))
+
+
+def _labelme_shape(item: Mapping[str, Any], size: tuple[int, int]) -> Shape | None:
+    points = np.asarray(item["points"], np.float64).reshape(-1, 2)
+    if item.get("shape_type", "polygon") == "polygon":
+        return Shape(0, (_corners(points),))
+    if item["shape_type"] == "mask":   # a picture of the box from the first point to the second
+        with Image.open(io.BytesIO(base64.b64decode(item["mask"]))) as image:
+            drawn = np.asarray(image.convert("1"))
+        left, top = points[0].astype(int)
+        mask = np.zeros(size, bool)
+        mask[top:top + drawn.shape[0], left:left + drawn.shape[1]] = drawn[:size[0] - top, :size[1] - left]
+        flat = mask.T.reshape(-1)
+        bounds = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1), flat.size]
+        return Shape(0, runs=(*([0] if flat[0] else []), *(int(count) for count in np.diff(bounds))))
+    return None
+
+
+# Both.
+
+def _named(kind: str, root: Path, files: Mapping[Path, Any]) -> str:
+    return f"{kind} {', '.join(path.relative_to(root).as_posix() for path in files)}"
+
+
+def _indexed(classes: Sequence[str], labels: Mapping[str, set[str]], shapes: Mapping[str, list[tuple[str, Shape | None]]],
+             sizes: Mapping[str, tuple[int, int]], origin: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of `Found`: drawings of the images all of whose objects have a shape."""
+    index = {name: i for i, name in enumerate(classes)}
+    drawings = {}
+    for image_id, drawn in shapes.items():
+        if all(shape is not None for _, shape in drawn):
+            drawings[image_id] = Drawing(sizes[image_id], tuple(Shape(shape.value or index[name] + 1, shape.polygons, shape.runs)
+                                                                for name, shape in drawn if shape is not None))
+    if not any(drawing.shapes for drawing in drawings.values()):   # boxes or flags alone
+        drawings = {}
+    return {"labels": {image_id: tuple(sorted(index[name] for name in present)) for image_id, present in labels.items()},
+            "drawings": drawings, "files": {image_id: origin[image_id] for image_id in drawings}}
