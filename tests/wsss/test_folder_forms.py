@@ -200,7 +200,7 @@ def test_xml_of_vocs_form(tmp_path, caplog):
     with pytest.raises(DataError, match="class 'cat' is not in the class list: add it"):
         open_folder(tmp_path)
     (tmp_path / "Annotations/a.xml").write_text("<annotation>")
-    with pytest.raises(DataError, match="cannot read .*a.xml .* expected an annotation in VOC's XML"):
+    with pytest.raises(DataError, match="cannot read the annotation .*a.xml .*; restore it, or remove it"):
         open_folder(tmp_path)
 
 

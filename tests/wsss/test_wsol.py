@@ -104,7 +104,7 @@ def test_masks_are_joined(tmp_path):
     with pytest.raises(DataError, match="has no mask for id 'train__0bt_c3__0a9b'"):
         data.mask(data.lists["train"][0])
     before = [data.digest_of_masks([i]) for i in data.lists["all"]]
-    Image.new("1", SIZE[::-1]).save(tmp_path / f"dataset/OpenImages/{data.ignore_files[second]}")
+    Image.new("1", SIZE[::-1]).save(tmp_path / f"dataset/OpenImages/{data.mask_source.ignored[second]}")
     data = open_wsol(tmp_path, "openimages")
     changed = [i for i, digest in zip(data.lists["all"], before) if data.digest_of_masks([i]) != digest]
     assert changed == [second] and set(np.unique(data.mask(second))) == {0, 2}

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import yaml
 
-from wsss.data.dataset import MAX_CLASSES
 from wsss.data.ids import read_lines
 from wsss.data.messages import did_you_mean, refuse
 from wsss.errors import DataError
@@ -52,8 +51,8 @@ def check_classes(names: Iterable[str], path: Path) -> tuple[str, ...]:
             problems.append(f"line {i}, {name!r}, holds ';', which separates classes in labels.csv: rename the class")
         elif names.index(name) < i - 1:
             problems.append(f"line {i} repeats {name!r} of line {names.index(name) + 1}; rename one class")
-    if not 1 <= len(names) <= MAX_CLASSES:
-        problems.append(f"{len(names)} classes; expected 1 to {MAX_CLASSES}, one per line")
+    if not names:
+        problems.append("it is empty; expected a class name on each line")
     refuse(f"classes {path}", problems)
     return names
 

@@ -143,9 +143,17 @@ def find_boxes(root: Path) -> dict[str, str]:
         return {}
     files = [f"{folder}/{name}" for name in _names(root / folder, (".xml", ".json"))]
     if annotations := [file for file in files if file.lower().endswith(".xml")]:
-        return {Path(file).stem: file for file in annotations}
+        texts = ((root / file).read_bytes() for file in annotations)
+        first = next((text for text in texts if b"<object" in text), b"<bndbox")   # of an image with objects
+        return {Path(file).stem: file for file in annotations} if b"<bndbox" in first else {}
     tables = [file for file in files if file.lower().endswith(".json")]
-    return {Path(tables[0]).stem: tables[0]} if len(tables) == 1 and has_boxes(root / tables[0]) else {}
+    if len(tables) != 1:
+        return {}
+    if not has_boxes(root / tables[0]):
+        log.warning("%s has no boxes in COCO's form: expected images, categories, and annotations with bbox; none are scored",
+                    root / tables[0])
+        return {}
+    return {Path(tables[0]).stem: tables[0]}
 
 
 def make_lists(root: Path, images: Mapping[str, str], known: Collection[str],
