@@ -18,6 +18,7 @@ from steps.runtime.artifacts import Maps, encode_array
 from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, Column, Needs, Setup, StepSettings, facts
+from wsss.cams.crops import RESIZED, ten_crop_maps
 from wsss.errors import ConfigError
 
 VERSION = 4
@@ -32,17 +33,23 @@ class Settings(StepSettings):
 
     split: str | None            # null: what the later steps read
     scales: list[float]
+    crops: int                   # 0: whole images at all scales | 10: Caffe's ten crops (`wsss.cams.crops`), at scale 1 alone
     epsilon: float               # added to a map's maximum before the map is divided by it
 
     def __post_init__(self) -> None:
         self.require(len(self.scales) > 0 and all(0 < scale <= 8 for scale in self.scales), "scales",
                      "at least one scale, each above 0 and at most 8")
         self.require(len(set(self.scales)) == len(self.scales), "scales", "no scale twice")
+        self.require(self.crops in (0, 10), "crops", "0 (whole images) or 10 (Caffe's ten crops)")
+        self.require(not self.crops or self.scales == [1.0], "scales", f"[1.0] with {self.step}.crops=10")
         self.require(self.epsilon >= 0, "epsilon", "at least 0")
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    return facts(setup, *[] if setup.config.cam.gradients else ["precision"], "cam")
+    found = facts(setup, *[] if setup.config.cam.gradients else ["precision"], "cam")
+    if not setup.settings.crops:   # maps that were made before there were crops are the same
+        del found[setup.name]["crops"]
+    return found
 
 
 def check(setup: Setup) -> None:
@@ -59,9 +66,13 @@ def needs(setup: Setup) -> Needs | None:
 
     estimate, scales, method = Estimate(setup), setup.settings.scales, setup.methods["cam"]
     network, images = estimate.classifier(), estimate.images("ids")
+    if setup.settings.crops:
+        images = images.resized(RESIZED)
     if (found := estimate.maps(method, network, images, scales)) is None:
         return None
     stride, passing = found
+    if setup.settings.crops:
+        stride = 1
     return estimate.finish(maps_on_disk(images, stride, scales), weights(network), passing, files=1)
 
 
@@ -79,13 +90,16 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def make(image_id: str) -> Made:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
-        maps = multi_scale_maps(method, classifier, features_of, image, classes, scales, context.runtime.device,
-                                classifier.backbone.normalisation)
+        where = context.runtime.device, classifier.backbone.normalisation
+        if context.settings.crops:
+            maps = ten_crop_maps(method, classifier, features_of, image, classes, *where)
+        else:
+            maps = multi_scale_maps(method, classifier, features_of, image, classes, scales, *where)
         packed, maxima = pack(maps)
         (height, width), grids = image.shape[:2], [list(each.shape[1:]) for each in maps]
+        pad = 1 if context.settings.crops else pad_of(grids, height, width, strides, scales)
         facts = {"height": height, "width": width, "classes": classes, "scales": scales, "grids": grids,
-                 "pad": pad_of(grids, height, width, strides, scales), "range": list(method.range),
-                 "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}
+                 "pad": pad, "range": list(method.range), "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}
         return {f"{image_id}.npy": encode_array(packed.cpu().numpy())}, facts
 
     for_each_image(context, make)
