@@ -104,7 +104,7 @@ def drawn(name: str, tmp_path: Path):
     with torch.device("meta"):   # of AlexNet's 61 million weights nearly all are behind the cut
         net = getattr(torchvision.models, name)(weights=None, **options).eval()
     draws = torch.Generator().manual_seed(3)
-    for key, layer in [(key, layer) for key, layer in net.named_children() if key not in BEHIND]:
+    for layer in [layer for key, layer in net.named_children() if key not in BEHIND]:
         layer.to_empty(device="cpu")
         for name_of, value in layer.state_dict().items():
             if value.ndim == 4:

@@ -1,0 +1,303 @@
+"""The time of every kind of activation map beside torchcam's, on the networks of F-CAM's runtime table (Belharbi et al., WACV 2022).
+
+    python -m benchmarks.extractors [--device cuda] [--networks VGG16] [--methods cam,gradcam] [--channels N] [--repeats N]
+
+An image of 224 px, 200 classes, the map of one class, enlarged to 224 px (bilinear); random weights. torchcam gets the network as
+its users have it; ours is prepared as make_cam does it (channels last, folded where a method needs no gradients). Both forms are
+called alternately: medians of the times, and of the ratios of the pairs (ours / torchcam; the target is at most 1.05).
+"Without the forward pass" begins after the first forward pass of the image: the published rows of CAM, Grad-CAM and Score-CAM
+are such times, F-CAM's own include it.
+
+Methods that score masked copies of the image are also compared with the bare forward passes of the folded network in the same
+batches (`bare`: ours / bare; the target is at most 1.1). On a CPU they score the first 64 masks, of SS-CAM and IS-CAM those of the
+first copy; times marked ~ are extrapolated from these. A GPU scores all masks of a copy.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+import torchcam.methods
+from torch import Tensor, nn
+
+from benchmarks.harness import CPU, machine, timed
+from pipeline.config import compose, typed
+from wsss.cams import masking
+from wsss.cams.method import CamMethod
+from wsss.classifiers.classifier import Classifier
+from wsss.networks.backbones.backbone import Backbone
+from wsss.networks.folding import fold_batch_norm
+from wsss.resize import resize
+
+SIDE, N_CLASSES, CLASS, BATCH = 224, 200, 7, 32
+CHANNELS = 64         # masks that are scored on a CPU
+LEAST = 0.02          # seconds of a measurement: shorter calls are repeated
+NETWORKS = {"VGG16": "vgg16_gap_28", "Inception v3": "inception_v3_28", "ResNet-50": "resnet50_28"}
+# Ours -> torchcam's. LayerCAM is that of the last stage alone, as in F-CAM's table.
+METHODS = {"cam": "CAM", "signed_cam": "CAM", "gradcam": "GradCAM", "gradcam_pp": "GradCAMpp", "smooth_gradcam_pp": "SmoothGradCAMpp",
+           "xgradcam": "XGradCAM", "layercam": "LayerCAM", "hirescam": None, "eigencam": None, "backprop": None,
+           "guided_backprop": None, "guided_gradcam": None, "occlusion": None, "scorecam": "ScoreCAM", "sscam": "SSCAM",
+           "iscam": "ISCAM"}
+TO_IMAGE = ("backprop", "guided_backprop", "guided_gradcam")   # their gradients are those of the whole forward pass
+# F-CAM's table (supplement), in ms, of VGG16, Inception and ResNet-50
+PUBLISHED = {"cam": (0.2, 0.2, 0.3), "gradcam": (7.7, 21.1, 27.8), "gradcam_pp": (23.5, 23.7, 28.0),
+             "smooth_gradcam_pp": (62.0, 150.7, 136.2), "xgradcam": (2.9, 19.2, 14.2), "layercam": (3.2, 18.2, 17.9),
+             "scorecam": (1900, 3400, 9300), "sscam": (105e3, 136e3, 349e3), "iscam": (30.1e3, 39e3, 99e3)}
+
+
+class Known(Backbone):
+    """A backbone that has passed the image `x` already: its features are known, those of other images are computed."""
+
+    def __init__(self, backbone: Backbone, x: Tensor):
+        super().__init__()
+        self.backbone, self.image, self.last = backbone, x, nn.Identity()
+        self.name, self.feature_channels, self.feature_stride = backbone.name, backbone.feature_channels, backbone.feature_stride
+        self.channels, self.strides = backbone.channels[-1:], backbone.strides[-1:]
+        with torch.no_grad():
+            self.known = backbone(x)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.last(self.known if x is self.image else self.backbone(x))
+
+    def stages(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (self.features(x),)
+
+    @property
+    def stage_modules(self) -> tuple[nn.Module, ...]:
+        return (self.last,)
+
+
+class Forms(NamedTuple):
+    """The calls that are compared, each from the image to its map (1, 1, 224, 224); None: there is none.
+
+    `factor`: by which the times are multiplied, 1 if nothing is left out.
+    """
+
+    ours: Callable[[], Tensor]
+    theirs: Callable[[], Tensor] | None
+    ours_after: Callable[[], Tensor] | None     # without the first forward pass
+    theirs_after: Callable[[], Tensor] | None
+    bare: Callable[[], Any] | None
+    factor: float
+
+
+@cache
+def network(name: str) -> Classifier:
+    """In evaluation mode, on the CPU; do not change it."""
+    config = typed(compose([f"backbone={NETWORKS[name]}", "classifier=gap"]))
+    return config.classifier.new(config.backbone.new("frozen_batch"), N_CLASSES).eval()
+
+
+def method(name: str) -> CamMethod:
+    """With the settings of `conf/cam`; masks in batches as torchcam's, and of SS-CAM and IS-CAM one copy."""
+    found = typed(compose([f"cam={name}"])).cam
+    changes = {"batch_size": BATCH, "samples": 1} if name != "smooth_gradcam_pp" else {}
+    if name == "layercam":
+        changes = {"stages": [-1]}
+    return replace(found, **{key: value for key, value in changes.items() if hasattr(found, key)})
+
+
+def forms(net: Classifier, name: str, device: torch.device = CPU, channels: int | None = None) -> Forms:
+    """The forms of a method on a network. `channels`: masks that are scored; None: all."""
+    x, ours = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(device), method(name)
+    mine, theirs = copy.deepcopy(net).to(device), copy.deepcopy(net).to(device)
+    mine.requires_grad_(False).to(memory_format=torch.channels_last)
+    if not ours.gradients:
+        fold_batch_norm(mine)
+    after = copy.copy(mine)
+    after._modules = {**mine._modules, "backbone": Known(mine.backbone, x)}
+    count, factor, bare = _masks(name, mine, channels), 1.0, None
+    if count:
+        cells = _all_masks(name, mine)
+        full = typed(compose([f"cam={name}"])).cam
+        factor = cells / count * getattr(full, "samples", 1)
+        bare = _bare(mine, x, count)
+
+    def call(net: Classifier) -> Callable[[], Tensor]:
+        def maps() -> Tensor:
+            with torch.inference_mode(not ours.gradients), torch.set_grad_enabled(ours.gradients), _first(count):
+                return resize(ours.maps(net, net.features, x, [CLASS]).detach(), (SIDE, SIDE))
+        return maps
+    with_it, without = _torchcam(theirs, name, x, count) if METHODS[name] else (None, None)
+    return Forms(call(mine), with_it, None if name in TO_IMAGE else call(after), without, bare, factor)
+
+
+def _all_masks(name: str, net: Classifier) -> int:
+    """The masks of a copy, 0 for a method without masks."""
+    if name == "occlusion":
+        return (SIDE // method(name).stride) ** 2
+    return net.backbone.feature_channels if name in ("scorecam", "sscam", "iscam") else 0
+
+
+def _masks(name: str, net: Classifier, channels: int | None) -> int:
+    return min(_all_masks(name, net), channels or sys.maxsize)
+
+
+def _bare(net: Classifier, x: Tensor, count: int) -> Callable[[], None]:
+    batches = [x.expand(min(BATCH, count - start), -1, -1, -1).contiguous() for start in range(0, count, BATCH)]
+
+    def forwards() -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                net(batch)
+    return forwards
+
+
+@contextmanager
+def _first(count: int) -> Iterator[None]:
+    """Score only the first masks; the scores of the others are 0."""
+    full = masking.masked_scores
+
+    def scores(net: Any, features_of: Any, image: Any, masks: Any, number: int, *more: Any) -> Tensor:
+        found = full(net, features_of, image, masks, min(count, number), *more)
+        return F.pad(found, (0, 0, 0, number - len(found)))
+    with patch.object(masking, "masked_scores", scores):
+        yield
+
+
+def _torchcam(net: Classifier, name: str, x: Tensor, count: int) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """torchcam's map with and without the forward pass."""
+    base, options = getattr(torchcam.methods, METHODS[name] or ""), {}
+    if count:
+        class Limited(base):
+            """Scores the first masks only, as `_first`."""
+
+            def _get_score_weights(self, activations: list[Tensor], *more: Any, **named: Any) -> list[Tensor]:
+                found = super()._get_score_weights([each[:, :count] for each in activations], *more, **named)
+                return [F.pad(weight, (0, each.shape[1] - weight.shape[1])) for weight, each in zip(found, activations)]
+        base, options = Limited, {"batch_size": BATCH, **({"num_samples": 1} if name != "scorecam" else {})}
+    fc = {"fc_layer": net.classifier} if METHODS[name] == "CAM" else {}
+    extractor = base(net, net.backbone.stage_modules[-1], **fc, **options)
+    graph = method(name).gradients
+    keep = {"retain_graph": True} if graph else {}
+
+    last: list[Tensor] = []   # the scores of the last forward pass, whose activations the hooks keep
+
+    def forward() -> Tensor:
+        with torch.set_grad_enabled(graph):
+            last[:] = [net(x)]
+        return last[0]
+
+    def map_of(scores: Tensor) -> Tensor:
+        found, = extractor(CLASS, scores, normalized=False, **keep)
+        return F.interpolate(found[:, None], (SIDE, SIDE), mode="bilinear", align_corners=False)
+    forward()
+    return lambda: map_of(forward()), lambda: map_of(last[0])
+
+
+@dataclass
+class Row:
+    """Seconds, medians; `ratio`: of ours / torchcam's, `bare`: of ours / bare forward passes, medians of pairs."""
+
+    network: str
+    method: str
+    extrapolated: bool
+    ours_s: float
+    theirs_s: float | None
+    ratio: float | None
+    ours_after_s: float | None
+    theirs_after_s: float | None
+    ratio_after: float | None
+    bare: float | None
+    published_s: float | None
+
+
+def measure(name: str, kind: str, found: Forms, repeats: int) -> Row:
+    scored = found.bare is not None
+    if scored:
+        repeats = max(1, repeats // 3)
+    times = _alternately([found.ours, found.theirs, found.bare], repeats)
+    # a forward pass is one of a hundred or more
+    after = [[], []] if scored else _alternately([found.ours_after, found.theirs_after], repeats)
+    numbers = PUBLISHED.get(kind)
+    return Row(name, kind, found.factor > 1, *_medians(times[0], times[1], found.factor), *_medians(*after, 1.0),
+               _medians(times[0], times[2], 1.0)[2], numbers[list(NETWORKS).index(name)] / 1e3 if numbers else None)
+
+
+def _alternately(calls: list[Callable | None], repeats: int) -> list[list[float]]:
+    """The seconds of each call, `repeats` times after a warm-up."""
+    often = []
+    for call in calls:
+        first = timed(call)[0].wall if call else 1.0
+        often.append(1 if first > LEAST else 1 + int(LEAST / max(1e-5, timed(call)[0].wall)))
+    times: list[list[float]] = [[] for _ in calls]
+    for number in range(repeats):
+        for i in range(len(calls))[::1 if number % 2 else -1]:   # each form is the first one half of the time
+            call = calls[i]
+            if call:
+                times[i].append(timed(lambda call=call, n=often[i]: [call() for _ in range(n)])[0].wall / often[i])
+    return times
+
+
+def _medians(ours: list[float], theirs: list[float], factor: float) -> tuple[float | None, float | None, float | None]:
+    own = factor * statistics.median(ours) if ours else None
+    if not theirs or not ours:
+        return own, None, None
+    return own, factor * statistics.median(theirs), statistics.median(a / b for a, b in zip(ours, theirs))
+
+
+def table(rows: list[Row]) -> str:
+    lines = []
+    for name in dict.fromkeys(row.network for row in rows):
+        net = network(name)
+        count = sum(parameter.numel() for parameter in net.parameters()) / 1e6
+        side = SIDE // net.backbone.feature_stride
+        lines += ["", f"{name}: #PCL {count:.1f} M, #NFM {net.backbone.feature_channels}, SFM {side}x{side}, #PDEC -", "",
+                  "| map | ours | torchcam | ratio | ours, without the forward pass | torchcam | ratio | ours / bare forwards | F-CAM's table |",
+                  "|---|---|---|---|---|---|---|---|---|"]
+        lines += [f"| `{row.method}` | " + " | ".join([
+            *(_time(value, row.extrapolated) for value in (row.ours_s, row.theirs_s)), _number(row.ratio),
+            *(_time(value, False) for value in (row.ours_after_s, row.theirs_after_s)), _number(row.ratio_after), _number(row.bare),
+            _time(row.published_s, False)]) + " |" for row in rows if row.network == name]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _time(seconds: float | None, extrapolated: bool) -> str:
+    if seconds is None:
+        return ""
+    text = f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s" if seconds < 100 else f"{seconds / 60:.3g} min"
+    return "~" * extrapolated + text
+
+
+def main(words: list[str] | None = None) -> list[Row]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--channels", type=int, help=f"masks that are scored; {CHANNELS} on a CPU, all on a GPU")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    options = parser.parse_args(words)
+    device, rows, start = torch.device(options.device), [], time.perf_counter()
+    channels = options.channels or (None if device.type == "cuda" else CHANNELS)
+    if device.type == "cuda":
+        torch.cuda.init()
+    print(machine() + (f"; {torch.cuda.get_device_name()}" if device.type == "cuda" else ""), flush=True)
+    for name in options.networks.split(","):
+        for kind in options.methods.split(","):
+            print(f"{time.perf_counter() - start:6.0f} s  {name} {kind}", file=sys.stderr, flush=True)
+            rows.append(measure(name, kind, forms(network(name), kind, device, channels), options.repeats))
+            if options.json:
+                options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    print(table(rows))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
