@@ -10,7 +10,8 @@ are such times, F-CAM's own include it.
 
 Methods that score masked copies of the image are also compared with the bare forward passes of the folded network in the same
 batches (`bare`: ours / bare; the target is at most 1.1). On a CPU they score the first 64 masks, of SS-CAM and IS-CAM those of the
-first copy; times marked ~ are extrapolated from these. A GPU scores all masks of a copy.
+first copy; times marked ~ are extrapolated from these. A GPU scores all masks of a copy. Times on a CPU are processor time of one
+core, which other work on the machine disturbs least.
 """
 
 import argparse
@@ -19,8 +20,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -30,14 +31,13 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 import torchcam.methods
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.harness import CPU, machine, timed
 from pipeline.config import compose, typed
-from wsss.cams import masking
+from wsss.cams import gradients, masking
 from wsss.cams.method import CamMethod
 from wsss.classifiers.classifier import Classifier
-from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.folding import fold_batch_norm
 from wsss.resize import resize
 
@@ -55,28 +55,6 @@ TO_IMAGE = ("backprop", "guided_backprop", "guided_gradcam")   # their gradients
 PUBLISHED = {"cam": (0.2, 0.2, 0.3), "gradcam": (7.7, 21.1, 27.8), "gradcam_pp": (23.5, 23.7, 28.0),
              "smooth_gradcam_pp": (62.0, 150.7, 136.2), "xgradcam": (2.9, 19.2, 14.2), "layercam": (3.2, 18.2, 17.9),
              "scorecam": (1900, 3400, 9300), "sscam": (105e3, 136e3, 349e3), "iscam": (30.1e3, 39e3, 99e3)}
-
-
-class Known(Backbone):
-    """A backbone that has passed the image `x` already: its features are known, those of other images are computed."""
-
-    def __init__(self, backbone: Backbone, x: Tensor):
-        super().__init__()
-        self.backbone, self.image, self.last = backbone, x, nn.Identity()
-        self.name, self.feature_channels, self.feature_stride = backbone.name, backbone.feature_channels, backbone.feature_stride
-        self.channels, self.strides = backbone.channels[-1:], backbone.strides[-1:]
-        with torch.no_grad():
-            self.known = backbone(x)
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.last(self.known if x is self.image else self.backbone(x))
-
-    def stages(self, x: Tensor) -> tuple[Tensor, ...]:
-        return (self.features(x),)
-
-    @property
-    def stage_modules(self) -> tuple[nn.Module, ...]:
-        return (self.last,)
 
 
 class Forms(NamedTuple):
@@ -116,8 +94,6 @@ def forms(net: Classifier, name: str, device: torch.device = CPU, channels: int 
     mine.requires_grad_(False).to(memory_format=torch.channels_last)
     if not ours.gradients:
         fold_batch_norm(mine)
-    after = copy.copy(mine)
-    after._modules = {**mine._modules, "backbone": Known(mine.backbone, x)}
     count, factor, bare = _masks(name, mine, channels), 1.0, None
     if count:
         cells = _all_masks(name, mine)
@@ -125,13 +101,32 @@ def forms(net: Classifier, name: str, device: torch.device = CPU, channels: int 
         factor = cells / count * getattr(full, "samples", 1)
         bare = _bare(mine, x, count)
 
-    def call(net: Classifier) -> Callable[[], Tensor]:
-        def maps() -> Tensor:
-            with torch.inference_mode(not ours.gradients), torch.set_grad_enabled(ours.gradients), _first(count):
-                return resize(ours.maps(net, net.features, x, [CLASS]).detach(), (SIDE, SIDE))
-        return maps
+    def maps(features_of: Callable[[Tensor], Tensor] = mine.features) -> Tensor:
+        limited = _first(count) if count else nullcontext()
+        with torch.inference_mode(not ours.gradients), torch.set_grad_enabled(ours.gradients), limited:
+            return resize(ours.maps(mine, features_of, x, [CLASS]).detach(), (SIDE, SIDE))
+
     with_it, without = _torchcam(theirs, name, x, count) if METHODS[name] else (None, None)
-    return Forms(call(mine), with_it, None if name in TO_IMAGE else call(after), without, bare, factor)
+    return Forms(maps, with_it, None if name in TO_IMAGE else _without(mine, x, maps), without, bare, factor)
+
+
+def _without(net: Classifier, x: Tensor, maps: Callable[..., Tensor]) -> Callable[[], Tensor]:
+    """`maps` without the forward pass of the image: its features, and the graph of its logits, are known."""
+    last, compute = [len(net.backbone.stage_modules) - 1], gradients._forward
+    with gradients.differentiable(x):
+        known = compute(net, x, last)
+    features = known[0][0].detach()
+
+    def forward(net: Classifier, images: Tensor, numbers: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+        return known if images is x and list(numbers) == last else compute(net, images, numbers)
+
+    def after() -> Tensor:
+        gradients._forward = forward   # `unittest.mock.patch` would take a tenth of a millisecond
+        try:
+            return maps(lambda images: features if images is x else net.features(images))
+        finally:
+            gradients._forward = compute
+    return after
 
 
 def _all_masks(name: str, net: Classifier) -> int:
@@ -227,8 +222,8 @@ def measure(name: str, kind: str, found: Forms, repeats: int) -> Row:
 
 
 def _alternately(calls: list[Callable | None], repeats: int) -> list[list[float]]:
-    """The seconds of each call, `repeats` times after a warm-up."""
-    often = []
+    """The seconds of each call, `repeats` times after a warm-up; processor time unless a GPU is used."""
+    clock, often = "wall" if torch.cuda.is_initialized() else "cpu", []
     for call in calls:
         first = timed(call)[0].wall if call else 1.0
         often.append(1 if first > LEAST else 1 + int(LEAST / max(1e-5, timed(call)[0].wall)))
@@ -237,7 +232,8 @@ def _alternately(calls: list[Callable | None], repeats: int) -> list[list[float]
         for i in range(len(calls))[::1 if number % 2 else -1]:   # each form is the first one half of the time
             call = calls[i]
             if call:
-                times[i].append(timed(lambda call=call, n=often[i]: [call() for _ in range(n)])[0].wall / often[i])
+                seconds = timed(lambda call=call, n=often[i]: [call() for _ in range(n)])[0]
+                times[i].append(getattr(seconds, clock) / often[i])
     return times
 
 
@@ -284,6 +280,7 @@ def main(words: list[str] | None = None) -> list[Row]:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args(words)
+    torch.set_num_threads(1)
     device, rows, start = torch.device(options.device), [], time.perf_counter()
     channels = options.channels or (None if device.type == "cuda" else CHANNELS)
     if device.type == "cuda":

@@ -46,6 +46,15 @@ def stage_maps(net: Classifier, images: Tensor, classes: Sequence[int], stages: 
                 for of_stage, a in zip(maps, activations, strict=True)]
 
 
+def in_layout_of(gradient: Tensor, activation: Tensor) -> Tensor:
+    """The gradient in the memory layout of the activation (same shape), for element-wise operations: those of tensors in two
+    layouts take several times longer than the copy. The gradient of an average over the cells does not have the layout of its
+    features if that is channels last."""
+    if gradient.stride() == activation.stride():
+        return gradient
+    return torch.empty_like(activation).copy_(gradient)
+
+
 def stage_activations(net: Classifier, images: Tensor, stage: int) -> Tensor:
     """The activations (B, D, h, w) of a stage, as `stage_maps` gives them to `map_of`; arguments and errors as there."""
     with differentiable(images) as x, torch.no_grad():

@@ -54,7 +54,9 @@ class LayerCAM(CamMethod):
 
 
 def _map(activation: Tensor, gradient: Tensor) -> Tensor:
-    return (gradient.relu() * activation).sum(1).relu_()
+    from wsss.cams.gradients import in_layout_of
+
+    return (in_layout_of(gradient, activation).relu() * activation).sum(1).relu_()
 
 
 def _fused(maps: list[Tensor]) -> Tensor:

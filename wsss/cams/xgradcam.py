@@ -30,8 +30,11 @@ class XGradCAM(StageMethod):
     def map_of(activation: Tensor, gradient: Tensor) -> Tensor:
         import torch
 
+        from wsss.cams.gradients import in_layout_of
+
         total = activation.sum((2, 3))   # (B, D)
-        weights = torch.where(total == 0, 0, (gradient * activation).sum((2, 3)) / total)
+        weighted = (in_layout_of(gradient, activation) * activation).sum((2, 3))
+        weights = torch.where(total == 0, 0, weighted / total)
         return torch.einsum("bd,bdhw->bhw", weights, activation).relu_()
 
     def scale_weight(self, pair: Tensor) -> float:
