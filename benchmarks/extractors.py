@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -33,7 +33,7 @@ import torch.nn.functional as F
 import torchcam.methods
 from torch import Tensor
 
-from benchmarks.harness import CPU, machine, timed
+from benchmarks.harness import CPU, Case, greatest_difference, machine, timed
 from pipeline.config import compose, typed
 from wsss.cams import gradients, masking
 from wsss.cams.method import CamMethod
@@ -50,6 +50,7 @@ METHODS = {"cam": "CAM", "signed_cam": "CAM", "gradcam": "GradCAM", "gradcam_pp"
            "xgradcam": "XGradCAM", "layercam": "LayerCAM", "hirescam": None, "eigencam": None, "backprop": None,
            "guided_backprop": None, "guided_gradcam": None, "occlusion": None, "scorecam": "ScoreCAM", "sscam": "SSCAM",
            "iscam": "ISCAM"}
+SAME = ("signed_cam", "gradcam", "xgradcam", "layercam")   # maps that are torchcam's on these networks
 TO_IMAGE = ("backprop", "guided_backprop", "guided_gradcam")   # their gradients are those of the whole forward pass
 # F-CAM's table (supplement), in ms, of VGG16, Inception and ResNet-50
 PUBLISHED = {"cam": (0.2, 0.2, 0.3), "gradcam": (7.7, 21.1, 27.8), "gradcam_pp": (23.5, 23.7, 28.0),
@@ -72,15 +73,21 @@ class Forms(NamedTuple):
 
 
 @cache
-def network(name: str) -> Classifier:
-    """In evaluation mode, on the CPU; do not change it."""
-    config = typed(compose([f"backbone={NETWORKS[name]}", "classifier=gap"]))
+def network(preset: str) -> Classifier:
+    """With a backbone of `conf/backbone`, in evaluation mode, on the CPU; do not change it."""
+    config = typed(compose([f"backbone={preset}", "classifier=gap"]))
     return config.classifier.new(config.backbone.new("frozen_batch"), N_CLASSES).eval()
 
 
+@cache
+def settings(name: str) -> CamMethod:
+    """With the values of `conf/cam`."""
+    return typed(compose([f"cam={name}"])).cam
+
+
 def method(name: str) -> CamMethod:
-    """With the settings of `conf/cam`; masks in batches as torchcam's, and of SS-CAM and IS-CAM one copy."""
-    found = typed(compose([f"cam={name}"])).cam
+    """With masks in batches as torchcam's, and of SS-CAM and IS-CAM one copy."""
+    found = settings(name)
     changes = {"batch_size": BATCH, "samples": 1} if name != "smooth_gradcam_pp" else {}
     if name == "layercam":
         changes = {"stages": [-1]}
@@ -97,8 +104,7 @@ def forms(net: Classifier, name: str, device: torch.device = CPU, channels: int 
     count, factor, bare = _masks(name, mine, channels), 1.0, None
     if count:
         cells = _all_masks(name, mine)
-        full = typed(compose([f"cam={name}"])).cam
-        factor = cells / count * getattr(full, "samples", 1)
+        factor = cells / count * getattr(settings(name), "samples", 1)
         bare = _bare(mine, x, count)
 
     def maps(features_of: Callable[[Tensor], Tensor] = mine.features) -> Tensor:
@@ -244,10 +250,29 @@ def _medians(ours: list[float], theirs: list[float], factor: float) -> tuple[flo
     return own, factor * statistics.median(theirs), statistics.median(a / b for a, b in zip(ours, theirs))
 
 
+def case(preset: str, name: str, device: torch.device, quick: bool) -> Case:
+    """A row of `benchmarks.gpu`: all masks of a copy, in one call; `quick`: a small network and few masks."""
+    found = forms(network("alexnet_star_gap" if quick else preset), name, device, 2 if quick else None)
+    theirs, scored = found.theirs, found.bare is not None
+    return Case(f"{SIDE}x{SIDE}" + ", one copy" * (name in ("sscam", "iscam")), (lambda: found.ours) if scored else found.ours,
+                (lambda: theirs) if scored else theirs, _difference if name in SAME else None, "torchcam",
+                "float32, NCHW -> channels last", once=scored)
+
+
+def _difference(theirs: Tensor, ours: Tensor) -> float:
+    """The greatest difference, as a share of the greatest value."""
+    return greatest_difference(theirs, ours) / float(theirs.abs().max())
+
+
+def cases() -> dict[str, Callable[[torch.device, bool], Case]]:
+    """The rows of `benchmarks.gpu`."""
+    return {f"{name} {of}": partial(case, preset, name) for of, preset in NETWORKS.items() for name, kind in METHODS.items() if kind}
+
+
 def table(rows: list[Row]) -> str:
     lines = []
     for name in dict.fromkeys(row.network for row in rows):
-        net = network(name)
+        net = network(NETWORKS[name])
         count = sum(parameter.numel() for parameter in net.parameters()) / 1e6
         side = SIDE // net.backbone.feature_stride
         lines += ["", f"{name}: #PCL {count:.1f} M, #NFM {net.backbone.feature_channels}, SFM {side}x{side}, #PDEC -", "",
@@ -280,7 +305,6 @@ def main(words: list[str] | None = None) -> list[Row]:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args(words)
-    torch.set_num_threads(1)
     device, rows, start = torch.device(options.device), [], time.perf_counter()
     channels = options.channels or (None if device.type == "cuda" else CHANNELS)
     if device.type == "cuda":
@@ -289,7 +313,7 @@ def main(words: list[str] | None = None) -> list[Row]:
     for name in options.networks.split(","):
         for kind in options.methods.split(","):
             print(f"{time.perf_counter() - start:6.0f} s  {name} {kind}", file=sys.stderr, flush=True)
-            rows.append(measure(name, kind, forms(network(name), kind, device, channels), options.repeats))
+            rows.append(measure(name, kind, forms(network(NETWORKS[name]), kind, device, channels), options.repeats))
             if options.json:
                 options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     print(table(rows))
@@ -297,4 +321,5 @@ def main(words: list[str] | None = None) -> list[Row]:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()

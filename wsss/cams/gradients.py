@@ -46,12 +46,10 @@ def stage_maps(net: Classifier, images: Tensor, classes: Sequence[int], stages: 
                 for of_stage, a in zip(maps, activations, strict=True)]
 
 
-def in_layout_of(gradient: Tensor, activation: Tensor) -> Tensor:
-    """The gradient in the memory layout of the activation (same shape), for element-wise operations: those of tensors in two
-    layouts take several times longer than the copy. The gradient of an average over the cells does not have the layout of its
-    features if that is channels last."""
-    if gradient.stride() == activation.stride():
-        return gradient
+def copy_in_layout(gradient: Tensor, activation: Tensor) -> Tensor:
+    """A copy of a gradient, to be changed in place, in the memory layout of the activation, which has its shape. The gradient of an
+    average over the cells does not have the layout of features that are channels last, and an operation on two layouts takes
+    several times longer than this copy."""
     return torch.empty_like(activation).copy_(gradient)
 
 

@@ -54,9 +54,9 @@ class LayerCAM(CamMethod):
 
 
 def _map(activation: Tensor, gradient: Tensor) -> Tensor:
-    from wsss.cams.gradients import in_layout_of
+    from wsss.cams.gradients import copy_in_layout
 
-    return (in_layout_of(gradient, activation).relu() * activation).sum(1).relu_()
+    return copy_in_layout(gradient, activation).relu_().mul_(activation).sum(1).relu_()
 
 
 def _fused(maps: list[Tensor]) -> Tensor:

@@ -30,10 +30,10 @@ class XGradCAM(StageMethod):
     def map_of(activation: Tensor, gradient: Tensor) -> Tensor:
         import torch
 
-        from wsss.cams.gradients import in_layout_of
+        from wsss.cams.gradients import copy_in_layout
 
         total = activation.sum((2, 3))   # (B, D)
-        weighted = (in_layout_of(gradient, activation) * activation).sum((2, 3))
+        weighted = copy_in_layout(gradient, activation).mul_(activation).sum((2, 3))
         weights = torch.where(total == 0, 0, weighted / total)
         return torch.einsum("bd,bdhw->bhw", weights, activation).relu_()
 
