@@ -1,4 +1,5 @@
-"""The time of every kind of activation map beside torchcam's, on the networks of F-CAM's runtime table (Belharbi et al., WACV 2022).
+"""The time of every kind of activation map beside torchcam's, on the networks of F-CAM's runtime table (Belharbi et al., WACV
+2022).
 
     python -m benchmarks.extractors [--device cuda] [--networks VGG16] [--methods cam,gradcam] [--channels N] [--repeats N]
 
@@ -9,9 +10,9 @@ called alternately: medians of the times, and of the ratios of the pairs (ours /
 are such times, F-CAM's own include it.
 
 Methods that score masked copies of the image are also compared with the bare forward passes of the folded network in the same
-batches (`bare`: ours / bare; the target is at most 1.1). On a CPU they score the first 64 masks, of SS-CAM and IS-CAM those of the
-first copy; times marked ~ are extrapolated from these. A GPU scores all masks of a copy. Times on a CPU are processor time of one
-core, which other work on the machine disturbs least.
+batches (the target is at most 1.1). On a CPU they score the first 64 masks, of SS-CAM and IS-CAM those of the first copy; times
+marked ~ are extrapolated from these. A GPU scores all masks of a copy. Times on a CPU are processor time of one core, which other
+work on the machine disturbs least.
 """
 
 import argparse
@@ -33,8 +34,9 @@ import torch.nn.functional as F
 import torchcam.methods
 from torch import Tensor
 
-from benchmarks.harness import CPU, Case, greatest_difference, machine, timed
+from benchmarks.harness import CPU, SLOW, Case, greatest_difference, machine, timed
 from pipeline.config import compose, typed
+from steps.runtime.memory import keep_heap
 from wsss.cams import gradients, masking
 from wsss.cams.method import CamMethod
 from wsss.classifiers.classifier import Classifier
@@ -46,10 +48,10 @@ CHANNELS = 64         # masks that are scored on a CPU
 LEAST = 0.02          # seconds of a measurement: shorter calls are repeated
 NETWORKS = {"VGG16": "vgg16_gap_28", "Inception v3": "inception_v3_28", "ResNet-50": "resnet50_28"}
 # Ours -> torchcam's. LayerCAM is that of the last stage alone, as in F-CAM's table.
-METHODS = {"cam": "CAM", "signed_cam": "CAM", "gradcam": "GradCAM", "gradcam_pp": "GradCAMpp", "smooth_gradcam_pp": "SmoothGradCAMpp",
-           "xgradcam": "XGradCAM", "layercam": "LayerCAM", "hirescam": None, "eigencam": None, "backprop": None,
-           "guided_backprop": None, "guided_gradcam": None, "occlusion": None, "scorecam": "ScoreCAM", "sscam": "SSCAM",
-           "iscam": "ISCAM"}
+METHODS = {"cam": "CAM", "signed_cam": "CAM", "gradcam": "GradCAM", "gradcam_pp": "GradCAMpp",
+           "smooth_gradcam_pp": "SmoothGradCAMpp", "xgradcam": "XGradCAM", "layercam": "LayerCAM", "hirescam": None,
+           "eigencam": None, "backprop": None, "guided_backprop": None, "guided_gradcam": None, "occlusion": None,
+           "scorecam": "ScoreCAM", "sscam": "SSCAM", "iscam": "ISCAM"}
 SAME = ("signed_cam", "gradcam", "xgradcam", "layercam")   # maps that are torchcam's on these networks
 TO_IMAGE = ("backprop", "guided_backprop", "guided_gradcam")   # their gradients are those of the whole forward pass
 # F-CAM's table (supplement), in ms, of VGG16, Inception and ResNet-50
@@ -228,11 +230,14 @@ def measure(name: str, kind: str, found: Forms, repeats: int) -> Row:
 
 
 def _alternately(calls: list[Callable | None], repeats: int) -> list[list[float]]:
-    """The seconds of each call, `repeats` times after a warm-up; processor time unless a GPU is used."""
-    clock, often = "wall" if torch.cuda.is_initialized() else "cpu", []
-    for call in calls:
-        first = timed(call)[0].wall if call else 1.0
-        often.append(1 if first > LEAST else 1 + int(LEAST / max(1e-5, timed(call)[0].wall)))
+    """The seconds of each call, `repeats` times after a warm-up, or once if a call is slow; processor time unless a GPU is
+    used."""
+    clock = "wall" if torch.cuda.is_initialized() else "cpu"
+    first = [getattr(timed(call)[0], clock) if call else 0.0 for call in calls]
+    if max(first) > SLOW:
+        return [[seconds] if call else [] for call, seconds in zip(calls, first)]
+    often = [1 if not call or seconds > LEAST else 1 + int(LEAST / max(1e-5, timed(call)[0].wall))
+             for call, seconds in zip(calls, first)]
     times: list[list[float]] = [[] for _ in calls]
     for number in range(repeats):
         for i in range(len(calls))[::1 if number % 2 else -1]:   # each form is the first one half of the time
@@ -266,7 +271,8 @@ def _difference(theirs: Tensor, ours: Tensor) -> float:
 
 def cases() -> dict[str, Callable[[torch.device, bool], Case]]:
     """The rows of `benchmarks.gpu`."""
-    return {f"{name} {of}": partial(case, preset, name) for of, preset in NETWORKS.items() for name, kind in METHODS.items() if kind}
+    kinds = [name for name, theirs in METHODS.items() if theirs]
+    return {f"{name} {of}": partial(case, preset, name) for of, preset in NETWORKS.items() for name in kinds}
 
 
 def table(rows: list[Row]) -> str:
@@ -276,12 +282,13 @@ def table(rows: list[Row]) -> str:
         count = sum(parameter.numel() for parameter in net.parameters()) / 1e6
         side = SIDE // net.backbone.feature_stride
         lines += ["", f"{name}: #PCL {count:.1f} M, #NFM {net.backbone.feature_channels}, SFM {side}x{side}, #PDEC -", "",
-                  "| map | ours | torchcam | ratio | ours, without the forward pass | torchcam | ratio | ours / bare forwards | F-CAM's table |",
-                  "|---|---|---|---|---|---|---|---|---|"]
+                  "| map | ours | torchcam | ratio | ours, without the forward pass | torchcam | ratio | ours / bare forwards "
+                  "| F-CAM |",
+                  "|---" * 9 + "|"]
         lines += [f"| `{row.method}` | " + " | ".join([
             *(_time(value, row.extrapolated) for value in (row.ours_s, row.theirs_s)), _number(row.ratio),
-            *(_time(value, False) for value in (row.ours_after_s, row.theirs_after_s)), _number(row.ratio_after), _number(row.bare),
-            _time(row.published_s, False)]) + " |" for row in rows if row.network == name]
+            *(_time(value, False) for value in (row.ours_after_s, row.theirs_after_s)), _number(row.ratio_after),
+            _number(row.bare), _time(row.published_s, False)]) + " |" for row in rows if row.network == name]
     return "\n".join(lines)
 
 
@@ -322,4 +329,5 @@ def main(words: list[str] | None = None) -> list[Row]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    keep_heap()   # as every run does
     main()

@@ -1,8 +1,8 @@
 """All that needs a GPU, in one command of at most 6 minutes: `python -m benchmarks.gpu [--out DIR]`.
 
 In this order: the tests marked cuda, the results against the CPU's (`benchmarks.parity`), our forms beside the official ones,
-every kind of map beside torchcam's (`benchmarks.extractors`), and all steps on 200 images with the memory that the plan expected (`benchmarks.voc_scale`). Both forms of a row have a run's
-settings: no TF32, deterministic algorithms.
+every kind of map beside torchcam's (`benchmarks.extractors`), and all steps on 200 images with the memory that the plan expected
+(`benchmarks.voc_scale`). Both forms of a row have a run's settings: no TF32, deterministic algorithms.
 
 Each part runs in a process of its own, with its output in DIR/PART.log, and is in DIR/gpu.json once it is finished. The same
 command continues with the parts that are missing or failed; finished ones are kept for the same code, device and settings. The

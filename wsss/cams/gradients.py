@@ -47,9 +47,9 @@ def stage_maps(net: Classifier, images: Tensor, classes: Sequence[int], stages: 
 
 
 def copy_in_layout(gradient: Tensor, activation: Tensor) -> Tensor:
-    """A copy of a gradient, to be changed in place, in the memory layout of the activation, which has its shape. The gradient of an
-    average over the cells does not have the layout of features that are channels last, and an operation on two layouts takes
-    several times longer than this copy."""
+    """A copy of a gradient, to be changed in place, in the memory layout of the activation, which has its shape. The gradient
+    of an average over the cells may not have the layout of features that are channels last, and an operation on two layouts
+    takes several times longer than this copy."""
     return torch.empty_like(activation).copy_(gradient)
 
 

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from wsss.errors import ConfigError
@@ -81,8 +82,16 @@ class PooledClassifier(LinearClassifier):
         nn.init.zeros_(cast(nn.Parameter, self.classifier.bias))
 
     def head(self, features: Tensor) -> Tensor:
-        pooled = features.amax((2, 3), keepdim=True) if self.maximum else features.mean((2, 3), keepdim=True)
-        return self.classifier(self.dropout(pooled)).flatten(1)
+        pooled = features.amax((2, 3)) if self.maximum else _mean(features)   # (B, D)
+        return self.classifier(self.dropout(pooled)[:, :, None, None]).flatten(1)
+
+
+def _mean(features: Tensor) -> Tensor:
+    """The mean over the cells, (B, D). Of channels-last features its gradient is channels last too, which that of
+    `features.mean((2, 3))` never is: maps by gradients would be several times slower behind it."""
+    if features.is_contiguous(memory_format=torch.channels_last):
+        return features.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+    return features.mean((2, 3))
 
 
 def poly_factor(step: int, max_step: int, power: float = 0.9) -> float:
