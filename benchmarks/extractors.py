@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ import torch.nn.functional as F
 import torchcam.methods
 from torch import Tensor
 
+from benchmarks.extractors_table import PUBLISHED, Row, table
 from benchmarks.harness import CPU, SLOW, Case, greatest_difference, machine, timed
 from pipeline.config import compose, typed
 from steps.runtime.memory import keep_heap
@@ -54,10 +55,6 @@ METHODS = {"cam": "CAM", "signed_cam": "CAM", "gradcam": "GradCAM", "gradcam_pp"
            "scorecam": "ScoreCAM", "sscam": "SSCAM", "iscam": "ISCAM"}
 SAME = ("signed_cam", "gradcam", "xgradcam", "layercam")   # maps that are torchcam's on these networks
 TO_IMAGE = ("backprop", "guided_backprop", "guided_gradcam")   # their gradients are those of the whole forward pass
-# F-CAM's table (supplement), in ms, of VGG16, Inception and ResNet-50
-PUBLISHED = {"cam": (0.2, 0.2, 0.3), "gradcam": (7.7, 21.1, 27.8), "gradcam_pp": (23.5, 23.7, 28.0),
-             "smooth_gradcam_pp": (62.0, 150.7, 136.2), "xgradcam": (2.9, 19.2, 14.2), "layercam": (3.2, 18.2, 17.9),
-             "scorecam": (1900, 3400, 9300), "sscam": (105e3, 136e3, 349e3), "iscam": (30.1e3, 39e3, 99e3)}
 
 
 class Forms(NamedTuple):
@@ -200,23 +197,6 @@ def _torchcam(net: Classifier, name: str, x: Tensor, count: int) -> tuple[Callab
     return lambda: map_of(forward()), lambda: map_of(last[0])
 
 
-@dataclass
-class Row:
-    """Seconds, medians; `ratio`: of ours / torchcam's, `bare`: of ours / bare forward passes, medians of pairs."""
-
-    network: str
-    method: str
-    extrapolated: bool
-    ours_s: float
-    theirs_s: float | None
-    ratio: float | None
-    ours_after_s: float | None
-    theirs_after_s: float | None
-    ratio_after: float | None
-    bare: float | None
-    published_s: float | None
-
-
 def measure(name: str, kind: str, found: Forms, repeats: int) -> Row:
     scored = found.bare is not None
     if scored:
@@ -275,32 +255,10 @@ def cases() -> dict[str, Callable[[torch.device, bool], Case]]:
     return {f"{name} {of}": partial(case, preset, name) for of, preset in NETWORKS.items() for name in kinds}
 
 
-def table(rows: list[Row]) -> str:
-    lines = []
-    for name in dict.fromkeys(row.network for row in rows):
-        net = network(NETWORKS[name])
-        count = sum(parameter.numel() for parameter in net.parameters()) / 1e6
-        side = SIDE // net.backbone.feature_stride
-        lines += ["", f"{name}: #PCL {count:.1f} M, #NFM {net.backbone.feature_channels}, SFM {side}x{side}, #PDEC -", "",
-                  "| map | ours | torchcam | ratio | ours, without the forward pass | torchcam | ratio | ours / bare forwards "
-                  "| F-CAM |",
-                  "|---" * 9 + "|"]
-        lines += [f"| `{row.method}` | " + " | ".join([
-            *(_time(value, row.extrapolated) for value in (row.ours_s, row.theirs_s)), _number(row.ratio),
-            *(_time(value, False) for value in (row.ours_after_s, row.theirs_after_s)), _number(row.ratio_after),
-            _number(row.bare), _time(row.published_s, False)]) + " |" for row in rows if row.network == name]
-    return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
-def _time(seconds: float | None, extrapolated: bool) -> str:
-    if seconds is None:
-        return ""
-    text = f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s" if seconds < 100 else f"{seconds / 60:.3g} min"
-    return "~" * extrapolated + text
+def title(name: str) -> str:
+    net = network(NETWORKS[name])
+    count, side = sum(parameter.numel() for parameter in net.parameters()) / 1e6, SIDE // net.backbone.feature_stride
+    return f"{name}: #PCL {count:.1f} M, #NFM {net.backbone.feature_channels}, SFM {side}x{side}, #PDEC -"
 
 
 def main(words: list[str] | None = None) -> list[Row]:
@@ -317,13 +275,14 @@ def main(words: list[str] | None = None) -> list[Row]:
     if device.type == "cuda":
         torch.cuda.init()
     print(machine() + (f"; {torch.cuda.get_device_name()}" if device.type == "cuda" else ""), flush=True)
-    for name in options.networks.split(","):
+    names = options.networks.split(",")
+    for name in names:
         for kind in options.methods.split(","):
             print(f"{time.perf_counter() - start:6.0f} s  {name} {kind}", file=sys.stderr, flush=True)
             rows.append(measure(name, kind, forms(network(NETWORKS[name]), kind, device, channels), options.repeats))
             if options.json:
                 options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    print(table(rows))
+    print(table(rows, {name: title(name) for name in names}))
     return rows
 
 
