@@ -1,8 +1,8 @@
 """All that needs a GPU, in one command of at most 6 minutes: `python -m benchmarks.gpu [--out DIR]`.
 
 In this order: the tests marked cuda, the results against the CPU's (`benchmarks.parity`), our forms beside the official ones,
-and all steps on 200 images with the memory that the plan expected (`benchmarks.voc_scale`). Both forms of a row have a run's
-settings: no TF32, deterministic algorithms.
+every kind of map beside torchcam's (`benchmarks.extractors`), and all steps on 200 images with the memory that the plan expected
+(`benchmarks.voc_scale`). Both forms of a row have a run's settings: no TF32, deterministic algorithms.
 
 Each part runs in a process of its own, with its output in DIR/PART.log, and is in DIR/gpu.json once it is finished. The same
 command continues with the parts that are missing or failed; finished ones are kept for the same code, device and settings. The
@@ -117,6 +117,12 @@ def _train(module: str, case: str, sizes: tuple[int, int], precision: str) -> Ca
     return build
 
 
+def run_extractors(device: Any, quick: bool) -> dict:
+    from benchmarks.extractors import cases
+
+    return measured(cases())(device, quick)
+
+
 def run_voc(device: Any, quick: bool) -> dict:
     from benchmarks.voc_scale import measure
 
@@ -134,7 +140,7 @@ PARTS = {
        for name, where in TRAININGS.items()},
     "train_seg": Part(measured({"train_deeplab_bf16": _train("deeplab_training", "deeplab_case", (10, 321), "bf16"),
                                 "train_upernet_bf16": _train("upernet_training", "upernet_case", (4, 512), "bf16")}), 45),
-    "voc_scale": Part(run_voc, 100)}
+    "extractors": Part(run_extractors, 60), "voc_scale": Part(run_voc, 100)}
 
 
 def code_version() -> str:

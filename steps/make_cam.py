@@ -23,6 +23,7 @@ from steps.runtime.artifacts import Maps, encode_array
 from steps.runtime.context import StepContext, further, settings_of
 from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, Column, Needs, Setup, StepSettings, facts
+from wsss.cams.crops import RESIZED, ten_crop_maps
 from wsss.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Settings(StepSettings):
 
     split: str | None            # null: what the later steps read
     scales: list[float]
+    crops: int                   # 0: whole images at all scales | 10: Caffe's ten crops (`wsss.cams.crops`), at scale 1 alone
     epsilon: float               # added to a map's maximum before the map is divided by it
     also_score: list[str] = field(metadata=further("cam"))   # further methods, files of conf/cam/, whose maps are scored, too
 
@@ -50,11 +52,16 @@ class Settings(StepSettings):
         self.require(len(self.scales) > 0 and all(0 < scale <= 8 for scale in self.scales), "scales",
                      "at least one scale, each above 0 and at most 8")
         self.require(len(set(self.scales)) == len(self.scales), "scales", "no scale twice")
+        self.require(self.crops in (0, 10), "crops", "0 (whole images) or 10 (Caffe's ten crops)")
+        self.require(not self.crops or self.scales == [1.0], "scales", f"[1.0] with {self.step}.crops=10")
         self.require(self.epsilon >= 0, "epsilon", "at least 0")
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    return facts(setup, *[] if setup.config.cam.gradients else ["precision"], "cam")
+    found = facts(setup, *[] if setup.config.cam.gradients else ["precision"], "cam")
+    if not setup.settings.crops:   # maps that were made before there were crops are the same
+        del found[setup.name]["crops"]
+    return found
 
 
 def saved(settings: Settings) -> list[str]:
@@ -88,12 +95,13 @@ def needs(setup: Setup) -> Needs | None:
     from steps.runtime.needs import Estimate, maps_on_disk, weights
 
     estimate, scales, methods = Estimate(setup), setup.settings.scales, [setup.methods["cam"], *setup.further.values()]
-    images, networks = estimate.images("ids"), len({method.gradients for method in methods})
+    images, networks, crops = estimate.images("ids"), len({method.gradients for method in methods}), setup.settings.crops
+    images = images.resized(RESIZED) if crops else images
     found = [estimate.maps(method, estimate.classifier(), images, scales) for method in methods]
     known = [each for each in found if each is not None]
     if len(known) < len(methods):
         return None
-    return estimate.finish(sum(maps_on_disk(images, stride, scales) for stride, _ in known),
+    return estimate.finish(sum(maps_on_disk(images, 1 if crops else stride, scales) for stride, _ in known),
                            networks * weights(estimate.classifier()), max(passing for _, passing in known), files=len(methods))
 
 
@@ -107,14 +115,17 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def maps_of(method: CamMethod, image: np.ndarray, classes: list[int]) -> tuple[bytes, dict[str, Any]]:
         classifier, features_of = networks[method.gradients]
-        strides = (classifier.backbone.feature_stride, *classifier.backbone.strides)   # a method may use the grid of any stage
-        maps = multi_scale_maps(method, classifier, features_of, image, classes, scales, context.runtime.device,
-                                classifier.backbone.normalisation)
+        where, crops = (context.runtime.device, classifier.backbone.normalisation), context.settings.crops
+        if crops:
+            maps = ten_crop_maps(method, classifier, features_of, image, classes, *where)
+        else:
+            maps = multi_scale_maps(method, classifier, features_of, image, classes, scales, *where)
         packed, maxima = pack(maps)
+        strides = (classifier.backbone.feature_stride, *classifier.backbone.strides)   # a method may use the grid of any stage
         grids = [list(each.shape[1:]) for each in maps]
         return encode_array(packed.cpu().numpy()), {
-            "grids": grids, "pad": pad_of(grids, image.shape[0], image.shape[1], strides, scales), "range": list(method.range),
-            "maxima": maxima.tolist()}
+            "grids": grids, "pad": 1 if crops else pad_of(grids, image.shape[0], image.shape[1], strides, scales),
+            "range": list(method.range), "maxima": maxima.tolist()}
 
     def add(image_id: str, names: Sequence[str]) -> Made:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])

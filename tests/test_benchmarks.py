@@ -10,6 +10,7 @@ import torch
 from benchmarks import (
     affinity_training,
     cams,
+    extractors,
     gpu,
     growth,
     harness,
@@ -131,6 +132,37 @@ def test_official_maps_clusters_and_chain():
     assert agree(cams.gradient_case((64, 80), GradCAM(-1), harness.greatest_difference, "resnet18")) < 1e-5
 
 
+@pytest.mark.parametrize("name", [name for name in extractors.METHODS if name not in extractors.TO_IMAGE])
+def test_maps_without_the_forward_pass_are_the_same_and_torchcams(name, monkeypatch):
+    """Of a method with masks only two are scored."""
+    monkeypatch.setattr(extractors, "SIDE", 96)
+    net = extractors.network("alexnet_star_gap")
+    found = extractors.forms(net, name, channels=2)
+    ours = found.ours()
+    assert ours.shape == (1, 1, 96, 96) and greatest_difference(found.ours_after(), ours) <= 1e-5 * float(ours.abs().max())
+    masks = {"occlusion": 6 * 6, "scorecam": 512, "sscam": 35 * 512, "iscam": 10 * 512}.get(name)
+    assert found.factor == (masks / 2 if masks else 1) and (found.bare is None) == (masks is None)
+    assert (found.theirs is None) == (extractors.METHODS[name] is None)
+    if name in extractors.SAME:
+        for theirs in (found.theirs(), found.theirs_after()):
+            assert extractors._difference(theirs, ours) < 1e-4
+    elif found.theirs:
+        assert found.theirs().shape == ours.shape
+
+
+def test_the_table_of_the_extractors(capsys, monkeypatch):
+    monkeypatch.setattr(extractors, "SIDE", 96)
+    monkeypatch.setattr(extractors, "LEAST", 0.0)
+    monkeypatch.setattr(extractors, "NETWORKS", {"VGG16": "alexnet_star_gap"})
+    rows = extractors.main(["--methods", "gradcam,guided_backprop,iscam", "--channels", "1", "--repeats", "1"])
+    said = capsys.readouterr().out
+    assert "VGG16: #PCL 4.3 M, #NFM 512, SFM 6x6, #PDEC -" in said and "| `gradcam` | " in said and "| `iscam` | ~" in said
+    grad, guided, masked = rows
+    assert grad.ratio > 0 and grad.ratio_after > 0 and grad.bare is None and grad.published_s == 0.0077
+    assert guided.ours_s > 0 and guided.theirs_s is guided.ratio is guided.ours_after_s is None
+    assert masked.extrapolated and masked.bare > 0 and masked.ours_after_s is None and masked.ours_s > 512 * 0.001
+
+
 @pytest.mark.parametrize("with_masks", [False, True])
 def test_drawn_data_set(tmp_path, with_masks):
     masks = []
@@ -210,7 +242,7 @@ def test_the_gpu_script_begins_nothing_for_which_no_time_is_left(parts, tmp_path
     assert gpu.main([*words, "50"]) == gpu.SKIPPED and ran(parts)[0] == "tests"   # the first always
     assert json.loads((tmp_path / "gpu.json").read_text())["parts"].keys() == {"tests", "random_walk", "dense_crf", "make_cam", "train_cam",
                                                                                "train_irn", "train_seg"}
-    assert gpu.main([*words, "350"]) == 0 and ran(parts) == ["parity", "voc_scale"]
+    assert gpu.main([*words, "350"]) == 0 and ran(parts) == ["parity", "extractors", "voc_scale"]
 
 
 def test_a_part_that_takes_too_long_or_ends_with_an_error(tmp_path):
@@ -234,7 +266,7 @@ def test_the_gpu_script_runs_without_a_gpu(tmp_path, capsys, monkeypatch):
     assert len(stages) == 12 and all(row["difference"] == 0 and row["same_bits"] in (None, True) for row in stages)
     rows = {row["name"]: row for name in found for row in found[name]["result"].get("rows", []) if "name" in row}
     assert rows.keys() == {"random_walk", "dense_crf", "make_cam", "make_cam_bf16", "make_cam_official", "train_cam", "train_cam_bf16",
-                           "train_irn", "train_irn_bf16", "train_deeplab_bf16", "train_upernet_bf16"}
+                           "train_irn", "train_irn_bf16", "train_deeplab_bf16", "train_upernet_bf16", *extractors.cases()}
     assert all(row["ours_s"] > 0 and (row["max_difference"] or 0) < 0.01 for row in rows.values())
     assert [row["step"] for row in found["voc_scale"]["result"]["steps"]][0] == "train_cam"
     assert all(f"| `{name}` " in said for name in rows) and "| dense CRF |" in said and "| eval_sem_seg | 1 |" in said

@@ -74,6 +74,13 @@ class Images:
         self.shown = sum(len(dataset.labels[image_id]) for image_id in ids)   # classes of all images: a sample may be 20 % off
         self.pixels, self.classes = np.array([h * w for h, w in self.sizes]), np.array([len(p) for p in self.present])   # (n,)
 
+    def resized(self, side: int) -> "Images":
+        """The same images, resized to squares."""
+        images = copy(self)
+        images.sizes = [(side, side)] * len(self.sizes)
+        images.pixels = np.full(len(self.sizes), side * side)
+        return images
+
     def total(self, each: np.ndarray) -> float:
         """The sum over the whole list, estimated from the values (n,) of the sample."""
         return self.number * float(each.mean()) if len(each) else 0.0

@@ -70,3 +70,41 @@ def test_a_method_with_gradients_works_in_float32(smoke, outputs, tmp_path, monk
 def test_a_stage_that_the_backbone_lacks_is_refused_before_any_work():
     with pytest.raises(ConfigError, match="^cam=gradcam does not fit the network: stage 5 does not exist: tiny has 5 stages"):
         Pipeline.compose("experiment=smoke", "backbone=tiny", "cam=gradcam", "cam.stage=5").plan()
+
+
+class Ones(CamMethod):
+    """A constant map of each crop."""
+
+    def maps(self, net, features_of, pair, classes):
+        assert pair.shape == (2, 3, 224, 224)
+        return pair.new_ones(2, len(classes), 14, 14)
+
+
+def test_maps_of_ten_crops_cover_the_image(smoke, outputs, tmp_path):
+    """The full map is the share of the crops that cover a pixel."""
+    context = smoke().recorded(outputs / "smoke").context("make_cam")
+    (folder := tmp_path / "make_cam").mkdir()
+    context = replace(context, folder=folder, lists={"ids": context.ids[:1]}, methods={"cam": Ones()},
+                      settings=replace(context.settings, scales=[1.0], crops=10))
+    BY_NAME["make_cam"].run(context)
+    maps, image_id = Maps(folder), context.ids[0]
+    height, width = context.dataset.working_size(image_id)
+    full = maps.at(image_id, "full")[0]
+    assert maps.facts(image_id)["grids"] == [[256, 256]] and maps.facts(image_id)["pad"] == 1 and full.shape == (height, width)
+    assert full[height // 2, width // 2] == 1 and full[0, 0] == pytest.approx(0.2, abs=1e-3)
+    assert full[0, width // 2] == pytest.approx(0.4, abs=1e-3)
+
+
+def test_crops_are_part_of_the_identity_only_if_there_are_some(outputs):
+    def identity(*words):
+        pipeline = Pipeline.compose("experiment=smoke", "make_cam.scales=[1.0]", *words)
+        return next(step for step in pipeline.plan() if step.name == "make_cam").identity["make_cam"]
+    assert "crops" not in identity() and identity("make_cam.crops=10")["crops"] == 10
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["make_cam.crops=5"], "make_cam.crops=5 is not possible: expected 0 .whole images. or 10"),
+    (["make_cam.crops=10"], r"make_cam.scales=\[1.0, 0.5, 1.5, 2.0\] is not possible: expected \[1.0\] with make_cam.crops=10")])
+def test_impossible_crops_are_refused(words, message):
+    with pytest.raises(ConfigError, match=message):
+        Pipeline.compose("experiment=smoke", *words)

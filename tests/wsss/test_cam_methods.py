@@ -374,7 +374,8 @@ def test_occlusion_equals_a_plain_loop(name, norm, size, stride):
             close(maps, expected)
 
 
-@pytest.mark.parametrize("kind", [lambda batch: ScoreCAM("paper", batch), lambda batch: SSCAM("paper", batch, 2, 2.0), lambda batch: Occlusion(24, 16, batch)])
+@pytest.mark.parametrize("kind", [lambda batch: ScoreCAM("paper", batch), lambda batch: SSCAM("paper", batch, 2, 2.0),
+                                  lambda batch: ISCAM("paper", batch, 2), lambda batch: Occlusion(24, 16, batch)])
 def test_batches_of_any_size_give_the_same_maps(kind):
     net, images = network(), pair(40, 55)
     with torch.no_grad():

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class CAM(CamMethod):
-    """The classifier on every feature; its head must be linear in its features. It has no settings."""
+    """The classifier on every feature, without its bias; its head must be linear in its pooled features. It has no settings."""
 
     title: ClassVar[str] = "CAM"
 

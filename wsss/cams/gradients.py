@@ -46,6 +46,13 @@ def stage_maps(net: Classifier, images: Tensor, classes: Sequence[int], stages: 
                 for of_stage, a in zip(maps, activations, strict=True)]
 
 
+def copy_in_layout(gradient: Tensor, activation: Tensor) -> Tensor:
+    """A copy of a gradient, to be changed in place, in the memory layout of the activation, which has its shape. The gradient
+    of an average over the cells may not have the layout of features that are channels last, and an operation on two layouts
+    takes several times longer than this copy."""
+    return torch.empty_like(activation).copy_(gradient)
+
+
 def stage_activations(net: Classifier, images: Tensor, stage: int) -> Tensor:
     """The activations (B, D, h, w) of a stage, as `stage_maps` gives them to `map_of`; arguments and errors as there."""
     with differentiable(images) as x, torch.no_grad():

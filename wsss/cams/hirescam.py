@@ -28,7 +28,9 @@ class HiResCAM(StageMethod):
 
     @staticmethod
     def map_of(activation: Tensor, gradient: Tensor) -> Tensor:
-        return (gradient * activation).sum(1).relu_()
+        from wsss.cams.gradients import copy_in_layout
+
+        return copy_in_layout(gradient, activation).mul_(activation).sum(1).relu_()
 
     def scale_weight(self, pair: Tensor) -> float:
         return float(pair.shape[2] * pair.shape[3])   # the gradients shrink with the number of cells, as in Grad-CAM

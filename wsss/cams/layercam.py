@@ -54,7 +54,9 @@ class LayerCAM(CamMethod):
 
 
 def _map(activation: Tensor, gradient: Tensor) -> Tensor:
-    return (gradient.relu() * activation).sum(1).relu_()
+    from wsss.cams.gradients import copy_in_layout
+
+    return copy_in_layout(gradient, activation).relu_().mul_(activation).sum(1).relu_()
 
 
 def _fused(maps: list[Tensor]) -> Tensor:

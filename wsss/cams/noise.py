@@ -25,4 +25,4 @@ def noises(pair: Tensor, count: int, std: float, user: str, channels: int = 3) -
     draws = generator(seed, user)
     for _ in range(count):
         noise = torch.from_numpy(std * draws.standard_normal((channels, *pair.shape[2:]))).to(pair)
-        yield torch.stack([noise, noise.flip(-1)])
+        yield torch.stack([noise, noise.flip(-1)][:len(pair)])   # an image without its mirror image is possible

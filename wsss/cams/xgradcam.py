@@ -30,8 +30,11 @@ class XGradCAM(StageMethod):
     def map_of(activation: Tensor, gradient: Tensor) -> Tensor:
         import torch
 
+        from wsss.cams.gradients import copy_in_layout
+
         total = activation.sum((2, 3))   # (B, D)
-        weights = torch.where(total == 0, 0, (gradient * activation).sum((2, 3)) / total)
+        weighted = copy_in_layout(gradient, activation).mul_(activation).sum((2, 3))
+        weights = torch.where(total == 0, 0, weighted / total)
         return torch.einsum("bd,bdhw->bhw", weights, activation).relu_()
 
     def scale_weight(self, pair: Tensor) -> float:

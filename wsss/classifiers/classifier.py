@@ -1,8 +1,9 @@
 """The interface of all classifiers, and the linear one (official `net/resnet50_cam.py`)."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from wsss.errors import ConfigError
@@ -28,8 +29,9 @@ class Classifier(nn.Module):
         """Features (B, D, h, w) to logits (B, C)."""
 
     def class_weights(self) -> Tensor | None:
-        """The weights (C, D) of the classes if the head is linear in the features, that is if the logits are those of every cell,
-        `weights @ features`, averaged over the cells; else None. CAM and LPCAM need them."""
+        """The weights (C, D) of the classes if the head is linear in one value of each feature, its mean or its maximum over the
+        cells, with or without a bias; else None. `weights @ features` is then CAM, which leaves out the bias; if the value is the
+        mean, its mean over the cells is the logits. CAM and LPCAM need them."""
         return None
 
     def map_weights(self) -> Tensor | None:
@@ -41,10 +43,11 @@ class Classifier(nn.Module):
         return self.head(self.features(x))
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The trained parameters of the backbone, and those of the head."""
-        own = set(self.backbone.parameters())
-        return ([parameter for parameter in self.backbone.parameters() if parameter.requires_grad],
-                [parameter for parameter in self.parameters() if parameter not in own])
+        """The trained parameters of the backbone, and those of the head and of the layers that learn at its rate
+        (`Backbone.head_parameters`)."""
+        head = set(self.parameters()) - (set(self.backbone.parameters()) - set(self.backbone.head_parameters()))
+        return ([parameter for parameter in self.backbone.parameters() if parameter.requires_grad and parameter not in head],
+                [parameter for parameter in self.parameters() if parameter.requires_grad and parameter in head])
 
 
 def linear_weights(net: Classifier, user: str, of_maps: bool = False) -> Tensor:
@@ -70,6 +73,30 @@ class LinearClassifier(Classifier):
 
     def class_weights(self) -> Tensor:
         return self.classifier.weight.flatten(1)
+
+
+class PooledClassifier(LinearClassifier):
+    """Global average pooling, or with `maximum` global max pooling, dropout in training, and a 1x1 convolution with bias, which
+    starts at 0; the weights start from N(0, 0.01) (the CAM paper's released `train_val` prototxts, CAM_fc)."""
+
+    def __init__(self, backbone: Backbone, n_classes: int, maximum: bool, dropout: float):
+        super().__init__(backbone, n_classes)
+        self.maximum, self.dropout = maximum, nn.Dropout(dropout)
+        self.classifier = nn.Conv2d(backbone.feature_channels, n_classes, 1)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(cast(nn.Parameter, self.classifier.bias))
+
+    def head(self, features: Tensor) -> Tensor:
+        pooled = features.amax((2, 3)) if self.maximum else _mean(features)   # (B, D)
+        return self.classifier(self.dropout(pooled)[:, :, None, None]).flatten(1)
+
+
+def _mean(features: Tensor) -> Tensor:
+    """The mean over the cells, (B, D). Of channels-last features its gradient is channels last too, which that of
+    `features.mean((2, 3))` never is: maps by gradients would be several times slower behind it."""
+    if features.is_contiguous(memory_format=torch.channels_last):
+        return features.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+    return features.mean((2, 3))
 
 
 def poly_factor(step: int, max_step: int, power: float = 0.9) -> float:

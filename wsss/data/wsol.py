@@ -45,8 +45,8 @@ LAYOUT = """  {root}/
 
 @dataclass(frozen=True, eq=False)
 class ObjectMasks:
-    """Masks that are made of files, one for each object of the image's class and one of what is not scored, as the `MaskSource` of
-    a data set. Paths are relative to `root`."""
+    """Masks that are made of files, one for each object of the image's class and one of what is not scored, as the `MaskSource`
+    of a data set. Paths are relative to `root`."""
 
     root: Path
     images: Mapping[str, str]                      # id -> file

@@ -10,7 +10,9 @@ from wsss.errors import WeightsError
 
 # The names of torchvision's V1 files, as `wsss.networks.weights.pretrained_name` returns; importing torchvision takes seconds.
 PRETRAINED = {"resnet18": "resnet18-f37072fd.pth", "resnet34": "resnet34-b627a593.pth", "resnet50": "resnet50-0676ba61.pth",
-              "resnet101": "resnet101-63fe2227.pth", "vgg16": "vgg16-397923af.pth"}
+              "resnet101": "resnet101-63fe2227.pth", "vgg16": "vgg16-397923af.pth",
+              "alexnet": "alexnet-owt-7be5be79.pth", "googlenet": "googlenet-1378be20.pth",
+              "inception_v3": "inception_v3_google-0cc3c7bd.pth"}
 
 
 def read_metadata(path: str | Path) -> dict:

@@ -32,7 +32,7 @@ class Backbone(nn.Module):
         facts: what builds it again, as JSON values: the name of its method, its settings and its norm (`BackboneMethod.new`).
         name: in messages.
         norm: "frozen_batch" or "group": of the layers that are batch norm in the original network.
-        channels, strides: of the outputs of `stages`.
+        channels, strides: of the outputs of `stages`. AlexNet's have up to one cell less than the side over the stride.
         feature_channels, feature_stride: of the output of `features`.
         normalisation: of its input.
     """
@@ -88,6 +88,10 @@ class Backbone(nn.Module):
             reached = torch.autograd.grad(self.eval().stages(probe)[number].sum(), parameters, allow_unused=True)
         self.train(training)
         return [parameter for parameter, gradient in zip(parameters, reached, strict=True) if gradient is not None]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Parameters that learn at the rate of a classifier's head, such as those without ImageNet weights; none by default."""
+        return []
 
     def forward(self, x: Tensor) -> Tensor:
         """As `features`."""

@@ -85,7 +85,8 @@ class BackboneMethod(BaseMethod, ABC):
             raise WeightsError(f"ImageNet weights of {self.name} come with batch norm, the network has group norm: use "
                                "norm='frozen_batch' with them")
         tensors = self.fetch() if self.weights is None else read_tensors(self.weights)
-        fill(backbone, self.own(tensors), f"{self.weights or 'the ImageNet weights'} ({self.name})")
+        own = {**self.unpublished(backbone), **self.own(tensors)}
+        fill(backbone, own, f"{self.weights or 'the ImageNet weights'} ({self.name})")
 
     def fetch(self) -> dict[str, Tensor]:
         """The ImageNet weights that are not given as a file. Raises WeightsError if there are none, or they cannot be read."""
@@ -95,6 +96,10 @@ class BackboneMethod(BaseMethod, ABC):
     def own(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a weights file by the names of the backbone, without those of its classifier."""
         return tensors
+
+    def unpublished(self, backbone: Backbone) -> dict[str, Tensor]:
+        """The tensors of a new network that a weights file may lack: they stay as they are."""
+        return {}
 
     def at_hand(self) -> bool:
         """Whether `load` needs no download."""

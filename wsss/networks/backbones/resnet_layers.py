@@ -1,5 +1,5 @@
-"""The layers of the ResNet backbones: torchvision's at stride 16, as in IRN and LPCAM (official `net/resnet50.py`), or dilated at
-stride 8, as in DeepLab."""
+"""The layers of the ResNet backbones: torchvision's at stride 16, as in IRN and LPCAM (official `net/resnet50.py`), dilated at
+stride 8, as in DeepLab, or at stride 8 or 16 without dilation, as in wsolevaluation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -72,6 +72,24 @@ class ResNet(Backbone):
 
     def _stem(self, x: Tensor) -> Tensor:
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))
+
+
+class WSOLResNet(ResNet):
+    """As wsolevaluation's (`wsol/resnet.py` and `main.py`): layer4 learns at the rate of the head."""
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return list(self.layer4.parameters())
+
+
+class FineResNet(WSOLResNet):
+    """At stride 8: layer3 and layer4 have stride 1 and no dilation."""
+
+    strides = (4, 4, 8, 8, 8)
+
+    def _set_strides(self) -> None:
+        super()._set_strides()
+        for convolution in _convolutions(self.layer3):
+            convolution.stride = (1, 1)
 
 
 class DilatedResNet(ResNet):

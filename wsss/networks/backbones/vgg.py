@@ -36,9 +36,10 @@ class VGG16Method(TorchvisionMethod):
         return "vgg16"
 
     def build(self, norm: str) -> Backbone:
+        from wsss.networks.backbones.chain import Added
         from wsss.networks.backbones.vgg_layers import vgg16
 
-        return vgg16(self.output_stride, norm)
+        return vgg16(self.output_stride, norm, Added())
 
     def own(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name.replace("features.", "layers.", 1): value for name, value in super().own(tensors).items()}
