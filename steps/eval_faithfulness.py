@@ -154,10 +154,10 @@ def tables(folder: Path) -> Iterator[Table]:
                 SECTION)
     random = content["randomised"]
     if random["similar"]:
+        rows = [(f"({part} map)" if part in content["kinds"] else f"{part} and after" if number else part,
+                 *(f"{value:.2f}" for value in pair)) for number, (part, pair) in enumerate(random["similar"].items())]
         yield Table(f"Similarity of the maps of {random['method']} with those of the trained network, {random['images']} images",
-                    ("layers with random weights", "rank correlation", "SSIM"),
-                    [(f"({part} map)" if part in content["kinds"] else f"{part} and after" if number else part,
-                      *(f"{value:.2f}" for value in pair)) for number, (part, pair) in enumerate(random["similar"].items())], SECTION)
+                    ("layers with random weights", "rank correlation", "SSIM"), rows, SECTION)
 
 
 def shown(context: StepContext) -> Iterator[Curve | Table]:

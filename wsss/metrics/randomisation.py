@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from wsss.classifiers.classifier import Classifier
-from wsss.seeding import seeded
 
 HEAD = "head"
 
@@ -59,14 +58,12 @@ def cascading(layers: dict[str, list[nn.Module]], seed: int) -> Iterator[str]:
     who draw weights, biases and norms as before a training: not every layer has such a draw, and beside the trained statistics of
     batch norm the activations would vanish or explode.
     """
-    with seeded(seed):
-        for name, modules in layers.items():
-            for module in modules:
-                for weight in _weights(module):
-                    drawn = torch.randn(weight.shape) * weight.detach().float().std(correction=0).cpu()
-                    with torch.no_grad():
-                        weight.copy_(drawn)
-            yield name
+    draws = torch.Generator().manual_seed(seed)   # its own: what happens between two parts draws too
+    for name, modules in layers.items():
+        for weight in (weight for module in modules for weight in _weights(module)):
+            with torch.no_grad():
+                weight.copy_(torch.randn(weight.shape, generator=draws) * weight.float().std(correction=0).cpu())
+        yield name
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
