@@ -146,8 +146,8 @@ def road_images(image: np.ndarray, order: np.ndarray, shares: Sequence[float], n
     With the order of `ranking` the most relevant pixels are removed first (MoRF), with its reverse the least relevant (LeRF).
     The shares are above 0 and below 1; `noise` and `draws` are those of `imputed`.
 
-    The measure is the mean probability over the shares. Rong et al. and Quantus count right predictions, which an image of several
-    classes does not have; pytorch-grad-cam's ROADCombined is half the difference of LeRF and MoRF.
+    The measure is the mean probability over the shares. Rong et al. and Quantus count right predictions, which an image of
+    several classes does not have; pytorch-grad-cam's ROADCombined is half the difference of LeRF and MoRF.
     """
     found = []
     for share in shares:
