@@ -36,7 +36,7 @@ def made(made_once, smoke_outputs):
 
 
 def classifier(outputs):
-    context = features(outputs, "x").recorded(outputs / "smoke").context("make_cam")
+    context = Pipeline.compose(*SMOKE, f"outputs={outputs}").recorded(outputs / "smoke").context("make_cam")
     return context, load_classifier(context)
 
 
@@ -83,15 +83,15 @@ def test_an_interrupted_call_continues(smoke_outputs, made, tmp_path, monkeypatc
         progress(console, name, done, *more)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="pulled the plug"):
         patch.setattr(Console, "progress", stop)
-        act(features(smoke_outputs, out))
+        work.features(features(smoke_outputs, out))
     first = {path.name: path.stat().st_mtime_ns for path in out.glob("images/*.npy")}
     assert len(first) == 5 and not (out / "svm.json").exists()
-    act(features(smoke_outputs, out))
+    work.features(features(smoke_outputs, out))
     assert {name: (out / "images" / name).stat().st_mtime_ns for name in first} == first
     for name in ("features_full.npy", "features_found.npy", "features.csv", "svm.json"):
         assert (out / name).read_bytes() == (made / name).read_bytes()
     with pytest.raises(ConfigError, match=r"was made otherwise \(share: 0.2 -> 0.5\)"):
-        act(features(smoke_outputs, out, "features.share=0.5"))
+        work.features(features(smoke_outputs, out, "features.share=0.5"))
 
 
 def test_ground_truth_boxes_and_a_fixed_size(smoke_outputs, tmp_path, monkeypatch):
@@ -102,9 +102,9 @@ def test_ground_truth_boxes_and_a_fixed_size(smoke_outputs, tmp_path, monkeypatc
         boxes.update({image_id: ((0, 1.0, 2.0, 3.0, 5.0), (0, 4.0, 3.0, 70.0, 60.0)) for image_id in dataset.lists["all"]})
         return replace(dataset, box_lists=boxes)
     with pytest.raises(ConfigError, match=r"features.crops contains box, but 24 of the 24 images of features.train='train' have no ground-truth boxes"):
-        act(features(smoke_outputs, tmp_path / "none", "features.crops=[box]"))
+        work.features(features(smoke_outputs, tmp_path / "none", "features.crops=[box]"))
     monkeypatch.setattr(work, "open_dataset", with_boxes)
-    act(features(smoke_outputs, tmp_path / "out", "features.crops=[box]", "features.size=48"))
+    work.features(features(smoke_outputs, tmp_path / "out", "features.crops=[box]", "features.size=48"))
     context, net = classifier(smoke_outputs)
     first = rows(tmp_path / "out")[0]
     assert [first[f"box_{side}"] for side in ("x0", "y0", "x1", "y1")] == ["4", "3", "70", "60"] and first["found_class"] == ""
@@ -132,11 +132,11 @@ def test_the_largest_box_of_a_map_by_hand():
     (["name=other"], "name='other' is not possible")])
 def test_what_is_refused(smoke_outputs, tmp_path, words, message):
     with pytest.raises(ConfigError, match=message):
-        act(features(smoke_outputs, tmp_path / "out", *words))
+        work.features(features(smoke_outputs, tmp_path / "out", *words))
 
 
 def test_the_folder_of_the_run_is_no_place(smoke_outputs):
     with pytest.raises(ConfigError, match="is the folder of the run or holds it"):
-        act(features(smoke_outputs, smoke_outputs / "smoke"))
+        work.features(features(smoke_outputs, smoke_outputs / "smoke"))
     with pytest.raises(ConfigError, match="^out=None is not possible: expected a folder for the features: out=DIR"):
         Pipeline.compose(*SMOKE, *QUICK, f"outputs={smoke_outputs}", "run=smoke")

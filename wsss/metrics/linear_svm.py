@@ -40,9 +40,9 @@ def svm_score(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, tes
               folds: int, seed: int) -> SvmScore:
     """Train a linear SVM on the features of some images and test it on others.
 
-    If every image has exactly one class, the classes are told apart and the measure is the accuracy; else there is an SVM for each
-    class and the measure is the mean average precision of the classes that a test image shows. The features are standardised with
-    the mean and standard deviation of the training images; the paper does not say how it scales them.
+    If every image has exactly one class, the classes are told apart and the measure is the accuracy; else there is an SVM for
+    each class and the measure is the mean average precision of the classes that a test image shows. The features are standardised
+    with the mean and standard deviation of the training images; the paper does not say how it scales them.
 
     Args:
         train, test: (N, D) and (M, D) float32.
