@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.actions._crops import BOX, FOUND, FULL, Box, cropped, largest_box, largest_of
 from pipeline.actions._finished import FinishedSteps
 from pipeline.actions._folder import opened, remove_changed
 from pipeline.actions._prediction import classifier_of
-from pipeline.actions.features import BOX, CROPS, FOUND, FULL, WORK
 from pipeline.cluster.machine import prepare_process
 from pipeline.order import BY_NAME
 from pipeline.runfolder.folder import RunFolder
@@ -37,8 +37,8 @@ from wsss.metrics.linear_svm import svm_score
 from wsss.networks.facts import file_sha256
 from wsss.text import aligned, csv_text
 
+WORK = "features"   # in messages, and as the name of the work in the claim on `out`
 RECORD, TABLE, SVM = "features.json", "features.csv", "svm.json"
-Box = tuple[int, int, int, int]   # x0, y0, x1, y1: first and last pixel
 TITLES = {FULL: "whole image", BOX: "ground-truth box", FOUND: "box found"}
 
 
@@ -158,35 +158,6 @@ class FeatureMaker:
         return best, largest_box(at_size(maps[0].float(), size)[0].cpu().numpy(), self.settings.share)
 
 
-def largest_box(saliency: np.ndarray, share: float) -> Box | None:
-    """The box around the largest connected part of a map (H, W) above a share of its maximum (CAM paper, section 3.2), with
-    pixels that touch at a corner connected; None if the map has no positive value."""
-    from scipy.ndimage import find_objects, label
-
-    if not saliency.max() > 0:
-        return None
-    parts, _ = label(saliency > share * saliency.max(), np.ones((3, 3)))
-    largest = int(np.bincount(parts.ravel())[1:].argmax())
-    rows, columns = find_objects(parts)[largest]
-    return columns.start, rows.start, columns.stop - 1, rows.stop - 1
-
-
-def largest_of(boxes: np.ndarray) -> Box | None:
-    """The largest of the boxes (M, 4) of an image, in whole pixels; None without any."""
-    if not len(boxes):
-        return None
-    x0, y0, x1, y1 = boxes[((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).argmax()]
-    return int(np.floor(x0)), int(np.floor(y0)), int(np.ceil(x1)), int(np.ceil(y1))
-
-
-def cropped(image: np.ndarray, box: Box | None) -> np.ndarray:
-    """The part of an image (H, W, 3) in a box, at least one pixel; all of it for None."""
-    if box is None:
-        return image
-    x0, y0 = (min(max(0, first), side - 1) for first, side in zip(box[:2], image.shape[1::-1]))
-    return np.ascontiguousarray(image[y0:max(box[3], y0) + 1, x0:max(box[2], x0) + 1])
-
-
 def write_features(out: Path, lists: Mapping[str, Sequence[str]], dataset: Dataset, found_of: Sequence[str],
                    crops: Sequence[str]) -> dict[str, np.ndarray]:
     """Write `features_CROP.npy` and the table of their rows; return the arrays (N, D), first the list to train on.
@@ -205,9 +176,8 @@ def write_features(out: Path, lists: Mapping[str, Sequence[str]], dataset: Datas
     write_text(out / TABLE, csv_text(rows))
     stacked = np.stack([read_array(out / f"images/{image_id}.npy", WORK) for ids in lists.values() for image_id in ids])
     arrays = {crop: np.ascontiguousarray(stacked[:, number]) for number, crop in enumerate(crops)}
-    for crop in CROPS:
-        if crop in arrays:
-            write_array(out / f"features_{crop}.npy", arrays[crop])
+    for crop, array in arrays.items():
+        write_array(out / f"features_{crop}.npy", array)
     return arrays
 
 

@@ -13,11 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.actions._crops import CROPS
 from pipeline.actions._network import NetworkSettings, check_run
 from steps.runtime.context import require
-
-FULL, BOX, FOUND = CROPS = ("full", "box", "found")
-WORK = "features"
 
 
 @dataclass

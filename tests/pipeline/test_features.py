@@ -10,6 +10,7 @@ import torch
 
 import pipeline.actions._features as work
 from pipeline import Pipeline
+from pipeline.actions._crops import cropped, largest_box, largest_of
 from pipeline.commandline import act
 from pipeline.console import Console
 from steps.runtime.datasets import open_dataset
@@ -118,11 +119,11 @@ def test_the_largest_box_of_a_map_by_hand():
     saliency = np.zeros((6, 8), np.float32)
     saliency[0, 0], saliency[2, 3], saliency[3, 4], saliency[4, 4:6] = 1, 0.3, 0.5, 0.21   # joined at a corner
     saliency[5, 7] = 0.2   # not above a fifth
-    assert work.largest_box(saliency, 0.2) == (3, 2, 5, 4) and work.largest_box(saliency, 0.6) == (0, 0, 0, 0)
-    assert work.largest_box(-saliency, 0.2) is None and work.largest_of(np.zeros((0, 4))) is None
+    assert largest_box(saliency, 0.2) == (3, 2, 5, 4) and largest_box(saliency, 0.6) == (0, 0, 0, 0)
+    assert largest_box(-saliency, 0.2) is None and largest_of(np.zeros((0, 4))) is None
     image = np.arange(3 * 48).reshape(6, 8, 3)
-    assert np.array_equal(work.cropped(image, (3, 2, 5, 4)), image[2:5, 3:6]) and work.cropped(image, None) is image
-    assert work.cropped(image, (9, 9, 12, 12)).shape == (1, 1, 3)   # outside
+    assert np.array_equal(cropped(image, (3, 2, 5, 4)), image[2:5, 3:6]) and cropped(image, None) is image
+    assert cropped(image, (9, 9, 12, 12)).shape == (1, 1, 3)   # outside
 
 
 @pytest.mark.parametrize(("words", "message"), [
