@@ -170,7 +170,8 @@ def shown(context: StepContext) -> Iterator[Curve | Table]:
     content = read_json(context.folder / SCORES)
     for name, measure in MEASURES.items():
         x = content["road" if name in ("morf", "lerf") else "shares"]
-        lines = [Line(x, found["curves"][name], kind) if kind in (RANDOM, EDGES) else Line(x, found["curves"][name], kind=kind)
+        lines = [Line(x, found["curves"][name], kind, control=True) if kind in (RANDOM, EDGES)
+                 else Line(x, found["curves"][name], kind=kind)
                  for kind, found in content["kinds"].items() if name in found["curves"]]
         if lines:
             yield Curve(measure.curve, f"share of the pixels {'inserted' if name == 'insertion' else 'removed'}",

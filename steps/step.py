@@ -87,6 +87,7 @@ class Line:
     name: str = ""
     kind: str | None = None
     marks: Sequence[tuple[float, bool]] = ()   # (x, whether it is filled)
+    control: bool = False                    # not a result: drawn in grey, dashed
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ def test_the_summary_and_the_report_have_the_tables(measured):
     assert "Faithfulness of" in text and "deletion ↓" in text and "\nedges " in text and "stage 0 and after" in text
     page = (measured / "smoke/report/report.html").read_text()
     assert 'id="faithfulness"' in page and 'href="#faithfulness"' in page and "ROAD, most relevant pixels first" in page
+    assert page.count("stroke-dasharray") >= 2 * 4   # the controls in four figures
     for sentence in scores(measured)["verdicts"]:
         assert sentence in page.replace("&#39;", "'") and sentence.startswith("The maps ")
 
