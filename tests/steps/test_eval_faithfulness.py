@@ -57,6 +57,15 @@ def test_every_kind_of_map_is_measured_beside_the_controls(measured):
     assert list(found["randomised"]["similar"]) == ["head", *(f"stage {n}" for n in (4, 3, 2, 1, 0)), RANDOM]
 
 
+def test_its_files_are_verified_and_reused(measured, tmp_path):
+    verified = {step.name: step for step in quick(measured).verify()}[STEP]
+    assert verified.ok and verified.read == 3   # of two images, and the scores
+    outputs = copied(measured, tmp_path / "outputs")
+    quick(outputs, "name=other", f"reuse_from=[{measured / 'smoke'}]").run()
+    mine, theirs = (contents(outputs / name / STEP) for name in ("other", "smoke"))
+    assert mine == theirs and len(mine) == 3
+
+
 def test_the_summary_and_the_report_have_the_tables(measured):
     text = score_table(quick(measured).results())
     assert "Faithfulness of" in text and "deletion ↓" in text and "\nedges " in text and "stage 0 and after" in text
