@@ -12,7 +12,7 @@
 
 Optional, with the defaults at the end of this file: what it makes (`MAPS`, `MASKS`, `INSTANCES`, `MEASURES`), what its results
 depend on (`LOG_ONLY`, `INSTEAD`, `identity`, `added`, `seen_by`, `unused`), lists (`lists`, `TRUTH`, `UNLABELLED`), checks
-(`check`), cost (`needs`), its scores and what the report shows and says (`scores`, `shown`, `named`, `advice`, `remarks`), and
+(`check`), cost (`needs`), its scores and what the report shows and says (`scores`, `tables`, `shown`, `named`, `advice`, `remarks`), and
 what the actions do with it (`OFFICIAL`, `classify`, `COMMON`, `soft`, `tune`). `prepare(context)` makes the files `COMMON`, which
 all images need, before several shards run at once.
 
@@ -88,13 +88,15 @@ class Line:
     name: str = ""
     kind: str | None = None
     marks: Sequence[tuple[float, bool]] = ()   # (x, whether it is filled)
+    control: bool = False                    # not a result: drawn in grey, dashed
 
 
 @dataclass(frozen=True)
 class Curve:
     """A figure with lines; figures of several steps with the same title are drawn as one.
 
-    `section`: of the report, "training" or "thresholds" (x is in [0, 1] there). `percent`: y is in [0, 1] and drawn in percent.
+    `section`: of the report, "training", "thresholds" or "faithfulness" (x is in [0, 1] in the last two). `percent`: y is in
+    [0, 1] and drawn in percent.
     """
 
     title: str
@@ -226,6 +228,11 @@ def needs(setup: Setup) -> Needs | None:
 def scores(folder: Any) -> list[Score]:
     """The scores of a finished SCORE step."""
     return []
+
+
+def tables(folder: Any) -> Iterable[Table]:
+    """Tables of a finished SCORE step that are printed beside the scores, for what is not a score of one kind of result."""
+    return ()
 
 
 def shown(context: StepContext) -> Iterable[Curve | Table | Matrix | Column | Sheet]:

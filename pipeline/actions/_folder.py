@@ -109,29 +109,30 @@ def record_of(network: SegmentationNetwork, images: Path, run: RunFolder) -> dic
 
 
 @contextmanager
-def opened(out: Path, record: dict[str, Any], warn: Callable[[str], None]) -> Iterator[None]:
-    """Claim the folder `out` and write its record.
+def opened(out: Path, record: dict[str, Any], warn: Callable[[str], None], name: str = RECORD,
+           work: str = WORK) -> Iterator[None]:
+    """Claim the folder `out` for `work` and write its record, the file `name`.
 
-    Raises ConfigError if it holds other files, or masks with another record; BusyError if another process works in it.
+    Raises ConfigError if it holds other files, or results with another record; BusyError if another process works in it.
     """
-    if (out / RECORD).exists():
-        _check_record(out, record)
-    elif others := [name for name in sorted(os.listdir(out) if out.exists() else ()) if not name.startswith(".")]:
-        raise ConfigError(f"out={out} holds other files, for example {others[0]}, and no {RECORD}. Choose another folder with "
+    if (out / name).exists():
+        _check_record(out / name, record)
+    elif others := [other for other in sorted(os.listdir(out) if out.exists() else ()) if not other.startswith(".")]:
+        raise ConfigError(f"out={out} holds other files, for example {others[0]}, and no {name}. Choose another folder with "
                           "out=DIR: it need not exist")
     claims = Claims(out)
     with ExitStack() as held:
         with claims.planning(warn):
-            held.enter_context(claims.hold([(WORK, 0, 1)], []))
+            held.enter_context(claims.hold([(work, 0, 1)], []))
         remove_temporary(out)
-        write_json(out / RECORD, record)
+        write_json(out / name, record)
         yield
 
 
-def _check_record(out: Path, record: dict[str, Any]) -> None:
-    """Raise ConfigError if the masks in `out` are of another folder, of another network or made with other settings. The run
-    may have moved."""
-    known = read_json(out / RECORD)
+def _check_record(path: Path, record: dict[str, Any]) -> None:
+    """Raise ConfigError if the results beside `path` are of another folder, of another network or made with other settings. The
+    run may have moved."""
+    known, out = read_json(path), path.parent
     before = {**known, "run": record["run"]} if isinstance(known, dict) else {}
     changes = differences(before, record)
     if changes:

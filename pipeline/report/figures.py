@@ -27,6 +27,7 @@ TONES = {name: f"#0101{number:02x}" for number, name in enumerate(
 # The page's colours of light mode, for PNG figures.
 COLOURS = dict(re.findall(r"--(\w+): (#\w+)", (Path(__file__).parent / "templates/page.css").read_text().partition("@media")[0]))
 SERIES = ("a", "b", "c", "d")
+DASHES = ("--", ":")   # of controls
 MARKS = {f"k{number}": mark for number, mark in enumerate("osDv^PX*", start=1)}   # as `.mark` in the style sheet
 
 
@@ -70,9 +71,10 @@ def plot(curve: Curve, named: Mapping[str, str] | None = None) -> str:
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(4.2, 2.6) if training else _figure(4.4, 3.0)
         for number, line in enumerate(curve.lines):
-            name = kinds[line.kind] if line.kind else SERIES[number % len(SERIES)]
+            name = "muted" if line.control else kinds[line.kind] if line.kind else SERIES[number % len(SERIES)]
             x, y = np.array(line.x, float), np.array(line.y, float) * (100 if curve.percent else 1)
-            _draw(axes, line, x, y, name, training)
+            before = sum(other.control for other in curve.lines[:number])
+            _draw(axes, line, x, y, name, training, DASHES[before % len(DASHES)] if line.control else "-")
             for at, filled in line.marks:
                 axes.plot([at], [np.interp(at, x, y)], MARKS.get(name, "o"), color=TONES[name], markersize=6 if filled else 10,
                           markerfacecolor=TONES[name] if filled else "none", clip_on=False, zorder=4)
@@ -85,14 +87,14 @@ def plot(curve: Curve, named: Mapping[str, str] | None = None) -> str:
         return _svg(figure, curve.title)
 
 
-def _draw(axes: Axes, line: Line, x: np.ndarray, y: np.ndarray, name: str, means: bool) -> None:
+def _draw(axes: Axes, line: Line, x: np.ndarray, y: np.ndarray, name: str, means: bool, style: str) -> None:
     """Draw a line, long ones as `means` of neighbouring values with their range."""
     if means and len(x) > 40:
         groups = np.array_split(np.arange(len(x)), min(MOST_POINTS // 4, max(20, len(x) // 10)))
         low, high = [y[group].min() for group in groups], [y[group].max() for group in groups]
         x, y = (np.array([array[group].mean() for group in groups]) for array in (x, y))
         axes.fill_between(x, low, high, color=TONES[name], alpha=0.15, linewidth=0)
-    axes.plot(x, y, color=TONES[name], label=line.name or titles()[line.kind or ""], marker="o" if len(x) <= 24 else None,
+    axes.plot(x, y, style, color=TONES[name], label=line.name or titles()[line.kind or ""], marker="o" if len(x) <= 24 else None,
               markersize=3)
 
 

@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pipeline.order import made_from, titles
@@ -42,10 +43,11 @@ def build_summary(config: Any, folder: RunFolder, plan: list[PlannedStep], class
     """The summary of all results that are up to date.
 
     "scores": kind of result -> title, kind of the maps that it was made from, step that scored it, measures and values;
-    "unscored": step -> the ground truth that its list lacks.
+    "unscored": step -> the ground truth that its list lacks; "tables": those of the steps that have some.
     """
     summary: dict[str, Any] = {"name": str(folder.path.name), "classes": ["background", *classes], "steps": {}, "scores": {}}
     found: dict[str, dict[str, Any]] = {}
+    tables: list[dict[str, Any]] = []
     for planned in plan:
         if planned.state != DONE:
             continue
@@ -55,8 +57,11 @@ def build_summary(config: Any, folder: RunFolder, plan: list[PlannedStep], class
         if planned.step.KIND == SCORE:
             planned.step.reader(place, len(classes))
             found |= {score.kind: _scored(planned.name, score) for score in planned.step.scores(place)}
+            tables += [asdict(table) for table in planned.step.tables(place)]
     summary["scores"] = {kind: {"title": title_of(summary, kind), "made_from": made_from(config, kind), **found[kind]}
                          for kind in titles() if kind in found}
+    if tables:
+        summary["tables"] = tables
     summary["unscored"] = {planned.name: planned.step.TRUTH for planned in plan if planned.state == NOTHING}
     if config.published:
         summary["published"] = against(config.published, measured(summary))
@@ -74,6 +79,8 @@ def score_table(summary: dict[str, Any]) -> str:
     lines: list[str] = []
     for scores in grouped(measured(summary)):
         lines += [*[""] * bool(lines), *_table(list(scores.values()))]
+    for table in summary.get("tables", ()):
+        lines += [*[""] * bool(lines), table["title"], *aligned([table["heads"], *table["rows"]])]
     for truth in dict.fromkeys(summary["unscored"].values()):
         steps = [step for step, lacking in summary["unscored"].items() if lacking == truth]
         lists = "their lists" if steps[1:] else "its list"

@@ -241,7 +241,7 @@ def test_keys_that_do_not_go_together_are_refused(trained, photos, tmp_path, smo
         Pipeline.compose("action=predict", "image=x", "out=x")
     with pytest.raises(ConfigError, match="image=.* is not possible: expected a file; for all images of a folder images=DIR run=NAME out=DIR"):
         Pipeline.compose("action=predict", f"image='{photos}'")
-    with pytest.raises(ConfigError, match="run='x' is not possible: expected no value, except with action=export_onnx or predict"):
+    with pytest.raises(ConfigError, match="run='x' is not possible: expected no value, except with action=export_onnx or features or predict"):
         Pipeline.compose("run=x")
     with pytest.raises(ConfigError, match="infer_seg.split='val' is not possible"):
         run(trained, photos, tmp_path / "out", "infer_seg.split=val")
