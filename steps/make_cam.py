@@ -66,6 +66,7 @@ def needs(setup: Setup) -> Needs | None:
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    from steps.parts.predictions import Predicted
     from steps.runtime.networks import feature_function, load_classifier
     from wsss.cams.maps import pack, pad_of
     from wsss.cams.method import multi_scale_maps
@@ -79,13 +80,14 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def make(image_id: str) -> Made:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
-        maps = multi_scale_maps(method, classifier, features_of, image, classes, scales, context.runtime.device,
+        predicted = Predicted(classifier, features_of, image, context.runtime.device)
+        maps = multi_scale_maps(method, classifier, predicted.features_of, image, classes, scales, context.runtime.device,
                                 classifier.backbone.normalisation)
         packed, maxima = pack(maps)
         (height, width), grids = image.shape[:2], [list(each.shape[1:]) for each in maps]
         facts = {"height": height, "width": width, "classes": classes, "scales": scales, "grids": grids,
                  "pad": pad_of(grids, height, width, strides, scales), "range": list(method.range),
-                 "maxima": maxima.tolist(), "epsilon": context.settings.epsilon}
+                 "maxima": maxima.tolist(), "epsilon": context.settings.epsilon, "predicted": predicted.top()}
         return {f"{image_id}.npy": encode_array(packed.cpu().numpy())}, facts
 
     for_each_image(context, make)

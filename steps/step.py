@@ -76,6 +76,12 @@ class Score:
     measures: Mapping[str, str]              # name -> heading; the first is the main one
     values: Mapping[str, Any]
     columns: Mapping[str, str] = field(default_factory=dict)   # name -> heading
+    about: str = ""                          # what else is scored of a kind that another step scores, such as "boxes"
+
+    @property
+    def key(self) -> str:
+        """Of the score among those of a run."""
+        return "/".join(filter(None, (self.kind, self.about)))
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,8 @@ class Line:
 class Curve:
     """A figure with lines; figures of several steps with the same title are drawn as one.
 
-    `section`: of the report, "training" or "thresholds" (x is in [0, 1] there). `percent`: y is in [0, 1] and drawn in percent.
+    `section`: of the report: "training", "thresholds" or "localisation" (x is in [0, 1] in these two). `percent`: y is in [0, 1]
+    and drawn in percent.
     """
 
     title: str
@@ -128,7 +135,8 @@ class Column:
     """A column of the image traces. `ids`: the images that may have a picture.
 
     `read(id)` returns an array, or None if the image has no picture; it may raise WsssError, then only this picture is missing.
-    `draw`: "maps", (K, h, w) in [0, 1] for the K classes of the image in order; "map", one (h, w); "label", (H, W) uint8.
+    `draw`: "maps", (K, h, w) in [0, 1] for the K classes of the image in order; "map", one (h, w); "label", (H, W) uint8;
+    "pictures", (K, H, W, 3) uint8, for the classes.
     """
 
     title: str
@@ -165,7 +173,8 @@ MASKS: Mapping[str, str] = {}
 INSTANCES: Mapping[str, str] = {}
 UNLABELLED = False                           # whether it works on images whose labels are not known
 MEASURES: Mapping[str, str] = {}             # name -> heading of what a SCORE step measures
-TRUTH = "masks"                              # the ground truth of "val", "scored" and "truth": "masks" or "instances"
+TRUTH = "masks"                              # the ground truth of "val", "scored" and "truth": "masks", "instances", "boxes",
+#                                              or "boxes or masks"
 LOG_ONLY: frozenset[str] = frozenset()       # settings that change no result, or name a list, which counts by its content
 INSTEAD: Mapping[str, str] = {}              # role -> the settings to set if no step has that role
 COMMON: tuple[str, ...] = ()                 # files that all images need, made by `prepare`

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.order import STEPS, titles
+from pipeline.order import STEPS, scored_kind, titles
 
 N_TONES = 8   # colours and marks of kinds, `--k1` to `--k8` in the style sheet
 
@@ -15,13 +15,15 @@ def measured(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def title_of(summary: Mapping[str, Any], kind: str) -> str:
     """The title of a kind of result: the one in the result of its step (`steps.step`: run), else that of `titles`."""
+    kind = scored_kind(kind)
     result = summary.get("steps", {}).get(kind, {}).get("result") or {}
     return result.get("title", titles().get(kind, kind))
 
 
 def of_runs(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Mapping[str, Any]]:
     """From the scores of several runs one of each kind, for its measures. Its title has those of all runs: "CAM / Grad-CAM"."""
-    by_kind = {kind: [scores[kind] for scores in found if kind in scores] for kind in titles()}
+    keys = dict.fromkeys(key for kind in titles() for scores in found for key in scores if scored_kind(key) == kind)
+    by_kind = {key: [scores[key] for scores in found if key in scores] for key in keys}
     return {kind: {**scores[0], "title": " / ".join(dict.fromkeys(score["title"] for score in scores))}
             for kind, scores in by_kind.items() if scores}
 
@@ -57,7 +59,7 @@ def with_first_measure(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Map
 
 def tone(kind: str) -> str:
     """The name of the colour and mark of a kind, by its position among all kinds: "k1" to "k8"."""
-    return f"k{1 + list(titles()).index(kind) % N_TONES}"
+    return f"k{1 + list(titles()).index(scored_kind(kind)) % N_TONES}"
 
 
 def measures() -> list[str]:

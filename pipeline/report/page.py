@@ -98,6 +98,7 @@ def _of_scores(run: RecordedRun) -> dict[str, Any]:
 def _of_steps(run: RecordedRun, found: Pieces) -> dict[str, Any]:
     names = ["background", *run.dataset.classes]
     return {"names": names, "thresholds": section(found, "thresholds"), "training": section(found, "training"),
+            "localisation": section(found, "localisation"),
             "confusion": matrices(of(found, Matrix), names), "steps": step_rows(run), "versions": versions(run),
             "yaml": OmegaConf.to_yaml(run.composed, resolve=True)}
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.order import maker, titles
+from pipeline.order import maker, scored_kind, titles
 from pipeline.report.kinds import measures
 from steps.runtime.context import require
 from wsss.data.messages import did_you_mean
@@ -65,12 +65,11 @@ def against(published: Published, measured: dict[str, dict[str, Any]]) -> dict[s
     rows: list[dict[str, Any]] = []
     refused: dict[str, list[str]] = {}
     for of, scores in measured.items():
-        if of not in published.scores:
-            continue
-        if why := not_comparable(published, of, scores):
+        wanted = {score: value for score, value in published.scores.get(scored_kind(of), {}).items() if score in scores}
+        if wanted and (why := not_comparable(published, scored_kind(of), scores)):
             refused.setdefault(why, []).append(scores["title"])
             continue
-        for score, value in published.scores[of].items():
+        for score, value in wanted.items():
             if scores.get(score) is None:
                 continue
             difference = 100 * scores[score] - value

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.order import scored_kind
 from pipeline.plan.plan import DONE
 from pipeline.report import kinds, thumbnails
 from pipeline.report.images import ImageScores
@@ -73,7 +74,8 @@ def published_tables(run: RecordedRun) -> list[dict[str, Any]]:
     for paper in load_papers() if published else ():
         if not any(run.config.experiment_name in table.experiments for table in paper.tables):
             continue
-        comparable = {kind: scores for kind, scores in measured(run).items() if not not_comparable(published, kind, scores)}
+        comparable = {key: scores for key, scores in measured(run).items()
+                      if not not_comparable(published, scored_kind(key), scores)}
         for table in paper.tables:
             cells = measured_cells(table, run.config.experiment_name, comparable)
             found.append({"number": table.number, "caption": table.caption, "paper": paper.paper, "notes": table.notes,

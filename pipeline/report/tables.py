@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.helptext import CONF
-from pipeline.order import titles
+from pipeline.order import scored_kind, titles
 from pipeline.report.kinds import measures
 from steps.runtime.context import require
 from wsss.errors import ConfigError
@@ -117,8 +117,9 @@ def measured_cells(table: Table, experiment: str | None,
         for j, column in enumerate(table.columns):
             if experiment not in row.experiments or column.experiments and experiment not in column.experiments:
                 continue
-            scores = measured.get(column.of or row.of or "") or {}
-            value = scores.get(column.score or "")
+            of = column.of or row.of or ""
+            value = next((scores[column.score] for key, scores in measured.items()
+                          if scored_kind(key) == of and column.score in scores), None)
             if value is not None:
                 found[i, j] = 100 * value
     return found

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.order import made_from, titles
+from pipeline.order import made_from, scored_kind, titles
 from pipeline.plan.plan import DONE, NOTHING, PlannedStep
 from pipeline.report import stages
 from pipeline.report.kinds import grouped, main_name, measured, title_of
@@ -19,8 +19,8 @@ LONG = {"kind", "curve", "confusion"}   # only in the files of the step
 def build_summary(config: Any, folder: RunFolder, plan: list[PlannedStep], classes: tuple[str, ...]) -> dict[str, Any]:
     """The summary of all results that are up to date.
 
-    "scores": kind of result -> title, kind of the maps that it was made from, step that scored it, measures and values;
-    "unscored": step -> the ground truth that its list lacks.
+    "scores": kind of result (`Score.key`) -> title, kind of the maps that it was made from, step that scored it, measures and
+    values; "unscored": step -> the ground truth that its list lacks.
     """
     summary: dict[str, Any] = {"name": str(folder.path.name), "classes": ["background", *classes], "steps": {}, "scores": {}}
     found: dict[str, dict[str, Any]] = {}
@@ -32,9 +32,9 @@ def build_summary(config: Any, folder: RunFolder, plan: list[PlannedStep], class
                                           ("fingerprint", "seconds", "images", "peak_memory_mb", "disk_mb", "result")}
         if planned.step.KIND == SCORE:
             planned.step.reader(place, len(classes))
-            found |= {score.kind: _scored(planned.name, score) for score in planned.step.scores(place)}
-    summary["scores"] = {kind: {"title": title_of(summary, kind), "made_from": made_from(config, kind), **found[kind]}
-                         for kind in titles() if kind in found}
+            found |= {score.key: _scored(planned.name, score) for score in planned.step.scores(place)}
+    summary["scores"] = {key: {"title": title_of(summary, key), "made_from": made_from(config, key), **found[key]}
+                         for kind in titles() for key in found if scored_kind(key) == kind}
     summary["unscored"] = {planned.name: planned.step.TRUTH for planned in plan if planned.state == NOTHING}
     if config.published:
         summary["published"] = against(config.published, measured(summary))

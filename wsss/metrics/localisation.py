@@ -28,6 +28,13 @@ def centre_gaussian(size: Sequence[int], sigma: float = 0.25) -> np.ndarray:
     return score_map(np.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * sigma**2)))
 
 
+def nearest(mask: np.ndarray, frame: Sequence[int]) -> np.ndarray:
+    """A mask (H, W) in a frame (H', W'), by the nearest pixel to the upper left as `cv2.INTER_NEAREST` (wsolevaluation
+    `evaluation.py`, load_mask_image); itself if it has that size."""
+    rows, columns = (np.arange(target) * source // target for source, target in zip(mask.shape, frame, strict=True))
+    return mask if mask.shape == tuple(frame) else mask[np.ix_(rows, columns)]
+
+
 # Scores.
 
 class BoxAccuracy:
