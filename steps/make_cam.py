@@ -66,7 +66,7 @@ def needs(setup: Setup) -> Needs | None:
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    from steps.parts.predictions import Predicted
+    from steps.parts.predictions import Seen, most_probable
     from steps.runtime.networks import feature_function, load_classifier
     from wsss.cams.maps import pack, pad_of
     from wsss.cams.method import multi_scale_maps
@@ -80,14 +80,14 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def make(image_id: str) -> Made:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
-        predicted = Predicted(classifier, features_of, image, context.runtime.device)
-        maps = multi_scale_maps(method, classifier, predicted.features_of, image, classes, scales, context.runtime.device,
+        seen = Seen(classifier, features_of, image, context.runtime.device)
+        maps = multi_scale_maps(method, classifier, seen.features_of, image, classes, scales, context.runtime.device,
                                 classifier.backbone.normalisation)
         packed, maxima = pack(maps)
         (height, width), grids = image.shape[:2], [list(each.shape[1:]) for each in maps]
         facts = {"height": height, "width": width, "classes": classes, "scales": scales, "grids": grids,
                  "pad": pad_of(grids, height, width, strides, scales), "range": list(method.range),
-                 "maxima": maxima.tolist(), "epsilon": context.settings.epsilon, "predicted": predicted.top()}
+                 "maxima": maxima.tolist(), "epsilon": context.settings.epsilon, "predicted": most_probable(seen.logits())}
         return {f"{image_id}.npy": encode_array(packed.cpu().numpy())}, facts
 
     for_each_image(context, make)

@@ -142,9 +142,8 @@ def markdown(papers: tuple[Paper, ...]) -> str:
     """The tables as a Markdown page."""
     lines = ["# Published scores", "", f"<!-- made by: {COMMAND} -->", "",
              "The tables of the papers that the experiments reproduce, as printed, in percent if not said otherwise; – is not "
-             "published. The data is in `conf/published_*.yaml`. The [report](report.md) of such an experiment shows them with the "
-             "measured scores; "
-             "[recipes.md](recipes.md) describes how the two are compared."]
+             "published. The data is in `conf/published_*.yaml`. The [report](report.md) of such an experiment shows them with "
+             "the measured scores; [recipes.md](recipes.md) describes how the two are compared."]
     for paper in papers:
         lines += ["", f"## {paper.paper.rpartition('(')[2].rstrip(')')}", "", f"[{paper.paper}]({paper.link})"]
         for table in paper.tables:

@@ -14,8 +14,8 @@ from wsss.classifiers.classifier import Classifier
 MOST = 5   # classes: what top-5 scores need. All 1,000 of ILSVRC would be most of the index
 
 
-class Predicted:
-    """The predicted classes of an image (H, W, 3) uint8.
+class Seen:
+    """The logits of an image (H, W, 3) uint8, beside its maps.
 
     A method that computes the features of the image at scale 1.0 by `features_of`, once for each scale, leaves them here. Only
     for others the image takes another forward pass.
@@ -33,16 +33,20 @@ class Predicted:
             self._features = features[:1]
         return features
 
-    def top(self) -> list[tuple[int, float]]:
-        """The `MOST` classes, 0-based, with the greatest logits (float32), greatest first; of the image alone, not mirrored."""
+    def logits(self) -> Tensor:
+        """(C,) float32: of the image at scale 1.0 alone, not of its mirror image."""
         with torch.inference_mode():
             features = self._features if len(self._sizes) == len(set(self._sizes)) else None   # else perhaps of a masked image
             if features is None:
                 pair = next(image_pairs(self._image, [1.0], self._device, self._classifier.backbone.normalisation))
                 features = self._features_of(pair[:1])
-            logits = self._classifier.head(features)[0].float()
-            values, classes = logits.topk(min(MOST, len(logits)))
-        return list(zip(classes.tolist(), values.tolist(), strict=True))
+            return self._classifier.head(features)[0].float()
+
+
+def most_probable(logits: Tensor) -> list[tuple[int, float]]:
+    """The `MOST` classes, 0-based, with the greatest of the logits (C,), each with its logit, greatest first."""
+    values, classes = logits.topk(min(MOST, len(logits)))
+    return list(zip(classes.tolist(), values.tolist(), strict=True))
 
 
 def rank_of(index: int, facts: Mapping[str, object]) -> int | None:
