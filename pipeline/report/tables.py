@@ -59,7 +59,7 @@ class Table:
     decimals: int = 1
 
     def __post_init__(self) -> None:
-        key = f"tables[{self.caption}]"
+        key = f"tables[{self.caption}]" if self.number is None else f"tables[number={self.number}]"
         for part in (*self.columns, *self.rows):
             require(part.of is None or part.of in titles(), f"{key}.{part.name}.of", part.of, f"one of {', '.join(titles())}")
         for column in self.columns:

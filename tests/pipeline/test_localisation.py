@@ -34,3 +34,7 @@ def test_published_scores_of_boxes_are_compared_beside_those_of_masks():
     found = against(published, scores)
     assert [(row["of"], row["score"], row["difference"]) for row in found["rows"]] == [("make_cam/boxes", "max_box_acc", -1.1)]
     assert found["not_comparable"] == {} and found["first_outside"] == "make_cam"
+    published = Published("a paper", 9, 1.0, {"make_cam": {"max_box_acc": 71.1}}, titles={"make_cam": "CAM without ReLU"})
+    assert against(published, scores)["not_comparable"] == {"the published score of CAM without ReLU is not of CAM": ["CAM"]}
+    scores["make_cam/boxes"]["title"] = "CAM without ReLU"
+    assert len(against(published, scores)["rows"]) == 1
