@@ -140,7 +140,7 @@ def _grid(context: StepContext) -> np.ndarray:
 def _choose(context: StepContext, on_val: np.ndarray | None, grid: np.ndarray) -> Chosen:
     settings = context.settings
     if settings.boxes is Boxes.dt_box:
-        return Chosen(0.0, "none: eval_loc.boxes=dt_box has its own levels")
+        return Chosen(0.0, f"none: {context.name}.boxes=dt_box has its own levels")
     if settings.threshold is not None:
         return Chosen(settings.threshold, f"{context.name}.threshold in the configuration")
     if on_val is not None and not np.isnan(on_val).any():

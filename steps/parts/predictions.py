@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from wsss.cams.method import Features, image_pairs
-from wsss.classifiers.classifier import Classifier
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from wsss.classifiers.classifier import Classifier
 
 MOST = 5   # classes: what top-5 scores need. All 1,000 of ILSVRC would be most of the index
 
@@ -35,6 +39,8 @@ class Seen:
 
     def logits(self) -> Tensor:
         """(C,) float32: of the image at scale 1.0 alone, not of its mirror image."""
+        import torch
+
         with torch.inference_mode():
             features = self._features if len(self._sizes) == len(set(self._sizes)) else None   # else perhaps of a masked image
             if features is None:

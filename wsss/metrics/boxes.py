@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 DT_THRESHOLDS = (20, 100, 110)         # of the grey map: zhoubolei/CAM, py_generate_bbox.py, bbox_threshold
 _EIGHT = np.ones((3, 3), int)          # pixels that touch at a corner are connected, as in OpenCV; those of holes are not
@@ -52,6 +51,8 @@ def contour_boxes(mask: np.ndarray) -> np.ndarray:
     Returns:
         (M, 4) int64; M is 0 for an empty mask.
     """
+    from scipy import ndimage
+
     (y0, x0), part = _cropped(mask)
     labels, number = ndimage.label(part, _EIGHT)
     boxes, holes = _boxes_of(labels), number > 0 and _euler(part) < number
@@ -67,6 +68,8 @@ def contour_boxes(mask: np.ndarray) -> np.ndarray:
 def component_boxes(mask: np.ndarray) -> np.ndarray:
     """The bounding boxes (M, 4) int64 of the 8-connected components of a mask (H, W) bool, the one with most pixels first (CAM
     paper, section 3.2: the box that covers the largest connected component)."""
+    from scipy import ndimage
+
     (y0, x0), part = _cropped(mask)
     labels, _ = ndimage.label(part, _EIGHT)
     boxes = _boxes_of(labels) + np.array([x0, y0, x0, y0])
@@ -107,6 +110,8 @@ def dt_boxes(score: np.ndarray) -> Found:
     Differs from a build with OpenCV before 3.2, whose contours ignore the outermost pixels. Like the program, it does not compare
     the box that follows a removed one. Equal areas keep the order of the contours, which is not defined.
     """
+    from scipy import ndimage
+
     grey, (height, width), boxes = (score * 255).astype(np.uint8), score.shape, []
     for limit in DT_THRESHOLDS:
         mask = grey > limit
@@ -154,6 +159,8 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _boxes_of(labels: np.ndarray) -> np.ndarray:
     """The bounding boxes (M, 4) int64 of the labels 1..M."""
+    from scipy import ndimage
+
     slices = ndimage.find_objects(labels)
     return np.array([(x.start, y.start, x.stop - 1, y.stop - 1) for y, x in slices], np.int64).reshape(-1, 4)
 
@@ -178,6 +185,8 @@ def _euler(mask: np.ndarray) -> int:
 def _gaps(mask: np.ndarray) -> np.ndarray:
     """The 4-connected parts of what is not in a mask, in a frame that is a pixel wider on each side: 1 is outside, others are
     holes."""
+    from scipy import ndimage
+
     return ndimage.label(np.pad(~mask, 1, constant_values=True))[0]
 
 
