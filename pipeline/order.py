@@ -87,6 +87,7 @@ STEPS: tuple[Row, ...] = (
     Row("imported", "maps imported from files"),
     Row("eval_cam", "scores of the maps at every threshold; the thresholds chosen on val", {"maps": ALL_MAPS}),
     Row("eval_faithfulness", "how well the maps say what the classifier looks at", {"maps": ALL_MAPS, "classifier": "train_cam"}),
+    Row("eval_loc", "scores of the boxes of the maps", {"maps": ALL_MAPS}),
     Row("cam_to_ir_label", "confident labels, 255 (ignore) elsewhere", {"seeds": SEEDS, "thresholds": "eval_cam"}),
     Row("train_irn", "the edge and displacement network", {"labels": "cam_to_ir_label", "classifier": CLASSIFIER}),
     Row("make_sem_seg_labels", "pseudo masks", {"seeds": SEEDS, "irn": "train_irn"}, flag="make_sem_seg_pass"),
@@ -154,6 +155,11 @@ def main_masks(names: Sequence[str]) -> str | None:
     return next(iter([*segmenting(names), *(name for name in reversed(names) if BY_NAME[name].MASKS)]), None)
 
 
-def maker(kind: str) -> Row:
-    """The step that makes a kind of result."""
-    return next(row for row in STEPS if kind in (row.name, *row.kinds))
+def scored_kind(key: str) -> str:
+    """The kind of result that a score of a summary is of, from its key: KIND, or KIND/ABOUT (`steps.step.Score`)."""
+    return key.partition("/")[0]
+
+
+def maker(key: str) -> Row:
+    """The step that makes a kind of result, or what a score is of."""
+    return next(row for row in STEPS if scored_kind(key) in (row.name, *row.kinds))

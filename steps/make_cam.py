@@ -106,6 +106,8 @@ def needs(setup: Setup) -> Needs | None:
 
 
 def run(context: StepContext) -> dict[str, Any]:
+    from steps.parts.predictions import Seen, most_probable
+    from wsss.cams.crops import ten_crop_logits
     from wsss.cams.maps import pack, pad_of
     from wsss.cams.method import multi_scale_maps
 
@@ -113,8 +115,10 @@ def run(context: StepContext) -> dict[str, Any]:
     by = _depends_on(methods, context.runtime.precision)
     networks = {gradients: _load(context, gradients) for gradients in {each.gradients for each in (main, *methods.values())}}
 
-    def maps_of(method: CamMethod, image: np.ndarray, classes: list[int]) -> tuple[bytes, dict[str, Any]]:
+    def maps_of(method: CamMethod, image: np.ndarray, classes: list[int],
+                seen: FeatureFunction | None = None) -> tuple[bytes, dict[str, Any]]:
         classifier, features_of = networks[method.gradients]
+        features_of = seen or features_of
         where, crops = (context.runtime.device, classifier.backbone.normalisation), context.settings.crops
         if crops:
             maps = ten_crop_maps(method, classifier, features_of, image, classes, *where)
@@ -135,12 +139,16 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def make(image_id: str) -> Made:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
-        content, facts = maps_of(main, image, classes)
+        classifier, features_of = networks[main.gradients]
+        seen = Seen(classifier, features_of, image, context.runtime.device)
+        content, facts = maps_of(main, image, classes, seen.features_of)
+        logits = ten_crop_logits(classifier, features_of, image, context.runtime.device, classifier.backbone.normalisation) \
+            if context.settings.crops else seen.logits()
         files, more = add(image_id, list(by)) if by else ({}, {})
         height, width = image.shape[:2]
         return {f"{image_id}.npy": content, **files}, {
             "height": height, "width": width, "classes": classes, "scales": scales, **facts, "epsilon": context.settings.epsilon,
-            **more}
+            "predicted": most_probable(logits), **more}
 
     for_each_image(context, make, added=by, add=add)
     return {"title": main.title or main.method}

@@ -12,9 +12,9 @@
 
 Optional, with the defaults at the end of this file: what it makes (`MAPS`, `MASKS`, `INSTANCES`, `MEASURES`), what its results
 depend on (`LOG_ONLY`, `INSTEAD`, `identity`, `added`, `seen_by`, `unused`), lists (`lists`, `TRUTH`, `UNLABELLED`), checks
-(`check`), cost (`needs`), its scores and what the report shows and says (`scores`, `tables`, `shown`, `named`, `advice`, `remarks`), and
-what the actions do with it (`OFFICIAL`, `classify`, `COMMON`, `soft`, `tune`). `prepare(context)` makes the files `COMMON`, which
-all images need, before several shards run at once.
+(`check`), cost (`needs`), its scores and what the report shows and says (`scores`, `tables`, `shown`, `named`, `advice`,
+`remarks`), and what the actions do with it (`OFFICIAL`, `classify`, `COMMON`, `soft`, `tune`). `prepare(context)` makes the files
+`COMMON`, which all images need, before several shards run at once.
 
 The planner imports the module of a step too, so slow imports, above all torch, are inside its functions.
 A step reads artifacts through `context.input(role)` and writes only into `context.folder`. It uses neither the run folder nor
@@ -77,6 +77,12 @@ class Score:
     measures: Mapping[str, str]              # name -> heading; the first is the main one
     values: Mapping[str, Any]
     columns: Mapping[str, str] = field(default_factory=dict)   # name -> heading
+    about: str = ""                          # what else is scored of a kind that another step scores, such as "boxes"
+
+    @property
+    def key(self) -> str:
+        """Of the score among those of a run."""
+        return "/".join(filter(None, (self.kind, self.about)))
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,8 @@ class Line:
 class Curve:
     """A figure with lines; figures of several steps with the same title are drawn as one.
 
-    `section`: of the report, "training", "thresholds" or "faithfulness" (x is in [0, 1] in the last two). `percent`: y is in
-    [0, 1] and drawn in percent.
+    `section`: of the report: "training", "thresholds", "faithfulness" or "localisation" (x is in [0, 1] in the last three).
+    `percent`: y is in [0, 1] and drawn in percent.
     """
 
     title: str
@@ -131,7 +137,8 @@ class Column:
     """A column of the image traces. `ids`: the images that may have a picture.
 
     `read(id)` returns an array, or None if the image has no picture; it may raise WsssError, then only this picture is missing.
-    `draw`: "maps", (K, h, w) in [0, 1] for the K classes of the image in order; "map", one (h, w); "label", (H, W) uint8.
+    `draw`: "maps", (K, h, w) in [0, 1] for the K classes of the image in order; "map", one (h, w); "label", (H, W) uint8;
+    "pictures", (K, H, W, 3) uint8, for the classes.
     """
 
     title: str
@@ -168,7 +175,8 @@ MASKS: Mapping[str, str] = {}
 INSTANCES: Mapping[str, str] = {}
 UNLABELLED = False                           # whether it works on images whose labels are not known
 MEASURES: Mapping[str, str] = {}             # name -> heading of what a SCORE step measures
-TRUTH = "masks"                              # the ground truth of "val", "scored" and "truth": "masks" or "instances"
+TRUTH = "masks"                              # the ground truth of "val", "scored" and "truth": "masks", "instances", "boxes",
+#                                              or "boxes or masks"
 LOG_ONLY: frozenset[str] = frozenset()       # settings that change no result, or name a list, which counts by its content
 INSTEAD: Mapping[str, str] = {}              # role -> the settings to set if no step has that role
 COMMON: tuple[str, ...] = ()                 # files that all images need, made by `prepare`

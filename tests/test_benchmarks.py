@@ -10,6 +10,7 @@ import torch
 from benchmarks import (
     affinity_training,
     cams,
+    downscale,
     extractors,
     gpu,
     growth,
@@ -272,3 +273,10 @@ def test_the_gpu_script_runs_without_a_gpu(tmp_path, capsys, monkeypatch):
     assert all(f"| `{name}` " in said for name in rows) and "| dense CRF |" in said and "| eval_sem_seg | 1 |" in said
     monkeypatch.setattr(gpu, "run_part", None)   # nothing is left to run
     assert gpu.main(words) == 0
+
+
+def test_a_coarser_grid_scores_less(tmp_path, capsys):
+    rows = downscale.main(["--images", "3", "--factors", "1,4,32", "data.n_train=3", "data.n_val=1", f"outputs={tmp_path}"])
+    precisions, accuracies = ([row[column] for row in rows] for column in (1, 2))
+    assert precisions[0] == pytest.approx(1) and accuracies[0] == 1 and precisions[0] > precisions[1] > precisions[2]
+    assert "| 32 | " in capsys.readouterr().out

@@ -27,6 +27,8 @@ _NAMES = {
     "cams.smooth_gradcam_pp": ["SmoothGradCAMpp"],
     "cams.sscam": ["SSCAM"],
     "cams.xgradcam": ["XGradCAM"],
+    "metrics.boxes": ["boxes_above", "component_boxes", "contour_boxes", "dt_boxes"],
+    "metrics.localisation": ["BoxAccuracy", "PixelPrecision"],
     "metrics.instances": ["CocoPrecision", "InstancePrecision"],
     "metrics.semantic": ["Confusion", "ThresholdCounts", "average_precision"],
     "refinement.affinity": ["affinity_losses", "edge_to_affinity"],

@@ -68,7 +68,7 @@ def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dic
         if not ids or purpose == "log" or (row.KIND, purpose) == (IMAGES, "ids"):
             continue
         identity["data"][f"labels of {purpose}"] = dataset.digest_of_labels(ids)
-        for kind in ("images", row.TRUTH) if purpose in ("scored", "truth", "val") else ("images",):
+        for kind in ("images", *row.TRUTH.split(" or ")) if purpose in ("scored", "truth", "val") else ("images",):
             key = f"{kind} of {purpose}"
             digest = getattr(dataset, f"digest_of_{kind}")
             identity["data"][key] = digest(ids) if recorded is None else recorded.get("data", {}).get(key, "unknown")

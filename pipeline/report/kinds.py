@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.order import STEPS, titles
+from pipeline.order import STEPS, scored_kind, titles
 
 N_TONES = 8   # colours and marks of kinds, `--k1` to `--k8` in the style sheet
 
@@ -16,13 +16,15 @@ def measured(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def title_of(summary: Mapping[str, Any], kind: str) -> str:
     """The title of a kind of result: the one in the result of its step (`steps.step`: run), else that of `titles`."""
+    kind = scored_kind(kind)
     result = summary.get("steps", {}).get(kind, {}).get("result") or {}
     return result.get("title", titles().get(kind, kind))
 
 
 def of_runs(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Mapping[str, Any]]:
     """From the scores of several runs one of each kind, for its measures. Its title has those of all runs: "CAM / Grad-CAM"."""
-    by_kind = {kind: [scores[kind] for scores in found if kind in scores] for kind in titles()}
+    keys = dict.fromkeys(key for kind in titles() for scores in found for key in scores if scored_kind(key) == kind)
+    by_kind = {key: [scores[key] for scores in found if key in scores] for key in keys}
     return {kind: {**scores[0], "title": " / ".join(dict.fromkeys(score["title"] for score in scores))}
             for kind, scores in by_kind.items() if scores}
 
@@ -60,7 +62,7 @@ def tones(found: Iterable[str]) -> dict[str, str]:
     """The names of the colours and marks, "k1" to "k8", of kinds that are shown together: by the position among all kinds. Those
     of further methods have what is left, from the last on."""
     fixed, shown = list(titles(further=False)), list(found)
-    named = {kind: f"k{1 + fixed.index(kind) % N_TONES}" for kind in shown if kind in fixed}
+    named = {kind: f"k{1 + fixed.index(scored_kind(kind)) % N_TONES}" for kind in shown if scored_kind(kind) in fixed}
     for kind in shown:
         taken = Counter(named.values())
         named.setdefault(kind, min((f"k{number}" for number in range(N_TONES, 0, -1)), key=lambda tone: taken[tone]))

@@ -101,6 +101,7 @@ def _of_steps(run: RecordedRun, found: Pieces) -> dict[str, Any]:
     names, named = ["background", *run.dataset.classes], tones(measured(run))
     return {"names": names, "thresholds": section(found, "thresholds", named), "training": section(found, "training", named),
             "faithfulness": section(found, "faithfulness", named),
+            "localisation": section(found, "localisation", named),
             "confusion": matrices(of(found, Matrix), names), "steps": step_rows(run), "versions": versions(run),
             "yaml": OmegaConf.to_yaml(run.composed, resolve=True)}
 

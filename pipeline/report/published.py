@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.order import maker, titles
+from pipeline.order import maker, scored_kind, titles
 from pipeline.report.kinds import measures
 from steps.runtime.context import require
 from wsss.data.messages import did_you_mean
@@ -22,13 +22,15 @@ class Published:
     tolerance: float                       # allowed difference in percentage points; our choice, no paper gives one
     scores: dict[str, dict[str, float]]    # kind of result (`pipeline.order.titles`) -> measure of a step -> percent
     images_of: dict[str, int] = field(default_factory=dict)   # kinds of another list than the others -> its number of images
+    titles: dict[str, str] = field(default_factory=dict)      # kinds that another method made -> its title, as "Grad-CAM"
 
     def __post_init__(self) -> None:
         for key, images in {"images": self.images, **{f"images_of.{what}": n for what, n in self.images_of.items()}}.items():
             require(images >= 1, f"published.{key}", images, "at least 1")
         require(self.tolerance >= 0, "published.tolerance", self.tolerance, "at least 0")
-        for key, what in [("images_of", what) for what in self.images_of] + [("scores", what) for what in self.scores]:
-            require(what in titles(), f"published.{key}", what, _one_of(what, titles()))
+        for place in ("images_of", "titles", "scores"):
+            for what in getattr(self, place):
+                require(what in titles(), f"published.{place}", what, _one_of(what, titles()))
         for what, scores in self.scores.items():
             for name, value in scores.items():
                 require(name in measures(), f"published.scores.{what}", name, _one_of(name, measures()))
@@ -50,7 +52,8 @@ def not_comparable(published: Published, kind: str, scores: Mapping[str, Any]) -
     images, row = published.images_of.get(kind, published.images), maker(kind)
     if scores["images"] != images:
         return f"published scores are of {images:,} images, here {scores['images']:,} were scored"
-    if scores["title"] not in (title := row.results[row.kinds[kind]], titles()[kind]):
+    title = published.titles.get(kind, row.results[row.kinds[kind]])
+    if scores["title"] != title and (kind in published.titles or scores["title"] != titles()[kind]):
         return f"the published score of {title} is not of {scores['title']}"
     return ""
 
@@ -65,12 +68,11 @@ def against(published: Published, measured: dict[str, dict[str, Any]]) -> dict[s
     rows: list[dict[str, Any]] = []
     refused: dict[str, list[str]] = {}
     for of, scores in measured.items():
-        if of not in published.scores:
-            continue
-        if why := not_comparable(published, of, scores):
+        wanted = {score: value for score, value in published.scores.get(scored_kind(of), {}).items() if score in scores}
+        if wanted and (why := not_comparable(published, scored_kind(of), scores)):
             refused.setdefault(why, []).append(scores["title"])
             continue
-        for score, value in published.scores[of].items():
+        for score, value in wanted.items():
             if scores.get(score) is None:
                 continue
             difference = 100 * scores[score] - value

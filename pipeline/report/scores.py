@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.order import scored_kind
 from pipeline.plan.plan import DONE
 from pipeline.report import kinds, thumbnails
 from pipeline.report.images import ImageScores
 from pipeline.report.published import not_comparable
-from pipeline.report.tables import cell, load_papers, measured_cells
+from pipeline.report.tables import load_papers, measured_cells
 from pipeline.runfolder.recorded import RecordedRun
 from wsss.errors import WsssError
 from wsss.text import duration, in_cell, mib
@@ -74,22 +75,23 @@ def published_tables(run: RecordedRun) -> list[dict[str, Any]]:
     for paper in load_papers() if published else ():
         if not any(run.config.experiment_name in table.experiments for table in paper.tables):
             continue
-        comparable = {kind: scores for kind, scores in measured(run).items() if not not_comparable(published, kind, scores)}
+        comparable = {key: scores for key, scores in measured(run).items()
+                      if not not_comparable(published, scored_kind(key), scores)}
         for table in paper.tables:
             cells = measured_cells(table, run.config.experiment_name, comparable)
-            found.append({"number": table.number, "caption": table.caption, "paper": paper.paper, "notes": table.notes,
+            found.append({"title": table.title, "paper": paper.paper, "notes": table.notes,
                           "columns": [column.name for column in table.columns], "measured": len(cells),
                           "of_experiment": run.config.experiment_name in table.experiments, "rows": [
                               {"group": row.group if i == 0 or row.group != table.rows[i - 1].group else None, "name": row.name,
-                               "note": table.note(row), "cells": [_published_cell(value, cells.get((i, j)))
+                               "note": table.note(row), "cells": [_published_cell(table.cell(value), value, cells.get((i, j)))
                                                                   for j, value in enumerate(row.values)]}
                               for i, row in enumerate(table.rows)]})
     return found
 
 
-def _published_cell(value: float | None, here: float | None) -> dict[str, Any]:
+def _published_cell(text: str, value: float | None, here: float | None) -> dict[str, Any]:
     beside = None if here is None else f"here {here:.1f}" + (f" ({round(here - value, 2):+.1f})" if value is not None else "")
-    return {"value": cell(value), "here": beside}
+    return {"value": text, "here": beside}
 
 
 def class_rows(run: RecordedRun) -> tuple[dict[str, str], list[dict[str, Any]]]:

@@ -3,6 +3,7 @@
     python -m pipeline.report.tables > docs/published.md      writes that page
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.helptext import CONF
-from pipeline.order import titles
+from pipeline.order import scored_kind, titles
 from pipeline.report.kinds import measures
 from steps.runtime.context import require
 from wsss.errors import ConfigError
@@ -45,17 +46,20 @@ class Row:
 
 @dataclass
 class Table:
-    """`marks`: footnotes of rows, key -> text. `notes`: remarks about the whole table."""
+    """`number`: in the paper; None: not known. `marks`: footnotes of rows, key -> text. `notes`: remarks about the whole table.
+    `percent`: whether the values are in percent. `decimals`: of the values as printed."""
 
-    number: int
     caption: str
     columns: list[Column]
     rows: list[Row]
+    number: int | None = None
     marks: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    percent: bool = True
+    decimals: int = 1
 
     def __post_init__(self) -> None:
-        key = f"tables[number={self.number}]"
+        key = f"tables[{self.caption}]" if self.number is None else f"tables[number={self.number}]"
         for part in (*self.columns, *self.rows):
             require(part.of is None or part.of in titles(), f"{key}.{part.name}.of", part.of, f"one of {', '.join(titles())}")
         for column in self.columns:
@@ -64,8 +68,8 @@ class Table:
         for row in self.rows:
             require(len(row.values) == len(self.columns), f"{key}.{row.name}.values", row.values,
                     f"{len(self.columns)} values, one per column")
-            require(all(value is None or 0 <= value <= 100 for value in row.values), f"{key}.{row.name}.values", row.values,
-                    "percent, from 0 to 100, or null")
+            require(all(value is None or 0 <= value <= (100 if self.percent else math.inf) for value in row.values),
+                    f"{key}.{row.name}.values", row.values, "percent, from 0 to 100, or null")
             require(set(row.marks) <= set(self.marks), f"{key}.{row.name}.marks", row.marks,
                     f"keys of the table's marks ({', '.join(self.marks) or 'none'})")
 
@@ -73,6 +77,15 @@ class Table:
     def experiments(self) -> list[str]:
         """The experiments that measure a cell."""
         return list(dict.fromkeys(name for row in self.rows for name in row.experiments))
+
+    @property
+    def title(self) -> str:
+        return self.caption if self.number is None else f"Table {self.number}. {self.caption}"
+
+    def cell(self, value: float | None) -> str:
+        """A published value as text."""
+        text = "–" if value is None else f"{value:.{self.decimals}f}"
+        return text if value is None or float(text) == value else f"{value:g}"
 
     def note(self, row: Row) -> str:
         """The text of the footnotes of a row."""
@@ -117,43 +130,39 @@ def measured_cells(table: Table, experiment: str | None,
         for j, column in enumerate(table.columns):
             if experiment not in row.experiments or column.experiments and experiment not in column.experiments:
                 continue
-            scores = measured.get(column.of or row.of or "") or {}
-            value = scores.get(column.score or "")
+            of = column.of or row.of or ""
+            value = next((scores[column.score] for key, scores in measured.items()
+                          if scored_kind(key) == of and column.score in scores), None)
             if value is not None:
                 found[i, j] = 100 * value
     return found
 
 
-def cell(value: float | None) -> str:
-    """A published value as text."""
-    return "–" if value is None else f"{value:.1f}"
-
-
 def markdown(papers: tuple[Paper, ...]) -> str:
     """The tables as a Markdown page."""
     lines = ["# Published scores", "", f"<!-- made by: {COMMAND} -->", "",
-             "The tables of the papers that the experiments reproduce, as printed, in percent; – is not published. The data is "
-             "in `conf/published_*.yaml`. The [report](report.md) of such an experiment shows them with the measured scores; "
-             "[recipes.md](recipes.md) describes how the two are compared."]
+             "The tables of the papers that the experiments reproduce, as printed, in percent if not said otherwise; – is not "
+             "published. The data is in `conf/published_*.yaml`. The [report](report.md) of such an experiment shows them with "
+             "the measured scores; [recipes.md](recipes.md) describes how the two are compared."]
     for paper in papers:
         lines += ["", f"## {paper.paper.rpartition('(')[2].rstrip(')')}", "", f"[{paper.paper}]({paper.link})"]
         for table in paper.tables:
-            lines += ["", f"### Table {table.number}. {table.caption}", "", *_rows(table), "", *_below(table)]
+            lines += ["", f"### {table.title}", "", *_rows(table), "", *_below(table)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _rows(table: Table) -> list[str]:
     grouped, marked = any(row.group for row in table.rows), any(row.marks for row in table.rows)
     head = [*[""] * (1 + grouped), *(column.name for column in table.columns), *["note"] * marked]
-    rows = [[*([row.group or ""] if grouped else []), row.name, *map(cell, row.values), *([table.note(row)] if marked else [])]
-            for row in table.rows]
+    rows = [[*([row.group or ""] if grouped else []), row.name, *map(table.cell, row.values),
+             *([table.note(row)] if marked else [])] for row in table.rows]
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def _below(table: Table) -> list[str]:
     experiments = ", ".join(f"`experiment={name}`" for name in table.experiments)
     return [" ".join([*table.notes, f"Measured by {experiments}." if experiments else
-                      "Not measured here: the pipeline ends at the pseudo masks."])]
+                      "Not measured here."])]
 
 
 if __name__ == "__main__":

@@ -66,8 +66,9 @@ class TraceMaker:
             if column.draw == "label":
                 masks[title], first[title] = array, thumbnails.label(array, SIDE)
                 continue
-            for (_, shown), values in zip(trace.rows, array if column.draw == "maps" else [array]):
-                shown[title] = thumbnails.heat(values, image, SIDE)
+            for (_, shown), values in zip(trace.rows, [array] if column.draw == "map" else array):
+                picture = thumbnails.image(values, SIDE) if column.draw == "pictures" else thumbnails.heat(values, image, SIDE)
+                shown[title] = picture
         if image_id in run.dataset.mask_files:
             truth = run.dataset.mask(image_id)
             first[TRUTH] = thumbnails.label(truth, SIDE)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.order import made_from, titles
+from pipeline.order import made_from, scored_kind, titles
 from pipeline.plan.plan import DONE, NOTHING, PlannedStep
 from pipeline.report import stages
 from pipeline.report.kinds import grouped, main_name, measured, title_of
@@ -42,8 +42,8 @@ def _html_row(cells: Sequence[str], tag: str) -> str:
 def build_summary(config: Any, folder: RunFolder, plan: list[PlannedStep], classes: tuple[str, ...]) -> dict[str, Any]:
     """The summary of all results that are up to date.
 
-    "scores": kind of result -> title, kind of the maps that it was made from, step that scored it, measures and values;
-    "unscored": step -> the ground truth that its list lacks; "tables": those of the steps that have some.
+    "scores": kind of result (`Score.key`) -> title, kind of the maps that it was made from, step that scored it, measures and
+    values; "unscored": step -> the ground truth that its list lacks; "tables": those of the steps that have some.
     """
     summary: dict[str, Any] = {"name": str(folder.path.name), "classes": ["background", *classes], "steps": {}, "scores": {}}
     found: dict[str, dict[str, Any]] = {}
@@ -56,10 +56,10 @@ def build_summary(config: Any, folder: RunFolder, plan: list[PlannedStep], class
                                           ("fingerprint", "seconds", "images", "peak_memory_mb", "disk_mb", "result")}
         if planned.step.KIND == SCORE:
             planned.step.reader(place, len(classes))
-            found |= {score.kind: _scored(planned.name, score) for score in planned.step.scores(place)}
+            found |= {score.key: _scored(planned.name, score) for score in planned.step.scores(place)}
             tables += [asdict(table) for table in planned.step.tables(place)]
-    summary["scores"] = {kind: {"title": title_of(summary, kind), "made_from": made_from(config, kind), **found[kind]}
-                         for kind in titles() if kind in found}
+    summary["scores"] = {key: {"title": title_of(summary, key), "made_from": made_from(config, key), **found[key]}
+                         for kind in titles() for key in found if scored_kind(key) == kind}
     if tables:
         summary["tables"] = tables
     summary["unscored"] = {planned.name: planned.step.TRUTH for planned in plan if planned.state == NOTHING}

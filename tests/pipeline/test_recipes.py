@@ -189,7 +189,7 @@ def test_the_summary_shows_the_published_scores_and_the_first_step_outside():
     assert "are of 2 images, here 1,464 were scored: no comparison" in text
 
 
-ROOTED = ("voc12", "coco14", "folder_seg", "folder_seg_bound", "_deeplab", "_upernet")   # of a data set that has no default folder
+ROOTED = ("voc12", "coco14", "folder_seg", "folder_seg_bound", "folder_loc", "_deeplab", "_upernet", "_cub", "_openimages", "_ilsvrc")   # of a data set that has no default folder
 EVERY_CHOICE = sorted(f"{group}={path.stem}" for group in ("recipe", "experiment") for path in (ROOT / f"conf/{group}").glob("*.yaml")
                       if path.stem != "base")
 

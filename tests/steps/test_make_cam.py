@@ -9,7 +9,9 @@ import torch
 from pipeline import Pipeline
 from pipeline.order import BY_NAME
 from steps.runtime.artifacts import Maps
+from steps.runtime.networks import load_classifier
 from wsss.cams.method import CamMethod
+from wsss.data.images import normalise
 from wsss.errors import ConfigError
 
 
@@ -108,3 +110,31 @@ def test_crops_are_part_of_the_identity_only_if_there_are_some(outputs):
 def test_impossible_crops_are_refused(words, message):
     with pytest.raises(ConfigError, match=message):
         Pipeline.compose("experiment=smoke", *words)
+
+
+class Twice(Ramp):
+    """Asks for the features of another image of the same size after those of the image."""
+
+    def maps(self, net, features_of, pair, classes):
+        features_of(pair), features_of(torch.zeros_like(pair))
+        return super().maps(net, features_of, pair, classes)
+
+
+@pytest.mark.parametrize(("scales", "cam", "forwards"), [
+    ([1.0, 0.5], "cam=cam", 2), ([0.5, 2.0], "cam=cam", 3), ([1.0, 0.5], Twice(16), 5), ([1.0, 0.5], Ramp(16), 1)])
+def test_the_predicted_classes_are_those_of_the_image_alone(smoke, outputs, tmp_path, monkeypatch, scales, cam, forwards):
+    context = smoke().recorded(outputs / "smoke").context("make_cam")
+    (folder := tmp_path / "make_cam").mkdir()
+    context = replace(context, folder=folder, lists={"ids": context.ids[:1]}, settings=replace(context.settings, scales=scales),
+                      methods=context.methods if cam == "cam=cam" else {"cam": cam})
+    classifier, batches = load_classifier(context), []
+    classifier.backbone.register_forward_hook(lambda _, inputs, output: batches.append(len(inputs[0])))
+    monkeypatch.setattr("steps.runtime.networks.load_classifier", lambda *_: classifier)
+    BY_NAME["make_cam"].run(context)
+    assert len(batches) == forwards
+    image = normalise(context.dataset.image(context.ids[0]), "cpu", classifier.backbone.normalisation)[None]
+    with torch.inference_mode():
+        expected = classifier(image)[0].sort(descending=True)
+    predicted = Maps(folder).facts(context.ids[0])["predicted"]
+    assert [index for index, _ in predicted] == expected.indices[:5].tolist()
+    assert [logit for _, logit in predicted] == pytest.approx(expected.values[:5].tolist(), rel=1e-4, abs=1e-5)

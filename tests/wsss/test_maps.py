@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wsss.cams.maps import at_size, grids, pack, pad_of, rebuild, unpack
+from wsss.cams.maps import at_size, grids, in_frame, pack, pad_of, rebuild, unpack
 from wsss.errors import ArgumentError
 
 SIZES = [(375, 500), (97, 131), (1, 1), (16, 17), (700, 3)]
@@ -141,6 +141,28 @@ def test_negative_values_are_kept_and_never_become_foreground():
     rebuilt = built(packed, 30, 50, "full")
     torch.testing.assert_close(rebuilt[0], official(maps, 30, 50, "full")[0], rtol=0, atol=1e-2)
     assert rebuilt[0].max() == 1 and rebuilt[0].min() < 0 and rebuilt[1].max() < 0
+
+
+def unit(m):
+    return (m - m.amin((1, 2), keepdim=True)) / (m - m.amin((1, 2), keepdim=True)).amax((1, 2), keepdim=True)
+
+
+def test_maps_in_an_evaluation_frame():
+    [coarse, fine] = random_maps(224, 224, stride=16)[:2]
+    big = [F.interpolate(m[None], (224, 224), mode="bicubic", align_corners=False)[0] for m in (coarse, fine)]
+    found = in_frame([coarse, fine], (224, 224), (224, 224), pad=16, cubic=True)
+    torch.testing.assert_close(found, unit(big[0] + big[1]))
+    assert found.amin((1, 2)).tolist() == [0, 0] and found.amax((1, 2)).tolist() == [1, 1]
+    # F-CAM: brought to [0, 1] before the bilinear resize, so that the maximum, between two centres of cells, is below 1
+    first = in_frame([coarse], (224, 224), (224, 224), normalise_first=True)
+    torch.testing.assert_close(first, F.interpolate(unit(coarse)[None], (224, 224), mode="bilinear", align_corners=False)[0])
+    assert in_frame([unit(coarse)], (30, 30), (30, 30), normalise_first=True).max() <= 1
+    # the last cells reach beyond an image of 30 x 50 px
+    odd = random_maps(30, 50)[0]
+    cropped = F.interpolate(odd[None], (32, 64), mode="bilinear", align_corners=False)[0][:, :30, :50]
+    torch.testing.assert_close(in_frame([odd], (30, 50), (15, 25), pad=16),
+                               unit(F.interpolate(cropped[None], (15, 25), mode="bilinear", align_corners=False)[0]))
+    assert in_frame([torch.ones(1, 3, 3)], (9, 9), (9, 9)).max() == 0 and in_frame([odd[:0]], (30, 50), (9, 9), cubic=True).shape == (0, 9, 9)
 
 
 def test_no_class():

@@ -137,6 +137,49 @@ def rebuild(
     return total.div_(_divisor(peak)[:, None, None])
 
 
+def in_frame(
+    maps: Sequence[Tensor],
+    size: Sequence[int],
+    frame: Sequence[int],
+    *,
+    pad: int = 1,
+    cubic: bool = False,
+    normalise_first: bool = False,
+) -> Tensor:
+    """The sum of maps on several grids in an evaluation frame, as score maps.
+
+    Args:
+        maps: per grid (K, h, w), as of `unpack`, on the CPU; K may be 0.
+        size: (H, W) of the network's input.
+        frame: (H', W') of the result. The grids are resized to the input, padded to multiples of `pad` (`rebuild`), and this to
+            the frame if it has another size.
+        cubic: resize by bicubic interpolation (a = -0.75, as `cv2.INTER_CUBIC`; wsolevaluation `inference.py`), else bilinear.
+        normalise_first: each grid is brought to [0, 1] before it is resized and the result is their mean (F-CAM,
+            `dlib/cams/fcam.py`); then its maximum may be below 1. Else the result is brought to [0, 1].
+
+    Returns:
+        (K, H', W') float32 in [0, 1]: minus its minimum, divided by its maximum; a constant map is 0.
+    """
+    def resized(each: Tensor, target: Sequence[int]) -> Tensor:
+        if not cubic or not len(each) or each.shape[1:] == tuple(target):
+            return resize(each, target)
+        return torch.nn.functional.interpolate(each[None], size=tuple(target), mode="bicubic", align_corners=False)[0]
+
+    padded = [pad * math.ceil(side / pad) for side in size]
+    grids = [_to_unit(each.float()) for each in maps] if normalise_first else [each.float() for each in maps]
+    total = torch.stack([resized(each, padded) for each in grids]).sum(0)[:, : size[0], : size[1]]
+    total = resized(total, frame)
+    return (total / len(grids)).clamp(0, 1) if normalise_first else _to_unit(total)
+
+
+def _to_unit(maps: Tensor) -> Tensor:
+    """Each map (K, h, w) minus its minimum, divided by its maximum; a constant one is 0."""
+    if not len(maps):
+        return maps
+    maps = maps - maps.amin((1, 2), keepdim=True)
+    return maps / _divisor(maps.amax((1, 2), keepdim=True))
+
+
 def at_size(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Resize maps (K, H, W) to (H', W'), bilinear with align_corners=False; unchanged if they have that size. K may be 0."""
     return resize(maps, size)
