@@ -28,6 +28,7 @@ Groups, each chosen by group=option:
 Any key can be set by key=value (seed=1, STEP.KEY=VALUE); `--cfg job` prints all keys and values.
 Shell completion of keys and groups, here in bash: eval "$(python run_pipeline.py -sc install=bash)"
 """
+MOST_NAMED = 4   # experiments beside a step, those with the shortest names
 
 
 def help_text() -> str:
@@ -45,7 +46,9 @@ def _steps() -> str:
                   f"({' '.join(flags[name] for name in default)}); or from_step=STEP, to_step=STEP."]
     further: dict[str, list[str]] = {}   # the experiments that have them -> steps
     for name in (name for name in BY_NAME if name not in default):
-        where = " or ".join(f"experiment={experiment}" for experiment, steps in of_experiments.items() if name in steps)
+        having = sorted((experiment for experiment, steps in of_experiments.items() if name in steps), key=len)
+        more = f" and {len(having) - MOST_NAMED} more" if having[MOST_NAMED:] else ""
+        where = f"experiment={' | '.join(having[:MOST_NAMED])}{more}" if having else ""
         further.setdefault(where or "no experiment, add them by steps=[...]", []).append(name)
     paragraphs += [f"Further steps, in {where}: {', '.join(names)} ({' '.join(flags[name] for name in names)})"
                    for where, names in further.items()]

@@ -92,7 +92,7 @@ def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, 
     fallback, if the recipe has one, also stands for a choice on val where every threshold has the same mIoU."""
     if setting is not None:
         return Chosen(setting, f"{key} in the configuration")
-    if val_counts is not None and val_counts.is_flat and fallback is not None:
+    if val_counts is not None and len(set(val_counts.miou_curve())) == 1 and fallback is not None:
         return Chosen(fallback, flat(n_val))
     if val_counts is not None:
         return Chosen(val_counts.best()[0], f"best mIoU on the masks of {n_val} val images")

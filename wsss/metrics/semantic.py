@@ -25,8 +25,7 @@ MEASURES = {"miou": "mIoU", "fp": "FP", "fn": "FN", "precision": "precision", "r
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a confusion matrix. Undefined values are None and left out of means; all are, if no pixel of the ground truth
-    is of a class.
+    """The scores of a confusion matrix. Undefined values are None and left out of means; all are, if the truth has no class.
 
     gt_j, pred_j, tp_j are the pixels of class j and union_j = gt_j + pred_j - tp_j. `fp` and `fn` as in LPCAM, table 1.
     """
@@ -203,11 +202,6 @@ class ThresholdCounts:
     def miou_curve(self) -> list[float | None]:
         """The mIoU at each threshold, (T,)."""
         return [self.scores(i).miou for i in range(len(self.thresholds))]
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether the mIoU is the same at every threshold, so that none is better than another."""
-        return len(set(self.miou_curve())) == 1
 
     def best(self) -> tuple[float, Scores]:
         """(threshold, scores) of the greatest mIoU, at the lowest such threshold. Raises DataError if no pixel was counted."""

@@ -34,6 +34,8 @@ def fold_batch_norm(network: nn.Module, key: str | None = None) -> nn.Module:
     for conv, norm in pairs:
         convolution: Any = network.get_submodule(conv)
         layer: Any = network.get_submodule(norm)
+        if not isinstance(layer, nn.BatchNorm2d):
+            continue   # folded before
         network.set_submodule(conv, fuse_conv_bn_eval(convolution, layer))
         network.set_submodule(norm, getattr(layer, "act", nn.Identity()))
     return network

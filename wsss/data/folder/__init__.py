@@ -67,14 +67,7 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
     _warn_left_out(root, images, found)
     lists, origin = make_lists(root, images, found.labels, val_fraction, found.parts)
     images = {image_id: images[image_id] for image_id in lists["all"]}
-    source: MaskSource | None = None
-    if folder:
-        masks, undrawn = complete({i: file for i, file in masks.items() if i in images}, lists, found.labels, root / folder)
-        source = _source(root, masks, images, found.classes, table)
-        drawn = f"{len(masks) - undrawn} in {folder}/" + (f", {undrawn} images without class need none" if undrawn else "")
-    else:
-        masks, source = _drawn(found, lists), DrawnMasks(found.drawings)
-        drawn = f"{len(masks)} drawn from {found.source}" if masks else "none"
+    masks, source, drawn = _masks(root, folder, masks, images, found, lists, table)
     numbered = find_objects(root)
     annotations = find_boxes(root)
     compared = {file: file for file in ("labels.csv", "classes.txt") if annotations and (root / file).exists()}   # with the boxes
@@ -94,6 +87,17 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
     return Dataset(name=name, root=root, classes=found.classes, lists=lists, labels=found.labels, image_files=images,
                    mask_files=masks, mask_source=source if masks else None, max_side=max_side, objects=objects, box_lists=boxes,
                    levels=levels, max_pixels=max_pixels, read_from=read_from)
+
+
+def _masks(root: Path, folder: str, files: Mapping[str, str], images: Mapping[str, str], found: Found,
+           lists: Mapping[str, tuple[str, ...]], table: Colours | None) -> tuple[dict[str, str], MaskSource, str]:
+    """The masks of the images, how they are read, and in words where they are from."""
+    if not folder:
+        masks = _drawn(found, lists)
+        return masks, DrawnMasks(found.drawings), f"{len(masks)} drawn from {found.source}" if masks else "none"
+    masks, undrawn = complete({i: file for i, file in files.items() if i in images}, lists, found.labels, root / folder)
+    none = f", {undrawn} images without class need none" if undrawn else ""
+    return masks, _source(root, masks, images, found.classes, table), f"{len(masks) - undrawn} in {folder}/{none}"
 
 
 def _warn_left_out(root: Path, images: Mapping[str, str], found: Found) -> None:
