@@ -269,8 +269,7 @@ def _check_labels(pixels: np.ndarray, n_classes: int, name: str) -> None:
     if len(wrong):
         raise DataError(
             f"{name} holds the labels {wrong[:5].tolist()} in {pixels[wrong].sum()} pixels, expected 0 (background), "
-            f"1 to {n_classes} and 255 (ignore); check the class list, and that the file holds class numbers, not colours"
-        )
+            f"1 to {n_classes} and 255 (ignore); check the class list, and that the file holds class numbers, not colours")
 
 
 def _checked_n_classes(n_classes: int) -> int:
