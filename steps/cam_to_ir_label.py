@@ -11,13 +11,13 @@ from enum import Enum
 from typing import Any
 
 from steps.parts.official import OfficialLabels
-from steps.parts.shown import label_column
+from steps.parts.shown import adjustable_maps, label_column
 from steps.parts.thresholds import FALLBACK, SCORES, confident_pair, read_chosen, require_fallback
 from steps.parts.tuning import Tuned, Tuning, confident, confident_lines
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, PER_MAP, Column, Needs, Setup, StepSettings, facts
+from steps.step import IMAGES, PER_MAP, Adjustable, Column, Needs, Setup, StepSettings, facts
 from wsss.data.images import encode_mask
 
 VERSION = 1
@@ -149,5 +149,8 @@ def _value(threshold: float | None) -> str:
     return "never" if threshold is None else f"{threshold:g}"
 
 
-def shown(context: StepContext) -> Iterator[Column]:
+def shown(context: StepContext) -> Iterator[Column | Adjustable]:
     yield label_column(context, "confident label")
+    if context.reads("seeds") and context.folder.exists():
+        yield adjustable_maps("confident labels", Maps(context.input("seeds")),
+                              {f"{context.name}.conf_fg": None, f"{context.name}.conf_bg": None}, "the dense CRF")

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steps.parts.shown import ON_SCORED, ON_VAL, threshold_curve
+from steps.parts.shown import ON_SCORED, ON_VAL, adjustable_maps, threshold_curve
 from steps.parts.thresholds import SCORES, Chosen, choose, count_maps, read_chosen, require_fallback
 from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, Tuned, Tuning, at, confident_curve, rows_of, scored, tuning_curve
 from steps.runtime.artifacts import Maps, check_keys, read_arrays, read_json, write_arrays, write_json
 from steps.runtime.context import Source, StepContext, require
 from steps.runtime.setup import val_with_masks
-from steps.step import PER_MAP, SCORE, Curve, Line, Lists, Needs, Score, Setup, StepSettings, facts
+from steps.step import PER_MAP, SCORE, Adjustable, Curve, Line, Lists, Needs, Score, Setup, StepSettings, facts
 from wsss.metrics.semantic import MEASURES, THRESHOLDS, ThresholdCounts
 
 VERSION = 1
@@ -157,8 +157,8 @@ def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
     return Tuned(result, lines, words, {"thresholds.csv": [("maps", *names), *rows]}, [tuning_curve(result)])
 
 
-def shown(context: StepContext) -> Iterator[Curve]:
-    """The mIoU at every threshold on the scored images and, of the kinds that were counted on it, on val."""
+def shown(context: StepContext) -> Iterator[Curve | Adjustable]:
+    """The mIoU at every threshold on the scored images and, of the kinds that were counted on it, on val; the thresholds to try."""
     if not (context.folder / SCORES).exists():
         return
     content, lines = read_json(context.folder / SCORES), []
@@ -174,3 +174,7 @@ def shown(context: StepContext) -> Iterator[Curve]:
             curve = ThresholdCounts(len(context.dataset.classes), grid, found).miou_curve()
             lines.append(Line(grid, curve, kind=kind, marks=[(choice["threshold"], True)]))
     yield from threshold_curve(ON_VAL, lines)
+    for kind, maps in read_maps(context.inputs.get("maps", ())).items():
+        if kind in content["chosen"]:
+            in_use = content["chosen"][kind]["threshold"]
+            yield adjustable_maps("", maps, {f"{context.name}.threshold.{kind}": in_use}, kind=kind)

@@ -25,7 +25,7 @@ from steps.runtime.artifacts import Labels, encode_array, read_array
 from steps.runtime.context import StepContext, require
 from steps.runtime.inference import Made, for_each_image
 from steps.runtime.setup import val_with_masks
-from steps.step import IMAGES, PER_MAP, Column, Curve, Lists, Needs, Setup, StepSettings, Table, facts
+from steps.step import IMAGES, PER_MAP, Adjustable, Column, Curve, Lists, Needs, Setup, StepSettings, Table, facts
 from wsss.data.ids import union
 from wsss.data.images import encode_mask
 from wsss.errors import ConfigError
@@ -192,10 +192,11 @@ def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
     return tune_walk(context, tuning)
 
 
-def shown(context: StepContext) -> Iterator[Column | Curve | Table]:
-    """Edge map, refined maps and pseudo mask of each image, and the choice on val."""
-    from steps.parts.refining import refined_columns
+def shown(context: StepContext) -> Iterator[Column | Curve | Table | Adjustable]:
+    """Edge map, refined maps and pseudo mask of each image, the choice on val, and the background threshold to try."""
+    from steps.parts.refining import adjustable_threshold, refined_columns
 
     yield from refined_columns(context)
     yield label_column(context, "pseudo mask")
     yield from choice_on_val(context)
+    yield from adjustable_threshold(context, "pseudo masks", f"{context.name}.bg_threshold")

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from pipeline.plan.fingerprint import as_set
 from pipeline.report import figures, thumbnails
-from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_traces, gallery_tile
+from pipeline.report.gallery import SIDE, TAGS, MaskReader, choose_shown, choose_traces, gallery_tile
 from pipeline.report.images import ImageScores, score_images
 from pipeline.report.kinds import title_of, tone
 from pipeline.report.pieces import Pieces, matrices, of, pieces, section
@@ -29,6 +29,7 @@ from pipeline.report.scores import (
     step_rows,
     versions,
 )
+from pipeline.report.slider import slider
 from pipeline.report.stage_images import StageImages, compare_stages, stage_sections
 from pipeline.report.stages import MARGIN
 from pipeline.report.traces import Trace, TraceMaker
@@ -40,7 +41,7 @@ from wsss.files import write_text
 
 FOLDER, FILE = "report", "report.html"
 MOST_MISSING = 12   # lines about missing parts
-VERSION = 5   # raised when the page of an unchanged run changes
+VERSION = 6   # raised when the page of an unchanged run changes
 
 
 def report_path(run_folder: Path) -> Path:
@@ -81,7 +82,7 @@ def _content(run: RecordedRun, progress: Callable[[int, int, str], None]) -> dic
         "histogram": figures.histogram(scores.miou, f"{len(scores.ids):,} images") if len(scores.ids) > 1 else None,
         "stage_images": stage_images, "stage_sections": stage_sections(run, stage_images, missing),
         "traces": traces, "tiles": tiles, "tags": TAGS, "images_scored": len(scores.ids), "errors": thumbnails.ERRORS,
-        "sheets": draw(run.dataset, found), **_of_scores(run), **_of_steps(run, found)}
+        "slider": slider(run, found, shown, missing), "side": SIDE, "sheets": draw(run.dataset, found), **_of_scores(run), **_of_steps(run, found)}
     if len(missing) > MOST_MISSING:
         missing[MOST_MISSING:] = [f"and {len(missing) - MOST_MISSING} more"]
     return content

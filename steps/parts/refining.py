@@ -16,7 +16,7 @@ from steps.runtime.concurrency import max_concurrent
 from steps.runtime.context import StepContext, require_prepared
 from steps.runtime.networks import WEIGHTS, load_irn, network_input
 from steps.runtime.store import Store
-from steps.step import Column
+from steps.step import Adjustable, Column
 from wsss.cams.maps import at_size, from_stride_4
 from wsss.errors import ArgumentError, ArtifactError
 from wsss.metrics.semantic import Confusion
@@ -261,3 +261,22 @@ def refined_columns(context: StepContext) -> Iterator[Column]:
                 yield Column("edge map", "map", shown.ids, partial(shown, "edge"))
             yield Column(method.maps_title or method.maps_name, "maps", shown.ids, partial(shown, method.maps_name))
             return
+
+
+def adjustable_threshold(context: StepContext, title: str, setting: str) -> Iterator[Adjustable]:
+    """The maps of the refiner of finished masks before the background threshold: the seed maps, or what it makes of them."""
+    path = context.folder / THRESHOLD
+    chosen = read_chosen(path) if path.exists() else {}
+    if chosen.get("threshold") is None or not context.reads("seeds"):   # None: imported masks
+        return
+    method = recorded_refiner(context, chosen)
+    if method.reads_irn and method.maps_name and not (context.reads("irn") and (context.input("irn") / WEIGHTS).exists()):
+        return
+    refining = Refining(context, [method])
+
+    def read(image_id: str, size: Sequence[int]) -> tuple[Tensor, list[int]]:
+        refined = refining.refined(refining.image(image_id), method)
+        full = refining.in_size(image_id, refined, context.dataset.size(image_id))
+        return at_size(full, size), refining.maps.classes(image_id)
+    yield Adjustable(title, refining.maps.index, read, {setting: chosen["threshold"]},
+                     f"the second part of refiner={chosen['refiner']}" if method.after_threshold else "")
