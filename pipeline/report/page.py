@@ -38,6 +38,7 @@ from steps.runtime.context import own_methods, settings_of
 from steps.step import Matrix
 from wsss.families import FAMILIES
 from wsss.files import write_text
+from wsss.palette import IGNORE, VOC_PALETTE
 
 FOLDER, FILE = "report", "report.html"
 MOST_MISSING = 12   # lines about missing parts
@@ -178,5 +179,5 @@ def _environment() -> Environment:
     environment = Environment(loader=PackageLoader("pipeline.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
                               undefined=StrictUndefined)
     environment.filters["percent"] = percent
-    environment.globals |= {"colour": thumbnails.colour, "tone": tone}
+    environment.globals |= {"colour": thumbnails.colour, "tone": tone, "ignored": f"#{VOC_PALETTE[IGNORE].tobytes().hex()}"}
     return environment

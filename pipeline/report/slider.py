@@ -20,7 +20,7 @@ from pipeline.report.scores import safely
 from pipeline.runfolder.recorded import RecordedRun
 from steps.step import Adjustable
 from wsss.metrics.semantic import THRESHOLDS
-from wsss.palette import IGNORE
+from wsss.palette import IGNORE, VOC_PALETTE
 
 SHOWN = 12   # images
 
@@ -49,8 +49,9 @@ def slider(run: RecordedRun, found: Pieces, shown: Mapping[str, set[str]], missi
                       "images": of_images})
     if not kinds:
         return None
-    colours = {value: _rgb(value) for kind in kinds for each in filter(None, kind["images"]) for value in each["values"]}
-    return {"images": images, "data": {"kinds": kinds, "maps": maps, "colours": colours, "ignore": _rgb(IGNORE),
+    colours = {value: list(bytes.fromhex(thumbnails.colour(value)[1:]))
+               for kind in kinds for each in filter(None, kind["images"]) for value in each["values"]}
+    return {"images": images, "data": {"kinds": kinds, "maps": maps, "colours": colours, "ignore": VOC_PALETTE[IGNORE].tolist(),
                                        "names": ["background", *run.dataset.classes]}}
 
 
@@ -87,8 +88,3 @@ def _stored(piece: Adjustable, image: Mapping[str, Any]) -> dict[str, Any] | Non
     flat = levels(array).reshape(-1)
     packed = zlib.compress(np.diff(flat, prepend=flat.dtype.type(0)).tobytes(), 9)
     return {"values": [index + 1 for index in classes], "maps": base64.b64encode(packed).decode()}
-
-
-def _rgb(value: int) -> list[int]:
-    """The colour of a label."""
-    return list(bytes.fromhex(thumbnails.colour(value)[1:]))

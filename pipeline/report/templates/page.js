@@ -62,20 +62,23 @@ for (const table of document.querySelectorAll("table.sortable")) {
   };
   const draw = (figure, maps, bytes, steps) => {
     const canvas = figure.querySelector("canvas"), context = canvas.getContext("2d");
-    const picture = context.createImageData(canvas.width, canvas.height), pixels = bytes.length / 2, counts = new Map();
+    const picture = context.createImageData(canvas.width, canvas.height), pixels = bytes.length / 2;
+    const labels = [[], [data.ignore, "ignored"], ...maps.values.map((value) => [data.colours[value], data.names[value]])];
+    const words = labels.map(([colour]) => (colour ? (255 << 24 | colour[2] << 16 | colour[1] << 8 | colour[0]) >>> 0 : 0));
+    const drawn = new Uint32Array(picture.data.buffer), counts = words.map(() => 0);   // RGBA, in little-endian words
     for (let place = 0; place < pixels; place++) {
-      const value = bytes[place] > steps[0] ? maps.values[bytes[pixels + place]] : bytes[place] > steps.at(-1) ? -1 : 0;
-      counts.set(value, (counts.get(value) || 0) + 1);
-      if (value) picture.data.set([...(value < 0 ? data.ignore : data.colours[value]), 255], 4 * place);
+      const label = bytes[place] > steps[0] ? 2 + bytes[pixels + place] : Number(bytes[place] > steps.at(-1));
+      counts[label]++;
+      drawn[place] = words[label];
     }
     context.putImageData(picture, 0, 0);
-    const shares = [...counts].filter(([value]) => value).sort((a, b) => b[1] - a[1]).map(([value, count]) => {
+    const shares = labels.map(([colour, name], label) => {
       const share = Object.assign(document.createElement("span"), {className: "class"});
       const swatch = Object.assign(document.createElement("i"), {className: "swatch"});
-      swatch.style.background = `rgb(${value < 0 ? data.ignore : data.colours[value]})`;
-      share.append(swatch, `${value < 0 ? "ignored" : data.names[value]} ${Math.round(100 * count / pixels)} %`);
+      swatch.style.background = `rgb(${colour})`;
+      share.append(swatch, `${name} ${Math.round(100 * counts[label] / pixels)} %`);
       return share;
-    });
+    }).filter((_, label) => label && counts[label]);
     const caption = figure.querySelector("figcaption span");
     caption.replaceChildren(...(shares.length ? shares : ["background only"]));
     canvas.setAttribute("aria-label", `mask: ${[...caption.childNodes].map((node) => node.textContent).join(", ")}`);
