@@ -158,7 +158,8 @@ def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
 
 
 def shown(context: StepContext) -> Iterator[Curve | Adjustable]:
-    """The mIoU at every threshold on the scored images and, of the kinds that were counted on it, on val; the thresholds to try."""
+    """The mIoU at every threshold on the scored images and, of the kinds that were counted on it, on val; each kind of maps, to
+    try its threshold."""
     if not (context.folder / SCORES).exists():
         return
     content, lines = read_json(context.folder / SCORES), []

@@ -141,10 +141,10 @@ class Column:
 class Adjustable:
     """Maps whose threshold the reader of a report can move.
 
-    `read(id, (h, w))` returns the maps (K, h, w) of an image at a size, at most 1, and their K classes (0-based, in order). It may
-    raise WsssError, then only this image is missing. `settings`: the setting to type -> the value in use, or None for the value
-    of that name in the result of the step (`run`). One is the background threshold; of two, the higher first, the pixels between
-    them are ignored (255). `after`: what changes the masks after the threshold and is not drawn.
+    `read(id, (h, w))` returns the maps (K, h, w), at most 1, of an image at a size, and their K classes (0-based, in order). It
+    may raise WsssError, then only this image is missing. `settings`: the setting to type -> the value in use, or None for the
+    value of that name in the result of the step (`run`). One is the background threshold; of two, the higher first, the pixels
+    between them are ignored (255). `after`: what changes the masks after the threshold and is not drawn.
     """
 
     title: str                               # without one that of `kind`

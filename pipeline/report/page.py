@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from pipeline.plan.fingerprint import as_set
 from pipeline.report import figures, thumbnails
 from pipeline.report.gallery import SIDE, TAGS, MaskReader, choose_shown, choose_traces, gallery_tile
-from pipeline.report.images import ImageScores, score_images
+from pipeline.report.images import LITTLE, ImageScores, score_images
 from pipeline.report.kinds import title_of, tone
 from pipeline.report.pieces import Pieces, matrices, of, pieces, section
 from pipeline.report.prototypes import draw
@@ -82,8 +82,10 @@ def _content(run: RecordedRun, progress: Callable[[int, int, str], None]) -> dic
         "title": run.name, "missing": missing, "facts": _facts(run), "unscored": run.summary.get("unscored"),
         "histogram": figures.histogram(scores.miou, f"{len(scores.ids):,} images") if len(scores.ids) > 1 else None,
         "stage_images": stage_images, "stage_sections": stage_sections(run, stage_images, missing),
-        "traces": traces, "tiles": tiles, "tags": TAGS, "images_scored": len(scores.ids), "errors": thumbnails.ERRORS,
-        "slider": slider(run, found, shown, missing), "side": SIDE, "sheets": draw(run.dataset, found), **_of_scores(run), **_of_steps(run, found)}
+        "traces": traces, "tiles": tiles, "tags": TAGS, "images_scored": len(scores.ids), "little": LITTLE,
+        "errors": thumbnails.ERRORS,
+        "slider": slider(run, found, shown, missing), "side": SIDE,
+        "sheets": draw(run.dataset, found), **_of_scores(run), **_of_steps(run, found)}
     if len(missing) > MOST_MISSING:
         missing[MOST_MISSING:] = [f"and {len(missing) - MOST_MISSING} more"]
     return content
@@ -139,6 +141,7 @@ def _strips(run: RecordedRun, maker: TraceMaker, scores: ImageScores, missing: l
         if image_id in places:
             place = places[image_id]
             trace.iou, trace.iou_by_label = float(scores.miou[place]), scores.iou[place]
+            trace.scored = float(scores.scored[place])
         found.append(trace)
     return found
 

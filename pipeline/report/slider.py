@@ -41,12 +41,13 @@ def slider(run: RecordedRun, found: Pieces, shown: Mapping[str, set[str]], missi
         if not any(of_images):
             continue
         result = run.summary.get("steps", {}).get(step, {}).get("result") or {}
-        settings = [(key, result.get(key.rpartition(".")[2]) if value is None else value) for key, value in piece.settings.items()]
+        settings = [(key, result.get(key.rpartition(".")[2]) if value is None else value)
+                    for key, value in piece.settings.items()]
         for each in filter(None, of_images):
             maps += [] if each["maps"] in maps else [each["maps"]]
             each["maps"] = maps.index(each["maps"])
-        kinds.append({"title": piece.title or title_of(run.summary, piece.kind or step), "settings": settings, "after": piece.after,
-                      "images": of_images})
+        title = piece.title or title_of(run.summary, piece.kind or step)
+        kinds.append({"title": title, "settings": settings, "after": piece.after, "images": of_images})
     if not kinds:
         return None
     colours = {value: list(bytes.fromhex(thumbnails.colour(value)[1:]))
@@ -64,8 +65,8 @@ def choose_images(run: RecordedRun, shown: Mapping[str, set[str]], pieces: Seque
 
 
 def levels(maps: np.ndarray) -> np.ndarray:
-    """(2, h, w) uint8 of maps (K, h, w), K at least 1: the number of `THRESHOLDS` below the greatest map, and its index (the first
-    of equal ones)."""
+    """(2, h, w) uint8 of maps (K, h, w), K at least 1: the number of `THRESHOLDS` below the greatest map, and its index, the
+    first of equal ones."""
     greatest = np.asarray(maps, np.float32).max(axis=0)
     return np.stack([np.searchsorted(np.array(THRESHOLDS, np.float32), greatest), maps.argmax(axis=0)]).astype(np.uint8)
 
@@ -77,8 +78,8 @@ def _image(run: RecordedRun, image_id: str) -> dict[str, Any]:
 
 
 def _stored(piece: Adjustable, image: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The label of each map, and the levels as base64 of a zlib stream of differences of neighbours in a row of all pixels (modulo
-    256), which are small; None without maps of the image."""
+    """The label of each map, and the levels as a zlib stream in base64; None without maps of the image. The stream has the
+    differences of neighbours in one row of all pixels (modulo 256), most of which are 0."""
     if image["id"] not in piece.ids:
         return None
     maps, classes = piece.read(image["id"], (image["height"], image["width"]))

@@ -21,7 +21,8 @@ _QUALITY = 62   # of WebP
 
 def image(image: np.ndarray, side: int) -> str:
     """An (H, W, 3) uint8 image as a data URI, its longer side at most `side` pixels."""
-    return _uri(Image.fromarray(image).resize(thumbnail_size(image, side)[::-1], Image.Resampling.LANCZOS), "WEBP", quality=_QUALITY)
+    small = Image.fromarray(image).resize(thumbnail_size(image, side)[::-1], Image.Resampling.LANCZOS)
+    return _uri(small, "WEBP", quality=_QUALITY)
 
 
 def label(mask: np.ndarray, side: int, palette: np.ndarray = VOC_PALETTE) -> str:

@@ -61,8 +61,9 @@ def _map(maps: Maps, image_id: str) -> np.ndarray | None:
 def adjustable_maps(title: str, maps: Maps, settings: Mapping[str, float | None], after: str = "",
                     kind: str | None = None) -> Adjustable:
     """Stored maps whose thresholds, `settings`, can be tried in the report."""
-    return Adjustable(title, maps.index, lambda image_id, size: (maps.at(image_id, size), maps.classes(image_id)), settings, after,
-                      kind)
+    def read(image_id: str, size: Sequence[int]) -> tuple[Any, list[int]]:
+        return maps.at(image_id, size), maps.classes(image_id)
+    return Adjustable(title, maps.index, read, settings, after, kind)
 
 
 def label_column(context: StepContext, title: str, kind: str = "") -> Column:

@@ -5,14 +5,15 @@
   if (!form || !box) return;
   const tiles = [...box.children].map((element) => ({
     element, id: element.dataset.id, tags: element.dataset.tags.split(" "), miou: Number(element.dataset.miou ?? NaN),
-    iou: new Map(element.dataset.iou.trim().split(" ").filter(Boolean).map((pair) => pair.split(":"))),
+    little: "little" in element.dataset, iou: new Map(element.dataset.iou.trim().split(" ").filter(Boolean).map((pair) => pair.split(":"))),
   }));
   const show = () => {
     const tag = form.show.value, label = form.class.value, sort = form.sort.value;
     const score = (tile) => (label ? Number(tile.iou.get(label) || NaN) : tile.miou);
     const shown = tiles.filter((tile) => (tag === "all" || tile.tags.includes(tag)) && (!label || tile.iou.has(label)));
     const byId = (a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0);
-    shown.sort((a, b) => (sort === "id" ? 0 : (score(b) - score(a)) * (sort === "low" ? -1 : 1)) || byId(a, b));
+    const order = (a, b) => (sort === "low" ? score(a) - score(b) : a.little - b.little || score(b) - score(a));
+    shown.sort((a, b) => (sort === "id" ? 0 : order(a, b)) || byId(a, b));
     for (const tile of tiles) tile.element.hidden = true;
     for (const tile of shown) { tile.element.hidden = false; box.append(tile.element); }
     document.getElementById("count").textContent = `${shown.length} of ${tiles.length}`;
