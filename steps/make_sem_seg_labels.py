@@ -19,7 +19,7 @@ import numpy as np
 from steps.parts.official import OfficialLabels
 from steps.parts.outcome import Advice, Change
 from steps.parts.shown import choice_on_val, label_column
-from steps.parts.thresholds import THRESHOLD, read_chosen, require_fallback
+from steps.parts.thresholds import THRESHOLD, read_chosen
 from steps.parts.tuning import Tuned, Tuning, tune_walk
 from steps.runtime.artifacts import Labels, encode_array, read_array
 from steps.runtime.context import StepContext, require
@@ -45,7 +45,7 @@ class Settings(StepSettings):
 
     split: str | None                # null: what eval_sem_seg scores
     bg_threshold: float | None       # null: chosen on val masks, else `fallback`
-    fallback: dict[str, float | None] = field(metadata=PER_MAP)   # the background threshold without val masks
+    fallback: dict[str, float | None] = field(metadata=PER_MAP)   # without val masks; null: by the separation rule
     save_soft: bool
 
     def __post_init__(self) -> None:
@@ -84,8 +84,6 @@ def unused(setup: Setup) -> dict[str, str]:
 
 def check(setup: Setup) -> None:
     setup.require_mask_values()
-    if falls_back(setup):
-        require_fallback(setup, {setup.seeds: f"{setup.name}.bg_threshold"})
 
 
 def prepare(context: StepContext) -> None:

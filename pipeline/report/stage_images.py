@@ -4,7 +4,6 @@ The maps are read from the run and thresholded. At most `MOST_SCORED` images are
 the choice does not depend on the seed.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from pipeline.report.scores import measured, safely
 from pipeline.report.stages import MARGIN
 from pipeline.runfolder.recorded import RecordedRun
 from steps.runtime.artifacts import Maps
+from wsss.data.ids import smallest_hashes
 from wsss.errors import WsssError
 from wsss.palette import IGNORE
 from wsss.refinement.masks import mask_of, with_background
@@ -117,7 +117,7 @@ def compare_stages(run: RecordedRun, progress: Callable[[int, int], None] = lamb
 
 def sample(ids: Iterable[str], most: int = MOST_SCORED) -> list[str]:
     """The `most` ids with the smallest hash, sorted."""
-    return sorted(sorted(ids, key=lambda image_id: hashlib.blake2b(image_id.encode(), digest_size=8).digest())[:most])
+    return sorted(smallest_hashes(ids, most))
 
 
 def _change(image_id: str, before: dict[int, float], after: dict[int, float], scored: float) -> ImageChange:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steps.parts.thresholds import FALLBACK, THRESHOLD, count, for_each_mask, read_chosen
+from steps.parts.thresholds import FALLBACK, THRESHOLD, Chosen, by_rule, count, for_each_mask, read_chosen
 from steps.runtime.artifacts import Maps, read_array, write_json
 from steps.runtime.concurrency import max_concurrent
 from steps.runtime.context import StepContext, require_prepared
@@ -167,8 +167,10 @@ def choose_refiner(context: StepContext) -> dict[str, Any]:
     if len(method.candidates(True)) > 1:
         chosen["refiner_source"] = by_val if tried else "no val masks to choose by"
     if fixed is None:
-        chosen["threshold"] = best["threshold"] if best else context.settings.fallback[context.seeds]
-        chosen["source"] = by_val if best else FALLBACK
+        fallback = context.settings.fallback[context.seeds]
+        chosen |= ({"threshold": best["threshold"], "source": by_val} if best else
+                   {"threshold": fallback, "source": FALLBACK} if fallback is not None else
+                   _by_rule(context, candidates[chosen["refiner"]]).as_dict())
     if best:
         chosen["tried"] = [{key: trial[key] for key in ("refiner", "threshold", "miou")} for trial in tried]
         if "curve" in best:
@@ -176,6 +178,16 @@ def choose_refiner(context: StepContext) -> dict[str, Any]:
     if context.runtime.group.is_main:
         write_json(path, chosen)
     return chosen
+
+
+def _by_rule(context: StepContext, method: RefinerMethod) -> Chosen:
+    """The threshold of the maps that the refiner cuts, by the rule."""
+    refining = Refining(context, [method])
+
+    def soft(image_id: str) -> Tensor:
+        refined = refining.refined(refining.image(image_id), method)
+        return refining.in_size(image_id, refined, context.dataset.working_size(image_id))
+    return by_rule(context, refining.maps, f"{context.name}.bg_threshold", soft)
 
 
 def _try_on_val(context: StepContext, candidates: Mapping[str, RefinerMethod], val: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -1,11 +1,11 @@
-"""Thresholds: a number in the configuration, the best on val masks, or the `fallback` of the recipe.
+"""Thresholds: a number in the configuration, the best on val masks, the `fallback` of the recipe, or without one that of a rule.
 
 Never chosen on the scored list. Results contain the source of every threshold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from steps.runtime.artifacts import Maps, read_json
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext
 from steps.runtime.memory import trim_heap
-from steps.step import Setup
-from wsss.errors import ArtifactError, ConfigError
+from wsss.data.ids import smallest_hashes
+from wsss.errors import ArtifactError, DataError
 from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SCORES = "scores.json"         # of the steps that score
 THRESHOLD = "threshold.json"   # of make_sem_seg_labels and make_ins_seg_labels: the background threshold and its source
 FALLBACK = "fallback of the recipe (no val masks to choose by)"   # a source
+RULE = "separation rule"   # in a source
+RULE_IMAGES = 200          # that the rule looks at
 T = TypeVar("T")
 
 
@@ -82,20 +84,42 @@ def for_each_mask(context: StepContext, ids: Sequence[str], make: Callable[[str,
             trim_heap()
 
 
-def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, fallback: Any) -> Chosen:
-    """The configured threshold, else the best on val, else the fallback, a number without val masks (`require_fallback`)."""
+def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, fallback: float | None,
+           rule: Callable[[], Chosen]) -> Chosen:
+    """The configured threshold, else the best on val, else the fallback of the recipe, else that of the `rule`."""
     if setting is not None:
         return Chosen(setting, f"{key} in the configuration")
     if val_counts is not None:
         return Chosen(val_counts.best()[0], f"best mIoU on the masks of {n_val} val images")
-    return Chosen(fallback, FALLBACK)
+    return Chosen(fallback, FALLBACK) if fallback is not None else rule()
 
 
-def require_fallback(setup: Setup, wanted: Mapping[str, str]) -> None:
-    """Raise ConfigError if the recipe has no `fallback` for one of the kinds of maps `wanted`: kind -> what to set instead."""
-    if missing := [kind for kind in wanted if setup.settings.fallback[kind] is None]:
-        raise ConfigError(f"{setup.name}.fallback has no value for the maps {', '.join(missing)}, and there are no val masks to "
-                          f"choose by. Set {', '.join(wanted[kind] for kind in missing)}")
+def by_rule(context: StepContext, maps: Maps, key: str, soft: Callable[[str], Tensor] | None = None) -> Chosen:
+    """The threshold that best separates maps and image colours (`wsss.cams.separation`), over all processes. No mask is read.
+
+    It is that of at most `RULE_IMAGES` images with classes of the train list, chosen by a hash of the id, so that all steps have
+    the same one for the same maps. `soft(id)`: maps (K, h, w) in the working frame, by default the stored `maps`. `key`: the
+    setting to name in an error. Raises ArtifactError if nothing is separated.
+    """
+    from wsss.cams.separation import Separation
+
+    dataset, device = context.dataset, context.runtime.device
+    ids = smallest_hashes([image_id for image_id in dataset.lists["train"] if image_id in maps.index and maps.classes(image_id)],
+                          RULE_IMAGES)
+    separation = Separation()
+
+    def one(image_id: str) -> tuple[Tensor, np.ndarray]:
+        return soft(image_id) if soft else maps.at(image_id, "full", device), dataset.image(image_id)
+    with closing(ordered_map(context, one, context.runtime.part(ids), max_concurrent(device))) as results:
+        for number, (_, result) in enumerate(results, start=1):
+            separation.update(*result())
+            context.runtime.progress(number, len(ids), "images, threshold by rule")
+            trim_heap()
+    separation.sums = context.runtime.reduce(separation.sums)
+    try:
+        return Chosen(separation.best(), f"{RULE} on {len(ids)} images (no val masks to choose by)")
+    except DataError as error:
+        raise ArtifactError(f"{context.name}: the {RULE} finds no threshold on {len(ids)} images: {error}. Set {key}") from error
 
 
 def read_chosen(path: Path, kind: str | None = None) -> dict[str, Any]:
