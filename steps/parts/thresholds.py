@@ -119,7 +119,8 @@ def by_rule(context: StepContext, maps: Maps, key: str, soft: Callable[[str], Te
     try:
         return Chosen(separation.best(), f"{RULE} on {len(ids)} images (no val masks to choose by)")
     except DataError as error:
-        raise ArtifactError(f"{context.name}: the separation rule finds no threshold on {len(ids)} images: {error}. Set {key}") from error
+        raise ArtifactError(f"{context.name}: the separation rule finds no threshold on {len(ids)} images: {error}. "
+                            f"Set {key}") from error
 
 
 def read_chosen(path: Path, kind: str | None = None) -> dict[str, Any]:
