@@ -7,7 +7,7 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -59,7 +59,9 @@ def _schema() -> DictConfig:
         own, types = OmegaConf.structured(row.settings_type), get_type_hints(row.settings_type)
         for item in fields(row.settings_type):
             if item.metadata.get("per_map"):
-                own[item.name] = dict.fromkeys(kinds, MISSING if row.like else None)
+                settings = next(filter(is_dataclass, get_args(get_args(types[item.name])[1])), None)   # so that they can be set
+                unset = OmegaConf.structured(settings) if settings else None
+                own[item.name] = dict.fromkeys(kinds, MISSING if row.like else unset)
                 OmegaConf.set_struct(own[item.name], False)
             elif row.like and is_dataclass(types[item.name]):   # so that single keys of it can be set
                 own[item.name] = OmegaConf.structured(types[item.name])

@@ -11,13 +11,13 @@ from enum import Enum
 from typing import Any
 
 from steps.parts.official import OfficialLabels
-from steps.parts.shown import label_column
-from steps.parts.thresholds import FALLBACK, SCORES, confident_pair, read_chosen, require_fallback
+from steps.parts.shown import adjustable_maps, label_column
+from steps.parts.thresholds import FALLBACK, SCORES, by_rule, confident_pair, read_chosen
 from steps.parts.tuning import Tuned, Tuning, confident, confident_lines
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, PER_MAP, Column, Needs, Setup, StepSettings, facts
+from steps.step import IMAGES, PER_MAP, Adjustable, Column, Needs, Setup, StepSettings, facts
 from wsss.data.images import encode_mask
 
 VERSION = 1
@@ -34,10 +34,10 @@ class CRFBackend(Enum):
 
 @dataclass
 class Pair:
-    """A confident pair of thresholds."""
+    """A confident pair of thresholds, or both null."""
 
-    conf_fg: float
-    conf_bg: float
+    conf_fg: float | None = None
+    conf_bg: float | None = None
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Settings(StepSettings):
     split: str | None                # null: what train_irn reads
     conf_fg: float | None            # both null: from the threshold chosen on val masks, else `fallback`
     conf_bg: float | None
-    fallback: dict[str, Pair | None] = field(metadata=PER_MAP)   # without val masks
+    fallback: dict[str, Pair | None] = field(metadata=PER_MAP)   # without val masks; null: from that of the separation rule
     crf_iterations: int
     gt_prob: float                   # the CRF's confidence in the seed labels
     crf_backend: CRFBackend
@@ -55,13 +55,17 @@ class Settings(StepSettings):
     def __post_init__(self) -> None:
         pair, key = (self.conf_fg, self.conf_bg), f"{self.step}.conf_fg, conf_bg"
         require((self.conf_fg is None) == (self.conf_bg is None), key, pair, "both null or both set")
-        require(self.conf_fg is None or self.conf_bg is None or 0 <= self.conf_bg <= self.conf_fg <= 1, key, pair,
-                "0 <= conf_bg <= conf_fg <= 1")
-        for kind, values in self.fallback.items():
-            require(values is None or 0 <= values.conf_bg <= values.conf_fg <= 1, f"{self.step}.fallback.{kind}", values,
-                    "null or 0 <= conf_bg <= conf_fg <= 1")
+        require(_is_pair(*pair), key, pair, "0 <= conf_bg <= conf_fg <= 1")
+        for kind, each in self.fallback.items():
+            require(each is None or _is_pair(each.conf_fg, each.conf_bg), f"{self.step}.fallback.{kind}", each,
+                    "both null, or 0 <= conf_bg <= conf_fg <= 1")
         self.require(self.crf_iterations >= 1, "crf_iterations", "at least 1")
         self.require(0 < self.gt_prob < 1, "gt_prob", "a probability above 0 and below 1")
+
+
+def _is_pair(conf_fg: float | None, conf_bg: float | None) -> bool:
+    """Whether both are null, or a confident pair."""
+    return conf_fg is conf_bg is None or conf_fg is not None and conf_bg is not None and 0 <= conf_bg <= conf_fg <= 1
 
 
 def identity(setup: Setup) -> dict[str, Any]:
@@ -83,8 +87,6 @@ def check(setup: Setup) -> None:
     setup.require_mask_values()
     settings = setup.settings
     require_package("pydensecrf", settings.crf_backend is CRFBackend.pydensecrf, f"{setup.name}.crf_backend")
-    if falls_back(setup):
-        require_fallback(setup, {setup.seeds: f"{setup.name}.conf_fg and {setup.name}.conf_bg"})
 
 
 def needs(setup: Setup) -> Needs:
@@ -120,9 +122,13 @@ def confident_thresholds(context: StepContext) -> tuple[tuple[float, float], str
         return (settings.conf_fg, settings.conf_bg), f"{context.name}.conf_fg, conf_bg in the configuration"
     if context.reads("thresholds"):
         choice = read_chosen(context.input("thresholds") / SCORES, context.seeds)
-        return confident_pair(choice["threshold"]), f"+0.15 / -0.10 of the threshold with the {choice['source']}"
-    pair = settings.fallback[context.seeds]
-    return (pair.conf_fg, pair.conf_bg), FALLBACK
+        threshold, source = choice["threshold"], choice["source"]
+    elif (pair := settings.fallback[context.seeds]) and pair.conf_fg is not None and pair.conf_bg is not None:
+        return (pair.conf_fg, pair.conf_bg), FALLBACK
+    else:
+        chosen = by_rule(context, Maps(context.input("seeds")), f"{context.name}.conf_fg and {context.name}.conf_bg")
+        threshold, source = chosen.threshold, chosen.source
+    return confident_pair(threshold), f"+0.15 / -0.10 of the threshold with the {source}"
 
 
 def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
@@ -149,5 +155,8 @@ def _value(threshold: float | None) -> str:
     return "never" if threshold is None else f"{threshold:g}"
 
 
-def shown(context: StepContext) -> Iterator[Column]:
+def shown(context: StepContext) -> Iterator[Column | Adjustable]:
     yield label_column(context, "confident label")
+    if context.reads("seeds") and context.folder.exists():
+        yield adjustable_maps("confident labels", Maps(context.input("seeds")),
+                              {f"{context.name}.conf_fg": None, f"{context.name}.conf_bg": None}, "the dense CRF")

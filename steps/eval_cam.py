@@ -6,16 +6,17 @@ counts of each kind of map at all 101 thresholds).
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steps.parts.shown import ON_SCORED, ON_VAL, threshold_curve
-from steps.parts.thresholds import SCORES, Chosen, choose, count_maps, read_chosen, require_fallback
+from steps.parts.shown import ON_SCORED, ON_VAL, adjustable_maps, threshold_curve
+from steps.parts.thresholds import SCORES, Chosen, by_rule, choose, count_maps, read_chosen
 from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, Tuned, Tuning, at, confident_curve, rows_of, scored, tuning_curve
 from steps.runtime.artifacts import Maps, check_keys, read_arrays, read_json, write_arrays, write_json
 from steps.runtime.context import Source, StepContext, require
 from steps.runtime.setup import val_with_masks
-from steps.step import AS_MAIN, PER_MAP, SCORE, Curve, Line, Lists, Needs, Score, Setup, StepSettings, facts
+from steps.step import AS_MAIN, PER_MAP, SCORE, Adjustable, Curve, Line, Lists, Needs, Score, Setup, StepSettings, facts
 from wsss.metrics.semantic import MEASURES, THRESHOLDS, ThresholdCounts
 
 VERSION = 1
@@ -29,7 +30,7 @@ class Settings(StepSettings):
 
     split: str | None            # the list to score; null: train
     threshold: dict[str, float | None] = field(metadata=PER_MAP)   # of the background; null: chosen on val masks, else `fallback`
-    fallback: dict[str, float | None] = field(metadata=AS_MAIN)    # without val masks
+    fallback: dict[str, float | None] = field(metadata=AS_MAIN)    # without val masks; null: by the separation rule
 
     def __post_init__(self) -> None:
         for key in ("threshold", "fallback"):
@@ -71,12 +72,6 @@ def seen_by(name: str, identity: dict[str, Any], reader: Setup) -> dict[str, Any
             **{key: value for key, value in identity["data"].items() if key.endswith(" of val")}}
 
 
-def check(setup: Setup) -> None:
-    if not setup.lists["val"]:
-        require_fallback(setup, {kind: f"{setup.name}.threshold.{kind}" for kind in kinds(setup)
-                                 if setup.settings.threshold[kind] is None})
-
-
 def needs(setup: Setup) -> Needs:
     from steps.runtime.needs import Estimate
 
@@ -98,7 +93,8 @@ def run(context: StepContext) -> dict[str, Any]:
         setting, key = settings.threshold[kind], f"{context.name}.threshold.{kind}"
         grid = tuple(sorted({*THRESHOLDS, THRESHOLDS[0] if setting is None else round(setting, 4)}))
         val_counts = count_maps(context, maps, val, grid, before, total) if val else None
-        chosen[kind] = choose(setting, key, val_counts, len(val), settings.fallback[kind])
+        chosen[kind] = choose(setting, key, val_counts, len(val), settings.fallback[kind],
+                              partial(by_rule, context, maps, key))
         if val_counts:
             counts[f"{kind}_val"] = val_counts.counts
         if scored:
@@ -158,8 +154,9 @@ def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
     return Tuned(result, lines, words, {"thresholds.csv": [("maps", *names), *rows]}, [tuning_curve(result)])
 
 
-def shown(context: StepContext) -> Iterator[Curve]:
-    """The mIoU at every threshold on the scored images and, of the kinds that were counted on it, on val."""
+def shown(context: StepContext) -> Iterator[Curve | Adjustable]:
+    """The mIoU at every threshold on the scored images and, of the kinds that were counted on it, on val; each kind of maps, to
+    try its threshold."""
     if not (context.folder / SCORES).exists():
         return
     content, lines = read_json(context.folder / SCORES), []
@@ -177,3 +174,7 @@ def shown(context: StepContext) -> Iterator[Curve]:
             if None not in curve:   # the masks of val hold a class
                 lines.append(Line(grid, curve, kind=kind, marks=[(choice["threshold"], True)]))
     yield from threshold_curve(ON_VAL, lines)
+    for kind, maps in read_maps(context.inputs.get("maps", ())).items():
+        if kind in content["chosen"]:
+            in_use = content["chosen"][kind]["threshold"]
+            yield adjustable_maps("", maps, {f"{context.name}.threshold.{kind}": in_use}, kind=kind)

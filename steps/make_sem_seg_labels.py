@@ -19,13 +19,13 @@ import numpy as np
 from steps.parts.official import OfficialLabels
 from steps.parts.outcome import Advice, Change
 from steps.parts.shown import choice_on_val, label_column
-from steps.parts.thresholds import THRESHOLD, read_chosen, require_fallback
+from steps.parts.thresholds import THRESHOLD, read_chosen
 from steps.parts.tuning import Tuned, Tuning, tune_walk
 from steps.runtime.artifacts import Labels, encode_array, read_array
 from steps.runtime.context import StepContext, require
 from steps.runtime.inference import Made, for_each_image
 from steps.runtime.setup import val_with_masks
-from steps.step import IMAGES, PER_MAP, Column, Curve, Lists, Needs, Setup, StepSettings, Table, facts
+from steps.step import IMAGES, PER_MAP, Adjustable, Column, Curve, Lists, Needs, Setup, StepSettings, Table, facts
 from wsss.data.ids import union
 from wsss.data.images import encode_mask
 from wsss.errors import ConfigError
@@ -45,7 +45,7 @@ class Settings(StepSettings):
 
     split: str | None                # null: what eval_sem_seg scores
     bg_threshold: float | None       # null: chosen on val masks, else `fallback`
-    fallback: dict[str, float | None] = field(metadata=PER_MAP)   # the background threshold without val masks
+    fallback: dict[str, float | None] = field(metadata=PER_MAP)   # without val masks; null: by the separation rule
     save_soft: bool
 
     def __post_init__(self) -> None:
@@ -84,8 +84,6 @@ def unused(setup: Setup) -> dict[str, str]:
 
 def check(setup: Setup) -> None:
     setup.require_mask_values()
-    if falls_back(setup):
-        require_fallback(setup, {setup.seeds: f"{setup.name}.bg_threshold"})
 
 
 def prepare(context: StepContext) -> None:
@@ -192,10 +190,11 @@ def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
     return tune_walk(context, tuning)
 
 
-def shown(context: StepContext) -> Iterator[Column | Curve | Table]:
-    """Edge map, refined maps and pseudo mask of each image, and the choice on val."""
-    from steps.parts.refining import refined_columns
+def shown(context: StepContext) -> Iterator[Column | Curve | Table | Adjustable]:
+    """Edge map, refined maps and pseudo mask of each image, the choice on val, and the background threshold to try."""
+    from steps.parts.refining import adjustable_threshold, refined_columns
 
     yield from refined_columns(context)
     yield label_column(context, "pseudo mask")
     yield from choice_on_val(context)
+    yield from adjustable_threshold(context, "pseudo masks", f"{context.name}.bg_threshold")

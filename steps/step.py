@@ -148,6 +148,24 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Adjustable:
+    """Maps whose threshold the reader of a report can move.
+
+    `read(id, (h, w))` returns the maps (K, h, w), at most 1, of an image at a size, and their K classes (0-based, in order). It
+    may raise WsssError, then only this image is missing. `settings`: the setting to type -> the value in use, or None for the
+    value of that name in the result of the step (`run`). One is the background threshold; of two, the higher first, the pixels
+    between them are ignored (255). `after`: what changes the masks after the threshold and is not drawn.
+    """
+
+    title: str                               # without one that of `kind`
+    ids: Collection[str]
+    read: Callable[[str, Sequence[int]], tuple[Any, Sequence[int]]]
+    settings: Mapping[str, float | None]
+    after: str = ""
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
 class Centre:
     """A prototype or cluster centre, and the image patches nearest to it, nearest first: (image id, centre (y, x) of the patch as
     fractions of the height and the width of the image)."""
@@ -243,7 +261,7 @@ def tables(folder: Any) -> Iterable[Table]:
     return ()
 
 
-def shown(context: StepContext) -> Iterable[Curve | Table | Matrix | Column | Sheet]:
+def shown(context: StepContext) -> Iterable[Curve | Table | Matrix | Column | Adjustable | Sheet]:
     """What the report shows of a step, as far as it is made: its folder may lack files, or not exist.
 
     A generator keeps what it has yielded before an error.

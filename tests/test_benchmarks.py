@@ -22,6 +22,7 @@ from benchmarks import (
     random_walk,
     run,
     setting,
+    threshold_rules,
     training,
     upernet_training,
 )
@@ -280,3 +281,33 @@ def test_a_coarser_grid_scores_less(tmp_path, capsys):
     precisions, accuracies = ([row[column] for row in rows] for column in (1, 2))
     assert precisions[0] == pytest.approx(1) and accuracies[0] == 1 and precisions[0] > precisions[1] > precisions[2]
     assert "| 32 | " in capsys.readouterr().out
+
+
+def test_rules_of_a_histogram_divide_two_modes():
+    modes = np.exp(-(threshold_rules.VALUES - 0.2) ** 2 / 0.004) + 0.5 * np.exp(-(threshold_rules.VALUES - 0.7) ** 2 / 0.004)
+    modes /= modes.sum()
+    for rule in (threshold_rules.otsu, threshold_rules.isodata, threshold_rules.li, threshold_rules.yen, threshold_rules.entropy,
+                 threshold_rules.triangle, threshold_rules.valley):
+        assert 0.25 < rule(modes) < 0.65, rule.__name__
+    between = [(modes[:n].sum() * modes[n:].sum() * ((modes * threshold_rules.VALUES)[:n].sum() / modes[:n].sum()
+                - (modes * threshold_rules.VALUES)[n:].sum() / modes[n:].sum()) ** 2) for n in range(1, 100)]
+    assert threshold_rules.otsu(modes) == (np.argmax(between) + 1) / 100
+    assert threshold_rules.isodata(modes) == pytest.approx(0.45, abs=0.02)
+
+
+def test_the_boundary_of_a_threshold_is_the_pairs_that_it_divides():
+    values, image = np.float32([[0.1, 0.1, 0.55, 0.9]]), np.zeros((1, 4, 3), np.uint8)
+    image[:, 2:] = 50
+    step, pairs = threshold_rules.across_boundary(values, image)
+    assert [pairs[number] for number in (5, 30, 70, 95)] == [0, 1, 1, 0]   # the value exceeds the threshold on one side
+    assert [step[number] for number in (30, 70)] == [3, 0]                 # of a mean of a third of it
+
+
+def test_the_rules_are_compared_on_a_run(smoke_outputs, capsys):
+    threshold_rules.main([f"smoke={smoke_outputs / 'smoke'}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| rule | smoke, make_cam | ") and len(lines) == 15
+    means = [float(line.split(" | ")[-2]) for line in lines[2:]]
+    assert means == sorted(means) and sum(line.startswith("| maps and colours | ") for line in lines) == 1
+    with pytest.raises(SystemExit):
+        threshold_rules.main([])

@@ -23,6 +23,7 @@ _NAMES = {
     "cams.occlusion": ["Occlusion"],
     "cams.rollout": ["AttentionRollout"],
     "cams.scorecam": ["ScoreCAM"],
+    "cams.separation": ["Separation"],
     "cams.signed_cam": ["SignedCAM"],
     "cams.smooth_gradcam_pp": ["SmoothGradCAMpp"],
     "cams.sscam": ["SSCAM"],

@@ -9,6 +9,7 @@ Imported only when a page is written, because importing matplotlib and Jinja2 is
     images      the IoU of every scored image
     gallery     the choice of images and their tiles
     thumbnails  converts arrays to embedded pictures: images, masks, maps, errors
+    slider      the maps of some images, for the browser to cut at any threshold
     traces      the results of each step for an image
     prototypes  the nearest patches of every prototype
     stage_images  the images with the largest gains and losses between stages

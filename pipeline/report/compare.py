@@ -36,6 +36,7 @@ class Change:
     image_id: str
     shares: tuple[float, ...]          # from the second run on
     miou: tuple[float | None, ...]     # of all runs
+    scored: float | None = None        # the share of its pixels that was scored, in the first run
 
 
 def check_runs(paths: Sequence[Path]) -> list[Path]:
@@ -138,7 +139,8 @@ def mask_changes(runs: Sequence[RecordedRun], readers: Sequence[MaskReader],
             return None
         return Change(image_id, tuple(float((mask != masks[0]).mean()) for mask in masks[1:]),
                       tuple(float(score.miou[place[image_id]]) if image_id in place else None
-                            for score, place in zip(scores, where)))
+                            for score, place in zip(scores, where)),
+                      float(scores[0].scored[where[0][image_id]]) if image_id in where[0] else None)
     changes = []
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for number, change in enumerate(pool.map(one, ids), start=1):
@@ -165,7 +167,8 @@ def _tile(dataset: Dataset, names: Sequence[str], readers: Sequence[MaskReader],
     shown |= {name: thumbnails.label(read(image_id), SIDE) for name, read in zip(names, readers)}
     rises = [new - change.miou[0] for new in change.miou[1:] if None not in (new, change.miou[0])]
     tags = ["better"] * any(rise > 0 for rise in rises) + ["worse"] * any(rise < 0 for rise in rises)
-    return {"id": image_id, "pictures": shown, "share": max(change.shares), "miou": change.miou, "tags": tags,
+    return {"id": image_id, "pictures": shown, "share": max(change.shares), "miou": change.miou,
+            "scored": change.scored, "tags": tags,
             "labels": [index + 1 for index in dataset.labels[image_id]]}
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from pipeline.order import titles
 from pipeline.report.kinds import N_TONES, tones
-from steps.step import Curve, Line
+from steps.step import Curve
 from wsss.files import replacing
 
 # Placeholder colours, each replaced by a variable of the page's style sheet.
@@ -44,6 +44,7 @@ def _style(tones: Mapping[str, str]) -> dict[str, Any]:
 
 STYLE = _style(TONES)
 MOST_POINTS = 400   # of a curve
+SAME = 0.005        # lines that differ by no more than this share of the greatest value coincide: they are 1 px apart
 _numbers = count()
 
 
@@ -70,15 +71,18 @@ def plot(curve: Curve, named: Mapping[str, str] | None = None) -> str:
     kinds = tones(line.kind for line in curve.lines if line.kind) | dict(named or {})
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(4.2, 2.6) if training else _figure(4.4, 3.0)
+        names = [line.name or titles()[line.kind or ""] for line in curve.lines]
+        under = coinciding([(line.x, line.y) for line in curve.lines])
         for number, line in enumerate(curve.lines):
             name = "muted" if line.control else kinds[line.kind] if line.kind else SERIES[number % len(SERIES)]
             x, y = np.array(line.x, float), np.array(line.y, float) * (100 if curve.percent else 1)
             before = sum(other.control for other in curve.lines[:number])
-            _draw(axes, line, x, y, name, training, DASHES[before % len(DASHES)] if line.control else "-")
+            style = DASHES[before % len(DASHES)] if line.control else dashes(under, number)
+            _draw(axes, x, y, name, training, label=names[number], linestyle=style)
             for at, filled in line.marks:
                 axes.plot([at], [np.interp(at, x, y)], MARKS.get(name, "o"), color=TONES[name], markersize=6 if filled else 10,
                           markerfacecolor=TONES[name] if filled else "none", clip_on=False, zorder=4)
-        axes.set(title=curve.title, xlabel=curve.xlabel, ylabel=curve.ylabel)
+        axes.set(title=curve.title, xlabel="\n".join([curve.xlabel, *sentences(under, names)]), ylabel=curve.ylabel)
         axes.set_ylim(bottom=0)
         if not training:
             axes.set_xlim(0, 1)
@@ -87,15 +91,41 @@ def plot(curve: Curve, named: Mapping[str, str] | None = None) -> str:
         return _svg(figure, curve.title)
 
 
-def _draw(axes: Axes, line: Line, x: np.ndarray, y: np.ndarray, name: str, means: bool, style: str) -> None:
+def coinciding(lines: Sequence[tuple[Sequence[float], Sequence[float | None]]]) -> list[int | None]:
+    """For each line (x, y) the first of the earlier ones that it coincides with, None without one."""
+    found: list[int | None] = []
+    arrays = [(np.array(x, float), np.array(y, float)) for x, y in lines]
+    greatest = max((np.abs(y[np.isfinite(y)]).max(initial=0) for _, y in arrays), default=0)
+    for number, (x, y) in enumerate(arrays):
+        found.append(next((before for before, (xs, ys) in enumerate(arrays[:number]) if found[before] is None
+                           and x.shape == xs.shape and np.allclose(x, xs)
+                           and np.allclose(y, ys, rtol=0, atol=SAME * greatest, equal_nan=True)), None))
+    return found
+
+
+def dashes(under: Sequence[int | None], number: int) -> Any:
+    """The style of a line: dashed if it lies on earlier ones, which are seen in the gaps, each in its own."""
+    if under[number] is None:
+        return "-"
+    together = [place for place, first in enumerate(under) if first == under[number]]
+    return (4 * together.index(number), (4, 4 * len(together)))
+
+
+def sentences(under: Sequence[int | None], names: Sequence[str]) -> list[str]:
+    """A sentence for each group of lines that coincide."""
+    groups = {first: [names[first], *(names[number] for number, each in enumerate(under) if each == first)]
+              for first in dict.fromkeys(under) if first is not None}
+    return [f"{', '.join(group[:-1])} and {group[-1]} coincide (dashed)." for group in groups.values()]
+
+
+def _draw(axes: Axes, x: np.ndarray, y: np.ndarray, name: str, means: bool, **style: Any) -> None:
     """Draw a line, long ones as `means` of neighbouring values with their range."""
     if means and len(x) > 40:
         groups = np.array_split(np.arange(len(x)), min(MOST_POINTS // 4, max(20, len(x) // 10)))
         low, high = [y[group].min() for group in groups], [y[group].max() for group in groups]
         x, y = (np.array([array[group].mean() for group in groups]) for array in (x, y))
         axes.fill_between(x, low, high, color=TONES[name], alpha=0.15, linewidth=0)
-    axes.plot(x, y, style, color=TONES[name], label=line.name or titles()[line.kind or ""], marker="o" if len(x) <= 24 else None,
-              markersize=3)
+    axes.plot(x, y, color=TONES[name], marker="o" if len(x) <= 24 else None, markersize=3, **style)
 
 
 def histogram(values: np.ndarray, title: str) -> str:
@@ -141,12 +171,15 @@ def dots(stages: Sequence[str], runs: Sequence[str], values: np.ndarray, measure
     """Plot a measure in percent (stages, runs) over the stages, one line per run; NaN values are left out."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(4.4, 2.9)
+        under = coinciding([(range(len(stages)), column) for column in values.T])
         for number, name in enumerate(runs):
             axes.plot(range(len(stages)), values[:, number], color=TONES[SERIES[number % len(SERIES)]], label=name, markersize=6,
-                      marker="osD^vPX*"[number % 8], linestyle=("-", "--", ":", "-.")[number // len(SERIES) % 4])
+                      marker="osD^vPX*"[number % 8], linestyle=dashes(under, number) if under[number] is not None
+                      else ("-", "--", ":", "-.")[number // len(SERIES) % 4])
         axes.set_xticks(range(len(stages)), stages)
         title = f"{measure} of the stages"
-        axes.set(title=title, ylabel=f"{measure}, percent", xlim=(-0.3, len(stages) - 0.7))
+        axes.set(title=title, xlabel="\n".join(sentences(under, runs)), ylabel=f"{measure}, percent",
+                 xlim=(-0.3, len(stages) - 0.7))
         _legend(figure, 2)
         return _svg(figure, title)
 

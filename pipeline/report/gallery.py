@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.report import thumbnails
-from pipeline.report.images import ImageScores
+from pipeline.report.images import LITTLE, ImageScores
 from pipeline.runfolder.recorded import RecordedRun
 from steps.runtime.artifacts import Labels
 from wsss.seeding import generator
@@ -29,7 +29,8 @@ class MaskReader:
 
 
 def gallery_tile(run: RecordedRun, read: MaskReader, scores: ImageScores, place: int | None, image_id: str) -> dict[str, Any]:
-    """An image with its available ground truth, pseudo mask and errors, its IoU and the IoU of its classes."""
+    """An image with its available ground truth, pseudo mask and errors, its IoU and the IoU of its classes, and the share of its
+    pixels that was scored."""
     mask, shown = read(image_id), {"image": thumbnails.image(run.dataset.image(image_id), SIDE)}
     truth = run.dataset.mask(image_id) if image_id in run.dataset.mask_files else None
     if truth is not None:
@@ -39,7 +40,8 @@ def gallery_tile(run: RecordedRun, read: MaskReader, scores: ImageScores, place:
     if mask is not None and truth is not None:
         shown["errors"] = thumbnails.errors(mask, truth, SIDE)
     iou = scores.iou[place] if place is not None else {index + 1: None for index in run.dataset.labels[image_id]}
-    return {"id": image_id, "pictures": shown, "miou": float(scores.miou[place]) if place is not None else None,
+    miou, scored = (float(values[place]) if place is not None else None for values in (scores.miou, scores.scored))
+    return {"id": image_id, "pictures": shown, "miou": miou, "scored": scored, "little": scored is not None and scored < LITTLE,
             "iou": {value: score for value, score in iou.items() if value}}
 
 
@@ -57,25 +59,26 @@ def choose_shown(run: RecordedRun, scores: ImageScores, available: Sequence[str]
         for image_id in ids:
             chosen.setdefault(image_id, set()).add(tag)
     n = settings.images
-    add(order[:n], "best")
+    good = scores.best_first()
+    add(good[:n], "best")
     add(order[::-1][:n], "worst")
     add([everything[i] for i in draws.permutation(len(everything))[:n]], "random")
-    n_classes = len(run.dataset.classes)
+    n_classes, enough = len(run.dataset.classes), set(good or everything)
     each, places = min(settings.images_per_class, MOST_BY_CLASS // n_classes), scores.place()
     for index in range(n_classes):
         showing = [image_id for image_id in everything if index in run.dataset.labels[image_id]]
         if scores.ids:
             showing.sort(key=lambda image_id, value=index + 1: -scores.iou[places[image_id]].get(value, 0.0))
-        third = -(-each // 3)
-        drawn = [showing[i] for i in draws.permutation(len(showing))]
-        add(list(dict.fromkeys([*showing[:third], *showing[::-1][:third], *drawn]))[:each], "class")
+        third, drawn = -(-each // 3), [showing[i] for i in draws.permutation(len(showing))]
+        best = [image_id for image_id in showing if image_id in enough]
+        add(list(dict.fromkeys([*best[:third], *showing[::-1][:third], *drawn]))[:each], "class")
     return chosen
 
 
 def choose_traces(run: RecordedRun, scores: ImageScores, available: Sequence[str]) -> list[str]:
     """The images to trace: spread over the IoU from good to bad, with as many different classes as possible."""
     wanted, usable = run.config.report.traces, set(available)
-    order = [image_id for place in np.argsort(-scores.miou, kind="stable") if (image_id := scores.ids[place]) in usable]
+    order = [image_id for image_id in scores.best_first() if image_id in usable]
     order = [image_id for image_id in order or available if run.dataset.labels[image_id]] or list(available)
     chosen: list[str] = []
     seen: set[int] = set()

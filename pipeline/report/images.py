@@ -16,20 +16,27 @@ from steps.runtime.journal import INDEX, file_sum
 from wsss.errors import ArtifactError, StorageError, WsssError
 from wsss.palette import IGNORE
 
-FILE, NEEDED = "images.npz", ("key", "ids", "miou", "first", "value", "iou")
+FILE, NEEDED = "images.npz", ("key", "ids", "miou", "first", "value", "iou", "scored")
+LITTLE = 0.5   # an image of which a smaller share is scored is not shown as a good one: its IoU says little about its mask
 
 
 @dataclass(frozen=True)
 class ImageScores:
-    """`miou` (N,) of the images `ids`: the mean over the labels in truth or mask, with background; `iou`: label -> IoU."""
+    """`miou` (N,) of the images `ids`: the mean over the labels in truth or mask, with background; `iou`: label -> IoU; `scored`
+    (N,): the share of the pixels that were scored (`scored_pixels`)."""
 
     ids: tuple[str, ...] = ()
     miou: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     iou: tuple[dict[int, float], ...] = ()
+    scored: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     failed: Mapping[str, str] = field(default_factory=dict)   # id -> why it could not be scored
 
     def place(self) -> dict[str, int]:
         return {image_id: place for place, image_id in enumerate(self.ids)}
+
+    def best_first(self) -> list[str]:
+        """The images by mIoU, without those of which less than `LITTLE` was scored."""
+        return [self.ids[place] for place in np.argsort(-self.miou, kind="stable") if self.scored[place] >= LITTLE]
 
 
 def image_iou(prediction: np.ndarray, truth: np.ndarray, ignore: str = "error") -> dict[int, float]:
@@ -37,13 +44,17 @@ def image_iou(prediction: np.ndarray, truth: np.ndarray, ignore: str = "error") 
 
     `ignore`: what a predicted 255 counts as: "background", else it is not counted.
     """
-    if ignore == "background":
-        prediction = np.where(prediction == IGNORE, 0, prediction)
-    counted = (truth != IGNORE) & (prediction != IGNORE)
+    counted = scored_pixels(prediction, truth, ignore)
+    prediction = np.where(prediction == IGNORE, 0, prediction)
     predicted, true = prediction[counted], truth[counted]
     tp = np.bincount(true[predicted == true], minlength=256)
     union = np.bincount(true, minlength=256) + np.bincount(predicted, minlength=256) - tp
     return {int(value): float(tp[value] / union[value]) for value in np.flatnonzero(union)}
+
+
+def scored_pixels(prediction: np.ndarray, truth: np.ndarray, ignore: str = "error") -> np.ndarray:
+    """Which pixels (H, W) are scored: those whose truth is not 255, nor the prediction; the arguments as of `image_iou`."""
+    return (truth != IGNORE) & ((prediction != IGNORE) | (ignore == "background"))
 
 
 def score_images(run: RecordedRun, progress: Callable[[int, int], None] = lambda done, total: None) -> ImageScores:
@@ -61,9 +72,10 @@ def score_images(run: RecordedRun, progress: Callable[[int, int], None] = lambda
     if (cached := _read(path, key)) is not None:
         return cached
 
-    def one(image_id: str) -> dict[int, float] | str:
+    def one(image_id: str) -> tuple[dict[int, float], float] | str:
         try:
-            return image_iou(read(image_id), run.dataset.mask(image_id), ignore)
+            mask, truth = read(image_id), run.dataset.mask(image_id)
+            return image_iou(mask, truth, ignore), float(scored_pixels(mask, truth, ignore).mean())
         except WsssError as error:
             return str(error)
     found = []
@@ -71,9 +83,10 @@ def score_images(run: RecordedRun, progress: Callable[[int, int], None] = lambda
         for result in pool.map(one, ids):
             found.append(result)
             progress(len(found), len(ids))
-    good = [(image_id, iou) for image_id, iou in zip(ids, found) if isinstance(iou, dict) and iou]
-    scores = ImageScores(tuple(image_id for image_id, _ in good),
-                         np.array([np.mean(list(iou.values())) for _, iou in good], np.float32), tuple(iou for _, iou in good),
+    good = [(image_id, *result) for image_id, result in zip(ids, found) if isinstance(result, tuple) and result[0]]
+    scores = ImageScores(tuple(image_id for image_id, _, _ in good),
+                         np.array([np.mean(list(iou.values())) for _, iou, _ in good], np.float32),
+                         tuple(iou for _, iou, _ in good), np.array([scored for *_, scored in good], np.float32),
                          {image_id: why for image_id, why in zip(ids, found) if isinstance(why, str)})
     if not scores.failed:
         with suppress(StorageError):   # the run may be read-only
@@ -98,11 +111,11 @@ def _read(path: Path, key: str) -> ImageScores | None:
     bounds = arrays["first"].tolist()
     iou = [dict(zip(arrays["value"][start:stop].tolist(), arrays["iou"][start:stop].tolist()))
            for start, stop in zip(bounds[:-1], bounds[1:])]
-    return ImageScores(tuple(arrays["ids"].tolist()), arrays["miou"], tuple(iou))
+    return ImageScores(tuple(arrays["ids"].tolist()), arrays["miou"], tuple(iou), arrays["scored"])
 
 
 def _write(path: Path, key: str, scores: ImageScores) -> None:
     flat = [pair for iou in scores.iou for pair in iou.items()]
     write_arrays(path, key=np.array(key), ids=np.array(scores.ids, dtype=str), miou=scores.miou,
                  first=np.cumsum([0, *map(len, scores.iou)]), value=np.array([value for value, _ in flat], np.uint8),
-                 iou=np.array([iou for _, iou in flat], np.float32))
+                 iou=np.array([iou for _, iou in flat], np.float32), scored=scores.scored)

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from pipeline.plan.fingerprint import as_set
 from pipeline.report import figures, thumbnails
-from pipeline.report.gallery import TAGS, MaskReader, choose_shown, choose_traces, gallery_tile
-from pipeline.report.images import ImageScores, score_images
+from pipeline.report.gallery import SIDE, TAGS, MaskReader, choose_shown, choose_traces, gallery_tile
+from pipeline.report.images import LITTLE, ImageScores, score_images
 from pipeline.report.kinds import title_of, tones
 from pipeline.report.pieces import Pieces, matrices, of, pieces, section
 from pipeline.report.prototypes import draw
@@ -30,6 +30,7 @@ from pipeline.report.scores import (
     step_rows,
     versions,
 )
+from pipeline.report.slider import slider
 from pipeline.report.stage_images import StageImages, compare_stages, stage_sections
 from pipeline.report.stages import MARGIN
 from pipeline.report.traces import Trace, TraceMaker
@@ -38,10 +39,11 @@ from steps.runtime.context import own_methods, settings_of
 from steps.step import Matrix
 from wsss.families import FAMILIES
 from wsss.files import write_text
+from wsss.palette import IGNORE, VOC_PALETTE
 
 FOLDER, FILE = "report", "report.html"
 MOST_MISSING = 12   # lines about missing parts
-VERSION = 5   # raised when the page of an unchanged run changes
+VERSION = 6   # raised when the page of an unchanged run changes
 
 
 def report_path(run_folder: Path) -> Path:
@@ -81,7 +83,9 @@ def _content(run: RecordedRun, progress: Callable[[int, int, str], None]) -> dic
         "title": run.name, "missing": missing, "facts": _facts(run), "unscored": run.summary.get("unscored"),
         "histogram": figures.histogram(scores.miou, f"{len(scores.ids):,} images") if len(scores.ids) > 1 else None,
         "stage_images": stage_images, "stage_sections": stage_sections(run, stage_images, missing),
-        "traces": traces, "tiles": tiles, "tags": TAGS, "images_scored": len(scores.ids), "errors": thumbnails.ERRORS,
+        "traces": traces, "tiles": tiles, "tags": TAGS, "images_scored": len(scores.ids), "little": LITTLE,
+        "errors": thumbnails.ERRORS,
+        "slider": slider(run, found, shown, missing), "side": SIDE,
         "sheets": draw(run.dataset, found), **_of_scores(run), **_of_steps(run, found)}
     if len(missing) > MOST_MISSING:
         missing[MOST_MISSING:] = [f"and {len(missing) - MOST_MISSING} more"]
@@ -141,6 +145,7 @@ def _strips(run: RecordedRun, maker: TraceMaker, scores: ImageScores, missing: l
         if image_id in places:
             place = places[image_id]
             trace.iou, trace.iou_by_label = float(scores.miou[place]), scores.iou[place]
+            trace.scored = float(scores.scored[place])
         found.append(trace)
     return found
 
@@ -181,5 +186,5 @@ def _environment() -> Environment:
     environment = Environment(loader=PackageLoader("pipeline.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
                               undefined=StrictUndefined)
     environment.filters["percent"] = percent
-    environment.globals |= {"colour": thumbnails.colour}
+    environment.globals |= {"colour": thumbnails.colour, "ignored": f"#{VOC_PALETTE[IGNORE].tobytes().hex()}"}
     return environment

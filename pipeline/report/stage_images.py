@@ -4,7 +4,6 @@ The maps are read from the run and thresholded. At most `MOST_SCORED` images are
 the choice does not depend on the seed.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +13,13 @@ import numpy as np
 from pipeline.order import BY_NAME, made_from
 from pipeline.report import figures, thumbnails
 from pipeline.report.gallery import SIDE, MaskReader
-from pipeline.report.images import image_iou
+from pipeline.report.images import LITTLE, image_iou
 from pipeline.report.kinds import title_of
 from pipeline.report.scores import measured, safely
 from pipeline.report.stages import MARGIN
 from pipeline.runfolder.recorded import RecordedRun
 from steps.runtime.artifacts import Maps
+from wsss.data.ids import smallest_hashes
 from wsss.errors import WsssError
 from wsss.palette import IGNORE
 from wsss.refinement.masks import mask_of, with_background
@@ -36,6 +36,7 @@ class ImageChange:
     before: float
     after: float
     labels: dict[int, tuple[float, float]]   # labels of truth or mask, background 0; a missing label has 0
+    scored: float = 1.0                      # the share of its pixels whose truth is not 255
 
     @property
     def points(self) -> float:
@@ -107,7 +108,7 @@ def compare_stages(run: RecordedRun, progress: Callable[[int, int], None] = lamb
             continue
         for pair in wanted:
             if image_id in wanted[pair] and all(iou[stage] for stage in pair):
-                found.changes[pair].append(_change(image_id, iou[pair[0]], iou[pair[1]]))
+                found.changes[pair].append(_change(image_id, iou[pair[0]], iou[pair[1]], float((truth != IGNORE).mean())))
         progress(number, len(ids))
     for changes in found.changes.values():
         changes.sort(key=lambda change: (-change.points, change.image_id))
@@ -116,12 +117,12 @@ def compare_stages(run: RecordedRun, progress: Callable[[int, int], None] = lamb
 
 def sample(ids: Iterable[str], most: int = MOST_SCORED) -> list[str]:
     """The `most` ids with the smallest hash, sorted."""
-    return sorted(sorted(ids, key=lambda image_id: hashlib.blake2b(image_id.encode(), digest_size=8).digest())[:most])
+    return sorted(smallest_hashes(ids, most))
 
 
-def _change(image_id: str, before: dict[int, float], after: dict[int, float]) -> ImageChange:
+def _change(image_id: str, before: dict[int, float], after: dict[int, float], scored: float) -> ImageChange:
     return ImageChange(image_id, float(np.mean(list(before.values()))), float(np.mean(list(after.values()))),
-                       {value: (before.get(value, 0.0), after.get(value, 0.0)) for value in sorted({*before, *after})})
+                       {value: (before.get(value, 0.0), after.get(value, 0.0)) for value in sorted({*before, *after})}, scored)
 
 
 def stage_sections(run: RecordedRun, found: StageImages, missing: list[str]) -> list[dict[str, Any]]:
@@ -137,7 +138,8 @@ def stage_sections(run: RecordedRun, found: StageImages, missing: list[str]) -> 
         if not changes:
             continue
         points, titles = np.array([change.points for change in changes]), tuple(_title(run, kind) for kind in pair)
-        ends = {"gained most": [change for change in changes[:most] if change.points > MARGIN],
+        good = [change for change in changes if change.scored >= LITTLE]
+        ends = {"gained most": [change for change in good[:most] if change.points > MARGIN],
                 "lost most": [change for change in changes[::-1][:most] if change.points < -MARGIN]}
 
         def tiles(some: list[ImageChange], pair=pair, titles=titles) -> list[dict[str, Any]]:
@@ -175,4 +177,4 @@ def _tile(run: RecordedRun, masks: StageMasks, pair: tuple[str, str], titles: tu
     shown |= {title: thumbnails.label(masks(stage, image_id, truth.shape), SIDE) for title, stage in zip(titles, pair)}
     classes = sorted(change.labels.items(), key=lambda item: -abs(item[1][1] - item[1][0]))
     return {"id": image_id, "pictures": shown, "points": change.points, "before": change.before, "after": change.after,
-            "classes": [(value, *ious) for value, ious in classes]}
+            "scored": change.scored, "classes": [(value, *ious) for value, ious in classes]}

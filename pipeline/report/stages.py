@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.order import SEEDS, STEPS, maker
 from steps.parts.outcome import MARGIN, Advice, Change, Outcome, Remark, noun, plural
+from steps.parts.thresholds import RULE
 from wsss.families import BaseMethod
 
 MEASURE = "miou"    # scores without it are not compared
@@ -209,7 +210,8 @@ class _Run:
             return (f"{n} val images may be too few to choose a threshold",
                     [more if self.setting("data.n_val") else (None, None, "more val images with masks")])
         if "no val masks" in source:
-            return ("the fallback threshold of the recipe does not fit this data",
+            what = f"threshold of the {RULE}" if source.startswith(RULE) else "fallback threshold of the recipe"
+            return (f"the {what} does not fit this data",
                     [(None, None, "masks of some val images: the threshold is then chosen on them")])
         return "the configured threshold does not fit this data", [(score["threshold_key"], None, "chosen on val masks")]
 

@@ -21,19 +21,20 @@ _QUALITY = 62   # of WebP
 
 def image(image: np.ndarray, side: int) -> str:
     """An (H, W, 3) uint8 image as a data URI, its longer side at most `side` pixels."""
-    return _uri(Image.fromarray(image).resize(_size(image, side)[::-1], Image.Resampling.LANCZOS), "WEBP", quality=_QUALITY)
+    small = Image.fromarray(image).resize(thumbnail_size(image, side)[::-1], Image.Resampling.LANCZOS)
+    return _uri(small, "WEBP", quality=_QUALITY)
 
 
 def label(mask: np.ndarray, side: int, palette: np.ndarray = VOC_PALETTE) -> str:
     """An (H, W) uint8 label as a data URI in the VOC colours."""
-    picture = Image.fromarray(resize_mask(mask, _size(mask, side)))
+    picture = Image.fromarray(resize_mask(mask, thumbnail_size(mask, side)))
     picture.putpalette(palette.tobytes())
     return _uri(picture, "PNG", optimize=True)
 
 
 def errors(prediction: np.ndarray, truth: np.ndarray, side: int) -> str:
     """The errors of a prediction (H, W) as a data URI, in the colours of `ERRORS`."""
-    size = _size(truth, side)
+    size = thumbnail_size(truth, side)
     return label(error_map(resize_mask(prediction, size), resize_mask(truth, size)), side, _ERROR_PALETTE)
 
 
@@ -51,7 +52,7 @@ def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def heat(values: np.ndarray, image: np.ndarray, side: int) -> str:
     """A map (h, w) in [0, 1], of any size, drawn over its image (H, W, 3), which is unchanged at 0."""
-    size = _size(image, side)
+    size = thumbnail_size(image, side)
     small, cells = (np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize(size[::-1], Image.Resampling.BILINEAR))
                     for array in (image, values.astype(np.float32)))
     return _uri(Image.fromarray(overlay_map(small, cells)), "WEBP", quality=_QUALITY)
@@ -68,7 +69,7 @@ def colour(index: int) -> str:
     return f"#{VOC_PALETTE[index if index < IGNORE else 1 + (index - 1) % (IGNORE - 1)].tobytes().hex()}"
 
 
-def _size(array: np.ndarray, side: int) -> tuple[int, int]:
+def thumbnail_size(array: np.ndarray, side: int) -> tuple[int, int]:
     """The size of a thumbnail: shrunk to `side`, never enlarged."""
     size = array.shape[:2]
     return size if max(size) <= side else scaled_size(size, side / max(size))

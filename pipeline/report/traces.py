@@ -24,6 +24,7 @@ class Trace:
     rows: list[tuple[int | None, dict[str, str]]]
     missing: dict[str, str] = field(default_factory=dict)   # column -> why it is empty
     iou: float | None = None
+    scored: float | None = None                             # the share of its pixels
     iou_by_label: dict[int, float] = field(default_factory=dict)
 
     @property

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steps.parts.thresholds import FALLBACK, THRESHOLD, count, flat, for_each_mask, read_chosen
+from steps.parts.thresholds import THRESHOLD, Chosen, by_rule, count, fallen_back, for_each_mask, is_flat, read_chosen
 from steps.runtime.artifacts import Maps, read_array, write_json
 from steps.runtime.concurrency import max_concurrent
 from steps.runtime.context import StepContext, require_prepared
 from steps.runtime.networks import WEIGHTS, load_irn, network_input
 from steps.runtime.store import Store
-from steps.step import Column
+from steps.step import Adjustable, Column
 from wsss.cams.maps import at_size, from_stride_4
 from wsss.errors import ArgumentError, ArtifactError
 from wsss.metrics.semantic import Confusion
@@ -168,9 +168,9 @@ def choose_refiner(context: StepContext) -> dict[str, Any]:
         chosen["refiner_source"] = by_val if tried else "no val masks to choose by"
     if fixed is None:
         fallback = context.settings.fallback[context.seeds]
-        same = len({miou for trial in tried for miou in trial.get("curve", [trial["miou"]])}) == 1 and fallback is not None
-        chosen["threshold"] = best["threshold"] if best and not same else fallback
-        chosen["source"] = flat(len(val)) if same else by_val if best else FALLBACK
+        same = is_flat([miou for trial in tried for miou in trial.get("curve", [trial["miou"]])])
+        chosen |= {"threshold": best["threshold"], "source": by_val} if best and not same else fallen_back(
+            fallback, partial(_by_rule, context, candidates[chosen["refiner"]]), len(val)).as_dict()
     if best:
         chosen["tried"] = [{key: trial[key] for key in ("refiner", "threshold", "miou")} for trial in tried]
         if "curve" in best:
@@ -178,6 +178,16 @@ def choose_refiner(context: StepContext) -> dict[str, Any]:
     if context.runtime.group.is_main:
         write_json(path, chosen)
     return chosen
+
+
+def _by_rule(context: StepContext, method: RefinerMethod, why: str) -> Chosen:
+    """The threshold of the maps that the refiner cuts, by the rule."""
+    refining = Refining(context, [method])
+
+    def soft(image_id: str) -> Tensor:
+        refined = refining.refined(refining.image(image_id), method)
+        return refining.in_size(image_id, refined, context.dataset.working_size(image_id))
+    return by_rule(context, refining.maps, f"{context.name}.bg_threshold", why, soft)
 
 
 def _try_on_val(context: StepContext, candidates: Mapping[str, RefinerMethod], val: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -263,3 +273,22 @@ def refined_columns(context: StepContext) -> Iterator[Column]:
                 yield Column("edge map", "map", shown.ids, partial(shown, "edge"))
             yield Column(method.maps_title or method.maps_name, "maps", shown.ids, partial(shown, method.maps_name))
             return
+
+
+def adjustable_threshold(context: StepContext, title: str, setting: str) -> Iterator[Adjustable]:
+    """The maps of the refiner of finished masks before the background threshold: the seed maps, or what it makes of them."""
+    path = context.folder / THRESHOLD
+    chosen = read_chosen(path) if path.exists() else {}
+    if chosen.get("threshold") is None or not context.reads("seeds"):   # None: imported masks
+        return
+    method = recorded_refiner(context, chosen)
+    if method.reads_irn and method.maps_name and not (context.reads("irn") and (context.input("irn") / WEIGHTS).exists()):
+        return
+    refining = Refining(context, [method])
+
+    def read(image_id: str, size: Sequence[int]) -> tuple[Tensor, list[int]]:
+        refined = refining.refined(refining.image(image_id), method)
+        full = refining.in_size(image_id, refined, context.dataset.size(image_id))
+        return at_size(full, size), refining.maps.classes(image_id)
+    yield Adjustable(title, refining.maps.index, read, {setting: chosen["threshold"]},
+                     f"the second part of refiner={chosen['refiner']}" if method.after_threshold else "")

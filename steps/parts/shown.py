@@ -14,7 +14,7 @@ from steps.parts.thresholds import THRESHOLD
 from steps.runtime.artifacts import Labels, Maps, read_arrays, read_json
 from steps.runtime.context import StepContext
 from steps.runtime.schedule import LOG
-from steps.step import Centre, Column, Curve, Line, Sheet, Table
+from steps.step import Adjustable, Centre, Column, Curve, Line, Sheet, Table
 
 ON_SCORED, ON_VAL = "On the scored images", "On the val images, which chose"
 
@@ -56,6 +56,14 @@ def map_columns(context: StepContext, titles: Mapping[str, str]) -> Iterator[Col
 
 def _map(maps: Maps, image_id: str) -> np.ndarray | None:
     return maps.at(image_id, "strided").numpy() if image_id in maps.index else None
+
+
+def adjustable_maps(title: str, maps: Maps, settings: Mapping[str, float | None], after: str = "",
+                    kind: str | None = None) -> Adjustable:
+    """Stored maps whose thresholds, `settings`, can be tried in the report."""
+    def read(image_id: str, size: Sequence[int]) -> tuple[Any, list[int]]:
+        return maps.at(image_id, size), maps.classes(image_id)
+    return Adjustable(title, maps.index, read, settings, after, kind)
 
 
 def label_column(context: StepContext, title: str, kind: str = "") -> Column:

@@ -1,11 +1,11 @@
-"""Thresholds: a number in the configuration, the best on val masks, or the `fallback` of the recipe.
+"""Thresholds: a number in the configuration, the best on val masks, the `fallback` of the recipe, or without one that of a rule.
 
 Never chosen on the scored list. Results contain the source of every threshold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from steps.runtime.artifacts import Maps, read_json
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext
 from steps.runtime.memory import trim_heap
-from steps.step import Setup
-from wsss.errors import ArtifactError, ConfigError
+from wsss.data.ids import smallest_hashes
+from wsss.errors import ArtifactError, DataError
 from wsss.metrics.semantic import THRESHOLDS, ThresholdCounts
 
 if TYPE_CHECKING:
@@ -26,13 +26,11 @@ if TYPE_CHECKING:
 
 SCORES = "scores.json"         # of the steps that score
 THRESHOLD = "threshold.json"   # of make_sem_seg_labels and make_ins_seg_labels: the background threshold and its source
-FALLBACK = "fallback of the recipe (no val masks to choose by)"   # a source
+NO_VAL = "no val masks to choose by"
+FALLBACK = f"fallback of the recipe ({NO_VAL})"   # a source
+RULE = "separation rule"   # in a source
+RULE_IMAGES = 200          # that the rule looks at
 T = TypeVar("T")
-
-
-def flat(n_val: int) -> str:
-    """The source of a threshold that val could not choose."""
-    return f"fallback of the recipe (every threshold has the same mIoU on the masks of {n_val} val images)"
 
 
 @dataclass(frozen=True)
@@ -87,23 +85,56 @@ def for_each_mask(context: StepContext, ids: Sequence[str], make: Callable[[str,
             trim_heap()
 
 
-def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, fallback: Any) -> Chosen:
-    """The configured threshold, else the best on val, else the fallback, a number without val masks (`require_fallback`). The
-    fallback, if the recipe has one, also stands for a choice on val where every threshold has the same mIoU."""
+def choose(setting: float | None, key: str, val_counts: ThresholdCounts | None, n_val: int, fallback: float | None,
+           rule: Callable[[str], Chosen]) -> Chosen:
+    """The configured threshold, else the best on val, else, or if all are as good there, that of `fallen_back`."""
     if setting is not None:
         return Chosen(setting, f"{key} in the configuration")
-    if val_counts is not None and len(set(val_counts.miou_curve())) == 1 and fallback is not None:
-        return Chosen(fallback, flat(n_val))
-    if val_counts is not None:
+    if val_counts is not None and not is_flat(val_counts.miou_curve()):
         return Chosen(val_counts.best()[0], f"best mIoU on the masks of {n_val} val images")
-    return Chosen(fallback, FALLBACK)
+    return fallen_back(fallback, rule, n_val)
 
 
-def require_fallback(setup: Setup, wanted: Mapping[str, str]) -> None:
-    """Raise ConfigError if the recipe has no `fallback` for one of the kinds of maps `wanted`: kind -> what to set instead."""
-    if missing := [kind for kind in wanted if setup.settings.fallback[kind] is None]:
-        raise ConfigError(f"{setup.name}.fallback has no value for the maps {', '.join(missing)}, and there are no val masks to "
-                          f"choose by. Set {', '.join(wanted[kind] for kind in missing)}")
+def is_flat(curve: Sequence[float | None]) -> bool:
+    """Whether the mIoU is the same everywhere, so that no threshold is better than another."""
+    return len(set(curve)) == 1
+
+
+def fallen_back(fallback: float | None, rule: Callable[[str], Chosen], n_val: int) -> Chosen:
+    """The fallback of the recipe, else the threshold of the `rule`, which is called with the reason: that there are no val masks
+    (`n_val` 0), or that they cannot choose."""
+    why = f"every threshold has the same mIoU on the masks of {n_val} val images" if n_val else NO_VAL
+    return Chosen(fallback, f"fallback of the recipe ({why})") if fallback is not None else rule(why)
+
+
+def by_rule(context: StepContext, maps: Maps, key: str, why: str = NO_VAL,
+            soft: Callable[[str], Tensor] | None = None) -> Chosen:
+    """The threshold that best separates maps and image colours (`wsss.cams.separation`), over all processes. No mask is read.
+
+    It is that of at most `RULE_IMAGES` images with classes of the train list, chosen by a hash of the id, so that all steps have
+    the same one for the same maps. `soft(id)`: maps (K, h, w) in the working frame, by default the stored `maps`. `key`: the
+    setting to name in an error. `why` val masks do not choose: for the source. Raises ArtifactError if nothing is separated.
+    """
+    from wsss.cams.separation import Separation
+
+    dataset, device = context.dataset, context.runtime.device
+    ids = smallest_hashes([image_id for image_id in dataset.lists["train"] if image_id in maps.index and maps.classes(image_id)],
+                          RULE_IMAGES)
+    separation = Separation()
+
+    def one(image_id: str) -> tuple[Tensor, np.ndarray]:
+        return soft(image_id) if soft else maps.at(image_id, "full", device), dataset.image(image_id)
+    with closing(ordered_map(context, one, context.runtime.part(ids), max_concurrent(device))) as results:
+        for number, (_, result) in enumerate(results, start=1):
+            separation.update(*result())
+            context.runtime.progress(number, len(ids), "images, threshold by rule")
+            trim_heap()
+    separation.sums = context.runtime.reduce(separation.sums)
+    try:
+        return Chosen(separation.best(), f"{RULE} on {len(ids)} images ({why})")
+    except DataError as error:
+        raise ArtifactError(f"{context.name}: the separation rule finds no threshold on {len(ids)} images: {error}. "
+                            f"Set {key}") from error
 
 
 def read_chosen(path: Path, kind: str | None = None) -> dict[str, Any]:

@@ -1,16 +1,27 @@
-"""Thresholds without val masks, and the seed maps: what is refused before any work, with what to set."""
+"""Thresholds without val masks: the fallback of the recipe, or the rule; and the seed maps that are refused before any work."""
 
+import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline import Pipeline
 from pipeline.config import compose, typed
-from steps.parts.thresholds import FALLBACK, Chosen, choose
-from tests.conftest import TINY
-from wsss.errors import ConfigError
+from steps import cam_to_ir_label, eval_cam
+from steps.parts import thresholds
+from steps.parts.refining import choose_refiner
+from steps.parts.thresholds import FALLBACK, RULE, Chosen, by_rule, choose, confident_pair
+from steps.runtime.artifacts import Maps
+from steps.runtime.context import Source, StepContext, methods_of
+from steps.runtime.datasets import open_dataset
+from tests.conftest import SMOKE, TINY
+from wsss.cams.separation import Separation
+from wsss.data.ids import smallest_hashes
+from wsss.errors import ArtifactError, ConfigError
 from wsss.metrics.semantic import ThresholdCounts
 
 
@@ -38,54 +49,79 @@ def plan(root: Path, *overrides: str) -> dict[str, str]:
     return {planned.name: planned.action for planned in Pipeline.compose(*call, *overrides).plan()}
 
 
-@pytest.mark.parametrize(("kind", "instead"), [("make_lpcam", []), ("make_cam", []), ("make_lpcam_fg_only", []),
-                                               ("make_cam", ["experiment=irn"])])
-def test_eval_cam_needs_a_threshold_of_every_kind_it_scores(no_val_masks, kind, instead):
-    none = [*instead, f"eval_cam.fallback.{kind}=null"]
-    with pytest.raises(ConfigError, match=f"^eval_cam.fallback has no value for the maps {kind}, and there are no val masks to choose "
-                                          f"by. Set eval_cam.threshold.{kind}$"):
-        plan(no_val_masks, *none)
-    assert plan(no_val_masks, *none, f"eval_cam.threshold.{kind}=0.3")["eval_cam"] == "run"
+@pytest.mark.parametrize("recipe", ["clean", "official"])
+def test_no_threshold_is_asked_for_without_val_masks(no_masks, no_val_masks, recipe):
+    """The recipe has one, or the rule finds it."""
+    for root in (no_masks, no_val_masks):
+        found = plan(root, f"recipe={recipe}", "refiner=walk", "backbone=tiny", "eval_cam.threshold.make_cam=null", "cam_to_ir_label.conf_fg=null",
+                     "cam_to_ir_label.conf_bg=null", "make_sem_seg_labels.bg_threshold=null")
+        assert found["cam_to_ir_label"] == found["make_sem_seg_labels"] == "run"
 
 
-def test_all_missing_fallbacks_are_named_at_once(no_val_masks):
-    with pytest.raises(ConfigError, match="the maps make_cam, make_lpcam, .* Set eval_cam.threshold.make_cam, eval_cam.threshold.make_lpcam$"):
-        plan(no_val_masks, "eval_cam.fallback.make_cam=null", "eval_cam.fallback.make_lpcam=null")
+def context(root: Path, smoke_outputs: Path, step: str, *overrides: str):
+    """The context of a step of the finished run, with its data set without val masks and the seed maps as its only input."""
+    pipeline = Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", *overrides)
+    dataset = open_dataset(pipeline.config.data)
+    maps = Source("make_lpcam", {"make_lpcam": ""}, smoke_outputs / "smoke/make_lpcam")
+    return StepContext(step, getattr(pipeline.config, step), dataset, {"val": (), "ids": dataset.lists["train"], "scored": dataset.lists["train"]},
+                       root, {"seeds": (maps,), "maps": (maps,)}, methods=methods_of(pipeline.config, step))
 
 
-def test_maps_that_are_not_scored_need_no_threshold(no_val_masks):
-    assert plan(no_val_masks, "experiment=irn", "eval_cam.fallback.make_lpcam=null")["eval_cam"] == "run"
+def test_the_rule_is_the_fallback_of_every_step_and_the_same_for_the_same_maps(smoke_outputs, tmp_path):
+    source = f"{RULE} on 24 images (no val masks to choose by)"
+    by_hand, made = Separation(), context(tmp_path, smoke_outputs, "eval_cam")
+    maps = Maps(smoke_outputs / "smoke/make_lpcam")
+    for image_id in made.dataset.lists["train"]:
+        by_hand.update(maps.at(image_id, "full"), made.dataset.image(image_id))
+    assert 0 < by_hand.best() < 1
+    eval_cam.run(made)
+    assert json.loads((tmp_path / "scores.json").read_text())["chosen"]["make_lpcam"] == {"threshold": by_hand.best(), "source": source}
+    labels = context(tmp_path, smoke_outputs, "cam_to_ir_label")
+    assert cam_to_ir_label.confident_thresholds(labels) == (confident_pair(by_hand.best()), f"+0.15 / -0.10 of the threshold with the {source}")
+    for refiner in ("none", "crf"):   # both cut the seed maps
+        chosen = choose_refiner(context(tmp_path / refiner, smoke_outputs, "make_sem_seg_labels", f"refiner={refiner}"))
+        assert (chosen["threshold"], chosen["source"]) == (by_hand.best(), source)
 
 
-def test_confident_labels_need_a_pair(no_masks, no_val_masks):
-    walk = ("refiner=walk", "cam_to_ir_label.fallback.make_lpcam=null")
-    with pytest.raises(ConfigError, match="^cam_to_ir_label.fallback has no value for the maps make_lpcam, .* Set cam_to_ir_label.conf_fg "
-                                          "and cam_to_ir_label.conf_bg$"):
-        plan(no_masks, *walk)
-    assert plan(no_masks, *walk, "cam_to_ir_label.conf_fg=0.4", "cam_to_ir_label.conf_bg=0.2")["cam_to_ir_label"] == "run"
-    assert plan(no_masks, *walk, "seed_maps=make_cam")["cam_to_ir_label"] == "run"   # whose pair is there
-    assert plan(no_val_masks, *walk)["cam_to_ir_label"] == "run"                     # from the threshold in eval_cam
-    assert plan(no_masks, walk[1])["cam_to_ir_label"] == "left out"                  # the CRF reads no labels
+def test_a_fallback_of_the_recipe_comes_before_the_rule(smoke_outputs, tmp_path):
+    made = context(tmp_path, smoke_outputs, "cam_to_ir_label", "cam_to_ir_label.fallback.make_lpcam={conf_fg:0.45,conf_bg:0.25}")
+    assert cam_to_ir_label.confident_thresholds(made) == ((0.45, 0.25), FALLBACK)
+    made = context(tmp_path, smoke_outputs, "make_sem_seg_labels", "refiner=none", "make_sem_seg_labels.fallback.make_lpcam=0.6")
+    chosen = choose_refiner(made)
+    assert (chosen["threshold"], chosen["source"]) == (0.6, FALLBACK)
 
 
-def test_pseudo_masks_need_a_background_threshold(no_masks):
-    none = "make_sem_seg_labels.fallback.make_lpcam=null"
-    with pytest.raises(ConfigError, match="^make_sem_seg_labels.fallback has no value for the maps make_lpcam, .* Set "
-                                          "make_sem_seg_labels.bg_threshold$"):
-        plan(no_masks, none)
-    assert plan(no_masks, none, "make_sem_seg_labels.bg_threshold=0.4")["make_sem_seg_labels"] == "run"
-    assert plan(no_masks, none, "seed_maps=make_cam")["make_sem_seg_labels"] == "run"
+def test_the_rule_looks_at_a_sample_of_the_train_list_with_maps(smoke_outputs, tmp_path, monkeypatch):
+    made = context(tmp_path, smoke_outputs, "eval_cam")
+    monkeypatch.setattr(thresholds, "RULE_IMAGES", 5)
+    read = []
+    whole = Maps.at
+    monkeypatch.setattr(Maps, "at", lambda maps, image_id, *args: (read.append(image_id), whole(maps, image_id, *args))[1])
+    maps = Maps(smoke_outputs / "smoke/make_lpcam")
+    chosen = by_rule(made, maps, "eval_cam.threshold.make_lpcam")
+    assert chosen.source.startswith(f"{RULE} on 5 images") and sorted(read) == sorted(smallest_hashes(made.dataset.lists["train"], 5))
+    made.dataset.lists["train"] = made.dataset.lists["train"][::-1]
+    assert by_rule(made, maps, "") == chosen
+
+
+def test_maps_that_separate_nothing_are_refused_with_the_setting(smoke_outputs, tmp_path):
+    made, maps = context(tmp_path, smoke_outputs, "eval_cam"), Maps(smoke_outputs / "smoke/make_lpcam")
+    with pytest.raises(ArtifactError, match="^eval_cam: the separation rule finds no threshold on 24 images: no background threshold separates "
+                                            ".*: set the threshold. Set eval_cam.threshold.make_lpcam$"):
+        by_rule(made, maps, "eval_cam.threshold.make_lpcam", soft=lambda image_id: torch.zeros(1, *made.dataset.working_size(image_id)))
 
 
 def test_val_masks_make_fallbacks_unnecessary(smoke):
-    keys = [f"{step}.fallback.make_lpcam=null" for step in ("eval_cam", "cam_to_ir_label", "make_sem_seg_labels")]
+    keys = [f"{step}.fallback.make_lpcam={value}" for step, value in (
+        ("eval_cam", 0.2), ("cam_to_ir_label", "{conf_fg:0.3,conf_bg:0.2}"), ("make_sem_seg_labels", 0.2))]
     assert {planned.action for planned in smoke(*keys).plan()} == {"skip"}   # nor do the results depend on them
 
 
-def test_a_threshold_is_configured_chosen_or_the_fallback():
-    assert choose(0.2, "eval_cam.threshold.make_cam", None, 0, 0.15).as_dict() == {
+def test_a_threshold_is_configured_chosen_the_fallback_or_that_of_the_rule():
+    assert choose(0.2, "eval_cam.threshold.make_cam", None, 0, 0.15, Chosen).as_dict() == {
         "threshold": 0.2, "source": "eval_cam.threshold.make_cam in the configuration"}
-    assert choose(None, "", None, 0, 0.15).as_dict() == {"threshold": 0.15, "source": FALLBACK}
+    assert choose(None, "", None, 0, 0.15, Chosen).as_dict() == {"threshold": 0.15, "source": FALLBACK}
+    assert choose(None, "", None, 0, None, lambda: Chosen(0.7, RULE)) == Chosen(0.7, RULE)
 
 
 WITHOUT_EVAL_CAM = "steps=[train_cam,make_cam,make_lpcam,cam_to_ir_label,train_irn,make_sem_seg_labels]"
@@ -121,8 +157,9 @@ def test_seed_maps_that_no_step_reads_are_not_checked():
 def test_a_flat_curve_on_val_chooses_nothing():
     counts = ThresholdCounts(1)
     counts.update(np.full((1, 2, 2), 0.4, np.float32), [0], np.zeros((2, 2), int))
-    chosen = choose(None, "key", counts, 1, 0.45)
+    rule = partial(Chosen, 0.3)
+    chosen = choose(None, "key", counts, 1, 0.45, rule)
     assert chosen == Chosen(0.45, "fallback of the recipe (every threshold has the same mIoU on the masks of 1 val images)")
-    assert choose(None, "key", counts, 1, None).threshold == 0   # a recipe without a fallback
+    assert choose(None, "key", counts, 1, None, rule) == Chosen(0.3, "every threshold has the same mIoU on the masks of 1 val images")
     counts.update(np.full((1, 2, 2), 0.9, np.float32), [0], np.ones((2, 2), int))
-    assert choose(None, "key", counts, 2, 0.45) == Chosen(0.4, "best mIoU on the masks of 2 val images")
+    assert choose(None, "key", counts, 2, 0.45, rule) == Chosen(0.4, "best mIoU on the masks of 2 val images")

@@ -190,7 +190,7 @@ def test_a_second_row_of_a_module_makes_its_own_labels(tree):
     assert len(files) == 24 and sorted(path.name for path in first.glob("*.png")) == files
     settings = [json.loads((folder / "manifest.json").read_text())["settings"] for folder in (first, second)]
     for own in settings:
-        assert own.pop("fallback")["make_lpcam"] == {"conf_fg": 0.45, "conf_bg": 0.25}   # without the kinds of later rows in the first
+        assert own.pop("fallback")["make_lpcam"] == {"conf_fg": None, "conf_bg": None}   # without the kinds of later rows in the first
     assert settings[1] == {**settings[0], "crf_iterations": 9} and settings[0]["crf_iterations"] == 10
 
 

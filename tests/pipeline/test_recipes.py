@@ -210,11 +210,14 @@ def test_methods_go_with_every_recipe_and_experiment(choice):
 
 @pytest.mark.parametrize("choice", EVERY_CHOICE)
 def test_every_recipe_and_experiment_has_a_threshold_without_val_masks(choice):
-    """The maps of the two papers can be scored, and be seeds, on any data."""
-    found = values(choice, *(["data.root=x"] if choice.endswith(ROOTED) else []))
+    """The maps of the two papers can be scored, and be seeds, on any data: where the recipe has no official value, by the rule."""
+    words = (choice, *(["data.root=x"] if choice.endswith(ROOTED) else []))
+    found = values(*words)
     seeds, kinds = ("make_cam", "make_lpcam"), ("make_cam", "make_lpcam_fg_only", "make_lpcam")
+    if compose(words).recipe_name == "clean":
+        assert {value for key, value in found.items() if ".fallback." in key} == {None}
+        return
     assert all(0 < found[f"eval_cam.fallback.{kind}"] < 1 for kind in kinds)
-    assert all(0 < found[f"make_sem_seg_labels.fallback.{kind}"] < 1 for kind in seeds)
     assert all(0 < found[f"cam_to_ir_label.fallback.{kind}.conf_bg"] < found[f"eval_cam.fallback.{kind}"]
                < found[f"cam_to_ir_label.fallback.{kind}.conf_fg"] < 1 for kind in seeds)
 

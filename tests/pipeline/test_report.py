@@ -38,7 +38,7 @@ from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask, write_mask
 from wsss.errors import ArtifactError, ConfigError
 
-SECTIONS = ("scores", "classes", "thresholds", "training", "way", "changes", "images", "prototypes", "confusion", "steps", "configuration")
+SECTIONS = ("scores", "classes", "thresholds", "choose", "training", "way", "changes", "images", "prototypes", "confusion", "steps", "configuration")
 
 
 class Page(HTMLParser):
@@ -56,12 +56,12 @@ class Page(HTMLParser):
         self.ids += [values["id"]] if "id" in values else []
         self.addresses += [values[name] for name in ("src", "href", "xlink:href") if values.get(name)]
         self.tiles += [values["data-id"]] if values.get("class") == "tile" else []
-        if tag not in ("meta", "link", "img", "br"):
+        if tag not in ("meta", "link", "img", "br", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
         self.handle_starttag(tag, attributes)
-        if tag not in ("meta", "link", "img", "br"):
+        if tag not in ("meta", "link", "img", "br", "input"):
             self.open.pop()
 
     def handle_endtag(self, tag):
@@ -292,7 +292,8 @@ def many(run, n: int):
     labels = {image_id: (i % 80,) for i, image_id in enumerate(ids)}
     dataset = Dataset(name="many", root=Path("nowhere"), classes=tuple(f"c{i}" for i in range(80)), labels=labels,
                       lists={"train": ids, "val": (), "all": ids}, image_files=dict(zip(ids, ids)))
-    scores = ImageScores(ids, np.linspace(0, 1, n, dtype=np.float32), tuple({0: 0.5, i % 80 + 1: i / n} for i in range(n)))
+    scores = ImageScores(ids, np.linspace(0, 1, n, dtype=np.float32), tuple({0: 0.5, i % 80 + 1: i / n} for i in range(n)),
+                         np.ones(n, np.float32))
     return type(run)(run.config, run.composed, dataset, run.folder, run.runtime, run.plan, run.summary), scores
 
 
@@ -309,6 +310,40 @@ def test_the_images_shown_are_a_bounded_sample_of_all_kinds(smoke, outputs):
     ious = [scores.miou[scores.ids.index(image_id)] for image_id in traces]
     assert len(traces) == 6 and ious == sorted(ious, reverse=True) and len({run.dataset.labels[image_id] for image_id in traces}) == 6
     assert len(choose_shown(run, ImageScores(), scores.ids[:30])) == 30
+
+
+def test_images_of_which_little_was_scored_are_not_among_the_best(smoke, outputs):
+    pipeline = smoke()
+    run, scores = many(pipeline.recorded(pipeline.folder.path), 1000)
+    scored = np.where(np.arange(1000) >= 900, images.LITTLE - 0.01, images.LITTLE).astype(np.float32)   # the hundred best ones
+    scores = replace(scores, scored=scored)
+    shown = choose_shown(run, scores, scores.ids)
+    assert {image_id for image_id, tags in shown.items() if "best" in tags} == set(scores.ids[876:900])
+    assert set(choose_traces(run, scores, scores.ids)) < set(scores.ids[:900])
+    nothing = replace(scores, scored=np.zeros(1000, np.float32))
+    assert not any("best" in tags for tags in choose_shown(run, nothing, scores.ids).values())
+
+
+def test_a_picture_says_how_much_of_it_was_scored(smoke, outputs):
+    pipeline = smoke(f"data.root={outputs / '.data'}")   # of the copy: masks are changed
+    run = pipeline.recorded(pipeline.folder.path)
+    best = score_images(run).best_first()[:2]
+    for image_id, left in zip(best, (0.25, 0.75)):
+        truth = read_mask(run.dataset.mask_path(image_id))
+        truth[round(left * len(truth)):] = 255
+        write_mask(run.dataset.mask_path(image_id), truth)
+    run = pipeline.recorded(pipeline.folder.path)
+    scores = score_images(run)
+    places = scores.place()
+    assert [float(scores.scored[places[image_id]]) for image_id in best] == pytest.approx([0.25, 0.75], abs=0.01)
+    assert score_images(run).scored.tolist() == scores.scored.tolist(), "kept"
+    assert best[0] not in scores.best_first() and len(scores.best_first()) == len(scores.ids) - 1
+    html = page.write_report(run).read_text()
+    tile = re.search(rf'<figure class="tile" data-id="{best[0]}".*?</figure>', html, re.S)[0]
+    assert re.search(r"2[456] % scored", tile) and " data-little " in tile and "best" not in re.search('data-tags="(.*?)"', tile)[1]
+    other = re.search(rf'<figure class="tile" data-id="{best[1]}".*?</figure>', html, re.S)[0]
+    assert re.search(r"7[456] % scored", other) and " data-little " not in other
+    assert html.count("100 % scored") > 20
 
 
 def test_a_strip_reads_what_save_soft_kept_and_computes_it_otherwise(smoke, outputs):
@@ -438,6 +473,20 @@ def test_scores_with_other_measures_have_a_table_of_their_own(smoke, outputs):
     found = read(page.write_report(run))
     assert "mIoU, percent instances 50.0 AP50, percent" in found.text and "instances 25.0 50.0 0.10 1,234 24" in found.text
     assert "The bar is pseudo masks" in found.text
+
+
+def test_lines_that_coincide_are_dashed_and_named(smoke, outputs):
+    x, y = [0.0, 0.5, 1.0], [0.1, 0.6, 0.2]
+    lines = [Line(x, y, "one"), Line(x, [0.1, 0.602, 0.2], "two"), Line(x, [0.1, 0.5, 0.2], "three"), Line(x, y, "four")]
+    under = figures.coinciding([(line.x, line.y) for line in lines])
+    assert under == [None, 0, None, 0]
+    assert figures.coinciding([(x, [0.1, None, 0.2]), (x, [0.1, None, 0.2]), (x, y), ([0.0, 1.0], [0.1, 0.2])]) == [None, 0, None, None]
+    assert len({str(figures.dashes(under, number)) for number in range(4)}) == 3 and figures.dashes(under, 2) == "-"
+    drawn = figures.plot(Curve("t", "x", "y", lines, section="thresholds"))
+    assert "one, two and four coincide (dashed)." in drawn and drawn.count("stroke-dasharray") >= 2
+    assert "coincide" not in figures.plot(Curve("t", "x", "y", lines[1:3], section="thresholds"))
+    runs = figures.dots(["a", "b"], ["first", "second"], np.array([[50.0, 50.0], [60.0, 60.0]]), "mIoU")
+    assert "first and second coincide (dashed)." in runs
 
 
 def test_figures_take_their_colours_from_the_page_and_share_no_ids():

@@ -180,4 +180,4 @@ def test_without_masks_the_rest_runs(outputs, tmp_path):
     assert summary["scores"] == {} and summary["unscored"] == {"eval_cam": "masks", "eval_sem_seg": "masks"}
     assert len(list((outputs / "bare/make_sem_seg_labels").glob("*.png"))) == 24
     source = json.loads((outputs / "bare/cam_to_ir_label/manifest.json").read_text())["result"]
-    assert (source["conf_fg"], source["conf_bg"]) == (0.45, 0.25) and "fallback" in source["threshold_source"]
+    assert 0 < source["conf_bg"] < source["conf_fg"] < 1 and "the separation rule on 24 images (no val masks" in source["threshold_source"]

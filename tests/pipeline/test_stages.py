@@ -13,7 +13,7 @@ from pipeline.order import SEEDS, STEPS, Row, made_from, titles
 from pipeline.report import stages
 from pipeline.report.stages import MARGIN, describe, setting_in_use, stage_lines
 from steps import step
-from steps.parts.thresholds import FALLBACK
+from steps.parts.thresholds import FALLBACK, RULE
 
 VAL = "best mIoU on the masks of 60 val images"
 DEFAULTS = {"seed_maps": "make_lpcam", "data.n_val": 60, "backbone": "timm", "backbone.starts_from_weights": True,
@@ -116,6 +116,7 @@ def test_a_fall_that_is_the_thresholds_alone_and_context_that_takes_away_objects
 @pytest.mark.parametrize(("source", "says", "setting"), [
     ("best mIoU on the masks of 1449 val images", "the 1449 val images it was chosen on differ from the scored ones", None),
     (FALLBACK, "the fallback threshold of the recipe does not fit this data", None),
+    (f"{RULE} on 200 images (no val masks to choose by)", "the threshold of the separation rule does not fit this data", None),
     ("eval_cam.threshold.make_cam in the configuration", "the configured threshold does not fit", "eval_cam.threshold.make_cam=null")])
 def test_why_a_threshold_does_not_fit(source, says, setting):
     settings = {**DEFAULTS, "eval_cam.threshold.make_cam": 0.15}

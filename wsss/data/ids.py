@@ -1,5 +1,6 @@
 """Ids of images, and the text files that list them."""
 
+import hashlib
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -126,3 +127,8 @@ def read_list(path: Path, known: Mapping[str, str]) -> tuple[str, ...]:
 def union(lists: Iterable[Sequence[str]]) -> tuple[str, ...]:
     """The distinct ids of all lists, in order."""
     return tuple(dict.fromkeys(image_id for ids in lists for image_id in ids))
+
+
+def smallest_hashes(ids: Iterable[str], most: int) -> list[str]:
+    """The `most` ids with the smallest hashes: a sample that depends on no seed and on no order."""
+    return sorted(ids, key=lambda image_id: hashlib.blake2b(image_id.encode(), digest_size=8).digest())[:most]
