@@ -110,8 +110,8 @@ def run(context: StepContext) -> dict[str, Any]:
         image = context.dataset.image(image_id)
         size = {"height": image.shape[0], "width": image.shape[1]}
         if image_id in context.dataset.corrections:
-            label = resize_mask(context.dataset.correction(image_id), image.shape[:2])
-            return {f"{image_id}.png": encode_mask(label)}, {**size, "correction": context.dataset.digest_of_correction(image_id)}
+            drawn = resize_mask(context.dataset.correction(image_id), image.shape[:2])
+            return {f"{image_id}.png": encode_mask(drawn)}, {**size, "correction": context.dataset.digest_of_correction(image_id)}
         label = ir_label(image, maps.at(image_id, "full", context.runtime.device), maps.classes(image_id), conf_fg=conf_fg,
                          conf_bg=conf_bg, iterations=settings.crf_iterations, gt_prob=settings.gt_prob,
                          backend=settings.crf_backend.value)

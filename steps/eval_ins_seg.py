@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steps.parts.corrections import columns_of, told_apart
 from steps.parts.thresholds import SCORES, THRESHOLD, read_chosen
 from steps.runtime.artifacts import check_keys, read_json, write_json
 from steps.runtime.context import StepContext
@@ -88,7 +89,8 @@ def run(context: StepContext) -> dict[str, Any]:
         "kind": source.step,
         "ap": mean, "ap_of_class": each, "iou": settings.iou,
         "coco_style": coco.average_precision() if coco else None,
-        "objects": int(precision.objects.sum()), "detections": precision.detections, **told_apart(dataset, scored, everything.average_precision()[1]),
+        "objects": int(precision.objects.sum()), "detections": precision.detections,
+        **told_apart(dataset, scored, everything.average_precision()[1]),
         "threshold": chosen["threshold"], "threshold_source": chosen["source"]})
     return {}
 

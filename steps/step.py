@@ -11,10 +11,10 @@
                     image id. Raises ArtifactError with the file
 
 Optional, with the defaults at the end of this file: what it makes (`MAPS`, `MASKS`, `INSTANCES`, `MEASURES`), what its results
-depend on (`LOG_ONLY`, `INSTEAD`, `identity`, `seen_by`, `unused`, `corrected`), its lists (`lists`, `TRUTH`, `UNLABELLED`), checks (`check`),
-cost (`needs`), its scores and what the report shows and says (`scores`, `shown`, `named`, `advice`, `remarks`), and what the
-actions do with it (`OFFICIAL`, `classify`, `COMMON`, `soft`, `tune`). `prepare(context)` makes the files `COMMON`, which all
-images need, before several shards run at once.
+depend on (`LOG_ONLY`, `INSTEAD`, `identity`, `seen_by`, `unused`, `corrected`), its lists (`lists`, `TRUTH`, `UNLABELLED`),
+checks (`check`), cost (`needs`), its scores and what the report shows and says (`scores`, `shown`, `named`, `advice`,
+`remarks`), and what the actions do with it (`OFFICIAL`, `classify`, `COMMON`, `soft`, `tune`). `prepare(context)` makes the
+files `COMMON`, which all images need, before several shards run at once.
 
 The planner imports the module of a step too, so slow imports, above all torch, are inside its functions.
 A step reads artifacts through `context.input(role)` and writes only into `context.folder`. It uses neither the run folder nor

@@ -1,7 +1,8 @@
 """Train the segmentation network that `segmenter=NAME` chooses, on the pseudo masks or on the ground truth.
 
-Reads images and the pseudo masks, or the masks corrected by hand where there are any; writes `weights.safetensors`, `log.jsonl` and `log.csv` (loss of every step, mIoU on val) and
-the resumable `state.safetensors`. With `labels=gt` it is the fully supervised bound of the same network.
+Reads images and the pseudo masks, or the masks corrected by hand where there are any; writes `weights.safetensors`, `log.jsonl`
+and `log.csv` (loss of every step, mIoU on val) and the resumable `state.safetensors`. With `labels=gt` it is the fully
+supervised bound of the same network.
 """
 
 from __future__ import annotations
