@@ -1,8 +1,8 @@
 """Read what annotation tools export as masks of a data set: the counterpart of `wsss.annotations`.
 
-A reader takes the folder of an export, the classes and the images of the data set (id -> file), and returns for every image with
-an annotation the function that draws its mask (H, W) uint8. It raises DataError for what it cannot read, and for a class that the
-data set does not have; shapes without an image are left out with a warning.
+A reader takes the folder of an export and the data set, and returns for every image with an annotation the function that draws its
+mask (H, W) uint8. It raises DataError for what it cannot read, and for a class that the data set does not have; annotations without
+an image are left out with a warning.
 """
 
 import json
@@ -26,6 +26,7 @@ from wsss.data.folder.masks import LABELMAP, FileMasks, match_masks, read_colour
 from wsss.annotations import UNSCORED
 from wsss.annotations.colours import label
 from wsss.annotations.label_studio import ID, IMAGE, decode_brush
+from wsss.data.dataset import Dataset
 from wsss.data.ids import Names
 from wsss.data.messages import did_you_mean, refuse
 from wsss.errors import ConfigError, DataError
@@ -42,39 +43,40 @@ def opened(path: Path) -> Iterator[Path]:
         yield path
         return
     if not zipfile.is_zipfile(path):
-        raise ConfigError(f"import_from={path} is neither a folder nor a zip file. Set it to what the annotation tool has exported")
+        raise ConfigError(f"import_from={path} is neither a folder nor a zip file. Set it to what the annotation tool "
+                          "has exported")
     with TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
         archive.extractall(folder)
         yield Path(folder)
 
 
-def read_pictures(root: Path, classes: Sequence[str], images: Mapping[str, str]) -> Masks:
+def read_pictures(root: Path, dataset: Dataset) -> Masks:
     """PNGs in SegmentationClass/, of CVAT or in VOC's layout: colours by labelmap.txt, else numbers by classes.txt."""
     folder, files = find_masks(root)
     if not folder:
-        raise DataError(f"{root} has no folder SegmentationClass; expected an export of the format Segmentation mask 1.1 of CVAT, "
-                        "or PASCAL VOC's folders: export it again, or choose another import_format")
-    masks = match_masks(files, root / folder, images)
+        raise DataError(f"{root} has no folder SegmentationClass; expected an export of the format Segmentation mask 1.1 of "
+                        "CVAT, or PASCAL VOC's folders: export it again, or choose another import_format")
+    classes, masks = dataset.classes, match_masks(files, root / folder, dataset.image_files)
     if (root / LABELMAP).exists():
         table = read_colours(root / LABELMAP)
         values, of_colours = table.values(tuple(map(label, (*classes, UNSCORED)))), table.of_colours
     else:
-        listed = find_classes(root)[0] or tuple(classes)
+        listed = find_classes(root)[0] or classes
         refuse(f"classes of {root}", [f"class {name!r} is not in the class list{did_you_mean(name, classes)}: rename it"
                                       for name in listed if name not in classes])
         values = {0: 0, IGNORE: IGNORE, **{i: classes.index(name) + 1 for i, name in enumerate(listed, start=1)}}
         of_colours = False
-    source = FileMasks(root, masks, images, values, of_colours)
+    source = FileMasks(root, masks, dataset.image_files, values, of_colours)
     return {image_id: partial(_scored, partial(source.read, image_id), len(classes)) for image_id in masks}
 
 
-def read_shapes(root: Path, classes: Sequence[str], images: Mapping[str, str]) -> Masks:
+def read_shapes(root: Path, dataset: Dataset) -> Masks:
     """JSON files of COCO or LabelMe: run lengths, polygons, masks. An image with a box alone is left out."""
-    found = read_json_labels(root, (*classes, UNSCORED), images)
+    found = read_json_labels(root, (*dataset.classes, UNSCORED), dataset.image_files)
     if found is None or not found.drawings:
-        raise DataError(f"{root} has no JSON file of COCO or LabelMe with shapes; expected polygons or masks: export it again, or "
-                        "choose another import_format")
-    return {image_id: partial(_scored, drawing.mask, len(classes)) for image_id, drawing in found.drawings.items()}
+        raise DataError(f"{root} has no JSON file of COCO or LabelMe with shapes; expected polygons or masks: export it again, "
+                        "or choose another import_format")
+    return {image_id: partial(_scored, drawing.mask, len(dataset.classes)) for image_id, drawing in found.drawings.items()}
 
 
 def _scored(draw: Callable[[], np.ndarray], n_classes: int) -> np.ndarray:
@@ -84,22 +86,22 @@ def _scored(draw: Callable[[], np.ndarray], n_classes: int) -> np.ndarray:
     return mask
 
 
-def read_tasks(root: Path, classes: Sequence[str], images: Mapping[str, str]) -> Masks:
+def read_tasks(root: Path, dataset: Dataset) -> Masks:
     """Tasks that Label Studio has exported as JSON: brush masks and polygons of the last annotation of each. A task without one,
     or whose annotations were all cancelled, is left out."""
-    names, found, problems = Names(images), {}, []
+    names, found, problems = Names(dataset.image_files), {}, []
     tasks = [task for path in sorted(root.glob("*.json")) for task in _tasks(path)]
     for task in tasks:
         done = [each for each in task.get("annotations") or () if not each.get("was_cancelled")]
         if not done:
             continue
         known, address = str(task["data"].get(ID, "")), unquote(str(task["data"].get(IMAGE, ""))).rpartition("/")[2]
-        image_id = known if known in images else names.find(address) or names.find(_UPLOADED.sub("", address))
+        image_id = known if known in dataset.image_files else names.find(address) or names.find(_UPLOADED.sub("", address))
         if image_id is None:
             problems.append(f"task {task.get('id')} is of {address or known!r}, which is no image; leave it out of the export")
         else:
-            found[image_id] = partial(_drawn, image_id, done[-1]["result"], classes)
-            problems += _wrong_results(image_id, done[-1]["result"], classes)
+            found[image_id] = partial(_drawn, image_id, done[-1]["result"], dataset)
+            problems += _wrong_results(image_id, done[-1]["result"], dataset.classes)
     refuse(f"tasks of {root}", problems)
     if not found:
         raise DataError(f"{root} has no task with an annotation; expected Label Studio's JSON with submitted annotations (not "
@@ -135,17 +137,16 @@ def _wrong_results(image_id: str, results: Sequence[Mapping[str, Any]], classes:
     return problems
 
 
-def _drawn(image_id: str, results: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> np.ndarray:
-    """The mask of an annotation: a later region covers those before it."""
-    sizes = {(int(result["original_height"]), int(result["original_width"])) for result in results}
-    if len(sizes) != 1:
-        raise DataError(f"{image_id} has no region, or regions of images of several sizes {sorted(sizes)}; expected one size: draw "
-                        "at least one region, or leave the task out of the export")
+def _drawn(image_id: str, results: Sequence[Mapping[str, Any]], dataset: Dataset) -> np.ndarray:
+    """The mask of an annotation, in which a later region covers those before it; without a region it is background."""
+    sizes = {(int(result["original_height"]), int(result["original_width"])) for result in results} or {dataset.size(image_id)}
+    if len(sizes) > 1:
+        raise DataError(f"{image_id} has regions of images of several sizes, {sorted(sizes)}; expected one: annotate it again")
     (height, width), = sizes
     mask = np.zeros((height, width), np.uint8)
     for result in results:
         name, value = _labels(result)[0], result["value"]
-        number = IGNORE if name == UNSCORED else classes.index(name) + 1
+        number = IGNORE if name == UNSCORED else dataset.classes.index(name) + 1
         if "rle" in value:
             mask[decode_brush(value["rle"], (height, width))] = number
         else:
@@ -154,5 +155,5 @@ def _drawn(image_id: str, results: Sequence[Mapping[str, Any]], classes: Sequenc
     return mask
 
 
-READERS: Mapping[str, Callable[[Path, Sequence[str], Mapping[str, str]], Masks]] = {
+READERS: Mapping[str, Callable[[Path, Dataset], Masks]] = {
     "coco": read_shapes, "cvat": read_pictures, "label_studio": read_tasks, "labelme": read_shapes, "voc": read_pictures}

@@ -59,7 +59,7 @@ def do(pipeline: Any) -> tuple[Path, list[Finding]]:
     with pipeline.reading([step]), _corrections.opened(user_path(config.import_from)) as root:
         pipeline.console.start("import")
         dataset, read = pipeline.dataset, _corrections.READERS[config.import_format]
-        found = read(root, dataset.classes, dataset.image_files)
+        found = read(root, dataset)
         new = _checked(dataset, config.import_from, found, pipeline.progress("import"))
         given = [] if config.import_unchanged else list(_given(config, dataset, pipeline.folder, step, tuple(new), read))
         same = [i for i, mask in new.items() if any(i in masks and np.array_equal(mask, masks[i]()) for masks in given)]
@@ -88,8 +88,8 @@ def _checked(dataset: Dataset, source: str, found: Masks, progress: Callable[[in
         try:
             mask = draw()
             if mask.shape != (expected := dataset.size(image_id)):
-                problems.append(f"the mask of {image_id} is {format_size(mask.shape)} but its image is {format_size(expected)} as "
-                                "shown; annotate the image as it is")
+                problems.append(f"the mask of {image_id} is {format_size(mask.shape)} but its image is {format_size(expected)} "
+                                "as shown; annotate the image as it is")
             mask_classes(mask, len(dataset.classes), Path(source, image_id))
             masks[image_id] = mask
         except WsssError as error:
@@ -114,7 +114,7 @@ def _given(config: Any, dataset: Dataset, folder: RunFolder, step: str, ids: Seq
         options = Options(dataset.classes, config.export_tolerance if shapes == annotations.POLYGONS else None)
         with TemporaryDirectory() as place:
             form.write(Path(place), sheets(), options)
-            yield read(Path(place), dataset.classes, dataset.image_files)
+            yield read(Path(place), dataset)
 
 
 def _write(folder: RunFolder, masks: dict[str, np.ndarray]) -> Path:
