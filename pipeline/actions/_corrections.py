@@ -1,8 +1,8 @@
 """Read what annotation tools export as masks of a data set: the counterpart of `wsss.annotations`.
 
-A reader takes the folder of an export and the data set, and returns for every image with an annotation the function that draws its
-mask (H, W) uint8. It raises DataError for what it cannot read, and for a class that the data set does not have; annotations without
-an image are left out with a warning.
+A reader takes the folder of an export and the data set, and returns for every image with an annotation the function that draws
+its mask (H, W) uint8. It raises DataError for what it cannot read, and for a class that the data set does not have; annotations
+without an image are left out with a warning.
 """
 
 import json
