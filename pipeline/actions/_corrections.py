@@ -86,13 +86,13 @@ def _scored(draw: Callable[[], np.ndarray], n_classes: int) -> np.ndarray:
     return mask
 
 
-def read_tasks(root: Path, dataset: Dataset) -> Masks:
+def read_tasks(root: Path, dataset: Dataset, part: str = "annotations") -> Masks:
     """Tasks that Label Studio has exported as JSON: brush masks and polygons of the last annotation of each. A task without one,
-    or whose annotations were all cancelled, is left out."""
+    or whose annotations were all cancelled, is left out. `part`: "predictions" reads those that were given to the tool."""
     names, found, problems = Names(dataset.image_files), {}, []
     tasks = [task for path in sorted(root.glob("*.json")) for task in _tasks(path)]
     for task in tasks:
-        done = [each for each in task.get("annotations") or () if not each.get("was_cancelled")]
+        done = [each for each in task.get(part) or () if not each.get("was_cancelled")]
         if not done:
             continue
         known, address = str(task["data"].get(ID, "")), unquote(str(task["data"].get(IMAGE, ""))).rpartition("/")[2]
@@ -157,3 +157,5 @@ def _drawn(image_id: str, results: Sequence[Mapping[str, Any]], dataset: Dataset
 
 READERS: Mapping[str, Callable[[Path, Dataset], Masks]] = {
     "coco": read_shapes, "cvat": read_pictures, "label_studio": read_tasks, "labelme": read_shapes, "voc": read_pictures}
+# What the tool was given, as if it had been exported without a change.
+GIVEN = {**READERS, "label_studio": partial(read_tasks, part="predictions")}

@@ -30,7 +30,7 @@ def write(folder: Path, sheets: Iterable[Sheet], options: Options) -> None:
             path = folder / part / f"{sheet.name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(painted(numbers)).save(path)   # RGB: not every reader looks up a palette
-        listed.append(f'"{sheet.name}"\n' if " " in sheet.name else f"{sheet.name}\n")
+        listed.append(f"{sheet.name}\n")
     write_text(folder / LIST / "default.txt", "".join(listed))
     write_labelmap(folder, seen, options)
     with zipfile.ZipFile(folder / "annotations.zip", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -226,7 +226,7 @@ class Dataset:
 
     def digest_of_correction(self, image_id: str) -> str:
         """Hex digest of the pixels' file of a corrected mask."""
-        return self._cached("correction", image_id, lambda: _digest_file(Path(self.corrections[image_id])))
+        return self._cached("correction", image_id, lambda: digest_file(Path(self.corrections[image_id])))
 
     def digest_of_corrections(self, ids: Sequence[str]) -> str:
         """Hex digest of those of the ids that have a corrected mask, and of the masks."""
@@ -243,7 +243,7 @@ class Dataset:
 
     def _mask_digest(self, image_id: str) -> str:
         paths = self._mask_parts(image_id)
-        return self._cached("mask", image_id, lambda: ",".join(map(_digest_file, paths)) or "none")
+        return self._cached("mask", image_id, lambda: ",".join(map(digest_file, paths)) or "none")
 
     def _mask_parts(self, image_id: str) -> list[Path]:
         """The files that the mask is read from."""
@@ -268,7 +268,8 @@ def _digest_ends(path: Path) -> str:
         raise DataError(f"cannot read {path}: {error.strerror or error}; restore the image, or remove its id") from error
 
 
-def _digest_file(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """Hex digest of a mask file. Raises DataError if it cannot be read."""
     try:
         return _digest_bytes(path.read_bytes())
     except OSError as error:
