@@ -20,6 +20,7 @@ from pipeline.actions import _export, _folder
 from pipeline.actions._export import export_target, finished_masks
 from pipeline.actions.export_voc import mask_step
 from pipeline.order import BY_NAME
+from pipeline.plan.plan import survey
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.artifacts import Labels, read_json, read_label
 from steps.runtime.context import require
@@ -103,11 +104,20 @@ def _of_run(config: Any, dataset: Dataset, folder: RunFolder, command: str, step
     made = Labels(folder.result(step), len(dataset.classes)).index if folder.manifest(step) else {}
     split = config.export_split or "all"
     ids = dataset.list_ids(split) if config.export_split else tuple(i for i in dataset.lists["all"] if i in made)
-    read = finished_masks(config, dataset, folder, command, step, split, ids)
+    read = finished_masks(config, _as_made(config, dataset, folder, step), folder, command, step, split, ids)
 
     def mask(image_id: str) -> np.ndarray:
         return dataset.correction(image_id) if image_id in dataset.corrections else read(image_id, dataset.size(image_id))
     return _Source(dataset, ids, mask, BY_NAME[step].MASKS[""], folder.path.name)
+
+
+def _as_made(config: Any, dataset: Dataset, folder: RunFolder, step: str) -> Dataset:
+    """The data set with which the masks were made: without corrected masks, if these were imported since."""
+    manifest = folder.manifest(step)
+    for each in (dataset, dataset.uncorrected) if manifest and dataset.corrections else ():
+        if any(planned.name == step and planned.fingerprint == manifest["fingerprint"] for planned in survey(config, each, folder)):
+            return each
+    return dataset
 
 
 def _predicted(config: Any, warn: Callable[[str], None]) -> _Source:
