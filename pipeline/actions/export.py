@@ -115,7 +115,8 @@ def _as_made(config: Any, dataset: Dataset, folder: RunFolder, step: str) -> Dat
     """The data set with which the masks were made: without corrected masks, if these were imported since."""
     manifest = folder.manifest(step)
     for each in (dataset, dataset.uncorrected) if manifest and dataset.corrections else ():
-        if any(planned.name == step and planned.fingerprint == manifest["fingerprint"] for planned in survey(config, each, folder)):
+        fingerprints = {planned.name: planned.fingerprint for planned in survey(config, each, folder)}
+        if fingerprints[step] == manifest["fingerprint"]:
             return each
     return dataset
 

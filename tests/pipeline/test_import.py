@@ -12,13 +12,13 @@ from pipeline.commandline import act
 from tests.conftest import SMOKE, works
 from wsss import annotations
 from wsss.annotations import UNSCORED, Options, Sheet
-from wsss.data.drawing import CLASSES
+from wsss.data import drawing
 from wsss.data.images import read_mask, write_mask
 from wsss.errors import ConfigError, DataError
 from wsss.palette import IGNORE
 
 pytest.importorskip("wsss.data.folder.found")   # the readers of folders in the forms of labelling tools
-FORMS = annotations.names()
+FORMS, CLASSES = annotations.names(), tuple(drawing.CLASSES)
 
 
 @pytest.fixture
