@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster.machine import loader_processes
 from pipeline.order import made_kinds
+from pipeline.plan.lists import dataset_of
 from steps.runtime.context import Group, Runtime, Source, StepContext, methods_of
 from wsss.data.dataset import Dataset
 
@@ -30,6 +31,6 @@ def make_context(config: Any, dataset: Dataset, name: str, lists: Mapping[str, t
     """
     inputs = {role: tuple(Source(source, made_kinds(config, source), found) for source in names if (found := place(source)))
               for role, names in sources.items()}
-    return StepContext(name=name, settings=getattr(config, name), dataset=dataset, lists=lists, folder=folder, inputs=inputs,
-                       seed=config.seed, runtime=runtime, methods=methods_of(config, name),
+    return StepContext(name=name, settings=getattr(config, name), dataset=dataset_of(config, dataset, name), lists=lists,
+                       folder=folder, inputs=inputs, seed=config.seed, runtime=runtime, methods=methods_of(config, name),
                        further=config.further.get(name, {}))

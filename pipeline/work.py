@@ -15,7 +15,7 @@ from pipeline.cluster.machine import peak_memory, prepared_process, reset_peak_m
 from pipeline.console import Console
 from pipeline.contexts import make_context, make_runtime
 from pipeline.order import BY_NAME
-from pipeline.plan.plan import CONTINUE, REUSE, PlannedStep, work_folder
+from pipeline.plan.plan import CONTINUE, REUSE, PlannedStep, seen_by_step, work_folder
 from pipeline.runfolder.folder import RUN, RunFolder
 from pipeline.runfolder.reuse import take_over
 from pipeline.settings import Precision
@@ -148,12 +148,13 @@ class Work:
     def _take(self, planned: PlannedStep, folder: Path) -> dict | None:
         """Reuse the result of another run; return its manifest, or None if images remain to be made."""
         donor, ids = planned.donor.folder, planned.lists.get("ids", ())
+        dataset = seen_by_step(self.config, self.dataset, planned)
         with ExitStack() as held:
             with suppress(StorageError):   # the run may be read-only
                 with donor.claims.planning(self.console.warning):
                     held.enter_context(donor.claims.hold([], [planned.name]))
-            manifest = take_over(donor, planned.name, folder, ids, self.dataset)
-        if planned.step.KIND == IMAGES and unfinished(folder, ids, self.dataset, added=planned.added):
+            manifest = take_over(donor, planned.name, folder, ids, dataset)
+        if planned.step.KIND == IMAGES and unfinished(folder, ids, dataset, added=planned.added):
             return None
         return {**manifest, "taken_from": str(donor.path)}
 

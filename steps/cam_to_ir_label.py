@@ -2,7 +2,7 @@
 
 Official file: `step/cam_to_ir_label.py` (IRN, LPCAM). Reads the seed maps and, if the confident pair is not
 configured, the threshold that eval_cam chose on val. Writes `ID.png` (0 background, 1..C class, 255 ignore) in the size
-of the network input.
+of the network input. A mask corrected by hand takes the place of the label of its image.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
 from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, PER_MAP, Adjustable, Column, Needs, Setup, StepSettings, facts
-from wsss.data.images import encode_mask
+from wsss.data.images import encode_mask, resize_mask
 
 VERSION = 1
 KIND = IMAGES
@@ -83,6 +83,10 @@ def unused(setup: Setup) -> dict[str, str]:
     return {} if setup.settings.conf_fg is None else {"thresholds": "conf_fg"}
 
 
+def corrected(settings: Settings) -> bool:
+    return True
+
+
 def check(setup: Setup) -> None:
     setup.require_mask_values()
     settings = setup.settings
@@ -106,10 +110,14 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def make(image_id: str) -> Made:
         image = context.dataset.image(image_id)
+        size = {"height": image.shape[0], "width": image.shape[1]}
+        if image_id in context.dataset.corrections:
+            drawn = resize_mask(context.dataset.correction(image_id), image.shape[:2])
+            return {f"{image_id}.png": encode_mask(drawn)}, {**size, "correction": context.dataset.digest_of_correction(image_id)}
         label = ir_label(image, maps.at(image_id, "full", context.runtime.device), maps.classes(image_id), conf_fg=conf_fg,
                          conf_bg=conf_bg, iterations=settings.crf_iterations, gt_prob=settings.gt_prob,
                          backend=settings.crf_backend.value)
-        return {f"{image_id}.png": encode_mask(label.cpu().numpy())}, {"height": image.shape[0], "width": image.shape[1]}
+        return {f"{image_id}.png": encode_mask(label.cpu().numpy())}, size
 
     for_each_image(context, make, cpu_parallel=True)
     return {"conf_fg": conf_fg, "conf_bg": conf_bg, "threshold_source": source}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steps.parts.corrections import columns_of, told_apart
 from steps.parts.thresholds import SCORES, THRESHOLD, read_chosen
 from steps.runtime.artifacts import check_keys, read_json, write_json
 from steps.runtime.context import StepContext
@@ -43,6 +44,10 @@ def lists(setup: Setup) -> Lists:
     return {"scored": ids if known else ()}
 
 
+def corrected(settings: Settings) -> bool:
+    return True
+
+
 def check(setup: Setup) -> None:
     from wsss.metrics.instances import pycocotools
 
@@ -68,13 +73,14 @@ def run(context: StepContext) -> dict[str, Any]:
     dataset, source, settings = context.dataset, context.inputs["instances"][0], context.settings
     precision = InstancePrecision(len(dataset.classes), settings.iou)
     coco = CocoPrecision(len(dataset.classes)) if settings.coco_style else None
+    everything = InstancePrecision(len(dataset.classes), settings.iou)   # with the images that have a mask corrected by hand
     scores: list[InstancePrecision | CocoPrecision] = [precision, *filter(None, [coco])]
     scored, read = context.lists["scored"], instance_reader(source.folder, len(dataset.classes))
     for number, image_id in enumerate(scored, start=1):
         context.runtime.check_stop()
         found = read(image_id, dataset.size(image_id))
         masks, classes = dataset.instances(image_id)
-        for score in scores:
+        for score in (everything,) if image_id in dataset.corrections else (everything, *scores):
             score.update(found, masks, classes)
         context.runtime.progress(number, len(scored), "images with instances")
     each, mean = precision.average_precision()
@@ -83,7 +89,8 @@ def run(context: StepContext) -> dict[str, Any]:
         "kind": source.step,
         "ap": mean, "ap_of_class": each, "iou": settings.iou,
         "coco_style": coco.average_precision() if coco else None,
-        "objects": int(precision.objects.sum()), "detections": precision.detections, "images": len(scored),
+        "objects": int(precision.objects.sum()), "detections": precision.detections,
+        **told_apart(dataset, scored, everything.average_precision()[1]),
         "threshold": chosen["threshold"], "threshold_source": chosen["source"]})
     return {}
 
@@ -100,4 +107,4 @@ def scores(folder: Path) -> list[Score]:
     values["min_iou"] = values.pop("iou")   # in a score "iou" is that of each class
     headings = {**MEASURES, "ap": f"AP{100 * values['min_iou']:.0f}"}
     return [Score(values["kind"], {name: headings[name] for name in measured}, {**values, **measured},
-                  {"detections": "detections", "objects": "objects"})]
+                  {"detections": "detections", "objects": "objects"} | columns_of(values, headings["ap"]))]

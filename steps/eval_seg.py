@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from steps.parts.corrections import columns_of, told_apart
 from steps.parts.outcome import Outcome, Remark
 from steps.parts.thresholds import SCORES
 from steps.runtime.artifacts import Labels, check_keys, read_json, write_json
@@ -38,6 +39,10 @@ def lists(setup: Setup) -> Lists:
     return {"scored": val_with_masks(setup.dataset) if setup.settings.split is None else setup.ids_with_masks()}
 
 
+def corrected(settings: Settings) -> bool:
+    return True
+
+
 def needs(setup: Setup) -> Needs:
     from steps.runtime.needs import scoring
 
@@ -49,19 +54,22 @@ def run(context: StepContext) -> dict[str, Any]:
     n_classes = len(dataset.classes)
     read = {kind: Labels(source.folder, n_classes, folder) for kind, folder in source.kinds.items()}
     measured = {kind: (Confusion(n_classes), BoundaryIoU(n_classes)) for kind in read}
+    corrected = {kind: Confusion(n_classes) for kind in read}   # images with a mask corrected by hand: the network has seen it
     for number, image_id in enumerate(context.runtime.part(scored), start=1):
         context.runtime.check_stop()
         truth = dataset.mask(image_id)
         for kind, measures in measured.items():
             mask = read[kind](image_id, truth.shape)
-            for measure in measures:
+            for measure in (corrected[kind],) if image_id in dataset.corrections else measures:
                 measure.update(mask, truth)
         context.runtime.progress(number, len(scored), "segmentations")
     scores = {}
     for kind, (confusion, boundary) in measured.items():
-        confusion.counts, boundary.counts = (context.runtime.reduce(each.counts) for each in (confusion, boundary))
+        confusion.counts, boundary.counts, corrected[kind].counts = (
+            context.runtime.reduce(each.counts) for each in (confusion, boundary, corrected[kind]))
         scores[kind] = {**confusion.scores(only_present=True).as_dict(), "boundary_iou": boundary.mean(confusion.present),
-                        "boundary_iou_by_label": boundary.scores(confusion.present), "images": len(scored),
+                        "boundary_iou_by_label": boundary.scores(confusion.present),
+                        **told_apart(dataset, scored, (confusion + corrected[kind]).scores(only_present=True).miou),
                         "confusion": confusion.counts.tolist()}
     if context.runtime.group.is_main:
         facts = read_metadata(context.input("network") / WEIGHTS)
@@ -76,7 +84,7 @@ def reader(folder: Path, n_classes: int) -> None:
 
 
 def scores(folder: Path) -> list[Score]:
-    return [Score(kind, MEASURES | BOUNDARY, values, {TRAINED_ON: "trained on"})
+    return [Score(kind, MEASURES | BOUNDARY, values, {TRAINED_ON: "trained on"} | columns_of(values, MEASURES["miou"]))
             for kind, values in read_json(folder / SCORES)["scores"].items()]
 
 

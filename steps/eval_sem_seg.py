@@ -1,6 +1,7 @@
 """Score the pseudo masks.
 
 Official file: `step/eval_sem_seg.py` (IRN, LPCAM). Reads the pseudo masks and the ground truth; writes `scores.json`.
+A mask corrected by hand is no pseudo mask: its image counts only in a second score, of the labels that a network is trained on.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from steps.parts.corrections import columns_of, told_apart
 from steps.parts.thresholds import SCORES, THRESHOLD, read_chosen
 from steps.runtime.artifacts import Labels, check_keys, read_json, write_json
 from steps.runtime.context import StepContext
@@ -39,6 +41,10 @@ def lists(setup: Setup) -> Lists:
     return {"scored": setup.ids_with_masks()}
 
 
+def corrected(settings: Settings) -> bool:
+    return True
+
+
 def needs(setup: Setup) -> Needs:
     from steps.runtime.needs import scoring
 
@@ -47,21 +53,24 @@ def needs(setup: Setup) -> Needs:
 
 def run(context: StepContext) -> dict[str, Any]:
     dataset, source = context.dataset, context.inputs["masks"][0]
-    confusion, scored = Confusion(len(dataset.classes)), context.lists["scored"]
+    confusion, corrected, scored = Confusion(len(dataset.classes)), Confusion(len(dataset.classes)), context.lists["scored"]
     read = Labels(source.folder, len(dataset.classes))
     for number, image_id in enumerate(context.runtime.part(scored), start=1):
         context.runtime.check_stop()
         truth = dataset.mask(image_id)
-        confusion.update(read(image_id, truth.shape), truth, prediction_ignore=context.settings.ignore.value)
+        if image_id in dataset.corrections:
+            corrected.update(dataset.correction(image_id), truth, prediction_ignore="ignore")
+        else:
+            confusion.update(read(image_id, truth.shape), truth, prediction_ignore=context.settings.ignore.value)
         context.runtime.progress(number, len(scored), "pseudo masks")
-    confusion.counts = context.runtime.reduce(confusion.counts)
+    confusion.counts, corrected.counts = map(context.runtime.reduce, (confusion.counts, corrected.counts))
     if not context.runtime.group.is_main:
         return {}
     chosen = read_chosen(source.folder / THRESHOLD)
     write_json(context.folder / SCORES, {"kind": source.step, **confusion.scores().as_dict(), "threshold": chosen["threshold"],
                                          "threshold_source": chosen["source"], "threshold_key": f"{source.step}.bg_threshold",
-                                         "refiner": chosen.get("refiner"), "images": len(scored),
-                                         "confusion": confusion.counts.tolist()})
+                                         "refiner": chosen.get("refiner"), "confusion": confusion.counts.tolist(),
+                                         **told_apart(dataset, scored, (confusion + corrected).scores().miou)})
     return {}
 
 
@@ -71,7 +80,7 @@ def reader(folder: Path, n_classes: int) -> None:
 
 def scores(folder: Path) -> list[Score]:
     values = read_json(folder / SCORES)
-    return [Score(values["kind"], MEASURES, values)]
+    return [Score(values["kind"], MEASURES, values, columns_of(values, MEASURES["miou"]))]
 
 
 def shown(context: StepContext) -> Iterator[Matrix]:

@@ -11,8 +11,8 @@
                     image id. Raises ArtifactError with the file
 
 Optional, with the defaults at the end of this file: what it makes (`MAPS`, `MASKS`, `INSTANCES`, `MEASURES`), what its results
-depend on (`LOG_ONLY`, `INSTEAD`, `identity`, `added`, `seen_by`, `unused`), lists (`lists`, `TRUTH`, `UNLABELLED`), checks
-(`check`), cost (`needs`), its scores and what the report shows and says (`scores`, `tables`, `shown`, `named`, `advice`,
+depend on (`LOG_ONLY`, `INSTEAD`, `identity`, `added`, `seen_by`, `unused`, `corrected`), lists (`lists`, `TRUTH`, `UNLABELLED`),
+checks (`check`), cost (`needs`), its scores and what the report shows and says (`scores`, `tables`, `shown`, `named`, `advice`,
 `remarks`), and what the actions do with it (`OFFICIAL`, `classify`, `COMMON`, `soft`, `tune`). `prepare(context)` makes the files
 `COMMON`, which all images need, before several shards run at once.
 
@@ -240,6 +240,11 @@ def added(setup: Setup) -> Mapping[str, Any]:
 def unused(setup: Setup) -> dict[str, str]:
     """The roles that the step does not read with these settings and this data set, each with the setting that says so."""
     return {}
+
+
+def corrected(settings: Any) -> bool:
+    """Whether the results depend on the masks corrected by hand (`Dataset.corrections`) of the step's images."""
+    return False
 
 
 def check(setup: Setup) -> None:

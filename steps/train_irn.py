@@ -84,6 +84,10 @@ def identity(setup: Setup) -> dict[str, Any]:
     return {**found, **backbone_facts(setup, init_of(setup) is Init.imagenet)}
 
 
+def corrected(settings: Settings) -> bool:
+    return settings.weights is None
+
+
 def check(setup: Setup) -> None:
     from steps.runtime.needs import Estimate
     from steps.runtime.networks import check_training, imported_irn

@@ -1,7 +1,8 @@
 """Train the segmentation network that `segmenter=NAME` chooses, on the pseudo masks or on the ground truth.
 
-Reads images and the pseudo masks; writes `weights.safetensors`, `log.jsonl` and `log.csv` (loss of every step, mIoU on val) and
-the resumable `state.safetensors`. With `labels=gt` it is the fully supervised bound of the same network.
+Reads images and the pseudo masks, or the masks corrected by hand where there are any; writes `weights.safetensors`, `log.jsonl`
+and `log.csv` (loss of every step, mIoU on val) and the resumable `state.safetensors`. With `labels=gt` it is the fully
+supervised bound of the same network.
 """
 
 from __future__ import annotations
@@ -96,6 +97,10 @@ def identity(setup: Setup) -> dict[str, Any]:
             **backbone_facts(setup, setup.methods["backbone"].starts_from_weights)}
 
 
+def corrected(settings: Settings) -> bool:
+    return settings.labels is Source.pseudo and settings.weights is None
+
+
 def check(setup: Setup) -> None:
     from steps.runtime.networks import check_training, imported_segmenter, planned_segmenter
 
@@ -183,6 +188,8 @@ def run(context: StepContext) -> dict[str, Any]:
     pseudo = Labels(context.input("labels"), len(dataset.classes)) if settings.labels is Source.pseudo else None
 
     def label_of(image_id: str) -> np.ndarray:
+        if image_id in dataset.corrections:
+            return dataset.correction(image_id)
         return dataset.mask(image_id) if pseudo is None else pseudo(image_id, dataset.size(image_id))
 
     if not settings.absent_classes:
@@ -206,8 +213,13 @@ def run(context: StepContext) -> dict[str, Any]:
                         settings.val_epochs)
     log = fit(context, schedule, network, optimizer, sample, loss, lambda: validate(context, network), counts=counts)
     if context.runtime.group.is_main:
-        save_network(context, network, **{TRAINED_ON: GROUND_TRUTH if pseudo is None else PSEUDO_MASKS})
+        save_network(context, network, **{TRAINED_ON: GROUND_TRUTH if pseudo is None else _labels_used(context)})
     return {"steps": log[-1]["step"], "epochs": epochs_of(settings, len(context.ids)), "val_miou": log[-1].get("val_miou")}
+
+
+def _labels_used(context: StepContext) -> str:
+    corrected = sum(image_id in context.dataset.corrections for image_id in context.ids)
+    return PSEUDO_MASKS + (f", {corrected} of {len(context.ids)} corrected" if corrected else "")
 
 
 def validate(context: StepContext, network: Segmenter) -> dict[str, Any]:

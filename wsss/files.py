@@ -98,3 +98,22 @@ def file_sizes(folder: Path | str) -> dict[str, int]:
                 else:
                     sizes[prefix + entry.name] = entry.stat().st_size
     return sizes
+
+
+@contextmanager
+def writing_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a new temporary folder beside `path`; after the block it is renamed to `path`, which must not exist or be empty.
+
+    If the block fails, the temporary folder is removed and `path` is unchanged. Raises StorageError as `replacing`.
+    """
+    path = Path(path).absolute()
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}"[:240] + ".tmp")
+    with storage(path):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            if path.exists():
+                path.rmdir()
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

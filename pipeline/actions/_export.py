@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.order import BY_NAME
+from pipeline.plan.lists import dataset_of
 from pipeline.plan.plan import survey
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.artifacts import Labels
@@ -39,7 +40,7 @@ def finished_masks(config: Any, dataset: Dataset, folder: RunFolder, command: st
     if planned is None or manifest is None or manifest["fingerprint"] != planned.fingerprint:
         why = planned.why if planned and planned.why else "the step is not finished"
         raise ConfigError(f"{folder.path} has no {title} of this configuration ({why}). Make them first: {command}")
-    if missing := unfinished(folder.result(step), ids, dataset):
+    if missing := unfinished(folder.result(step), ids, dataset_of(config, dataset, step)):
         raise ConfigError(f"the {title} cover {len(ids) - len(missing)} of the {len(ids)} ids of the list {split} (first "
                           f"missing: {next(iter(missing))!r}). Make the others first: {command} {step}.split={split}")
     return Labels(folder.result(step), len(dataset.classes))

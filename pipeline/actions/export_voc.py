@@ -43,12 +43,12 @@ def run(pipeline: Any) -> int:
     return 0
 
 
-def mask_step(config: Any) -> str:
+def mask_step(config: Any, action: str = "export_voc") -> str:
     """The step whose masks are exported: the last of the experiment that makes masks, or of those that a network is trained on if
     there are any. Raises ConfigError if no step makes masks."""
     if not (makers := [name for name in config.steps if BY_NAME[name].MASKS]):
         known = " or ".join(row.name for row in BY_NAME.values() if row.MASKS)
-        raise ConfigError(f"action=export_voc needs pseudo masks, but no step of this experiment makes any "
+        raise ConfigError(f"action={action} needs pseudo masks, but no step of this experiment makes any "
                           f"({', '.join(config.steps)}). Add {known} to steps")
     trainings = (name for name in config.steps if BY_NAME[name].KIND == TRAINING)
     trained_on = {source for name in trainings for read in sources(config, name).values() for source in read}

@@ -68,7 +68,7 @@ def _find_state(config: Any, dataset: Dataset, folder: RunFolder, planned: Plann
         raise ConfigError(f"{planned.name} is finished in {folder.result(planned.name)} and would be replaced by the "
                           "import. Set replace=true to allow it, or name=NAME for another run")
     place = folder.result(planned.name) if current else folder.partial(planned.name, planned.fingerprint)
-    planned.done = planned.total - len(unfinished(place, planned.lists["ids"], dataset))
+    planned.done = planned.total - len(unfinished(place, planned.lists["ids"], dataset.uncorrected))
     planned.damaged = folder.damaged_files(planned.name) if current else []
     planned.why = f"from {planned.import_from / planned.step.OFFICIAL.name}"
     if current and planned.done == planned.total and not planned.damaged and not folder.has_open_journal(planned.name):

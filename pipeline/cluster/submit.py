@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.cluster.jobs import FOLDER, JOBS, LIVING, PREPARE, SHARDS, WHOLE, ask, living, queue, read_jobs
 from pipeline.order import STEPS
-from pipeline.plan.plan import REUSE, PlannedStep, check_share, work_folder
+from pipeline.plan.plan import REUSE, PlannedStep, check_share, seen_by_step, work_folder
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.artifacts import write_json
 from steps.runtime.journal import unfinished
@@ -100,7 +100,8 @@ class Submitter:
         if planned.step.KIND != IMAGES or planned.action == REUSE or shards == 1:
             return [whole]
         ids = planned.lists["ids"]
-        open_ids = unfinished(work_folder(self.folder, planned), ids, self.dataset, added=planned.added)
+        open_ids = unfinished(work_folder(self.folder, planned), ids, seen_by_step(self.config, self.dataset, planned),
+                              added=planned.added)
         indices = tuple(i for i in range(min(shards, len(ids))) if any(image_id in open_ids for image_id in ids[i::shards]))
         if not indices:
             return [whole]

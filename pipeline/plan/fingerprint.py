@@ -72,6 +72,10 @@ def _identity(config: Any, dataset: Dataset, lists: dict[str, Lists], known: dic
             key = f"{kind} of {purpose}"
             digest = getattr(dataset, f"digest_of_{kind}")
             identity["data"][key] = digest(ids) if recorded is None else recorded.get("data", {}).get(key, "unknown")
+        if any(image_id in setup.dataset.corrections for image_id in ids):
+            key = f"corrected masks of {purpose}"
+            identity["data"][key] = (setup.dataset.digest_of_corrections(ids) if recorded is None
+                                     else recorded.get("data", {}).get(key, "unknown"))
     return identity
 
 

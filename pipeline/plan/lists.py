@@ -12,6 +12,11 @@ from wsss.errors import ConfigError
 from wsss.families import FAMILIES
 
 
+def dataset_of(config: Any, dataset: Dataset, name: str) -> Dataset:
+    """The data set as a step sees it: without corrected masks if its results do not depend on them."""
+    return dataset if BY_NAME[name].corrected(getattr(config, name)) else dataset.uncorrected
+
+
 def setup_of(config: Any, dataset: Dataset, name: str, reads: Mapping[str, tuple[str, ...]] | None = None, **more: Any) -> Setup:
     """What is known about a step of the experiment before any work.
 
@@ -19,7 +24,7 @@ def setup_of(config: Any, dataset: Dataset, name: str, reads: Mapping[str, tuple
     """
     read = {role: tuple(Source(source, made_kinds(config, source)) for source in names)
             for role, names in (sources(config, name) if reads is None else reads).items()}
-    return Setup(name, getattr(config, name), config, dataset, read, **more)
+    return Setup(name, getattr(config, name), config, dataset_of(config, dataset, name), read, **more)
 
 
 def added_by(config: Any, dataset: Dataset, name: str) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from typing import Any
 
 from pipeline.order import BY_NAME, Row
 from pipeline.plan.fingerprint import IMPORTED, differences, fingerprint, identities
-from pipeline.plan.lists import added_by, derive_lists, imported_file, reads_of, setup_of, unread_steps
+from pipeline.plan.lists import added_by, dataset_of, derive_lists, imported_file, reads_of, setup_of, unread_steps
 from pipeline.plan.selection import selected
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reuse import Donor, find_donor, refuse_incompatible_runs
 from steps.runtime.context import methods_of
 from steps.runtime.inference import failures
-from steps.runtime.journal import BROKEN, CHANGED, LACKING, MISSING, unfinished
+from steps.runtime.journal import BROKEN, CHANGED, CORRECTED, LACKING, MISSING, unfinished
 from steps.runtime.schedule import STATE, saved_step, total_steps
 from steps.step import IMAGES, SCORE, TRAINING, Lists
 from wsss.data.dataset import Dataset
@@ -26,7 +26,8 @@ DONE, STALE, PARTIAL, ABSENT, NOTHING = "done", "stale", "partial", "missing", "
 SKIP, CONTINUE, RUN, RERUN, REUSE, LEFT_OUT = "skip", "continue", "run", "re-run", "reuse", "left out"
 IMPORT = "imported"   # a training imported from a file of the configuration
 REASONS = {BROKEN: "{n} artifact{s} broken", CHANGED: "{n} image{s} or their labels changed", MISSING: "{n} image{s} new",
-           LACKING: "{n} image{s} without further kinds of maps"}
+           LACKING: "{n} image{s} without further kinds of maps",
+           CORRECTED: "{n} corrected mask{s} changed"}
 SHOWN = 4   # differences
 
 
@@ -100,7 +101,7 @@ def survey(config: Any, dataset: Dataset, folder: RunFolder, read_images: bool =
         planned = PlannedStep(BY_NAME[name], lists[name], known[name], {}, ABSENT)
         if not planned.imported:
             planned.sources, planned.added = reads_of(config, dataset, lists, name), added_by(config, dataset, name)
-        _find_state(config, dataset, folder, planned, read_images)
+        _find_state(config, seen_by_step(config, dataset, planned), folder, planned, read_images)
         result.append(planned)
     return result
 
@@ -122,7 +123,7 @@ def make_plan(config: Any, dataset: Dataset, folder: RunFolder, donors: list[Don
     refuse_incompatible_runs(donors or [], {name: planned.identity for name, planned in plan.items()})
     for name, planned in plan.items():
         wanted = config.steps.index(name) <= config.steps.index(chosen[-1])   # later steps are not reused
-        _decide(config, dataset, folder, planned, name in chosen, donors or [] if wanted else [])
+        _decide(config, seen_by_step(config, dataset, planned), folder, planned, name in chosen, donors or [] if wanted else [])
         if name in unread and planned.action != SKIP and not getattr(config, BY_NAME[name].flag):
             planned.action, planned.usable, planned.why = LEFT_OUT, False, unread[name]
         if planned.works:
@@ -157,6 +158,11 @@ def check_share(config: Any, planned: PlannedStep, processes: int) -> None:
         raise ConfigError(f"{processes} processes cannot share the {parts} parts of a batch ({planned.name}.parts={parts}). "
                           f"Start at most {parts} processes, or set {planned.name}.parts={processes} (another training: it "
                           f"changes rounding) or {planned.name}.parts=null (one part for each process)")
+
+
+def seen_by_step(config: Any, dataset: Dataset, planned: PlannedStep) -> Dataset:
+    """The data set as the step sees it (`dataset_of`); what is imported depends on no corrected mask."""
+    return dataset.uncorrected if planned.imported else dataset_of(config, dataset, planned.name)
 
 
 def work_folder(folder: RunFolder, planned: PlannedStep) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.plan.fingerprint import differences
-from pipeline.plan.plan import ABSENT, DONE, NOTHING, STALE, PlannedStep, finished_in, survey
+from pipeline.plan.plan import ABSENT, DONE, NOTHING, STALE, PlannedStep, finished_in, seen_by_step, survey
 from pipeline.runfolder.claims import Claim
 from pipeline.runfolder.folder import RunFolder
 from steps.runtime.journal import journal_lines
@@ -65,7 +65,8 @@ def run_status(config: Any, dataset: Dataset, folder: RunFolder) -> list[StepSta
         return [StepStatus(name, DAMAGED if name in bad else UNKNOWN, 0, 0, "images", bad.get(name, ""), {}, None)
                 for name in config.steps]
     claims = folder.claims.living()
-    return [_status(dataset, folder, planned, claims) for planned in survey(config, dataset, folder, read_images=False)]
+    plan = survey(config, dataset, folder, read_images=False)
+    return [_status(seen_by_step(config, dataset, planned), folder, planned, claims) for planned in plan]
 
 
 def _left_overs(folder: RunFolder, planned: PlannedStep) -> Iterator[LeftOver]:

@@ -13,6 +13,7 @@ from wsss.data.archives import Progress
 from wsss.data.coco import open_coco
 from wsss.data.coco_layout import POLICIES
 from wsss.data.coco_prepare import download_coco, prepare_coco
+from wsss.data.corrections import find_corrections
 from wsss.data.dataset import Dataset
 from wsss.data.doubts import MAX_IMAGES, tell
 from wsss.data.findings import Finding
@@ -38,6 +39,8 @@ class DataSettings:
     image_size: int           # side of the training crops in pixels
     max_side: int | None      # shrink images with a longer side to it when reading; results keep the original size
     min_side: int | None      # enlarge images whose longer side is below it: a finer grid, for small objects
+
+    corrections: str | None   # a folder of masks corrected by hand, ID.png, as action=import writes one
 
     def __post_init__(self) -> None:
         require(self.kind in KINDS and KINDS[self.kind].settings is type(self), "data.kind", self.kind,
@@ -173,6 +176,8 @@ def open_dataset(data: DataSettings, *, scratch: Path | None = None, check: bool
     dataset = replace(KINDS[data.kind].open(data, scratch, check and _marker(data)), min_side=data.min_side)
     if check and KINDS[data.kind].doubtful:
         tell(dataset, _marker(data), pixels=reread or len(dataset.image_files) <= MAX_IMAGES)
+    if data.corrections is not None:
+        dataset = replace(dataset, corrections=find_corrections(user_path(data.corrections), dataset, check))
     return dataset
 
 

@@ -27,7 +27,7 @@ TAKEN = "taken"   # the journal of results reused from another run
 _TAIL = 2**16     # bytes
 _SECONDS, _PACK = re.compile(r', "seconds": [^,}]*'), re.compile(rb'"pack": "(packs/[^"\\/]+\.tar)"')
 _DECODE = json.JSONDecoder().raw_decode
-WHOLE, MISSING, BROKEN, CHANGED, LACKING = "whole", "missing", "broken", "changed", "lacking"
+WHOLE, MISSING, BROKEN, CHANGED, CORRECTED, LACKING = "whole", "missing", "broken", "changed", "corrected", "lacking"
 
 
 class Journal:
@@ -71,8 +71,9 @@ def unfinished(folder: Path, ids: Sequence[str], dataset: Dataset, read_images: 
     """The ids without a complete artifact in the folder of an "images" step, in order, with the reason.
 
     "missing": not made yet; "broken": a file is missing, has another size than recorded or was renamed as damaged; "changed":
-    the image or its labels have changed since; "lacking": only kinds of results of `added` (`steps.step.added`) are missing or
-    were made otherwise. Without `read_images` only the labels are compared.
+    the image or its labels have changed since; "corrected": its mask that was corrected by hand (compared with what the line
+    says); "lacking": only kinds of results of `added` (`steps.step.added`) are missing or were made otherwise. Without
+    `read_images` only the labels are compared, and whether there is such a mask.
     Finished images are not kept in memory: a million images take seconds and little memory.
     """
     found, packed = dict.fromkeys(ids, MISSING), Sizes(folder)
@@ -107,6 +108,10 @@ def _state(line: dict, folder: Path, packed: Sizes, dataset: Dataset, read_image
         return BROKEN
     if line["classes"] != list(dataset.labels.get(image_id, ())):
         return CHANGED
+    if ("correction" in line) != (image_id in dataset.corrections):
+        return CORRECTED
+    if read_images and "correction" in line and line["correction"] != dataset.digest_of_correction(image_id):
+        return CORRECTED
     if read_images and image_id in dataset.image_files and line["source"] != dataset.digest_of_image(image_id):
         return CHANGED
     return WHOLE

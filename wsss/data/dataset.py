@@ -8,8 +8,8 @@ ground-truth masks, and the *working* frame of networks and stored maps, in whic
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -69,6 +69,7 @@ class Dataset:
     levels: Levels | None = None  # of images with more than 8 bits: the values that become black and white
     max_pixels: int | None = None  # of an image; None: Pillow's limit
     read_from: Mapping[str, str] = field(repr=False, default_factory=dict)  # part -> the files and their form, to show
+    corrections: Mapping[str, str] = field(repr=False, default_factory=dict)  # id -> file of a mask corrected by hand
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -141,6 +142,25 @@ class Dataset:
                             "save the mask in that size")
         mask_classes(mask, len(self.classes), path)
         return mask
+
+    def correction(self, image_id: str) -> np.ndarray:
+        """The mask that was corrected by hand, (H, W) uint8 in the original frame, as `mask`. Raises DataError as `mask`."""
+        path = Path(self.corrections[image_id])
+        mask = read_mask(path)
+        if mask.shape != (expected := self.size(image_id)):
+            raise DataError(f"corrected mask {path} is {format_size(mask.shape)} but its image is {format_size(expected)} as "
+                            "shown; save it in that size, or remove it")
+        mask_classes(mask, len(self.classes), path)
+        return mask
+
+    @cached_property
+    def uncorrected(self) -> "Dataset":
+        """The data set without corrected masks."""
+        if not self.corrections:
+            return self
+        without = replace(self, corrections={})
+        without._digests.update(self._digests)
+        return without
 
     def has_instances(self, image_id: str) -> bool:
         """Whether the data set has ground-truth objects of an image, which may be an empty list."""
@@ -216,6 +236,14 @@ class Dataset:
     def digest_of_masks(self, ids: Sequence[str]) -> str:
         """Hex digest of the ids and the bytes of their mask files; an id without a mask is included as such."""
         return _digest(f"{image_id}\t{self._mask_digest(image_id)}" for image_id in ids)
+
+    def digest_of_correction(self, image_id: str) -> str:
+        """Hex digest of the pixels' file of a corrected mask."""
+        return self._cached("correction", image_id, lambda: digest_file(Path(self.corrections[image_id])))
+
+    def digest_of_corrections(self, ids: Sequence[str]) -> str:
+        """Hex digest of those of the ids that have a corrected mask, and of the masks."""
+        return _digest(f"{image_id}\t{self.digest_of_correction(image_id)}" for image_id in ids if image_id in self.corrections)
 
     def digest_of_instances(self, ids: Sequence[str]) -> str:
         """Hex digest of everything that the objects of these ids depend on; an id without objects is included as such."""
