@@ -16,6 +16,7 @@ from pipeline.config import method_schema
 from pipeline.contexts import make_context
 from pipeline.order import BY_NAME, STEPS, Row, main_masks, sources
 from pipeline.plan.plan import DONE, PARTIAL, PlannedStep
+from pipeline.presets import CONF as PRESETS
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import CONFIG
 from steps.runtime.context import Runtime, StepContext, own_methods
@@ -102,7 +103,7 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
         stored = OmegaConf.load(path)
         _drop_steps(stored, current)
         schema = OmegaConf.structured(OmegaConf.get_type(current))
-        schema.data = OmegaConf.structured(KINDS[stored.data.kind].settings)
+        schema.data = OmegaConf.merge(OmegaConf.structured(KINDS[stored.data.kind].settings), _data_defaults(stored.data.kind))
         methods = {family: stored[family].method for family in FAMILIES if family in stored}   # not in older runs
         for family, name in methods.items():
             schema[family] = method_schema(family, name)
@@ -127,6 +128,12 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
         raise ConfigError(f"{path}: the run has the steps {', '.join(config.steps)}, but this version of the program has no step "
                           f"{', '.join(gone)}. Use the version that made the run, or make a new run without it, name=NAME")
     return config
+
+
+def _data_defaults(kind: str) -> dict[str, Any]:
+    """The values in `conf/data/` of the keys of a kind of data set: older runs have not all of them."""
+    values = yaml.safe_load((PRESETS / "data" / f"{kind}.yaml").read_text(encoding="utf-8"))["data"]
+    return {key: value for key, value in values.items() if value != "???"}
 
 
 def _drop_steps(stored: DictConfig, current: DictConfig) -> None:

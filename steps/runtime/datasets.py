@@ -1,6 +1,7 @@
 """The kinds of data sets: the settings of each under `data.`, and how to open it. A new kind is a row in `KINDS`."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,6 +26,8 @@ from wsss.data.voc_prepare import download_voc, prepare_voc
 from wsss.data.wsol import WSOL, open_wsol, prepare_wsol
 from wsss.errors import ConfigError, DataError
 from wsss.files import user_path
+
+log = logging.getLogger(__name__)
 
 CACHE = "WSSS_CACHE"   # the environment variable with the cache folder
 
@@ -109,9 +112,11 @@ class WsolData(DataSettings):
 
 def _open_folder(data: FolderData, scratch: Path | None, check: bool | Path) -> Dataset:
     levels = (data.range[0], data.range[1]) if data.range else None
-    return open_folder(user_path(data.root), name=data.name, max_side=data.max_side, val_fraction=data.val_fraction,
-                       difficult=data.difficult, check=check, max_pixels=data.max_pixels, levels=levels,
-                       colours=user_path(data.colours) if data.colours else None)
+    dataset = open_folder(user_path(data.root), name=data.name, max_side=data.max_side, val_fraction=data.val_fraction,
+                          difficult=data.difficult, check=check, max_pixels=data.max_pixels, levels=levels,
+                          colours=user_path(data.colours) if data.colours else None)
+    log.info("data set %s: %s", data.name, "; ".join(f"{part}: {text}" for part, text in dataset.read_from.items()))
+    return dataset
 
 
 def _prepare_folder(data: FolderData) -> list[Finding]:

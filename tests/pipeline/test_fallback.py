@@ -121,7 +121,7 @@ def test_a_threshold_is_configured_chosen_the_fallback_or_that_of_the_rule():
     assert choose(0.2, "eval_cam.threshold.make_cam", None, 0, 0.15, Chosen).as_dict() == {
         "threshold": 0.2, "source": "eval_cam.threshold.make_cam in the configuration"}
     assert choose(None, "", None, 0, 0.15, Chosen).as_dict() == {"threshold": 0.15, "source": FALLBACK}
-    assert choose(None, "", None, 0, None, lambda: Chosen(0.7, RULE)) == Chosen(0.7, RULE)
+    assert choose(None, "", None, 0, None, lambda why: Chosen(0.7, f"{RULE} ({why})")).source == f"{RULE} (no val masks to choose by)"
 
 
 WITHOUT_EVAL_CAM = "steps=[train_cam,make_cam,make_lpcam,cam_to_ir_label,train_irn,make_sem_seg_labels]"

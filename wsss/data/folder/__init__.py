@@ -37,7 +37,7 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
     """Open the data set in `root`, with the layout `LAYOUT` or as labelling tools write one. Nothing is written there.
 
     Labels are those of the first of: labels.csv or the only csv file, COCO json, LabelMe json, VOC XML, YOLO txt, a folder per
-    class, and the masks themselves. `Dataset.read_from` says what was read, and one line of the log.
+    class, and the masks themselves. `Dataset.read_from` says what was read.
 
     Lists: with one of train.txt and val.txt the other list is the rest; with both, an image in neither is only in "all". With
     neither, the folders train and val of the images, else `val_fraction` of the images (at least 1 of 5 or more; chosen by a
@@ -82,7 +82,6 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
                  "classes": class_file or f"the names in {found.source}", "masks": drawn, "lists": origin}
     if table and folder:
         read_from["colours"] = f"{table.path.name} ({len(table.rows)} lines)"
-    log.info("data set %s: %s", name, "; ".join(f"{part}: {text}" for part, text in read_from.items()))
     _warn_absent(name, found)
     return Dataset(name=name, root=root, classes=found.classes, lists=lists, labels=found.labels, image_files=images,
                    mask_files=masks, mask_source=source if masks else None, max_side=max_side, objects=objects, box_lists=boxes,
