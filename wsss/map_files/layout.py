@@ -158,13 +158,14 @@ def _by_number(name: Any, maps: tuple[int, ...], names: ClassNames, labels: Sequ
         first = count - channels
         of_class = {index: number + first for number, index in names.numbers.items() if index is not None}
         if missing := [classes[index] for index in labels if index not in of_class]:
-            raise DataError(f"the stated classes lack {', '.join(missing)}, which the image has; name the channel of each")
+            raise DataError(f"the stated classes lack {', '.join(missing)}, which the image has; name the channel of each in "
+                            "imported.classes")
         return _picked(name, [of_class[index] for index in labels], grid, flat, maps, all_classes=True)
     if count == len(labels):
         return _picked(name, list(range(count)), grid, flat, maps, all_classes=not names.stated and count == channels)
     raise DataError(f"it has {count} maps; expected {len(labels)}, those of the classes of the image in their order "
                     f"({', '.join(classes[index] for index in labels)}), or {channels}, those of all classes"
-                    f"{'' if names.stated else f', or {channels + 1}, background first'}: state the classes of the channels")
+                    f"{'' if names.stated else f', or {channels + 1}, background first'}: state the classes of the channels by imported.classes=FILE")
 
 
 def _picked(name: Any, channels: list[int], grid: tuple[int, int], flat: bool, maps: tuple[int, ...],
@@ -177,12 +178,12 @@ def _array(shapes: Mapping[Any, tuple[int, ...]], layout: Layout) -> Any:
     if layout.key is not None:
         if layout.key not in shapes:
             raise DataError(f"it has no array {layout.key!r}{did_you_mean(layout.key, map(str, shapes))}; expected one of "
-                            f"{', '.join(map(str, shapes))}: correct the key")
+                            f"{', '.join(map(str, shapes))}: correct imported.key")
         return layout.key
     known = [name for name in FINEST if name in shapes] or list(shapes)
     if not known or len(known) > 1 and known[0] not in FINEST:
         raise DataError(f"it has the arrays {', '.join(map(str, shapes)) or 'none'}, whose names are no classes of the data "
-                        "set; state the one with the maps by key, or what the names are by classes")
+                        "set; state the one with the maps by imported.key=NAME, or what the names are by imported.classes=FILE")
     return known[0]
 
 
@@ -190,7 +191,7 @@ def _ordered(tokens: list[Any], names: ClassNames, labels: Sequence[int], classe
     """The token of each of the `labels`."""
     if unknown := [token for token in tokens if token not in names]:
         raise DataError(f"it has maps of {', '.join(map(str, unknown[:5]))}, which are no classes of the data set (numbers "
-                        f"count from 0 to {len(classes) - 1}); state what they are by classes")
+                        f"count from 0 to {len(classes) - 1}); state what they are by imported.classes=FILE")
     token_of = {index: token for token in tokens if (index := names.find(token)) is not None}
     found, wanted = set(token_of), set(labels)
     if missing := [classes[index] for index in labels if index not in found]:
@@ -209,10 +210,11 @@ def _grid_of(shape: tuple[int, ...], layout: Layout, size: tuple[int, int], what
         cells = grid[0] * grid[1]
         if len(shape) not in (1, 2) or shape[-1] not in (cells, cells + 1):   # and a class token before the patches
             raise DataError(f"{what} has the shape {shape}; expected {cells} values for each map, a grid {format_size(grid)}: "
-                            "correct grid or patch")
+                            "correct imported.grid or imported.patch")
         return grid
     if len(shape) not in (2, 3) or 0 in shape:
-        raise DataError(f"{what} has the shape {shape}; expected maps (K, height, width), or flat ones with grid or patch stated")
+        raise DataError(f"{what} has the shape {shape}; expected maps (K, height, width), or flat "
+                        "ones with imported.grid or imported.patch stated")
     if shape[-2:] == (size[1], size[0]) and size[0] != size[1]:
         raise DataError(f"{what} is {format_size((shape[-2], shape[-1]))}, but its image is {format_size(size)}: height and "
                         "width are exchanged. Transpose it")

@@ -56,7 +56,7 @@ class Values:
         slack = _TOLERANCE * (greatest - least) if np.isfinite(greatest) else 0.0
         if array.size and (array.min() < least - slack or array.max() > greatest + slack):
             raise DataError(f"its numbers are from {array.min():.4g} to {array.max():.4g}; expected {least:g} to {greatest:g}: "
-                            "state their range, or for scores of a network the activation")
+                            "state imported.range=[LEAST,GREATEST], or for scores of a network imported.activation")
         return np.clip(array, least, greatest) if self.span is None else np.clip((array - least) / (greatest - least), 0, 1)
 
 
@@ -98,8 +98,8 @@ def read_arrays(files: tuple[MapFile, ...]) -> dict[Any, np.ndarray]:
             raise DataError(f"it is damaged or no .npz file ({error}); write it again, or remove it") from error
         from wsss.official import read_dictionary  # waits for torch
 
-        return {name: value for name, value in read_dictionary(path).items() if isinstance(value, np.ndarray)
-                and value.dtype.kind in "fiubSU"}
+        return {int(name) if isinstance(name, np.integer) else name: value for name, value in read_dictionary(path).items()
+                if isinstance(value, np.ndarray) and value.dtype.kind in "fiubSU"}
     if isinstance(found, np.ndarray):
         return {None: found}
     with found:
@@ -119,8 +119,8 @@ def _maps(arrays: Mapping[Any, np.ndarray], picks: Picks, values: Values) -> np.
     if not picks.arrays:
         return np.zeros((0, *picks.grid), np.float32)
     if values.activation is Activation.softmax and not (picks.all_classes and picks.channels is not None):
-        raise DataError("it holds the scores of some classes; expected those of all of them for activation=softmax: write all, "
-                        "or choose another activation")
+        raise DataError("it holds the scores of some classes; expected those of all of them for "
+                        "imported.activation=softmax: write all, or choose another activation")
     if picks.channels is None:
         array = np.stack([_on_grid(arrays[name], picks, False) for name in picks.arrays])
         return values(array, None)
