@@ -1,8 +1,8 @@
 """Class-agnostic masks of a data set, to measure `refiner=proposals`: `python -m benchmarks.proposals KIND DIR [KEY=VALUE ...]`.
 
-`drawn`: the objects of the ground truth with an uneven outline, each in two to four parts besides, and six pieces of the background:
-what a good generator of masks finds, as ID.json in the form of Segment Anything. `slic`, `felzenszwalb`: superpixels of
-scikit-image (`pip install scikit-image`), as ID.png. The keys choose the data set, as for run_pipeline.py.
+`drawn`: the objects of the ground truth with an uneven outline, each in two to four parts besides, and six pieces of the
+background: what a good generator of masks finds, as ID.json in the form of Segment Anything. `slic`, `felzenszwalb`: superpixels
+of scikit-image (`pip install scikit-image`), as ID.png. The keys choose the data set, as for run_pipeline.py.
 """
 
 import argparse

@@ -8,6 +8,8 @@ lpcam_mask the maps at both official sizes, (H, W) and (ceil(H / 4), ceil(W / 4)
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, Needs, Setup, StepSettings, facts
 from wsss.data.messages import refuse
-from wsss.errors import ConfigError, DataError
+from wsss.errors import ConfigError, DataError, prefixed
 from wsss.files import user_path
 from wsss.map_files.files import MapFile, ends_of, find_files
 from wsss.map_files.layout import ClassNames, Layout, class_names
@@ -98,23 +100,24 @@ def check(setup: Setup) -> None:
     """Read the headers of all files, and the first dictionaries, which have none."""
     settings, dataset = setup.settings, setup.dataset
     settings.require(settings.maps is not None, "maps", f"a folder with the maps of each image: {setup.name}.maps=DIR")
-    layout, where = settings.layout(dataset.classes), f"{setup.name}.maps={settings.maps}"
+    layout = settings.layout(dataset.classes)
     ids = [image_id for image_id in setup.lists["ids"] if dataset.labels[image_id]]   # others have no maps
     found = find_files(settings.folder, ids, layout.names)
     if missing := [f"{image_id}.npy" for image_id in ids if image_id not in found]:
-        raise ConfigError(f"{where} lacks the files of {len(missing)} of the {len(ids)} images that are needed "
-                          f"({', '.join(missing[:SHOWN])}{', ...' if len(missing) > SHOWN else ''}). Add them, or choose shorter "
-                          "lists for the steps that read the maps; docs/imported_maps.md has the names of files")
+        raise ConfigError(f"{setup.name}.maps={settings.maps} lacks the files of {len(missing)} of the {len(ids)} images that "
+                          f"are needed ({', '.join(missing[:SHOWN])}{', ...' if len(missing) > SHOWN else ''}). Add them, or "
+                          "choose shorter lists for the steps that read the maps; docs/imported_maps.md has the names of files")
     problems, unseen = [], 0
     for image_id, files in found.items():
         try:
-            size = dataset.size(image_id)
-            if not check_headers(files, layout, size, dataset.labels[image_id], dataset.classes) and unseen < SHOWN:
-                unseen += 1
-                _made(settings, layout, dataset, image_id, files)
+            with _naming(files):
+                size = dataset.size(image_id)
+                if not check_headers(files, layout, size, dataset.labels[image_id], dataset.classes) and unseen < SHOWN:
+                    unseen += 1
+                    _made(settings, layout, dataset, image_id, files)
         except DataError as error:
-            problems.append(_named(error, files))
-    refuse(where, problems)
+            problems.append(str(error))
+    refuse(f"{setup.name}.maps={settings.maps}", problems)
 
 
 def needs(setup: Setup) -> Needs:
@@ -134,19 +137,23 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def make(image_id: str) -> Made:
         files = found.get(image_id, ())
-        try:
+        with _naming(files):
             return _made(settings, layout, dataset, image_id, files)
-        except DataError as error:
-            raise DataError(_named(error, files)) from error
 
     for_each_image(context, make)
     return {"imported_from": str(settings.folder.resolve())}
 
 
-def _named(error: DataError, files: tuple[MapFile, ...]) -> str:
-    """The message with the file that it is about."""
-    path = files[0].path
-    return str(error) if str(path) in str(error) else f"{path}: {error}"
+@contextmanager
+def _naming(files: tuple[MapFile, ...]) -> Iterator[None]:
+    """Errors begin with the file that they are about."""
+    try:
+        yield
+    except DataError as error:
+        path = str(files[0].path)
+        if path in str(error):
+            raise
+        raise prefixed(error, path) from error
 
 
 def _made(settings: Settings, layout: Layout, dataset: Dataset, image_id: str, files: tuple[MapFile, ...]) -> Made:

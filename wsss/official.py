@@ -74,7 +74,7 @@ def _stranger(path: Path | str, name: str) -> DataError:
                      "Recreate it with the official code, or leave it out")
 
 
-def read_dictionary(path: Path | str) -> dict[str, Any]:
+def read_dictionary(path: Path | str) -> dict[Any, Any]:
     """The dictionary in a `.npy` file of `np.save(path, {...})`; tensors become arrays.
 
     Raises DataError if it cannot be read, holds no dictionary, or refers to anything but NumPy arrays and torch tensors;

@@ -20,7 +20,10 @@ def names(path=None):
     return class_names(CLASSES, path, "imported.classes=x.yaml")
 
 
-def read(folder, *, values=Values(), labels=LABELS, size=SIZE, classes=None, **layout):
+PLAIN = Values()
+
+
+def read(folder, *, values=PLAIN, labels=LABELS, size=SIZE, classes=None, **layout):
     """The maps of the image `a`, after a check of the headers, as the step reads them."""
     layout = Layout(names(classes), **layout)
     files = find_files(folder, ["a"], layout.names)["a"]

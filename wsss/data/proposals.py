@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from wsss.data.dataset import Dataset
 from wsss.data.messages import format_size, refuse
 from wsss.data.rle import decode_rle
-from wsss.errors import DataError
+from wsss.errors import DataError, prefixed
 
 _ENDS = 4096   # bytes at each end of a file that are read before any work
 _SIZE = re.compile(rb'"size"\s*:\s*\[\s*(\d+)\s*,\s*(\d+)\s*\]')
@@ -43,13 +43,13 @@ def read_proposals(folder: Path, image_id: str, frame: tuple[int, int]) -> list[
         regions = [*_regions(_grey(path), frame)] if path.suffix == ".png" else [
             np.flatnonzero(_resized(mask, frame)) for mask in (_in_folder(path) if path.is_dir() else _in_json(path))]
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise prefixed(error, str(path)) from error
     return sorted((region for region in regions if len(region)), key=lambda region: -len(region))
 
 
-def check_proposals(folder: Path, dataset: Dataset, ids: Iterable[str], where: str) -> None:
+def check_proposals(folder: Path, dataset: Dataset, ids: Iterable[str]) -> None:
     """Raise one DataError for all of `ids` whose proposals are missing or not of the size of the image, read from headers: of a
-    JSON file only both ends. `where` begins the message."""
+    JSON file only both ends."""
     problems = []
     for image_id in ids:
         path, size = _path(folder, image_id), dataset.size(image_id)
@@ -63,7 +63,7 @@ def check_proposals(folder: Path, dataset: Dataset, ids: Iterable[str], where: s
             continue
         if wrong := [each for each in found if each != size]:
             problems.append(f"{path} has masks {format_size(wrong[0])}, but its image is {format_size(size)}")
-    refuse(where, problems)
+    refuse(f"refiner.masks={folder}", problems)
 
 
 def digest_of_proposals(folder: Path, ids: Collection[str]) -> str:

@@ -16,12 +16,11 @@ def decode_rle(coded: Any) -> np.ndarray:
     """
     size = rle_size(coded)
     counts = coded["counts"]
-    try:
-        runs = _from_text(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts, np.int64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"the counts of a mask cannot be read ({error}); expected a list of whole numbers or COCO's compressed "
-                        "text: write the file again") from error
-    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != size[0] * size[1]:
+    if isinstance(counts, list) and all(isinstance(count, int) for count in counts):
+        runs = np.array(counts, np.int64)
+    else:
+        runs = _from_text(counts if isinstance(counts, bytes) else str(counts).encode())
+    if (runs < 0).any() or runs.sum() != size[0] * size[1]:
         raise DataError(f"the counts of a mask fill {int(runs.sum())} pixels; expected {size[0] * size[1]}, as its size "
                         f"{list(size)} has: write the file again")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[::-1]).T
@@ -36,13 +35,14 @@ def rle_size(coded: Any) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def _from_text(text: str | bytes) -> np.ndarray:
+def _from_text(text: bytes) -> np.ndarray:
     """Six bits a character: five of the number, lowest first, and whether more follow; from the fourth on, the difference to
     the last but one."""
-    codes = np.frombuffer(text.encode("ascii") if isinstance(text, str) else text, np.uint8).astype(np.int64) - 48
+    codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     last = codes & 0x20 == 0
     if not len(codes) or not last[-1] or (codes < 0).any() or (codes > 63).any():
-        raise ValueError("not COCO's compressed text")
+        raise DataError(f"the counts of a mask are {text[:40]!r}; expected a list of whole numbers or COCO's compressed text: "
+                        "write the file again")
     starts = np.flatnonzero(np.concatenate([[True], last[:-1]]))
     lengths = np.diff([*starts, len(codes)])
     shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))

@@ -165,7 +165,8 @@ def _by_number(name: Any, maps: tuple[int, ...], names: ClassNames, labels: Sequ
         return _picked(name, list(range(count)), grid, flat, maps, all_classes=not names.stated and count == channels)
     raise DataError(f"it has {count} maps; expected {len(labels)}, those of the classes of the image in their order "
                     f"({', '.join(classes[index] for index in labels)}), or {channels}, those of all classes"
-                    f"{'' if names.stated else f', or {channels + 1}, background first'}: state the classes of the channels by imported.classes=FILE")
+                    f"{'' if names.stated else f', or {channels + 1}, background first'}: state the classes of the channels by "
+                    "imported.classes=FILE")
 
 
 def _picked(name: Any, channels: list[int], grid: tuple[int, int], flat: bool, maps: tuple[int, ...],

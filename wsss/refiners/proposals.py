@@ -43,8 +43,7 @@ class Proposals(RefinerMethod):
         from wsss.data.proposals import check_proposals
 
         self.require(self.masks is not None, "masks", "a folder with the proposals of each image: refiner.masks=DIR")
-        shown = [image_id for image_id in ids if dataset.labels[image_id]]   # others are background
-        check_proposals(self.folder, dataset, shown, f"refiner.masks={self.masks}")
+        check_proposals(self.folder, dataset, [i for i in ids if dataset.labels[i]])   # others are background
 
     def files(self, dataset: Dataset) -> dict[str, str]:
         from wsss.data.proposals import digest_of_proposals
