@@ -10,6 +10,7 @@ from pipeline import Pipeline
 from pipeline.order import BY_NAME
 from steps.runtime.artifacts import Maps
 from tests.conftest import SMOKE, actions
+from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask, write_mask
 from wsss.errors import ConfigError, DataError
 from wsss.map_files.reading import Activation
@@ -148,6 +149,8 @@ def test_each_proposal_has_one_class(smoke, outputs, tmp_path):
         truth = data.dataset.mask(image_id)
         assert all(len(np.unique(mask[truth == value])) == 1 for value in np.unique(truth))   # each region has one class
     assert actions(smoke(*words))["make_sem_seg_labels"] == "skip"
+    prediction = smoke(*words).predict(data.dataset.image_path(image_id), classes=[next(iter(CLASSES))])
+    assert prediction.mask is None and "make_lpcam" in prediction.maps   # there are no proposals of another image
     Image.fromarray(np.zeros_like(truth)).save(tmp_path / f"masks/{image_id}.png")
     plan = {planned.name: planned.why for planned in smoke(*words).plan()}
     assert plan["make_sem_seg_labels"] == "refiner.masks changed"

@@ -12,7 +12,7 @@ from benchmarks.proposals import parts, rough, run_lengths
 from wsss.data.proposals import check_proposals, digest_of_proposals, read_proposals
 from wsss.data.rle import decode_rle
 from wsss.errors import ConfigError, DataError
-from wsss.refinement.proposals import vote
+from wsss.refinement.proposals import vote_of_proposals
 from wsss.refiners.method import SeedImage
 from wsss.refiners.proposals import Proposals
 
@@ -164,8 +164,8 @@ def test_the_smallest_proposal_with_a_class_wins():
     scores = torch.rand(3, 3, *SIZE, generator=torch.Generator().manual_seed(0))
     scores[:, 0] = torch.tensor([0.3, 0.5, 0.6])[:, None, None]
     regions = sorted((np.flatnonzero(mask) for mask in masks), key=lambda region: -len(region))
-    torch.testing.assert_close(vote(scores, regions), slow_vote(scores, masks))
-    assert torch.equal(vote(scores, regions)[1:2], vote(scores[1:2], regions)) and torch.equal(vote(scores, []), scores)
+    torch.testing.assert_close(vote_of_proposals(scores, regions), slow_vote(scores, masks))
+    assert torch.equal(vote_of_proposals(scores, regions)[1:2], vote_of_proposals(scores[1:2], regions)) and torch.equal(vote_of_proposals(scores, []), scores)
 
 
 def test_parts_without_a_class_do_not_erase_the_object(tmp_path):

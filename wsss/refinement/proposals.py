@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def vote(scores: Tensor, proposals: Sequence[np.ndarray]) -> Tensor:
+def vote_of_proposals(scores: Tensor, proposals: Sequence[np.ndarray]) -> Tensor:
     """Scores after the vote of each proposal, which takes the mean of the scores in it.
 
     The class with the highest mean has the proposal; if that is the background threshold, none has. A pixel gets the means of

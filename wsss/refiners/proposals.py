@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @dataclass
 class Proposals(RefinerMethod):
     """Each mask gets the class of the highest mean seed map in it, if that is above the background threshold
-    (`wsss.refinement.proposals.vote`). SEPL counts pixels of a pseudo mask instead and takes a mask of which more than half has a
+    (`wsss.refinement.proposals.vote_of_proposals`). SEPL counts pixels of a pseudo mask instead and takes a mask of which more than half has a
     class; the mean does not depend on how the seed is cut.
 
     masks: the folder of the masks, in the forms of `wsss.data.proposals`.
@@ -34,6 +34,7 @@ class Proposals(RefinerMethod):
 
     title: ClassVar[str] = "proposals"
     subject: ClassVar[str] = "the proposals are"
+    own_files: ClassVar[bool] = True
 
     @property
     def folder(self) -> Path:
@@ -53,9 +54,9 @@ class Proposals(RefinerMethod):
     def scores(self, image: SeedImage, scores: Tensor) -> Tensor:
         """The mean scores (n, K + 1, H, W) of the proposals."""
         from wsss.data.proposals import read_proposals
-        from wsss.refinement.proposals import vote
+        from wsss.refinement.proposals import vote_of_proposals
 
-        return vote(scores, read_proposals(self.folder, image.id, (scores.shape[2], scores.shape[3])))
+        return vote_of_proposals(scores, read_proposals(self.folder, image.id, (scores.shape[2], scores.shape[3])))
 
     def memory(self, labellings: int, gpu: bool) -> tuple[float, float]:
         return 4 * labellings + 60, 8 * labellings   # and the masks: a few numbers of 8 bytes for each pixel
