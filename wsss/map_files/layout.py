@@ -120,7 +120,8 @@ def pick(contents: Contents, layout: Layout, size: tuple[int, int], labels: Sequ
 
     Raises DataError if the file has no map of one of them, maps of others but not of all, or arrays of another shape.
     """
-    shapes = {name: squeezed(shape) for name, shape in contents.shapes.items()}
+    flat = layout.flat_grid(size) is not None
+    shapes = {name: squeezed(shape, flat) for name, shape in contents.shapes.items()}
     if contents.kind == "classes":
         order = _ordered(list(shapes), layout.names, labels, classes)
         grids = {_grid_of(shapes[name], layout, size, f"the map of {name!r}") for name in order}
@@ -128,9 +129,9 @@ def pick(contents: Contents, layout: Layout, size: tuple[int, int], labels: Sequ
             raise DataError(f"the maps have several sizes ({', '.join(map(format_size, sorted(grids)))}); expected one for an "
                             "image: resize them")
         (grid,) = grids or {(1, 1)}
-        return Picks(tuple(order), None, grid, layout.flat_grid(size) is not None)
+        return Picks(tuple(order), None, grid, flat)
     name = _array(shapes, layout)
-    flat, shape = layout.flat_grid(size) is not None, shapes[name]
+    shape = shapes[name]
     grid = _grid_of(shape, layout, size, "the array" if name is None else f"the array {name!r}")
     maps = shape[:-1] if flat else shape[:-2]
     if contents.keys is not None:
@@ -142,9 +143,9 @@ def pick(contents: Contents, layout: Layout, size: tuple[int, int], labels: Sequ
     return _by_number(name, maps, layout.names, labels, classes, grid, flat)
 
 
-def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without the batch axes of size 1 before (K, h, w)."""
-    while len(shape) > 3 and shape[0] == 1:
+def squeezed(shape: tuple[int, ...], flat: bool) -> tuple[int, ...]:
+    """A shape without the batch axes of size 1 before (K, h, w), or (K, n) of flat maps."""
+    while len(shape) > 3 - flat and shape[0] == 1:
         shape = shape[1:]
     return shape
 
@@ -153,7 +154,7 @@ def _by_number(name: Any, maps: tuple[int, ...], names: ClassNames, labels: Sequ
                grid: tuple[int, int], flat: bool) -> Picks:
     """The channels of an array without names: all classes, background and all classes, or those of the image in order."""
     count = maps[0] if maps else 1
-    channels = len(names.numbers) if names.stated else len(classes)
+    channels = 1 + max(names.numbers, default=-1) if names.stated else len(classes)
     if names.stated and count == channels or not names.stated and count in (channels, channels + 1) and count != len(labels):
         first = count - channels
         of_class = {index: number + first for number, index in names.numbers.items() if index is not None}

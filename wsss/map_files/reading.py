@@ -129,7 +129,7 @@ def _maps(arrays: Mapping[Any, np.ndarray], picks: Picks, values: Values) -> np.
 
 def _on_grid(array: np.ndarray, picks: Picks, channels: bool) -> np.ndarray:
     """The map (h, w), or (C, h, w) of an array with `channels`; without the class token before flat maps."""
-    array = array.reshape(squeezed(array.shape))
+    array = array.reshape(squeezed(array.shape, picks.flat))
     if picks.flat:
         array = array[..., -picks.grid[0] * picks.grid[1]:]
     return array.reshape(-1, *picks.grid) if channels else array.reshape(picks.grid)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @dataclass
 class Proposals(RefinerMethod):
     """Each mask gets the class of the highest mean seed map in it, if that is above the background threshold
-    (`wsss.refinement.proposals.vote_of_proposals`). SEPL counts pixels of a pseudo mask instead and takes a mask of which more than half has a
-    class; the mean does not depend on how the seed is cut.
+    (`wsss.refinement.proposals.vote_of_proposals`). SEPL counts pixels of a pseudo mask instead, and takes a mask of which more
+    than half has a class; the mean does not depend on how the seed is cut.
 
     masks: the folder of the masks, in the forms of `wsss.data.proposals`.
     """
