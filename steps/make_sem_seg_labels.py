@@ -63,10 +63,11 @@ def lists(setup: Setup) -> Lists:
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    """Of the fallbacks, only the one in use counts."""
-    found = facts(setup, "precision", "refiner")
+    """Of the fallbacks, only the one in use counts; of files that the refiner reads, their content."""
+    found, refiner = facts(setup, "precision", "refiner"), setup.config.refiner
     own = found[setup.name]
-    return {**found, setup.name: {**own, "fallback": own["fallback"][setup.seeds] if falls_back(setup) else None}}
+    return {**found, "refiner": {**found["refiner"], **refiner.files(setup.dataset)},
+            setup.name: {**own, "fallback": own["fallback"][setup.seeds] if falls_back(setup) else None}}
 
 
 def falls_back(setup: Setup) -> bool:
@@ -84,6 +85,7 @@ def unused(setup: Setup) -> dict[str, str]:
 
 def check(setup: Setup) -> None:
     setup.require_mask_values()
+    setup.config.refiner.check(setup.dataset, union(setup.lists.values()))
 
 
 def prepare(context: StepContext) -> None:

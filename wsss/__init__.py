@@ -37,6 +37,7 @@ _NAMES = {
     "refinement.instances": ["Detections", "detect_instances", "group_pixels", "refine_centroids", "walk_instances"],
     "refinement.ir_label": ["ir_label"],
     "refinement.masks": ["mask_of", "walk_steps", "with_background"],
+    "refinement.proposals": ["vote_of_proposals"],
     "refinement.walk": ["random_walk"],
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -27,6 +27,7 @@ class BaseMethod:
 
     method: str = field(init=False)
 
+    own_files: ClassVar[bool] = False              # whether it reads files for each image of the data set, so works on no other
     unrecorded: ClassVar[Mapping[str, Any]] = {}   # settings that are not in `facts`, and their values when it is built again
 
     def __init_subclass__(cls, **more: Any) -> None:

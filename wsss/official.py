@@ -74,7 +74,7 @@ def _stranger(path: Path | str, name: str) -> DataError:
                      "Recreate it with the official code, or leave it out")
 
 
-def read_dictionary(path: Path | str) -> dict[str, Any]:
+def read_dictionary(path: Path | str) -> dict[Any, Any]:
     """The dictionary in a `.npy` file of `np.save(path, {...})`; tensors become arrays.
 
     Raises DataError if it cannot be read, holds no dictionary, or refers to anything but NumPy arrays and torch tensors;
@@ -106,13 +106,27 @@ def read_maps(path: Path | str, size: tuple[int, int], classes: tuple[int, ...])
     A map that is NaN everywhere becomes 0: official make_lpcam divides an all-zero map by its maximum.
     Raises DataError, naming the file, for invalid classes, shapes or values.
     """
-    found = read_dictionary(path)
+    return official_maps(read_dictionary(path), path, size, classes)
+
+
+def has_official_sizes(found: Mapping[str, Any], size: tuple[int, int]) -> bool:
+    """Whether a dictionary has both maps of the official code in the sizes of an image (H, W)."""
+    return _array(found, "keys").shape != () and all(_array(found, name).shape[-2:] == shape
+                                                     for name, shape in _sizes(size).items())
+
+
+def _sizes(size: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    return {"cam": ((size[0] - 1) // 4 + 1, (size[1] - 1) // 4 + 1), "high_res": size}
+
+
+def official_maps(found: Mapping[str, Any], path: Path | str, size: tuple[int, int], classes: tuple[int, ...]) -> OfficialMaps:
+    """The maps in a dictionary of `read_dictionary`, as `read_maps`."""
     keys = _array(found, "keys").ravel().tolist()
     if Counter(keys) != Counter(classes):
         raise DataError(f"{path} holds maps of the classes {keys} (0-based), the labels of the image are {list(classes)}. Use "
                         "maps of this data set, or correct the labels")
     order, maps = [keys.index(c) for c in classes], {}
-    for name, (h, w) in {"cam": ((size[0] - 1) // 4 + 1, (size[1] - 1) // 4 + 1), "high_res": size}.items():
+    for name, (h, w) in _sizes(size).items():
         array = _array(found, name) if classes else np.zeros((0, h, w))
         if array.shape != (len(classes), h, w) or array.dtype.kind != "f":
             raise DataError(f"{path}: {name} is {array.dtype} {array.shape}, expected real numbers {(len(classes), h, w)} for an "

@@ -26,6 +26,7 @@ from steps.step import IMAGES, TRAINING
 from wsss.data.dataset import Dataset
 from wsss.data.images import as_rgb
 from wsss.errors import ArtifactError, WsssError
+from wsss.families import FAMILIES, load_method
 from wsss.files import user_path
 from wsss.overlays import overlay_map, overlay_mask, write_picture
 from wsss.text import safe_names
@@ -53,19 +54,24 @@ def predicted_steps(finished: FinishedSteps) -> list[str]:
     """The steps that run on the image: those that make maps or masks, and the steps of images that they read.
 
     A step is left out if the run lacks what it reads. So are scores, and results that were not computed from the images: they
-    were imported, or are of a step that reads no other.
+    were imported, or are of a step that reads no other, or of a method with files of its own for each image of the run.
     """
     made: list[str] = []
     for name, manifest in finished.manifests.items():
         read = {source for names in manifest["sources"].values() for source in names}
         known = {source for source in finished.manifests if source in made or BY_NAME[source].KIND == TRAINING}
-        if BY_NAME[name].KIND == IMAGES and read and read <= known:
+        if BY_NAME[name].KIND == IMAGES and read and read <= known and not _reads_own_files(manifest):
             made.append(name)
     wanted: set[str] = set()
     for name in reversed(made):
         if name in wanted or BY_NAME[name].MAPS or BY_NAME[name].MASKS:
             wanted |= {name, *(source for names in finished.sources(name).values() for source in names)}
     return [name for name in made if name in wanted]
+
+
+def _reads_own_files(manifest: Mapping[str, Any]) -> bool:
+    return any(load_method(family, manifest["identity"][family]["method"]).own_files
+               for family in manifest["identity"].keys() & FAMILIES)
 
 
 def classifier_of(finished: FinishedSteps, steps: Sequence[str]) -> str | None:

@@ -24,10 +24,9 @@ from wsss.data.dataset import Dataset
 from wsss.data.images import encode_mask, read_mask
 from wsss.data.messages import format_size
 from wsss.errors import DataError
+from wsss.map_files.files import ends_of
 from wsss.networks.facts import read_metadata
 from wsss.palette import IGNORE
-
-_ENDS = 4096   # bytes at each end of a file that enter its digest
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,7 @@ class _Files(ABC):
         """The digest of the files of `ids`: id, size, first and last 4 KiB of each, as for images. Raises DataError."""
         digest = hashlib.sha256()
         for image_id in ids:
-            path = self.path(parent, image_id)
-            try:
-                with open(path, "rb") as file:
-                    size = file.seek(0, os.SEEK_END)
-                    digest.update(f"{image_id}\t{size}\n".encode())
-                    for start in (0, max(0, size - _ENDS)):
-                        file.seek(start)
-                        digest.update(file.read(_ENDS))
-            except OSError as error:
-                raise DataError(f"cannot read {path}: {error.strerror or error}; check its permissions, or remove it") from error
+            digest.update(f"{image_id}\t".encode() + ends_of(self.path(parent, image_id)))
         return digest.hexdigest()
 
     def convert(self, context: StepContext, source: Path) -> dict[str, Any]:
@@ -109,17 +99,22 @@ class OfficialMaps(_Files):
         return sum(4 * len(line["classes"]) * line["height"] * line["width"] * (1 + 1 / 16) for line in Lines(folder).values())
 
     def _convert(self, context: StepContext, source: Path, image_id: str) -> Made:
-        from wsss.cams.maps import SCALES
         from wsss.official import read_maps
 
-        height, width = context.dataset.working_size(image_id)
-        maps = read_maps(self.path(source, image_id), (height, width), context.dataset.labels[image_id])
-        both = maps.high_res, maps.cam   # (K, h, w) each
-        packed = np.concatenate([array.reshape(len(array), -1) for array in both], axis=1).astype(np.float16)
-        facts = {"height": height, "width": width, "grids": [list(array.shape[1:]) for array in both], "merge": "stored",
-                 "range": [None, 1],         # official maps are only divided by their maximum
-                 "scales": list(SCALES)}     # at which make_lpcam continues from imported CAMs
-        return {f"{image_id}.npy": encode_array(packed)}, facts
+        size = context.dataset.working_size(image_id)
+        return stored_maps(image_id, size, read_maps(self.path(source, image_id), size, context.dataset.labels[image_id]))
+
+
+def stored_maps(image_id: str, size: tuple[int, int], maps: Any) -> Made:
+    """What is stored of both maps (`wsss.official.OfficialMaps`) of an image whose networks' input has the `size` (H, W)."""
+    from wsss.cams.maps import SCALES
+
+    both = maps.high_res, maps.cam   # (K, h, w) each
+    packed = np.concatenate([array.reshape(len(array), -1) for array in both], axis=1).astype(np.float16)
+    facts = {"height": size[0], "width": size[1], "grids": [list(array.shape[1:]) for array in both], "merge": "stored",
+             "range": [None, 1],         # official maps are only divided by their maximum
+             "scales": list(SCALES)}     # at which make_lpcam continues from imported CAMs
+    return {f"{image_id}.npy": encode_array(packed)}, facts
 
 
 @dataclass(frozen=True)

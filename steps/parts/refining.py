@@ -50,7 +50,7 @@ class Refining:
         """What a refiner reads of an image."""
         device = self.context.runtime.device
         return SeedImage(lambda: self.maps.at(image_id, "strided", device), partial(self._edge, image_id),
-                         lambda: torch.from_numpy(self.context.dataset.image(image_id)).to(device))
+                         lambda: torch.from_numpy(self.context.dataset.image(image_id)).to(device), image_id)
 
     def refined(self, image: SeedImage, method: RefinerMethod) -> Tensor | None:
         """The maps (K, h, w) at stride 4 before the threshold, divided by their common maximum; None: the seed maps as they are.

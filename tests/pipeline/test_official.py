@@ -176,7 +176,7 @@ def test_maps_that_the_folder_lacks_are_refused_before_any_work(files, from_file
     for words, message in ((["imported.maps=" + str(files / "cam_mask")], "imported.maps=.*cam_mask lacks the files of 4 of the 32 images "
                             r"that are needed \(train_0003.npy, train_0004.npy, val_0001.npy, ...\)"),
                            (["imported.maps=nowhere"], "imported.maps=nowhere lacks the files of 32 of the 32 images"),
-                           ([], "imported.maps=None is not possible: expected a folder with a file ID.npy for each image")):
+                           ([], "imported.maps=None is not possible: expected a folder with the maps of each image")):
         with pytest.raises(ConfigError, match=message):
             from_files(*words).run()
     assert not from_files().folder.path.exists()

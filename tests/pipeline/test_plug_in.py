@@ -405,7 +405,7 @@ def test_the_keys_of_a_refiner_and_their_misspellings(refiners):
     words = (("refiner=blurr",), ("refiner=blur", "refiner.windw=3"), ("refiner=blur", "refiner.window=wide"), ("refiner.window=3",),
              ("refiner=torn",), ("refiner=walk",))
     name, key, value, other, torn, walk = plans(refiners, *words, chosen=(USUAL,))
-    assert name == ("refiner=blurr: there is no such option; did you mean 'blur'? (allowed: best_on_val, blur, blur_again, crf, none, torn, "
+    assert name == ("refiner=blurr: there is no such option; did you mean 'blur'? (allowed: best_on_val, blur, blur_again, crf, none, proposals, torn, "
                     "walk, walk_crf, walk_irn, walk_official, wide)")
     assert key == "refiner.windw: there is no such key; did you mean 'window'? (allowed here: window)"
     assert value == "refiner.window: Value 'wide' of type 'str' could not be converted to Integer"

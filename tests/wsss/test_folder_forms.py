@@ -11,8 +11,9 @@ from PIL import Image
 
 from tests.wsss.test_folder import build, write_image
 from wsss.data import open_folder
-from wsss.data.folder.found import Shape, decode_runs, region
+from wsss.data.folder.found import Shape, region
 from wsss.data.images import read_image, write_mask
+from wsss.data.rle import runs_of
 from wsss.errors import DataError
 
 CLASSES = ("cat", "dog")
@@ -151,13 +152,13 @@ def test_runs_and_polygons_are_drawn_as_cocos_tools_draw_them():
     for _ in range(20):
         mask = draws.random((17, 23)) > draws.random()
         coded = tools.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
-        assert np.array_equal(region(Shape(1, runs=decode_runs(coded, (17, 23))), (17, 23)), mask)
+        assert np.array_equal(region(Shape(1, runs=tuple(runs_of(coded, (17, 23)))), (17, 23)), mask)
         corners = draws.random((5, 2)) * [230, 170]
         theirs = tools.decode(tools.merge(tools.frPyObjects([corners.reshape(-1).tolist()], 170, 230))).astype(bool)
         ours = region(Shape(1, (tuple(map(tuple, corners)),)), (170, 230))
         assert (ours != theirs).mean() < 0.03 and abs(ours.sum() - theirs.sum()) < 0.05 * max(theirs.sum(), 1000)
-    with pytest.raises(DataError, match="run lengths of 5 pixels; expected 6 for 2 high and 3 wide"):
-        decode_runs([2, 3], (2, 3))
+    with pytest.raises(DataError, match="the counts of a mask fill 5 pixels; expected 6"):
+        runs_of([2, 3], (2, 3))
 
 
 def test_labelme(tmp_path):

@@ -186,7 +186,7 @@ def test_wrong_arguments_are_refused():
         rebuild(packed, 30, 50, grids(30, 70, 16))
     with pytest.raises(ArgumentError, match="resolution is 'half', expected 'full' or 'strided'"):
         built(packed, 30, 50, "half")
-    with pytest.raises(ArgumentError, match="merge is 'mean', expected 'sum' or 'stored'"):
+    with pytest.raises(ArgumentError, match="merge is 'mean', expected 'sum', 'resized' or 'stored'"):
         built(packed, 30, 50, merge="mean")
     with pytest.raises(ArgumentError, match="the same K"):
         pack([maps[0], maps[1][:1]])
@@ -196,3 +196,11 @@ def test_wrong_arguments_are_refused():
         maps[2][1, 0, 0] = value
         with pytest.raises(ArgumentError, match="NaN or infinite"):
             pack(maps)
+
+
+def test_resized_maps_keep_their_range():
+    maps = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0)) / 4
+    packed = maps.flatten(1).half()
+    for resolution, size in (("full", (30, 50)), ("strided", (8, 13))):
+        found = rebuild(packed, 30, 50, [(3, 4)], resolution, merge="resized")
+        torch.testing.assert_close(found, at_size(maps.half().float(), size))

@@ -104,22 +104,22 @@ def rebuild(
             (K, H, W).
         pad: the full map is computed at multiples of `pad`, and cropped at the top left: 16 in the official code, whose feature
             grid covers the image padded to multiples of its stride. 1: the grids cover the image exactly.
-        merge: "sum" of the resized grids, divided by its maximum; "stored": nothing is computed, the first grid is the full
-            map and the second one the map at stride 4.
+        merge: "sum" of the resized grids, divided by its maximum; "resized": the sum as it is, of maps that are imported with
+            their range; "stored": nothing is computed, the first grid is the full map and the second one the map at stride 4.
         eps: added to the maximum before dividing, a number or (K,), in units of the stored maps. The official make_cam
             adds 1e-5 in units of the raw maps: `1e-5 / maxima`; make_lpcam adds nothing.
 
     Returns:
-        (K, h, w) float32 on the device of `packed`; each class's maximum is 1 (slightly less with eps). An all-zero map
-        stays zero (official make_lpcam: NaN); a map without positive values is not divided.
+        (K, h, w) float32 on the device of `packed`; after "sum" each class's maximum is 1 (slightly less with eps). An all-zero
+        map stays zero (official make_lpcam: NaN); a map without positive values is not divided.
 
     Raises:
         ArgumentError: the stored maps do not fit the grids, or `resolution` or `merge` is unknown.
     """
     if resolution not in RESOLUTIONS:
         raise ArgumentError(f"rebuild: resolution is {resolution!r}, expected 'full' or 'strided'")
-    if merge not in ("sum", "stored"):
-        raise ArgumentError(f"rebuild: merge is {merge!r}, expected 'sum' or 'stored'")
+    if merge not in ("sum", "resized", "stored"):
+        raise ArgumentError(f"rebuild: merge is {merge!r}, expected 'sum', 'resized' or 'stored'")
     maps = unpack(packed, grids)  # per grid (K, h_s, w_s)
     if merge == "stored":
         return maps[RESOLUTIONS.index(resolution)]
@@ -133,6 +133,8 @@ def rebuild(
         rows = [resize_matrix(m.shape[1], size[0], m.device)[:, : kept[0]] for m in maps]  # per grid (h_s, h)
         columns = torch.cat([resize_matrix(m.shape[2], size[1], m.device)[:, : kept[1]] for m in maps])  # (sum of w_s, w)
         total = torch.cat([r.T @ m for r, m in zip(rows, maps, strict=True)], dim=2) @ columns  # (K, h, w)
+    if merge == "resized":
+        return total
     peak = total.amax(dim=(1, 2)) + torch.as_tensor(eps, dtype=total.dtype, device=total.device)
     return total.div_(_divisor(peak)[:, None, None])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,14 +13,19 @@ from wsss.families import BaseMethod
 if TYPE_CHECKING:   # a plan reads the settings of a method and waits for no torch
     from torch import Tensor
 
+    from wsss.data.dataset import Dataset
+
 Advice = tuple[str, Any, str]   # a key of the configuration, the value to try, and what it does
 
 
 class SeedImage:
-    """An image as a refiner reads it, with K present classes. Everything is on one device and made once, when it is asked for."""
+    """An image as a refiner reads it, with K present classes. Everything is on one device and made once, when it is asked for.
 
-    def __init__(self, seeds: Callable[[], Tensor], edge: Callable[[int], Tensor], image: Callable[[], Tensor]):
-        self._seeds, self._edge, self._image = seeds, edge, image
+    id: of the image, for a refiner with files of its own.
+    """
+
+    def __init__(self, seeds: Callable[[], Tensor], edge: Callable[[int], Tensor], image: Callable[[], Tensor], id: str = ""):
+        self._seeds, self._edge, self._image, self.id = seeds, edge, image, id
         self.edges: dict[int, Tensor] = {}   # the edge maps made so far, by `pad_to`
 
     @cached_property
@@ -92,6 +97,13 @@ class RefinerMethod(BaseMethod):
         `has_val`: whether there are val masks; without them exactly one.
         """
         return {self.method: self}
+
+    def check(self, dataset: Dataset, ids: Collection[str]) -> None:
+        """Raise WsssError before any work if what the method needs for the images `ids` is missing, such as files of its own."""
+
+    def files(self, dataset: Dataset) -> dict[str, str]:
+        """The settings that name files of its own, each with the digest of these files, by which they count."""
+        return {}
 
     def memory(self, labellings: int, gpu: bool) -> tuple[float, float] | None:
         """Bytes of memory per pixel, and per pixel and class, while `maps` or `scores` of `labellings` thresholds is computed on

@@ -3,12 +3,9 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from wsss.data.messages import format_size
-from wsss.errors import DataError
 from wsss.palette import IGNORE
 
 
@@ -83,31 +80,5 @@ def _filled(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     crossings = np.zeros((size[0], size[1] + 1), np.int32)
     np.add.at(crossings, (row, np.clip(at, 0, size[1]).astype(int)), 1)
     return np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
-
-
-def decode_runs(coded: Any, size: tuple[int, int]) -> tuple[int, ...]:
-    """The run lengths of COCO's RLE: a list, or its compressed text (`rleFrString` of COCO's maskApi.c).
-
-    Raises DataError if they do not fill `size`.
-    """
-    counts = _from_text(coded) if isinstance(coded, str) else tuple(int(count) for count in coded)
-    if sum(counts) != size[0] * size[1] or min(counts, default=0) < 0:
-        raise DataError(f"run lengths of {sum(counts)} pixels; expected {size[0] * size[1]} for {format_size(size)}: "
-                        "export the annotations again")
-    return counts
-
-
-def _from_text(text: str) -> tuple[int, ...]:
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        code = ord(character) - 48
-        value |= (code & 0x1F) << shift
-        shift += 5
-        if not code & 0x20:   # the last of this number, with its sign
-            value -= (code & 0x10) << (shift - 4)
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value = shift = 0
-    return tuple(counts)
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from wsss.data.folder.classes import is_class, numbered
-from wsss.data.folder.found import Drawing, Found, Shape, decode_runs
+from wsss.data.folder.found import Drawing, Found, Shape
 from wsss.data.folder.layout import part_of
 from wsss.data.ids import Names
+from wsss.data.rle import runs_of
 from wsss.errors import DataError
 from wsss.palette import IGNORE
 
@@ -90,7 +91,7 @@ def _coco_shape(item: Mapping[str, Any], size: tuple[int, int]) -> Shape | None:
     if not drawn:
         return None
     if isinstance(drawn, Mapping):
-        return Shape(value, runs=decode_runs(drawn["counts"], size))
+        return Shape(value, runs=tuple(runs_of(drawn["counts"], size).tolist()))
     return Shape(value, tuple(_corners(np.asarray(polygon, np.float64).reshape(-1, 2)) for polygon in drawn))
 
 
