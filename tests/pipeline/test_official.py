@@ -428,7 +428,7 @@ def test_a_provided_irn_alone(smoke, tmp_path):
      rf"train_cam.weights=.*cam.pth is a classifier of 20 classes \(classifier.weight \(20, 512, 1, 1\)\); the data set shapes in .* has {len(CLASSES)}"),
     (lambda state: {name: value for name, value in state.items() if not name.startswith(("resnet50.layer2", "stage2", "backbone.1."))},
      r"\(backbone resnet18\) does not fit the network. \d+ missing: .*backbone.layer.*, \.\.\.\. Use the backbone"),
-    (lambda state: {"classifier.weight": state["classifier.weight"], "head.weight": torch.zeros(1)}, "1 unexpected: head.weight"),
+    (lambda state: {"classifier.weight": state["classifier.weight"], "head.weight": torch.zeros(1)}, "1 unexpected: backbone.head.weight"),
     (lambda state: state | {"stage3.0.0.bn1.bias": torch.zeros(256)}, "are one parameter of the official network, but differ"),
     (lambda state: [1, 2], "holds no plain state dict"),
     (None, "cannot read the weights .*cam.pth"), (lambda state: {"classifier.weight": Trap()}, "cam.pth is damaged or not a weights file"),
