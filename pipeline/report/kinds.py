@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipeline.order import STEPS, scored_kind, titles
+from steps.step import Kind, Table
 
 N_TONES = 8   # colours and marks of kinds, `--k1` to `--k8` in the style sheet
 
@@ -19,6 +21,13 @@ def title_of(summary: Mapping[str, Any], kind: str) -> str:
     kind = scored_kind(kind)
     result = summary.get("steps", {}).get(kind, {}).get("result") or {}
     return result.get("title", titles().get(kind, kind))
+
+
+def with_titles(table: Table, summary: Mapping[str, Any]) -> Table:
+    """The table with the titles of the kinds of results that it names (`Kind`)."""
+    def shown(cells: Sequence[str]) -> list[str]:
+        return [title_of(summary, cell) if isinstance(cell, Kind) else cell for cell in cells]
+    return replace(table, heads=shown(table.heads), rows=[shown(row) for row in table.rows])
 
 
 def of_runs(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Mapping[str, Any]]:
