@@ -19,7 +19,7 @@ SIDE, GAP, LABEL = 118, 4, 150   # pixels: of a picture, between two, of the tit
 
 
 def pictures(run: Path, ids: list[str]) -> dict[str, list[np.ndarray]]:
-    """Title -> a picture (H, W, 3) uint8 of each image: the images, then each kind of maps. Raises WsssError if one is missing."""
+    """Title -> a picture (H, W, 3) uint8 of each image: the images, then each kind of maps. Raises WsssError without one."""
     with ExitStack() as held:
         recorded = Pipeline.compose(f"outputs={run.parent}", f"name={run.name}").recorded(run, held)
         columns = [piece for step, piece in pieces(recorded, []) if step == "eval_loc" and isinstance(piece, Column)]

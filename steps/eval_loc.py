@@ -183,7 +183,8 @@ def shown(context: StepContext) -> Iterator[Curve | Table | Column]:
         return
     content = read_json(context.folder / SCORES)
     lines = [Line(curve["threshold"], curve["box_acc"], BASELINES.get(kind, ""), None if kind in BASELINES else kind,
-                  [] if kind in BASELINES else [(values["oracle"]["threshold"], False), (values["threshold"], True)])
+                  [] if kind in BASELINES else [(values["oracle"]["threshold"], False), (values["threshold"], True)],
+                  control=kind in BASELINES)
              for kind, values in content["scores"].items() if (curve := values.get("curve"))]
     if lines:
         yield Curve("Boxes on the scored images", "threshold, share of the maximum", "box accuracy, percent", lines, percent=True,
