@@ -1,7 +1,8 @@
 """Draw all kinds of maps of a finished run on some images, with the boxes that eval_loc found (white) and the true ones (green):
-`python docs/make_maps_figure.py outputs/NAME ID [ID ...] [-o FILE.png]`.
+`python docs/make_maps_figure.py outputs/NAME ID [ID ...] [--also outputs/OTHER] [-o FILE.png]`.
 
-An image is shown for its first class. The run must have the step eval_loc, and the images must be on the list that it scored.
+An image is shown for its first class. The runs must have the step eval_loc, and the images must be on the lists that it scored.
+Of the other run come the kinds of maps that the first lacks.
 """
 
 import argparse
@@ -46,10 +47,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("ids", nargs="+")
+    parser.add_argument("--also", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/maps.png"))
     arguments = parser.parse_args()
-    sheet = draw(pictures(arguments.run, arguments.ids))
-    sheet.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(arguments.output, optimize=True)
+    rows = pictures(arguments.run, arguments.ids)
+    if arguments.also:
+        rows |= {title: shown for title, shown in pictures(arguments.also, arguments.ids).items() if title not in rows}
+    draw(rows).quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(arguments.output, optimize=True)
 
 
 if __name__ == "__main__":
