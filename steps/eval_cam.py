@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from steps.parts.scored_maps import read_maps
 from steps.parts.shown import ON_SCORED, ON_VAL, adjustable_maps, threshold_curve
 from steps.parts.thresholds import SCORES, Chosen, by_rule, choose, count_maps, read_chosen
 from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, Tuned, Tuning, at, confident_curve, rows_of, scored, tuning_curve
-from steps.runtime.artifacts import Maps, check_keys, read_arrays, read_json, write_arrays, write_json
-from steps.runtime.context import Source, StepContext, require
+from steps.runtime.artifacts import check_keys, read_arrays, read_json, write_arrays, write_json
+from steps.runtime.context import StepContext, require
 from steps.runtime.setup import val_with_masks
 from steps.step import AS_MAIN, PER_MAP, SCORE, Adjustable, Curve, Line, Lists, Needs, Score, Setup, StepSettings, facts
 from wsss.metrics.semantic import MEASURES, THRESHOLDS, ThresholdCounts
@@ -85,7 +86,7 @@ def needs(setup: Setup) -> Needs:
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    kinds, settings = read_maps(context.inputs["maps"]), context.settings
+    kinds, settings = read_maps(context), context.settings
     scored, val = context.lists["scored"], context.lists["val"]
     total, chosen, scores, counts = len(kinds) * (len(scored) + len(val)), {}, {}, {}
     for number, (kind, maps) in enumerate(kinds.items()):
@@ -129,15 +130,9 @@ def score(counts: ThresholdCounts, chosen: Chosen, n_images: int) -> dict[str, A
             "curve": {"threshold": [round(float(t), 4) for t in counts.thresholds], "miou": counts.miou_curve()}}
 
 
-def read_maps(sources: tuple[Source, ...]) -> dict[str, Maps]:
-    """The maps of finished steps by kind; without the kinds that a step was told not to save."""
-    found = {kind: Maps(source.folder, folder) for source in sources for kind, folder in source.kinds.items()}
-    return {kind: maps for kind, maps in found.items() if not maps.kind or maps}
-
-
 def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
     """The best background threshold of each kind of maps; None without maps."""
-    found = read_maps(context.inputs.get("maps", ()))
+    found = read_maps(context)
     if not found:
         return None
     tuning.require(found)

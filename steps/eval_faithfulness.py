@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from steps.parts.outcome import Outcome, Remark
+from steps.parts.scored_maps import read_maps
 from steps.parts.thresholds import SCORES
-from steps.runtime.artifacts import Maps, check_keys, read_json, write_json
+from steps.runtime.artifacts import check_keys, read_json, write_json
 from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
 from steps.runtime.journal import INDEX, JOURNALS, join_divisions
 from steps.runtime.store import Layout
-from steps.step import SCORE, Curve, Line, Lists, Needs, Setup, StepSettings, Table, facts
+from steps.step import SCORE, Curve, Kind, Line, Lists, Needs, Setup, StepSettings, Table, facts
 from wsss.errors import ConfigError
 from wsss.seeding import generator
 
-VERSION = 1
+VERSION = 2
 KIND = SCORE
 BASELINES = ("mean", "blur")
 SECTION = "faithfulness"   # of the report
@@ -134,27 +135,20 @@ def run(context: StepContext) -> dict[str, Any]:
     return {"verdicts": sentences}
 
 
-def read_maps(context: StepContext) -> dict[str, Maps]:
-    """The maps of the steps that it reads by kind; without the kinds that a step was told not to save."""
-    found = {kind: Maps(source.folder, folder) for source in context.inputs.get("maps", ())
-             for kind, folder in source.kinds.items()}
-    return {kind: maps for kind, maps in found.items() if not maps.kind or maps}
-
-
 def reader(folder: Path, n_classes: int) -> None:
     check_keys(folder / SCORES, ("images", "maps", "shares", "road", "kinds", "verdicts", "randomised"))
 
 
 def tables(folder: Path) -> Iterator[Table]:
     """The measures of every kind of map and of the controls; how similar maps stay with random layers."""
-    from steps.parts.faithfulness import MEASURES
+    from steps.parts.faithfulness import CONTROLS, MEASURES
 
     content = read_json(folder / SCORES)
     names = [name for name in MEASURES if name in next(iter(content["kinds"].values()))["values"]]
     yield Table(f"Faithfulness of {content['maps']} maps of {content['images']} images, percent (↓ lower is better)",
                 ("maps", *(MEASURES[name].head for name in names)),
-                [(kind, *(f"{100 * found['values'][name]:.1f}" for name in names)) for kind, found in content["kinds"].items()],
-                SECTION)
+                [(kind if kind in CONTROLS else Kind(kind), *(f"{100 * found['values'][name]:.1f}" for name in names))
+                 for kind, found in content["kinds"].items()], SECTION)
     random = content["randomised"]
     if random["similar"]:
         rows = [(f"({part} map)" if part in content["kinds"] else f"{part} and after" if number else part,
@@ -167,13 +161,13 @@ def shown(context: StepContext) -> Iterator[Curve | Table]:
     """The tables, and the mean curves of every kind of map and of the controls."""
     if not (context.folder / SCORES).exists():
         return
-    from steps.parts.faithfulness import EDGES, MEASURES, RANDOM
+    from steps.parts.faithfulness import CONTROLS, MEASURES
 
     yield from tables(context.folder)
     content = read_json(context.folder / SCORES)
     for name, measure in MEASURES.items():
         x = content["road" if name in ("morf", "lerf") else "shares"]
-        lines = [Line(x, found["curves"][name], kind, control=True) if kind in (RANDOM, EDGES)
+        lines = [Line(x, found["curves"][name], kind, control=True) if kind in CONTROLS
                  else Line(x, found["curves"][name], kind=kind)
                  for kind, found in content["kinds"].items() if name in found["curves"]]
         if lines:
@@ -184,4 +178,5 @@ def shown(context: StepContext) -> Iterator[Curve | Table]:
 def remarks(name: str, outcome: Outcome) -> list[Remark]:
     """Where maps are not better than controls, or do not depend on the network."""
     found = outcome.results.get(name, {}).get("verdicts", ())
-    return [Remark(name, f"faithfulness {number}", text) for number, text in enumerate(found)]
+    return [Remark(name, f"faithfulness {number}", f"The maps of {outcome.title(kind)} {text}")
+            for number, (kind, text) in enumerate(found)]

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from steps.parts.localisation import BASELINES, Localiser, Truth, all_measures, count, has_truth
+from steps.parts.scored_maps import read_maps
 from steps.parts.thresholds import FALLBACK, SCORES, Chosen
-from steps.runtime.artifacts import Maps, check_keys, read_json, write_json
+from steps.runtime.artifacts import check_keys, read_json, write_json
 from steps.runtime.context import StepContext
-from steps.step import SCORE, Column, Curve, Line, Lists, Needs, Score, Setup, StepSettings, Table
+from steps.step import SCORE, Column, Curve, Kind, Line, Lists, Needs, Score, Setup, StepSettings, Table
 from wsss.errors import ConfigError
 from wsss.metrics.boxes import thresholds_at
 
@@ -104,8 +105,7 @@ def needs(setup: Setup) -> Needs:
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    kinds = {kind: maps for source in context.inputs["maps"] for kind, folder in source.kinds.items()
-             if (maps := Maps(source.folder, folder)) or not folder}
+    kinds = read_maps(context)
     scored, val = context.lists["scored"], context.lists["val"]
     total, scores, chosen, classes = len(scored) * (len(kinds) + len(BASELINES)) + len(val) * len(kinds), {}, {}, {}
     grid, done, predicting = _grid(context), 0, tuple(kinds.values())
@@ -183,25 +183,25 @@ def shown(context: StepContext) -> Iterator[Curve | Table | Column]:
         return
     content = read_json(context.folder / SCORES)
     lines = [Line(curve["threshold"], curve["box_acc"], BASELINES.get(kind, ""), None if kind in BASELINES else kind,
-                  [] if kind in BASELINES else [(values["oracle"]["threshold"], False), (values["threshold"], True)])
+                  [] if kind in BASELINES else [(values["oracle"]["threshold"], False), (values["threshold"], True)],
+                  control=kind in BASELINES)
              for kind, values in content["scores"].items() if (curve := values.get("curve"))]
     if lines:
         yield Curve("Boxes on the scored images", "threshold, share of the maximum", "box accuracy, percent", lines, percent=True,
                     section="localisation")
     yield _scores_table(content)
     yield _class_table(content, context.dataset.classes)
-    for source in context.inputs.get("maps", ()):
-        for kind, folder in source.kinds.items():
-            if kind in content["chosen"] and (maps := Maps(source.folder, folder)):
-                localiser = Localiser(context, np.array([content["chosen"][kind]["threshold"]]), maps)
-                yield Column(f"{kind}: box found (white), true (green)", "pictures", context.lists["scored"],
-                             partial(localiser.pictures, found_colour=FOUND, true_colour=TRUE))
+    for kind, maps in read_maps(context).items():
+        if kind in content["chosen"] and maps:
+            localiser = Localiser(context, np.array([content["chosen"][kind]["threshold"]]), maps)
+            yield Column("box found (white), true (green)", "pictures", context.lists["scored"],
+                         partial(localiser.pictures, found_colour=FOUND, true_colour=TRUE), kind=kind)
 
 
 def _scores_table(content: dict[str, Any]) -> Table:
     found, heads = content["scores"], {name: MEASURES[name] for name in (*SHOWN, *MORE)}
     names = [name for name in heads if any(each[name] is not None for each in found.values())]
-    rows = [(BASELINES.get(kind, kind), "–" if values["threshold"] is None else f"{values['threshold']:.3g}",
+    rows = [(BASELINES.get(kind, Kind(kind)), "–" if values["threshold"] is None else f"{values['threshold']:.3g}",
              *(_percent(values[name]) for name in names)) for kind, values in found.items()]
     return Table(f"All scores of boxes, percent (truth: {content['truth']})",
                  ("maps", "threshold", *(heads[name] for name in names)), rows, "localisation")
@@ -211,8 +211,8 @@ def _class_table(content: dict[str, Any], classes: tuple[str, ...]) -> Table:
     kinds = content["classes"]
     rows = [(name, str(content["units"][index]), *(_percent(kinds[kind][index]) for kind in kinds))
             for index, name in enumerate(classes) if content["units"][index]]
-    return Table("Box accuracy of the classes, percent", ("class", "images", *(BASELINES.get(kind, kind) for kind in kinds)),
-                 rows, "localisation")
+    heads = ("class", "images", *(BASELINES.get(kind, Kind(kind)) for kind in kinds))
+    return Table("Box accuracy of the classes, percent", heads, rows, "localisation")
 
 
 def _percent(value: float | None) -> str:

@@ -113,6 +113,10 @@ class Curve:
     section: str = "training"
 
 
+class Kind(str):
+    """A kind of result as a cell or heading of a `Table`: its title is shown."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of text. `section`: of the report, as for `Curve`."""
@@ -138,13 +142,14 @@ class Column:
 
     `read(id)` returns an array, or None if the image has no picture; it may raise WsssError, then only this picture is missing.
     `draw`: "maps", (K, h, w) in [0, 1] for the K classes of the image in order; "map", one (h, w); "label", (H, W) uint8;
-    "pictures", (K, H, W, 3) uint8, for the classes.
+    "pictures", (K, H, W, 3) uint8, for the classes. `kind`: the kind of result that is shown, whose title is put before this one.
     """
 
     title: str
     draw: str
     ids: Collection[str]
     read: Callable[[str], np.ndarray | None]
+    kind: str | None = None
 
 
 @dataclass(frozen=True)

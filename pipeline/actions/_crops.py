@@ -2,21 +2,17 @@
 
 import numpy as np
 
+from wsss.metrics.boxes import component_boxes
+
 FULL, BOX, FOUND = CROPS = ("full", "box", "found")   # the whole image, its ground-truth box, the box found by a map
 Box = tuple[int, int, int, int]   # x0, y0, x1, y1: first and last pixel
 
 
 def largest_box(saliency: np.ndarray, share: float) -> Box | None:
-    """The box around the largest connected part of a map (H, W) above a share of its maximum (CAM paper, section 3.2), with
-    pixels that touch at a corner connected; None if the map has no positive value."""
-    from scipy.ndimage import find_objects, label
-
-    if not saliency.max() > 0:
-        return None
-    parts, _ = label(saliency > share * saliency.max(), np.ones((3, 3)))
-    largest = int(np.bincount(parts.ravel())[1:].argmax())
-    rows, columns = find_objects(parts)[largest]
-    return columns.start, rows.start, columns.stop - 1, rows.stop - 1
+    """The box around the largest connected part of a map (H, W) above a share of its maximum (CAM paper, section 3.2), as
+    eval_loc finds it; None if the map has no positive value."""
+    boxes = component_boxes(saliency > share * saliency.max()).tolist()
+    return tuple(boxes[0]) if boxes else None
 
 
 def largest_of(boxes: np.ndarray) -> Box | None:

@@ -14,7 +14,7 @@ from pipeline.actions._crops import BOX, FOUND, FULL, Box, cropped, largest_box,
 from pipeline.actions._finished import FinishedSteps
 from pipeline.actions._folder import opened, remove_changed
 from pipeline.actions._prediction import classifier_of
-from pipeline.cluster.machine import prepare_process
+from pipeline.cluster.machine import prepared_process
 from pipeline.order import BY_NAME
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import reading, require_finished
@@ -54,20 +54,20 @@ def features(pipeline: Any) -> int:
         require_finished(run, [next(row.name for row in BY_NAME.values() if row.classify)], "features")
     dataset = open_dataset(config.data)
     lists = _lists(dataset, settings)
-    prepare_process(config.threads, pipeline.device)
-    with reading(run, {trained}, console.warning):
-        context = _context(finished, trained, dataset, out, pipeline)
-        maker = FeatureMaker(context, config, finished.manifests[trained]["identity"]["data"])
-    with opened(out, _record(maker, finished, trained, run), console.warning, RECORD, WORK), pipeline.signals():
-        console.start(WORK)
-        ids = [image_id for each in lists.values() for image_id in each]
-        remove_changed(out)
-        to_do = len(unfinished(out, ids, maker.context.dataset))
-        for_each_image(replace(maker.context, lists={"ids": tuple(ids)}), maker)
-        merge_journals(out, ids)
-        arrays = write_features(out, lists, dataset, maker.classes, settings.crops)
-        rows = [_score(crop, arrays[crop], lists, dataset, config) for crop in settings.crops]
-        write_json(out / SVM, rows)
+    ids = [image_id for each in lists.values() for image_id in each]
+    with prepared_process(config.threads, pipeline.device):
+        with reading(run, {trained}, console.warning):
+            context = _context(finished, trained, dataset, out, pipeline)
+            maker = FeatureMaker(context, config, finished.manifests[trained]["identity"]["data"])
+        with opened(out, _record(maker, finished, trained, run), console.warning, RECORD, WORK), pipeline.signals():
+            console.start(WORK)
+            remove_changed(out)
+            to_do = len(unfinished(out, ids, maker.context.dataset))
+            for_each_image(replace(maker.context, lists={"ids": tuple(ids)}), maker)
+            merge_journals(out, ids)
+            arrays = write_features(out, lists, dataset, maker.classes, settings.crops)
+            rows = [_score(crop, arrays[crop], lists, dataset, config) for crop in settings.crops]
+            write_json(out / SVM, rows)
     for line in table(rows):
         console.result(line)
     console.result(f"{len(ids)} images, {to_do} of them now. features_CROP.npy, {TABLE} and {SVM} are in {out}/")

@@ -28,6 +28,8 @@ TONES = {name: f"#0101{number:02x}" for number, name in enumerate(
 COLOURS = dict(re.findall(r"--(\w+): (#\w+)", (Path(__file__).parent / "templates/page.css").read_text().partition("@media")[0]))
 SERIES = ("a", "b", "c", "d")
 DASHES = ("--", ":")   # of controls
+LEGEND_LINE = 0.17     # inches
+FONT_MARGIN = 0.92     # the font of the page may be wider than the one that is measured
 MARKS = {f"k{number}": mark for number, mark in enumerate("osDv^PX*", start=1)}   # as `.mark` in the style sheet
 
 
@@ -211,7 +213,14 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, columns: int) -> None:
-    figure.legend(loc="outside lower left", ncols=columns, borderpad=0, handlelength=1.8)
+    """A legend in as many columns as fit, at most `columns`; the figure grows with more than two lines of it."""
+    for number in range(columns, 0, -1):
+        legend = figure.legend(loc="outside lower left", ncols=number, borderpad=0, handlelength=1.8)
+        if number == 1 or legend.get_window_extent().width <= FONT_MARGIN * figure.bbox.width:
+            lines = -(-len(legend.get_texts()) // number)
+            figure.set_figheight(figure.get_figheight() + LEGEND_LINE * max(0, lines - 2))
+            return
+        legend.remove()
 
 
 def _svg(figure: Figure, title: str) -> str:

@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipeline.order import STEPS, scored_kind, titles
+from steps.step import Kind, Table
 
 N_TONES = 8   # colours and marks of kinds, `--k1` to `--k8` in the style sheet
 
@@ -19,6 +21,13 @@ def title_of(summary: Mapping[str, Any], kind: str) -> str:
     kind = scored_kind(kind)
     result = summary.get("steps", {}).get(kind, {}).get("result") or {}
     return result.get("title", titles().get(kind, kind))
+
+
+def with_titles(table: Table, summary: Mapping[str, Any]) -> Table:
+    """The table with the titles of the kinds of results that it names (`Kind`)."""
+    def shown(cells: Sequence[str]) -> list[str]:
+        return [title_of(summary, cell) if isinstance(cell, Kind) else cell for cell in cells]
+    return replace(table, heads=shown(table.heads), rows=[shown(row) for row in table.rows])
 
 
 def of_runs(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Mapping[str, Any]]:
@@ -60,13 +69,13 @@ def with_first_measure(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Map
 
 def tones(found: Iterable[str]) -> dict[str, str]:
     """The names of the colours and marks, "k1" to "k8", of kinds that are shown together: by the position among all kinds. Those
-    of further methods have what is left, from the last on."""
-    fixed, shown = list(titles(further=False)), list(found)
-    named = {kind: f"k{1 + fixed.index(scored_kind(kind)) % N_TONES}" for kind in shown if scored_kind(kind) in fixed}
-    for kind in shown:
+    of further methods have what is left, from the last on. All scores of a kind have the same."""
+    fixed, shown = list(titles(further=False)), {key: scored_kind(key) for key in found}
+    named = {kind: f"k{1 + fixed.index(kind) % N_TONES}" for kind in shown.values() if kind in fixed}
+    for kind in shown.values():
         taken = Counter(named.values())
         named.setdefault(kind, min((f"k{number}" for number in range(N_TONES, 0, -1)), key=lambda tone: taken[tone]))
-    return named
+    return {key: named[kind] for key, kind in shown.items()}
 
 
 def measures() -> list[str]:

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipeline.report import figures
-from pipeline.report.kinds import title_of
+from pipeline.report.kinds import title_of, with_titles
 from pipeline.runfolder.recorded import RecordedRun
-from steps.step import Curve, Matrix, Table
+from steps.step import Column, Curve, Matrix, Table
 from wsss.errors import WsssError
 
 CONFUSIONS = 12   # listed beside a matrix
@@ -27,7 +27,7 @@ def pieces(run: RecordedRun, missing: list[str]) -> Pieces:
     for planned in run.plan:
         try:
             for piece in planned.step.shown(run.context(planned.name)):
-                found.append((planned.name, _named(piece, run) if isinstance(piece, Curve) else piece))
+                found.append((planned.name, _named(piece, run.summary)))
         except WsssError as error:
             if run.place(planned.name):   # else the step is listed as missing
                 missing.append(str(error))
@@ -44,10 +44,14 @@ def _told_apart(found: Pieces) -> Pieces:
              if isinstance(piece, (Table, Matrix)) and len(users[piece.title]) > 1 else piece) for step, piece in found]
 
 
-def _named(curve: Curve, run: RecordedRun) -> Curve:
-    """The curve with the titles of kinds of results as names of lines that have none."""
-    return replace(curve, lines=[replace(line, name=line.name or title_of(run.summary, line.kind)) if line.kind else line
-                                 for line in curve.lines])
+def _named(piece: Any, summary: Mapping[str, Any]) -> Any:
+    """The piece with the titles of kinds of results: of lines without a name, in tables, and before the titles of columns."""
+    if isinstance(piece, Curve):
+        return replace(piece, lines=[replace(line, name=line.name or title_of(summary, line.kind)) if line.kind else line
+                                     for line in piece.lines])
+    if isinstance(piece, Column) and piece.kind:
+        return replace(piece, title=f"{title_of(summary, piece.kind)}: {piece.title}")
+    return with_titles(piece, summary) if isinstance(piece, Table) else piece
 
 
 def of(found: Pieces, kind: type[T]) -> list[T]:

@@ -8,10 +8,12 @@ sentences: they read no files and compute no scores.
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
 from pipeline.order import SEEDS, STEPS, maker
+from pipeline.report.kinds import title_of
 from steps.parts.outcome import MARGIN, Advice, Change, Outcome, Remark, noun, plural
 from steps.parts.thresholds import RULE
 from wsss.families import BaseMethod
@@ -73,7 +75,7 @@ class _Run:
         self.setting = setting or (lambda key, default=None: default)
         self.results = {name: step.get("result") or {} for name, step in (summary.get("steps") or {}).items()}
         self.scores = {kind: score for kind, score in self.found.items() if _known(score.get(MEASURE))}
-        self.outcome = Outcome(self.scores, self.results, self.setting)
+        self.outcome = Outcome(self.scores, self.results, self.setting, partial(title_of, summary))
 
     def noun(self, kind: str) -> str:
         return noun(self.found[kind]["title"])

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.order import made_from, scored_kind, titles
 from pipeline.plan.plan import DONE, NOTHING, PlannedStep
 from pipeline.report import stages
-from pipeline.report.kinds import grouped, main_name, measured, title_of
+from pipeline.report.kinds import grouped, main_name, measured, title_of, with_titles
 from pipeline.report.published import against, averages_note, without_comparison
 from pipeline.runfolder.folder import RunFolder
 from steps.step import SCORE, Score
@@ -57,7 +57,7 @@ def build_summary(config: Any, folder: RunFolder, plan: list[PlannedStep], class
         if planned.step.KIND == SCORE:
             planned.step.reader(place, len(classes))
             found |= {score.key: _scored(planned.name, score) for score in planned.step.scores(place)}
-            tables += [asdict(table) for table in planned.step.tables(place)]
+            tables += [asdict(with_titles(table, summary)) for table in planned.step.tables(place)]
     summary["scores"] = {key: {"title": title_of(summary, key), "made_from": made_from(config, key), **found[key]}
                          for kind in titles() for key in found if scored_kind(key) == kind}
     if tables:

@@ -31,7 +31,7 @@ from wsss.metrics.faithfulness import (
 from wsss.metrics.randomisation import cascading, rank_correlation, ssim, weight_layers
 from wsss.seeding import derived_seed, generator
 
-RANDOM, EDGES = "random", "edges"   # the controls
+RANDOM, EDGES = CONTROLS = ("random", "edges")
 BLUR_OF = 224                       # pixels: the blur of a baseline is given for images of this size (RISE)
 SURE = 2.0                          # standard errors by which a map must be better than a control
 SIMILAR = 0.5                       # a higher rank correlation with all layers random: the maps hardly depend on the network
@@ -170,13 +170,13 @@ def _table(maps: Sequence[Measured]) -> dict[str, np.ndarray]:
     return {name: np.array([values[name] for values in each]) for name in each[0]}
 
 
-def verdicts(images: Sequence[dict[str, list[Measured]]]) -> list[str]:
-    """A sentence for each kind of map that is not better than both controls in all measures.
+def verdicts(images: Sequence[dict[str, list[Measured]]]) -> list[tuple[str, str]]:
+    """Each kind of map that is not better than both controls in all measures, and the rest of a sentence about its maps.
 
     Better: the mean of the differences, map by map, is more than `SURE` of its standard errors on the right side of 0.
     """
     tables = {kind: _table([measured for image in images for measured in image[kind]]) for kind in images[0]}
-    controls, sentences = {kind: tables.pop(kind) for kind in (RANDOM, EDGES)}, []
+    controls, sentences = {kind: tables.pop(kind) for kind in CONTROLS}, []
     for kind, table in tables.items():
         failed = []
         for name, values in table.items():
@@ -186,8 +186,8 @@ def verdicts(images: Sequence[dict[str, list[Measured]]]) -> list[str]:
             if beside:
                 failed.append(f"{MEASURES[name].heading} {100 * values.mean():.1f} ({', '.join(beside)})")
         if failed:
-            sentences.append(f"The maps {kind} are not clearly better than maps that do not know the network in {len(failed)} of "
-                             f"{len(table)} measures of faithfulness: {', '.join(failed)}.")
+            sentences.append((kind, f"are not clearly better than maps that do not know the network in {len(failed)} of "
+                                    f"{len(table)} measures of faithfulness: {', '.join(failed)}."))
     return sentences
 
 
@@ -201,12 +201,12 @@ def similarities(images: Sequence[dict[str, list[list[float]]]]) -> dict[str, li
     return {part: np.mean([pair for image in images for pair in image[part]], axis=0).tolist() for part in images[0]}
 
 
-def dependence(found: Mapping[str, Sequence[float]], title: str, images: int) -> list[str]:
-    """A sentence if maps stay similar when all layers are random."""
+def dependence(found: Mapping[str, Sequence[float]], title: str, images: int) -> list[tuple[str, str]]:
+    """The method and the rest of a sentence, if its maps stay similar when all layers are random."""
     last = [part for part in found if part != RANDOM][-1]
     correlation, alike = found[last]
     if correlation <= SIMILAR:
         return []
-    return [f"The maps of {title} hardly depend on what the network has learned: with random weights in all layers their rank "
-            f"correlation with the maps of the trained network is {correlation:.2f}, SSIM {alike:.2f} (a random map: "
-            f"{found[RANDOM][0]:.2f}, {found[RANDOM][1]:.2f}), on {images} images."]
+    return [(title, f"hardly depend on what the network has learned: with random weights in all layers their rank "
+                    f"correlation with the maps of the trained network is {correlation:.2f}, SSIM {alike:.2f} (a random map: "
+                    f"{found[RANDOM][0]:.2f}, {found[RANDOM][1]:.2f}), on {images} images.")]

@@ -35,12 +35,13 @@ class Outcome:
 
     `scores`: the score values with a mIoU, by kind of result, each with its "title" and the kind of maps it was "made_from".
     `results`: what the finished steps returned, by step. `setting(key, default=None)`: the value in use of a setting of the
-    configuration; `default` if there is none or it is unknown.
+    configuration; `default` if there is none or it is unknown. `title(kind)`: of a kind of result; of another word itself.
     """
 
     scores: Mapping[str, Mapping[str, Any]]
     results: Mapping[str, Mapping[str, Any]]
     setting: Callable[..., Any]
+    title: Callable[[str], str]
 
     def points(self, kind: str, before: str | None) -> float | None:
         """The points of mIoU of `kind` above `before`; None if one has no score, or they were scored on other images."""

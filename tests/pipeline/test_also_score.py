@@ -150,6 +150,8 @@ def test_what_cannot_be_made_is_refused_before_any_work(override, expected):
 def test_further_kinds_have_colours_that_the_others_of_a_page_have_not():
     shown = ["make_cam", "make_cam_gradcam", "make_cam_layercam", "make_lpcam_fg_only", "make_lpcam", "make_sem_seg_labels"]
     assert kinds.tones(shown) == dict(zip(shown, ["k1", "k8", "k7", "k2", "k3", "k5"]))
+    both = kinds.tones([*shown, "make_cam_gradcam/boxes", "make_cam/boxes"])   # the same in the tables of masks and of boxes
+    assert both == kinds.tones(shown) | {"make_cam_gradcam/boxes": "k8", "make_cam/boxes": "k1"}
     assert max(map([*kinds.tones(titles()).values()].count, ("k1", "k4", "k8"))) <= 5   # of 32 kinds, as few of one colour as can be
 
 

@@ -25,7 +25,8 @@ def test_boxes_are_scored_beside_the_masks_of_the_same_maps(smoke, outputs):
     act(smoke(*FEW, "report.images=1", "report.traces=1", "report.changes=0", "action=report"))
     page = path.read_text()
     assert 'id="localisation"' in page and "All scores of boxes, percent (truth: boxes of masks)" in page
-    assert "make_cam: box found (white), true (green)" in page
+    assert "LPCAM-F: box found (white), true (green)" in page and page.count('<th scope="row">LPCAM-F</th>') == 1
+    assert '<th scope="col" class="left">LPCAM-F</th>' in page   # of the accuracy of classes
 
 
 def test_published_scores_of_boxes_are_compared_beside_those_of_masks():

@@ -448,6 +448,18 @@ def test_figures_of_one_title_are_one_and_each_kind_has_its_colour_and_mark(smok
     assert len(set(map(figures.colour, fixed))) == 8 and len(figures.MARKS) == kinds.N_TONES
 
 
+def test_all_entries_of_a_long_legend_are_on_the_figure():
+    def plotted(names):
+        figure, axes = figures._figure(4.4, 3.0)
+        for name in names:
+            axes.plot([0, 1], [0, 1], label=name)
+        figures._legend(figure, 4)
+        box = figure.legends[0].get_window_extent()
+        return len(figure.legends), box.x0 >= 0 and box.x1 <= figure.bbox.width, figure.get_figheight()
+    assert plotted(["CAM", "LPCAM-F", "LPCAM", "IRN"]) == (1, True, 3.0)
+    assert plotted([f"Guided Grad-CAM {number}" for number in range(14)]) == (1, True, pytest.approx(3.0 + 5 * figures.LEGEND_LINE))
+
+
 def test_the_colours_of_kinds_begin_again_after_the_last(monkeypatch):
     monkeypatch.setattr(kinds, "titles", lambda further: {f"kind {n}": "" for n in range(10)})
     assert list(kinds.tones(f"kind {n}" for n in range(10)).values()) == [f"k{n}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 1, 2)]

@@ -72,8 +72,10 @@ def test_the_summary_and_the_report_have_the_tables(measured):
     page = (measured / "smoke/report/report.html").read_text()
     assert 'id="faithfulness"' in page and 'href="#faithfulness"' in page and "ROAD, most relevant pixels first" in page
     assert page.count("stroke-dasharray") >= 2 * 4   # the controls in four figures
-    for sentence in scores(measured)["verdicts"]:
-        assert sentence in page.replace("&#39;", "'") and sentence.startswith("The maps ")
+    titles = {"make_cam": "CAM", "make_lpcam_fg_only": "LPCAM-F", "make_lpcam": "LPCAM"}
+    assert "\nLPCAM-F " in text[text.index("Faithfulness of"):] and '<th scope="row">LPCAM-F</th>' in page
+    for kind, sentence in scores(measured)["verdicts"]:
+        assert f"The maps of {titles.get(kind, kind)} {sentence}" in page.replace("&#39;", "'")
 
 
 def test_the_curves_are_those_of_a_plain_loop(measured):
@@ -174,8 +176,8 @@ def images_of(good: bool, number: int = 5) -> list[dict]:
 
 def test_maps_are_named_if_they_are_not_better_than_the_controls():
     assert verdicts(images_of(good=True)) == []
-    said, = verdicts(images_of(good=False))
-    assert said.startswith("The maps mine are not clearly better than maps that do not know the network in 6 of 6 measures of faithfulness: deletion ")
+    (kind, said), = verdicts(images_of(good=False))
+    assert kind == "mine" and said.startswith("are not clearly better than maps that do not know the network in 6 of 6 measures of faithfulness: deletion ")
     assert len(verdicts(images_of(good=True, number=1))) == 0 and len(verdicts([{kind: maps[:1] for kind, maps in images_of(True)[0].items()}])) == 1
 
 
@@ -190,5 +192,5 @@ def test_maps_that_do_not_change_with_the_network_are_named():
     kept = {"head": [1.0, 1.0], "stage 0": [0.9, 0.8], RANDOM: [0.0, 0.1]}
     assert dependence({**kept, "stage 0": [0.1, 0.5]}, "CAM", 4) == []
     assert dependence(kept, "Backprop", 4) == [
-        "The maps of Backprop hardly depend on what the network has learned: with random weights in all layers their rank correlation "
-        "with the maps of the trained network is 0.90, SSIM 0.80 (a random map: 0.00, 0.10), on 4 images."]
+        ("Backprop", "hardly depend on what the network has learned: with random weights in all layers their rank correlation "
+                     "with the maps of the trained network is 0.90, SSIM 0.80 (a random map: 0.00, 0.10), on 4 images.")]
