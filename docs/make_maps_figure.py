@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.report.pieces import pieces
 from pipeline.runner import Pipeline
-from steps.step import Column
+from steps.parts.pieces import Column
 
 SIDE, GAP, LABEL = 118, 4, 150   # pixels: of a picture, between two, of the titles on the left
 

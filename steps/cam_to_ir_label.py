@@ -11,13 +11,14 @@ from enum import Enum
 from typing import Any
 
 from steps.parts.official import OfficialLabels
+from steps.parts.pieces import Adjustable, Column
 from steps.parts.shown import adjustable_maps, label_column
 from steps.parts.thresholds import FALLBACK, SCORES, by_rule, confident_pair, read_chosen
 from steps.parts.tuning import Tuned, Tuning, confident, confident_lines
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, PER_MAP, Adjustable, Column, Needs, Setup, StepSettings, facts
+from steps.step import IMAGES, PER_MAP, Needs, Setup, StepSettings, facts
 from wsss.data.images import encode_mask, resize_mask
 
 VERSION = 1

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from steps.parts.pieces import Adjustable, Curve, Line
 from steps.parts.scored_maps import read_maps
 from steps.parts.shown import ON_SCORED, ON_VAL, adjustable_maps, threshold_curve
 from steps.parts.thresholds import SCORES, Chosen, by_rule, choose, count_maps, read_chosen
@@ -17,7 +18,7 @@ from steps.parts.tuning import CONFIDENT_NAMES, SCORE_NAMES, Tuned, Tuning, at, 
 from steps.runtime.artifacts import check_keys, read_arrays, read_json, write_arrays, write_json
 from steps.runtime.context import StepContext, require
 from steps.runtime.setup import val_with_masks
-from steps.step import AS_MAIN, PER_MAP, SCORE, Adjustable, Curve, Line, Lists, Needs, Score, Setup, StepSettings, facts
+from steps.step import AS_MAIN, PER_MAP, SCORE, Lists, Needs, Score, Setup, StepSettings, facts
 from wsss.metrics.semantic import MEASURES, THRESHOLDS, ThresholdCounts
 
 VERSION = 1
@@ -169,7 +170,7 @@ def shown(context: StepContext) -> Iterator[Curve | Adjustable]:
             if None not in curve:   # the masks of val hold a class
                 lines.append(Line(grid, curve, kind=kind, marks=[(choice["threshold"], True)]))
     yield from threshold_curve(ON_VAL, lines)
-    for kind, maps in read_maps(context.inputs.get("maps", ())).items():
+    for kind, maps in read_maps(context).items():
         if kind in content["chosen"]:
             in_use = content["chosen"][kind]["threshold"]
             yield adjustable_maps("", maps, {f"{context.name}.threshold.{kind}": in_use}, kind=kind)

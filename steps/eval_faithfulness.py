@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.parts.outcome import Outcome, Remark
+from steps.parts.pieces import Curve, Kind, Line, Table
 from steps.parts.scored_maps import read_maps
 from steps.parts.thresholds import SCORES
 from steps.runtime.artifacts import check_keys, read_json, write_json
@@ -21,7 +22,7 @@ from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
 from steps.runtime.journal import INDEX, JOURNALS, join_divisions
 from steps.runtime.store import Layout
-from steps.step import SCORE, Curve, Kind, Line, Lists, Needs, Setup, StepSettings, Table, facts
+from steps.step import SCORE, Lists, Needs, Setup, StepSettings, facts
 from wsss.errors import ConfigError
 from wsss.seeding import generator
 

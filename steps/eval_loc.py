@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from steps.parts.localisation import BASELINES, Localiser, Truth, all_measures, count, has_truth
+from steps.parts.pieces import Column, Curve, Kind, Line, Table
 from steps.parts.scored_maps import read_maps
 from steps.parts.thresholds import FALLBACK, SCORES, Chosen
 from steps.runtime.artifacts import check_keys, read_json, write_json
 from steps.runtime.context import StepContext
-from steps.step import SCORE, Column, Curve, Kind, Line, Lists, Needs, Score, Setup, StepSettings, Table
+from steps.step import SCORE, Lists, Needs, Score, Setup, StepSettings
 from wsss.errors import ConfigError
 from wsss.metrics.boxes import thresholds_at
 

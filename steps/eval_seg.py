@@ -13,12 +13,13 @@ import numpy as np
 
 from steps.parts.corrections import columns_of, told_apart
 from steps.parts.outcome import Outcome, Remark
+from steps.parts.pieces import Matrix
 from steps.parts.thresholds import SCORES
 from steps.runtime.artifacts import Labels, check_keys, read_json, write_json
 from steps.runtime.context import StepContext
 from steps.runtime.schedule import GROUND_TRUTH, TRAINED_ON, WEIGHTS
 from steps.runtime.setup import Setup, val_with_masks
-from steps.step import SCORE, Lists, Matrix, Needs, Score, StepSettings
+from steps.step import SCORE, Lists, Needs, Score, StepSettings
 from wsss.metrics.boundary import BoundaryIoU
 from wsss.metrics.semantic import MEASURES, Confusion
 from wsss.networks.facts import read_metadata

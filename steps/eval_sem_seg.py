@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from steps.parts.corrections import columns_of, told_apart
+from steps.parts.pieces import Matrix
 from steps.parts.thresholds import SCORES, THRESHOLD, read_chosen
 from steps.runtime.artifacts import Labels, check_keys, read_json, write_json
 from steps.runtime.context import StepContext
-from steps.step import SCORE, Lists, Matrix, Needs, Score, Setup, StepSettings
+from steps.step import SCORE, Lists, Needs, Score, Setup, StepSettings
 from wsss.metrics.semantic import MEASURES, Confusion
 
 VERSION = 1

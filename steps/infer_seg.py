@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.parts.pieces import Column
 from steps.parts.shown import label_column
 from steps.runtime.artifacts import Labels
 from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Column, Lists, Needs, Setup, StepSettings, facts
+from steps.step import IMAGES, Lists, Needs, Setup, StepSettings, facts
 from wsss.data.ids import union
 from wsss.data.images import encode_mask
 from wsss.refiners.crf import check_kernels

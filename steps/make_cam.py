@@ -18,11 +18,12 @@ import numpy as np
 
 from steps.parts.official import OfficialMaps
 from steps.parts.outcome import MARGIN, Outcome, Remark
+from steps.parts.pieces import Column
 from steps.parts.shown import map_columns
 from steps.runtime.artifacts import Maps, encode_array
 from steps.runtime.context import StepContext, further, settings_of
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Column, Needs, Setup, StepSettings, facts
+from steps.step import IMAGES, Needs, Setup, StepSettings, facts
 from wsss.cams.crops import RESIZED, ten_crop_maps
 from wsss.errors import ConfigError
 

@@ -20,11 +20,12 @@ import numpy as np
 from steps.parts.imported_prototypes import FILE, check_imported, digest_of_imported
 from steps.parts.official import OfficialMaps
 from steps.parts.outcome import MARGIN, Advice, Change, Outcome, Remark
+from steps.parts.pieces import Column, Sheet
 from steps.parts.shown import map_columns, prototype_sheets
 from steps.runtime.artifacts import FG_ONLY, Maps, encode_array
 from steps.runtime.context import StepContext, require_package
 from steps.runtime.inference import Made, for_each_image
-from steps.step import IMAGES, Column, Lists, Needs, Setup, Sheet, StepSettings, facts
+from steps.step import IMAGES, Lists, Needs, Setup, StepSettings, facts
 
 if TYPE_CHECKING:
     import torch

@@ -18,6 +18,7 @@ import numpy as np
 
 from steps.parts.official import OfficialLabels
 from steps.parts.outcome import Advice, Change
+from steps.parts.pieces import Adjustable, Column, Curve, Table
 from steps.parts.shown import choice_on_val, label_column
 from steps.parts.thresholds import THRESHOLD, read_chosen
 from steps.parts.tuning import Tuned, Tuning, tune_walk
@@ -25,7 +26,7 @@ from steps.runtime.artifacts import Labels, encode_array, read_array
 from steps.runtime.context import StepContext, require
 from steps.runtime.inference import Made, for_each_image
 from steps.runtime.setup import val_with_masks
-from steps.step import IMAGES, PER_MAP, Adjustable, Column, Curve, Lists, Needs, Setup, StepSettings, Table, facts
+from steps.step import IMAGES, PER_MAP, Lists, Needs, Setup, StepSettings, facts
 from wsss.data.ids import union
 from wsss.data.images import encode_mask
 from wsss.errors import ConfigError

@@ -17,12 +17,13 @@ import numpy as np
 
 from steps.parts.official import OfficialNetwork
 from steps.parts.outcome import Advice, Outcome, Remark
+from steps.parts.pieces import Curve
 from steps.parts.shown import loss_curves, read_log, val_curve
 from steps.runtime.concurrency import memory_for
 from steps.runtime.context import OWN_METHOD, StepContext
 from steps.runtime.memory import trim_heap
 from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of, total_steps
-from steps.step import TRAINING, Curve, Lists, Needs, Setup, backbone_facts, facts
+from steps.step import TRAINING, Lists, Needs, Setup, backbone_facts, facts
 from wsss.metrics.semantic import average_precision
 from wsss.seeding import generator
 

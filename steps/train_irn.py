@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steps.parts.official import OfficialNetwork
+from steps.parts.pieces import Curve
 from steps.parts.shown import loss_curves, read_log
 from steps.runtime.artifacts import Labels
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext
 from steps.runtime.schedule import Schedule, TrainingSettings, epochs_of, total_steps
-from steps.step import TRAINING, Curve, Lists, Needs, Setup, backbone_facts, facts
+from steps.step import TRAINING, Lists, Needs, Setup, backbone_facts, facts
 from wsss.seeding import generator
 
 if TYPE_CHECKING:

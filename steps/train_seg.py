@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steps.parts.pieces import Curve
 from steps.parts.shown import loss_curves, read_log, val_curve
 from steps.runtime.artifacts import Labels
 from steps.runtime.concurrency import memory_for
@@ -24,7 +25,7 @@ from steps.runtime.journal import INDEX
 from steps.runtime.memory import trim_heap
 from steps.runtime.schedule import GROUND_TRUTH, PSEUDO_MASKS, TRAINED_ON, Schedule, TrainingSettings, epochs_of, total_steps
 from steps.runtime.setup import Setup, val_with_masks
-from steps.step import TRAINING, Curve, Lists, Needs, backbone_facts, facts
+from steps.step import TRAINING, Lists, Needs, backbone_facts, facts
 from wsss.data.images import resize_mask
 from wsss.errors import ConfigError
 from wsss.metrics.semantic import Confusion

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from pipeline.order import titles
 from pipeline.report.kinds import N_TONES, tones
-from steps.step import Curve
+from steps.parts.pieces import Curve
 from wsss.files import replacing
 
 # Placeholder colours, each replaced by a variable of the page's style sheet.

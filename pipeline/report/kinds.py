@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.order import STEPS, scored_kind, titles
-from steps.step import Kind, Table
+from steps.parts.pieces import Kind, Table
 
 N_TONES = 8   # colours and marks of kinds, `--k1` to `--k8` in the style sheet
 

@@ -35,8 +35,8 @@ from pipeline.report.stage_images import StageImages, compare_stages, stage_sect
 from pipeline.report.stages import MARGIN
 from pipeline.report.traces import Trace, TraceMaker
 from pipeline.runfolder.recorded import RecordedRun
+from steps.parts.pieces import Matrix
 from steps.runtime.context import own_methods, settings_of
-from steps.step import Matrix
 from wsss.families import FAMILIES
 from wsss.files import write_text
 from wsss.palette import IGNORE, VOC_PALETTE

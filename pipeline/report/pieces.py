@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.report import figures
 from pipeline.report.kinds import title_of, with_titles
 from pipeline.runfolder.recorded import RecordedRun
-from steps.step import Column, Curve, Matrix, Table
+from steps.parts.pieces import Column, Curve, Matrix, Table
 from wsss.errors import WsssError
 
 CONFUSIONS = 12   # listed beside a matrix

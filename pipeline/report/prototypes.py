@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.order import titles
 from pipeline.report import thumbnails
 from pipeline.report.pieces import Pieces
-from steps.step import Centre, Sheet
+from steps.parts.pieces import Centre, Sheet
 from wsss.data.dataset import Dataset
 from wsss.errors import WsssError
 

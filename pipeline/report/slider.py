@@ -18,7 +18,7 @@ from pipeline.report.kinds import title_of
 from pipeline.report.pieces import Pieces
 from pipeline.report.scores import safely
 from pipeline.runfolder.recorded import RecordedRun
-from steps.step import Adjustable
+from steps.parts.pieces import Adjustable
 from wsss.metrics.semantic import THRESHOLDS
 from wsss.palette import IGNORE, VOC_PALETTE
 

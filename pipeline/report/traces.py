@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.report import thumbnails
 from pipeline.report.pieces import Pieces
 from pipeline.runfolder.recorded import RecordedRun
-from steps.step import Column
+from steps.parts.pieces import Column
 from wsss.errors import WsssError
 
 SIDE = 208          # pixels of the longer side of a picture

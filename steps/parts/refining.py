@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steps.parts.pieces import Adjustable, Column
 from steps.parts.thresholds import THRESHOLD, Chosen, by_rule, count, fallen_back, for_each_mask, is_flat, read_chosen
 from steps.runtime.artifacts import Maps, read_array, write_json
 from steps.runtime.concurrency import max_concurrent
 from steps.runtime.context import StepContext, require_prepared
 from steps.runtime.networks import WEIGHTS, load_irn, network_input
 from steps.runtime.store import Store
-from steps.step import Adjustable, Column
 from wsss.cams.maps import at_size, from_stride_4
 from wsss.errors import ArgumentError, ArtifactError
 from wsss.metrics.semantic import Confusion

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from steps.parts.pieces import Adjustable, Centre, Column, Curve, Line, Sheet, Table
 from steps.parts.thresholds import THRESHOLD
 from steps.runtime.artifacts import Labels, Maps, read_arrays, read_json
 from steps.runtime.context import StepContext
 from steps.runtime.schedule import LOG
-from steps.step import Adjustable, Centre, Column, Curve, Line, Sheet, Table
 
 ON_SCORED, ON_VAL = "On the scored images", "On the val images, which chose"
 

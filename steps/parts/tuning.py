@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steps.parts.pieces import Curve, Line
 from steps.parts.thresholds import THRESHOLD, confident_pair, count_maps, read_chosen
 from steps.runtime.artifacts import Maps
 from steps.runtime.context import StepContext, require
-from steps.step import Curve, Line
 from wsss.data.dataset import Dataset
 from wsss.data.folder import held_out
 from wsss.errors import ConfigError, DataError

@@ -28,9 +28,9 @@ from pipeline.report.scores import published_tables, score_tables
 from pipeline.report.stage_images import compare_stages, sample, stage_sections
 from pipeline.report.traces import TraceMaker
 from pipeline.runfolder.reading import find_run
+from steps.parts.pieces import Centre, Column, Curve, Line, Matrix, Sheet, Table
 from steps.runtime.artifacts import Maps
 from steps.runtime.datasets import open_dataset
-from steps.step import Centre, Column, Curve, Line, Matrix, Sheet, Table
 from tests.browser import needs_browser, show
 from tests.conftest import ROOT, SMOKE, copied
 from wsss.data.dataset import Dataset

@@ -14,8 +14,8 @@ from pipeline import Pipeline
 from pipeline.report.page import write_report
 from pipeline.report.pieces import pieces
 from pipeline.report.slider import SHOWN, choose_images, levels, slider
+from steps.parts.pieces import Adjustable
 from steps.runtime.artifacts import Maps
-from steps.step import Adjustable
 from tests.browser import needs_browser, show
 from tests.conftest import SMOKE, copied
 from wsss.metrics.semantic import THRESHOLDS

@@ -11,12 +11,12 @@ from PIL import Image
 from steps import eval_loc
 from steps.eval_loc import Boxes, Normalise, Resize, Settings
 from steps.parts.localisation import Localiser
+from steps.parts.pieces import Column, Curve, Table
 from steps.runtime.artifacts import Maps, encode_array, read_json
 from steps.runtime.context import Source, StepContext
 from steps.runtime.journal import Journal
 from steps.runtime.setup import Setup
 from steps.runtime.store import FileWriter
-from steps.step import Column, Curve, Table
 from wsss.data.dataset import Dataset
 from wsss.data.images import write_mask
 from wsss.errors import ConfigError
