@@ -24,7 +24,7 @@ STEP = '''
     from steps.runtime.artifacts import Maps, encode_array
     from steps.runtime.inference import for_each_image
     from steps.parts.pieces import Column
-from steps.step import IMAGES, StepSettings
+    from steps.step import IMAGES, StepSettings
 
     VERSION = 1
     KIND = IMAGES
