@@ -14,8 +14,9 @@ from pipeline.actions._crops import BOX, FOUND, FULL, Box, cropped, largest_box,
 from pipeline.actions._finished import FinishedSteps
 from pipeline.actions._folder import opened, remove_changed
 from pipeline.actions._prediction import classifier_of
-from pipeline.cluster.machine import prepare_process
+from pipeline.cluster.machine import prepared_process
 from pipeline.order import BY_NAME
+from pipeline.plan.fingerprint import frame_of
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import reading, require_finished
 from pipeline.segmentation import run_of
@@ -54,11 +55,11 @@ def features(pipeline: Any) -> int:
         require_finished(run, [next(row.name for row in BY_NAME.values() if row.classify)], "features")
     dataset = open_dataset(config.data)
     lists = _lists(dataset, settings)
-    prepare_process(config.threads, pipeline.device)
     with reading(run, {trained}, console.warning):
         context = _context(finished, trained, dataset, out, pipeline)
         maker = FeatureMaker(context, config, finished.manifests[trained]["identity"]["data"])
-    with opened(out, _record(maker, finished, trained, run), console.warning, RECORD, WORK), pipeline.signals():
+    with (prepared_process(config.threads, pipeline.device), pipeline.signals(),
+          opened(out, _record(maker, finished, trained, run), console.warning, RECORD, WORK)):
         console.start(WORK)
         ids = [image_id for each in lists.values() for image_id in each]
         remove_changed(out)
@@ -96,7 +97,8 @@ def _context(finished: FinishedSteps, trained: str, dataset: Dataset, out: Path,
     """The context that reads the classifier; its data set has the images of this call and the size that the network works on."""
     manifest = finished.manifests[trained]
     data = manifest["identity"]["data"]
-    framed = replace(dataset, max_side=data["max_side"], min_side=data.get("min_side"))
+    framed = replace(dataset, max_side=data["max_side"], min_side=data.get("min_side"),
+                     levels=dataset.levels or data.get("range"))
     runtime = replace(pipeline.runtime(progress=pipeline.progress(WORK), warn=pipeline.console.warning), layout=Layout.files,
                       shard=(0, 1), prepared=False, precision=manifest["precision"])
     return finished.context(trained, framed, {"ids": ()}, runtime, {"classifier": (trained,)}, out)
@@ -108,7 +110,7 @@ def _record(maker: FeatureMaker, finished: FinishedSteps, trained: str, run: Run
     return {"run": str(run.path.resolve()), "data": str(dataset.root.resolve()), "crops": list(settings.crops),
             "size": settings.size,
             **({"share": settings.share, "cam": settings_of(maker.method.facts)} if FOUND in settings.crops else {}),
-            "precision": maker.context.runtime.precision, "max_side": dataset.max_side, "min_side": dataset.min_side,
+            "precision": maker.context.runtime.precision, **frame_of(dataset),
             "weights_sha256": file_sha256(finished.folder.result(trained) / WEIGHTS), "classes": list(maker.classes)}
 
 
