@@ -63,6 +63,8 @@ def features(pipeline: Any) -> int:
         console.start(WORK)
         ids = [image_id for each in lists.values() for image_id in each]
         remove_changed(out)
+        if BOX in settings.crops:
+            _remove_other_boxes(out, ids, dataset)
         to_do = len(unfinished(out, ids, maker.context.dataset))
         for_each_image(replace(maker.context, lists={"ids": tuple(ids)}), maker)
         merge_journals(out, ids)
@@ -112,6 +114,15 @@ def _record(maker: FeatureMaker, finished: FinishedSteps, trained: str, run: Run
             **({"share": settings.share, "cam": settings_of(maker.method.facts)} if FOUND in settings.crops else {}),
             "precision": maker.context.runtime.precision, **frame_of(dataset),
             "weights_sha256": file_sha256(finished.folder.result(trained) / WEIGHTS), "classes": list(maker.classes)}
+
+
+def _remove_other_boxes(out: Path, ids: Sequence[str], dataset: Dataset) -> None:
+    """Delete the features of images that had another ground-truth box, so that they are made again."""
+    lines = Lines(out)
+    for image_id in (image_id for image_id in ids if image_id in lines):
+        box = largest_of(dataset.boxes(image_id)[0])
+        if lines[image_id]["boxes"].get(BOX) != (None if box is None else list(box)):
+            (out / f"images/{image_id}.npy").unlink(missing_ok=True)
 
 
 class FeatureMaker:
