@@ -28,12 +28,7 @@ from wsss.networks.facts import read_metadata
 from wsss.networks.folding import fold_batch_norm
 from wsss.networks.foreign import HEAD_BIAS, classifier_state, is_foreign, without_bias
 from wsss.networks.irn import IRN
-from wsss.networks.weights import (
-    fill,
-    load_weights,
-    read_tensors,
-    save_weights,
-)
+from wsss.networks.weights import fill, load_weights, read_tensors, save_weights
 from wsss.official import CAM, own_state
 from wsss.official import IRN as OFFICIAL_IRN
 from wsss.seeding import derived_seed
