@@ -54,7 +54,7 @@ def _schema() -> DictConfig:
     """The schema of the root. Settings for each kind of map have their keys: null, or in a second row of a file missing. Those of
     the kinds of further methods can be set, and are added where such a method is named (`_add_kinds`)."""
     schema = OmegaConf.structured(Config)
-    kinds = [kind for row in STEPS for kind, folder in row.map_kinds.items() if folder in row.MAPS]
+    kinds = _main_kinds()
     for row in STEPS:
         own, types = OmegaConf.structured(row.settings_type), get_type_hints(row.settings_type)
         for item in fields(row.settings_type):
@@ -82,6 +82,11 @@ def method_schema(family: str, name: str) -> DictConfig:
                           f"{' '.join(str(error).split('full_key:')[0].split())}") from error
     schema.method = name
     return schema
+
+
+def _main_kinds() -> list[str]:
+    """The kinds of maps that no setting of further methods adds."""
+    return [kind for row in STEPS for kind, folder in row.map_kinds.items() if folder in row.MAPS]
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -158,7 +163,7 @@ def _add_kinds(config: DictConfig, further: Mapping[str, Iterable[str]]) -> None
             values = config[row.name][item.name]
             if unknown := [kind for kind in values if kind not in kinds]:
                 key = f"{row.name}.{item.name}.{unknown[0]}"
-                raise ConfigError(_no_such_key(key, kinds, key))
+                raise ConfigError(_no_such_key(key, [*_main_kinds(), *added], key, kinds))
             for kind, main in added.items():
                 if kind not in values:
                     values[kind] = deepcopy(values[main]) if item.metadata["per_map"] == "as_main" else None
@@ -214,12 +219,13 @@ def explain(error: Exception) -> str:
     return f"{full_key}: {text}"
 
 
-def _no_such_key(full_key: str, keys: Sequence[str], asked: str) -> str:
+def _no_such_key(full_key: str, keys: Sequence[str], asked: str, near: Sequence[str] = ()) -> str:
+    """The message for a key that does not exist; `near`: further keys that may be meant, too many to be listed."""
     settable = [key for key in keys if key != "method" or "." not in full_key]   # the name of a method is set by FAMILY=NAME
     inside = full_key.rpartition(".")[0]
     if not keys and (family := inside.rpartition(".")[2]) in FAMILIES:   # a step's own method, null
         return f"{full_key}: there is no such key, because {inside} is null: choose a method by {family}@{inside}=NAME"
-    nearest = did_you_mean(full_key.rsplit(".", 1)[-1], settable) or _elsewhere(asked)
+    nearest = did_you_mean(full_key.rsplit(".", 1)[-1], [*settable, *near]) or _elsewhere(asked)
     return f"{full_key}: there is no such key{nearest} (allowed here: {', '.join(settable) or 'none'})"
 
 

@@ -86,7 +86,7 @@ STEPS: tuple[Row, ...] = (
     Row("make_lpcam", "prototypes and LPCAMs at every scale", {"classifier": CLASSIFIER, "cams": "make_cam"}),
     Row("imported", "maps imported from files"),
     Row("eval_cam", "scores of the maps at every threshold; the thresholds chosen on val", {"maps": ALL_MAPS}),
-    Row("eval_faithfulness", "how well the maps say what the classifier looks at", {"maps": ALL_MAPS, "classifier": "train_cam"}),
+    Row("eval_faithfulness", "how well the maps say what the classifier looks at", {"maps": ALL_MAPS, "classifier": CLASSIFIER}),
     Row("eval_loc", "scores of the boxes of the maps", {"maps": ALL_MAPS}),
     Row("cam_to_ir_label", "confident labels, 255 (ignore) elsewhere", {"seeds": SEEDS, "thresholds": "eval_cam"}),
     Row("train_irn", "the edge and displacement network", {"labels": "cam_to_ir_label", "classifier": CLASSIFIER}),

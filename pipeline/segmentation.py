@@ -46,7 +46,7 @@ class SegmentationNetwork:
     def __call__(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         """The mask (H, W) uint8 of an image, in its size: 0 background, i for `classes[i - 1]`.
 
-        `image`: a JPEG or PNG file, a PIL image (of both the EXIF orientation is applied), or an array (H, W, 3) uint8 RGB.
+        `image`: an image file, a PIL image (of both the EXIF orientation is applied), or an array (H, W, 3) uint8 RGB.
 
         Raises DataError for a file that cannot be read, ArgumentError for another array or more than 8 bits per channel.
         """

@@ -79,10 +79,11 @@ def _from_imagenet(setup: Setup) -> bool:
 
 
 def check(setup: Setup) -> None:
-    from steps.runtime.networks import check_training, imported_classifier
+    from steps.runtime.networks import check_init, check_training, imported_classifier
 
     if not setup.settings.weights:
         setup.methods["classifier"].check({image_id: setup.dataset.labels[image_id] for image_id in setup.lists["ids"]})
+        check_init(setup)
     check_training(setup, imported_classifier, _from_imagenet(setup))
 
 

@@ -16,6 +16,7 @@ from pipeline.actions._folder import opened, remove_changed
 from pipeline.actions._prediction import classifier_of
 from pipeline.cluster.machine import prepared_process
 from pipeline.order import BY_NAME
+from pipeline.plan.fingerprint import frame_of
 from pipeline.runfolder.folder import RunFolder
 from pipeline.runfolder.reading import reading, require_finished
 from pipeline.segmentation import run_of
@@ -54,20 +55,22 @@ def features(pipeline: Any) -> int:
         require_finished(run, [next(row.name for row in BY_NAME.values() if row.classify)], "features")
     dataset = open_dataset(config.data)
     lists = _lists(dataset, settings)
-    ids = [image_id for each in lists.values() for image_id in each]
-    with prepared_process(config.threads, pipeline.device):
-        with reading(run, {trained}, console.warning):
-            context = _context(finished, trained, dataset, out, pipeline)
-            maker = FeatureMaker(context, config, finished.manifests[trained]["identity"]["data"])
-        with opened(out, _record(maker, finished, trained, run), console.warning, RECORD, WORK), pipeline.signals():
-            console.start(WORK)
-            remove_changed(out)
-            to_do = len(unfinished(out, ids, maker.context.dataset))
-            for_each_image(replace(maker.context, lists={"ids": tuple(ids)}), maker)
-            merge_journals(out, ids)
-            arrays = write_features(out, lists, dataset, maker.classes, settings.crops)
-            rows = [_score(crop, arrays[crop], lists, dataset, config) for crop in settings.crops]
-            write_json(out / SVM, rows)
+    with reading(run, {trained}, console.warning):
+        context = _context(finished, trained, dataset, out, pipeline)
+        maker = FeatureMaker(context, config, finished.manifests[trained]["identity"]["data"])
+    with (prepared_process(config.threads, pipeline.device), pipeline.signals(),
+          opened(out, _record(maker, finished, trained, run), console.warning, RECORD, WORK)):
+        console.start(WORK)
+        ids = [image_id for each in lists.values() for image_id in each]
+        remove_changed(out)
+        if BOX in settings.crops:
+            _remove_other_boxes(out, ids, dataset)
+        to_do = len(unfinished(out, ids, maker.context.dataset))
+        for_each_image(replace(maker.context, lists={"ids": tuple(ids)}), maker)
+        merge_journals(out, ids)
+        arrays = write_features(out, lists, dataset, maker.classes, settings.crops)
+        rows = [_score(crop, arrays[crop], lists, dataset, config) for crop in settings.crops]
+        write_json(out / SVM, rows)
     for line in table(rows):
         console.result(line)
     console.result(f"{len(ids)} images, {to_do} of them now. features_CROP.npy, {TABLE} and {SVM} are in {out}/")
@@ -96,7 +99,8 @@ def _context(finished: FinishedSteps, trained: str, dataset: Dataset, out: Path,
     """The context that reads the classifier; its data set has the images of this call and the size that the network works on."""
     manifest = finished.manifests[trained]
     data = manifest["identity"]["data"]
-    framed = replace(dataset, max_side=data["max_side"], min_side=data.get("min_side"))
+    framed = replace(dataset, max_side=data["max_side"], min_side=data.get("min_side"),
+                     levels=dataset.levels or data.get("range"))
     runtime = replace(pipeline.runtime(progress=pipeline.progress(WORK), warn=pipeline.console.warning), layout=Layout.files,
                       shard=(0, 1), prepared=False, precision=manifest["precision"])
     return finished.context(trained, framed, {"ids": ()}, runtime, {"classifier": (trained,)}, out)
@@ -108,8 +112,17 @@ def _record(maker: FeatureMaker, finished: FinishedSteps, trained: str, run: Run
     return {"run": str(run.path.resolve()), "data": str(dataset.root.resolve()), "crops": list(settings.crops),
             "size": settings.size,
             **({"share": settings.share, "cam": settings_of(maker.method.facts)} if FOUND in settings.crops else {}),
-            "precision": maker.context.runtime.precision, "max_side": dataset.max_side, "min_side": dataset.min_side,
+            "precision": maker.context.runtime.precision, **frame_of(dataset),
             "weights_sha256": file_sha256(finished.folder.result(trained) / WEIGHTS), "classes": list(maker.classes)}
+
+
+def _remove_other_boxes(out: Path, ids: Sequence[str], dataset: Dataset) -> None:
+    """Delete the features of images that had another ground-truth box, so that they are made again."""
+    lines = Lines(out)
+    for image_id in (image_id for image_id in ids if image_id in lines):
+        box = largest_of(dataset.boxes(image_id)[0])
+        if lines[image_id]["boxes"].get(BOX) != (None if box is None else list(box)):
+            (out / f"images/{image_id}.npy").unlink(missing_ok=True)
 
 
 class FeatureMaker:

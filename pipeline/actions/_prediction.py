@@ -75,12 +75,13 @@ def _reads_own_files(manifest: Mapping[str, Any]) -> bool:
 
 
 def classifier_of(finished: FinishedSteps, steps: Sequence[str]) -> str | None:
-    """The training whose probabilities say which classes an image has: the first that `steps` read, or else the first of the run.
+    """The training whose probabilities say which classes an image has: the first that `steps` read, or else the last of the run,
+    which makes its maps.
 
     None if there is none.
     """
     read = [source for name in steps for names in finished.sources(name).values() for source in names]
-    return next((name for name in (*read, *finished.manifests) if BY_NAME[name].classify), None)
+    return next((name for name in (*read, *reversed(finished.manifests)) if BY_NAME[name].classify), None)
 
 
 def predict(finished: FinishedSteps, steps: Sequence[str], classifier: str,

@@ -57,7 +57,7 @@ def check(config: Any) -> None:
 def do(pipeline: Any, image: str | Path | Image.Image | np.ndarray, classes: str | Sequence[str] = ()) -> Prediction:
     """The maps and the mask of one image, from this finished run. Writes nothing.
 
-    `image`: a JPEG or PNG file, a PIL image (of both the EXIF orientation is applied), or an array (H, W, 3) uint8 RGB.
+    `image`: an image file, a PIL image (of both the EXIF orientation is applied), or an array (H, W, 3) uint8 RGB.
     `classes`: a name or several; if empty, the classes whose predicted probability is above `class_threshold`.
 
     Raises ConfigError, DataError if the run, a class or the image does not exist; ArgumentError for another array or more than 8

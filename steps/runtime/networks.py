@@ -6,6 +6,7 @@ The header of a weights file names its network, so later steps do not need these
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,14 +26,9 @@ from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.backbones.method import rebuilt
 from wsss.networks.facts import read_metadata
 from wsss.networks.folding import fold_batch_norm
-from wsss.networks.foreign import classifier_state, is_foreign
+from wsss.networks.foreign import HEAD_BIAS, classifier_state, is_foreign, without_bias
 from wsss.networks.irn import IRN
-from wsss.networks.weights import (
-    fill,
-    load_weights,
-    read_tensors,
-    save_weights,
-)
+from wsss.networks.weights import fill, load_weights, read_tensors, save_weights
 from wsss.official import CAM, own_state
 from wsss.official import IRN as OFFICIAL_IRN
 from wsss.seeding import derived_seed
@@ -162,7 +158,7 @@ def imported_classifier(file: str, where: str, methods: Mapping[str, Any], datas
     tensors = read_tensors(file)
     notes: list[str] = []
     state = own_state(tensors, CAM, where)
-    if is_foreign(state):
+    if foreign := is_foreign(state):
         state, notes = classifier_state(tensors, methods["backbone"], len(dataset.classes),
                                         methods["backbone"].new().feature_channels, where)
     head = state.get("classifier.weight")
@@ -171,6 +167,8 @@ def imported_classifier(file: str, where: str, methods: Mapping[str, Any], datas
                            f"set {dataset.name} in {dataset.root} has {len(dataset.classes)}. Use one that was trained on this "
                            "data set")
     classifier = methods["classifier"].new(_backbone_of(state, methods), len(dataset.classes))
+    if foreign and HEAD_BIAS in state.keys() - classifier.state_dict().keys():
+        notes = [*notes, without_bias(state.pop(HEAD_BIAS))]
     return _filled(classifier, state, where), notes
 
 
@@ -284,6 +282,16 @@ def planned_classifier(setup: Setup) -> Classifier:
     """The classifier of the configuration without data, on torch's meta device. Raises ConfigError if it cannot be built."""
     with torch.device("meta"):
         return setup.methods["classifier"].new(setup.methods["backbone"].new(), len(setup.dataset.classes)).eval()
+
+
+def check_init(setup: Setup) -> None:
+    """Raise ConfigError if the classifier that a training goes on from (role "init") has weights that its own has not."""
+    for source in setup.sources.get("init", ()):
+        before, after = planned_classifier(replace(setup, name=source.step)), planned_classifier(setup)
+        if lost := sorted(before.state_dict().keys() - after.state_dict().keys()):
+            raise ConfigError(f"{setup.name} goes on from the classifier of {source.step}, but its own, "
+                              f"{after.facts['classifier']['method']}, has no {', '.join(lost)}, which would be lost. Choose "
+                              f"another classifier for {source.step}, such as classifier=plain")
 
 
 def planned_segmenter(methods: Mapping[str, Any], dataset: Dataset) -> Segmenter:

@@ -140,7 +140,8 @@ def test_the_settings_of_further_kinds():
     ("make_cam.also_score=[layercam,layercam]", "is not possible: expected no name twice"),
     ("make_cam.also_score=[cam]", "is not possible: expected other methods than that of the main maps, cam=cam"),
     ("make_cam.also_score=[rollout]", "^make_cam.also_score: rollout does not fit the network: Attention rollout needs a transformer"),
-    ("eval_cam.threshold.make_cam_laercam=0.1", "make_cam_laercam: there is no such key; did you mean 'make_cam_layercam'"),
+    ("eval_cam.threshold.make_cam_laercam=0.1", r"make_cam_laercam: there is no such key; did you mean 'make_cam_layercam'\?"
+                                             r" \(allowed here: make_cam, make_lpcam_fg_only, make_lpcam, imported\)$"),
 ])
 def test_what_cannot_be_made_is_refused_before_any_work(override, expected):
     with pytest.raises(ConfigError, match=expected):

@@ -107,9 +107,15 @@ def test_ground_truth_boxes_and_a_fixed_size(smoke_outputs, tmp_path, monkeypatc
     monkeypatch.setattr(work, "open_dataset", with_boxes)
     work.features(features(smoke_outputs, tmp_path / "out", "features.crops=[box]", "features.size=48"))
     context, net = classifier(smoke_outputs)
+    boxes[context.dataset.lists["train"][0]] = ((0, 4.0, 3.0, 70.0, 61.0),)   # corrected: made again, with the others as they were
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/images").iterdir()}
+    monkeypatch.setattr(work, "open_dataset", lambda config, **more: replace(open_dataset(config, **more), box_lists=boxes))
+    work.features(features(smoke_outputs, tmp_path / "out", "features.crops=[box]", "features.size=48"))
+    changed = [name for name, time in before.items() if (tmp_path / "out/images" / name).stat().st_mtime_ns != time]
+    assert changed == [f"{context.dataset.lists['train'][0]}.npy"]
     first = rows(tmp_path / "out")[0]
-    assert [first[f"box_{side}"] for side in ("x0", "y0", "x1", "y1")] == ["4", "3", "70", "60"] and first["found_class"] == ""
-    pixels = resize_image(np.ascontiguousarray(read_image(context.dataset.image_path(first["id"]))[3:61, 4:71]), (48, 48))
+    assert [first[f"box_{side}"] for side in ("x0", "y0", "x1", "y1")] == ["4", "3", "70", "61"] and first["found_class"] == ""
+    pixels = resize_image(np.ascontiguousarray(read_image(context.dataset.image_path(first["id"]))[3:62, 4:71]), (48, 48))
     with torch.no_grad():
         pooled = net.features(normalise(pixels, "cpu", net.backbone.normalisation)[None]).mean((0, 2, 3))
     np.testing.assert_allclose(np.load(tmp_path / "out/features_box.npy")[0], pooled.numpy(), atol=1e-5)

@@ -49,7 +49,7 @@ def photos(trained, tmp_path) -> Path:
         exif[0x0112] = 6   # a quarter turn
         image.convert("RGB").crop((0, 0, 90, 50)).save(folder / "turned.jpeg", exif=exif)
         image.convert("L").resize((250, 31)).save(folder / "grey.png")
-    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    Image.new("RGB", (1, 1)).save(folder / "dot.webp")
     (folder / ".hidden").mkdir()
     for name in ("notes.txt", ".hidden/x.png", ".y.jpg"):
         (folder / name).write_text("no photograph")
@@ -79,7 +79,7 @@ def test_every_photograph_gets_a_mask_an_overlay_and_a_row(trained, photos, tmp_
     assert call(trained, photos, out) == 0
     said = capsys.readouterr()
     assert f"5 photographs, 5 of them segmented now. masks/, overlays/ and predictions.csv are in {out}/" in said.out
-    assert "ignored 1 files that are not .jpg, .jpeg, .png, for example notes.txt" in said.err
+    assert "ignored 1 files that are not .jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp, for example notes.txt" in said.err
     for folder, suffix in (("masks", ".png"), ("overlays", ".jpg")):
         assert sorted(str(path.relative_to(out / folder).with_suffix("")) for path in (out / folder).rglob(f"*{suffix}")) == IDS
     rows, names = table(out), list(CLASSES)
@@ -131,7 +131,7 @@ def test_a_killed_call_continues_and_a_changed_file_is_made_again(trained, photo
     damaged = (out / "masks/a.png").read_bytes()
     (out / "masks/a.png").write_bytes(damaged[:-1] + bytes([damaged[-1] ^ 1]))   # as long as before
     (out / "overlays/trip 1/é b.jpg").unlink()
-    shutil.copy(photos / "grey.png", photos / "dot.png")
+    shutil.copy(photos / "grey.png", photos / "dot.webp")
     assert call(trained, photos, out) == 0
     assert "5 photographs, 3 of them segmented now" in capsys.readouterr().out
     assert (out / "masks/a.png").read_bytes() == damaged and read_mask(out / "masks/dot.png").shape == (31, 250)
@@ -200,7 +200,7 @@ def test_what_cannot_be_is_refused_before_work(trained, photos, tmp_path, monkey
             run(trained, folder, target)
     with pytest.raises(ConfigError, match=r"run: there is no run 'smoek' with a finished step; did you mean 'smoke'\?"):
         run(trained, photos, out, "run=smoek")
-    shutil.copy(photos / "dot.png", photos / "a.PNG")
+    shutil.copy(photos / "dot.webp", photos / "a.PNG")
     (photos / " b.png").touch()
     with pytest.raises(DataError, match="(?s)2 problems.*' b' starts or ends with a blank.*would have the same mask, a.png; rename one"):
         run(trained, photos, out)

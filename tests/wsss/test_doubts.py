@@ -1,5 +1,6 @@
 """What contradicts itself in a data set is told before any work, with the cause and the remedy."""
 
+import json
 import logging
 
 import numpy as np
@@ -9,6 +10,7 @@ from tests.wsss.test_folder import build
 from wsss.data import doubts as module
 from wsss.data import open_folder
 from wsss.data.doubts import about_labels, doubts_of, tell
+from wsss.data.folder.masks import FileMasks
 from wsss.data.folder_prepare import draw_samples, folder_findings
 from wsss.data.images import read_image, write_mask
 from wsss.errors import DataError
@@ -118,3 +120,29 @@ def test_the_report_on_a_folder(tmp_path):
     picture = read_image(draw_samples(data, tmp_path / "samples.png"))
     assert picture.shape[1] == 2 * 320 + 6 and 4 * 200 < len(picture) < 4 * 300
     assert not np.array_equal(picture[20:200, :320], picture[20:200, 326:])   # the mask is drawn on the image beside it
+
+
+def test_masks_are_read_once_also_where_they_give_the_labels(tmp_path, monkeypatch):
+    root = build(tmp_path / "set", {"a": "cat", "b": "dog"}, classes=("cat", "dog"), masks=("a", "b"))
+    (root / "labels.csv").unlink()
+    for value, name in enumerate("ab", start=1):
+        write_mask(root / f"masks/{name}.png", np.full((20, 30), value, np.uint8))
+    read, marker, opened = FileMasks.read, tmp_path / "cache/marker", []
+    monkeypatch.setattr(FileMasks, "read", lambda self, image_id: opened.append(image_id) or read(self, image_id))
+    for _ in range(2):
+        tell(open_folder(root, check=marker), marker, pixels=True)
+    assert sorted(opened) == ["a", "b"]
+    write_mask(root / "masks/a.png", np.full((20, 30), 2, np.uint8))
+    assert open_folder(root, check=marker).labels["a"] == (1,)
+
+
+def test_drawn_masks_follow_the_class_list(tmp_path):
+    root = build(tmp_path / "set", {f"{name}{i}": name for name in ("cat", "dog") for i in range(2)}, classes=("cat", "dog"))
+    (root / "labels.csv").unlink()
+    for name in ("cat0", "cat1", "dog0", "dog1"):
+        shape = {"label": name[:3], "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"}
+        (root / f"images/{name}.json").write_text(json.dumps({"imageHeight": 20, "imageWidth": 30, "imagePath": f"{name}.png", "shapes": [shape]}))
+    marker = tmp_path / "cache/marker"
+    assert doubts_of(open_folder(root, check=marker), marker).contradicting == []
+    (root / "classes.txt").write_text("dog\ncat\n")
+    assert doubts_of(open_folder(root, check=marker), marker).contradicting == []

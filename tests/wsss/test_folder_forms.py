@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from tests.wsss.test_folder import build, write_image
 from wsss.data import open_folder
 from wsss.data.folder.found import Shape, region
+from wsss.data.headers import pillow_limit, without_limit
 from wsss.data.images import read_image, write_mask
 from wsss.data.rle import runs_of
 from wsss.errors import DataError
@@ -381,6 +384,36 @@ def test_a_limit_of_pixels_is_explicit(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="3 problems(.|\n)*set data.max_pixels=600"):
         open_folder(tmp_path / "set")
     assert open_folder(tmp_path / "set", max_pixels=600).image("a").shape == (20, 30, 3)
+    (tmp_path / "set/masks").mkdir()
+    for place in ("masks", "instances"):   # they have the size of the images
+        (tmp_path / "set" / place).mkdir(exist_ok=True)
+        for name in "abc":
+            write_mask(tmp_path / f"set/{place}/{name}.png", np.eye(20, 30, dtype=np.uint8))
+    data = open_folder(tmp_path / "set", max_pixels=600)
+    assert data.mask("a").sum() == 20 and data.instances("a")[0].shape == (1, 20, 30)
+
+
+def test_the_limit_is_seen_by_all_threads(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 250)
+    with ThreadPoolExecutor(1) as pool:
+        with without_limit():
+            limit = pool.submit(pillow_limit)
+            time.sleep(0.05)
+            assert not limit.done()
+        assert limit.result(10) == 500
+
+
+def test_shapes_of_another_size_are_told_before_any_work(tmp_path):
+    folder(tmp_path)
+    for name in "abc":
+        shapes = [{"label": "cat", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"}]
+        height, width = (30, 20) if name == "b" else (20, 30)
+        (tmp_path / f"images/{name}.json").write_text(json.dumps(
+            {"imagePath": f"{name}.jpg", "imageHeight": height, "imageWidth": width, "flags": {}, "shapes": shapes}))
+    with pytest.raises(DataError, match="images/b.json has shapes of images/b.jpg for 30 high and 20 wide, but it is 20 high and 30 wide as shown"):
+        open_folder(tmp_path)
+    (tmp_path / "images/b.json").write_text((tmp_path / "images/a.json").read_text().replace("a.jpg", "b.jpg"))
+    assert open_folder(tmp_path).mask("b").any()
 
 
 @pytest.mark.parametrize("name", ["void", "Ignore", "_background_"])

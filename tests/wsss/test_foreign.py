@@ -38,7 +38,7 @@ def test_a_resnet_of_torchvision_gives_the_same_maps(resnet18, form, tmp_path):
                "lightning": {"state_dict": {f"model.{'backbone.' * (not name.startswith('fc'))}{name}": value for name, value in state.items()}}}
     torch.save(content[form], tmp_path / "mine.pth")
     net, notes = read(tmp_path / "mine.pth", "backbone=resnet18")
-    assert len(notes) == 1 and notes[0].startswith("the bias of fc (at most 0.0")
+    assert len(notes) == 1 and notes[0].startswith("the bias of its head (at most 0.0")
     assert torch.equal(net.class_weights(), resnet18.fc.weight)
     x = torch.rand(1, 3, 32, 32)
     with torch.inference_mode():
@@ -47,6 +47,19 @@ def test_a_resnet_of_torchvision_gives_the_same_maps(resnet18, form, tmp_path):
                 if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
                     layer.stride = (1, 1)
         torch.testing.assert_close(net.eval()(x) + resnet18.fc.bias, resnet18(x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_classifier_with_bias_keeps_that_of_the_file(bias, tmp_path):
+    source = torchvision.models.resnet18(num_classes=3)
+    source.fc = nn.Linear(512, 3, bias=bias)
+    torch.save(source.state_dict(), tmp_path / "mine.pth")
+    if not bias:
+        with pytest.raises(WeightsError, match="classifier.bias"):
+            read(tmp_path / "mine.pth", "backbone=resnet18", "classifier=gap")
+        return
+    net, notes = read(tmp_path / "mine.pth", "backbone=resnet18", "classifier=gap")
+    assert notes == [] and torch.equal(net.classifier.bias, source.fc.bias) and torch.equal(net.class_weights(), source.fc.weight)
 
 
 def test_a_network_of_timm(tmp_path):

@@ -119,13 +119,23 @@ def test_box_accuracy_by_hand():
     accuracy.update(0, found_at([[0, 0, 4, 9], [0, 0, 6, 9]], [[0, 0, 3, 9]]), truth, rank=0)
     # right at the second threshold only, its class is the fifth
     accuracy.update(1, found_at([[20, 20, 29, 29]], [[0, 0, 9, 9]]), np.array([[0, 0, 9, 9], [40, 40, 41, 41]]), rank=4)
-    accuracy.update(1, found_at([[0, 0, 0, 0]], [[0, 0, 0, 0]]), truth)
+    accuracy.update(1, found_at([[0, 0, 0, 0]], [[0, 0, 0, 0]]), truth, rank=5)
     assert accuracy.counts["units"].tolist() == [1, 2]
     np.testing.assert_allclose(accuracy.accuracy(), [1 / 3, 1 / 3])
     np.testing.assert_allclose(accuracy.accuracy_any(), [[1 / 3, 2 / 3], [1 / 3, 1 / 3], [1 / 3, 1 / 3]])
     assert accuracy.max_v2() == pytest.approx((2 + 1 + 1) / 9)
-    assert accuracy.top() == [0.5, 1] and accuracy.top_accuracy().tolist() == [[0.5, 0], [0.5, 0.5]]
+    assert accuracy.top() == [1 / 3, 2 / 3]
+    np.testing.assert_allclose(accuracy.top_accuracy(), [[1 / 3, 0], [1 / 3, 1 / 3]])
     assert accuracy.of_classes(1).tolist() == [0, 0.5] and accuracy.of_classes(0).tolist() == [1, 0]
+
+
+def test_scores_of_predicted_classes_need_the_rank_of_every_unit():
+    accuracy, box = BoxAccuracy(1, 1), [0, 0, 9, 9]
+    accuracy.update(0, found_at([box]), np.array([box]), rank=0)
+    assert accuracy.top() == [1, 1] and accuracy.five_guesses() == 1
+    accuracy.update(0, found_at([box]), np.array([box]))   # of maps that an older version made
+    assert accuracy.top() == [None, None] and accuracy.five_guesses() is None and np.isnan(accuracy.top_accuracy()).all()
+    assert accuracy.accuracy().tolist() == [1]
 
 
 def test_nothing_to_count():

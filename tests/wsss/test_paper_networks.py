@@ -82,6 +82,16 @@ def test_the_layers_of_the_papers_learn_at_the_rate_of_the_head(preset):
     assert {name for name in named.values()} - fast - slow == {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
 
 
+@pytest.mark.parametrize("preset", ["alexnet_gap", "resnet50_14"])
+def test_recam_trains_them_at_the_rate_of_the_backbone(preset):
+    recam = from_facts("classifier", {"method": "recam", "weight": 1.0, "map_weights": "product"})
+    with torch.device("meta"):
+        net = recam.new(method(preset).new(), 20)
+    (others, one), (second, ten) = recam.groups(net, 10.0)
+    assert (one, ten) == (1.0, 10.0) and [id(each) for each in second] == [id(net.second.weight)]
+    assert {id(each) for each in others} == {id(each) for each in net.parameters() if each.requires_grad} - {id(net.second.weight)}
+
+
 @pytest.mark.parametrize("preset", ["alexnet_gap", "googlenet_gap", "inception_v3_28"])
 def test_stages_are_the_outputs_of_their_modules_and_folding_keeps_them(preset):
     from wsss.networks.folding import fold_batch_norm

@@ -64,9 +64,10 @@ class ReCAM(ClassifierMethod):
         return {"loss": multi_label + self.weight * softmax, "multi_label": multi_label, "softmax": softmax}
 
     def groups(self, net: Classifier, head_lr_mult: float) -> list[tuple[list[nn.Parameter], float]]:
-        """`head_lr_mult` is the factor of the second classifier; the first one has the learning rate of the backbone."""
-        backbone, (first, second) = net.parameter_groups()
-        return [([*backbone, first], 1.0), ([second], head_lr_mult)]
+        """`head_lr_mult` is the factor of the second classifier; all others have the learning rate of the backbone."""
+        second = cast("nn.Parameter", cast("ReactivatedClassifier", net).second.weight)   # of `build`
+        others = [parameter for group in net.parameter_groups() for parameter in group if parameter is not second]
+        return [(others, 1.0), ([second], head_lr_mult)]
 
 
 Method = ReCAM

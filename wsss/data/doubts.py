@@ -11,6 +11,7 @@ import numpy as np
 
 from wsss.data.checked import remembered
 from wsss.data.dataset import Dataset
+from wsss.data.folder.masks import FileMasks
 from wsss.data.images import read_mask
 from wsss.data.messages import MAX_REPORTED, refuse
 from wsss.errors import DataError
@@ -54,8 +55,9 @@ def doubts_of(dataset: Dataset, check: bool | Path) -> Doubts:
     """All doubts about labels and masks."""
     doubts = Doubts(problems=about_labels(dataset))
     if dataset.mask_files:
-        source = getattr(dataset.mask_source, "table", "")
-        found = remembered(check, dataset.root, dataset.mask_files, f"{dataset.name} {source}", lambda: _read(dataset))
+        numbers = dataset.mask_source is None or isinstance(dataset.mask_source, FileMasks)   # of files, whatever the classes
+        depends = repr(getattr(dataset.mask_source, "table", {})) if numbers else repr(dataset.classes)
+        found = remembered(check, dataset.root, dataset.mask_files, depends, lambda: _read(dataset))
         about_masks(dataset, found, doubts)
     return doubts
 

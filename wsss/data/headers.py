@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -45,6 +46,12 @@ def without_limit() -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def pillow_limit() -> int:
+    """The number of pixels above which Pillow refuses an image, as it may be made to fill the memory."""
+    with _lock:   # else another thread may have lifted it
+        return 2 * (Image.MAX_IMAGE_PIXELS or sys.maxsize)
 
 
 def read_header(source: Path | io.BytesIO, path: object) -> Header:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cache
@@ -19,7 +18,7 @@ import imageio.v3 as iio
 import numpy as np
 from PIL import Image
 
-from wsss.data.headers import DAMAGE, PIXEL_END, Header, exif_orientation, read_header, turn, without_limit
+from wsss.data.headers import DAMAGE, PIXEL_END, Header, exif_orientation, pillow_limit, read_header, turn, without_limit
 from wsss.data.messages import MAX_REPORTED
 from wsss.errors import ArgumentError, DataError
 from wsss.files import write_bytes
@@ -59,20 +58,15 @@ def _decode(content: bytes, path: object, mode_of: Callable[[Header], str], max_
     header = read_header(io.BytesIO(content), path)
     _refuse_huge(header, path, max_pixels)
     try:
-        with without_limit() if header.size[0] * header.size[1] > _pillow_limit() else nullcontext():
+        with without_limit() if header.size[0] * header.size[1] > pillow_limit() else nullcontext():
             array = iio.imread(content, plugin="pillow", index=0, mode=mode_of(header))
     except DAMAGE as error:
         raise DataError(f"{path} is truncated or damaged ({error}); restore or remove it") from error
     return np.ascontiguousarray(turn(array, header.orientation))
 
 
-def _pillow_limit() -> int:
-    """The number of pixels above which Pillow refuses an image, as it may be made to fill the memory."""
-    return 2 * (Image.MAX_IMAGE_PIXELS or sys.maxsize)
-
-
 def _refuse_huge(header: Header, path: object, max_pixels: int | None) -> None:
-    limit, pixels = max_pixels or _pillow_limit(), header.size[0] * header.size[1]
+    limit, pixels = max_pixels or pillow_limit(), header.size[0] * header.size[1]
     if pixels > limit:
         raise DataError(f"{path} has {pixels:,} pixels; expected at most {limit:,}, because decoding takes 3 bytes for each: set "
                         f"data.max_pixels={pixels} for a folder of your own, or make the image smaller")
@@ -153,18 +147,19 @@ def _mask_mode(header: Header, path: object) -> str:
                     "look each colour up in your colour table and save the numbers with wsss.data.images.write_mask")
 
 
-def read_numbers(path: str | Path, colours: bool = False) -> np.ndarray:
+def read_numbers(path: str | Path, colours: bool = False, max_pixels: int | None = None) -> np.ndarray:
     """The stored numbers of a mask in any lossless form: `(H, W)` uint8 or uint16 for a palette (its indices) and grey of 1 to 16
     bits, or in colour with three equal channels; else, and always with `colours`, the colours, `(H, W, 3)` uint8. The EXIF
-    orientation is applied.
+    orientation is applied. `max_pixels`: as of `read_image`.
 
-    Raises DataError, naming the file, if it is missing, damaged, or lossy (JPEG, WebP).
+    Raises DataError, naming the file, if it is missing, damaged, larger, or lossy (JPEG, WebP).
     """
     header = read_header(Path(path), path)
     if header.format not in ("PNG", "TIFF", "BMP"):
         raise DataError(f"mask {path} is a {header.format} file, whose compression changes class numbers; expected a lossless "
                         "PNG: export the masks again as PNG")
-    array = _decode(_content(Path(path)), path, lambda header: "RGB" if colours or header.mode in _COLOUR_MODES else header.mode)
+    array = _decode(_content(Path(path)), path, lambda header: "RGB" if colours or header.mode in _COLOUR_MODES else header.mode,
+                    max_pixels)
     if array.ndim == 3 and not colours:   # a writer of grey images in colour, or real colours
         array = array[..., 0] if (array == array[..., :1]).all() else array
     elif header.mode == "L" and header.bits < 8:   # Pillow stretches them to 0..255

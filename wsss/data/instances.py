@@ -34,6 +34,7 @@ class PngObjects:
     class_files: Mapping[str, str]
     n_classes: int
     class_masks: MaskSource | None = None   # None: the class files are PNGs of class numbers
+    max_pixels: int | None = None           # of an object file, as of an image
     memory: ClassVar[int] = 0
 
     def __contains__(self, image_id: str) -> bool:
@@ -45,7 +46,7 @@ class PngObjects:
         Raises DataError, naming the file, for one that cannot be read or does not fit its class mask.
         """
         path, class_path = self.root / self.files[image_id], self.root / self.class_files[image_id]
-        numbers = read_numbers(path)
+        numbers = read_numbers(path, max_pixels=self.max_pixels)
         if numbers.ndim == 3:
             raise DataError(f"objects {path} are in colour; expected object numbers in a palette or grey PNG: save the numbers")
         values = read_mask(class_path) if self.class_masks is None else self.class_masks.read(image_id)
@@ -79,7 +80,8 @@ class PngObjects:
 
 
 def png_objects(root: Path, files: Mapping[str, str], class_files: Mapping[str, str], images: Mapping[str, str], n_classes: int,
-                check: bool = True, class_masks: MaskSource | None = None) -> PngObjects | None:
+                check: bool = True, class_masks: MaskSource | None = None,
+                max_pixels: int | None = None) -> PngObjects | None:
     """The objects of the `images` (id -> file) that have an object file and a class mask; None if there are none.
 
     With `check`, raises DataError if a file cannot be read or differs in size from its image.
@@ -99,4 +101,4 @@ def png_objects(root: Path, files: Mapping[str, str], class_files: Mapping[str, 
             problems.append(f"objects {file} are {format_size(sizes[0])} but {images[image_id]} is {format_size(sizes[1])} as "
                             "shown; save them in that size")
     refuse(f"objects of {root}", problems)
-    return PngObjects(root, files, class_files, n_classes, class_masks) if files else None
+    return PngObjects(root, files, class_files, n_classes, class_masks, max_pixels) if files else None

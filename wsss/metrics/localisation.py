@@ -45,7 +45,7 @@ class BoxAccuracy:
         units       (C,)     by class
         right       (C, T)   the main box has an IoU of at least 0.5 with a box of its class (MaxBoxAcc)
         right_any   (3, T)   any of the boxes has an IoU of at least 0.3, 0.5, 0.7 (MaxBoxAccV2)
-        ranked      (1,)     units whose class has a rank among the predicted ones
+        ranked      (1,)     units whose class has a rank among the predicted ones; if not all, the next scores are not defined
         top         (2,)     of these, those whose class is the first, or among the first five
         right_top   (2, T)   those whose main box is right besides
         guesses     (1,)     right by one of five guesses (`update`)
@@ -100,17 +100,23 @@ class BoxAccuracy:
         """MaxBoxAccV2: the mean over the IoUs of the greatest share at any threshold; None without units."""
         return _number(self.accuracy_any().max(1).mean())
 
+    @property
+    def _ranked(self) -> int:
+        """The number of units if the rank of each is known, else 0: the share of a part of them would mislead."""
+        units = int(self.counts["units"].sum())
+        return units if self.counts["ranked"][0] == units else 0
+
     def top(self) -> list[float | None]:
         """The shares of units whose class is the first predicted one, or among the first five."""
-        return [_number(value) for value in _share(self.counts["top"], self.counts["ranked"])]
+        return [_number(value) for value in _share(self.counts["top"], self._ranked)]
 
     def top_accuracy(self) -> np.ndarray:
         """The shares (2, T) of units of which that holds and whose main box is right."""
-        return _share(self.counts["right_top"], self.counts["ranked"])
+        return _share(self.counts["right_top"], self._ranked)
 
     def five_guesses(self) -> float | None:
         """The share of units that one of the five guesses finds."""
-        return _number(_share(self.counts["guesses"], self.counts["ranked"])[0])
+        return _number(_share(self.counts["guesses"], self._ranked)[0])
 
     def of_classes(self, t: int) -> np.ndarray:
         """The share (C,) of right main boxes of each class at the threshold with index t; NaN for a class without units."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # DataParallel, torch.compile, and attributes of training programs; the head may be outside of the last two
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.")
 _HEAD = r"(?:.*\.)?(?:fc|classifier|head|last_linear|_fc|linear)(?:\..*)?"
+HEAD_WEIGHT, HEAD_BIAS = "classifier.weight", "classifier.bias"   # of `LinearClassifier` and those derived from it
 UNKNOWN = "a network that is not known here"
 # The blocks of layer3, and whether they are bottlenecks.
 _RESNETS = {(2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50", (23, True): "resnet101",
@@ -36,12 +37,13 @@ _KINDS = {   # a parameter that only this kind of network has
 
 def is_foreign(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict, as `wsss.official.own_state` returns it, is neither of this project nor of the official code."""
-    return "classifier.weight" not in state or not any(name.startswith("backbone.") for name in state)
+    return HEAD_WEIGHT not in state or not any(name.startswith("backbone.") for name in state)
 
 
 def classifier_state(tensors: Mapping[str, Tensor], method: BackboneMethod, n_classes: int, channels: int,
                      where: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict of `wsss.classifiers.classifier.LinearClassifier` from that of a whole network of torchvision or timm.
+    """The state dict of `wsss.classifiers.classifier.LinearClassifier` from that of a whole network of torchvision or timm, with
+    the bias of its head if there is one.
 
     Args:
         tensors: by the names of torchvision or timm, with or without the prefixes of DataParallel, torch.compile or an attribute
@@ -78,11 +80,16 @@ def classifier_state(tensors: Mapping[str, Tensor], method: BackboneMethod, n_cl
     notes = []
     if "cls_token" in own or "net.cls_token" in own:
         notes.append("it classified by its class token, here its head reads the mean of the cells: check the maps of some images")
+    head = {HEAD_WEIGHT: linear[name].reshape(n_classes, channels, 1, 1)}
     if (bias := named.get(f"{prefix}bias")) is not None:
-        notes.append(f"the bias of {prefix.rstrip('.')} (at most {bias.abs().max():.2g}) is dropped: maps do not use it, the "
-                     "probabilities of the classes change by it")
-    head = linear[name].reshape(n_classes, channels, 1, 1)
-    return {**{f"backbone.{key}": value for key, value in own.items()}, "classifier.weight": head}, notes
+        head[HEAD_BIAS] = bias
+    return {**{f"backbone.{key}": value for key, value in own.items()}, **head}, notes
+
+
+def without_bias(bias: Tensor) -> str:
+    """A sentence for a bias of the head that is dropped, because the classifier has none."""
+    return (f"the bias of its head (at most {bias.abs().max():.2g}) is dropped: maps do not use it, the probabilities of the "
+            "classes change by it. classifier=gap keeps it")
 
 
 def what_it_is(names: Mapping[str, object]) -> str:

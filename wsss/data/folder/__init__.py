@@ -4,6 +4,7 @@ the remedy."""
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +64,11 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
     classes, class_file = find_classes(root)
     if classes is None and table:
         classes, class_file = table.classes, table.path.name
-    found = _labels(root, classes, images) or _labels_of_masks(root, classes, images, masks, table, check)
+    found = _labels(root, classes, images) or _labels_of_masks(root, classes, images, masks, table, check, max_pixels)
     _warn_left_out(root, images, found)
     lists, origin = make_lists(root, images, found.labels, val_fraction, found.parts)
     images = {image_id: images[image_id] for image_id in lists["all"]}
-    masks, source, drawn = _masks(root, folder, masks, images, found, lists, table)
+    masks, source, drawn = _masks(root, folder, masks, images, found, lists, table, max_pixels)
     numbered = find_objects(root)
     annotations = find_boxes(root)
     compared = {file: file for file in ("labels.csv", "classes.txt") if annotations and (root / file).exists()}   # with the boxes
@@ -76,7 +77,8 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
             if isinstance(source, FileMasks):
                 _refuse_colours(source, found.labels, found.classes)
             check_files(root, images, _files(masks) if folder else {}, levels, max_pixels)
-        objects = png_objects(root, numbered, masks, images, len(found.classes), reads, source)
+            _check_drawings(root, images, masks, source)
+        objects = png_objects(root, numbered, masks, images, len(found.classes), reads, source, max_pixels)
         boxes = folder_boxes(root, annotations, images, found.classes, found.labels, lists, difficult=difficult, check=reads)
     read_from = {"images": f"{len(images)} ({_counts(images)})", "labels": found.source,
                  "classes": class_file or f"the names in {found.source}", "masks": drawn, "lists": origin}
@@ -89,14 +91,15 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
 
 
 def _masks(root: Path, folder: str, files: Mapping[str, str], images: Mapping[str, str], found: Found,
-           lists: Mapping[str, tuple[str, ...]], table: Colours | None) -> tuple[dict[str, str], MaskSource, str]:
+           lists: Mapping[str, tuple[str, ...]], table: Colours | None,
+           max_pixels: int | None) -> tuple[dict[str, str], MaskSource, str]:
     """The masks of the images, how they are read, and in words where they are from."""
     if not folder:
         masks = _drawn(found, lists)
         return masks, DrawnMasks(found.drawings), f"{len(masks)} drawn from {found.source}" if masks else "none"
     masks, undrawn = complete({i: file for i, file in files.items() if i in images}, lists, found.labels, root / folder)
     none = f", {undrawn} images without class need none" if undrawn else ""
-    return masks, _source(root, masks, images, found.classes, table), f"{len(masks) - undrawn} in {folder}/{none}"
+    return masks, _source(root, masks, images, found.classes, table, max_pixels), f"{len(masks) - undrawn} in {folder}/{none}"
 
 
 def _warn_left_out(root: Path, images: Mapping[str, str], found: Found) -> None:
@@ -132,30 +135,31 @@ def _labels(root: Path, classes: tuple[str, ...] | None, images: Mapping[str, st
 
 
 def _source(root: Path, masks: Mapping[str, str], images: Mapping[str, str], classes: tuple[str, ...],
-            table: Colours | None) -> FileMasks:
-    return FileMasks(root, masks, images, table.values(classes) if table else {}, table.of_colours if table else False)
+            table: Colours | None, max_pixels: int | None) -> FileMasks:
+    return FileMasks(root, masks, images, table.values(classes) if table else {}, table.of_colours if table else False,
+                     max_pixels)
 
 
 def _refuse_colours(source: FileMasks, labels: Mapping[str, tuple[int, ...]], classes: tuple[str, ...]) -> None:
     """Raise DataError if the first mask holds colours and there is no table, with the lines that the table needs."""
     first = next((file for file in source.files.values() if file), None)
-    if first is None or source.of_colours or read_numbers(source.root / first).ndim == 2:
+    if first is None or source.of_colours or read_numbers(source.root / first, max_pixels=source.max_pixels).ndim == 2:
         return
-    lines = suggested_table(FileMasks(source.root, source.files, source.images, {}, True), labels, classes)
+    lines = suggested_table(replace(source, table={}, of_colours=True), labels, classes)
     raise DataError(f"masks of {source.root} hold colours, for example {first}; expected class numbers, or a table of the "
                     "colours: write a file with a line NAME,RED,GREEN,BLUE for each class, background and ignore, and set "
                     f"data.colours=FILE. The labels suggest these lines; check them:\n    {lines}")
 
 
 def _labels_of_masks(root: Path, classes: tuple[str, ...] | None, images: Mapping[str, str], masks: Mapping[str, str],
-                     table: Colours | None, check: bool | Path) -> Found:
+                     table: Colours | None, check: bool | Path, max_pixels: int | None) -> Found:
     """The labels of a folder with masks alone: what stands in them."""
     if not masks:
         raise DataError(f"{root / 'labels.csv'} does not exist, and there are neither masks nor labels in another form; "
                         "expected this layout:\n" + LAYOUT.format(root=root))
     refuse(f"masks of {root}", [f"{file} has no mask, so its classes are unknown; add its mask, or write labels.csv"
                                 for image_id, file in images.items() if image_id not in masks])
-    source = _source(root, masks, images, classes or (), table)
+    source = _source(root, masks, images, classes or (), table, max_pixels)
     _refuse_colours(source, dict.fromkeys(images, ()), classes or ())
     values = remembered(check, root, masks, repr(source.table), lambda: {i: np.unique(source.read(i)).tolist() for i in masks})
     highest = max((value for found in values.values() for value in found if value != IGNORE), default=0)
@@ -177,6 +181,15 @@ def _drawn(found: Found, lists: Mapping[str, tuple[str, ...]]) -> dict[str, str]
         return {}
     covered = lists["val"] if missing["train"] else found.drawings
     return {image_id: found.files[image_id] for image_id in covered}
+
+
+def _check_drawings(root: Path, images: Mapping[str, str], masks: Mapping[str, str], source: MaskSource) -> None:
+    """Raise DataError if shapes are of an image of another size."""
+    if isinstance(source, DrawnMasks):
+        sizes = {image_id: (source.drawings[image_id].size, image_size(root / images[image_id])) for image_id in masks}
+        refuse(f"shapes of {root}", [f"{masks[image_id]} has shapes of {images[image_id]} for {format_size(drawn)}, but it is "
+                                     f"{format_size(size)} as shown; draw them on the image as it is now"
+                                     for image_id, (drawn, size) in sizes.items() if drawn != size])
 
 
 def check_files(root: Path, images: Mapping[str, str], masks: Mapping[str, str], levels: Levels | None = None,

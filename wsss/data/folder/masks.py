@@ -93,6 +93,7 @@ class FileMasks:
     images: Mapping[str, str]
     table: Mapping[int, int]
     of_colours: bool
+    max_pixels: int | None = None   # of a mask, as of an image
 
     def read(self, image_id: str) -> np.ndarray:
         """(H, W) uint8. Raises DataError for colours or numbers that are not in the table, and colours without one."""
@@ -116,7 +117,7 @@ class FileMasks:
     def numbers(self, image_id: str) -> np.ndarray:
         """(H, W) the numbers in a file, or its colours as 65536 red + 256 green + blue."""
         path = self.root / self.files[image_id]
-        array = read_numbers(path, colours=self.of_colours)
+        array = read_numbers(path, self.of_colours, self.max_pixels)
         if array.ndim == 2:
             return array
         codes = array.astype(np.int64) @ (65536, 256, 1)
