@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.actions._finished import FinishedSteps
+from pipeline.actions.check_labels import FOLDER, TABLE
 from pipeline.cluster.machine import prepared_process
 from pipeline.order import BY_NAME
 from pipeline.plan.lists import setup_of
@@ -29,7 +30,7 @@ from wsss.metrics.label_doubts import contradictions, halves
 from wsss.seeding import generator
 from wsss.text import aligned, csv_text
 
-FOLDER, TABLE, RECORD = "check_labels", "labels.csv", "check_labels.json"
+RECORD = "check_labels.json"
 HEADS = ("image", "list", "labels", "doubt", "not_seen", "seen")
 FEWEST = 4   # images: two in each half
 SURE = 0.5   # a label is named if it is contradicted by more
@@ -91,7 +92,8 @@ def _probabilities(context: StepContext, fingerprint: str, out: Path) -> dict[st
     `out` if nothing changed since."""
     dataset = context.dataset
     ids = tuple(i for i in dict.fromkeys([*context.ids, *dataset.lists["val"]]) if i not in dataset.unlabelled)
-    facts = {"classifier": fingerprint, "settings": _settings(context), "labels": dataset.digest_of_labels(ids), "images": dataset.digest_of_images(ids)}
+    facts = {"classifier": fingerprint, "settings": _settings(context), "labels": dataset.digest_of_labels(ids),
+             "images": dataset.digest_of_images(ids)}
     known = _read(out / RECORD)
     if known.get("facts") == facts and "probabilities" in known:
         return {image_id: np.array(row) for image_id, row in known["probabilities"].items()}
@@ -134,8 +136,8 @@ def train_halves(context: StepContext) -> tuple[tuple[str, ...], tuple[str, ...]
     """The ids of the two trainings. Raises ConfigError if there are too few."""
     ids = context.ids
     if len(ids) < FEWEST:
-        raise ConfigError(f"action={FOLDER} trains on half of the {len(ids)} images of {context.name}; expected at least {FEWEST}: "
-                          "look at the labels yourself")
+        raise ConfigError(f"action={FOLDER} trains on half of the {len(ids)} images of {context.name}; expected at least "
+                          f"{FEWEST}: look at the labels yourself")
     labels = np.stack([context.dataset.label_vector(image_id) for image_id in ids])
     half = halves(labels, generator(context.seed, FOLDER))
     first, second = (tuple(image_id for image_id, its in zip(ids, half) if its == each) for each in range(2))

@@ -18,7 +18,8 @@ from steps.runtime.context import require
 if TYPE_CHECKING:
     from pipeline.actions._labels import Doubt
 
-SHOWN = 20
+FOLDER, TABLE = "check_labels", "labels.csv"
+SHOWN = 20   # images that are printed, and that the report shows
 
 
 def check(config: Any) -> None:
@@ -42,7 +43,7 @@ def do(pipeline: Any) -> list[Doubt]:
 
 
 def run(pipeline: Any) -> int:
-    from pipeline.actions._labels import FOLDER, TABLE, lines
+    from pipeline.actions._labels import lines
 
     found = do(pipeline)
     for line in lines(found[:SHOWN]):
