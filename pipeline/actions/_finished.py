@@ -40,7 +40,7 @@ class FinishedSteps:
 
     @property
     def max_pixels(self) -> int | None:
-        """The most pixels of an image of the run's data set, `data.max_pixels`: no result depends on it, so no manifest has it."""
+        """The most pixels of an image of the run's data set, `data.max_pixels`. No manifest has it: no result depends on it."""
         path = self.folder.path / CONFIG
         data = OmegaConf.load(path).get("data") if path.exists() else None
         return data.get("max_pixels") if data else None

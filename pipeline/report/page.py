@@ -83,7 +83,8 @@ def _content(run: RecordedRun, progress: Callable[[int, int, str], None]) -> dic
         "title": run.name, "missing": missing, "facts": _facts(run), "unscored": run.summary.get("unscored"),
         "histogram": figures.histogram(scores.miou, f"{len(scores.ids):,} images") if len(scores.ids) > 1 else None,
         "stage_images": stage_images, "stage_sections": stage_sections(run, stage_images, missing),
-        "doubted": safely(lambda: doubted(run), missing, []), "traces": traces, "tiles": tiles, "tags": TAGS, "images_scored": len(scores.ids), "errors": thumbnails.ERRORS,
+        "doubted": safely(lambda: doubted(run), missing, []),
+        "traces": traces, "tiles": tiles, "tags": TAGS, "images_scored": len(scores.ids), "errors": thumbnails.ERRORS,
         "sheets": draw(run.dataset, found), **_of_scores(run), **_of_steps(run, found)}
     if len(missing) > MOST_MISSING:
         missing[MOST_MISSING:] = [f"and {len(missing) - MOST_MISSING} more"]

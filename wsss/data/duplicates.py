@@ -6,6 +6,7 @@ whole against whole or window, mirrored or not.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from wsss.data.dataset import Dataset
 from wsss.data.headers import DAMAGE, exif_orientation, turn
 from wsss.data.images import Levels, read_image
 
-SAME = 0.2   # of the bits: fixed on MSRC, where no two images of its 44,000 pairs are below it (benchmarks/duplicates.py)
+SAME = 0.2   # of the bits: fixed on MSRC, where of 44,000 pairs only two shots of one scene are below (benchmarks/duplicates.py)
 SIDE = 12   # comparisons across and down
 _THUMB = 64   # pixels
 _WINDOWS = [(0.0, 0.0, 1.0)] + [(x, y, share) for share in (0.95, 0.9) for x in np.linspace(0, 1 - share, 3)
                                 for y in np.linspace(0, 1 - share, 3)]   # left, top and side, as shares of the image
 _BITS = 2 * SIDE * SIDE
+_FLAT = 1.0   # grey levels, the deviation below which an image shows nothing
 _BLOCK = 256   # images compared at a time
 
 
@@ -52,9 +54,23 @@ def _grey(path: Path, levels: Levels | None, max_pixels: int | None) -> Image.Im
 
 
 def hashes(image: Image.Image) -> np.ndarray:
-    """The bits (W, 2, SIDE, SIDE) bool of the whole image and of its windows: larger than the left, than the upper neighbour."""
-    thumb = image.convert("L").resize((_THUMB, _THUMB), Image.Resampling.BOX).convert("F")
+    """The bits (W, 2, SIDE, SIDE) bool of the whole image and of its windows: larger than the left, than the upper neighbour.
+    None is set in an image of one colour, which is like no other."""
+    grey = np.asarray(image.convert("L").resize((_THUMB, _THUMB), Image.Resampling.BOX), np.float32).reshape(-1)
+    basis = _lighting()
+    grey -= basis @ (basis.T @ grey)
+    if grey.std() < _FLAT:
+        return np.zeros((len(_WINDOWS), 2, SIDE, SIDE), bool)
+    thumb = Image.fromarray(grey.reshape(_THUMB, _THUMB))
     return np.stack([_bits(thumb, [_THUMB * value for value in (x, y, x + share, y + share)]) for x, y, share in _WINDOWS])
+
+
+@cache
+def _lighting() -> np.ndarray:
+    """An orthonormal basis (pixels, 6) of the quadratic functions. They are taken off the image: photographs of surfaces under
+    one lamp differ by little else, and would have the same bits."""
+    y, x = np.mgrid[:_THUMB, :_THUMB].reshape(2, -1) / _THUMB - 0.5
+    return np.linalg.qr(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))[0].astype(np.float32)
 
 
 def _bits(thumb: Image.Image, box: Sequence[float]) -> np.ndarray:
@@ -65,6 +81,7 @@ def _bits(thumb: Image.Image, box: Sequence[float]) -> np.ndarray:
 
 def closest(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[int, int, float]]:
     """The pairs (i, j, distance) of two sets of `hashes` whose distance is at most `SAME`."""
+    seen = first.any((1, 2, 3, 4))[:, None] & second.any((1, 2, 3, 4))
     mirrored = np.stack([~second[:, :, 0, :, ::-1], second[:, :, 1, :, ::-1]], axis=2)
     others = [_signs(second), _signs(mirrored)]
     for start in range(0, len(first), _BLOCK):
@@ -74,7 +91,7 @@ def closest(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[int, int, f
             for window in range(len(_WINDOWS)):
                 np.maximum(agreeing, ours[:, 0] @ theirs[:, window].T, out=agreeing)
                 np.maximum(agreeing, ours[:, window] @ theirs[:, 0].T, out=agreeing)
-        distance = (1 - agreeing / _BITS) / 2
+        distance = np.where(seen[start:start + _BLOCK], (1 - agreeing / _BITS) / 2, np.inf)
         yield from ((start + int(i), int(j), float(distance[i, j])) for i, j in np.argwhere(distance <= SAME))
 
 
@@ -83,10 +100,10 @@ def _signs(bits: np.ndarray) -> np.ndarray:
 
 
 def _packed(bits: np.ndarray) -> list[int]:
-    """As whole numbers of 64 bits, for a JSON file."""
-    return np.packbits(bits.reshape(-1)).view(np.uint64).tolist()
+    """As whole numbers of 32 bits, for a JSON file."""
+    return np.packbits(bits.reshape(-1)).view(np.uint32).tolist()
 
 
 def _unpacked(numbers: Sequence[int]) -> np.ndarray:
-    bits = np.unpackbits(np.array(numbers, np.uint64).view(np.uint8))
+    bits = np.unpackbits(np.array(numbers, np.uint32).view(np.uint8))
     return bits.reshape(len(_WINDOWS), 2, SIDE, SIDE).astype(bool)

@@ -111,8 +111,8 @@ def _refuse_deep(header: Header, path: object, levels: Levels | None) -> None:
 
 def as_rgb(image: str | Path | Image.Image | np.ndarray, levels: Levels | None = None,
            max_pixels: int | None = None) -> np.ndarray:
-    """An image as `(H, W, 3)` uint8 RGB: a file, as `read_image` with `levels` and `max_pixels`; a PIL image, likewise, EXIF orientation included;
-    or such an array, unchanged.
+    """An image as `(H, W, 3)` uint8 RGB: a file, as `read_image` with `levels` and `max_pixels`; a PIL image, likewise, EXIF
+    orientation included; or such an array, unchanged.
 
     Raises DataError for a file that cannot be read, ArgumentError for another array or over 8 bits per channel.
     """
