@@ -79,7 +79,7 @@ def test_every_photograph_gets_a_mask_an_overlay_and_a_row(trained, photos, tmp_
     assert call(trained, photos, out) == 0
     said = capsys.readouterr()
     assert f"5 photographs, 5 of them segmented now. masks/, overlays/ and predictions.csv are in {out}/" in said.out
-    assert "ignored 1 files that are not .jpg, .jpeg, .png, for example notes.txt" in said.err
+    assert "ignored 1 files that are not .jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp, for example notes.txt" in said.err
     for folder, suffix in (("masks", ".png"), ("overlays", ".jpg")):
         assert sorted(str(path.relative_to(out / folder).with_suffix("")) for path in (out / folder).rglob(f"*{suffix}")) == IDS
     rows, names = table(out), list(CLASSES)
