@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from pipeline.actions._finished import FinishedSteps
-from pipeline.actions.check_labels import FOLDER, TABLE
 from pipeline.cluster.machine import prepared_process
 from pipeline.order import BY_NAME
 from pipeline.plan.lists import setup_of
@@ -30,7 +29,8 @@ from wsss.metrics.label_doubts import contradictions, halves
 from wsss.seeding import generator
 from wsss.text import aligned, csv_text
 
-RECORD = "check_labels.json"
+FOLDER, TABLE, RECORD = "check_labels", "labels.csv", "check_labels.json"
+SHOWN = 20   # images that are printed, and that the report shows
 HEADS = ("image", "list", "labels", "doubt", "not_seen", "seen")
 FEWEST = 4   # images: two in each half
 SURE = 0.5   # a label is named if it is contradicted by more

@@ -18,9 +18,6 @@ from steps.runtime.context import require
 if TYPE_CHECKING:
     from pipeline.actions._labels import Doubt
 
-FOLDER, TABLE = "check_labels", "labels.csv"
-SHOWN = 20   # images that are printed, and that the report shows
-
 
 def check(config: Any) -> None:
     require(config.shard is None, "shard", config.shard, "no value with action=check_labels: one process trains")
@@ -43,7 +40,7 @@ def do(pipeline: Any) -> list[Doubt]:
 
 
 def run(pipeline: Any) -> int:
-    from pipeline.actions._labels import lines
+    from pipeline.actions._labels import FOLDER, SHOWN, TABLE, lines
 
     found = do(pipeline)
     for line in lines(found[:SHOWN]):

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from pipeline.actions.check_labels import FOLDER, SHOWN, TABLE
+from pipeline.actions._labels import FOLDER, SHOWN, TABLE
 from pipeline.report import thumbnails
 from pipeline.runfolder.recorded import RecordedRun
 

@@ -54,8 +54,8 @@ def _warn(name: str, message: str) -> None:
 def doubts_of(dataset: Dataset, check: bool | Path) -> Doubts:
     """All doubts about labels and masks, and about the images of a folder, whose lists are the user's."""
     doubts = Doubts(problems=about_labels(dataset))
-    if dataset.read_from and (found := copies(dataset, check)):
-        doubts.problems.append(_in_both_lists(found))
+    if dataset.read_from and (pairs := copies(dataset, check)):
+        doubts.problems.append(_in_both_lists(pairs))
     if dataset.mask_files:
         source = getattr(dataset.mask_source, "table", "")
         found = remembered(check, dataset.root, dataset.mask_files, f"{dataset.name} {source}", lambda: _read(dataset))

@@ -62,7 +62,8 @@ def hashes(image: Image.Image) -> np.ndarray:
     if grey.std() < _FLAT:
         return np.zeros((len(_WINDOWS), 2, SIDE, SIDE), bool)
     thumb = Image.fromarray(grey.reshape(_THUMB, _THUMB))
-    return np.stack([_bits(thumb, [_THUMB * value for value in (x, y, x + share, y + share)]) for x, y, share in _WINDOWS])
+    return np.stack([_bits(thumb, (_THUMB * x, _THUMB * y, _THUMB * (x + share), _THUMB * (y + share)))
+                     for x, y, share in _WINDOWS])
 
 
 @cache
@@ -73,15 +74,15 @@ def _lighting() -> np.ndarray:
     return np.linalg.qr(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))[0].astype(np.float32)
 
 
-def _bits(thumb: Image.Image, box: Sequence[float]) -> np.ndarray:
-    across, down = (np.asarray(thumb.resize(size, Image.Resampling.BOX, box=tuple(box)))
+def _bits(thumb: Image.Image, box: tuple[float, float, float, float]) -> np.ndarray:
+    across, down = (np.asarray(thumb.resize(size, Image.Resampling.BOX, box=box))
                     for size in ((SIDE + 1, SIDE), (SIDE, SIDE + 1)))
     return np.stack([across[:, 1:] > across[:, :-1], down[1:] > down[:-1]])
 
 
 def closest(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[int, int, float]]:
     """The pairs (i, j, distance) of two sets of `hashes` whose distance is at most `SAME`."""
-    seen = first.any((1, 2, 3, 4))[:, None] & second.any((1, 2, 3, 4))
+    seen = first.any((1, 2, 3, 4)).reshape(-1, 1) & second.any((1, 2, 3, 4))
     mirrored = np.stack([~second[:, :, 0, :, ::-1], second[:, :, 1, :, ::-1]], axis=2)
     others = [_signs(second), _signs(mirrored)]
     for start in range(0, len(first), _BLOCK):
