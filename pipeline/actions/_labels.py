@@ -108,7 +108,7 @@ def _probabilities(context: StepContext, fingerprint: str, out: Path) -> dict[st
             BY_NAME[context.name].run(trained)
         found |= _judged(trained, trained.folder, parts[1 - half])
     found |= _judged(context, context.folder, [i for i in ids if i not in found])
-    write_json(out / RECORD, {"facts": facts, "probabilities": {i: [round(float(p), 5) for p in found[i]] for i in ids}})
+    write_json(out / RECORD, {"facts": facts, "probabilities": {i: found[i].tolist() for i in ids}})
     _remove_halves(out)
     return found
 
@@ -152,7 +152,7 @@ def _judged(context: StepContext, folder: Path, ids: Sequence[str]) -> dict[str,
         context.runtime.check_stop()
         with torch.inference_mode(), context.runtime.autocast():
             logits = classifier(network_input(context, classifier, image_id)).float()
-        found[image_id] = method.probabilities(logits)[0].cpu().numpy()
+        found[image_id] = np.round(method.probabilities(logits)[0].cpu().numpy().astype(np.float64), 5)   # as in the record
         context.runtime.progress(number, len(ids), "images judged")
     return found
 
