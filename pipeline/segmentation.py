@@ -52,7 +52,7 @@ class SegmentationNetwork:
         """
         from wsss.segmenters.inference import segment
 
-        array = as_rgb(image)
+        array = as_rgb(image, self.context.dataset.levels, self.context.dataset.max_pixels)
         with self._prepared():
             return segment(self._logits, self.context.dataset.in_working_frame(array), array.shape[:2], self.settings,
                            self.context.runtime.device, self._normalisation)[""]
@@ -65,7 +65,7 @@ class SegmentationNetwork:
         from wsss.resize import resize
         from wsss.segmenters.inference import probabilities
 
-        array = as_rgb(image)
+        array = as_rgb(image, self.context.dataset.levels, self.context.dataset.max_pixels)
         with self._prepared():
             soft = probabilities(self._logits, self.context.dataset.in_working_frame(array), self.settings.scales,
                                  self.settings.flip, self.context.runtime.device, self._normalisation)
@@ -145,7 +145,7 @@ def network_context(finished: FinishedSteps, name: str, overrides: tuple[str, ..
     data = trained["identity"]["data"]
     dataset = Dataset(name="images", root=Path(), classes=tuple(data["classes"]), lists={"train": (), "val": (), "all": ()},
                       labels={}, image_files={}, max_side=data["max_side"], min_side=data.get("min_side"),
-                      levels=data.get("range"))
+                      levels=data.get("range"), max_pixels=finished.max_pixels)
     runtime = replace(runtime, precision=trained["precision"])   # unless the step has one of its own
     context = finished.context(name, dataset, {"ids": ()}, runtime, _read(finished, name))
     words = [word.lstrip("+").partition("=")[0].split(".") for word in overrides]

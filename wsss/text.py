@@ -35,9 +35,21 @@ def safe_names(names: Iterable[str]) -> list[str]:
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as the text of a csv file to look at. A spreadsheet computes cells that begin with = + - or @: text that does, such as
+    the name of a class, gets an apostrophe before it; numbers stay."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([_as_text(cell) for cell in row] for row in rows)
     return text.getvalue()
+
+
+def _as_text(cell: object) -> object:
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def duration(seconds: float | None) -> str:

@@ -14,6 +14,7 @@ from omegaconf.errors import MissingMandatoryValue
 from pipeline.contexts import make_context
 from pipeline.order import sources
 from pipeline.runfolder.folder import RunFolder
+from pipeline.runfolder.reading import CONFIG
 from steps.runtime.context import Runtime, StepContext, methods_of, own_methods
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
@@ -36,6 +37,13 @@ class FinishedSteps:
     def sources(self, name: str) -> dict[str, tuple[str, ...]]:
         """The steps that a finished step has read, by role."""
         return {role: tuple(names) for role, names in self.manifests[name]["sources"].items()}
+
+    @property
+    def max_pixels(self) -> int | None:
+        """The most pixels of an image of the run's data set, `data.max_pixels`. No manifest has it: no result depends on it."""
+        path = self.folder.path / CONFIG
+        data = OmegaConf.load(path).get("data") if path.exists() else None
+        return data.get("max_pixels") if data else None
 
     def place(self, name: str) -> Path | None:
         """The folder of a finished step; None if it is not finished."""

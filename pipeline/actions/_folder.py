@@ -31,7 +31,7 @@ from steps.runtime.inference import ImagesFailed, Made, failures, for_each_image
 from steps.runtime.journal import Lines, file_sum, merge_journals, unfinished
 from steps.runtime.schedule import WEIGHTS
 from steps.runtime.store import Layout
-from wsss.data.headers import SUFFIXES
+from wsss.data.headers import FORMATS, SUFFIXES
 from wsss.data.ids import check_id
 from wsss.data.images import encode_jpeg, encode_mask
 from wsss.data.messages import refuse
@@ -49,7 +49,7 @@ def checked_folders(config: Any, run: RunFolder) -> tuple[Path, Path]:
     """The folders `images` and `out`. Raises ConfigError if they cannot be used with each other and with the run."""
     images, out = user_path(config.images), user_path(config.out)
     if not images.is_dir():
-        raise ConfigError(f"images={images} is not a folder. Set it to the folder with your photographs")
+        raise ConfigError(f"images={images} is not a folder. Set it to the folder with your photographs ({FORMATS})")
     here = out.resolve()
     for inside, what in ((images, "the photographs"), (run.path, "the run")):
         if inside.resolve() in (here, *here.parents):
@@ -60,7 +60,7 @@ def checked_folders(config: Any, run: RunFolder) -> tuple[Path, Path]:
 
 
 def find_images(folder: Path, warn: Callable[[str], None]) -> dict[str, str]:
-    """id -> file relative to `folder`, for all images (`wsss.data.headers.SUFFIXES`) in it and its sub-folders, sorted by id.
+    """id -> file relative to `folder`, for all files with one of `SUFFIXES` in it and its sub-folders, sorted by id.
     Hidden files and folders are left out, and links to folders are not followed.
 
     Raises DataError if there are none, a name cannot be used, or two files have the same id.

@@ -99,7 +99,7 @@ def predict(finished: FinishedSteps, steps: Sequence[str], classifier: str,
         if it is too large for the memory.
     """
     data = finished.manifests[steps[0]]["identity"]["data"]
-    array = as_rgb(image, data.get("range"))
+    array = as_rgb(image, data.get("range"), finished.max_pixels)
     with tempfile.TemporaryDirectory() as temporary:
         if isinstance(image, (str, Path)):
             image_file = user_path(image)
@@ -179,7 +179,7 @@ class _Work:
         return Dataset(name="image", root=self.image_file.parent, classes=tuple(self.data["classes"]),
                        lists={"train": (ID,), "val": (), "all": (ID,)}, labels={ID: classes},
                        image_files={ID: self.image_file.name}, max_side=self.data["max_side"], min_side=self.data.get("min_side"),
-                       levels=self.data.get("range"))
+                       levels=self.data.get("range"), max_pixels=self.finished.max_pixels)
 
 
 def write_prediction(prediction: Prediction, folder: Path, facts: Mapping[str, Any]) -> None:

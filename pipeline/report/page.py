@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from pipeline.plan.fingerprint import as_set
 from pipeline.report import figures, thumbnails
+from pipeline.report.doubted import doubted, table_path
 from pipeline.report.gallery import SIDE, TAGS, MaskReader, choose_shown, choose_traces, gallery_tile
 from pipeline.report.images import LITTLE, ImageScores, score_images
 from pipeline.report.kinds import title_of, tones
@@ -37,6 +38,7 @@ from pipeline.report.traces import Trace, TraceMaker
 from pipeline.runfolder.recorded import RecordedRun
 from steps.parts.pieces import Matrix
 from steps.runtime.context import own_methods, settings_of
+from steps.runtime.journal import file_sum
 from wsss.families import FAMILIES
 from wsss.files import write_text
 from wsss.palette import IGNORE, VOC_PALETTE
@@ -83,6 +85,7 @@ def _content(run: RecordedRun, progress: Callable[[int, int, str], None]) -> dic
         "title": run.name, "missing": missing, "facts": _facts(run), "unscored": run.summary.get("unscored"),
         "histogram": figures.histogram(scores.miou, f"{len(scores.ids):,} images") if len(scores.ids) > 1 else None,
         "stage_images": stage_images, "stage_sections": stage_sections(run, stage_images, missing),
+        "doubted": safely(lambda: doubted(run), missing, []),
         "traces": traces, "tiles": tiles, "tags": TAGS, "images_scored": len(scores.ids), "little": LITTLE,
         "errors": thumbnails.ERRORS,
         "slider": slider(run, found, shown, missing), "side": SIDE,
@@ -161,7 +164,8 @@ def _tiles(run: RecordedRun, scores: ImageScores, shown: dict[str, set[str]], mi
 
 def _state(run: RecordedRun) -> str:
     """A digest of everything that the page shows and that can change in a run."""
-    facts = [VERSION, dict(run.summary), settings_of(run.config.report),
+    table = table_path(run.folder.path)
+    facts = [VERSION, dict(run.summary), settings_of(run.config.report), file_sum(table) if table.exists() else None,
              [(planned.name, planned.state, planned.fingerprint, planned.done) for planned in run.plan]]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 

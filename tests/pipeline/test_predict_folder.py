@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 import pipeline.segmentation
@@ -345,3 +346,23 @@ def test_missing_packages_are_said_before_work(trained, tmp_path, monkeypatch, c
     monkeypatch.setattr("pipeline.actions.export_onnx.PACKAGES", ("onnx_gone", "json"))
     assert act(exporting(trained, tmp_path / "net.onnx")) == 1
     assert 'action=export_onnx needs the packages onnx_gone. Install them: pip install -e ".[onnx]"' in capsys.readouterr().err
+
+
+def test_images_of_all_formats_are_read_with_the_range_and_the_limit_of_the_run(trained, tmp_path):
+    outputs, photos, out = copied(trained, tmp_path / "outputs"), tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for suffix in ("bmp", "webp", "TIF", "tiff"):
+        Image.new("RGB", (40, 30), "green").save(photos / f"{suffix}.{suffix}")
+    Image.fromarray(np.full((30, 40), 4095, np.uint16)).save(photos / "deep.png")
+    Image.new("RGB", (80, 60)).save(photos / "large.png")
+    for path in (outputs / "smoke").glob("*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        manifest["identity"]["data"]["range"] = [0, 4095]
+        path.write_text(json.dumps(manifest))
+    config = OmegaConf.load(outputs / "smoke/config.yaml")
+    config.data.max_pixels = 2000
+    OmegaConf.save(config, outputs / "smoke/config.yaml")
+    assert call(outputs, photos, out) == 1
+    assert sorted(path.stem for path in (out / "masks").iterdir()) == ["TIF", "bmp", "deep", "tiff", "webp"]
+    [(name, why)] = json.loads((out / "failed.json").read_text()).items()
+    assert name == "large" and "has 4,800 pixels; expected at most 2,000" in str(why)

@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.wsss.test_folder import build
 from wsss.data import doubts as module
@@ -22,7 +23,9 @@ ROWS = {f"{name}{i}": name for name in CLASSES for i in range(4)} | {"none0": ""
 def with_masks(root, value_of, rows=ROWS, classes=CLASSES):
     """A folder whose masks hold 0 and `value_of(class number)` of each labelled class."""
     root = build(root, rows, classes=classes, masks=rows)
-    for image_id, names in rows.items():
+    for number, (image_id, names) in enumerate(rows.items()):
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 30, 3), np.uint8)   # else all are copies
+        Image.fromarray(pixels).save(root / f"images/{image_id}.jpg")
         values = [0, *(value_of(classes.index(name) + 1) for name in names.split(";") if name)]
         write_mask(root / f"masks/{image_id}.png", np.resize(np.array(values, np.uint8), (20, 30)))
     return open_folder(root)

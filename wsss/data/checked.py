@@ -33,15 +33,16 @@ def reading_wanted(check: bool | Path, root: Path, *files: Mapping[str, str]) ->
 
 
 def remembered(check: bool | Path, root: Path, files: Mapping[str, str], settings: str,
-               read: Callable[[], dict[str, list[int]]]) -> dict[str, list[int]]:
+               read: Callable[[], dict[str, list[int]]], kind: str = "values") -> dict[str, list[int]]:
     """What `read` found in the `files` (id -> file below `root`; "" is none): kept beside the marker `check` until they change.
 
-    `settings`: what else it depends on. Without a marker, or if nothing can be kept, it is read at each call.
+    `settings`: what else it depends on; `kind`: of what is found, which has a file of its own. Without a marker, or if nothing
+    can be kept, it is read at each call.
     """
     if isinstance(check, bool):
         return read()
     digest = _digest(root, ({image_id: file for image_id, file in files.items() if file},))
-    path, state = check.with_name(f"{check.name}.values"), f"{digest} {settings}"
+    path, state = check.with_name(f"{check.name}.{kind}"), f"{digest} {settings}"
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(path.read_text())
         if kept["state"] == state and digest is not None and kept["values"].keys() == files.keys():

@@ -1,5 +1,5 @@
-"""What contradicts itself in a data set, told before any work: masks against image labels, and labels that nothing can be learned
-from. Each doubt is one message: the cause, and what to do."""
+"""What contradicts itself in a data set, told before any work: masks against image labels, labels that nothing can be learned
+from, and copies of an image in train and val. Each doubt is one message: the cause, and what to do."""
 
 import logging
 from collections import Counter
@@ -11,6 +11,7 @@ import numpy as np
 
 from wsss.data.checked import remembered
 from wsss.data.dataset import Dataset
+from wsss.data.duplicates import copies
 from wsss.data.folder.masks import FileMasks
 from wsss.data.images import read_mask
 from wsss.data.messages import MAX_REPORTED, refuse
@@ -19,7 +20,7 @@ from wsss.palette import IGNORE
 
 log = logging.getLogger(__name__)
 
-MAX_IMAGES = 5000   # of more images the masks are only read by action=prepare
+MAX_IMAGES = 5000   # of more images, pixels of images and masks are only read by action=prepare
 _TOLERATED = 0.1   # share of images whose mask may differ from the label: objects that are labelled but not drawn, or small
 _AGREE = 0.9   # share of images that another order of the classes has to explain
 
@@ -37,7 +38,7 @@ class Doubts:
 
 
 def tell(dataset: Dataset, check: bool | Path, pixels: bool) -> None:
-    """Log the doubts about a data set; with `pixels` those about its masks, too, which are read once (`remembered`).
+    """Log the doubts about a data set; with `pixels` those about its masks and copies, too, which are read once (`remembered`).
 
     Raises DataError for masks that cannot be those of the labels.
     """
@@ -52,14 +53,26 @@ def _warn(name: str, message: str) -> None:
 
 
 def doubts_of(dataset: Dataset, check: bool | Path) -> Doubts:
-    """All doubts about labels and masks."""
+    """All doubts about labels and masks, and about the images of a folder, whose lists are the user's."""
     doubts = Doubts(problems=about_labels(dataset))
+    if dataset.read_from and (pairs := copies(dataset, check)):
+        doubts.problems.append(_in_both_lists(pairs))
     if dataset.mask_files:
         numbers = dataset.mask_source is None or isinstance(dataset.mask_source, FileMasks)   # of files, whatever the classes
         depends = repr(getattr(dataset.mask_source, "table", {})) if numbers else repr(dataset.classes)
         found = remembered(check, dataset.root, dataset.mask_files, depends, lambda: _read(dataset))
         about_masks(dataset, found, doubts)
     return doubts
+
+
+def _in_both_lists(pairs: Sequence[tuple[str, str, float]]) -> str:
+    train, val, _ = pairs[0]
+    named = ", ".join(f"{one} and {other}" for one, other, _ in pairs[1:MAX_REPORTED])
+    more = f", {len(pairs) - MAX_REPORTED} more" * (len(pairs) > MAX_REPORTED)
+    also = f" (also {named}{more})" if named else ""
+    return (f"{train} of train and {val} of val look like copies of one image{also}: what is chosen on val then suits images "
+            f"that were trained on. Move both to one list: with train.txt and val.txt, take {val} out of val.txt and write it in "
+            "train.txt, or remove one image")
 
 
 def _read(dataset: Dataset) -> dict[str, list[int]]:

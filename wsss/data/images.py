@@ -103,14 +103,15 @@ def _refuse_deep(header: Header, path: object, levels: Levels | None) -> None:
                         "data.range=[LOW,HIGH] for a folder of your own, or convert it")
 
 
-def as_rgb(image: str | Path | Image.Image | np.ndarray, levels: Levels | None = None) -> np.ndarray:
-    """An image as `(H, W, 3)` uint8 RGB: a file, as `read_image` with `levels`; a PIL image, likewise, EXIF orientation included;
-    or such an array, unchanged.
+def as_rgb(image: str | Path | Image.Image | np.ndarray, levels: Levels | None = None,
+           max_pixels: int | None = None) -> np.ndarray:
+    """An image as `(H, W, 3)` uint8 RGB: a file, as `read_image` with `levels` and `max_pixels`; a PIL image, likewise, EXIF
+    orientation included; or such an array, unchanged.
 
     Raises DataError for a file that cannot be read, ArgumentError for another array or over 8 bits per channel.
     """
     if isinstance(image, (str, Path)):
-        return read_image(image, levels)
+        return read_image(image, levels, max_pixels)
     if isinstance(image, Image.Image):
         if image.mode.startswith(("I", "F")):
             raise ArgumentError(f"image: a PIL image of mode {image.mode} has more than 8 bits per channel; convert it with a "
