@@ -132,7 +132,8 @@ def sources(config: Any, name: str) -> dict[str, tuple[str, ...]]:
     seeds_later = config.seed_maps in config.steps and STEPS.index(BY_NAME[config.seed_maps]) > STEPS.index(step)
     chosen = {SEEDS: tuple(maps[-1:]) if seeds_later and maps else (config.seed_maps,),
               ALL_MAPS: tuple(each for each in maps if each not in scored),
-              CLASSIFIER: _last(earlier, lambda row: bool(row.classify)), LABELS: _last(earlier, lambda row: row.file == labels.file)}
+              CLASSIFIER: _last(earlier, lambda row: bool(row.classify)),
+              LABELS: _last(earlier, lambda row: row.file == labels.file)}
     return {role: chosen.get(source, (source,)) for role, source in step.reads.items()}
 
 

@@ -1,9 +1,9 @@
 """Make the maps of AMN: the probabilities of the present classes in each pixel.
 
-Paper: Lee, Kim & Shim, CVPR 2022; official file: `step/make_amn_cam.py`. Reads AMN and the confident labels that it was trained on,
-which say where a map is divided by its range (`wsss.cams.amn`); writes `ID.npy`, float16 (K, P): the maps of the K present classes
-in the size of the image and at stride 4, as the official code does, and with `save_background` that of the background,
-`background/ID.npy` (1, P).
+Paper: Lee, Kim & Shim, CVPR 2022; official file: `step/make_amn_cam.py`. Reads AMN and the confident labels that it was
+trained on, which say where a map is divided by its range (`wsss.cams.amn`); writes `ID.npy`, float16 (K, P): the maps of the K
+present classes in the size of the image and at stride 4, as the official code does, and with `save_background` that of the
+background, `background/ID.npy` (1, P).
 """
 
 from __future__ import annotations

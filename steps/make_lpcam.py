@@ -194,7 +194,8 @@ def run(context: StepContext) -> dict[str, Any]:
     relu_without_background = context.settings.relu_without_background
 
     def make(image_id: str) -> Made:
-        image, facts, features_of = context.dataset.image(image_id), cams.facts(image_id), labelled_features(context, network, image_id)
+        image, facts = context.dataset.image(image_id), cams.facts(image_id)
+        features_of = labelled_features(context, network, image_id)
         vectors = prototypes.of(facts["classes"])
         with torch.inference_mode():
             scales = multi_scale_features(features_of, image, facts["scales"], context.runtime.device,

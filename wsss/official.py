@@ -118,7 +118,8 @@ def read_maps(path: Path | str, size: tuple[int, int], classes: tuple[int, ...],
         array = _array(found, name) if classes else np.zeros((background, h, w))
         if array.shape != (background + len(classes), h, w) or array.dtype.kind != "f":
             raise DataError(f"{path}: {name} is {array.dtype} {array.shape}, expected real numbers "
-                            f"{(background + len(classes), h, w)} for an image {size[0]} high and {size[1]} wide. Use the maps of this image")
+                            f"{(background + len(classes), h, w)} for an image {size[0]} high and {size[1]} wide. Use the maps "
+                            "of this image")
         array = array[order].astype(np.float32)
         array[np.isnan(array).all(axis=(1, 2))] = 0
         if not np.isfinite(array).all() or array.max(initial=0) > 1 + 1e-3:

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from steps.runtime.concurrency import ON_GPU, available_cores, max_concurrent, max_together
 from steps.runtime.amn import of_images, planned_amn
+from steps.runtime.concurrency import ON_GPU, available_cores, max_concurrent, max_together
 from steps.runtime.context import methods_of
 from steps.runtime.memory import SLACK, resident
 from steps.runtime.networks import freeze_early, planned_classifier, planned_segmenter

@@ -222,7 +222,8 @@ def in_precision(context: StepContext,
     return compute
 
 
-def network_input(context: StepContext, network: Classifier | IRN | Segmenter | AMN, image_id: str, flip: bool = False) -> torch.Tensor:
+def network_input(context: StepContext, network: Classifier | IRN | Segmenter | AMN, image_id: str,
+                  flip: bool = False) -> torch.Tensor:
     """An image (1, 3, H, W), with `flip` also its mirror image (2, 3, H, W), normalised for the network, on the step's
     device."""
     image = normalise(context.dataset.image(image_id), context.runtime.device, network.backbone.normalisation)

@@ -26,8 +26,8 @@ def amn_logits(logits_of: Callable[[Tensor], Tensor], image: np.ndarray, scales:
 
 
 def amn_maps(logits: Sequence[Tensor], classes: Sequence[int], label: np.ndarray, size: Sequence[int]) -> Tensor:
-    """The maps of the background and of the present classes: the softmax over all labels of the mean of the logits over the scales.
-    Where `label` is not confident background, each map minus its least value in the image, divided by its range.
+    """The maps of the background and of the present classes: the softmax over all labels of the mean of the logits over the
+    scales. Where `label` is not confident background, each map minus its least value in the image, divided by its range.
 
     Args:
         logits: per scale (C + 1, h, w), background first.

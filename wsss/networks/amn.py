@@ -1,12 +1,12 @@
-"""AMN, the activation manipulation network: Lee, Kim & Shim, "Threshold Matters in WSSS: Manipulating the Activation for the Robust
-and Accurate Segmentation Model Against Thresholds", CVPR 2022, section 3.
+"""AMN, the activation manipulation network: Lee, Kim & Shim, "Threshold Matters in WSSS: Manipulating the Activation for the
+Robust and Accurate Segmentation Model Against Thresholds", CVPR 2022, section 3.
 
 Official files: `net/resnet50_amn.py`, `step/train_amn.py`. It learns to segment from confident labels, and is told the classes of
 the image.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,17 +42,14 @@ class AMN(nn.Module):
     def __init__(self, backbone: Backbone, n_classes: int, rates: Sequence[int], dropout: float, seed: int = 0):
         super().__init__()
         if not rates or min(rates) < 1 or not 0 <= dropout < 1:
-            raise ArgumentError(f"AMN: rates is {list(rates)} and dropout is {dropout}; expected at least one dilation, each at least "
-                                "1, and a share in [0, 1)")
+            raise ArgumentError(f"AMN: rates is {list(rates)} and dropout is {dropout}; expected at least one dilation, each at "
+                                "least 1, and a share in [0, 1)")
         self.backbone, channels = backbone, backbone.feature_channels
         self.facts: dict[str, Any] = {"amn": {"rates": list(rates), "dropout": dropout}}
         with seeded(seed):
             self.label_embedding = nn.Linear(n_classes, channels)
             self.dropout = nn.Dropout(dropout)
-            self.pyramid = nn.ModuleList(nn.Conv2d(channels, n_classes + 1, 3, padding=rate, dilation=rate) for rate in rates)
-            for convolution in self.pyramid:
-                nn.init.normal_(convolution.weight, std=0.01)
-                nn.init.zeros_(convolution.bias)
+            self.pyramid = nn.ModuleList(_convolution(channels, n_classes + 1, rate) for rate in rates)
 
     def features(self, x: Tensor, labels: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, and their labels (B, C), 0 or 1, to the features times the embedding of the labels,
@@ -70,7 +67,7 @@ class AMN(nn.Module):
         taps: "centre": the sum of the centre taps of its convolutions, what the feature of a cell adds to the logits of the same
         cell. "all": the sum of all taps, the logits in the middle of a region of equal features, without the bias.
         """
-        weights = [convolution.weight[1:] for convolution in self.pyramid]
+        weights = [cast(nn.Conv2d, convolution).weight[1:] for convolution in self.pyramid]
         return torch.stack([w[..., 1, 1] if taps == "centre" else w.sum((2, 3)) for w in weights]).sum(0)
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -79,14 +76,21 @@ class AMN(nn.Module):
                 [*self.label_embedding.parameters(), *self.pyramid.parameters()])
 
 
+def _convolution(channels: int, labels: int, rate: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(channels, labels, 3, padding=rate, dilation=rate)
+    nn.init.normal_(convolution.weight, std=0.01)
+    nn.init.zeros_(cast(nn.Parameter, convolution.bias))
+    return convolution
+
+
 def pixel_counts(labels: Tensor) -> Tensor:
     """The background pixels and the pixels of classes in labels (B, h, w), 255 in neither: (2,) int64."""
     return torch.stack([(labels == 0).sum(), ((labels != 0) & (labels != IGNORE)).sum()])
 
 
 def balanced_loss(logits: Tensor, labels: Tensor, smoothing: float, counts: Tensor) -> Tensor:
-    """The per-pixel classification loss of AMN (section 3.2; `balanced_cross_entropy`): cross-entropy with smoothed labels, averaged
-    over the background pixels and over the pixels of classes, and the mean of the two.
+    """The per-pixel classification loss of AMN (section 3.2; `balanced_cross_entropy`): cross-entropy with smoothed labels,
+    averaged over the background pixels and over the pixels of classes, and the mean of the two.
 
     Args:
         logits: (B, C + 1, h, w).
