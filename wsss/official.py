@@ -115,7 +115,7 @@ def read_maps(path: Path | str, size: tuple[int, int], classes: tuple[int, ...],
                         "maps of this data set, or correct the labels")
     order, maps = [*[0] * background, *(keys.index(c) + background for c in classes)], {}
     for name, (h, w) in {"cam": ((size[0] - 1) // 4 + 1, (size[1] - 1) // 4 + 1), "high_res": size}.items():
-        array = _array(found, name) if classes else np.zeros((background, h, w))
+        array = _array(found, name) if classes else np.zeros((int(background), h, w))
         if array.shape != (background + len(classes), h, w) or array.dtype.kind != "f":
             raise DataError(f"{path}: {name} is {array.dtype} {array.shape}, expected real numbers "
                             f"{(background + len(classes), h, w)} for an image {size[0]} high and {size[1]} wide. Use the maps "

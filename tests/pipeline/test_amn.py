@@ -1,5 +1,6 @@
 """AMN: labels of a first pass train it and are read when its maps are made; labels of a second pass train IRN."""
 
+import json
 import shutil
 
 import numpy as np
@@ -50,17 +51,18 @@ def test_each_step_reads_its_own_pass(amn):
         "train_irn": {"labels": ["amn_ir_label"], "classifier": ["train_cam"]},
         "make_sem_seg_labels": {"seeds": ["make_amn"], "irn": ["train_irn"]}}
     assert contents(folder.result("amn_ir_label")) != contents(folder.result("cam_to_ir_label"))
-    scores = folder.summary()["scores"]
+    scores = json.loads((folder.path / "summary.json").read_text())["scores"]
     assert {"make_cam", "make_amn", "make_amn_lpcam", "make_amn_lpcam_fg_only"} <= scores.keys()
     assert scores["make_amn"]["title"] == "AMN" and scores["make_amn_lpcam"]["made_from"] == "make_amn"
     assert all(step.ok for step in amn().verify()) and works(amn()) == {}
 
 
 def test_the_plan_shows_which_list_each_row_covers(amn):
-    plan = {step.name: step.lists.get("ids") for step in amn().plan()}
-    dataset = amn().dataset
-    train, both = set(dataset.lists["train"]), set(dataset.lists["train"]) | set(dataset.lists["val"])
-    covers = {name: set(ids) for name, ids in plan.items() if ids is not None}
+    lists = {step.name: step.lists for step in amn().plan()}
+    train, val = set(lists["train_cam"]["ids"]), set(lists["eval_amn"]["val"])
+    both = train | val
+    assert (len(train), len(val), len(both)) == (24, 8, 32)
+    covers = {name: set(found["ids"]) for name, found in lists.items() if "ids" in found}
     assert {name: ids for name, ids in covers.items() if name in ("train_amn", "amn_ir_label", "train_irn")} \
         == dict.fromkeys(("train_amn", "amn_ir_label", "train_irn"), train)
     # val, on which thresholds are chosen, needs AMN's maps, and those need the labels of the first pass
