@@ -34,8 +34,8 @@ class Column:
 
 @dataclass
 class Row:
-    """`values`: percent, one per column; None: not published. `marks`: keys of the table's marks. `kinds`: the kind of a column ->
-    that of this row."""
+    """`values`: percent, one per column; None: not published. `marks`: keys of the table's marks. `kinds`: the kind of a column
+    -> that of this row."""
 
     name: str
     values: list[float | None]
