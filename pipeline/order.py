@@ -1,8 +1,8 @@
 """The steps of the pipeline in order: a row for each, with its flag and what it reads and writes. Imports no step."""
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from types import ModuleType
 from typing import Any
@@ -13,14 +13,15 @@ from pipeline.presets import presets
 SEEDS = "the seed maps"          # the step that the key seed_maps names
 ALL_MAPS = "all maps"            # every earlier step that makes maps
 CLASSIFIER = "the classifier"    # the last earlier step that trains one
+LABELS = "the confident labels"  # the last earlier step that makes them
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
     """One step. It has the attributes of its module, with the defaults of `steps.step`.
 
-    `reads`: role -> the name of a step, `SEEDS`, `ALL_MAPS` or `CLASSIFIER`. Several rows may have the same file, with folders
-    and settings of their own; settings that are not set are those of the row that is named like the file.
+    `reads`: role -> the name of a step, `SEEDS`, `ALL_MAPS`, `CLASSIFIER` or `LABELS`. Several rows may have the same file, with
+    folders and settings of their own; settings that are not set are those of the row that is named like the file.
     """
 
     file: str                        # of the module in steps/
@@ -28,6 +29,7 @@ class Row:
     reads: Mapping[str, str] = field(default_factory=dict)
     name: str = ""                   # of the step, of its folder and of its settings; by default that of the file
     flag: str = ""                   # by default NAME_pass
+    official: str = ""               # the name of its official files; by default that of the file (`steps.step.OFFICIAL`)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.file)
@@ -43,6 +45,11 @@ class Row:
         from steps import step
 
         return vars(self.module)[name] if name in vars(self.module) else getattr(step, name)
+
+    @property
+    def OFFICIAL(self) -> Any:
+        files = self.module.OFFICIAL if hasattr(self.module, "OFFICIAL") else None
+        return replace(files, name=self.official) if self.official else files
 
     @cached_property
     def settings_type(self) -> type:
@@ -89,7 +96,14 @@ STEPS: tuple[Row, ...] = (
     Row("eval_faithfulness", "how well the maps say what the classifier looks at", {"maps": ALL_MAPS, "classifier": CLASSIFIER}),
     Row("eval_loc", "scores of the boxes of the maps", {"maps": ALL_MAPS}),
     Row("cam_to_ir_label", "confident labels, 255 (ignore) elsewhere", {"seeds": SEEDS, "thresholds": "eval_cam"}),
-    Row("train_irn", "the edge and displacement network", {"labels": "cam_to_ir_label", "classifier": CLASSIFIER}),
+    Row("train_amn", "the activation manipulation network", {"labels": "cam_to_ir_label"}),
+    Row("make_amn", "its maps", {"network": "train_amn", "labels": "cam_to_ir_label"}),
+    Row("make_lpcam", "prototypes and LPCAMs of its features", {"amn": "train_amn", "cams": "make_amn"}, name="make_amn_lpcam",
+        official="amn_lpcam"),
+    Row("eval_cam", "scores of the maps from it; their thresholds chosen on val", {"maps": ALL_MAPS}, name="eval_amn"),
+    Row("cam_to_ir_label", "confident labels by these maps", {"seeds": SEEDS, "thresholds": "eval_amn"}, name="amn_ir_label",
+        official="amn_ir_label"),
+    Row("train_irn", "the edge and displacement network", {"labels": LABELS, "classifier": CLASSIFIER}),
     Row("make_sem_seg_labels", "pseudo masks", {"seeds": SEEDS, "irn": "train_irn"}, flag="make_sem_seg_pass"),
     Row("eval_sem_seg", "scores of the pseudo masks", {"masks": "make_sem_seg_labels"}),
     Row("train_seg", "the segmentation network", {"labels": "make_sem_seg_labels"}),
@@ -105,12 +119,27 @@ BY_NAME = {row.name: row for row in STEPS}
 
 
 def sources(config: Any, name: str) -> dict[str, tuple[str, ...]]:
-    """The steps that a step of the experiment reads, by role. A named step need not be among the steps of the experiment."""
-    earlier = [row for row in STEPS[:STEPS.index(BY_NAME[name])] if row.name in config.steps]
-    maps, trained = ([row.name for row in earlier if row.MAPS], [row.name for row in earlier if row.classify])
-    chosen = {SEEDS: (config.seed_maps,), ALL_MAPS: tuple(maps),
-              CLASSIFIER: tuple(trained[-1:]) or (next(row.name for row in STEPS if row.classify),)}
-    return {role: chosen.get(source, (source,)) for role, source in BY_NAME[name].reads.items()}
+    """The steps that a step of the experiment reads, by role. A named step need not be among the steps of the experiment.
+
+    Before the step that `seed_maps` names, the seed maps are those of the last earlier step that makes maps. A second step that
+    scores all maps scores those that the first one does not read.
+    """
+    step, labels = BY_NAME[name], BY_NAME["cam_to_ir_label"]
+    earlier = [row for row in STEPS[:STEPS.index(step)] if row.name in config.steps]
+    maps = [row.name for row in earlier if row.MAPS]
+    scored = {read for row in earlier if row.file == step.file and ALL_MAPS in row.reads.values()
+              for names in sources(config, row.name).values() for read in names}
+    seeds_later = config.seed_maps in config.steps and STEPS.index(BY_NAME[config.seed_maps]) > STEPS.index(step)
+    chosen = {SEEDS: tuple(maps[-1:]) if seeds_later and maps else (config.seed_maps,),
+              ALL_MAPS: tuple(each for each in maps if each not in scored),
+              CLASSIFIER: _last(earlier, lambda row: bool(row.classify)),
+              LABELS: _last(earlier, lambda row: row.file == labels.file)}
+    return {role: chosen.get(source, (source,)) for role, source in step.reads.items()}
+
+
+def _last(earlier: Sequence[Row], wanted: Callable[[Row], bool]) -> tuple[str]:
+    """The last of the earlier steps that is `wanted`; without one the first of all steps."""
+    return (next((row.name for row in reversed(earlier) if wanted(row)), next(row.name for row in STEPS if wanted(row))),)
 
 
 def made_kinds(config: Any, name: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pipeline import actions
 from pipeline.cluster.distributed import DistributedSettings
 from pipeline.cluster.jobs import SubmitSettings
-from pipeline.order import BY_NAME, SEEDS, STEPS
+from pipeline.order import BY_NAME, SEEDS, STEPS, sources
 from pipeline.plan.selection import check_steps
 from pipeline.report.published import Published
 from pipeline.tracking import Logger
@@ -139,7 +139,8 @@ class RunSettings:
         """Raise ConfigError if a step reads the seed maps and they are not of an earlier step of the experiment."""
         for name in self.steps:
             earlier = [row.name for row in STEPS[:STEPS.index(BY_NAME[name])] if row.MAPS and row.name in self.steps]
-            require(SEEDS not in BY_NAME[name].reads.values() or self.seed_maps in earlier, "seed_maps", self.seed_maps,
+            seeds = {read for role, names in sources(self, name).items() if BY_NAME[name].reads[role] == SEEDS for read in names}
+            require(seeds <= set(earlier), "seed_maps", self.seed_maps,
                     f"a step of this experiment before {name} that makes maps ({', '.join(earlier) or 'there is none'})"
                     f"{did_you_mean(self.seed_maps, earlier)}")
 

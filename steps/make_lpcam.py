@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 
     from steps.parts.prototypes import Prototypes
     from wsss.classifiers.classifier import Classifier
+    from wsss.networks.amn import AMN as AMNNetwork
 
 VERSION = 3
 KIND = IMAGES
 MAPS = {FG_ONLY: "LPCAM-F", "": "LPCAM"}
 LOG_ONLY = frozenset({"prototype_split"})
 COMMON = (FILE,)
+AMN = "amn"   # the role of a row whose features are those of AMN, instead of "classifier"
 OFFICIAL = OfficialMaps("lpcam_mask", lpcam=True)
 # The settings of the clustering. They have no effect if prototypes are imported.
 CLUSTERING = {"prototype_images", "prototype_seed", "n_clusters", "cam_threshold", "fg_threshold", "min_prototypes",
@@ -48,6 +50,11 @@ CLUSTERING = {"prototype_images", "prototype_seed", "n_clusters", "cam_threshold
 class KMeansInit(Enum):
     plus_plus = "k-means++"          # each centre far, in cosine distance, from the previous ones
     random = "random"                # features drawn uniformly
+
+
+class Taps(Enum):
+    centre = "centre"                # of each convolution: what the feature of a cell adds to the logits of this cell
+    all = "all"                      # the logits in the middle of a region of equal features
 
 
 class KMeansBackend(Enum):
@@ -78,6 +85,7 @@ class Settings(StepSettings):
     centred: bool                    # subtract the mean of all features before the cosine
     relu_without_background: bool    # apply the ReLU also to a class without background prototypes
     save_fg_maps: bool
+    amn_taps: Taps                   # for maps from AMN: the taps of its convolutions whose sums are the weights of the classes
     prototypes: str | None           # a prototypes.npz, or a folder with the two official files, instead of clustering
 
     def __post_init__(self) -> None:
@@ -105,23 +113,32 @@ def lists(setup: Setup) -> Lists:
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    if not (file := setup.settings.prototypes):
-        return facts(setup, "seed", "precision")
     found = facts(setup, "precision")
+    if AMN not in setup.sources:
+        del found[setup.name]["amn_taps"]   # it has no effect
+    if not (file := setup.settings.prototypes):
+        return found | facts(setup, "seed") | {setup.name: found[setup.name]}
     own = {key: value for key, value in found[setup.name].items() if key not in CLUSTERING}
     return {**found, setup.name: {**own, "prototypes": digest_of_imported(file, f"{setup.name}.prototypes={file}")}}
 
 
 def check(setup: Setup) -> None:
-    from steps.runtime.networks import planned_classifier
     from wsss.classifiers.classifier import linear_weights
 
-    settings, classifier = setup.settings, planned_classifier(setup)
-    linear_weights(classifier, setup.name)   # refuses a head that is not linear
+    settings, network = setup.settings, _planned(setup)
+    if AMN not in setup.sources:
+        linear_weights(network, setup.name)   # refuses a head that is not linear
     require_package("kmeans_pytorch", settings.kmeans_backend is KMeansBackend.kmeans_pytorch, f"{setup.name}.kmeans_backend")
     if settings.prototypes:
         where = f"{setup.name}.prototypes={settings.prototypes}"
-        check_imported(settings.prototypes, where, len(setup.dataset.classes), classifier.backbone.feature_channels)
+        check_imported(settings.prototypes, where, len(setup.dataset.classes), network.backbone.feature_channels)
+
+
+def _planned(setup: Setup) -> Any:
+    """The classifier or AMN, on torch's meta device."""
+    from steps.runtime.needs import Estimate
+
+    return Estimate(setup).amn() if AMN in setup.sources else Estimate(setup).classifier()
 
 
 def prepare(context: StepContext) -> None:
@@ -129,13 +146,19 @@ def prepare(context: StepContext) -> None:
     _prepare(context)
 
 
-def _prepare(context: StepContext) -> tuple[Classifier, Maps, Prototypes]:
-    """The classifier, the CAMs, the prototypes."""
+def _prepare(context: StepContext) -> tuple[Classifier | AMNNetwork, Maps, Prototypes]:
+    """The classifier or AMN, the CAMs, the prototypes."""
     from steps.parts.prototypes import make_prototypes
+    from steps.runtime.amn import load_amn
     from steps.runtime.networks import load_classifier
+    from wsss.classifiers.classifier import linear_weights
 
-    classifier, cams = load_classifier(context), Maps(context.input("cams"))
-    return classifier, cams, make_prototypes(context, classifier, cams)
+    cams = Maps(context.input("cams"))
+    if context.reads(AMN):
+        amn = load_amn(context, AMN)
+        return amn, cams, make_prototypes(context, amn, cams, amn.class_weights(context.settings.amn_taps.value))
+    classifier = load_classifier(context)
+    return classifier, cams, make_prototypes(context, classifier, cams, linear_weights(classifier, context.name))
 
 
 def needs(setup: Setup) -> Needs:
@@ -143,7 +166,7 @@ def needs(setup: Setup) -> Needs:
 
     estimate, settings, kinds = Estimate(setup), setup.settings, 1 + setup.settings.save_fg_maps
     scales = getattr(setup.config, setup.sources["cams"][0].step).scales
-    network, images, sources = estimate.classifier(), estimate.images("ids"), estimate.images("prototypes")
+    network, images, sources = _planned(setup), estimate.images("ids"), estimate.images("prototypes")
     stride = network.backbone.feature_stride
     shown = Counter(index for present in sources.present for index in present)
     share = max(shown.values(), default=0) / max(1, len(sources.present))   # of the commonest class
@@ -157,26 +180,27 @@ def needs(setup: Setup) -> Needs:
     centers = 2 * settings.n_clusters * len(shown) * (feature + 14 + near)
     clustered = feature * min(cells, limit) if estimate.on_gpu else 0   # a copy of the sample
     return estimate.finish(maps_on_disk(images, stride, scales, kinds) + centers, weights(network) + clustered,
-                           max(estimate.forwards(network, network.features, images, max(scales)),
-                               estimate.forwards(network, network.features, sources) + estimate.on_host(feature * rows)), kinds)
+                           max(estimate.forwards(network, network.backbone, images, max(scales)),
+                               estimate.forwards(network, network.backbone, sources) + estimate.on_host(feature * rows)), kinds)
 
 
 def run(context: StepContext) -> dict[str, Any]:
     import torch
 
-    from steps.runtime.networks import feature_function
+    from steps.runtime.amn import labelled_features
     from wsss.cams.cam import multi_scale_features
     from wsss.cams.lpcam import lpcam_maps
 
-    classifier, cams, prototypes = _prepare(context)
-    features_of, normalisation = feature_function(context, classifier), classifier.backbone.normalisation
+    network, cams, prototypes = _prepare(context)
     relu_without_background = context.settings.relu_without_background
 
     def make(image_id: str) -> Made:
         image, facts = context.dataset.image(image_id), cams.facts(image_id)
+        features_of = labelled_features(context, network, image_id)
         vectors = prototypes.of(facts["classes"])
         with torch.inference_mode():
-            scales = multi_scale_features(features_of, image, facts["scales"], context.runtime.device, normalisation)
+            scales = multi_scale_features(features_of, image, facts["scales"], context.runtime.device,
+                                          network.backbone.normalisation)
             pairs = [lpcam_maps(features, vectors.foreground, vectors.background, relu_without_background=relu_without_background,
                                 mean=prototypes.mean) for features in scales]
         kinds = {f"{FG_ONLY}/": [fg for fg, _ in pairs], "": [full for _, full in pairs]}
@@ -185,7 +209,7 @@ def run(context: StepContext) -> dict[str, Any]:
         contents = {f"{kind}{image_id}.npy": encode_array(_pack(maps, vectors.has_foreground, cams, image_id))
                     for kind, maps in kinds.items()}
         return contents, {**{name: facts[name] for name in ("height", "width", "classes", "scales")},
-                          "grids": _grids(kinds[""]), "pad": classifier.backbone.feature_stride}
+                          "grids": _grids(kinds[""]), "pad": network.backbone.feature_stride}
 
     for_each_image(context, make)
     return {"prototypes": prototypes.summary()}

@@ -79,7 +79,8 @@ def _from_imagenet(setup: Setup) -> bool:
 
 
 def check(setup: Setup) -> None:
-    from steps.runtime.networks import check_init, check_training, imported_classifier
+    from steps.runtime.imported_networks import check_training, imported_classifier
+    from steps.runtime.networks import check_init
 
     if not setup.settings.weights:
         setup.methods["classifier"].check({image_id: setup.dataset.labels[image_id] for image_id in setup.lists["ids"]})
@@ -101,7 +102,8 @@ def run(context: StepContext) -> dict[str, Any]:
     import torch
 
     from steps.parts.training_pictures import cam_pictures
-    from steps.runtime.networks import import_network, imported_classifier, new_classifier, save_network
+    from steps.runtime.imported_networks import import_network, imported_classifier
+    from steps.runtime.networks import new_classifier, save_network
     from steps.runtime.training import fit, make_optimizer, poly_lr
     from wsss.data.augment import classifier_sample
 

@@ -90,8 +90,8 @@ def corrected(settings: Settings) -> bool:
 
 
 def check(setup: Setup) -> None:
+    from steps.runtime.imported_networks import check_training, imported_irn
     from steps.runtime.needs import Estimate
-    from steps.runtime.networks import check_training, imported_irn
 
     Estimate(setup).irn()   # refuses a backbone without suitable stages
     check_training(setup, imported_irn, init_of(setup) is Init.imagenet)
@@ -108,7 +108,8 @@ def needs(setup: Setup) -> Needs:
 
 def run(context: StepContext) -> dict[str, Any]:
     from steps.parts.training_pictures import edge_pictures
-    from steps.runtime.networks import import_network, imported_irn, new_irn, save_network
+    from steps.runtime.imported_networks import import_network, imported_irn
+    from steps.runtime.networks import new_irn, save_network
     from steps.runtime.training import fit, make_optimizer, poly_lr
     from wsss.data.augment import irn_sample
     from wsss.refinement.affinity import affinity_losses, pair_counts

@@ -103,7 +103,8 @@ def corrected(settings: Settings) -> bool:
 
 
 def check(setup: Setup) -> None:
-    from steps.runtime.networks import check_training, imported_segmenter, planned_segmenter
+    from steps.runtime.imported_networks import check_training, imported_segmenter
+    from steps.runtime.networks import planned_segmenter
 
     ids, settings = setup.lists.get("ids", ()), setup.settings   # none if a network is taken from a file
     if settings.labels is Source.gt and ids and not setup.dataset.has_masks(ids):
@@ -175,7 +176,8 @@ def needs(setup: Setup) -> Needs:
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    from steps.runtime.networks import import_network, imported_segmenter, new_segmenter, save_network
+    from steps.runtime.imported_networks import import_network, imported_segmenter
+    from steps.runtime.networks import new_segmenter, save_network
     from steps.runtime.training import fit, make_optimizer, poly_lr
     from wsss.data.augment import Augmentation, segmenter_sample
 

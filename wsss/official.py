@@ -37,7 +37,8 @@ PROTOTYPE_FILES = ("class_ceneters.pt", "class_context.pt")   # spelled as in st
 
 
 class OfficialMaps(NamedTuple):
-    """One file of `cam_mask/` or `lpcam_mask/` (step/make_cam.py, step/make_lpcam.py)."""
+    """One file of `cam_mask/` or `lpcam_mask/` (step/make_cam.py, step/make_lpcam.py), or of AMN's `amn_cam/`
+    (step/make_amn_cam.py), whose maps have the background before the K classes."""
 
     keys: np.ndarray       # (K,) int64, 0-based classes
     cam: np.ndarray        # (K, ceil(H / 4), ceil(W / 4)) float32
@@ -100,13 +101,14 @@ def read_dictionary(path: Path | str) -> dict[Any, Any]:
                     "Leave it out")
 
 
-def read_maps(path: Path | str, size: tuple[int, int], classes: tuple[int, ...]) -> OfficialMaps:
+def read_maps(path: Path | str, size: tuple[int, int], classes: tuple[int, ...], background: bool = False) -> OfficialMaps:
     """The official maps of an image of `size` (H, W) with the present `classes` (0-based), in the order of `classes`.
 
+    `background`: the first map is that of the background (AMN); of an image without classes it is 0, because it has no maps.
     A map that is NaN everywhere becomes 0: official make_lpcam divides an all-zero map by its maximum.
     Raises DataError, naming the file, for invalid classes, shapes or values.
     """
-    return official_maps(read_dictionary(path), path, size, classes)
+    return official_maps(read_dictionary(path), path, size, classes, background)
 
 
 def has_official_sizes(found: Mapping[str, Any], size: tuple[int, int]) -> bool:
@@ -119,18 +121,20 @@ def _sizes(size: tuple[int, int]) -> dict[str, tuple[int, int]]:
     return {"cam": ((size[0] - 1) // 4 + 1, (size[1] - 1) // 4 + 1), "high_res": size}
 
 
-def official_maps(found: Mapping[str, Any], path: Path | str, size: tuple[int, int], classes: tuple[int, ...]) -> OfficialMaps:
+def official_maps(found: Mapping[str, Any], path: Path | str, size: tuple[int, int], classes: tuple[int, ...],
+                  background: bool = False) -> OfficialMaps:
     """The maps in a dictionary of `read_dictionary`, as `read_maps`."""
     keys = _array(found, "keys").ravel().tolist()
     if Counter(keys) != Counter(classes):
         raise DataError(f"{path} holds maps of the classes {keys} (0-based), the labels of the image are {list(classes)}. Use "
                         "maps of this data set, or correct the labels")
-    order, maps = [keys.index(c) for c in classes], {}
+    order, maps = [*[0] * background, *(keys.index(c) + background for c in classes)], {}
     for name, (h, w) in _sizes(size).items():
-        array = _array(found, name) if classes else np.zeros((0, h, w))
-        if array.shape != (len(classes), h, w) or array.dtype.kind != "f":
-            raise DataError(f"{path}: {name} is {array.dtype} {array.shape}, expected real numbers {(len(classes), h, w)} for an "
-                            f"image {size[0]} high and {size[1]} wide. Use the maps of this image")
+        array = _array(found, name) if classes else np.zeros((int(background), h, w))
+        if array.shape != (background + len(classes), h, w) or array.dtype.kind != "f":
+            raise DataError(f"{path}: {name} is {array.dtype} {array.shape}, expected real numbers "
+                            f"{(background + len(classes), h, w)} for an image {size[0]} high and {size[1]} wide. Use the maps "
+                            "of this image")
         array = array[order].astype(np.float32)
         array[np.isnan(array).all(axis=(1, 2))] = 0
         if not np.isfinite(array).all() or array.max(initial=0) > 1 + 1e-3:
@@ -148,11 +152,14 @@ def write_maps(path: Path | str, maps: OfficialMaps, lpcam: bool = False) -> Non
     """Write maps as the official code does, completely or not at all.
 
     make_cam stores `keys` and `cam` as tensors and `high_res` as an array; make_lpcam (`lpcam`) stores `keys` as an array and
-    both maps as tensors. Later official steps expect these types (make_sem_seg_labels calls `.cuda()` on `cam`).
+    both maps as tensors. Later official steps expect these types (make_sem_seg_labels calls `.cuda()` on `cam`). make_amn_cam, as
+    make_cam, but of an image without classes only `keys`.
     """
     keys, cam, high_res = maps
     content = {"keys": keys if lpcam else torch.from_numpy(keys), "cam": torch.from_numpy(cam),
                "high_res": torch.from_numpy(high_res) if lpcam else high_res}
+    if not len(keys) and len(cam):   # AMN's, with the background alone
+        content = {"keys": content["keys"]}
     array = np.array(content, dtype=object)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
@@ -201,6 +208,8 @@ def _layout(first_stage: int, heads: Mapping[str, str]) -> dict[str, str]:
 
 
 CAM = _layout(1, {"classifier.": "classifier.", "newly_added.0.": "classifier."})
+AMN = _layout(1, {"label_enc.": "label_embedding.", "newly_added.1.": "label_embedding."}
+              | {f"{place}.1.c{i}.": f"pyramid.{i}." for place in ("classifier", "newly_added.0") for i in range(4)})
 IRN = _layout(2, {name: own for branch, count in (("edge", 6), ("dp", 7)) for i in range(1, count + 1)
                   for name, own in ((f"fc_{branch}{i}.", f"fc_{branch}{i}."), (f"{branch}_layers.{i - 1}.", f"fc_{branch}{i}."))}
               | dict.fromkeys(("mean_shift.", "fc_dp7.4.", "dp_layers.6.4."), "mean_shift."))
@@ -209,7 +218,7 @@ _IGNORED = re.compile(r"path_indices\d+|disp_target|(fc_dp7|dp_layers\.6)\.4\.(r
 
 
 def own_state(tensors: Mapping[str, Tensor], layout: Mapping[str, str], where: str) -> dict[str, Tensor]:
-    """Rename a state dict of the official network (`layout`: CAM or IRN) to our names; our own names are kept.
+    """Rename a state dict of the official network (`layout`: CAM, AMN or IRN) to our names; our own names are kept.
 
     A leading `module.` (torch's DataParallel) is dropped; unknown names are kept for the caller to refuse.
     Raises WeightsError if two copies of one parameter differ or a number is not finite.
@@ -232,7 +241,7 @@ def own_state(tensors: Mapping[str, Tensor], layout: Mapping[str, str], where: s
 
 
 def write_network(path: Path | str, state: Mapping[str, Tensor], layout: Mapping[str, str]) -> None:
-    """Write one of our state dicts as `res50_cam.pth` or `res50_irn.pth`, completely or not at all."""
+    """Write one of our state dicts as `res50_cam.pth`, `res50_amn.pth` or `res50_irn.pth`, completely or not at all."""
     with replacing(path) as temporary:
         torch.save(official_state(state, layout), temporary)
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pipeline.order import ALL_MAPS, BY_NAME, SEEDS, STEPS, made_kinds, sources
+from pipeline.order import BY_NAME, SEEDS, STEPS, made_kinds, sources
 from steps.runtime.context import Source
 from steps.step import IMAGES, SCORE, TRAINING, Lists, Setup
 from wsss.data.dataset import Dataset
@@ -97,9 +97,10 @@ def _could_read(config: Any, dataset: Dataset, lists: Mapping[str, Lists], reade
     maps = [name for name in config.steps[:config.steps.index(reader)] if BY_NAME[name].MAPS]
     unused = BY_NAME[reader].unused(setup_of(config, dataset, reader, lists=lists[reader]))
     for role, source in BY_NAME[reader].reads.items():
-        for name in maps if source in (SEEDS, ALL_MAPS) else sources(config, reader)[role]:
+        read = sources(config, reader)[role]
+        for name in maps if source == SEEDS else read:
             setting = _full(reader, unused[role]) if role in unused else \
-                f"seed_maps={config.seed_maps}" if source == SEEDS and name != config.seed_maps else None
+                f"seed_maps={config.seed_maps}" if name not in read else None
             if found.get(name, "") is not None:   # no other role reads it
                 found[name] = f"no step reads it with {setting}" if setting else None
     return found

@@ -34,14 +34,21 @@ class Column:
 
 @dataclass
 class Row:
-    """`values`: percent, one per column; None: not published. `marks`: keys of the table's marks."""
+    """`values`: percent, one per column; None: not published. `marks`: keys of the table's marks. `kinds`: the kind of a column
+    -> that of this row."""
 
     name: str
     values: list[float | None]
     group: str | None = None
     of: str | None = None
+    kinds: dict[str, str] = field(default_factory=dict)
     experiments: list[str] = field(default_factory=list)   # that measure it
     marks: list[str] = field(default_factory=list)
+
+    def kind(self, column: Column) -> str:
+        """The kind that is measured in a cell of the row; "" if none."""
+        of = column.of or self.of or ""
+        return self.kinds.get(of, of)
 
 
 @dataclass
@@ -66,6 +73,8 @@ class Table:
             require(column.score is None or column.score in measures(), f"{key}.{column.name}.score", column.score,
                     f"one of {', '.join(measures())}")
         for row in self.rows:
+            require({*row.kinds, *row.kinds.values()} <= {*titles()}, f"{key}.{row.name}.kinds", row.kinds,
+                    f"keys and values of {', '.join(titles())}")
             require(len(row.values) == len(self.columns), f"{key}.{row.name}.values", row.values,
                     f"{len(self.columns)} values, one per column")
             require(all(value is None or 0 <= value <= (100 if self.percent else math.inf) for value in row.values),
@@ -130,7 +139,7 @@ def measured_cells(table: Table, experiment: str | None,
         for j, column in enumerate(table.columns):
             if experiment not in row.experiments or column.experiments and experiment not in column.experiments:
                 continue
-            of = column.of or row.of or ""
+            of = row.kind(column)
             value = next((scores[column.score] for key, scores in measured.items()
                           if scored_kind(key) == of and column.score in scores), None)
             if value is not None:

@@ -28,6 +28,10 @@ from wsss.map_files.files import ends_of
 from wsss.networks.facts import read_metadata
 from wsss.palette import IGNORE
 
+BACKGROUND = "background"   # sub-folder of AMN's maps of the background, which only the official files need
+ONE_MAP = {"by": {}, "classes": [-1]}   # its facts in "added": one map, of no class
+_ENDS = 4096   # bytes at each end of a file that enter its digest
+
 
 @dataclass(frozen=True)
 class _Files(ABC):
@@ -99,14 +103,19 @@ class OfficialMaps(_Files):
         return sum(4 * len(line["classes"]) * line["height"] * line["width"] * (1 + 1 / 16) for line in Lines(folder).values())
 
     def _convert(self, context: StepContext, source: Path, image_id: str) -> Made:
+        return self._stored(context, source, image_id)
+
+    def _stored(self, context: StepContext, source: Path, image_id: str, background: bool = False) -> Made:
         from wsss.official import read_maps
 
         size = context.dataset.working_size(image_id)
-        return stored_maps(image_id, size, read_maps(self.path(source, image_id), size, context.dataset.labels[image_id]))
+        maps = read_maps(self.path(source, image_id), size, context.dataset.labels[image_id], background)
+        return stored_maps(image_id, size, maps, background)
 
 
-def stored_maps(image_id: str, size: tuple[int, int], maps: Any) -> Made:
-    """What is stored of both maps (`wsss.official.OfficialMaps`) of an image whose networks' input has the `size` (H, W)."""
+def stored_maps(image_id: str, size: tuple[int, int], maps: Any, background: bool = False) -> Made:
+    """What is stored of both maps (`wsss.official.OfficialMaps`) of an image whose networks' input has the `size` (H, W); the
+    first map is that of the `background`, if there is one."""
     from wsss.cams.maps import SCALES
 
     both = maps.high_res, maps.cam   # (K, h, w) each
@@ -114,7 +123,37 @@ def stored_maps(image_id: str, size: tuple[int, int], maps: Any) -> Made:
     facts = {"height": size[0], "width": size[1], "grids": [list(array.shape[1:]) for array in both], "merge": "stored",
              "range": [None, 1],         # official maps are only divided by their maximum
              "scales": list(SCALES)}     # at which make_lpcam continues from imported CAMs
-    return {f"{image_id}.npy": encode_array(packed)}, facts
+    files = {f"{image_id}.npy": encode_array(packed[background:])}
+    if background:
+        files[f"{BACKGROUND}/{image_id}.npy"] = encode_array(packed[:1])
+        facts |= {"added": {BACKGROUND: ONE_MAP}}
+    return files, facts
+
+
+@dataclass(frozen=True)
+class OfficialAMN(OfficialMaps):
+    """The dictionaries of AMN's maps, which have the background before the classes."""
+
+    def why_not(self, folder: Path) -> str:
+        wanted = Maps(folder)
+        if all(f"{BACKGROUND}/{image_id}.npy" in line["files"] for image_id, line in wanted.index.items()):
+            return ""
+        return f"has no maps of the background. Run it with {wanted.step}.save_background=true"
+
+    def writer(self, folder: Path, n_classes: int) -> Callable[[Path, str], None]:
+        from wsss import official
+
+        maps = Maps(folder)
+        background = maps.of_kind(BACKGROUND)
+
+        def write(path: Path, image_id: str) -> None:
+            cam, high_res = (np.concatenate([each.at(image_id, size).numpy() for each in (background, maps)])
+                             for size in ("strided", "full"))
+            official.write_maps(path, official.OfficialMaps(np.array(maps.classes(image_id), np.int64), cam, high_res))
+        return write
+
+    def _convert(self, context: StepContext, source: Path, image_id: str) -> Made:
+        return self._stored(context, source, image_id, background=True)
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,17 @@ import numpy as np
 import torch
 
 from steps.parts.imported_prototypes import FILE, NEEDED, read_imported
+from steps.runtime.amn import labelled_features
 from steps.runtime.artifacts import Maps, read_arrays, write_arrays
 from steps.runtime.concurrency import max_concurrent, ordered_map
 from steps.runtime.context import StepContext, require_prepared
 from steps.runtime.memory import trim_heap
-from steps.runtime.networks import feature_function, network_input
+from steps.runtime.networks import network_input
 from wsss.cams.clustering import KMeans, kmeans, kmeans_pytorch
 from wsss.cams.lpcam import class_probability, mean_direction, select_prototypes, split_cells
 from wsss.cams.maps import grids
-from wsss.classifiers.classifier import Classifier, linear_weights
+from wsss.classifiers.classifier import Classifier
+from wsss.networks.amn import AMN
 from wsss.seeding import generator
 
 MEAN = "mean.npz"   # in the folder of the finished classes
@@ -109,25 +111,26 @@ class _Sample:
         self.size = self.limit
 
 
-def make_prototypes(context: StepContext, classifier: Classifier, cams: Maps) -> Prototypes:
+def make_prototypes(context: StepContext, network: Classifier | AMN, cams: Maps, weight: torch.Tensor) -> Prototypes:
     """Cluster the features of every class, select its prototypes and write `prototypes.npz`; or write imported prototypes.
 
     Each class is done by one process: its result is kept in `prototypes/INDEX.npz` until all are done. Only the features of one
-    class are in memory (`max_features_per_class` of foreground and of background).
+    class are in memory (`max_features_per_class` of foreground and of background). `weight` (C, D): of the classes, for the
+    probability of a centre.
     """
     path, n_classes = context.folder / FILE, len(context.dataset.classes)
     parts = context.folder / "prototypes"
     if context.settings.prototypes:
-        context.runtime.group.broadcast(lambda: _write_imported(context, path, n_classes, classifier.backbone.feature_channels))
+        context.runtime.group.broadcast(lambda: _write_imported(context, path, n_classes, network.backbone.feature_channels))
     if not context.runtime.group.broadcast(path.exists):
         require_prepared(context.runtime, path)
         images = prototype_images(context)
-        context.runtime.group.broadcast(lambda: _write_mean(context, classifier, parts / MEAN))
+        context.runtime.group.broadcast(lambda: _write_mean(context, network, parts / MEAN))
         mean = torch.from_numpy(read_arrays(parts / MEAN, ("mean",))["mean"])
         for index in context.runtime.part(range(n_classes)):
             context.runtime.check_stop()
             if not (parts / f"{index}.npz").exists():
-                arrays = _class_prototypes(context, index, images[index], classifier, cams, mean)
+                arrays = _class_prototypes(context, index, images[index], network, weight, cams, mean)
                 write_arrays(parts / f"{index}.npz", **arrays)
             context.runtime.progress(index + 1, n_classes, f"prototypes of {context.dataset.classes[index]}")
         context.runtime.group.all_gather(None)   # wait until all classes are done
@@ -164,17 +167,16 @@ def _join(context: StepContext, parts: Path, path: Path) -> None:
                  **{name: np.concatenate([arrays[name] for arrays in loaded]) for name in loaded[0]})
 
 
-def _write_mean(context: StepContext, classifier: Classifier, path: Path) -> None:
+def _write_mean(context: StepContext, network: Classifier | AMN, path: Path) -> None:
     """Write the mean (D,) float32 of the features over all cells of all images of the list, at scale 1.0; 0 without `centred`.
     Does nothing if the file exists."""
     if path.exists():
         return
-    total, cells = torch.zeros(classifier.backbone.feature_channels, dtype=torch.float64), 0
-    features_of = feature_function(context, classifier)
+    total, cells = torch.zeros(network.backbone.feature_channels, dtype=torch.float64), 0
     for number, image_id in enumerate(context.lists["prototypes"] if context.settings.centred else (), start=1):
         context.runtime.check_stop()
         with torch.inference_mode():
-            features = features_of(network_input(context, classifier, image_id))[0].flatten(1)   # (D, h w)
+            features = _features(context, network, image_id).flatten(1)   # (D, h w)
         total, cells = total + features.double().sum(dim=1).cpu(), cells + features.shape[1]
         context.runtime.progress(number, len(context.lists["prototypes"]), "mean of the features")
         trim_heap()
@@ -199,11 +201,10 @@ def prototype_images(context: StepContext) -> list[list[str]]:
     return [[images[i] for i in draws.choice(len(images), settings.prototype_images)] if images else [] for images in showing]
 
 
-def _class_prototypes(context: StepContext, index: int, ids: list[str], classifier: Classifier,
-                      cams: Maps, mean: torch.Tensor) -> dict[str, np.ndarray]:
+def _class_prototypes(context: StepContext, index: int, ids: list[str], network: Classifier | AMN,
+                      weight: torch.Tensor, cams: Maps, mean: torch.Tensor) -> dict[str, np.ndarray]:
     settings, name = context.settings, context.dataset.classes[index]
-    weight = linear_weights(classifier, context.name)   # (C, D)
-    samples = _gather(context, index, ids, classifier, cams)
+    samples = _gather(context, index, ids, network, cams)
     found = {}
     for kind, drawn_as, sample in zip(("foreground", "background"), DRAWN_AS, samples, strict=True):
         features, cells = sample.result()
@@ -230,19 +231,23 @@ def _cluster(features: torch.Tensor, settings: Any, draws: np.random.Generator) 
                   init=settings.kmeans_init.value)
 
 
-def _gather(context: StepContext, index: int, ids: list[str], classifier: Classifier, cams: Maps) -> tuple[_Sample, _Sample]:
+def _features(context: StepContext, network: Classifier | AMN, image_id: str) -> torch.Tensor:
+    """The features (D, h, w) of an image at its size."""
+    return labelled_features(context, network, image_id)(network_input(context, network, image_id))[0]
+
+
+def _gather(context: StepContext, index: int, ids: list[str], network: Classifier | AMN, cams: Maps) -> tuple[_Sample, _Sample]:
     """The foreground and the background features of a class, at scale 1.0, not flipped (official). `ids` may repeat."""
-    limit, dimension = context.settings.max_features_per_class, classifier.backbone.feature_channels
-    features_of = feature_function(context, classifier)
+    limit, dimension = context.settings.max_features_per_class, network.backbone.feature_channels
     sizes = [(facts["height"], facts["width"]) for facts in map(cams.facts, ids)]
-    most = sum(h * w for size in sizes for h, w in grids(*size, classifier.backbone.feature_stride, (1.0,)))
+    most = sum(h * w for size in sizes for h, w in grids(*size, network.backbone.feature_stride, (1.0,)))
     samples = _Sample(dimension, limit, most), _Sample(dimension, limit, most)
     first = {image_id: number for number, image_id in reversed(list(enumerate(ids)))}
 
     def split(image_id: str) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         cam = cams.at(image_id, "full", context.runtime.device)[cams.classes(image_id).index(index)]   # (H, W)
         with torch.inference_mode():
-            features = features_of(network_input(context, classifier, image_id))[0]   # (D, h, w)
+            features = _features(context, network, image_id)   # (D, h, w)
         return features, split_cells(cam, features.shape[1:], context.settings.cam_threshold)
     drawn = Counter(ids)
     with closing(ordered_map(context, split, drawn, max_concurrent(context.runtime.device))) as results:

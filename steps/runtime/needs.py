@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from steps.runtime.amn import of_images, planned_amn
 from steps.runtime.concurrency import ON_GPU, available_cores, max_concurrent, max_together
 from steps.runtime.context import methods_of
 from steps.runtime.memory import SLACK, resident
@@ -29,6 +30,7 @@ from wsss.cams.maps import grids
 from wsss.cams.method import CamMethod
 from wsss.classifiers.classifier import Classifier
 from wsss.data.dataset import Dataset
+from wsss.networks.amn import AMN
 from wsss.networks.irn import IRN
 from wsss.refinement.crf import crf_memory
 from wsss.refinement.walk import walk_memory
@@ -145,7 +147,14 @@ class Estimate:
         with torch.device("meta"):
             return IRN(self.setup.methods["backbone"].new())
 
-    def training(self, network: Classifier | IRN | Segmenter, log_line: int) -> tuple[float, float, float]:
+    def amn(self, freeze: bool = False) -> AMN:
+        """AMN that the step trains or reads; with `freeze` the early layers of its backbone are not trained."""
+        network = planned_amn(self.setup)
+        if freeze:
+            freeze_early(network.backbone)
+        return network
+
+    def training(self, network: Classifier | IRN | Segmenter | AMN, log_line: int) -> tuple[float, float, float]:
         """`disk`, `held` and `passing` of a training: weights, gradients, optimiser state, and the outputs that autograd keeps
         for a batch. `log_line`: bytes of both logs per training step."""
         settings, number, alive = self.settings, len(self.setup.lists["ids"]), WeakSet[_Kept]()
@@ -154,12 +163,12 @@ class Estimate:
             alive.add(kept := _Kept(tensor.detach()))   # detached: with its graph it would keep itself alive
             return kept
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
-            outputs = network.train()(torch.empty(self.part(number), 3, *2 * [settings.crop_size], device="meta"))
+            outputs = of_images(network.train())(torch.empty(self.part(number), 3, *2 * [settings.crop_size], device="meta"))
             own = {tensor.untyped_storage() for tensor in network.state_dict().values()}
             kept = [storage.nbytes() for storage in {kept.tensor.untyped_storage() for kept in alive} - own]
             sum(output.sum() for output in (outputs if isinstance(outputs, tuple) else [outputs])).backward()
         gradients = sum(p.nbytes for p in network.parameters() if p.grad is not None)   # of trained parameters only
-        state = weights(network) + gradients * (2 if settings.optimizer is OptimizerName.adamw else settings.momentum > 0)
+        state = weights(network) + gradients * (settings.momentum > 0 if settings.optimizer is OptimizerName.sgd else 2)
         log = log_line * total_steps(settings, number)
         disk = weights(network) + state + 2 * log   # the state contains the log too
         held = state + self.on_host(2 * state)      # saving makes two copies: the tensors, and the file

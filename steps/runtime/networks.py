@@ -21,30 +21,25 @@ from wsss.data.dataset import Dataset
 from wsss.data.images import normalise
 from wsss.errors import ArtifactError, ConfigError, WeightsError
 from wsss.families import from_facts
-from wsss.files import user_path
+from wsss.networks.amn import AMN
 from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.backbones.method import rebuilt
 from wsss.networks.facts import read_metadata
 from wsss.networks.folding import fold_batch_norm
-from wsss.networks.foreign import HEAD_BIAS, classifier_state, is_foreign, without_bias
 from wsss.networks.irn import IRN
-from wsss.networks.weights import fill, load_weights, read_tensors, save_weights
-from wsss.official import CAM, own_state
-from wsss.official import IRN as OFFICIAL_IRN
+from wsss.networks.weights import load_weights, read_tensors, save_weights
 from wsss.seeding import derived_seed
 from wsss.segmenters.segmenter import Segmenter
 
 N = TypeVar("N", bound=Module)
-Network = TypeVar("Network", Classifier, IRN, Segmenter)
-# (file, its name in messages, methods, data set) -> the network, and what is dropped of it
-Read = Callable[[str, str, Mapping[str, Any], Dataset], tuple[Classifier | IRN | Segmenter, list[str]]]
+Network = TypeVar("Network", Classifier, IRN, Segmenter, AMN)
 
 
 def new_classifier(context: StepContext) -> Classifier:
     """A classifier to train, on the step's device. What a finished one (role "init") has of it has these weights; without one its
     backbone has ImageNet weights if `backbone.` says so."""
     first = _read_classifier(context, "init") if context.reads("init") else None
-    backbone = first.backbone if first is not None else _new_backbone(context)
+    backbone = first.backbone if first is not None else new_backbone(context)
     classifier = context.methods["classifier"].new(backbone, len(context.dataset.classes),
                                                    derived_seed(context.seed, context.name, "classifier"))
     if first is not None:
@@ -54,7 +49,8 @@ def new_classifier(context: StepContext) -> Classifier:
     return to_train(classifier, context.runtime.device)
 
 
-def _new_backbone(context: StepContext) -> Backbone:
+def new_backbone(context: StepContext) -> Backbone:
+    """A backbone to train; it has ImageNet weights if `backbone.` says so."""
     method = context.methods["backbone"]
     backbone = method.new(seed=derived_seed(context.seed, context.name, "backbone"))
     if method.starts_from_weights:
@@ -81,7 +77,7 @@ def load_classifier(context: StepContext, gradients: bool = False) -> Classifier
     With `gradients` of activations its weights are as trained, in float32. No parameter requires a gradient in either case.
     """
     network = _read_classifier(context)
-    return _frozen(network, context) if gradients else _only_used(network, context)
+    return _frozen(network, context) if gradients else only_used(network, context)
 
 
 def new_irn(context: StepContext) -> IRN:
@@ -97,26 +93,26 @@ def new_irn(context: StepContext) -> IRN:
 
 def new_segmenter(context: StepContext) -> Segmenter:
     """An untrained segmentation network on the step's device; its backbone has ImageNet weights if `backbone.` says so."""
-    network = context.methods["segmenter"].new(_new_backbone(context), len(context.dataset.classes) + 1,
+    network = context.methods["segmenter"].new(new_backbone(context), len(context.dataset.classes) + 1,
                                                derived_seed(context.seed, context.name, "segmenter"))
     return to_train(network, context.runtime.device)
 
 
 def load_segmenter(context: StepContext) -> Segmenter:
     """The segmentation network (role "network"), in evaluation mode on the step's device; for inference only."""
-    network = _load(context.input("network") / WEIGHTS, lambda facts: from_facts("segmenter", facts["segmenter"]).new(
+    network = load_network(context.input("network") / WEIGHTS, lambda facts: from_facts("segmenter", facts["segmenter"]).new(
         rebuilt(facts["backbone"]), facts["n_classes"] + 1), len(context.dataset.classes))
-    return _only_used(network, context)
+    return only_used(network, context)
 
 
 def load_irn(context: StepContext) -> IRN:
     """IRN (role "irn"), in evaluation mode on the step's device; for inference only."""
-    irn = _load(context.input("irn") / WEIGHTS, lambda facts: IRN(rebuilt(facts["backbone"])))
-    return _only_used(irn, context)
+    irn = load_network(context.input("irn") / WEIGHTS, lambda facts: IRN(rebuilt(facts["backbone"])))
+    return only_used(irn, context)
 
 
 def _read_classifier(context: StepContext, role: str = "classifier") -> Classifier:
-    return _load(context.input(role) / WEIGHTS, lambda facts: from_facts("classifier", facts["classifier"]).new(
+    return load_network(context.input(role) / WEIGHTS, lambda facts: from_facts("classifier", facts["classifier"]).new(
         rebuilt(facts["backbone"]), facts["n_classes"]), len(context.dataset.classes))
 
 
@@ -126,11 +122,12 @@ def _frozen(network: N, context: StepContext) -> N:
     return network.eval().requires_grad_(False).to(context.runtime.device).to(memory_format=torch.channels_last)
 
 
-def _only_used(network: Network, context: StepContext) -> Network:
+def only_used(network: Network, context: StepContext) -> Network:
     """Prepare a network for inference only: fold batch norm and cast weights once instead of in every call. Only folding
     changes results, by rounding."""
     built_by = [type(network).__name__, network.backbone.facts, getattr(network, "facts", None)]
-    fold_batch_norm(_frozen(network, context), json.dumps(built_by, sort_keys=True))
+    _frozen(network, context)   # AMN reads labels besides the image that goes through it, and has no batch norm of its own
+    fold_batch_norm(network.backbone if isinstance(network, AMN) else network, json.dumps(built_by, sort_keys=True))
     if context.runtime.precision == "bf16":
         for layer in network.backbone.modules():
             if type(layer) in (Conv2d, Linear):   # others may compute with their weights before autocast casts the result
@@ -138,65 +135,7 @@ def _only_used(network: Network, context: StepContext) -> Network:
     return network
 
 
-def import_network(context: StepContext, read: Read) -> dict[str, Any]:
-    """Import the network of a training from the file `weights` instead of training; return the step's result."""
-    file = context.settings.weights
-    if context.runtime.group.is_main:
-        network, notes = read(file, f"{context.name}.weights={file}", context.methods, context.dataset)
-        for note in notes:
-            context.runtime.warn(f"{context.name}.weights={file} is not used completely: {note}")
-        save_network(context, network)
-    return {"imported_from": str(user_path(file).resolve())}
-
-
-def imported_classifier(file: str, where: str, methods: Mapping[str, Any], dataset: Dataset) -> tuple[Classifier, list[str]]:
-    """The classifier in a file of the official code or of a run, or of a network of torchvision or timm that another program
-    trained; and what is dropped of it. `where` names the file in messages.
-
-    Raises WeightsError if the file is missing or damaged, or is of another network or number of classes.
-    """
-    tensors = read_tensors(file)
-    notes: list[str] = []
-    state = own_state(tensors, CAM, where)
-    if foreign := is_foreign(state):
-        state, notes = classifier_state(tensors, methods["backbone"], len(dataset.classes),
-                                        methods["backbone"].new().feature_channels, where)
-    head = state.get("classifier.weight")
-    if head is not None and len(head) != len(dataset.classes):
-        raise WeightsError(f"{where} is a classifier of {len(head)} classes (classifier.weight {tuple(head.shape)}); the data "
-                           f"set {dataset.name} in {dataset.root} has {len(dataset.classes)}. Use one that was trained on this "
-                           "data set")
-    classifier = methods["classifier"].new(_backbone_of(state, methods), len(dataset.classes))
-    if foreign and HEAD_BIAS in state.keys() - classifier.state_dict().keys():
-        notes = [*notes, without_bias(state.pop(HEAD_BIAS))]
-    return _filled(classifier, state, where), notes
-
-
-def imported_irn(file: str, where: str, methods: Mapping[str, Any], dataset: Dataset) -> tuple[IRN, list[str]]:
-    """IRN in a file, as `imported_classifier`."""
-    state = own_state(read_tensors(file), OFFICIAL_IRN, where)
-    return _filled(IRN(_backbone_of(state, methods)), state, where), []
-
-
-def imported_segmenter(file: str, where: str, methods: Mapping[str, Any], dataset: Dataset) -> tuple[Segmenter, list[str]]:
-    """The segmentation network in a file of a run, as `imported_classifier`."""
-    state = read_tensors(file)
-    return _filled(methods["segmenter"].new(_backbone_of(state, methods), len(dataset.classes) + 1), state, where), []
-
-
-def _backbone_of(state: Mapping[str, torch.Tensor], methods: Mapping[str, Any]) -> Backbone:
-    """The untrained backbone of a file's weights."""
-    # official networks have batch norm; only a network that a run trained from scratch has group norm
-    batch = any(name.startswith("backbone.") and name.endswith(".running_mean") for name in state)
-    return methods["backbone"].new("frozen_batch" if batch else "group")
-
-
-def _filled(network: Network, state: dict[str, torch.Tensor], where: str) -> Network:
-    fill(network, state, f"{where} (backbone {network.backbone.name})")
-    return network
-
-
-def save_network(context: StepContext, network: Classifier | IRN | Segmenter, **more: Any) -> None:
+def save_network(context: StepContext, network: Classifier | IRN | Segmenter | AMN, **more: Any) -> None:
     """Write the weights of a network, the facts to build it again, and `more` facts, as JSON values."""
     save_weights(context.folder / WEIGHTS, network,
                  {"backbone": network.backbone.facts, **network.facts, "n_classes": len(context.dataset.classes), **more})
@@ -216,7 +155,8 @@ def in_precision(context: StepContext,
     return compute
 
 
-def network_input(context: StepContext, network: Classifier | IRN | Segmenter, image_id: str, flip: bool = False) -> torch.Tensor:
+def network_input(context: StepContext, network: Classifier | IRN | Segmenter | AMN, image_id: str,
+                  flip: bool = False) -> torch.Tensor:
     """An image (1, 3, H, W), with `flip` also its mirror image (2, 3, H, W), normalised for the network, on the step's
     device."""
     image = normalise(context.dataset.image(image_id), context.runtime.device, network.backbone.normalisation)
@@ -232,7 +172,8 @@ def network_reader(folder: Path, n_classes: int) -> None:
         raise ArtifactError(f"{path} holds numbers that are not finite, in {wrong[0]}. {_repair(path)}", damaged=path)
 
 
-def _load(path: Path, build: Callable[[dict[str, Any]], Network], n_classes: int | None = None) -> Network:
+def load_network(path: Path, build: Callable[[dict[str, Any]], Network], n_classes: int | None = None) -> Network:
+    """The network in the weights file of a finished step; `build` makes it from the facts. Raises ArtifactError."""
     facts = _facts(path, n_classes)
     try:
         network = build(facts)
@@ -262,20 +203,6 @@ def _whole(path: Path, read: Callable[[], Any]) -> Any:
 def _repair(path: Path) -> str:
     return (f"Delete it; the same command then makes it from {path.parent.name}'s last saved state, or, without one, trains "
             "again with replace=true")
-
-
-def check_training(setup: Setup, read: Read, pretrained: bool) -> None:
-    """Check before any work the file `weights` of a training or, if it starts from them (`pretrained`), the ImageNet weights:
-    that they exist, are intact and fit. Those that are not installed are downloaded now with `setup.fetch`, else only checked if
-    they are there already.
-
-    Raises WeightsError: with the file that is needed and its place.
-    """
-    method = setup.methods["backbone"]
-    if file := setup.settings.weights:
-        read(file, f"{setup.name}.weights={file}", setup.methods, setup.dataset)
-    elif pretrained and (setup.fetch or method.at_hand()):
-        method.load(method.new("frozen_batch"))
 
 
 def planned_classifier(setup: Setup) -> Classifier:

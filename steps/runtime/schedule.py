@@ -18,6 +18,7 @@ STATE, LOG, LOG_CSV = "state.safetensors", "log.jsonl", "log.csv"
 
 class OptimizerName(Enum):
     sgd = "sgd"
+    adam = "adam"      # the weight decay is part of the gradient
     adamw = "adamw"
 
 

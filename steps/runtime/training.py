@@ -268,6 +268,7 @@ def make_optimizer(settings: Any, *groups: tuple) -> torch.optim.Optimizer:
     weight does not decay."""
     parts = [{"params": parameters, "lr": settings.lr * factor, **({} if all(decays) else {"weight_decay": 0.0})}
              for parameters, factor, *decays in groups]
-    if settings.optimizer is OptimizerName.adamw:
-        return torch.optim.AdamW(parts, weight_decay=settings.weight_decay, fused=True)
+    if settings.optimizer is not OptimizerName.sgd:
+        kind = torch.optim.AdamW if settings.optimizer is OptimizerName.adamw else torch.optim.Adam
+        return kind(parts, weight_decay=settings.weight_decay, fused=True)
     return torch.optim.SGD(parts, momentum=settings.momentum, weight_decay=settings.weight_decay)

@@ -98,3 +98,31 @@ class OfficialIrn(nn.Module):
         coarse = [part[..., :dp3.size(2), :dp3.size(3)] for part in (dp3, self.fc_dp4(x4), self.fc_dp5(x5))]
         up = self.fc_dp6(torch.cat(coarse, dim=1))[..., :dp2.size(2), :dp2.size(3)]
         return edge, self.fc_dp7(torch.cat([self.fc_dp1(x1), dp2, up], dim=1))
+
+
+class _Aspp(nn.Module):
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        for i, rate in enumerate((6, 12, 18, 24)):
+            self.add_module(f"c{i}", nn.Conv2d(inputs, outputs, 3, 1, padding=rate, dilation=rate))
+
+    def forward(self, x):
+        return sum(layer(x) for layer in self.children())
+
+
+class OfficialAmn(nn.Module):
+    """AMN, net/resnet50_amn.py."""
+
+    def __init__(self, n_classes: int, depth: str = "resnet50"):
+        super().__init__()
+        net = self.resnet50 = plain_resnet(depth)
+        self.stage1 = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1)
+        self.stage2, self.stage3, self.stage4 = nn.Sequential(net.layer2), nn.Sequential(net.layer3), nn.Sequential(net.layer4)
+        self.label_enc = nn.Linear(n_classes, net.inplanes)
+        self.classifier = nn.Sequential(nn.Dropout(0.1), _Aspp(net.inplanes, n_classes + 1))
+        self.backbone = nn.ModuleList([self.stage1, self.stage2, self.stage3, self.stage4])
+        self.newly_added = nn.ModuleList([self.classifier, self.label_enc])
+        self.eval()
+
+    def forward(self, x, labels):
+        return self.classifier(self.stage4(self.stage3(self.stage2(self.stage1(x)))) * self.label_enc(labels)[:, :, None, None])

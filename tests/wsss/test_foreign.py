@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.config import compose, typed
 from steps.runtime.context import methods_of
-from steps.runtime.networks import imported_classifier
+from steps.runtime.imported_networks import imported_classifier
 from wsss.data.dataset import Dataset
 from wsss.errors import WeightsError
 

@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from tests.networks import new_backbone, new_classifier
-from tests.wsss.official_networks import OfficialCam, OfficialIrn
+from tests.wsss.official_networks import OfficialAmn, OfficialCam, OfficialIrn
 from wsss.errors import DataError, WeightsError
+from wsss.networks.amn import AMN as OurAmn
 from wsss.networks.irn import IRN as OurIrn
 from wsss.networks.weights import fill, read_tensors
 from wsss.official import (
+    AMN,
     CAM,
     IRN,
     PROTOTYPE_FILES,
@@ -62,6 +64,44 @@ def test_the_official_networks_compute_the_same_here(cam, irn):
     assert ours.mean_shift.running_mean.tolist() == [0.25, -1.5]
     for mine, theirs in zip(ours(IMAGE), irn(IMAGE), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+# The parameters of AMN's own layers, of C classes and D features (net/resnet50_amn.py): each is there twice.
+AMN_SHAPES = {f"{place}{name}": shape for embedding, pyramid in (("label_enc.", "classifier.1."), ("newly_added.1.", "newly_added.0.1."))
+              for place, names in ((embedding, {"weight": "DC", "bias": "D"}),
+                                   (pyramid, {f"c{i}.{name}": shape for i in range(4) for name, shape in (("weight", "LD33"), ("bias", "L"))}))
+              for name, shape in names.items()}
+
+
+@torch.inference_mode()
+def test_the_official_amn_computes_the_same_here_and_reads_what_is_written(tmp_path):
+    official, ours = OfficialAmn(3, "resnet18"), OurAmn(new_backbone("resnet18", "frozen_batch", seed=1), 3, (6, 12, 18, 24), 0.1).eval()
+    sizes = {"D": 512, "C": 3, "L": 4, "3": 3}
+    theirs = {name: list(value.shape) for name, value in official.state_dict().items() if name in AMN_SHAPES}
+    assert theirs == {name: [sizes[letter] for letter in shape] for name, shape in AMN_SHAPES.items()}
+    fill(ours, own_state(official.state_dict(), AMN, "file"), "file")
+    image, labels = IMAGE[:1], torch.tensor([[1.0, 0, 1]])
+    torch.testing.assert_close(ours(image, labels), official(image, labels))
+    write_network(tmp_path / "res50_amn.pth", ours.state_dict(), AMN)
+    state = torch.load(tmp_path / "res50_amn.pth", weights_only=True)
+    official.load_state_dict(state, strict=True)
+    assert own_state(state, AMN, "file").keys() == ours.state_dict().keys()
+
+
+@pytest.mark.parametrize("classes", [(3, 7), ()])
+def test_the_dictionary_of_amn_has_the_background_first(tmp_path, classes):
+    maps = official(classes=(0, *classes)) | {"keys": np.array(classes, np.int64)}   # 1 + K maps
+    write_maps(tmp_path / "a.npy", OfficialMaps(**maps))
+    there = np.load(tmp_path / "a.npy", allow_pickle=True).item()
+    assert set(there) == ({"keys", "cam", "high_res"} if classes else {"keys"})   # step/make_amn_cam_coco.py
+    back = read_maps(tmp_path / "a.npy", (30, 45), classes, background=True)
+    assert back.keys.tolist() == list(classes) and len(back.cam) == len(back.high_res) == 1 + len(classes)
+    if classes:
+        assert np.array_equal(back.cam, maps["cam"]) and np.array_equal(back.high_res, maps["high_res"])
+        turned = read_maps(tmp_path / "a.npy", (30, 45), (7, 3), background=True)
+        assert np.array_equal(turned.cam, maps["cam"][[0, 2, 1]])
+        with pytest.raises(DataError, match=r"cam is float32 \(3, 8, 12\), expected real numbers \(2, 8, 12\)"):
+            read_maps(tmp_path / "a.npy", (30, 45), (3, 7))
 
 
 def test_an_older_mean_shift_that_is_a_batch_norm(irn):

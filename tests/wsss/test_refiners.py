@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pipeline.config import compose, typed
+from wsss.errors import ConfigError
 from wsss.families import found
 from wsss.refiners.best_on_val import BestOnVal
 from wsss.refiners.crf import CRF
@@ -74,3 +75,18 @@ def test_the_base_changes_nothing_and_says_what_it_is():
     names = {name: method.named() for name, method in found("refiner").items()}
     assert names["walk"] == ("walk", "the random walk is") and names["walk_crf"] == ("walk and CRF", "the random walk and CRF are")
     assert Doubled.named()[0] == "walk" and RefinerMethod.named() == ("method", "method is")
+
+
+def test_the_walk_of_a_power_is_the_walk_of_the_maps_to_that_power():
+    method = typed(compose(["refiner=walk_power", "refiner.exp_times=2"])).refiner
+    torch.manual_seed(0)
+    seeds, edge = torch.rand(2, 9, 11), torch.rand(9, 11)
+
+    def image(maps):
+        return SeedImage(lambda: maps, lambda pad_to: edge, lambda: None)
+    walk = Walk(**{item.name: getattr(method, item.name) for item in fields(Walk) if item.init})
+    assert method.power == 1.3   # official AMN
+    assert torch.equal(method.maps(image(seeds)), walk.maps(image(seeds ** 1.3)))
+    assert replace(method, power=1.5).maps_key != method.maps_key
+    with pytest.raises(ConfigError, match="refiner.power=0.0 is not possible: expected above 0"):
+        replace(method, power=0.0)
