@@ -21,7 +21,7 @@ def test_help_has_the_steps_and_flags_of_the_list_and_of_the_experiments(tmp_pat
     (tmp_path / "conf/experiment/second.yaml").write_text("steps: [eval_ins_seg]")
     text = " ".join(help_text().split())
     assert "Further steps, in experiment=scored: make_ins_seg_labels (make_ins_seg_pass) " in text
-    assert "Further steps, in experiment=scored or experiment=second: eval_ins_seg (eval_ins_seg_pass) " in text
+    assert "Further steps, in experiment=scored | second: eval_ins_seg (eval_ins_seg_pass) " in text
     for name in ("scored", "second"):
         (tmp_path / f"conf/experiment/{name}.yaml").write_text("")
     assert "Further steps, in no experiment, add them by steps=[...]: make_ins_seg_labels, eval_ins_seg (" in " ".join(help_text().split())
