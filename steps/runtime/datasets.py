@@ -110,17 +110,21 @@ class WsolData(DataSettings):
     """CUB, OpenImages30k or ILSVRC in the layout of the evaluation paper: `root` has metadata/ and dataset/."""
 
 
-def _open_folder(data: FolderData, scratch: Path | None, check: bool | Path) -> Dataset:
+def _folder(data: FolderData, check: bool | Path) -> Dataset:
     levels = (data.range[0], data.range[1]) if data.range else None
-    dataset = open_folder(user_path(data.root), name=data.name, max_side=data.max_side, val_fraction=data.val_fraction,
-                          difficult=data.difficult, check=check, max_pixels=data.max_pixels, levels=levels,
-                          colours=user_path(data.colours) if data.colours else None)
+    return open_folder(user_path(data.root), name=data.name, max_side=data.max_side, val_fraction=data.val_fraction,
+                       difficult=data.difficult, check=check, max_pixels=data.max_pixels, levels=levels,
+                       colours=user_path(data.colours) if data.colours else None)
+
+
+def _open_folder(data: FolderData, scratch: Path | None, check: bool | Path) -> Dataset:
+    dataset = _folder(data, check)
     log.info("data set %s: %s", data.name, "; ".join(f"{part}: {text}" for part, text in dataset.read_from.items()))
     return dataset
 
 
 def _prepare_folder(data: FolderData) -> list[Finding]:
-    return folder_findings(_open_folder(data, None, True), _marker(data))
+    return folder_findings(_folder(data, True), _marker(data))
 
 
 def _open_voc(data: VocData, scratch: Path | None, check: bool | Path) -> Dataset:
