@@ -316,7 +316,7 @@ def test_an_action_is_a_file(tmp_path):
         return subprocess.run([sys.executable, "run_pipeline.py", *words], cwd=tmp_path, capture_output=True, text=True)
     assert "  count            Count the images of a list.\n" in door("--help").stdout
     assert door("action=count", "count_list=val", "data.n_val=3", "experiment=smoke").stdout == "3 images\n"
-    assert "allowed: compare, count, export_official" in door("action=cuont").stderr
+    assert "allowed: check_labels, compare, count, export, export_official" in door("action=cuont").stderr
     assert "count_list='val' is not possible: expected no value, except with action=count" in door("count_list=val").stderr
 
 

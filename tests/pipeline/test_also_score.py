@@ -125,10 +125,11 @@ def test_a_run_scores_further_maps_and_nothing_else_changes(smoke, outputs):
 
 
 def test_the_settings_of_further_kinds():
-    config = typed(compose(["make_cam.also_score=[layercam]", "eval_cam.threshold.make_cam_scorecam_fcam=0.2"]))
+    config = typed(compose(["make_cam.also_score=[layercam]", "eval_cam.threshold.make_cam_scorecam_fcam=0.2", "eval_cam.fallback.make_cam=0.3"]))
     assert config.further == {"make_cam": {"layercam": LayerCAM([-3, -2, -1])}}
-    assert config.eval_cam.fallback["make_cam_layercam"] == config.eval_cam.fallback["make_cam"] is not None
-    assert config.eval_cam.threshold == {"make_cam": None, "make_lpcam_fg_only": None, "make_lpcam": None, "imported": None,
+    assert config.eval_cam.fallback["make_cam_layercam"] == 0.3
+    assert config.eval_cam.threshold == {"make_cam": None, "make_lpcam_fg_only": None, "make_lpcam": None, "imported": None, "make_amn": None,
+                                         "make_amn_lpcam_fg_only": None, "make_amn_lpcam": None,
                                          "make_cam_layercam": None, "make_cam_scorecam_fcam": 0.2}
     assert "make_cam_layercam" not in typed(compose([])).eval_cam.threshold
     assert (titles()["make_cam_scorecam_fcam"], titles()["make_cam_scorecam"]) == ("Score-CAM (scorecam_fcam)", "Score-CAM")
@@ -141,7 +142,7 @@ def test_the_settings_of_further_kinds():
     ("make_cam.also_score=[cam]", "is not possible: expected other methods than that of the main maps, cam=cam"),
     ("make_cam.also_score=[rollout]", "^make_cam.also_score: rollout does not fit the network: Attention rollout needs a transformer"),
     ("eval_cam.threshold.make_cam_laercam=0.1", r"make_cam_laercam: there is no such key; did you mean 'make_cam_layercam'\?"
-                                             r" \(allowed here: make_cam, make_lpcam_fg_only, make_lpcam, imported\)$"),
+                                             r" \(allowed here: make_cam, make_lpcam_fg_only, make_lpcam, imported, make_amn, make_amn_lpcam_fg_only, make_amn_lpcam\)$"),
 ])
 def test_what_cannot_be_made_is_refused_before_any_work(override, expected):
     with pytest.raises(ConfigError, match=expected):
@@ -150,9 +151,9 @@ def test_what_cannot_be_made_is_refused_before_any_work(override, expected):
 
 def test_further_kinds_have_colours_that_the_others_of_a_page_have_not():
     shown = ["make_cam", "make_cam_gradcam", "make_cam_layercam", "make_lpcam_fg_only", "make_lpcam", "make_sem_seg_labels"]
-    assert kinds.tones(shown) == dict(zip(shown, ["k1", "k8", "k7", "k2", "k3", "k5"]))
+    assert kinds.tones(shown) == dict(zip(shown, ["k1", "k7", "k6", "k2", "k3", "k8"]))
     both = kinds.tones([*shown, "make_cam_gradcam/boxes", "make_cam/boxes"])   # the same in the tables of masks and of boxes
-    assert both == kinds.tones(shown) | {"make_cam_gradcam/boxes": "k8", "make_cam/boxes": "k1"}
+    assert both == kinds.tones(shown) | {"make_cam_gradcam/boxes": "k7", "make_cam/boxes": "k1"}
     assert max(map([*kinds.tones(titles()).values()].count, ("k1", "k4", "k8"))) <= 5   # of 32 kinds, as few of one colour as can be
 
 

@@ -54,7 +54,7 @@ def test_the_default_is_the_clean_recipe_on_the_embedded_data_from_installed_wei
     (["train_cam.epochs=many"], "train_cam.epochs: .*'many'.*Integer"),
     (["precision=float16"], r"precision=float16: there is no such choice; did you mean 'float32'\? \(allowed: auto, float32, bf16\)"),
     (["backbone=resnet19"], "backbone=resnet19: there is no such option; did you mean 'resnet18'"),
-    (["action=pla"], r"action=pla: there is no such choice; did you mean 'plan'\? \(allowed: compare, export_official, export_onnx, export_voc, export_voc_test, "),
+    (["action=pla"], r"action=pla: there is no such choice; did you mean 'plan'\? \(allowed: check_labels, compare, export, export_official, export_onnx, export_voc, export_voc_test, "),
     (["recipe=clena"], "recipe=clena: there is no such option; did you mean 'clean'"),
     (["data=shape"], r"data=shape: there is no such option; did you mean 'shapes'\? \(allowed: .*folder, .*shapes"),
     (["cam=cma"], r"cam=cma: there is no such option; did you mean 'cam'\? \(allowed: .*cam"),

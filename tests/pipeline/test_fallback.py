@@ -142,7 +142,7 @@ def test_confident_labels_without_the_scores_of_the_maps(smoke, no_masks):
     ("make_lpcan", [], r"before cam_to_ir_label that makes maps \(make_cam, make_lpcam\); did you mean 'make_lpcam'\?"),
     ("lpcam", [], r"\(make_cam, make_lpcam\); did you mean 'make_lpcam'\?"),        # its name in earlier versions
     ("train_cam", [], r"before cam_to_ir_label that makes maps \(make_cam, make_lpcam\)"),
-    ("make_sem_seg_labels", [], r"before cam_to_ir_label that makes maps \(make_cam, make_lpcam\)"),
+    ("make_sem_seg_labels", [], r"before make_sem_seg_labels that makes maps \(make_cam, make_lpcam\)"),
     ("make_lpcam", ["experiment=irn"], r"before cam_to_ir_label that makes maps \(make_cam\)"),
     ("make_cam", ["steps=[train_cam,cam_to_ir_label]"], r"before cam_to_ir_label that makes maps \(there is none\)")])
 def test_seed_maps_of_no_step_before_their_readers_are_refused(seed_maps, more, expected):

@@ -152,7 +152,7 @@ def tree(made_once, smoke_outputs):
         (tree / "conf/recipe/loud.yaml").write_text("# @package _global_\ndefaults: [clean, override /cam: loud, _self_]\n")
         order = (tree / "pipeline/order.py").read_text()
         for name, row in ROWS.items():
-            order, found = re.subn(rf'(\n    Row\("{name}", .*\n)', rf"\1    {row}\n", order)
+            order, found = re.subn(rf'(\n    Row\("{name}", .*\n)', rf"\1    {row}\n", order, count=1)   # after the first of its rows
             assert found == 1
         (tree / "pipeline/order.py").write_text(order)
         with (tree / "conf/recipe/base.yaml").open("a") as values:   # the second row has the values of the first
@@ -407,7 +407,7 @@ def test_the_keys_of_a_refiner_and_their_misspellings(refiners):
              ("refiner=torn",), ("refiner=walk",))
     name, key, value, other, torn, walk = plans(refiners, *words, chosen=(USUAL,))
     assert name == ("refiner=blurr: there is no such option; did you mean 'blur'? (allowed: best_on_val, blur, blur_again, crf, none, proposals, torn, "
-                    "walk, walk_crf, walk_irn, walk_official, wide)")
+                    "walk, walk_crf, walk_irn, walk_official, walk_power, wide)")
     assert key == "refiner.windw: there is no such key; did you mean 'window'? (allowed here: window)"
     assert value == "refiner.window: Value 'wide' of type 'str' could not be converted to Integer"
     assert other == "refiner.window: there is no such key; did you mean 'infer_seg.window' or 'infer_seg_gt.window'? (allowed here: beta, exp_times, scale_steps, radius, pad_to)"

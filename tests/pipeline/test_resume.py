@@ -15,7 +15,7 @@ from tests.conftest import ROOT, SMOKE, actions, contents, copied, interrupted, 
 from wsss.refinement import ir_label as ir_labels
 
 FLAGS = {row.name: row.flag for row in STEPS if row.reads or row.KIND == TRAINING}   # not maps from files
-ELSEWHERE = ("train_recam", "train_amn", "make_amn", "make_amn_lpcam", "eval_amn", "amn_ir_label", "train_seg", "infer_seg", "eval_seg", "train_seg_gt", "infer_seg_gt", "eval_seg_gt")
+ELSEWHERE = ("eval_faithfulness", "eval_loc", "train_recam", "train_amn", "make_amn", "make_amn_lpcam", "eval_amn", "amn_ir_label", "train_seg", "infer_seg", "eval_seg", "train_seg_gt", "infer_seg_gt", "eval_seg_gt")
 # After this many reports of progress the step is interrupted: in the middle of its work.
 AFTER = {"train_cam": 25, "make_cam": 9, "make_lpcam": 15, "eval_cam": 9, "cam_to_ir_label": 9, "train_irn": 3,
          "make_sem_seg_labels": 12, "eval_sem_seg": 9, "make_ins_seg_labels": 9, "eval_ins_seg": 9}
@@ -42,7 +42,7 @@ def overrides(step) -> tuple[str, ...]:
     return (WITH_INSTANCES,) if step.endswith(("_ins_seg", "_ins_seg_labels")) else ()
 
 
-@pytest.mark.parametrize("step", [step for step in FLAGS if step not in ELSEWHERE])   # test_segmentation.py, test_recam.py, test_amn.py
+@pytest.mark.parametrize("step", [step for step in FLAGS if step not in ELSEWHERE])   # in files of their own
 def test_an_exception_in_the_middle(step, overrides, smoke, outputs):
     before = remove(outputs, step)
     with interrupted(AFTER[step]):

@@ -63,8 +63,7 @@ class Cams:
 
 def test_an_image_drawn_twice_counts_twice(dataset, monkeypatch):
     # every feature says which image it is of
-    monkeypatch.setattr(prototypes, "network_input", lambda context, network, image_id: torch.full((1, 1, 1, 1), float(image_id)))
-    monkeypatch.setattr(prototypes, "feature_function", lambda context, network: lambda image: image.expand(1, 4, 2, 2))
+    monkeypatch.setattr(prototypes, "_features", lambda context, network, image_id: torch.full((4, 2, 2), float(image_id)))
     classifier = SimpleNamespace(backbone=SimpleNamespace(feature_channels=4, feature_stride=16))
     samples = prototypes._gather(context(dataset), 0, ["7", "5", "7"], classifier, Cams())
     for sample in samples:

@@ -276,7 +276,7 @@ def test_irn_trains_on_crops_that_are_no_multiple_of_its_backbones_stride(smoke)
     ({"train.steps": 50}, {"epochs": 2.33}, ("train.steps", 100)), ({"train.steps": None}, {"epochs": 5}, ("train.epochs", 10)),
     ({"train.epochs": 3}, {}, ("train.epochs", 6)), ({}, {}, ("train.epochs", 8))])
 def test_the_advice_to_train_longer_names_the_setting_in_use(settings, result, wanted):
-    assert Outcome({}, {"train": result}, settings.get).longer("train", 4) == wanted
+    assert Outcome({}, {"train": result}, settings.get, str).longer("train", 4) == wanted
 
 
 class Counting(Group):

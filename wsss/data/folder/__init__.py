@@ -161,8 +161,7 @@ def _labels_of_masks(root: Path, classes: tuple[str, ...] | None, images: Mappin
                                 for image_id, file in images.items() if image_id not in masks])
     source = _source(root, masks, images, classes or (), table, max_pixels)
     _refuse_colours(source, dict.fromkeys(images, ()), classes or ())
-    values = remembered(check, root, masks, repr(source.table), lambda: {i: np.unique(source.read(i)).tolist() for i in masks},
-                        kind="labels")
+    values = remembered(check, root, masks, repr(source.table), lambda: {i: np.unique(source.read(i)).tolist() for i in masks})
     highest = max((value for found in values.values() for value in found if value != IGNORE), default=0)
     if classes is None and not 1 <= highest <= MAX_CLASSES:
         raise DataError(f"masks of {root} hold no class number; expected 1 to {MAX_CLASSES} on some: is the foreground 255? Then "
