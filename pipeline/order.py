@@ -13,7 +13,7 @@ from pipeline.presets import presets
 SEEDS = "the seed maps"          # the step that the key seed_maps names
 ALL_MAPS = "all maps"            # every earlier step that makes maps
 CLASSIFIER = "the classifier"    # the last earlier step that trains one
-LABELS = "the confident labels"  # the last earlier step that makes them
+LABELS = ("amn_ir_label", "cam_to_ir_label")   # the confident labels: the first of these that is in the experiment
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Row:
 
     file: str                        # of the module in steps/
     writes: str
-    reads: Mapping[str, str] = field(default_factory=dict)
+    reads: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     name: str = ""                   # of the step, of its folder and of its settings; by default that of the file
     flag: str = ""                   # by default NAME_pass
     official: str = ""               # the name of its official files; by default that of the file (`steps.step.OFFICIAL`)
@@ -124,7 +124,7 @@ def sources(config: Any, name: str) -> dict[str, tuple[str, ...]]:
     Before the step that `seed_maps` names, the seed maps are those of the last earlier step that makes maps. A second step that
     scores all maps scores those that the first one does not read.
     """
-    step, labels = BY_NAME[name], BY_NAME["cam_to_ir_label"]
+    step = BY_NAME[name]
     earlier = [row for row in STEPS[:STEPS.index(step)] if row.name in config.steps]
     maps = [row.name for row in earlier if row.MAPS]
     scored = {read for row in earlier if row.file == step.file and ALL_MAPS in row.reads.values()
@@ -133,7 +133,7 @@ def sources(config: Any, name: str) -> dict[str, tuple[str, ...]]:
     chosen = {SEEDS: tuple(maps[-1:]) if seeds_later and maps else (config.seed_maps,),
               ALL_MAPS: tuple(each for each in maps if each not in scored),
               CLASSIFIER: _last(earlier, lambda row: bool(row.classify)),
-              LABELS: _last(earlier, lambda row: row.file == labels.file)}
+              LABELS: (next((each for each in LABELS if each in config.steps), LABELS[-1]),)}
     return {role: chosen.get(source, (source,)) for role, source in step.reads.items()}
 
 

@@ -235,7 +235,7 @@ def test_its_keys_and_their_misspellings(tree):
     assert "make_inverted_pas: there is no such key; did you mean 'make_inverted_pass'?" in flag
     assert threshold["eval_cam"][0] == "re-run" and threshold["cam_to_ir_label"][0] == "skip"
     assert ("eval_cam.threshold.make_invertd: there is no such key; did you mean 'make_inverted'? (allowed here: make_cam, "
-            "make_lpcam_fg_only, make_lpcam, make_inverted, imported)") in kind
+            "make_lpcam_fg_only, make_lpcam, make_inverted, imported, make_amn, make_amn_lpcam_fg_only, make_amn_lpcam)") in kind
     assert pair.startswith("second_ir_label.conf_fg, conf_bg=(2.0, None) is not possible")
     assert prob.startswith("second_ir_label.gt_prob=2.0 is not possible")
     assert "a step of this experiment before cam_to_ir_label that makes maps (make_cam, make_lpcam, make_inverted)" in seeds
