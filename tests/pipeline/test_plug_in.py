@@ -238,7 +238,7 @@ def test_its_keys_and_their_misspellings(tree):
             "make_lpcam_fg_only, make_lpcam, make_inverted, imported, make_amn, make_amn_lpcam_fg_only, make_amn_lpcam)") in kind
     assert pair.startswith("second_ir_label.conf_fg, conf_bg=(2.0, None) is not possible")
     assert prob.startswith("second_ir_label.gt_prob=2.0 is not possible")
-    assert "a step of this experiment before cam_to_ir_label that makes maps (make_cam, make_lpcam, make_inverted)" in seeds
+    assert "a step of this experiment before second_ir_label that makes maps (make_cam, make_lpcam, make_inverted)" in seeds
 
 
 def test_its_maps_can_be_the_seeds(tree, tmp_path):
