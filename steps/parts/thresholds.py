@@ -28,6 +28,7 @@ SCORES = "scores.json"         # of the steps that score
 THRESHOLD = "threshold.json"   # of make_sem_seg_labels and make_ins_seg_labels: the background threshold and its source
 NO_VAL = "no val masks to choose by"
 FALLBACK = f"fallback of the recipe ({NO_VAL})"   # a source
+ANY = 0.5   # of maps whose threshold changes nothing on val
 RULE = "separation rule"   # in a source
 RULE_IMAGES = 200          # that the rule looks at
 T = TypeVar("T")
@@ -102,9 +103,16 @@ def is_flat(curve: Sequence[float | None]) -> bool:
 
 def fallen_back(fallback: float | None, rule: Callable[[str], Chosen], n_val: int) -> Chosen:
     """The fallback of the recipe, else the threshold of the `rule`, which is called with the reason: that there are no val masks
-    (`n_val` 0), or that they cannot choose."""
+    (`n_val` 0), or that they cannot choose. Raises ArtifactError if there are none and the rule finds none."""
     why = f"every threshold has the same mIoU on the masks of {n_val} val images" if n_val else NO_VAL
-    return Chosen(fallback, f"fallback of the recipe ({why})") if fallback is not None else rule(why)
+    if fallback is not None:
+        return Chosen(fallback, f"fallback of the recipe ({why})")
+    try:
+        return rule(why)
+    except ArtifactError:
+        if n_val:   # constant maps: each threshold is as good, or as bad, on val
+            return Chosen(ANY, f"any threshold ({why})")
+        raise
 
 
 def by_rule(context: StepContext, maps: Maps, key: str, why: str = NO_VAL,

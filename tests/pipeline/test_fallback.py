@@ -161,5 +161,11 @@ def test_a_flat_curve_on_val_chooses_nothing():
     chosen = choose(None, "key", counts, 1, 0.45, rule)
     assert chosen == Chosen(0.45, "fallback of the recipe (every threshold has the same mIoU on the masks of 1 val images)")
     assert choose(None, "key", counts, 1, None, rule) == Chosen(0.3, "every threshold has the same mIoU on the masks of 1 val images")
+    def fails(why: str) -> Chosen:
+        raise ArtifactError(f"constant maps ({why})")
+    assert choose(None, "key", counts, 1, None, fails) == Chosen(
+        0.5, "any threshold (every threshold has the same mIoU on the masks of 1 val images)")
+    with pytest.raises(ArtifactError, match="no val masks to choose by"):
+        choose(None, "key", None, 0, None, fails)
     counts.update(np.full((1, 2, 2), 0.9, np.float32), [0], np.ones((2, 2), int))
     assert choose(None, "key", counts, 2, 0.45, rule) == Chosen(0.4, "best mIoU on the masks of 2 val images")
