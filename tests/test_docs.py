@@ -1,5 +1,6 @@
 """What the documents say to type can be typed, and the site builds without a broken link."""
 
+import json
 import re
 import shlex
 import shutil
@@ -52,7 +53,8 @@ def test_every_command_runs(page, tmp_path):
         result = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, text + result.stdout[-2000:] + result.stderr[-2000:]
     for summary in tmp_path.glob("outputs/*/summary.json"):
-        assert check(summary.parent) == []
+        if "eval_sem_seg" in json.loads(summary.read_text())["steps"]:   # `check` is for runs of the eight steps
+            assert check(summary.parent) == []
 
 
 def test_contributing_names_what_is_there():
