@@ -8,16 +8,16 @@ background, `background/ID.npy` (1, P).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from steps.parts.official import BACKGROUND, ONE_MAP, OfficialAMN
+from steps.parts.scored_maps import map_reader
 from steps.parts.shown import map_columns
-from steps.runtime.artifacts import Labels, Maps, encode_array
+from steps.runtime.artifacts import Labels, encode_array
 from steps.runtime.context import StepContext
 from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, Column, Needs, Setup, StepSettings, facts
@@ -104,14 +104,7 @@ def _of_background(image_id: str, packed: np.ndarray) -> Made:
     return {f"{BACKGROUND}/{image_id}.npy": encode_array(packed[:1])}, {"added": {BACKGROUND: ONE_MAP}}
 
 
-def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
-    maps = Maps(folder)
-
-    def read(image_id: str) -> None:
-        maps.packed(image_id)
-        for name in maps.facts(image_id).get("added", {}):
-            maps.of_kind(name).packed(image_id)
-    return read
+reader = map_reader
 
 
 def shown(context: StepContext) -> Iterator[Column]:

@@ -9,9 +9,8 @@ method. Both official maps, `cam` and `high_res`, are rebuilt from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +18,9 @@ import numpy as np
 from steps.parts.official import OfficialMaps
 from steps.parts.outcome import MARGIN, Outcome, Remark
 from steps.parts.pieces import Column
+from steps.parts.scored_maps import map_reader
 from steps.parts.shown import map_columns
-from steps.runtime.artifacts import Maps, encode_array
+from steps.runtime.artifacts import encode_array
 from steps.runtime.context import StepContext, further, settings_of
 from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, Needs, Setup, StepSettings, facts
@@ -165,14 +165,7 @@ def _load(context: StepContext, gradients: bool) -> tuple[Classifier, FeatureFun
     return classifier, feature_function(context, classifier)
 
 
-def reader(folder: Path, n_classes: int) -> Callable[[str], None]:
-    maps = Maps(folder)
-
-    def read(image_id: str) -> None:
-        maps.packed(image_id)
-        for name in maps.facts(image_id).get("added", {}):
-            maps.of_kind(name).packed(image_id)
-    return read
+reader = map_reader
 
 
 def remarks(name: str, outcome: Outcome) -> list[Remark]:
