@@ -1,0 +1,61 @@
+"""A row of the campaign."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path("outputs/campaign")
+
+
+class Unavailable(Exception):
+    """This machine cannot do the trial, such as a mount without the rights for it. The message says why."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial may use.
+
+    draws: its random numbers; folder: its own, empty, removed if it succeeds; shared: of all trials of the campaign, for what is
+    made once (`made_once`).
+    """
+
+    draws: np.random.Generator
+    folder: Path
+    shared: Path
+
+    def made_once(self, name: str, make: Callable[[Path], object]) -> Path:
+        """The folder `name`, filled by `make(folder)` by the first trial that asks for it."""
+        folder, done = self.shared / name, self.shared / f"{name}.done"
+        if not done.exists():
+            import shutil
+
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            make(folder)
+            done.touch()
+        return folder
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: what is tried, and how often the long form wants it.
+
+    trial: does one trial; returns the number of inputs that it tried, and raises any exception if something is wrong.
+    wanted: trials of the long form. short: trials of the short form, in the test suite. inputs: what is counted, such as "kills".
+    """
+
+    name: str
+    about: str
+    trial: Callable[[Trial], int]
+    wanted: int
+    short: int = 1
+    inputs: str = "inputs"
+
+    def draws(self, seed: int, number: int) -> np.random.Generator:
+        """The random numbers of a trial."""
+        return np.random.default_rng([seed, zlib.crc32(self.name.encode()), number])
