@@ -93,7 +93,7 @@ def needs(setup: Setup) -> Needs:
 
     estimate = Estimate(setup)
     network = estimate.classifier(setup.settings.freeze_early and setup.methods["backbone"].starts_from_weights)
-    disk, held, passing = estimate.training(network, log_line=120)
+    disk, held, passing = estimate.training(network, log_line=120, images=setup.methods["classifier"].images_per_sample)
     validation = estimate.forwards(network, network.features, estimate.images("log"), batch=1)
     return estimate.finish(disk, held, max(passing, validation))
 

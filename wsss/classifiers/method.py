@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from wsss.families import BaseMethod
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 @dataclass
 class ClassifierMethod(BaseMethod, ABC):
     """A kind of classifier and its training. Its settings are in the weights file, so that the network can be built again."""
+
+    images_per_sample: ClassVar[int] = 1   # that go through the network for one id: `members` that `mix` does not join
 
     @abstractmethod
     def build(self, backbone: Backbone, n_classes: int) -> Classifier:
