@@ -49,7 +49,7 @@ class Settings(TrainingSettings):
     hue_jitter: float            # greatest turn of the hue, in turns; 0: none
     head_lr_mult: float          # learning rate of the classifier, as a multiple of `lr`, that of the backbone
     warmup: float                # share of the steps over which the learning rate rises from 0
-    warmup_start: float | None   # it rises from this share of it, and the poly schedule begins after it; null: both from the start
+    warmup_start: float | None   # it rises from this share, and the poly schedule begins after it; null: both begin at once
     freeze_early: bool           # do not train the layers up to stride 8 (layer2 of a ResNet, a quarter of the blocks of a ViT),
                                  # as IRN; LPCAM trains them. Layers from random weights are always trained
     val_epochs: int              # epochs between two computations of mAP on val; also after the last epoch

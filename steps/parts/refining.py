@@ -49,10 +49,10 @@ class Refining:
 
     def image(self, image_id: str) -> SeedImage:
         """What a refiner reads of an image."""
-        device = self.context.runtime.device
+        device, dataset = self.context.runtime.device, self.context.dataset
         return SeedImage(lambda: self.maps.at(image_id, "strided", device), partial(self._edge, image_id),
-                         lambda: torch.from_numpy(self.context.dataset.image(image_id)).to(device), image_id,
-                         lambda: torch.from_numpy(read_saliency(self.context.dataset, image_id, self._frame(image_id))).to(device))
+                         lambda: torch.from_numpy(dataset.image(image_id)).to(device), image_id,
+                         lambda: torch.from_numpy(read_saliency(dataset, image_id, self._frame(image_id))).to(device))
 
     def refined(self, image: SeedImage, method: RefinerMethod) -> Tensor | None:
         """The maps (K, h, w) at stride 4 before the threshold, divided by their common maximum; None: the seed maps as they are.
@@ -287,7 +287,9 @@ def adjustable_threshold(context: StepContext, title: str, setting: str) -> Iter
     if chosen.get("threshold") is None or not context.reads("seeds"):   # None: imported masks
         return
     method = recorded_refiner(context, chosen)
-    if method.threshold is not None or method.reads_irn and method.maps_name and not (context.reads("irn") and (context.input("irn") / WEIGHTS).exists()):
+    if method.threshold is not None:
+        return
+    if method.reads_irn and method.maps_name and not (context.reads("irn") and (context.input("irn") / WEIGHTS).exists()):
         return
     refining = Refining(context, [method])
 

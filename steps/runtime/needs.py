@@ -155,15 +155,16 @@ class Estimate:
         return network
 
     def training(self, network: Classifier | IRN | Segmenter | AMN, log_line: int, images: int = 1) -> tuple[float, float, float]:
-        """`disk`, `held` and `passing` of a training: weights, gradients, optimiser state, and the outputs that autograd keeps
-        for a batch. `log_line`: bytes of both logs per training step. `images`: of each sample."""
+        """`disk`, `held` and `passing` of a training: weights, gradients, optimiser state, and outputs that autograd keeps for a
+        batch of samples of `images` images each. `log_line`: bytes of both logs per training step."""
         settings, number, alive = self.settings, len(self.setup.lists["ids"]), WeakSet[_Kept]()
 
         def keep(tensor: torch.Tensor) -> _Kept:
             alive.add(kept := _Kept(tensor.detach()))   # detached: with its graph it would keep itself alive
             return kept
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
-            outputs = of_images(network.train())(torch.empty(images * self.part(number), 3, *2 * [settings.crop_size], device="meta"))
+            batch = torch.empty(images * self.part(number), 3, *2 * [settings.crop_size], device="meta")
+            outputs = of_images(network.train())(batch)
             own = {tensor.untyped_storage() for tensor in network.state_dict().values()}
             kept = [storage.nbytes() for storage in {kept.tensor.untyped_storage() for kept in alive} - own]
             sum(output.sum() for output in (outputs if isinstance(outputs, tuple) else [outputs])).backward()

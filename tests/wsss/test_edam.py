@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from tests.networks import new_backbone
-from wsss.classifiers.edam import EDAM
 from wsss.classifiers.collaborative import ClassTransformers, positions
+from wsss.classifiers.edam import EDAM
 from wsss.errors import ConfigError
 
 SIDE = 3

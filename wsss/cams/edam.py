@@ -1,4 +1,4 @@
-"""The class masks of EDAM (`wsss.classifiers.edam`) as activation maps. Official file: `infer_cls.py` (allenwu97/EDAM, 8952f84)."""
+"""The class masks of EDAM (`wsss.classifiers.edam`) as activation maps. Official file: `infer_cls.py`."""
 
 from __future__ import annotations
 

@@ -80,9 +80,8 @@ class ClassTransformers(nn.Module):
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.norm1, self.norm2 = ClassNorm(n_classes, hidden), ClassNorm(n_classes, hidden)
-        for name, inputs, outputs in (("query", hidden, hidden), ("key", hidden, hidden), ("value", hidden, hidden),
-                                      ("mix", hidden, hidden), ("expand", hidden, feed_forward), ("shrink", feed_forward, hidden)):
-            self.add_module(name, ClassLinear(n_classes, inputs, outputs))
+        self.query, self.key, self.value, self.mix = (ClassLinear(n_classes, hidden, hidden) for _ in range(4))
+        self.expand, self.shrink = ClassLinear(n_classes, hidden, feed_forward), ClassLinear(n_classes, feed_forward, hidden)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (C, P, T, d) of C classes and P groups, to the same shape; those of a class and group see each other."""

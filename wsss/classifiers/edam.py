@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from wsss.classifiers.method import ClassifierMethod
 from wsss.errors import ConfigError
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class EDAM(ClassifierMethod):
-    """A mask for each class, by which maps are made (`cam=edam`), and a transformer for each class over the masked features of two
-    images that share a class (`wsss.classifiers.collaborative`). It has no class weights: no CAM and no LPCAM.
+    """A mask for each class, by which maps are made (`cam=edam`), and a transformer for each class over the masked features of
+    two images that share a class (`wsss.classifiers.collaborative`). It has no class weights: no CAM and no LPCAM.
 
     The partner of an image is drawn from the training images that have one of its classes, again in each epoch. Official: a list
     of pairs, which is not published. Without such an image it is the image itself, otherwise augmented.
@@ -42,6 +42,8 @@ class EDAM(ClassifierMethod):
     side: int
 
     images_per_sample: ClassVar[int] = 2
+    head: ClassVar[str] = "outputs"
+    official_file: ClassVar[str] = "res38_edam.pth"
 
     def __post_init__(self) -> None:
         wanted = {"heads": (self.heads >= 1, "at least 1"), "feed_forward": (self.feed_forward >= 1, "at least 1"),
@@ -88,6 +90,24 @@ class EDAM(ClassifierMethod):
         slow -= set(cast("CollaborativeClassifier", net).new_parameters())           # of `build`
         return [(backbone + [each for each in head if each in slow], 1.0),
                 ([each for each in head if each not in slow], head_lr_mult)]
+
+    def own(self, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+        from wsss.official_edam import own_edam
+
+        return own_edam(tensors, where)
+
+    def official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        from wsss.official_edam import official_edam
+
+        return official_edam(state, self.side)
+
+    def no_official(self, backbone: Mapping[str, Any]) -> str:
+        wanted = {"method": "resnet38", "relu": False, "norm": "frozen_batch"}
+        own = self.hidden, self.heads, self.feed_forward, self.side
+        if own == (128, 2, 512, 46) and wanted.items() <= backbone.items():
+            return ""
+        return ("is EDAM with other settings or on another backbone than the official network, a resnet38_edam with batch norm "
+                "and the settings of conf/classifier/edam.yaml")
 
 
 Method = EDAM

@@ -21,8 +21,8 @@ _SUFFIX = ".png"
 
 
 def find_saliency(folder: Path, dataset: Dataset) -> dict[str, str]:
-    """id -> file, for `Dataset.saliency`, in the order of the data set. Files of other images are left out: such a folder often has
-    more. The files are not read.
+    """id -> file, for `Dataset.saliency`, in the order of the data set. Files of other images are left out: such a folder often
+    has more. The files are not read.
 
     Raises DataError if the folder cannot be read or has no map of any image.
     """
@@ -41,7 +41,7 @@ def find_saliency(folder: Path, dataset: Dataset) -> dict[str, str]:
 
 
 def check_saliency(dataset: Dataset, ids: Collection[str]) -> None:
-    """Raise one DataError for all of `ids` whose map is missing, not 8-bit grey or not of the size of the image, by the headers."""
+    """Raise one DataError for all of `ids` whose map is missing, not 8-bit grey or not of the size of the image, by headers."""
     problems = []
     for image_id in ids:
         if image_id not in dataset.saliency:
@@ -56,8 +56,8 @@ def check_saliency(dataset: Dataset, ids: Collection[str]) -> None:
         if (header.format, header.mode, header.bits) != ("PNG", "L", 8):
             problems.append(f"{path.name} is {header.format} {header.mode} with {header.bits} bits, expected an 8-bit grey PNG")
         elif header.size != (expected := dataset.size(image_id)):
-            problems.append(f"{path.name} is {format_size(header.size)} but its image is {format_size(expected)} as shown; save it "
-                            "in that size")
+            problems.append(f"{path.name} is {format_size(header.size)} but its image is {format_size(expected)} as shown; save "
+                            "it in that size")
     refuse(f"saliency maps of data set {dataset.name} (data.saliency)", problems)
 
 

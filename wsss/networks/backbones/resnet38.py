@@ -35,7 +35,8 @@ class ResNet38Method(BackboneMethod):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return super().facts | {key: getattr(self, key) for key in ("relu", "frozen") if getattr(self, key) != self.unrecorded[key]}
+        own = {"relu": self.relu, "frozen": self.frozen}
+        return super().facts | {key: value for key, value in own.items() if value != self.unrecorded[key]}
 
     @property
     def name(self) -> str:
@@ -48,8 +49,8 @@ class ResNet38Method(BackboneMethod):
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.frozen if name not in LAYERS]:
-            raise ConfigError(f"backbone.frozen={self.frozen!r} is not possible: {unknown[0]} is no layer of {self.name}; expected "
-                              f"names among {', '.join(LAYERS)}")
+            raise ConfigError(f"backbone.frozen={self.frozen!r} is not possible: {unknown[0]} is no layer of {self.name}; "
+                              f"expected names among {', '.join(LAYERS)}")
 
     def fetch(self) -> dict[str, Tensor]:
         raise no_download(self)
