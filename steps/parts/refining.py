@@ -287,9 +287,8 @@ def adjustable_threshold(context: StepContext, title: str, setting: str) -> Iter
     if chosen.get("threshold") is None or not context.reads("seeds"):   # None: imported masks
         return
     method = recorded_refiner(context, chosen)
-    if method.threshold is not None:
-        return
-    if method.reads_irn and method.maps_name and not (context.reads("irn") and (context.input("irn") / WEIGHTS).exists()):
+    lacks_irn = not (context.reads("irn") and (context.input("irn") / WEIGHTS).exists())
+    if method.threshold is not None or method.reads_irn and method.maps_name and lacks_irn:
         return
     refining = Refining(context, [method])
 

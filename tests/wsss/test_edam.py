@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
+from pipeline.config import compose, typed
+from steps.runtime.training import poly_lr
 from tests.networks import new_backbone
 from wsss.classifiers.collaborative import ClassTransformers, positions
 from wsss.classifiers.edam import EDAM
@@ -176,6 +178,19 @@ def test_a_partner_shares_a_class(case):
     views = [(torch.full((3, 4, 4), value), torch.tensor([value, 1.0])) for value in (0.0, 1.0)]
     images, classes = method.mix(views, draw)
     assert images.shape == (2, 3, 4, 4) and images[1].eq(1).all() and classes.tolist() == [[0, 1], [1, 1]]
+
+
+def test_the_schedule_is_that_of_the_official_optimiser():
+    """tool/torchutils.py, PolyOptimizer: the factor of each step."""
+    def official(step, warm_up_step=2000, max_step=33050):
+        if step < warm_up_step:
+            return 0.1 + (step / warm_up_step) * 0.9
+        return (1 - (step - warm_up_step) / (max_step - warm_up_step)) ** 0.9
+    train = typed(compose(["experiment=edam_voc12", "data.root=x"])).train_cam
+    rate = poly_lr(train.power, train.warmup, start=train.warmup_start)
+    for step in (0, 1, 1000, 1999, 2000, 2001, 17000, 33049):
+        assert rate(step, train.steps) == pytest.approx(official(step), rel=1e-9)
+    assert [round(factor * train.crop_size) for factor in train.resize_long] == [256, 512]
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), [

@@ -67,7 +67,7 @@ class CollaborativeClassifier(Classifier):
 
     def new_parameters(self) -> list[nn.Parameter]:
         """Those with the learning rate of new layers: not of the transformers and the segments (`get_parameter_groups`)."""
-        return [self.mask_layer.weight, self.reduction.weight, self.outputs]
+        return [*self.mask_layer.parameters(), *self.reduction.parameters(), self.outputs]
 
 
 class ClassTransformers(nn.Module):

@@ -57,8 +57,8 @@ def draw_saliency(dataset: Dataset) -> Path:
         if not folder.exists():
             _draw_folder(folder, write)
     except OSError as error:
-        raise StorageError(f"cannot write saliency maps of the embedded data set to {folder}: {error.strerror or error}; make room "
-                           "or make it writable, or choose another folder with data.root=DIR") from error
+        raise StorageError(f"cannot write the saliency maps of the embedded data set to {folder}: {error.strerror or error}; "
+                           "make room or make it writable, or choose another folder with data.root=DIR") from error
     return folder
 
 
