@@ -78,7 +78,7 @@ def test_only_the_pseudo_masks_read_the_saliency_and_nothing_the_threshold(edam,
     (folder / f"{data.lists['train'][1]}.png").unlink()
     with pytest.raises(DataError, match=r"saliency maps of data set shapes .data.saliency.: 1 problem\n  - no saliency map of 'train_0001'"):
         edam(f"data.saliency={folder}").plan()
-    with pytest.raises(ConfigError, match="expected a data set with saliency maps: data.saliency=DIR"):
+    with pytest.raises(DataError, match="refiner=saliency reads saliency maps, and data set shapes has none: set data.saliency=DIR"):
         edam("data.saliency=null").plan()
 
 

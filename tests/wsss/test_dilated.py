@@ -198,7 +198,6 @@ def test_the_whole_resnet38_has_the_published_shapes():
     assert state["b2.conv_branch1.weight"] == (128, 64, 1, 1) and state["b5.conv_branch1.weight"] == (1024, 512, 1, 1)
     assert state["b6.conv_branch2b1.weight"] == (1024, 512, 3, 3) and state["b7.conv_branch2b2.weight"] == (4096, 2048, 1, 1)
     assert "b5_1.conv_branch1.weight" not in state and "b4_5.bn_branch2b1.bias" in state
-
     dilations = {name: layer.dilation[0] for name, layer in convolutions(net).items() if layer.dilation != (1, 1)}
     assert dilations == {"b5.conv_branch2b1": 2, "b5_1.conv_branch2a": 2, "b5_1.conv_branch2b1": 2, "b5_2.conv_branch2a": 2,
                          "b5_2.conv_branch2b1": 2, "b6.conv_branch2b1": 4, "b7.conv_branch2b1": 4}

@@ -132,7 +132,7 @@ def test_what_is_wrong_with_them_is_said_before_any_work(dataset, tmp_path):
     write(tmp_path / "maps", "d.png", np.zeros(SIZE, np.uint8))
     with pytest.raises(DataError, match="has no map of any image of data set small; expected ID.png, such as a.png"):
         find_saliency(tmp_path / "maps", dataset)
-    with pytest.raises(ConfigError, match="refiner.method='saliency' is not possible: expected a data set with saliency maps: data.saliency=DIR"):
+    with pytest.raises(DataError, match="refiner=saliency reads saliency maps, and data set small has none: set data.saliency=DIR"):
         method().check(dataset, ["a"])
     write(tmp_path / "maps", "a.png", np.zeros((*SIZE, 3), np.uint8))
     write(tmp_path / "maps", "c.png", np.zeros((5, 5), np.uint8))

@@ -48,11 +48,15 @@ class CollaborativeClassifier(Classifier):
         """Features (B, D, h, w) to masks (B, C + 1, h, w) in [0, 1], background last; the squares of a cell sum to 1."""
         return normalize(self.mask_layer(features), dim=1).abs()
 
+    def own_maps(self, features: Tensor) -> Tensor:
+        """The masks of the classes, without that of the background."""
+        return self.class_masks(features)[:, :-1]
+
     def collaborative_head(self, features: Tensor) -> Tensor:
         """Features (P, N, D, h, w) of N images each that are seen together, at most 5, to logits (P, N, C)."""
         groups, together, _, height, width = features.shape
         cells = features.flatten(0, 1)                                                          # (P N, D, h, w)
-        masks = self.class_masks(cells)[:, :-1].flatten(2)                                      # (P N, C, hw)
+        masks = self.own_maps(cells).flatten(2)                                                 # (P N, C, hw)
         reduced = self.reduction(cells).flatten(2).transpose(1, 2)                              # (P N, hw, d)
         tokens = (masks[..., None] * reduced[:, None]).unflatten(0, (groups, together)).permute(2, 0, 1, 3, 4)
         places = positions(height, width, self.side, reduced).to(tokens.dtype)                  # (hw, d)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from wsss.errors import DataError
 from wsss.refiners.crf import check_kernels, kernels_of
 from wsss.refiners.method import Advice, RefinerMethod, SeedImage
 
@@ -60,7 +61,9 @@ class Saliency(RefinerMethod):
     def check(self, dataset: Dataset, ids: Collection[str]) -> None:
         from wsss.data.saliency import check_saliency
 
-        self.require(len(dataset.saliency) > 0, "method", "a data set with saliency maps: data.saliency=DIR")
+        if not dataset.saliency:
+            raise DataError(f"refiner={self.method} reads saliency maps, and data set {dataset.name} has none: set "
+                            "data.saliency=DIR, a folder of 8-bit grey ID.png, or choose another refiner, such as refiner=crf")
         check_saliency(dataset, [i for i in ids if dataset.labels[i]])   # others are background
 
     def files(self, dataset: Dataset) -> dict[str, str]:
