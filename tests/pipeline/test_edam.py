@@ -10,9 +10,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline import Pipeline
+from pipeline.contexts import make_context
 from steps.parts.official import OfficialNetwork
+from steps.parts.training_pictures import cam_pictures
 from steps.runtime.artifacts import Maps
+from steps.runtime.context import Runtime
 from steps.runtime.imported_networks import imported_classifier
+from steps.runtime.networks import load_classifier
 from steps.runtime.schedule import WEIGHTS
 from tests.conftest import SMOKE, actions, contents, interrupted, works
 from tests.pipeline.test_distributed import torchrun
@@ -101,6 +105,16 @@ def test_two_processes_leave_the_bits_of_one(edam):
     result = torchrun(outputs, *EDAM[len(SMOKE):], "to_step=train_cam")
     assert result.returncode == 0, result.stderr
     assert contents(outputs / "edam/train_cam") == before
+
+
+def test_pictures_of_the_training_show_the_masks(edam, tmp_path):
+    pipeline = edam()
+    data, ids = opened(pipeline), pipeline.dataset.lists["val"][:3]
+    context = make_context(pipeline.config, data, "make_cam", {"ids": ids, "log": ids}, tmp_path, {"classifier": ("train_cam",)},
+                           pipeline.folder.result, Runtime())
+    found = cam_pictures(context, load_classifier(context))
+    assert {image_id: picture.shape[:2] for image_id, picture in found.items()} == {
+        image_id: (data.size(image_id)[0], data.size(image_id)[1] * (1 + len(data.labels[image_id]))) for image_id in ids}
 
 
 def test_maps_that_do_not_fit_the_classifier_are_refused(edam):

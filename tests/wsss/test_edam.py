@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, normalize
+from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, normalize
 
 from pipeline.config import compose, typed
 from steps.runtime.training import poly_lr
 from tests.networks import new_backbone
+from wsss.cams.edam import EdamMasks
+from wsss.cams.maps import pack, rebuild
+from wsss.cams.method import image_pairs, multi_scale_maps
 from wsss.classifiers.collaborative import ClassTransformers, positions
 from wsss.classifiers.edam import EDAM
 from wsss.errors import ConfigError
@@ -137,6 +140,21 @@ def test_masks(case):
     torch.testing.assert_close(masks, plain_masks(net, features), rtol=0, atol=1e-12)
     torch.testing.assert_close((masks ** 2).sum(1), torch.ones_like(masks[:, 0]), rtol=0, atol=1e-9)
     assert net.class_weights() is None and masks.min() >= 0
+
+
+def test_maps_are_those_of_the_official_code(case):
+    """infer_cls.py: masks of each scale and its mirror image in the size of the image, summed, divided by the maximum."""
+    net, image, scales = case[1].float(), np.random.default_rng(0).integers(0, 256, (41, 33, 3)).astype(np.uint8), (1.0, 0.5, 2.0)
+    total = torch.zeros(5, 41, 33)
+    for pair in image_pairs(image, scales):
+        for number, each in enumerate(pair):
+            masks = interpolate(plain_masks(net, net.features(each[None])), (41, 33), mode="bilinear", align_corners=False)[0]
+            total += masks.flip(-1) if number else masks
+    wanted = (total / total.amax((1, 2), keepdim=True))[[2, 0]]
+    maps = multi_scale_maps(EdamMasks(), net, net.features, image, [2, 0], scales)
+    stored = rebuild(pack(maps)[0], 41, 33, [each.shape[1:] for each in maps], "full", pad=1)
+    torch.testing.assert_close(stored, wanted.detach(), rtol=0, atol=2e-3)   # stored in float16
+    assert EdamMasks.exact_grids and multi_scale_maps(EdamMasks(), net, net.features, image, [], scales)[0].shape[0] == 0
 
 
 def test_positions_are_the_official_table_and_go_with_the_place_on_other_grids():
