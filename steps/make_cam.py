@@ -127,9 +127,9 @@ def run(context: StepContext) -> dict[str, Any]:
             maps = multi_scale_maps(method, classifier, features_of, image, classes, scales, *where)
         packed, maxima = pack(maps)
         strides = (classifier.backbone.feature_stride, *classifier.backbone.strides)   # a method may use the grid of any stage
-        grids = [list(each.shape[1:]) for each in maps]
+        grids, (height, width) = [list(each.shape[1:]) for each in maps], image.shape[:2]
         return encode_array(packed.cpu().numpy()), {
-            "grids": grids, "pad": 1 if crops else pad_of(grids, image.shape[0], image.shape[1], strides, scales),
+            "grids": grids, "pad": 1 if crops or method.exact_grids else pad_of(grids, height, width, strides, scales),
             "range": list(method.range), "maxima": maxima.tolist()}
 
     def add(image_id: str, names: Sequence[str]) -> Made:

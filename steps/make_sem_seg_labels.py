@@ -56,7 +56,8 @@ class Settings(StepSettings):
 
 
 def lists(setup: Setup) -> Lists:
-    chooses = setup.settings.bg_threshold is None or len(setup.config.refiner.candidates(True)) > 1
+    refiner = setup.config.refiner
+    chooses = (setup.settings.bg_threshold is None and refiner.threshold is None) or len(refiner.candidates(True)) > 1
     val = val_with_masks(setup.dataset) if chooses else ()
     for name, ids in setup.wanted.items():
         setup.refuse_choosing_on_scored(name, ids, val, "bg_threshold")
@@ -67,13 +68,15 @@ def identity(setup: Setup) -> dict[str, Any]:
     """Of the fallbacks, only the one in use counts; of files that the refiner reads, their content."""
     found, refiner = facts(setup, "precision", "refiner"), setup.config.refiner
     own = found[setup.name]
+    if refiner.threshold is not None:
+        own["bg_threshold"] = None
     return {**found, "refiner": {**found["refiner"], **refiner.files(setup.dataset)},
             setup.name: {**own, "fallback": own["fallback"][setup.seeds] if falls_back(setup) else None}}
 
 
 def falls_back(setup: Setup) -> bool:
     """Whether the background threshold is the fallback."""
-    return setup.settings.bg_threshold is None and not setup.lists["val"]
+    return setup.settings.bg_threshold is None and setup.config.refiner.threshold is None and not setup.lists["val"]
 
 
 def unused(setup: Setup) -> dict[str, str]:

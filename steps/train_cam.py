@@ -37,6 +37,7 @@ VERSION = 2
 KIND = TRAINING
 LOG_ONLY = frozenset({"checkpoint_steps", "max_val_images", "val_epochs"})
 OFFICIAL = OfficialNetwork("res50_cam.pth", "CAM")
+_NEWER = ("hue_jitter", "warmup_start")   # settings that do nothing if they are 0 or null
 
 
 @dataclass
@@ -45,8 +46,10 @@ class Settings(TrainingSettings):
 
     resize_long: list[float]     # range of the resized long side, in crop sizes
     color_jitter: float          # strength of random brightness, contrast and saturation; 0: none
+    hue_jitter: float            # greatest turn of the hue, in turns; 0: none
     head_lr_mult: float          # learning rate of the classifier, as a multiple of `lr`, that of the backbone
     warmup: float                # share of the steps over which the learning rate rises from 0
+    warmup_start: float | None   # it rises from this share, and the poly schedule begins after it; null: both begin at once
     freeze_early: bool           # do not train the layers up to stride 8 (layer2 of a ResNet, a quarter of the blocks of a ViT),
                                  # as IRN; LPCAM trains them. Layers from random weights are always trained
     val_epochs: int              # epochs between two computations of mAP on val; also after the last epoch
@@ -59,9 +62,11 @@ class Settings(TrainingSettings):
         self.require(len(low_high) == 2 and 0 < low_high[0] <= low_high[1], "resize_long",
                      "two factors [lowest, highest] with 0 < lowest <= highest")
         self.require(0 <= self.color_jitter < 1, "color_jitter", "a strength in [0, 1)")
+        self.require(0 <= self.hue_jitter <= 0.5, "hue_jitter", "turns in [0, 0.5]")
         self.require(self.head_lr_mult > 0, "head_lr_mult", "above 0")
         self.require(self.max_val_images is None or self.max_val_images >= 1, "max_val_images", "null or at least 1")
         self.require(0 <= self.warmup < 1, "warmup", "in [0, 1)")
+        self.require(self.warmup_start is None or 0 <= self.warmup_start <= 1, "warmup_start", "null or a share in [0, 1]")
         self.require(self.val_epochs >= 1, "val_epochs", "at least 1")
 
 
@@ -70,7 +75,12 @@ def lists(setup: Setup) -> Lists:
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    return {**facts(setup, "seed", "precision", "classifier"), **backbone_facts(setup, _from_imagenet(setup))}
+    found = {**facts(setup, "seed", "precision", "classifier"), **backbone_facts(setup, _from_imagenet(setup))}
+    own = found[setup.name]
+    for key in _NEWER:   # trainings from before there was such a setting are the same
+        if not own[key]:
+            del own[key]
+    return found
 
 
 def _from_imagenet(setup: Setup) -> bool:
@@ -93,7 +103,7 @@ def needs(setup: Setup) -> Needs:
 
     estimate = Estimate(setup)
     network = estimate.classifier(setup.settings.freeze_early and setup.methods["backbone"].starts_from_weights)
-    disk, held, passing = estimate.training(network, log_line=120)
+    disk, held, passing = estimate.training(network, log_line=120, images=setup.methods["classifier"].images_per_sample)
     validation = estimate.forwards(network, network.features, estimate.images("log"), batch=1)
     return estimate.finish(disk, held, max(passing, validation))
 
@@ -120,7 +130,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def view(image_id: str, draws: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         image = classifier_sample(dataset.image(image_id), draws, settings.crop_size, resize_long,
-                                  color_jitter=settings.color_jitter,
+                                  color_jitter=settings.color_jitter, hue_jitter=settings.hue_jitter,
                                   normalisation=classifier.backbone.normalisation)
         return image, torch.from_numpy(dataset.label_vector(image_id))
 
@@ -133,7 +143,8 @@ def run(context: StepContext) -> dict[str, Any]:
 
     optimizer = make_optimizer(settings, *method.groups(classifier, settings.head_lr_mult))
     schedule = Schedule(context.name, total_steps(settings, len(context.ids)), settings.batch_size,
-                poly_lr(settings.power, settings.warmup), settings.checkpoint_steps, settings.parts, settings.val_epochs)
+                        poly_lr(settings.power, settings.warmup, start=settings.warmup_start), settings.checkpoint_steps,
+                        settings.parts, settings.val_epochs)
     log = fit(context, schedule, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
               lambda: cam_pictures(context, classifier))
     if context.runtime.group.is_main:

@@ -11,6 +11,7 @@ from benchmarks import (
     affinity_training,
     cams,
     downscale,
+    edam_training,
     extractors,
     gpu,
     growth,
@@ -85,7 +86,7 @@ def test_a_measurement_in_a_process_of_its_own(tmp_path, monkeypatch):
         in_child(lambda: 1 / 0)
 
 
-@pytest.mark.parametrize("build", [training.cam_case, affinity_training.irn_case])
+@pytest.mark.parametrize("build", [training.cam_case, affinity_training.irn_case, edam_training.loop_case])
 def test_the_trainings_compute_the_same(build, monkeypatch):
     monkeypatch.setattr(f"{build.__module__}.backbone", lambda: setting.backbone("resnet18"))
     monkeypatch.setattr(affinity_training, "Run", lambda dataset, **more: setting.Run(dataset, "resnet18", **more))

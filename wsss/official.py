@@ -242,8 +242,13 @@ def own_state(tensors: Mapping[str, Tensor], layout: Mapping[str, str], where: s
 
 def write_network(path: Path | str, state: Mapping[str, Tensor], layout: Mapping[str, str]) -> None:
     """Write one of our state dicts as `res50_cam.pth`, `res50_amn.pth` or `res50_irn.pth`, completely or not at all."""
+    write_state(path, official_state(state, layout))
+
+
+def write_state(path: Path | str, state: Mapping[str, Tensor]) -> None:
+    """Write a state dict as it is, as a `.pth` file, completely or not at all."""
     with replacing(path) as temporary:
-        torch.save(official_state(state, layout), temporary)
+        torch.save(dict(state), temporary)
 
 
 def official_state(state: Mapping[str, Tensor], layout: Mapping[str, str]) -> dict[str, Tensor]:

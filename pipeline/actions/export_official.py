@@ -1,7 +1,7 @@
 """Write results into `export_to=DIR` in the format of the official IRN and LPCAM code.
 
 The files are `cam_mask/ID.npy`, `lpcam_mask/ID.npy`, `ir_label/ID.png` and `sem_seg/ID.png`, and the networks `res50_cam.pth` and
-`res50_irn.pth`, which the setting `weights` of a training reads.
+`res50_irn.pth`, which the setting `weights` of a training reads; the network of EDAM as `res38_edam.pth`.
 """
 
 from collections.abc import Callable, Collection
@@ -69,7 +69,7 @@ def export_official(config: Any, dataset: Dataset, folder: RunFolder, chosen: Co
     if not done:
         raise ConfigError(f"{folder.path} has no up-to-date results to export. Run it first, with the same settings")
     refuse_same_files(planned.step for planned in done)
-    known = _check_target(config, target, done)
+    known = _check_target(config, target, done, folder)
     _check_room(target, folder, done)
     for planned in done:
         # until all files are replaced, the folder also contains files of other results
@@ -89,7 +89,13 @@ def _why_not(planned: PlannedStep, folder: RunFolder) -> str:
     return planned.step.OFFICIAL.why_not(folder.result(planned.name)) if planned.step.OFFICIAL else ""
 
 
-def _check_target(config: Any, target: Path, done: list[PlannedStep]) -> dict[str, str]:
+def _file(planned: PlannedStep, folder: RunFolder) -> str:
+    """The name of the file or folder that is written."""
+    official = planned.step.OFFICIAL
+    return official.file(folder.result(planned.name)) if planned.step.KIND == TRAINING else official.name
+
+
+def _check_target(config: Any, target: Path, done: list[PlannedStep], folder: RunFolder) -> dict[str, str]:
     """The record of an earlier export. Raises ConfigError if the target contains other files."""
     try:
         known = read_json(target / RECORD)
@@ -98,7 +104,7 @@ def _check_target(config: Any, target: Path, done: list[PlannedStep]) -> dict[st
         known = {}
     for planned in done:
         name = planned.step.OFFICIAL.name
-        place = target / name
+        place = target / _file(planned, folder)
         if not config.force and known.get(name) != planned.fingerprint and (
                 any(place.iterdir()) if place.is_dir() else place.exists()):
             raise ConfigError(f"{place} exists and was not written from these results. Set force=true to replace it, or choose "
@@ -124,7 +130,7 @@ def _export(config: Any, folder: RunFolder, target: Path, planned: PlannedStep, 
     official, source = planned.step.OFFICIAL, folder.result(planned.name)
     if planned.step.KIND == TRAINING:
         official.write(target, source)
-        return Finding(official.name, 1, None, f"from {planned.name}")
+        return Finding(_file(planned, folder), 1, None, f"from {planned.name}")
     write, ids, written = official.writer(source, n_classes), planned.lists["ids"], 0
     for number, image_id in enumerate(ids, start=1):
         path = official.path(target, image_id)

@@ -24,6 +24,7 @@ from wsss.data.dataset import Dataset
 from wsss.data.images import encode_mask, read_mask
 from wsss.data.messages import format_size
 from wsss.errors import DataError
+from wsss.families import from_facts
 from wsss.map_files.files import ends_of
 from wsss.networks.facts import read_metadata
 from wsss.palette import IGNORE
@@ -198,14 +199,21 @@ class OfficialLabels(_Files):
 
 @dataclass(frozen=True)
 class OfficialNetwork:
-    """The weights file of a training; the setting `weights` of the step reads it. `layout`: its names in `wsss.official`."""
+    """The weights file of a training; the setting `weights` of the step reads it. `layout`: its names in `wsss.official`. A
+    classifier may have an official code, and so a file, of its own (`ClassifierMethod.official_file`)."""
 
     name: str
     layout: str
 
+    def file(self, folder: Path) -> str:
+        """The name of the file of the finished step in `folder`."""
+        return (method.official_file if (method := _own_code(folder)) else "") or self.name
+
     def why_not(self, folder: Path) -> str:
         """Why the finished step in `folder` has no official form; empty if it has."""
         facts = read_metadata(folder / WEIGHTS)
+        if method := _own_code(folder):
+            return method.no_official(facts["backbone"])
         official = {"method": "resnet", "depth": "resnet50", "norm": "frozen_batch"}
         if facts.get("backbone") != official:
             return f"has the backbone {facts.get('backbone')}, the official network a resnet50 with batch norm"
@@ -220,4 +228,15 @@ class OfficialNetwork:
         from wsss import official
         from wsss.networks.weights import read_tensors
 
-        official.write_network(target / self.name, read_tensors(folder / WEIGHTS), getattr(official, self.layout))
+        state = read_tensors(folder / WEIGHTS)
+        if method := _own_code(folder):
+            official.write_state(target / self.file(folder), method.official(state))
+        else:
+            official.write_network(target / self.name, state, getattr(official, self.layout))
+
+
+def _own_code(folder: Path) -> Any:
+    """The classifier in the weights file of a finished step, if it has an official code of its own; else None."""
+    facts = read_metadata(folder / WEIGHTS).get("classifier")
+    method = from_facts("classifier", facts) if facts else None
+    return method if method is not None and method.official_file else None

@@ -18,6 +18,7 @@ from steps.runtime.context import StepContext, require_prepared
 from steps.runtime.networks import WEIGHTS, load_irn, network_input
 from steps.runtime.store import Store
 from wsss.cams.maps import at_size, from_stride_4
+from wsss.data.saliency import read_saliency
 from wsss.errors import ArgumentError, ArtifactError
 from wsss.metrics.semantic import Confusion
 from wsss.refinement.masks import mask_of, with_background
@@ -48,9 +49,10 @@ class Refining:
 
     def image(self, image_id: str) -> SeedImage:
         """What a refiner reads of an image."""
-        device = self.context.runtime.device
+        device, dataset = self.context.runtime.device, self.context.dataset
         return SeedImage(lambda: self.maps.at(image_id, "strided", device), partial(self._edge, image_id),
-                         lambda: torch.from_numpy(self.context.dataset.image(image_id)).to(device), image_id)
+                         lambda: torch.from_numpy(dataset.image(image_id)).to(device), image_id,
+                         lambda: torch.from_numpy(read_saliency(dataset, image_id, self._frame(image_id))).to(device))
 
     def refined(self, image: SeedImage, method: RefinerMethod) -> Tensor | None:
         """The maps (K, h, w) at stride 4 before the threshold, divided by their common maximum; None: the seed maps as they are.
@@ -164,6 +166,9 @@ def choose_refiner(context: StepContext) -> dict[str, Any]:
     chosen: dict[str, Any] = {"threshold": fixed, "source": f"{context.name}.bg_threshold in the configuration",
                               "refiner": best["refiner"] if best else next(iter(candidates)),
                               "refiner_source": "refiner in the configuration"}
+    if method.threshold is not None:
+        fixed = chosen["threshold"] = method.threshold
+        chosen["source"] = "refiner in the configuration, which replaces the background threshold"
     if len(method.candidates(True)) > 1:
         chosen["refiner_source"] = by_val if tried else "no val masks to choose by"
     if fixed is None:
@@ -282,7 +287,8 @@ def adjustable_threshold(context: StepContext, title: str, setting: str) -> Iter
     if chosen.get("threshold") is None or not context.reads("seeds"):   # None: imported masks
         return
     method = recorded_refiner(context, chosen)
-    if method.reads_irn and method.maps_name and not (context.reads("irn") and (context.input("irn") / WEIGHTS).exists()):
+    lacks_irn = not (context.reads("irn") and (context.input("irn") / WEIGHTS).exists())
+    if method.threshold is not None or method.reads_irn and method.maps_name and lacks_irn:
         return
     refining = Refining(context, [method])
 

@@ -16,7 +16,8 @@ SHOWN = 4   # images
 
 
 def cam_pictures(context: StepContext, classifier: Classifier) -> dict[str, np.ndarray]:
-    """By image id, from val if there is such a list: the image and the CAM of each class present, side by side.
+    """By image id, from val if there is such a list: the image and the map of each class present, side by side: that of the
+    network itself, else CAM, else none.
 
     Leaves the classifier in evaluation mode.
     """
@@ -25,10 +26,13 @@ def cam_pictures(context: StepContext, classifier: Classifier) -> dict[str, np.n
     for image_id in (context.lists["log"] or context.ids)[:SHOWN]:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
         with torch.inference_mode(), context.runtime.autocast():
-            if weights is not None:
-                features = classifier.features(network_input(context, classifier, image_id)).float()
-                maps = class_activation_maps(features, weights[classes])   # (1, K, h, w)
-        found[image_id] = np.concatenate([image, *(overlay_map(image, _fit(values, image)) for values in maps[0])], axis=1)
+            features = classifier.features(network_input(context, classifier, image_id)).float()
+            own, shown = classifier.own_maps(features), torch.empty(0, 1, 1)
+            if own is not None:
+                shown = own[0, classes].float()
+            elif weights is not None:
+                shown = class_activation_maps(features, weights[classes])[0]   # (K, h, w)
+        found[image_id] = np.concatenate([image, *(overlay_map(image, _fit(values, image)) for values in shown)], axis=1)
     return found
 
 

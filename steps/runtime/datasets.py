@@ -20,7 +20,8 @@ from wsss.data.doubts import MAX_IMAGES, tell
 from wsss.data.findings import Finding
 from wsss.data.folder import open_folder
 from wsss.data.folder_prepare import folder_findings
-from wsss.data.shapes import make_shapes
+from wsss.data.saliency import find_saliency
+from wsss.data.shapes import draw_saliency, make_shapes
 from wsss.data.voc import open_voc
 from wsss.data.voc_prepare import download_voc, prepare_voc
 from wsss.data.wsol import WSOL, open_wsol, prepare_wsol
@@ -29,6 +30,7 @@ from wsss.files import user_path
 
 log = logging.getLogger(__name__)
 
+DRAWN = "drawn"        # data.saliency of the embedded data set: made of its masks
 CACHE = "WSSS_CACHE"   # the environment variable with the cache folder
 
 
@@ -44,6 +46,7 @@ class DataSettings:
     min_side: int | None      # enlarge images whose longer side is below it: a finer grid, for small objects
 
     corrections: str | None   # a folder of masks corrected by hand, ID.png, as action=import writes one
+    saliency: str | None      # a folder of saliency maps, ID.png, that a refiner may read
 
     def __post_init__(self) -> None:
         require(self.kind in KINDS and KINDS[self.kind].settings is type(self), "data.kind", self.kind,
@@ -187,6 +190,9 @@ def open_dataset(data: DataSettings, *, scratch: Path | None = None, check: bool
         tell(dataset, _marker(data), pixels=reread or len(dataset.image_files) <= MAX_IMAGES)
     if data.corrections is not None:
         dataset = replace(dataset, corrections=find_corrections(user_path(data.corrections), dataset, check))
+    if data.saliency is not None:
+        folder = draw_saliency(dataset) if isinstance(data, ShapesData) and data.saliency == DRAWN else user_path(data.saliency)
+        dataset = replace(dataset, saliency=find_saliency(folder, dataset))
     return dataset
 
 

@@ -42,18 +42,19 @@ def imported_classifier(file: str, where: str, methods: Mapping[str, Any], datas
 
     Raises WeightsError if the file is missing or damaged, or is of another network or number of classes.
     """
-    tensors = read_tensors(file)
+    method = methods["classifier"]
+    tensors = method.own(read_tensors(file), where)
     notes: list[str] = []
     state = own_state(tensors, CAM, where)
-    if foreign := is_foreign(state):
+    if foreign := is_foreign(state, method.head):
         state, notes = classifier_state(tensors, methods["backbone"], len(dataset.classes),
                                         methods["backbone"].new().feature_channels, where)
-    head = state.get("classifier.weight")
+    head = state.get(method.head)
     if head is not None and len(head) != len(dataset.classes):
-        raise WeightsError(f"{where} is a classifier of {len(head)} classes (classifier.weight {tuple(head.shape)}); the data "
+        raise WeightsError(f"{where} is a classifier of {len(head)} classes ({method.head} {tuple(head.shape)}); the data "
                            f"set {dataset.name} in {dataset.root} has {len(dataset.classes)}. Use one that was trained on this "
                            "data set")
-    classifier = methods["classifier"].new(backbone_of(state, methods), len(dataset.classes))
+    classifier = method.new(backbone_of(state, methods), len(dataset.classes))
     if foreign and HEAD_BIAS in state.keys() - classifier.state_dict().keys():
         notes = [*notes, without_bias(state.pop(HEAD_BIAS))]
     return filled(classifier, state, where), notes

@@ -154,23 +154,23 @@ class Estimate:
             freeze_early(network.backbone)
         return network
 
-    def training(self, network: Classifier | IRN | Segmenter | AMN, log_line: int) -> tuple[float, float, float]:
-        """`disk`, `held` and `passing` of a training: weights, gradients, optimiser state, and the outputs that autograd keeps
-        for a batch. `log_line`: bytes of both logs per training step."""
+    def training(self, network: Classifier | IRN | Segmenter | AMN, log_line: int, images: int = 1) -> tuple[float, float, float]:
+        """`disk`, `held` and `passing` of a training: weights, gradients, optimiser state, and outputs that autograd keeps for a
+        batch of samples of `images` images each. `log_line`: bytes of both logs per training step."""
         settings, number, alive = self.settings, len(self.setup.lists["ids"]), WeakSet[_Kept]()
 
         def keep(tensor: torch.Tensor) -> _Kept:
             alive.add(kept := _Kept(tensor.detach()))   # detached: with its graph it would keep itself alive
             return kept
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
-            outputs = of_images(network.train())(torch.empty(self.part(number), 3, *2 * [settings.crop_size], device="meta"))
+            size = images * self.part(number), 3, settings.crop_size, settings.crop_size
+            outputs = of_images(network.train())(torch.empty(size, device="meta"))
             own = {tensor.untyped_storage() for tensor in network.state_dict().values()}
             kept = [storage.nbytes() for storage in {kept.tensor.untyped_storage() for kept in alive} - own]
             sum(output.sum() for output in (outputs if isinstance(outputs, tuple) else [outputs])).backward()
         gradients = sum(p.nbytes for p in network.parameters() if p.grad is not None)   # of trained parameters only
         state = weights(network) + gradients * (settings.momentum > 0 if settings.optimizer is OptimizerName.sgd else 2)
-        log = log_line * total_steps(settings, number)
-        disk = weights(network) + state + 2 * log   # the state contains the log too
+        disk = weights(network) + state + 2 * log_line * total_steps(settings, number)   # the state contains the log too
         held = state + self.on_host(2 * state)      # saving makes two copies: the tensors, and the file
         self._trains = True
         if self.on_gpu:   # the sums of gradients of `tree_sum`; outputs and gradients that a layer works on

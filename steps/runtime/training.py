@@ -254,10 +254,18 @@ def _laid_out(state: dict[int, dict[str, torch.Tensor]], optimizer: torch.optim.
                     for name, value in values.items()} for index, values in state.items()}
 
 
-def poly_lr(power: float, warmup: float = 0.0, interval: int = 1) -> Callable[[int, int], float]:
+def poly_lr(power: float, warmup: float = 0.0, interval: int = 1, start: float | None = None) -> Callable[[int, int], float]:
     """The official poly schedule (1 - step / total)^power, with linear warm-up over the share `warmup` of the steps. It changes
-    every `interval` steps only."""
+    every `interval` steps only.
+
+    start: the warm-up begins with this factor, and the poly schedule after it, over the other steps (EDAM's `PolyOptimizer`).
+    """
     def rate(step: int, total: int) -> float:
+        if start is not None:
+            rising = round(warmup * total)
+            if step < rising:
+                return start + (1 - start) * step / rising
+            return poly_factor(step - rising, total - rising, power)
         rise = min(1.0, (step + 1) / (warmup * total)) if warmup else 1.0
         return rise * poly_factor(step - step % interval, total, power)
     return rate

@@ -406,8 +406,8 @@ def test_the_keys_of_a_refiner_and_their_misspellings(refiners):
     words = (("refiner=blurr",), ("refiner=blur", "refiner.windw=3"), ("refiner=blur", "refiner.window=wide"), ("refiner.window=3",),
              ("refiner=torn",), ("refiner=walk",))
     name, key, value, other, torn, walk = plans(refiners, *words, chosen=(USUAL,))
-    assert name == ("refiner=blurr: there is no such option; did you mean 'blur'? (allowed: best_on_val, blur, blur_again, crf, none, proposals, torn, "
-                    "walk, walk_crf, walk_irn, walk_official, walk_power, wide)")
+    assert name == ("refiner=blurr: there is no such option; did you mean 'blur'? (allowed: best_on_val, blur, blur_again, crf, none, proposals, saliency, "
+                    "saliency_crf, torn, walk, walk_crf, walk_irn, walk_official, walk_power, wide)")
     assert key == "refiner.windw: there is no such key; did you mean 'window'? (allowed here: window)"
     assert value == "refiner.window: Value 'wide' of type 'str' could not be converted to Integer"
     assert other == "refiner.window: there is no such key; did you mean 'infer_seg.window' or 'infer_seg_gt.window'? (allowed here: beta, exp_times, scale_steps, radius, pad_to)"

@@ -16,8 +16,9 @@ from wsss.errors import ConfigError
 LPCAM = next(paper for paper in load_papers() if "LPCAM" in paper.paper)
 EXPERIMENTS = ("irn_voc12", "lpcam_voc12", "irn_coco14", "lpcam_coco14", "irn_voc12_deeplab", "lpcam_voc12_deeplab", "lpcam_voc12_upernet",
                "lpcam_coco14_deeplab", "lpcam_coco14_upernet", "layercam_irn_voc12_deeplab", "recam_voc12_deeplab",
-               "recam_coco14_deeplab", *(f"amn_{lpcam}{data}{network}" for lpcam in ("", "lpcam_") for data in ("voc12", "coco14")
-                                         for network in ("", "_deeplab", "_upernet")))
+               "recam_coco14_deeplab", *(f"{method}_{lpcam}{data}{network}" for method in ("amn", "edam") for lpcam in ("", "lpcam_")
+                                         for data in ("voc12", "coco14") for network in ("", "_deeplab", "_upernet")
+                                         if (method, data, network) != ("edam", "coco14", "")))
 
 
 def numbered(number: int):

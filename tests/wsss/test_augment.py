@@ -126,6 +126,21 @@ def test_the_generator_is_the_only_source(image):
     assert not torch.equal(classifier_sample(image, rng(6), 32), classifier_sample(image, rng(5), 32))
 
 
+def test_hue_jitter_turns_the_hue_as_torchvision(image):
+    adjust_hue = pytest.importorskip("torchvision.transforms.functional").adjust_hue
+    result = classifier_sample(image, rng(3), 60, resize_long=(60, 60), hue_jitter=0.3)
+    draws = rng(3)
+    draws.integers(60, 61)
+    turned = np.array(adjust_hue(Image.fromarray(image), draws.uniform(-0.3, 0.3)))
+    flipped = turned[:, ::-1] if draws.random() < 0.5 else turned
+    top, left = random_window(image.shape[:2], 60, draws)
+    expected, _ = official_crop(normalise(np.ascontiguousarray(flipped)).numpy(), np.zeros(image.shape[:2], np.uint8), top, left, 60)
+    assert np.array_equal(result.numpy(), expected)
+    assert not torch.equal(result, classifier_sample(image, rng(3), 60, resize_long=(60, 60)))
+    with pytest.raises(ArgumentError, match="hue_jitter is 0.6; expected 0 <= hue_jitter <= 0.5, in turns"):
+        classifier_sample(image, rng(3), 60, hue_jitter=0.6)
+
+
 def test_color_jitter_is_brightness_contrast_saturation(image):
     result = classifier_sample(image, rng(3), 60, resize_long=(60, 60), color_jitter=0.4)
     draws = rng(3)

@@ -203,6 +203,20 @@ def test_the_whole_resnet38_has_the_published_shapes():
                          "b5_2.conv_branch2b1": 2, "b6.conv_branch2b1": 4, "b7.conv_branch2b1": 4}
 
 
+def test_resnet38_of_edam_has_no_last_relu_and_fewer_trained_layers(wide):
+    method = from_facts("backbone", {"method": "resnet38", "relu": False, "frozen": ["b2", "b2_1"]})
+    assert method.facts == {"method": "resnet38", "relu": False, "frozen": ["b2", "b2_1"]}
+    assert from_facts("backbone", {"method": "resnet38"}).facts == {"method": "resnet38"}   # as before there were these settings
+    net = ResNet38("frozen_batch", width=8, relu=False, frozen=method.frozen).eval()
+    net.load_state_dict(wide.state_dict())
+    x = torch.rand(1, 3, 33, 40)
+    assert (net(x) < 0).any() and torch.equal(net(x).relu(), wide(x)) and torch.equal(net.stages(x)[-1], net(x))
+    frozen = {name.split(".")[0] for name, parameter in net.named_parameters() if not parameter.requires_grad and ".bn_" not in name}
+    assert frozen == {"conv1a", "b2", "b2_1", "bn7"} and not {name for name, parameter in net.b2.named_parameters() if parameter.requires_grad}
+    with pytest.raises(ConfigError, match=r"backbone.frozen=\[.b9.\] is not possible: b9 is no layer of resnet38; expected names among conv1a, b2"):
+        from_facts("backbone", {"method": "resnet38", "frozen": ["b9"]})
+
+
 def plain_wide(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """AffinityNet's forward pass in evaluation mode, from the tensors."""
     def norm(x, name):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.config import compose, typed
 from tests.networks import new_backbone, new_classifier
 from tests.wsss.official_networks import OfficialAmn, OfficialCam, OfficialIrn
 from wsss.errors import DataError, WeightsError
@@ -31,6 +32,7 @@ from wsss.official import (
     write_maps,
     write_network,
 )
+from wsss.official_edam import official_edam
 
 IMAGE = torch.randn(2, 3, 61, 90, generator=torch.Generator().manual_seed(0))
 
@@ -286,3 +288,35 @@ def test_prototypes_that_are_none(tmp_path, content):
         torch.save(content, tmp_path / name)
     with pytest.raises(DataError, match="class_ceneters.pt is damaged, or not a dictionary of prototypes by class"):
         read_prototypes(tmp_path)
+
+
+# The parameters of EDAM's own layers (network/resnet38_EDAM_cls.py, transformer.py, embedding/; utils/ as in BERT-pytorch).
+EDAM_BLOCK = {**{f"attention.{layer}.{end}": shape for layer in ("linear_layers.0", "linear_layers.1", "linear_layers.2", "output_linear")
+                 for end, shape in (("weight", (128, 128)), ("bias", (128,)))},
+              "feed_forward.w_1.weight": (512, 128), "feed_forward.w_1.bias": (512,), "feed_forward.w_2.weight": (128, 512),
+              "feed_forward.w_2.bias": (128,), **{f"{place}_sublayer.norm.{end}": (128,) for place in ("input", "output") for end in ("a_2", "b_2")}}
+EDAM_SHAPES = {"mask_layer.weight": (21, 4096, 3, 3), "d_d.weight": (128, 4096, 1, 1), "embedding.segment.weight": (5, 128),
+               "embedding.position.pe": (1, 46 * 46, 128), **{f"fc_list.{c}.weight": (1, 128, 1, 1) for c in range(20)},
+               **{f"trans_list.{c}.0.{name}": shape for c in range(20) for name, shape in EDAM_BLOCK.items()}}
+
+
+def test_the_names_and_shapes_of_the_official_edam():
+    config = typed(compose(["classifier=edam", "backbone=resnet38_edam"]))
+    with torch.device("meta"):
+        ours = config.classifier.new(config.backbone.new("frozen_batch"), 20)
+    found = {name: tuple(value.shape) for name, value in config.classifier.official(ours.state_dict()).items()}
+    own = {name: shape for name, shape in found.items() if not name.startswith(("conv1a", "b2", "b3", "b4", "b5", "b6", "b7", "bn7"))}
+    assert own == EDAM_SHAPES
+    assert found["b6.conv_branch2b1.weight"] == (1024, 512, 3, 3) and found["bn7.weight"] == (4096,)
+    names = set(found) - set(own)
+    assert {name.removeprefix("backbone.") for name in ours.state_dict() if name.startswith("backbone.")} == names
+    assert config.classifier.no_official(ours.backbone.facts) == ""
+    trained = {name for name, parameter in ours.backbone.named_parameters() if parameter.requires_grad}
+    assert not any(name.startswith(("conv1a", "b2", "bn")) or ".bn_" in name for name in trained) and "b3.conv_branch2a.weight" in trained
+
+
+def test_the_table_of_positions_of_the_official_edam():
+    state = {"segments": torch.zeros(5, 8), "mask_layer.weight": torch.zeros(1), "reduction.weight": torch.zeros(1), "outputs": torch.zeros(0, 1, 8)}
+    table = official_edam(state, 3)["embedding.position.pe"]
+    assert table.shape == (1, 9, 8) and table.dtype == torch.float32
+    torch.testing.assert_close(table[0, :, 0], torch.arange(9.0).sin())

@@ -30,6 +30,8 @@ class CamMethod(BaseMethod, ABC):
     range: ClassVar[tuple[float, float]] = (0, 1)   # of a class's maps divided by their greatest magnitude: here after a ReLU
     gradients: ClassVar[bool] = False  # True: `maps` runs in float32 on the weights as trained, with gradients enabled; no
     #                                    parameter requires one, so the method starts the graph at an activation
+    exact_grids: ClassVar[bool] = False   # True: the grids of its maps cover the image exactly. False: they cover it padded to
+    #                                       whole cells, as the features of a convolutional network (`wsss.cams.maps.rebuild`)
 
     @classmethod
     def titled(cls, preset: str) -> str:

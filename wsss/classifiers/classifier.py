@@ -38,6 +38,10 @@ class Classifier(nn.Module):
         """The weights (C, D) of activation maps (CAM): by default `class_weights`."""
         return self.class_weights()
 
+    def own_maps(self, features: Tensor) -> Tensor | None:
+        """Features (B, D, h, w) to maps (B, C, h, w) of the classes that are part of the network; None if it has none."""
+        return None
+
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to logits (B, C)."""
         return self.head(self.features(x))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from wsss.families import BaseMethod
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 @dataclass
 class ClassifierMethod(BaseMethod, ABC):
     """A kind of classifier and its training. Its settings are in the weights file, so that the network can be built again."""
+
+    images_per_sample: ClassVar[int] = 1   # that go through the network for one id: `members` that `mix` does not join
+    head: ClassVar[str] = "classifier.weight"   # the parameter of the head, of C rows, by which a file of its network is known
+    official_file: ClassVar[str] = ""      # of its own official code, if that has another network than IRN and LPCAM
 
     @abstractmethod
     def build(self, backbone: Backbone, n_classes: int) -> Classifier:
@@ -58,6 +62,19 @@ class ClassifierMethod(BaseMethod, ABC):
 
     def check(self, labels: Mapping[str, Sequence[int]]) -> None:
         """Check the classes of the training images before any work. Raises DataError if the method cannot learn from them."""
+
+    def own(self, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+        """The state dict of its network from a file of its own official code; that of any other file is unchanged. `where` names
+        the file in messages. Raises WeightsError if such a file is not complete."""
+        return dict(tensors)
+
+    def official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict of its own official code (`official_file`) from that of its network."""
+        return dict(state)
+
+    def no_official(self, backbone: Mapping[str, Any]) -> str:
+        """Why its network on a backbone of these facts is not that of its own official code; empty if it is."""
+        return ""
 
     def new(self, backbone: Backbone, n_classes: int, seed: int = 0) -> Classifier:
         """As `build`, with random weights that depend only on `seed`; the global random state is not changed."""

@@ -23,11 +23,12 @@ _TRIES = 10        # mmsegmentation: RandomCrop
 
 def classifier_sample(image: np.ndarray, generator: np.random.Generator, crop_size: int,
                       resize_long: tuple[int, int] = (320, 640), color_jitter: float = 0.0,
-                      normalisation: Normalisation = IMAGENET) -> torch.Tensor:
+                      normalisation: Normalisation = IMAGENET, hue_jitter: float = 0.0) -> torch.Tensor:
     """`image` (H, W, 3) uint8 -> (3, crop_size, crop_size) float32, normalised, for training the classifier.
 
     Draws: long side from `resize_long` (both ends included; bicubic); with `color_jitter` j > 0 factors of brightness, contrast
-    and saturation from 1 - j..1 + j (official: j = 0, no draw); a flip with probability 1/2; the crop (`random_window`).
+    and saturation from 1 - j..1 + j (official: j = 0, no draw); with `hue_jitter` j > 0 a turn of the hue of -j..j, in turns; a
+    flip with probability 1/2; the crop (`random_window`).
     Raises ArgumentError for values out of range.
     """
     low, high = resize_long
@@ -35,10 +36,14 @@ def classifier_sample(image: np.ndarray, generator: np.random.Generator, crop_si
         raise ArgumentError(f"resize_long is {resize_long}; expected 1 <= shortest <= longest, in pixels")
     if not 0 <= color_jitter < 1:
         raise ArgumentError(f"color_jitter is {color_jitter}; expected 0 <= color_jitter < 1")
+    if not 0 <= hue_jitter <= 0.5:
+        raise ArgumentError(f"hue_jitter is {hue_jitter}; expected 0 <= hue_jitter <= 0.5, in turns")
     target = int(generator.integers(low, high + 1))
     image = resize_image(image, scaled_size(image.shape[:2], target / max(image.shape[:2])))
     if color_jitter:
         image = _jitter(image, generator.uniform(1 - color_jitter, 1 + color_jitter, size=3))
+    if hue_jitter:
+        image = _turn_hue(image, int(generator.uniform(-hue_jitter, hue_jitter) * 255))   # 255: as torchvision's adjust_hue
     pixels = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w)
     if generator.random() < 0.5:
         pixels = pixels.flip(-1)
@@ -201,3 +206,10 @@ def _jitter(image: np.ndarray, factors: np.ndarray) -> np.ndarray:
     for enhance, factor in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors):
         picture = enhance(picture).enhance(float(factor))
     return np.array(picture)
+
+
+def _turn_hue(image: np.ndarray, steps: int) -> np.ndarray:
+    """Turn the hue by `steps` of 256 (torchvision's `ColorJitter`, for Pillow images)."""
+    hsv = np.array(Image.fromarray(image).convert("HSV"))
+    hsv[..., 0] += np.uint8(steps % 256)   # wraps around
+    return np.array(Image.fromarray(hsv, "HSV").convert("RGB"))

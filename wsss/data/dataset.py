@@ -70,6 +70,7 @@ class Dataset:
     max_pixels: int | None = None  # of an image; None: Pillow's limit
     read_from: Mapping[str, str] = field(repr=False, default_factory=dict)  # part -> the files and their form, to show
     corrections: Mapping[str, str] = field(repr=False, default_factory=dict)  # id -> file of a mask corrected by hand
+    saliency: Mapping[str, str] = field(repr=False, default_factory=dict)  # id -> file (`wsss.data.saliency`)
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -9,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
+from wsss.data.dataset import Dataset
 from wsss.data.drawing import CLASSES, VERSION, draw_picture
 from wsss.data.images import encode_mask
 from wsss.errors import DataError, StorageError
 from wsss.seeding import generator
 
+_BLUR = 3   # pixels, standard deviation; of saliency maps
 
 def make_shapes(root: str | Path, *, seed: int = 0, n_train: int = 300, n_val: int = 100) -> Path:
     """Draw the embedded data set into `root`, with the layout of `open_folder`, unless it exists; return `root`.
@@ -30,7 +32,7 @@ def make_shapes(root: str | Path, *, seed: int = 0, n_train: int = 300, n_val: i
     wanted = {"version": VERSION, "seed": seed, "n_train": n_train, "n_val": n_val}
     try:
         if not root.exists() or not any(root.iterdir()):
-            _draw_folder(root, wanted)
+            _draw_folder(root, lambda temporary: _write_folder(temporary, wanted))
     except OSError as error:
         raise StorageError(f"cannot write the embedded data set to {root}: {error.strerror or error}; make room or make it "
                            "writable, or choose another folder with data.root=DIR") from error
@@ -38,11 +40,33 @@ def make_shapes(root: str | Path, *, seed: int = 0, n_train: int = 300, n_val: i
     return root
 
 
-def _draw_folder(root, wanted):
+def draw_saliency(dataset: Dataset) -> Path:
+    """Draw saliency maps of the embedded data set into its folder `saliency`, unless it exists; return that folder.
+
+    A map is the outline of all objects together, blurred by 3 pixels: it is made of the ground truth, so scores with it show that
+    a method works and not how good it is. Raises StorageError if it cannot be written.
+    """
+    folder = dataset.root / "saliency"
+
+    def write(temporary: Path) -> None:
+        temporary.mkdir()
+        for image_id in dataset.image_files:
+            shown = Image.fromarray(np.where(dataset.mask(image_id) > 0, 255, 0).astype(np.uint8))
+            shown.filter(ImageFilter.GaussianBlur(_BLUR)).save(temporary / f"{image_id}.png")
+    try:
+        if not folder.exists():
+            _draw_folder(folder, write)
+    except OSError as error:
+        raise StorageError(f"cannot write the saliency maps of the embedded data set to {folder}: {error.strerror or error}; "
+                           "make room or make it writable, or choose another folder with data.root=DIR") from error
+    return folder
+
+
+def _draw_folder(root, write):
     root.parent.mkdir(parents=True, exist_ok=True)
     temporary = root.with_name(f".{root.name}.{uuid.uuid4().hex}.tmp")
     try:
-        _write_folder(temporary, wanted)
+        write(temporary)
         os.rename(temporary, root)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # these two: another process was first

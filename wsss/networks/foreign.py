@@ -35,9 +35,10 @@ _KINDS = {   # a parameter that only this kind of network has
     r"features\.0\.weight": "a VGG or AlexNet of torchvision"}
 
 
-def is_foreign(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict, as `wsss.official.own_state` returns it, is neither of this project nor of the official code."""
-    return HEAD_WEIGHT not in state or not any(name.startswith("backbone.") for name in state)
+def is_foreign(state: Mapping[str, Tensor], head: str = HEAD_WEIGHT) -> bool:
+    """Whether a state dict, as `wsss.official.own_state` returns it, is neither of this project nor of the official code. `head`:
+    a parameter of the head."""
+    return head not in state or not any(name.startswith("backbone.") for name in state)
 
 
 def classifier_state(tensors: Mapping[str, Tensor], method: BackboneMethod, n_classes: int, channels: int,

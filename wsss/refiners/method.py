@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wsss.errors import ConfigError
+from wsss.errors import ArgumentError, ConfigError
 from wsss.families import BaseMethod
 
 if TYPE_CHECKING:   # a plan reads the settings of a method and waits for no torch
@@ -24,8 +24,9 @@ class SeedImage:
     id: of the image, for a refiner with files of its own.
     """
 
-    def __init__(self, seeds: Callable[[], Tensor], edge: Callable[[int], Tensor], image: Callable[[], Tensor], id: str = ""):
-        self._seeds, self._edge, self._image, self.id = seeds, edge, image, id
+    def __init__(self, seeds: Callable[[], Tensor], edge: Callable[[int], Tensor], image: Callable[[], Tensor], id: str = "",
+                 saliency: Callable[[], Tensor] | None = None):
+        self._seeds, self._edge, self._image, self.id, self._saliency = seeds, edge, image, id, saliency
         self.edges: dict[int, Tensor] = {}   # the edge maps made so far, by `pad_to`
 
     @cached_property
@@ -37,6 +38,13 @@ class SeedImage:
     def image(self) -> Tensor:
         """The image (H, W, 3) uint8 in the size of the networks' input."""
         return self._image()
+
+    @cached_property
+    def saliency(self) -> Tensor:
+        """The saliency map (H, W) uint8 in the size of the networks' input, of a data set that has them (`check`)."""
+        if self._saliency is None:
+            raise ArgumentError(f"there is no saliency map of {self.id!r}; expected `saliency` of SeedImage: pass it")
+        return self._saliency()
 
     def edge(self, pad_to: int | None = None) -> Tensor:
         """The edge map (h, w) float32 in [0, 1] of IRN, at stride 4; only for a method with `reads_irn`.
@@ -62,6 +70,7 @@ class RefinerMethod(BaseMethod):
     subject: ClassVar[str] = ""        # the beginning of a sentence about them; by default "TITLE is"
     maps_title: ClassVar[str] = ""     # of what `maps` returns, in the report; by default the name of the module
     reads_irn: ClassVar[bool] = False  # whether it asks for `SeedImage.edge`
+    threshold: ClassVar[float | None] = None   # in place of the background threshold, which is then neither set nor chosen
 
     def __post_init__(self) -> None:
         """A method checks its settings here with `require`, and calls this function of its base."""

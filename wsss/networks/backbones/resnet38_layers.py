@@ -1,6 +1,6 @@
 """The layers of the wide ResNet-38 (`wsss.networks.backbones.resnet38`), under the names of AffinityNet's `resnet38d.py`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -54,15 +54,15 @@ class ResNet38(Backbone):
     """The stages are the outputs of b3, b4 and b5, before the norm that the next block begins with, and the features. b2 is none,
     because the branches of IRN begin at stride 4.
 
-    width: of the first convolution; 64 is the published network, less is for tests. With frozen batch norm its scale and shift
-    are not trained, as there.
+    width: of the first convolution; 64 is the published network, less is for tests. relu: after the last norm. With frozen batch
+    norm its scale and shift are not trained, as there, nor the layers `frozen`.
     """
 
     strides = (4, 8, 8, 8)
     feature_stride = 8
     normalisation = IMAGENET
 
-    def __init__(self, norm: str, width: int = 64):
+    def __init__(self, norm: str, width: int = 64, relu: bool = True, frozen: Sequence[str] = ()):
         super().__init__()
         layer = norm_layer(norm)
         two, four, eight, sixteen = (width * factor for factor in (2, 4, 8, 16))
@@ -76,9 +76,10 @@ class ResNet38(Backbone):
         self.b5_1, self.b5_2 = (ResBlock(sixteen, eight, sixteen, layer, dilations=(2, 2)) for _ in range(2))
         self.b6 = Bottleneck(sixteen, 2 * sixteen, layer, 4, 0.3)
         self.b7 = Bottleneck(2 * sixteen, 4 * sixteen, layer, 4, 0.5)
-        self.bn7, self.relu = layer(4 * sixteen), nn.ReLU()
+        self.bn7, self.relu = layer(4 * sixteen), nn.ReLU() if relu else nn.Identity()
         if norm == "frozen_batch":
-            self.conv1a.requires_grad_(False)
+            for name in ("conv1a", *frozen):
+                self.get_submodule(name).requires_grad_(False)
             for module in self.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.requires_grad_(False)
