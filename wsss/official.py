@@ -213,12 +213,14 @@ AMN = _layout(1, {"label_enc.": "label_embedding.", "newly_added.1.": "label_emb
 IRN = _layout(2, {name: own for branch, count in (("edge", 6), ("dp", 7)) for i in range(1, count + 1)
                   for name, own in ((f"fc_{branch}{i}.", f"fc_{branch}{i}."), (f"{branch}_layers.{i - 1}.", f"fc_{branch}{i}."))}
               | dict.fromkeys(("mean_shift.", "fc_dp7.4.", "dp_layers.6.4."), "mean_shift."))
+# Its state dict has the backbone without a prefix, and each parameter once (network/resnet38_aff.py).
+PSA = {"": "backbone.", **{f"{name}.": f"{name}." for name in ("f8_3", "f8_4", "f8_5", "f9")}}
 # Constants of the training loss, which res50_irn.pth also holds; MeanShift is a batch norm in later versions of IRN.
 _IGNORED = re.compile(r"path_indices\d+|disp_target|(fc_dp7|dp_layers\.6)\.4\.(running_var|num_batches_tracked)")
 
 
 def own_state(tensors: Mapping[str, Tensor], layout: Mapping[str, str], where: str) -> dict[str, Tensor]:
-    """Rename a state dict of the official network (`layout`: CAM, AMN or IRN) to our names; our own names are kept.
+    """Rename a state dict of the official network (`layout`: CAM, AMN, IRN or PSA) to our names; our own names are kept.
 
     A leading `module.` (torch's DataParallel) is dropped; unknown names are kept for the caller to refuse.
     Raises WeightsError if two copies of one parameter differ or a number is not finite.
@@ -241,7 +243,7 @@ def own_state(tensors: Mapping[str, Tensor], layout: Mapping[str, str], where: s
 
 
 def write_network(path: Path | str, state: Mapping[str, Tensor], layout: Mapping[str, str]) -> None:
-    """Write one of our state dicts as `res50_cam.pth`, `res50_amn.pth` or `res50_irn.pth`, completely or not at all."""
+    """Write one of our state dicts in the layout of the official network, completely or not at all."""
     with replacing(path) as temporary:
         torch.save(official_state(state, layout), temporary)
 

@@ -8,7 +8,7 @@ Imported maps are stored as they are, at both official sizes: their grids are th
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -196,19 +196,25 @@ class OfficialLabels(_Files):
         return {f"{image_id}.png": encode_mask(label)}, {"height": size[0], "width": size[1]}
 
 
+RESNET50 = {"method": "resnet", "depth": "resnet50", "norm": "frozen_batch"}   # facts of official backbones
+RESNET38 = {"method": "resnet38", "norm": "frozen_batch"}
+
+
 @dataclass(frozen=True)
 class OfficialNetwork:
-    """The weights file of a training; the setting `weights` of the step reads it. `layout`: its names in `wsss.official`."""
+    """The weights file of a training; the setting `weights` of the step reads it. `layout`: its names in `wsss.official`.
+    `backbone`: the facts of its backbone."""
 
     name: str
     layout: str
+    backbone: Mapping[str, str] = field(default_factory=lambda: RESNET50)
 
     def why_not(self, folder: Path) -> str:
         """Why the finished step in `folder` has no official form; empty if it has."""
         facts = read_metadata(folder / WEIGHTS)
-        official = {"method": "resnet", "depth": "resnet50", "norm": "frozen_batch"}
-        if facts.get("backbone") != official:
-            return f"has the backbone {facts.get('backbone')}, the official network a resnet50 with batch norm"
+        if facts.get("backbone") != self.backbone:
+            name = self.backbone.get("depth", self.backbone["method"])
+            return f"has the backbone {facts.get('backbone')}, the official network a {name} with batch norm"
         return ""
 
     def bytes_needed(self, folder: Path) -> float:

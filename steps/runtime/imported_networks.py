@@ -12,6 +12,7 @@ from wsss.classifiers.classifier import Classifier
 from wsss.data.dataset import Dataset
 from wsss.errors import WeightsError
 from wsss.files import user_path
+from wsss.networks.affinitynet import AffinityNet
 from wsss.networks.amn import AMN
 from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.foreign import HEAD_BIAS, classifier_state, is_foreign, without_bias
@@ -22,7 +23,7 @@ from wsss.official import IRN as OFFICIAL_IRN
 from wsss.segmenters.segmenter import Segmenter
 
 # (file, its name in messages, methods, data set) -> the network, and what is dropped of it
-Read = Callable[[str, str, Mapping[str, Any], Dataset], tuple[Classifier | IRN | Segmenter | AMN, list[str]]]
+Read = Callable[[str, str, Mapping[str, Any], Dataset], tuple[Classifier | IRN | Segmenter | AMN | AffinityNet, list[str]]]
 
 
 def import_network(context: StepContext, read: Read) -> dict[str, Any]:

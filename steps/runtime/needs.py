@@ -154,7 +154,7 @@ class Estimate:
             freeze_early(network.backbone)
         return network
 
-    def training(self, network: Classifier | IRN | Segmenter | AMN, log_line: int) -> tuple[float, float, float]:
+    def training(self, network: nn.Module, log_line: int) -> tuple[float, float, float]:
         """`disk`, `held` and `passing` of a training: weights, gradients, optimiser state, and the outputs that autograd keeps
         for a batch. `log_line`: bytes of both logs per training step."""
         settings, number, alive = self.settings, len(self.setup.lists["ids"]), WeakSet[_Kept]()

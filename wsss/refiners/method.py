@@ -24,8 +24,9 @@ class SeedImage:
     id: of the image, for a refiner with files of its own.
     """
 
-    def __init__(self, seeds: Callable[[], Tensor], edge: Callable[[int], Tensor], image: Callable[[], Tensor], id: str = ""):
-        self._seeds, self._edge, self._image, self.id = seeds, edge, image, id
+    def __init__(self, seeds: Callable[[], Tensor], edge: Callable[[int], Tensor], image: Callable[[], Tensor], id: str = "",
+                 features: Callable[[], Tensor] | None = None):
+        self._seeds, self._edge, self._image, self.id, self._features = seeds, edge, image, id, features
         self.edges: dict[int, Tensor] = {}   # the edge maps made so far, by `pad_to`
 
     @cached_property
@@ -38,8 +39,14 @@ class SeedImage:
         """The image (H, W, 3) uint8 in the size of the networks' input."""
         return self._image()
 
+    @cached_property
+    def features(self) -> Tensor:
+        """The features (D, h, w) float32 of AffinityNet, at stride 8; only for a method that reads "affinity"."""
+        assert self._features is not None
+        return self._features()
+
     def edge(self, pad_to: int | None = None) -> Tensor:
-        """The edge map (h, w) float32 in [0, 1] of IRN, at stride 4; only for a method with `reads_irn`.
+        """The edge map (h, w) float32 in [0, 1] of IRN, at stride 4; only for a method that reads "irn".
 
         `pad_to`: IRN's input is padded at the right and bottom to sides of at least this many pixels.
         """
@@ -61,7 +68,9 @@ class RefinerMethod(BaseMethod):
     title: ClassVar[str] = ""          # of its masks, in a headline; by default the name of the module
     subject: ClassVar[str] = ""        # the beginning of a sentence about them; by default "TITLE is"
     maps_title: ClassVar[str] = ""     # of what `maps` returns, in the report; by default the name of the module
-    reads_irn: ClassVar[bool] = False  # whether it asks for `SeedImage.edge`
+    reads: ClassVar[str] = ""          # the network that it needs, by its role: "irn" for `SeedImage.edge`, "affinity" for
+    #                                    `SeedImage.features`; "" none
+    divided: ClassVar[bool] = True     # whether its maps are divided by their common maximum
 
     def __post_init__(self) -> None:
         """A method checks its settings here with `require`, and calls this function of its base."""
@@ -75,7 +84,8 @@ class RefinerMethod(BaseMethod):
         """The maps before the background threshold.
 
         Returns:
-            (K, h, w) float32 at stride 4, not negative. They are divided by their common maximum, enlarged, and divided again.
+            (K, h, w) float32 at stride 4, not negative. They are divided by their common maximum, enlarged, and divided again; if
+            they are not `divided`, they are in [0, 1] and only enlarged.
         """
         return image.seeds
 
