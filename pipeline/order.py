@@ -88,7 +88,8 @@ class Row:
 
 STEPS: tuple[Row, ...] = (
     Row("train_cam", "the image classifier"),
-    Row("train_cam", "the classifier, trained further by ReCAM", {"init": "train_cam"}, name="train_recam"),
+    Row("train_cam", "the classifier, trained further by ReCAM", {"init": "train_cam"}, name="train_recam",
+        official="res50_recam_4.pth"),
     Row("make_cam", "CAMs at every scale", {"classifier": CLASSIFIER}),
     Row("make_lpcam", "prototypes and LPCAMs at every scale", {"classifier": CLASSIFIER, "cams": "make_cam"}),
     Row("imported", "maps imported from files"),

@@ -226,4 +226,7 @@ class OfficialNetwork:
         from wsss import official
         from wsss.networks.weights import read_tensors
 
-        official.write_network(target / self.name, read_tensors(folder / WEIGHTS), getattr(official, self.layout))
+        tensors = read_tensors(folder / WEIGHTS)
+        official.write_network(target / self.name, tensors, getattr(official, self.layout))
+        if official.SECOND in tensors:   # of ReCAM
+            official.write_second(target / self.name, tensors[official.SECOND])

@@ -72,7 +72,9 @@ class Refining:
         made: dict[str, Tensor] = {}
         if (maps := self.refined(image, method)) is not None:
             made[method.maps_name] = maps
-        return made | {"edge": edge for edge in image.edges.values()}
+        for edge in image.edges.values():
+            made["edge"] = edge
+        return made
 
     def in_size(self, image_id: str, method: RefinerMethod, refined: Tensor | None, size: Sequence[int]) -> Tensor:
         """The maps (K, H, W) in [0, 1] at a size, before the background threshold.
@@ -132,7 +134,6 @@ class Refining:
 
 
 def _divided(method: RefinerMethod, maps: Tensor) -> Tensor:
-    """The maps divided by their common maximum, if the method says so."""
     highest = maps.max() if maps.numel() else maps.new_zeros(())
     return maps / highest if method.divided and highest > 0 else maps
 

@@ -18,7 +18,7 @@ from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.foreign import HEAD_BIAS, classifier_state, is_foreign, without_bias
 from wsss.networks.irn import IRN
 from wsss.networks.weights import fill, read_tensors
-from wsss.official import CAM, own_state
+from wsss.official import CAM, SECOND, own_state, read_second
 from wsss.official import IRN as OFFICIAL_IRN
 from wsss.segmenters.segmenter import Segmenter
 
@@ -57,6 +57,8 @@ def imported_classifier(file: str, where: str, methods: Mapping[str, Any], datas
     classifier = methods["classifier"].new(backbone_of(state, methods), len(dataset.classes))
     if foreign and HEAD_BIAS in state.keys() - classifier.state_dict().keys():
         notes = [*notes, without_bias(state.pop(HEAD_BIAS))]
+    if SECOND in classifier.state_dict().keys() - state.keys():   # the official code of ReCAM
+        state[SECOND] = read_second(file, where)
     return filled(classifier, state, where), notes
 
 
