@@ -20,7 +20,7 @@ from wsss.data.images import scaled_size
 from wsss.networks.folding import fold_batch_norm
 from wsss.networks.irn import IRN
 from wsss.refinement import walk
-from wsss.refinement.affinity import affinity_losses
+from wsss.refinement.affinity import affinity_losses, edge_to_affinity
 from wsss.refinement.crf import crf_labels
 
 IMAGE = (375, 500)
@@ -68,7 +68,7 @@ def launches() -> dict[str, int]:
     classifier = fold_batch_norm(backbone().eval().requires_grad_(False))
 
     def walked(power: Callable) -> None:
-        power(maps, walk._symmetric_steps(edge, 10, 5, edge.numel())[0])
+        power(maps, walk._symmetric_steps(edge_to_affinity(edge, 5), edge, 10, edge.numel())[0])
 
     def by_rows(x: torch.Tensor, bands: list) -> None:
         walk._power_by_rows(x, *walk._as_rows(bands, edge.numel()), 256)

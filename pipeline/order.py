@@ -88,7 +88,8 @@ class Row:
 
 STEPS: tuple[Row, ...] = (
     Row("train_cam", "the image classifier"),
-    Row("train_cam", "the classifier, trained further by ReCAM", {"init": "train_cam"}, name="train_recam"),
+    Row("train_cam", "the classifier, trained further by ReCAM", {"init": "train_cam"}, name="train_recam",
+        official="res50_recam_4.pth"),
     Row("make_cam", "CAMs at every scale", {"classifier": CLASSIFIER}),
     Row("make_lpcam", "prototypes and LPCAMs at every scale", {"classifier": CLASSIFIER, "cams": "make_cam"}),
     Row("imported", "maps imported from files"),
@@ -104,7 +105,10 @@ STEPS: tuple[Row, ...] = (
     Row("cam_to_ir_label", "confident labels by these maps", {"seeds": SEEDS, "thresholds": "eval_amn"}, name="amn_ir_label",
         official="amn_ir_label"),
     Row("train_irn", "the edge and displacement network", {"labels": LABELS, "classifier": CLASSIFIER}),
-    Row("make_sem_seg_labels", "pseudo masks", {"seeds": SEEDS, "irn": "train_irn"}, flag="make_sem_seg_pass"),
+    Row("affinity_label", "confident labels for the affinity network, 255 (ignore) elsewhere", {"seeds": SEEDS}),
+    Row("train_psa", "the affinity network", {"labels": "affinity_label", "classifier": CLASSIFIER}),
+    Row("make_sem_seg_labels", "pseudo masks", {"seeds": SEEDS, "irn": "train_irn", "affinity": "train_psa"},
+        flag="make_sem_seg_pass"),
     Row("eval_sem_seg", "scores of the pseudo masks", {"masks": "make_sem_seg_labels"}),
     Row("train_seg", "the segmentation network", {"labels": "make_sem_seg_labels"}),
     Row("infer_seg", "segmentations", {"network": "train_seg"}),

@@ -1,10 +1,10 @@
 """Refine the seed maps by the method that `refiner=NAME` chooses, and write the pseudo masks.
 
 Official file: `step/make_sem_seg_labels.py` (IRN, LPCAM), which has only the random walk (`refiner=walk`). Reads the seed
-maps and, if a refiner that is used or tried needs it, IRN. Writes `ID.png`, palette PNGs in the size of the image that can be
-used as `SegmentationClass`, and with `save_soft` what the refiner makes of the edge map `edge/ID.npy` (h, w) and of maps by
-their name, the walked maps `walk/ID.npy` (K, h, w), float16 at stride 4. `threshold.json` records the refiner, the background
-threshold and the scores on val.
+maps and, if a refiner that is used or tried needs it, IRN or AffinityNet. Writes `ID.png`, palette PNGs in the size of the image
+that can be used as `SegmentationClass`, and with `save_soft` what the refiner makes of the edge map `edge/ID.npy` (h, w) and of
+maps by their name, such as the walked maps `walk/ID.npy` (K, h, w), float16 at stride 4. `threshold.json` records the refiner,
+the background threshold and the scores on val.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ VERSION = 4
 KIND = IMAGES
 MASKS = {"": "pseudo masks"}
 COMMON = (THRESHOLD,)
+LEARNED = {"irn": "edges", "affinity": "affinities"}   # by the role of a network that a refiner reads
 OFFICIAL = OfficialLabels("sem_seg", original=True, common={THRESHOLD: {"threshold": None, "source": "imported pseudo masks"}})
 
 
@@ -81,10 +82,9 @@ def falls_back(setup: Setup) -> bool:
 
 def unused(setup: Setup) -> dict[str, str]:
     name, candidates = setup.config.refiner.method, setup.config.refiner.candidates(bool(setup.lists["val"]))
-    if any(method.reads_irn for method in candidates.values()):
-        return {}
+    read = {method.reads for method in candidates.values()}
     why = "" if name in candidates else f", which is {next(iter(candidates))} without val masks"
-    return {"irn": f"refiner={name}{why}"}
+    return {role: f"refiner={name}{why}" for role in LEARNED if role not in read}
 
 
 def check(setup: Setup) -> None:
@@ -101,6 +101,7 @@ def prepare(context: StepContext) -> None:
 
 def needs(setup: Setup) -> Needs | None:
     from steps.parts.refining import KEPT, OFFSETS
+    from steps.runtime.affinity import planned_affinitynet
     from steps.runtime.needs import Estimate, labels_on_disk, weights
 
     estimate, has_val = Estimate(setup), bool(setup.lists["val"])
@@ -113,12 +114,18 @@ def needs(setup: Setup) -> Needs | None:
     passing = [originals.most(27, 7), *(images.most(*each) for each in memory)]   # maps up to their label, measured
     disk: float = labels_on_disk(originals, border=3)   # measured: 1.0 to 1.8, VOC's own masks 4.1
     held: float = 0
-    if reads_irn := any(method.reads_irn for method in methods):
+    read = {method.reads for method in methods}
+    if "irn" in read:
         network = estimate.irn().eval()
         held += weights(network)
         passing.append(estimate.forwards(network, network.edge_map, images))
+    if "affinity" in read:
+        affinity = planned_affinitynet(setup).eval()
+        held += weights(affinity)
+        passing.append(estimate.forwards(affinity, affinity, images, batch=1))
     if setup.settings.save_soft:   # float16 at stride 4
-        disk += images.total(2 * (any(method.maps_name for method in methods) * images.classes + reads_irn) * images.pixels / 16)
+        kept = any(method.maps_name for method in methods) * images.classes + ("irn" in read)
+        disk += images.total(2 * kept * images.pixels / 16)
     if has_val and any(method.maps_name and method.after_threshold for method in methods):
         val = estimate.images("val")
         held += estimate.on_host(min(val.total(val.classes * val.pixels / 4), KEPT))   # float32 at stride 4
@@ -140,7 +147,7 @@ def run(context: StepContext) -> dict[str, Any]:
                          for kind, array in soft.items()}
         return contents, {"height": label.shape[0], "width": label.shape[1]}
 
-    for_each_image(context, make, cpu_parallel=method.after_threshold and not method.reads_irn)
+    for_each_image(context, make, cpu_parallel=method.after_threshold and not method.reads)
     return chosen
 
 
@@ -177,9 +184,8 @@ def advice(change: Change) -> list[Advice]:
         return []
     method = _refiner(change.score) or RefinerMethod
     found: list[Advice] = [*method.advice(change.cause, outcome.setting)]
-    if method.reads_irn and change.cause == "shrink":
-        irn = change.reads["irn"]
-        found.append((*outcome.longer(irn, 6), "edges that were trained longer"))
+    if method.reads and change.cause == "shrink":
+        found.append((*outcome.longer(change.reads[method.reads], 6), f"{LEARNED[method.reads]} that were trained longer"))
     return found or [(f"{change.name}.bg_threshold", before["threshold"], f"as {before['title']} in {before['step']}")]
 
 

@@ -8,7 +8,7 @@ Imported maps are stored as they are, at both official sizes: their grids are th
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -197,13 +197,19 @@ class OfficialLabels(_Files):
         return {f"{image_id}.png": encode_mask(label)}, {"height": size[0], "width": size[1]}
 
 
+RESNET50 = {"method": "resnet", "depth": "resnet50", "norm": "frozen_batch"}   # facts of official backbones
+RESNET38 = {"method": "resnet38", "norm": "frozen_batch"}
+
+
 @dataclass(frozen=True)
 class OfficialNetwork:
-    """The weights file of a training; the setting `weights` of the step reads it. `layout`: its names in `wsss.official`. A
-    classifier may have an official code, and so a file, of its own (`ClassifierMethod.official_file`)."""
+    """The weights file of a training; the setting `weights` of the step reads it. `layout`: its names in `wsss.official`.
+    `backbone`: the facts of its backbone. A classifier may have an official code, and so a file, of its own
+    (`ClassifierMethod.official_file`)."""
 
     name: str
     layout: str
+    backbone: Mapping[str, str] = field(default_factory=lambda: RESNET50)
 
     def file(self, folder: Path) -> str:
         """The name of the file of the finished step in `folder`."""
@@ -214,9 +220,9 @@ class OfficialNetwork:
         facts = read_metadata(folder / WEIGHTS)
         if method := _own_code(folder):
             return method.no_official(facts["backbone"])
-        official = {"method": "resnet", "depth": "resnet50", "norm": "frozen_batch"}
-        if facts.get("backbone") != official:
-            return f"has the backbone {facts.get('backbone')}, the official network a resnet50 with batch norm"
+        if facts.get("backbone") != self.backbone:
+            name = self.backbone.get("depth", self.backbone["method"])
+            return f"has the backbone {facts.get('backbone')}, the official network a {name} with batch norm"
         return ""
 
     def bytes_needed(self, folder: Path) -> float:
@@ -231,8 +237,10 @@ class OfficialNetwork:
         state = read_tensors(folder / WEIGHTS)
         if method := _own_code(folder):
             official.write_state(target / self.file(folder), method.official(state))
-        else:
-            official.write_network(target / self.name, state, getattr(official, self.layout))
+            return
+        official.write_network(target / self.name, state, getattr(official, self.layout))
+        if official.SECOND in state:   # of ReCAM
+            official.write_second(target / self.name, state[official.SECOND])
 
 
 def _own_code(folder: Path) -> Any:

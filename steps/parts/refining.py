@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from steps.parts.pieces import Adjustable, Column
 from steps.parts.thresholds import THRESHOLD, Chosen, by_rule, count, fallen_back, for_each_mask, is_flat, read_chosen
+from steps.runtime.affinity import load_read
 from steps.runtime.artifacts import Maps, read_array, write_json
 from steps.runtime.concurrency import max_concurrent
 from steps.runtime.context import StepContext, require_prepared
-from steps.runtime.networks import WEIGHTS, load_irn, network_input
+from steps.runtime.networks import WEIGHTS, network_input
 from steps.runtime.store import Store
 from wsss.cams.maps import at_size, from_stride_4
 from wsss.data.saliency import read_saliency
@@ -36,7 +37,7 @@ class Refining:
     def __init__(self, context: StepContext, methods: Iterable[RefinerMethod]):
         methods = tuple(methods)
         self.context, self.maps = context, Maps(context.input("seeds"))
-        self.irn = load_irn(context) if any(method.reads_irn for method in methods) else None
+        self.networks = load_read(context, methods)
         self._kept: dict[tuple[str, str], Tensor] = {}   # (maps_key, id) -> refined maps (K, h, w) of a val image
         self._room = KEPT if any(method.maps_name and method.after_threshold for method in methods) else 0
 
@@ -49,13 +50,15 @@ class Refining:
 
     def image(self, image_id: str) -> SeedImage:
         """What a refiner reads of an image."""
-        device, dataset = self.context.runtime.device, self.context.dataset
-        return SeedImage(lambda: self.maps.at(image_id, "strided", device), partial(self._edge, image_id),
+        device, dataset, computed = self.context.runtime.device, self.context.dataset, partial(self._computed, image_id)
+        return SeedImage(lambda: self.maps.at(image_id, "strided", device),
+                         lambda pad_to: computed("irn", lambda irn, pair: irn.edge_map(pair, pad_to), flip=True),
                          lambda: torch.from_numpy(dataset.image(image_id)).to(device), image_id,
-                         lambda: torch.from_numpy(read_saliency(dataset, image_id, self._frame(image_id))).to(device))
+                         features=lambda: computed("affinity", lambda network, image: network(image)),
+                         saliency=lambda: torch.from_numpy(read_saliency(dataset, image_id, self._frame(image_id))).to(device))
 
     def refined(self, image: SeedImage, method: RefinerMethod) -> Tensor | None:
-        """The maps (K, h, w) at stride 4 before the threshold, divided by their common maximum; None: the seed maps as they are.
+        """The maps (K, h, w) at stride 4 before the threshold, in [0, 1]; None: the seed maps as they are.
 
         Raises ArgumentError if the method returns another shape.
         """
@@ -64,7 +67,7 @@ class Refining:
         with torch.inference_mode():
             maps = method.maps(image)
             _require_shape("maps", method, maps, image.seeds.shape)
-            return _by_maximum(maps)
+            return _divided(method, maps)
 
     def made(self, image: SeedImage, method: RefinerMethod) -> dict[str, Tensor]:
         """The maps before the threshold by their name, and "edge", the edge map (h, w), as far as the method makes them."""
@@ -75,14 +78,14 @@ class Refining:
             made["edge"] = edge
         return made
 
-    def in_size(self, image_id: str, refined: Tensor | None, size: Sequence[int]) -> Tensor:
+    def in_size(self, image_id: str, method: RefinerMethod, refined: Tensor | None, size: Sequence[int]) -> Tensor:
         """The maps (K, H, W) in [0, 1] at a size, before the background threshold.
 
-        Refined maps are upsampled x4, cropped (official) and divided by their common maximum.
+        Refined maps are upsampled x4, cropped (official) and, if the method says so, divided by their common maximum.
         """
         if refined is None:
             return self.maps.at(image_id, size, self.context.runtime.device)
-        return _by_maximum(from_stride_4(refined, self._frame(image_id), size))
+        return _divided(method, from_stride_4(refined, self._frame(image_id), size))
 
     def soft(self, image_id: str, method: RefinerMethod) -> Tensor:
         """The maps (K, H, W) in [0, 1] in the size of the image, before the background threshold."""
@@ -90,7 +93,7 @@ class Refining:
         if refined is not None and refined.nbytes <= self._room:
             self._room -= refined.nbytes
             self._kept[method.maps_key, image_id] = refined.cpu()
-        return self.in_size(image_id, refined, self.context.dataset.size(image_id))
+        return self.in_size(image_id, method, refined, self.context.dataset.size(image_id))
 
     def masks(self, image_id: str, trials: Sequence[Trial]) -> list[np.ndarray]:
         """The masks by several refiners and thresholds."""
@@ -110,22 +113,21 @@ class Refining:
             numbers = [number for number, (method, _) in enumerate(trials) if method.scores_key == key]
             method = trials[numbers[0]][0]
             frame = self._frame(image_id) if method.after_threshold else size
-            scores = torch.stack([with_background(self.in_size(image_id, refined[number], frame), trials[number][1])
-                                  for number in numbers])   # (n, K + 1, H, W)
+            scores = torch.stack([with_background(self.in_size(image_id, trials[number][0], refined[number], frame),
+                                                  trials[number][1]) for number in numbers])   # (n, K + 1, H, W)
             if method.after_threshold and classes:
                 before, scores = scores, method.scores(image, scores)
                 _require_shape("scores", method, scores, before.shape)
             found |= {number: mask_of(at_size(each, size), classes) for number, each in zip(numbers, scores, strict=True)}
         return [found[number] for number in range(len(trials))]
 
-    def _edge(self, image_id: str, pad_to: int) -> Tensor:
-        if self.irn is None:
-            raise ArgumentError("the refiner asks for the edge map of IRN, which is not loaded: expected reads_irn = True in its "
-                                "class")
-        with torch.inference_mode():
-            batch = network_input(self.context, self.irn, image_id, flip=True)   # (2, 3, H, W)
-            with self.context.runtime.autocast():
-                return self.irn.edge_map(batch, pad_to).float()[0]
+    def _computed(self, image_id: str, role: str, compute: Callable[[Any, Tensor], Tensor], flip: bool = False) -> Tensor:
+        """The first of what the network of a role makes of an image, and with `flip` of its mirror image, in float32."""
+        if role not in self.networks:
+            raise ArgumentError(f"the refiner asks for what the network {role!r} computes, which is not loaded: expected "
+                                f"reads = {role!r} in its class")
+        with torch.inference_mode(), self.context.runtime.autocast():
+            return compute(self.networks[role], network_input(self.context, self.networks[role], image_id, flip)).float()[0]
 
     def _frame(self, image_id: str) -> tuple[int, int]:
         """(H, W) of the network input; smaller than the image with `data.max_side`."""
@@ -133,9 +135,9 @@ class Refining:
         return facts["height"], facts["width"]
 
 
-def _by_maximum(maps: Tensor) -> Tensor:
+def _divided(method: RefinerMethod, maps: Tensor) -> Tensor:
     highest = maps.max() if maps.numel() else maps.new_zeros(())
-    return maps / highest if highest > 0 else maps
+    return maps / highest if method.divided and highest > 0 else maps
 
 
 def _require_shape(function: str, method: RefinerMethod, found: Tensor, expected: Sequence[int]) -> None:
@@ -191,7 +193,7 @@ def _by_rule(context: StepContext, method: RefinerMethod, why: str) -> Chosen:
 
     def soft(image_id: str) -> Tensor:
         refined = refining.refined(refining.image(image_id), method)
-        return refining.in_size(image_id, refined, context.dataset.working_size(image_id))
+        return refining.in_size(image_id, method, refined, context.dataset.working_size(image_id))
     return by_rule(context, refining.maps, f"{context.name}.bg_threshold", why, soft)
 
 
@@ -222,7 +224,7 @@ def _try_thresholds(context: StepContext, refining: Refining, val: tuple[str, ..
     dataset = context.dataset
     confusions = [Confusion(len(dataset.classes)) for _ in trials]
     pixels = max((np.prod(dataset.working_size(image_id)) for image_id in val), default=0) * len(trials)
-    at_once = max_concurrent(context.runtime.device, int(pixels) if refining.irn is None else None)
+    at_once = max_concurrent(context.runtime.device, None if refining.networks else int(pixels))
 
     def take(_: str, masks: list[np.ndarray], truth: np.ndarray) -> None:
         for confusion, mask in zip(confusions, masks, strict=True):
@@ -243,8 +245,7 @@ class _Shown:
 
     def __init__(self, context: StepContext, method: RefinerMethod):
         self.context, self.method, self._kept = context, method, Store(context.folder)
-        readable = context.reads("seeds") and (not method.reads_irn or context.reads("irn")
-                                               and (context.input("irn") / WEIGHTS).exists())
+        readable = context.reads("seeds") and _readable(context, method)
         self._maps = Maps(context.input("seeds")) if readable else None
         self.ids = context.ids if readable else self._kept.index
         self._refining: Refining | None = None
@@ -256,7 +257,7 @@ class _Shown:
         return self._last[1].get(name)
 
     def _make(self, image_id: str) -> dict[str, np.ndarray]:
-        names = (self.method.maps_name, *["edge"] * self.method.reads_irn)
+        names = (self.method.maps_name, *["edge"] * (self.method.reads == "irn"))
         kept = {name: file for name in names if (file := self._kept.file(image_id, f"{name}/{image_id}.npy")).exists()}
         if len(kept) == len(names):
             return {name: read_array(file, self.context.name).astype(np.float32) for name, file in kept.items()}
@@ -268,13 +269,18 @@ class _Shown:
         return {name: array.cpu().numpy() for name, array in made.items()}
 
 
+def _readable(context: StepContext, method: RefinerMethod) -> bool:
+    """Whether the network that a method reads is there, if it reads one."""
+    return not method.reads or context.reads(method.reads) and (context.input(method.reads) / WEIGHTS).exists()
+
+
 def refined_columns(context: StepContext) -> Iterator[Column]:
     """The edge map and the refined maps: read if `save_soft` kept them, else computed, if the method or one of those it tries
     refines maps."""
     for method in context.methods["refiner"].candidates(True).values():
         if method.maps_name:
             shown = _Shown(context, method)
-            if method.reads_irn:
+            if method.reads == "irn":
                 yield Column("edge map", "map", shown.ids, partial(shown, "edge"))
             yield Column(method.maps_title or method.maps_name, "maps", shown.ids, partial(shown, method.maps_name))
             return
@@ -287,14 +293,13 @@ def adjustable_threshold(context: StepContext, title: str, setting: str) -> Iter
     if chosen.get("threshold") is None or not context.reads("seeds"):   # None: imported masks
         return
     method = recorded_refiner(context, chosen)
-    lacks_irn = not (context.reads("irn") and (context.input("irn") / WEIGHTS).exists())
-    if method.threshold is not None or method.reads_irn and method.maps_name and lacks_irn:
+    if method.threshold is not None or method.maps_name and not _readable(context, method):
         return
     refining = Refining(context, [method])
 
     def read(image_id: str, size: Sequence[int]) -> tuple[Tensor, list[int]]:
         refined = refining.refined(refining.image(image_id), method)
-        full = refining.in_size(image_id, refined, context.dataset.size(image_id))
+        full = refining.in_size(image_id, method, refined, context.dataset.size(image_id))
         return at_size(full, size), refining.maps.classes(image_id)
     yield Adjustable(title, refining.maps.index, read, {setting: chosen["threshold"]},
                      f"the second part of refiner={chosen['refiner']}" if method.after_threshold else "")

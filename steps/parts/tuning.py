@@ -195,9 +195,9 @@ def confident_lines(kind: str, pair: Mapping[str, Any]) -> Curve:
 
 def tune_walk(context: StepContext, tuning: Tuning) -> Tuned | None:
     """The scores of the refiner's maps with each pair of `tune.beta` and `tune.exp_times`; None if it has no such settings, or
-    without IRN or seed maps."""
+    without its network or seed maps."""
     tried = _walk(context.methods["refiner"])
-    if tried is None or not (context.reads("seeds") and context.reads("irn")):
+    if tried is None or not (context.reads("seeds") and context.reads(tried[1].reads)):
         return None
     tuning.require({context.seeds: Maps(context.input("seeds"))})
     result = _walks(context, tuning, *tried)
@@ -227,7 +227,7 @@ def _walk(method: RefinerMethod) -> tuple[str, Any] | None:
 
 
 def _walks(context: StepContext, tuning: Tuning, name: str, method: Any) -> dict[str, Any]:
-    """Score every walk on every image; the edge map of an image is computed once."""
+    """Score every walk on every image; what the network makes of an image is computed once."""
     from steps.parts.refining import Refining
 
     refining, own = Refining(context, [method]), (method.beta, method.exp_times)
@@ -239,7 +239,7 @@ def _walks(context: StepContext, tuning: Tuning, name: str, method: Any) -> dict
         for beta, times in pairs:
             context.runtime.check_stop()
             walked = refining.refined(image, replace(method, beta=beta, exp_times=times))
-            soft = refining.in_size(image_id, walked, dataset.size(image_id))
+            soft = refining.in_size(image_id, method, walked, dataset.size(image_id))
             counts[beta, times].update(soft, refining.maps.classes(image_id), truth)
         context.runtime.progress(number, len(tuning.ids), f"images, {len(pairs)} walks each")
     now = _threshold_of(context, name, method)

@@ -12,17 +12,18 @@ from wsss.classifiers.classifier import Classifier
 from wsss.data.dataset import Dataset
 from wsss.errors import WeightsError
 from wsss.files import user_path
+from wsss.networks.affinitynet import AffinityNet
 from wsss.networks.amn import AMN
 from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.foreign import HEAD_BIAS, classifier_state, is_foreign, without_bias
 from wsss.networks.irn import IRN
 from wsss.networks.weights import fill, read_tensors
-from wsss.official import CAM, own_state
+from wsss.official import CAM, SECOND, own_state, read_second
 from wsss.official import IRN as OFFICIAL_IRN
 from wsss.segmenters.segmenter import Segmenter
 
 # (file, its name in messages, methods, data set) -> the network, and what is dropped of it
-Read = Callable[[str, str, Mapping[str, Any], Dataset], tuple[Classifier | IRN | Segmenter | AMN, list[str]]]
+Read = Callable[[str, str, Mapping[str, Any], Dataset], tuple[Classifier | IRN | Segmenter | AMN | AffinityNet, list[str]]]
 
 
 def import_network(context: StepContext, read: Read) -> dict[str, Any]:
@@ -57,6 +58,8 @@ def imported_classifier(file: str, where: str, methods: Mapping[str, Any], datas
     classifier = method.new(backbone_of(state, methods), len(dataset.classes))
     if foreign and HEAD_BIAS in state.keys() - classifier.state_dict().keys():
         notes = [*notes, without_bias(state.pop(HEAD_BIAS))]
+    if SECOND in classifier.state_dict().keys() - state.keys():   # the official code of ReCAM
+        state[SECOND] = read_second(file, where)
     return filled(classifier, state, where), notes
 
 

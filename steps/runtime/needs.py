@@ -154,7 +154,7 @@ class Estimate:
             freeze_early(network.backbone)
         return network
 
-    def training(self, network: Classifier | IRN | Segmenter | AMN, log_line: int, images: int = 1) -> tuple[float, float, float]:
+    def training(self, network: nn.Module, log_line: int, images: int = 1) -> tuple[float, float, float]:
         """`disk`, `held` and `passing` of a training: weights, gradients, optimiser state, and outputs that autograd keeps for a
         batch of samples of `images` images each. `log_line`: bytes of both logs per training step."""
         settings, number, alive = self.settings, len(self.setup.lists["ids"]), WeakSet[_Kept]()

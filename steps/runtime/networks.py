@@ -21,6 +21,7 @@ from wsss.data.dataset import Dataset
 from wsss.data.images import normalise
 from wsss.errors import ArtifactError, ConfigError, WeightsError
 from wsss.families import from_facts
+from wsss.networks.affinitynet import AffinityNet
 from wsss.networks.amn import AMN
 from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.backbones.method import rebuilt
@@ -32,13 +33,13 @@ from wsss.seeding import derived_seed
 from wsss.segmenters.segmenter import Segmenter
 
 N = TypeVar("N", bound=Module)
-Network = TypeVar("Network", Classifier, IRN, Segmenter, AMN)
+Network = TypeVar("Network", Classifier, IRN, Segmenter, AMN, AffinityNet)
 
 
 def new_classifier(context: StepContext) -> Classifier:
     """A classifier to train, on the step's device. What a finished one (role "init") has of it has these weights; without one its
     backbone has ImageNet weights if `backbone.` says so."""
-    first = _read_classifier(context, "init") if context.reads("init") else None
+    first = read_classifier(context, "init") if context.reads("init") else None
     backbone = first.backbone if first is not None else new_backbone(context)
     classifier = context.methods["classifier"].new(backbone, len(context.dataset.classes),
                                                    derived_seed(context.seed, context.name, "classifier"))
@@ -76,14 +77,14 @@ def load_classifier(context: StepContext, gradients: bool = False) -> Classifier
 
     With `gradients` of activations its weights are as trained, in float32. No parameter requires a gradient in either case.
     """
-    network = _read_classifier(context)
+    network = read_classifier(context)
     return _frozen(network, context) if gradients else only_used(network, context)
 
 
 def new_irn(context: StepContext) -> IRN:
     """IRN with untrained branches on a frozen backbone: the classifier's if the step reads it, else ImageNet's."""
     if context.reads("classifier"):
-        backbone = _read_classifier(context).backbone
+        backbone = read_classifier(context).backbone
     else:
         method = context.methods["backbone"]
         backbone = method.new("frozen_batch")
@@ -111,7 +112,7 @@ def load_irn(context: StepContext) -> IRN:
     return only_used(irn, context)
 
 
-def _read_classifier(context: StepContext, role: str = "classifier") -> Classifier:
+def read_classifier(context: StepContext, role: str = "classifier") -> Classifier:
     return load_network(context.input(role) / WEIGHTS, lambda facts: from_facts("classifier", facts["classifier"]).new(
         rebuilt(facts["backbone"]), facts["n_classes"]), len(context.dataset.classes))
 
@@ -135,7 +136,7 @@ def only_used(network: Network, context: StepContext) -> Network:
     return network
 
 
-def save_network(context: StepContext, network: Classifier | IRN | Segmenter | AMN, **more: Any) -> None:
+def save_network(context: StepContext, network: Classifier | IRN | Segmenter | AMN | AffinityNet, **more: Any) -> None:
     """Write the weights of a network, the facts to build it again, and `more` facts, as JSON values."""
     save_weights(context.folder / WEIGHTS, network,
                  {"backbone": network.backbone.facts, **network.facts, "n_classes": len(context.dataset.classes), **more})
@@ -155,7 +156,7 @@ def in_precision(context: StepContext,
     return compute
 
 
-def network_input(context: StepContext, network: Classifier | IRN | Segmenter | AMN, image_id: str,
+def network_input(context: StepContext, network: Classifier | IRN | Segmenter | AMN | AffinityNet, image_id: str,
                   flip: bool = False) -> torch.Tensor:
     """An image (1, 3, H, W), with `flip` also its mirror image (2, 3, H, W), normalised for the network, on the step's
     device."""

@@ -195,7 +195,7 @@ class Edgy(RefinerMethod):
 @pytest.mark.parametrize(("method", "message"), [
     (Wrong(), r"Wrong\(.*\): maps returned \(3, 2, 2\), expected \(2, 60, 40\)"),
     (Lost(), r"Lost\(.*\): scores returned \(1, 3, 237, 160\), expected \(1, 3, 238, 160\)"),
-    (Edgy(), "the refiner asks for the edge map of IRN, which is not loaded: expected reads_irn = True in its class")])
+    (Edgy(), "the refiner asks for what the network 'irn' computes, which is not loaded: expected reads = 'irn' in its class")])
 def test_what_a_refiner_of_ones_own_may_not_do_is_named(smoke, method, message):
     pipeline = smoke()
     run = pipeline.recorded(pipeline.folder.path)

@@ -21,7 +21,7 @@ from wsss.networks.backbones.method import NORMS
 from wsss.networks.folding import fold_batch_norm
 from wsss.networks.irn import IRN
 from wsss.refinement import walk
-from wsss.refinement.affinity import affinity_losses, pair_counts
+from wsss.refinement.affinity import affinity_losses, edge_to_affinity, pair_counts
 from wsss.refinement.crf import crf_labels
 from wsss.refinement.ir_label import ir_label
 from wsss.refinement.walk import random_walk
@@ -106,7 +106,8 @@ def gradients(device):
 
 def walked_rows(device):
     """The walk but for its look at the range of the edges."""
-    bands, scale = walk._symmetric_steps(values(16, 21).double().to(device) ** 3, 10, 5, 16 * 21)
+    edge = values(16, 21).double().to(device) ** 3
+    bands, scale = walk._symmetric_steps(edge_to_affinity(edge, 5), edge, 10, 16 * 21)
     return [walk._power_by_rows(values(2, 336).double().to(device) * scale, *walk._as_rows(bands, 336), 256)]
 
 

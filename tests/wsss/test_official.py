@@ -14,7 +14,9 @@ from pipeline.config import compose, typed
 from tests.networks import new_backbone, new_classifier
 from tests.wsss.official_networks import OfficialAmn, OfficialCam, OfficialIrn
 from wsss.errors import DataError, WeightsError
+from wsss.networks.affinitynet import AffinityNet
 from wsss.networks.amn import AMN as OurAmn
+from wsss.networks.backbones.resnet38_layers import ResNet38
 from wsss.networks.irn import IRN as OurIrn
 from wsss.networks.weights import fill, read_tensors
 from wsss.official import (
@@ -22,15 +24,18 @@ from wsss.official import (
     CAM,
     IRN,
     PROTOTYPE_FILES,
+    PSA,
     OfficialMaps,
     official_state,
     own_state,
     read_dictionary,
     read_maps,
     read_prototypes,
+    read_second,
     write_label,
     write_maps,
     write_network,
+    write_second,
 )
 from wsss.official_edam import official_edam
 
@@ -88,6 +93,73 @@ def test_the_official_amn_computes_the_same_here_and_reads_what_is_written(tmp_p
     state = torch.load(tmp_path / "res50_amn.pth", weights_only=True)
     official.load_state_dict(state, strict=True)
     assert own_state(state, AMN, "file").keys() == ours.state_dict().keys()
+
+
+# The names and shapes in res50_recam_4.pth besides the backbone, of C classes and D features, and in recam_predictor_4.pth
+# (net/resnet50_cam.py, Net and Class_Predictor; step/train_recam.py).
+RECAM_SHAPES = {"classifier.weight": "CD11", "newly_added.0.weight": "CD11"}, {"classifier.weight": "CD11"}
+
+
+def test_recam_has_a_second_file(tmp_path):
+    sizes = {"C": 20, "D": 512, "1": 1}
+    network, second = OfficialCam(20, "resnet18"), torch.randn(20, 512, 1, 1)
+    theirs = {name: list(value.shape) for name, value in network.state_dict().items() if name.startswith(("classifier", "newly_added"))}
+    assert theirs == {name: [sizes[letter] for letter in shape] for name, shape in RECAM_SHAPES[0].items()}
+    write_second(tmp_path / "res50_recam_4.pth", second)
+    there = torch.load(tmp_path / "recam_predictor_4.pth", weights_only=True)
+    assert {name: list(value.shape) for name, value in there.items()} == {name: [sizes[letter] for letter in shape] for name, shape in RECAM_SHAPES[1].items()}
+    assert torch.equal(read_second(tmp_path / "res50_recam_4.pth", "file"), second)
+    for name in ("other.pth", "res50_recam_3.pth"):
+        with pytest.raises(WeightsError, match=r"train_recam.weights=F has no second classifier of ReCAM \(second.weight\)"):
+            read_second(tmp_path / name, "train_recam.weights=F")
+    torch.save(network.state_dict(), tmp_path / "recam_predictor_4.pth")
+    with pytest.raises(WeightsError, match="recam_predictor_4.pth holds .*; expected classifier.weight alone"):
+        read_second(tmp_path / "res50_recam_4.pth", "file")
+
+
+# The names and shapes in resnet38_aff.pth (network/resnet38d.py, network/resnet38_aff.py), by the channels of each block: the
+# first convolution's inputs, those of its outputs in turn, the sides of the kernels, and whether the shortcut is a convolution.
+AFF_BLOCKS = {**{f"b2{end}": ((inputs, 128, 128), (3, 3), inputs == 64) for end, inputs in (("", 64), ("_1", 128), ("_2", 128))},
+              **{f"b3{end}": ((inputs, 256, 256), (3, 3), inputs == 128) for end, inputs in (("", 128), ("_1", 256), ("_2", 256))},
+              **{f"b4{end}": ((inputs, 512, 512), (3, 3), inputs == 256)
+                 for end, inputs in (("", 256), ("_1", 512), ("_2", 512), ("_3", 512), ("_4", 512), ("_5", 512))},
+              **{f"b5{end}": ((inputs, 512, 1024), (3, 3), inputs == 512) for end, inputs in (("", 512), ("_1", 1024), ("_2", 1024))},
+              "b6": ((1024, 512, 1024, 2048), (1, 3, 1), True), "b7": ((2048, 1024, 2048, 4096), (1, 3, 1), True)}
+
+
+def aff_shapes():
+    def norm(place, channels):
+        return {**{f"{place}.{name}": (channels,) for name in ("weight", "bias", "running_mean", "running_var")}, f"{place}.num_batches_tracked": ()}
+    shapes = {"conv1a.weight": (64, 3, 3, 3), **norm("bn7", 4096), "f8_3.weight": (64, 512, 1, 1), "f8_4.weight": (128, 1024, 1, 1),
+              "f8_5.weight": (256, 4096, 1, 1), "f9.weight": (448, 448, 1, 1)}
+    for name, (channels, kernels, shortcut) in AFF_BLOCKS.items():
+        for place, inputs, outputs, side in zip(("2a", "2b1", "2b2"), channels, channels[1:], kernels):
+            shapes |= {f"{name}.conv_branch{place}.weight": (outputs, inputs, side, side), **norm(f"{name}.bn_branch{place}", inputs)}
+        if shortcut:
+            shapes[f"{name}.conv_branch1.weight"] = (channels[-1], channels[0], 1, 1)
+    return shapes
+
+
+def test_affinitynet_has_the_official_names_and_shapes():
+    with torch.device("meta"):
+        network = AffinityNet(ResNet38("frozen_batch"))
+    official = official_state(network.state_dict(), PSA)
+    assert {name: tuple(value.shape) for name, value in official.items()} == aff_shapes()
+    old = {name: value for name, value in official.items() if not name.endswith("num_batches_tracked")}   # of PyTorch 0.4, that of its code
+    assert len(old) == len(official) - 40
+
+
+def test_affinitynet_comes_back_equal(tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, other = (AffinityNet(ResNet38("frozen_batch", width=2), seed=seed) for seed in (0, 1))
+    write_network(tmp_path / "resnet38_aff.pth", network.state_dict(), PSA)
+    there = torch.load(tmp_path / "resnet38_aff.pth", weights_only=True)
+    assert "conv1a.weight" in there and not any(name.startswith("backbone") for name in there)
+    for state in (there, {f"module.{name}": value for name, value in there.items()}, network.state_dict(),
+                  {name: value for name, value in there.items() if not name.endswith("num_batches_tracked")}):
+        fill(other, own_state(state, PSA, "file"), "file")
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("classes", [(3, 7), ()])

@@ -7,6 +7,7 @@ import torch
 from tests.reference import IDS, load
 from wsss.errors import ArgumentError
 from wsss.refinement import walk
+from wsss.refinement.affinity import edge_to_affinity
 from wsss.refinement.walk import random_walk
 
 
@@ -54,7 +55,7 @@ def test_every_option_of_the_dense_walk(options):
 def test_the_form_for_gpus_computes_the_same(classes, height, width, exp_times):
     x, edge = random_case(classes, height, width, seed=height)
     start = x.double().flatten(1)
-    bands, _ = walk._symmetric_steps(edge.double(), 10, 5, edge.numel())
+    bands, _ = walk._symmetric_steps(edge_to_affinity(edge.double(), 5), edge, 10, edge.numel())
     found = walk._power_by_rows(start, *walk._as_rows(bands, edge.numel()), 2**exp_times)
     torch.testing.assert_close(found, walk._power(start, bands, 2**exp_times, edge.numel()), rtol=0, atol=1e-12)
 

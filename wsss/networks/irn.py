@@ -138,10 +138,10 @@ class _Resize(nn.Module):
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        return _resized(x, self.factor)
+        return resized(x, self.factor)
 
 
-def _resized(x: Tensor, factor: Fraction) -> Tensor:
+def resized(x: Tensor, factor: Fraction) -> Tensor:
     """Maps (B, D, h, w) to (B, D, ceil(factor * h), ceil(factor * w)), bilinear with align_corners=False."""
     size = [math.ceil(factor * side) for side in x.shape[2:]]
     rows, columns = (-side % factor.denominator for side in x.shape[2:])

@@ -70,7 +70,7 @@ def affinity_losses(
 
 def pair_counts(labels: Tensor, radius: int = 10, all_pairs: bool = False) -> Tensor:
     """Count the (background, same foreground class, negative) pairs of labels (B, h, w): (3,) float64."""
-    rows = _Rows(labels, radius, all_pairs)
+    rows = PairRows(labels, radius, all_pairs)
     counts = labels.new_zeros(3, dtype=torch.float64)
     for row in rows:
         counts += rows.kinds(row).flatten(1).sum(1)
@@ -99,7 +99,7 @@ class _Row(NamedTuple):
     layer: int  # index of the first direction in the stack of dy
 
 
-class _Rows:
+class PairRows:
     """All pairs of labels (B, h, w), by rows of directions. An array of pairs is (..., D, B, rows, columns): direction, image and
     source pixel of a pair. A source without a destination inside the grid is paired with an ignored pixel."""
 
@@ -176,7 +176,7 @@ class _Losses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, edge: Tensor, displacement: Tensor, labels: Tensor, radius: int, all_pairs: bool,
                 counts: Tensor | None) -> tuple[Tensor, Tensor]:
-        ctx.rows, ctx.radius = _Rows(labels, radius, all_pairs), radius
+        ctx.rows, ctx.radius = PairRows(labels, radius, all_pairs), radius
         stacks = _affinity_stacks(edge, radius)
         moved = ctx.rows.framed(displacement.transpose(0, 1))
         sums = edge.new_zeros(3, 3, dtype=torch.float64)

@@ -5,7 +5,6 @@ pixel at radius 10. Here the extremum along a path is computed from the maps of 
 operations on slices. This file handles positions only; values are in `affinity.py`.
 """
 
-from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
@@ -76,8 +75,8 @@ def _cover(pixels: Pixels, candidates: dict[Part, Pixels]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def search_sources(height: int, width: int, radius: int) -> Iterator[tuple[Direction, Window]]:
-    """Yield every direction of `search_paths(radius)`, in order, with the sources of its pairs inside a grid."""
-    for dy, dx in search_paths(radius):
-        left = max(-dx, 0)
-        yield (dy, dx), (slice(0, max(height - dy, 0)), slice(left, left + max(width - abs(dx), 0)))
+def sources(direction: Direction, height: int, width: int) -> Window:
+    """The sources of the pairs of a direction inside a grid."""
+    dy, dx = direction
+    left = max(-dx, 0)
+    return slice(0, max(height - dy, 0)), slice(left, left + max(width - abs(dx), 0))

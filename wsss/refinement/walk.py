@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from wsss.errors import ArgumentError
-from wsss.refinement.affinity import edge_to_affinity
-from wsss.refinement.paths import search_sources
+from wsss.refinement.affinity import Maps, edge_to_affinity
+from wsss.refinement.paths import sources
 
 LEFT_OUT = 1e-9  # total probability of the dropped distances
 AT_ONCE = 32768  # numbers in an operation that torch runs on one CPU thread: several would mostly wait for each other
@@ -54,35 +54,45 @@ def random_walk(x: Tensor, edge: Tensor, *, beta: float = 10, exp_times: int = 8
     if x.numel() == 0:
         return x.to(dtype)
     edge = edge.double().reshape(x.shape[1:])
-    x = x.double() * (1 - edge)
+    return affinity_walk(x.double() * (1 - edge), edge_to_affinity(edge, radius), beta, steps).to(dtype)
+
+
+@torch.no_grad()
+def affinity_walk(x: Tensor, affinity: Maps, beta: float, steps: int) -> Tensor:
+    """Spread maps x (K, h, w) along affinities: x T^steps, with T as in `random_walk`.
+
+    affinity: of each pair, in [0, 1] and in the layout of `edge_to_affinity`; the map of (0, 0) is not read. Returns (K, h, w)
+    float64.
+    """
+    x, n = x.double(), x[0].numel() if len(x) else 0
+    if not n:
+        return x
     if x.device.type == "cpu":
-        bands, scale = _symmetric_steps(edge, beta, radius, AT_ONCE)
-        starts = (x.flatten(1) * scale).split(max(1, AT_ONCE // edge.numel()))
+        bands, scale = _symmetric_steps(affinity, x[0], beta, AT_ONCE)
+        starts = (x.flatten(1) * scale).split(max(1, AT_ONCE // n))
         walked = [_power(start, bands, steps, AT_ONCE) for start in starts]
     else:
-        bands, scale = _symmetric_steps(edge, beta, radius, edge.numel())
-        starts = (x.flatten(1) * scale).split(max(1, GATHERED // (len(bands) * edge.numel())))
-        matrix = _as_rows(bands, edge.numel())
+        bands, scale = _symmetric_steps(affinity, x[0], beta, n)
+        starts = (x.flatten(1) * scale).split(max(1, GATHERED // (len(bands) * n)))
+        matrix = _as_rows(bands, n)
         walked = [_power_by_rows(start, *matrix, steps) for start in starts]
-    return (torch.cat(walked) / scale).view_as(x).to(dtype)
+    return (torch.cat(walked) / scale).view_as(x)
 
 
-def _symmetric_steps(edge: Tensor, beta: float, radius: int, at_once: int) -> tuple[list[Band], Tensor]:
-    """S = D^-1/2 A D^-1/2 of A = affinity^beta with the column sums D, so that T = D^1/2 S D^-1/2.
+def _symmetric_steps(affinity: Maps, grid: Tensor, beta: float, at_once: int) -> tuple[list[Band], Tensor]:
+    """S = D^-1/2 A D^-1/2 of A = affinity^beta with the column sums D, so that T = D^1/2 S D^-1/2. `grid`: any map (h, w).
 
     Pixels are numbered row by row: a direction is an offset and fills a diagonal of S, its mirror the opposite one. Returns the
     diagonals as bands of at most `at_once` numbers, and the square root of D, (h*w,).
     """
-    (height, width), n = edge.shape, edge.numel()
-    affinity, columns = edge_to_affinity(edge, radius), edge.new_ones(n)
+    (height, width), n, columns = grid.shape, grid.numel(), grid.new_ones(grid.numel())
     weights: dict[int, Tensor] = {}
-    for direction, source in search_sources(height, width, radius):
-        near = affinity[direction].pow(beta)
-        if near.numel():
-            grid = torch.zeros_like(edge)
-            grid[source] = near
+    for direction, near in affinity.items():
+        if near.numel() and direction != (0, 0):
+            placed = torch.zeros_like(grid)
+            placed[sources(direction, height, width)] = near.double().pow(beta)
             offset = direction[0] * width + direction[1]
-            weights[offset] = weights.get(offset, 0) + grid.flatten()[: n - offset]
+            weights[offset] = weights.get(offset, 0) + placed.flatten()[: n - offset]
     for offset, weight in weights.items():
         columns[: n - offset] += weight
         columns[offset:] += weight

@@ -25,8 +25,8 @@ class SeedImage:
     """
 
     def __init__(self, seeds: Callable[[], Tensor], edge: Callable[[int], Tensor], image: Callable[[], Tensor], id: str = "",
-                 saliency: Callable[[], Tensor] | None = None):
-        self._seeds, self._edge, self._image, self.id, self._saliency = seeds, edge, image, id, saliency
+                 features: Callable[[], Tensor] | None = None, saliency: Callable[[], Tensor] | None = None):
+        self._seeds, self._edge, self._image, self.id, self._features, self._saliency = seeds, edge, image, id, features, saliency
         self.edges: dict[int, Tensor] = {}   # the edge maps made so far, by `pad_to`
 
     @cached_property
@@ -40,6 +40,12 @@ class SeedImage:
         return self._image()
 
     @cached_property
+    def features(self) -> Tensor:
+        """The features (D, h, w) float32 of AffinityNet, at stride 8; only for a method that reads "affinity"."""
+        assert self._features is not None
+        return self._features()
+
+    @cached_property
     def saliency(self) -> Tensor:
         """The saliency map (H, W) uint8 in the size of the networks' input, of a data set that has them (`check`)."""
         if self._saliency is None:
@@ -47,7 +53,7 @@ class SeedImage:
         return self._saliency()
 
     def edge(self, pad_to: int | None = None) -> Tensor:
-        """The edge map (h, w) float32 in [0, 1] of IRN, at stride 4; only for a method with `reads_irn`.
+        """The edge map (h, w) float32 in [0, 1] of IRN, at stride 4; only for a method that reads "irn".
 
         `pad_to`: IRN's input is padded at the right and bottom to sides of at least this many pixels.
         """
@@ -69,7 +75,9 @@ class RefinerMethod(BaseMethod):
     title: ClassVar[str] = ""          # of its masks, in a headline; by default the name of the module
     subject: ClassVar[str] = ""        # the beginning of a sentence about them; by default "TITLE is"
     maps_title: ClassVar[str] = ""     # of what `maps` returns, in the report; by default the name of the module
-    reads_irn: ClassVar[bool] = False  # whether it asks for `SeedImage.edge`
+    reads: ClassVar[str] = ""          # the network that it needs, by its role: "irn" for `SeedImage.edge`, "affinity" for
+    #                                    `SeedImage.features`; "" none
+    divided: ClassVar[bool] = True     # whether its maps are divided by their common maximum
     threshold: ClassVar[float | None] = None   # in place of the background threshold, which is then neither set nor chosen
 
     def __post_init__(self) -> None:
@@ -84,7 +92,8 @@ class RefinerMethod(BaseMethod):
         """The maps before the background threshold.
 
         Returns:
-            (K, h, w) float32 at stride 4, not negative. They are divided by their common maximum, enlarged, and divided again.
+            (K, h, w) float32 at stride 4, not negative. They are divided by their common maximum, enlarged, and divided again; if
+            they are not `divided`, they are in [0, 1] and only enlarged.
         """
         return image.seeds
 

@@ -32,7 +32,7 @@ class Walk(RefinerMethod):
     title: ClassVar[str] = "walk"
     subject: ClassVar[str] = "the random walk is"
     maps_title: ClassVar[str] = "random walk"
-    reads_irn: ClassVar[bool] = True
+    reads: ClassVar[str] = "irn"
 
     def __post_init__(self) -> None:
         super().__post_init__()

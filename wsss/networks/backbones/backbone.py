@@ -56,6 +56,10 @@ class Backbone(nn.Module):
         """Images (B, 3, H, W), normalised, to the outputs of the stages, fine to coarse, each (B, channels[i], ceil(H/s),
         ceil(W/s)) with s = strides[i]."""
 
+    def activated_stages(self, x: Tensor) -> tuple[Tensor, ...]:
+        """As `stages`, of a network whose blocks begin with norm and activation after those of the next block."""
+        return self.stages(x)
+
     @property
     @abstractmethod
     def stage_modules(self) -> tuple[nn.Module, ...]:
@@ -88,6 +92,11 @@ class Backbone(nn.Module):
             reached = torch.autograd.grad(self.eval().stages(probe)[number].sum(), parameters, allow_unused=True)
         self.train(training)
         return [parameter for parameter, gradient in zip(parameters, reached, strict=True) if gradient is not None]
+
+    def stem_parameters(self) -> list[nn.Parameter]:
+        """The trained parameters that AffinityNet does not train: those of the blocks at stride 2 of a ResNet-38; none by
+        default."""
+        return []
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Parameters that learn at the rate of a classifier's head, such as those without ImageNet weights; none by default."""

@@ -97,6 +97,15 @@ class ResNet38(Backbone):
                 found.append(x)
         return tuple(found)
 
+    def activated_stages(self, x: Tensor) -> tuple[Tensor, ...]:
+        *stages, features = self.stages(x)
+        norms = (self.get_submodule(f"{block}.bn_branch2a") for block in ("b4", "b5", "b6"))
+        return (*(torch.relu(norm(stage)) for norm, stage in zip(norms, stages, strict=True)), features)
+
+    def stem_parameters(self) -> list[nn.Parameter]:
+        blocks = map(self.get_submodule, ("b2", "b2_1", "b2_2"))
+        return [parameter for block in blocks for parameter in block.parameters() if parameter.requires_grad]
+
     @property
     def stage_modules(self) -> tuple[nn.Module, ...]:
         return tuple(map(self.get_submodule, ("b3_2", "b4_5", "b5_2", "relu")))
