@@ -204,7 +204,7 @@ def tune(context: StepContext, tuning: Tuning) -> Tuned | None:
 
 def shown(context: StepContext) -> Iterator[Column | Curve | Table | Adjustable]:
     """Edge map, refined maps and pseudo mask of each image, the choice on val, and the background threshold to try."""
-    from steps.parts.refining import adjustable_threshold, refined_columns
+    from steps.parts.refined import adjustable_threshold, refined_columns
 
     yield from refined_columns(context)
     yield label_column(context, "pseudo mask")
