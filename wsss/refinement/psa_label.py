@@ -24,7 +24,7 @@ def background_scores(maps: Tensor, alpha: float) -> Tensor:
     return (1 - maps.amax(0).clamp(0, 1)) ** alpha
 
 
-def affinity_label(image: np.ndarray | Tensor, maps: Tensor, classes: Sequence[int], *, low_alpha: float, high_alpha: float,
+def psa_label(image: np.ndarray | Tensor, maps: Tensor, classes: Sequence[int], *, low_alpha: float, high_alpha: float,
                    iterations: int, kernels: Mapping[str, float]) -> Tensor:
     """The label of one image that AffinityNet is trained on.
 
