@@ -33,7 +33,7 @@ _NAMES = {
     "metrics.instances": ["CocoPrecision", "InstancePrecision"],
     "metrics.semantic": ["Confusion", "ThresholdCounts", "average_precision"],
     "refinement.affinity": ["affinity_losses", "edge_to_affinity"],
-    "refinement.affinity_label": ["affinity_label"],
+    "refinement.psa_label": ["psa_label"],
     "refinement.crf": ["DenseCRF", "crf_labels", "unary_from_labels", "unary_from_scores"],
     "refinement.feature_affinity": ["feature_affinity", "feature_affinity_losses"],
     "refinement.instances": ["Detections", "detect_instances", "group_pixels", "refine_centroids", "walk_instances"],
