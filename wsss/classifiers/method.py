@@ -11,7 +11,7 @@ from wsss.families import BaseMethod
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from wsss.classifiers.classifier import Classifier
     from wsss.networks.backbones.backbone import Backbone
@@ -38,8 +38,9 @@ class ClassifierMethod(BaseMethod, ABC):
         """Logits (B, C) to the probabilities that an image shows the classes."""
         return logits.sigmoid()
 
-    def groups(self, net: Classifier, head_lr_mult: float) -> list[tuple[list[nn.Parameter], float]]:
-        """The groups of trained parameters and the factor of the learning rate of each. The first group has factor 1."""
+    def groups(self, net: Classifier, head_lr_mult: float) -> list[tuple]:
+        """The groups of trained parameters: a list of them, the factor of the learning rate, and as a third value False if their
+        weight does not decay. The first group has factor 1."""
         backbone, head = net.parameter_groups()
         return [(backbone, 1.0), (head, head_lr_mult)]
 
