@@ -173,7 +173,7 @@ def _lr_factor(settings: Settings) -> Callable[[int, int], float]:
     from steps.runtime.training import cosine_lr, poly_lr
 
     if settings.schedule is ScheduleName.cosine:
-        return cosine_lr(settings.warmup, settings.warmup_start or 0.0, settings.min_lr / settings.lr)
+        return cosine_lr(settings.warmup, settings.warmup_start, settings.min_lr / settings.lr)
     return poly_lr(settings.power, settings.warmup, start=settings.warmup_start)
 
 

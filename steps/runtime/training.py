@@ -272,13 +272,13 @@ def poly_lr(power: float, warmup: float = 0.0, interval: int = 1, start: float |
     return rate
 
 
-def cosine_lr(warmup: float = 0.0, start: float = 0.0, least: float = 0.0) -> Callable[[int, int], float]:
+def cosine_lr(warmup: float = 0.0, start: float | None = None, least: float = 0.0) -> Callable[[int, int], float]:
     """timm's cosine schedule (`CosineLRScheduler`): half a wave over all steps, from 1 down to `least`. In the first share
-    `warmup` of the steps the factor rises linearly from `start` to 1 instead."""
+    `warmup` of the steps the factor rises linearly to 1 instead, from `start`, or so that it would be 0 before the first step."""
     def rate(step: int, total: int) -> float:
         rising = round(warmup * total)
         if step < rising:
-            return start + (1 - start) * step / rising
+            return (step + 1) / rising if start is None else start + (1 - start) * step / rising
         return least + (1 - least) * (1 + math.cos(math.pi * step / total)) / 2
     return rate
 

@@ -120,3 +120,4 @@ def test_the_cosine_schedule_is_that_of_timm():
         scheduler.step(epoch)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(6.25e-5 * rate(epoch, 60), rel=1e-9)
     assert rate(599, 600) == pytest.approx(0.16, rel=1e-3) and rate(0, 1) <= 1
+    assert [cosine_lr(0.5)(step, 4) for step in range(2)] == [0.5, 1.0]

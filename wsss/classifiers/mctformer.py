@@ -28,6 +28,10 @@ class MCTformer(ClassifierMethod):
 
     cell_head: bool
 
+    @property
+    def has_taps(self) -> bool:
+        return self.cell_head
+
     def build(self, backbone: Backbone, n_classes: int) -> Classifier:
         """Raises ConfigError if the backbone is no vision transformer of timm with one class token."""
         from wsss.classifiers.class_tokens import ClassAndCellTokens, ClassTokens

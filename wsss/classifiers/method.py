@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 class ClassifierMethod(BaseMethod, ABC):
     """A kind of classifier and its training. Its settings are in the weights file, so that the network can be built again."""
 
+    @property
+    def has_taps(self) -> bool:
+        """Whether the network has `tap_weights` in place of `class_weights`."""
+        return False
+
     @abstractmethod
     def build(self, backbone: Backbone, n_classes: int) -> Classifier:
         """The classifier on a backbone; the head has random weights from torch's global generator."""
