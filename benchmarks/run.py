@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import affinity_training, cams, crf, evaluation, kmeans, lpcam, random_walk, startup, training
+from benchmarks import affinity_training, cams, crf, evaluation, kmeans, lpcam, mctformer_training, random_walk, startup, training
 from benchmarks.harness import Builder, Row, as_json, machine, measure, table
 from steps.runtime.concurrency import available_cores
 
-MODULES = (random_walk, lpcam, kmeans, crf, cams, training, affinity_training, evaluation, startup)
+MODULES = (random_walk, lpcam, kmeans, crf, cams, training, affinity_training, mctformer_training, evaluation, startup)
 BENCHMARKS: dict[str, Builder] = {name: build for module in MODULES for name, build in module.BENCHMARKS.items()}
 ONE_THREAD = crf.ONE_THREAD                      # compared on one core
 

@@ -69,11 +69,11 @@ def export_official(config: Any, dataset: Dataset, folder: RunFolder, chosen: Co
     if not done:
         raise ConfigError(f"{folder.path} has no up-to-date results to export. Run it first, with the same settings")
     refuse_same_files(planned.step for planned in done)
-    known = _check_target(config, target, done)
+    known = _check_target(config, target, done, folder)
     _check_room(target, folder, done)
     for planned in done:
         # until all files are replaced, the folder also contains files of other results
-        name = planned.step.OFFICIAL.name
+        name = _name(planned, folder)
         mixed = config.force and known.get(name) != planned.fingerprint
         write_json(target / RECORD, {**known, name: "mixed" if mixed else planned.fingerprint})
         report.append(_export(config, folder, target, planned, len(dataset.classes), progress))
@@ -89,7 +89,12 @@ def _why_not(planned: PlannedStep, folder: RunFolder) -> str:
     return planned.step.OFFICIAL.why_not(folder.result(planned.name)) if planned.step.OFFICIAL else ""
 
 
-def _check_target(config: Any, target: Path, done: list[PlannedStep]) -> dict[str, str]:
+def _name(planned: PlannedStep, folder: RunFolder) -> str:
+    """The name of the official file or folder of a finished step."""
+    return planned.step.OFFICIAL.name_in(folder.result(planned.name))
+
+
+def _check_target(config: Any, target: Path, done: list[PlannedStep], folder: RunFolder) -> dict[str, str]:
     """The record of an earlier export. Raises ConfigError if the target contains other files."""
     try:
         known = read_json(target / RECORD)
@@ -97,7 +102,7 @@ def _check_target(config: Any, target: Path, done: list[PlannedStep]) -> dict[st
     except ArtifactError:
         known = {}
     for planned in done:
-        name = planned.step.OFFICIAL.name
+        name = _name(planned, folder)
         place = target / name
         if not config.force and known.get(name) != planned.fingerprint and (
                 any(place.iterdir()) if place.is_dir() else place.exists()):
@@ -124,7 +129,7 @@ def _export(config: Any, folder: RunFolder, target: Path, planned: PlannedStep, 
     official, source = planned.step.OFFICIAL, folder.result(planned.name)
     if planned.step.KIND == TRAINING:
         official.write(target, source)
-        return Finding(official.name, 1, None, f"from {planned.name}")
+        return Finding(_name(planned, folder), 1, None, f"from {planned.name}")
     write, ids, written = official.writer(source, n_classes), planned.lists["ids"], 0
     for number, image_id in enumerate(ids, start=1):
         path = official.path(target, image_id)

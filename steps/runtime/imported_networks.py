@@ -19,6 +19,7 @@ from wsss.networks.irn import IRN
 from wsss.networks.weights import fill, read_tensors
 from wsss.official import CAM, own_state
 from wsss.official import IRN as OFFICIAL_IRN
+from wsss.official_mctformer import is_mctformer, own_names
 from wsss.segmenters.segmenter import Segmenter
 
 # (file, its name in messages, methods, data set) -> the network, and what is dropped of it
@@ -44,6 +45,8 @@ def imported_classifier(file: str, where: str, methods: Mapping[str, Any], datas
     """
     tensors = read_tensors(file)
     notes: list[str] = []
+    if is_mctformer(tensors):
+        tensors = own_names(tensors, where)
     state = own_state(tensors, CAM, where)
     if foreign := is_foreign(state):
         state, notes = classifier_state(tensors, methods["backbone"], len(dataset.classes),

@@ -37,7 +37,8 @@ _KINDS = {   # a parameter that only this kind of network has
 
 def is_foreign(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict, as `wsss.official.own_state` returns it, is neither of this project nor of the official code."""
-    return HEAD_WEIGHT not in state or not any(name.startswith("backbone.") for name in state)
+    own = HEAD_WEIGHT in state or "tokens" in state   # of MCTformer
+    return not own or not any(name.startswith("backbone.") for name in state)
 
 
 def classifier_state(tensors: Mapping[str, Tensor], method: BackboneMethod, n_classes: int, channels: int,
