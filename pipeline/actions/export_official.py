@@ -63,7 +63,8 @@ def export_official(config: Any, dataset: Dataset, folder: RunFolder, chosen: Co
         if planned.step.OFFICIAL and planned.name in chosen:
             if reason:
                 expected = len(planned.lists["ids"]) if planned.step.KIND == IMAGES else 1
-                report.append(Finding(planned.step.OFFICIAL.name, 0, expected, f"{planned.name} {reason}"))
+                name = _name(planned, folder) if planned.state == DONE else planned.step.OFFICIAL.name
+                report.append(Finding(name, 0, expected, f"{planned.name} {reason}"))
             else:
                 done.append(planned)
     if not done:

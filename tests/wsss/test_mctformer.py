@@ -184,6 +184,18 @@ def test_attention_is_read_without_changing_the_network():
     assert all(block.attn.fused_attn for block in net.backbone.net.blocks)
 
 
+def test_the_attention_of_one_block_at_a_time_is_counted_by_estimates():
+    """`steps.runtime.needs` counts the outputs of modules, on torch's meta device."""
+    with torch.device("meta"):
+        net = MCTformer(True).new(new_backbone(VIT), CLASSES).eval()
+        outputs = []
+        for module in net.modules():
+            module.register_forward_hook(lambda module, inputs, output: outputs.append(tuple(getattr(output, "shape", ()))))
+        maps = MCTformerMaps(3, True).maps(net, net.features, torch.empty(2, 3, 160, 320), [0, 1])
+    tokens = CLASSES + 10 * 20
+    assert outputs.count((2, HEADS, tokens, tokens)) == DEPTH and maps.shape == (2, 2, 10, 20)
+
+
 @pytest.mark.parametrize("name", ["tiny", "tf_efficientnet_lite0", "test_vit2"])
 def test_other_backbones_are_refused(name):
     with torch.device("meta"):
