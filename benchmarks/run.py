@@ -18,6 +18,7 @@ from benchmarks import (
     further_training,
     kmeans,
     lpcam,
+    mctformer_training,
     random_walk,
     startup,
     training,
@@ -25,8 +26,8 @@ from benchmarks import (
 from benchmarks.harness import Builder, Row, as_json, machine, measure, table
 from steps.runtime.concurrency import available_cores
 
-MODULES = (random_walk, lpcam, kmeans, crf, cams, training, affinity_training, further_training, edam_training, evaluation,
-           startup)
+MODULES = (random_walk, lpcam, kmeans, crf, cams, training, affinity_training, further_training, edam_training,
+           mctformer_training, evaluation, startup)
 BENCHMARKS: dict[str, Builder] = {name: build for module in MODULES for name, build in module.BENCHMARKS.items()}
 ONE_THREAD = crf.ONE_THREAD                      # compared on one core
 

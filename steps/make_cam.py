@@ -118,7 +118,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def maps_of(method: CamMethod, image: np.ndarray, classes: list[int],
                 seen: FeatureFunction | None = None) -> tuple[bytes, dict[str, Any]]:
-        classifier, features_of = networks[method.gradients]
+        classifier, features_of, _ = networks[method.gradients]
         features_of = seen or features_of
         where, crops = (context.runtime.device, classifier.backbone.normalisation), context.settings.crops
         if crops:
@@ -130,7 +130,7 @@ def run(context: StepContext) -> dict[str, Any]:
         grids, (height, width) = [list(each.shape[1:]) for each in maps], image.shape[:2]
         return encode_array(packed.cpu().numpy()), {
             "grids": grids, "pad": 1 if crops or method.exact_grids else pad_of(grids, height, width, strides, scales),
-            "range": list(method.range), "maxima": maxima.tolist()}
+            "range": list(method.range), "maxima": maxima.tolist(), **({} if method.merge == "sum" else {"merge": method.merge})}
 
     def add(image_id: str, names: Sequence[str]) -> Made:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
@@ -140,10 +140,10 @@ def run(context: StepContext) -> dict[str, Any]:
 
     def make(image_id: str) -> Made:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
-        classifier, features_of = networks[main.gradients]
-        seen = Seen(classifier, features_of, image, context.runtime.device)
+        classifier, features_of, logits_of = networks[main.gradients]
+        seen = Seen(classifier, features_of, logits_of, image, context.runtime.device)
         content, facts = maps_of(main, image, classes, seen.features_of)
-        logits = ten_crop_logits(classifier, features_of, image, context.runtime.device, classifier.backbone.normalisation) \
+        logits = ten_crop_logits(logits_of, image, context.runtime.device, classifier.backbone.normalisation) \
             if context.settings.crops else seen.logits()
         files, more = add(image_id, list(by)) if by else ({}, {})
         height, width = image.shape[:2]
@@ -155,14 +155,14 @@ def run(context: StepContext) -> dict[str, Any]:
     return {"title": main.title or main.method}
 
 
-def _load(context: StepContext, gradients: bool) -> tuple[Classifier, FeatureFunction]:
-    """The classifier for methods with or without `gradients`, and the function that computes its features."""
-    from steps.runtime.networks import feature_function, load_classifier
+def _load(context: StepContext, gradients: bool) -> tuple[Classifier, FeatureFunction, FeatureFunction]:
+    """The classifier for methods with or without `gradients`, and the functions that compute its features and its logits."""
+    from steps.runtime.networks import feature_function, load_classifier, logit_function
 
     if gradients:   # without autocast
         context = replace(context, runtime=replace(context.runtime, precision="float32"))
     classifier = load_classifier(context, gradients)
-    return classifier, feature_function(context, classifier)
+    return classifier, feature_function(context, classifier), logit_function(context, classifier)
 
 
 reader = map_reader

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steps.parts.after_lpcam import after_lpcam, as_forward, refined
 from steps.parts.imported_prototypes import FILE, check_imported, digest_of_imported
 from steps.parts.official import OfficialMaps
 from steps.parts.outcome import MARGIN, Advice, Change, Outcome, Remark
@@ -53,8 +54,8 @@ class KMeansInit(Enum):
 
 
 class Taps(Enum):
-    centre = "centre"                # of each convolution: what the feature of a cell adds to the logits of this cell
-    all = "all"                      # the logits in the middle of a region of equal features
+    centre = "centre"                # of a convolution: what the feature of a cell adds to the logits of this cell
+    all = "all"                      # their sum: the logits in the middle of a region of equal features
 
 
 class KMeansBackend(Enum):
@@ -85,7 +86,7 @@ class Settings(StepSettings):
     centred: bool                    # subtract the mean of all features before the cosine
     relu_without_background: bool    # apply the ReLU also to a class without background prototypes
     save_fg_maps: bool
-    amn_taps: Taps                   # for maps from AMN: the taps of its convolutions whose sums are the weights of the classes
+    taps: Taps                       # of convolutions in place of a linear head (AMN, MCTformer): the weights of the classes
     prototypes: str | None           # a prototypes.npz, or a folder with the two official files, instead of clustering
 
     def __post_init__(self) -> None:
@@ -113,9 +114,9 @@ def lists(setup: Setup) -> Lists:
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    found = facts(setup, "precision")
-    if AMN not in setup.sources:
-        del found[setup.name]["amn_taps"]   # it has no effect
+    found = facts(setup, "precision", *["cam"] if after_lpcam(setup.methods, AMN in setup.sources) else [])
+    if AMN not in setup.sources and not setup.methods["classifier"].has_taps:
+        del found[setup.name]["taps"]   # it has no effect
     if not (file := setup.settings.prototypes):
         return found | facts(setup, "seed") | {setup.name: found[setup.name]}
     own = {key: value for key, value in found[setup.name].items() if key not in CLUSTERING}
@@ -123,11 +124,11 @@ def identity(setup: Setup) -> dict[str, Any]:
 
 
 def check(setup: Setup) -> None:
-    from wsss.classifiers.classifier import linear_weights
+    from wsss.classifiers.classifier import prototype_weights
 
     settings, network = setup.settings, _planned(setup)
     if AMN not in setup.sources:
-        linear_weights(network, setup.name)   # refuses a head that is not linear
+        prototype_weights(network, setup.name, settings.taps.value)   # refuses a head that has none
     require_package("kmeans_pytorch", settings.kmeans_backend is KMeansBackend.kmeans_pytorch, f"{setup.name}.kmeans_backend")
     if settings.prototypes:
         where = f"{setup.name}.prototypes={settings.prototypes}"
@@ -151,14 +152,14 @@ def _prepare(context: StepContext) -> tuple[Classifier | AMNNetwork, Maps, Proto
     from steps.parts.prototypes import make_prototypes
     from steps.runtime.amn import load_amn
     from steps.runtime.networks import load_classifier
-    from wsss.classifiers.classifier import linear_weights
+    from wsss.classifiers.classifier import prototype_weights
 
-    cams = Maps(context.input("cams"))
+    cams, taps = Maps(context.input("cams")), context.settings.taps.value
     if context.reads(AMN):
         amn = load_amn(context, AMN)
-        return amn, cams, make_prototypes(context, amn, cams, amn.class_weights(context.settings.amn_taps.value))
+        return amn, cams, make_prototypes(context, amn, cams, amn.class_weights(taps))
     classifier = load_classifier(context)
-    return classifier, cams, make_prototypes(context, classifier, cams, linear_weights(classifier, context.name))
+    return classifier, cams, make_prototypes(context, classifier, cams, prototype_weights(classifier, context.name, taps))
 
 
 def needs(setup: Setup) -> Needs:
@@ -179,8 +180,10 @@ def needs(setup: Setup) -> Needs:
     near = 9 * (4 * max(map(len, setup.lists["prototypes"][:1]), default=0) + 8)   # ids (UCS-4) and places of nearest features
     centers = 2 * settings.n_clusters * len(shown) * (feature + 14 + near)
     clustered = feature * min(cells, limit) if estimate.on_gpu else 0   # a copy of the sample
+    after = after_lpcam(setup.methods, AMN in setup.sources)
+    forward = network.backbone if after is None else as_forward(after, network)
     return estimate.finish(maps_on_disk(images, stride, scales, kinds) + centers, weights(network) + clustered,
-                           max(estimate.forwards(network, network.backbone, images, max(scales)),
+                           max(estimate.forwards(network, forward, images, max(scales)),
                                estimate.forwards(network, network.backbone, sources) + estimate.on_host(feature * rows)), kinds)
 
 
@@ -191,6 +194,7 @@ def run(context: StepContext) -> dict[str, Any]:
     from wsss.cams.cam import multi_scale_features
     from wsss.cams.lpcam import lpcam_maps
 
+    after = after_lpcam(context.methods, context.reads(AMN))
     network, cams, prototypes = _prepare(context)
     relu_without_background = context.settings.relu_without_background
 
@@ -203,13 +207,16 @@ def run(context: StepContext) -> dict[str, Any]:
                                           network.backbone.normalisation)
             pairs = [lpcam_maps(features, vectors.foreground, vectors.background, relu_without_background=relu_without_background,
                                 mean=prototypes.mean) for features in scales]
+        if after is not None:
+            pairs = refined(context, after, network, image, facts, pairs)
         kinds = {f"{FG_ONLY}/": [fg for fg, _ in pairs], "": [full for _, full in pairs]}
         if not context.settings.save_fg_maps:
             del kinds[f"{FG_ONLY}/"]
         contents = {f"{kind}{image_id}.npy": encode_array(_pack(maps, vectors.has_foreground, cams, image_id))
                     for kind, maps in kinds.items()}
         return contents, {**{name: facts[name] for name in ("height", "width", "classes", "scales")},
-                          "grids": _grids(kinds[""]), "pad": network.backbone.feature_stride}
+                          "grids": _grids(kinds[""]), "pad": network.backbone.feature_stride,
+                          **({} if after is None else {"merge": after.merge})}
 
     for_each_image(context, make)
     return {"prototypes": prototypes.summary()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,14 @@ VERSION = 2
 KIND = TRAINING
 LOG_ONLY = frozenset({"checkpoint_steps", "max_val_images", "val_epochs"})
 OFFICIAL = OfficialNetwork("res50_cam.pth", "CAM")
-_NEWER = ("hue_jitter", "warmup_start")   # settings that do nothing if they are 0 or null
+# Trainings from before there were these settings are the same as with these values
+_NEWER = {"schedule": "poly", "hue_jitter": 0.0, "warmup_start": None, "min_lr": 0.0, "random_area": None, "rand_augment": 0.0,
+          "erase": 0.0}
+
+
+class ScheduleName(Enum):
+    poly = "poly"                # with `power`
+    cosine = "cosine"            # half a wave, down to `min_lr`
 
 
 @dataclass
@@ -48,8 +56,13 @@ class Settings(TrainingSettings):
     color_jitter: float          # strength of random brightness, contrast and saturation; 0: none
     hue_jitter: float            # greatest turn of the hue, in turns; 0: none
     head_lr_mult: float          # learning rate of the classifier, as a multiple of `lr`, that of the backbone
+    random_area: list[float] | None   # instead of `resize_long`: range of the area of a random part, which becomes the crop
+    rand_augment: float          # magnitude of timm's RandAugment of the crop, at most 10; 0: none
+    erase: float                 # probability that a rectangle of the crop becomes noise; 0: never
+    schedule: ScheduleName
+    min_lr: float                # at which the cosine schedule ends
     warmup: float                # share of the steps over which the learning rate rises from 0
-    warmup_start: float | None   # it rises from this share, and the poly schedule begins after it; null: both begin at once
+    warmup_start: float | None   # it rises from this share of it; then poly begins after it. null: from 0, and poly at the start
     freeze_early: bool           # do not train the layers up to stride 8 (layer2 of a ResNet, a quarter of the blocks of a ViT),
                                  # as IRN; LPCAM trains them. Layers from random weights are always trained
     val_epochs: int              # epochs between two computations of mAP on val; also after the last epoch
@@ -67,6 +80,14 @@ class Settings(TrainingSettings):
         self.require(self.max_val_images is None or self.max_val_images >= 1, "max_val_images", "null or at least 1")
         self.require(0 <= self.warmup < 1, "warmup", "in [0, 1)")
         self.require(self.warmup_start is None or 0 <= self.warmup_start <= 1, "warmup_start", "null or a share in [0, 1]")
+        area = self.random_area
+        self.require(area is None or len(area) == 2 and 0 < area[0] <= area[1] <= 1, "random_area",
+                     "null or two shares [least, greatest] with 0 < least <= greatest <= 1")
+        self.require(0 <= self.rand_augment <= 10, "rand_augment", "a magnitude in [0, 10]")
+        self.require(0 <= self.erase <= 1, "erase", "a probability")
+        cosine = self.schedule is ScheduleName.cosine
+        self.require(0 <= self.min_lr <= self.lr * cosine, "min_lr",
+                     f"from 0 to {self.step}.lr={self.lr}" if cosine else f"0, or {self.step}.schedule=cosine")
         self.require(self.val_epochs >= 1, "val_epochs", "at least 1")
 
 
@@ -77,10 +98,7 @@ def lists(setup: Setup) -> Lists:
 def identity(setup: Setup) -> dict[str, Any]:
     found = {**facts(setup, "seed", "precision", "classifier"), **backbone_facts(setup, _from_imagenet(setup))}
     own = found[setup.name]
-    for key in _NEWER:   # trainings from before there was such a setting are the same
-        if not own[key]:
-            del own[key]
-    return found
+    return {**found, setup.name: {key: value for key, value in own.items() if key not in _NEWER or value != _NEWER[key]}}
 
 
 def _from_imagenet(setup: Setup) -> bool:
@@ -114,8 +132,9 @@ def run(context: StepContext) -> dict[str, Any]:
     from steps.parts.training_pictures import cam_pictures
     from steps.runtime.imported_networks import import_network, imported_classifier
     from steps.runtime.networks import new_classifier, save_network
-    from steps.runtime.training import fit, make_optimizer, poly_lr
+    from steps.runtime.training import fit, make_optimizer
     from wsss.data.augment import classifier_sample
+    from wsss.data.strong import Strong
 
     if context.settings.weights:
         return import_network(context, imported_classifier)
@@ -127,10 +146,12 @@ def run(context: StepContext) -> dict[str, Any]:
                              f"backbone.pretrained=true; or raise {context.name}.epochs")
     classifier = new_classifier(context)
     resize_long = tuple(round(factor * settings.crop_size) for factor in settings.resize_long)
+    area = settings.random_area
+    strong = Strong(area and (area[0], area[1]), settings.rand_augment, settings.erase)
 
     def view(image_id: str, draws: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         image = classifier_sample(dataset.image(image_id), draws, settings.crop_size, resize_long,
-                                  color_jitter=settings.color_jitter, hue_jitter=settings.hue_jitter,
+                                  color_jitter=settings.color_jitter, hue_jitter=settings.hue_jitter, strong=strong,
                                   normalisation=classifier.backbone.normalisation)
         return image, torch.from_numpy(dataset.label_vector(image_id))
 
@@ -143,13 +164,20 @@ def run(context: StepContext) -> dict[str, Any]:
 
     optimizer = make_optimizer(settings, *method.groups(classifier, settings.head_lr_mult))
     schedule = Schedule(context.name, total_steps(settings, len(context.ids)), settings.batch_size,
-                        poly_lr(settings.power, settings.warmup, start=settings.warmup_start), settings.checkpoint_steps,
-                        settings.parts, settings.val_epochs)
+                        _lr_factor(settings), settings.checkpoint_steps, settings.parts, settings.val_epochs)
     log = fit(context, schedule, classifier, optimizer, sample, loss, lambda: validate(context, classifier),
               lambda: cam_pictures(context, classifier))
     if context.runtime.group.is_main:
         save_network(context, classifier)
     return {"steps": log[-1]["step"], "epochs": epochs_of(settings, len(context.ids)), "val_map": log[-1].get("val_map")}
+
+
+def _lr_factor(settings: Settings) -> Callable[[int, int], float]:
+    from steps.runtime.training import cosine_lr, poly_lr
+
+    if settings.schedule is ScheduleName.cosine:
+        return cosine_lr(settings.warmup, settings.warmup_start, settings.min_lr / settings.lr)
+    return poly_lr(settings.power, settings.warmup, start=settings.warmup_start)
 
 
 def _sample(context: StepContext, method: ClassifierMethod,

@@ -18,6 +18,7 @@ from benchmarks import (
     harness,
     kmeans,
     lpcam,
+    mctformer_training,
     packs,
     pictures,
     random_walk,
@@ -91,6 +92,11 @@ def test_the_trainings_compute_the_same(build, monkeypatch):
     monkeypatch.setattr(f"{build.__module__}.backbone", lambda: setting.backbone("resnet18"))
     monkeypatch.setattr(affinity_training, "Run", lambda dataset, **more: setting.Run(dataset, "resnet18", **more))
     assert agree(build(True)) < 1e-3
+
+
+def test_the_training_of_mctformer_computes_the_same():
+    case = mctformer_training.mctformer_case(True, network="test_vit", sizes=(2, 64))
+    assert agree(case) < 1e-3 < float(case.ours())
 
 
 def test_smps_upernet_computes_the_same():

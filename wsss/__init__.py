@@ -20,6 +20,7 @@ _NAMES = {
     "cams.legrad": ["LeGrad"],
     "cams.lpcam": ["class_probability", "lpcam_maps", "mean_direction", "select_prototypes", "split_cells"],
     "cams.maps": ["pack", "rebuild"],
+    "cams.mctformer": ["MCTformerMaps"],
     "cams.occlusion": ["Occlusion"],
     "cams.rollout": ["AttentionRollout"],
     "cams.scorecam": ["ScoreCAM"],

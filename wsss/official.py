@@ -161,6 +161,11 @@ def write_maps(path: Path | str, maps: OfficialMaps, lpcam: bool = False) -> Non
                "high_res": torch.from_numpy(high_res) if lpcam else high_res}
     if not len(keys) and len(cam):   # AMN's, with the background alone
         content = {"keys": content["keys"]}
+    write_dictionary(path, content)
+
+
+def write_dictionary(path: Path | str, content: Mapping[Any, Any]) -> None:
+    """Write a dictionary of arrays and tensors as `np.save` does, completely or not at all, for NumPy before 1.26 too."""
     array = np.array(content, dtype=object)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))

@@ -25,7 +25,7 @@ from steps.runtime.context import StepContext, settings_of
 from steps.runtime.datasets import open_dataset
 from steps.runtime.inference import Made, for_each_image
 from steps.runtime.journal import Lines, merge_journals, unfinished
-from steps.runtime.networks import feature_function, load_classifier
+from steps.runtime.networks import feature_function, load_classifier, logit_function
 from steps.runtime.schedule import WEIGHTS
 from steps.runtime.store import Layout
 from wsss.cams.maps import at_size
@@ -133,7 +133,7 @@ class FeatureMaker:
         self.classes = tuple(data["classes"])
         own = replace(context, dataset=replace(context.dataset, classes=self.classes))
         self.net = load_classifier(own, self.method.gradients and FOUND in self.settings.crops)
-        self._features = feature_function(context, self.net)
+        self._features, self._logits = feature_function(context, self.net), logit_function(context, self.net)
         if FOUND in self.settings.crops:
             self.method.check(self.net)
 
@@ -164,8 +164,7 @@ class FeatureMaker:
         """The class that the classifier finds most probable, and the box around its map's greatest part, in the image's frame."""
         image, device = self.context.dataset.image(image_id), self.context.runtime.device
         with torch.inference_mode():
-            features = self._features(normalise(image, device, self.net.backbone.normalisation)[None])
-            best = int(self.net.head(features)[0].argmax())
+            best = int(self._logits(normalise(image, device, self.net.backbone.normalisation)[None])[0].argmax())
         maps = multi_scale_maps(self.method, self.net, self._features, image, [best], [1.0], device,
                                 self.net.backbone.normalisation)
         return best, largest_box(at_size(maps[0].float(), size)[0].cpu().numpy(), self.settings.share)

@@ -63,7 +63,8 @@ def export_official(config: Any, dataset: Dataset, folder: RunFolder, chosen: Co
         if planned.step.OFFICIAL and planned.name in chosen:
             if reason:
                 expected = len(planned.lists["ids"]) if planned.step.KIND == IMAGES else 1
-                report.append(Finding(planned.step.OFFICIAL.name, 0, expected, f"{planned.name} {reason}"))
+                name = _name(planned, folder) if planned.state == DONE else planned.step.OFFICIAL.name
+                report.append(Finding(name, 0, expected, f"{planned.name} {reason}"))
             else:
                 done.append(planned)
     if not done:
@@ -73,7 +74,7 @@ def export_official(config: Any, dataset: Dataset, folder: RunFolder, chosen: Co
     _check_room(target, folder, done)
     for planned in done:
         # until all files are replaced, the folder also contains files of other results
-        name = planned.step.OFFICIAL.name
+        name = _name(planned, folder)
         mixed = config.force and known.get(name) != planned.fingerprint
         write_json(target / RECORD, {**known, name: "mixed" if mixed else planned.fingerprint})
         report.append(_export(config, folder, target, planned, len(dataset.classes), progress))
@@ -89,10 +90,9 @@ def _why_not(planned: PlannedStep, folder: RunFolder) -> str:
     return planned.step.OFFICIAL.why_not(folder.result(planned.name)) if planned.step.OFFICIAL else ""
 
 
-def _file(planned: PlannedStep, folder: RunFolder) -> str:
-    """The name of the file or folder that is written."""
-    official = planned.step.OFFICIAL
-    return official.file(folder.result(planned.name)) if planned.step.KIND == TRAINING else official.name
+def _name(planned: PlannedStep, folder: RunFolder) -> str:
+    """The name of the official file or folder of a finished step."""
+    return planned.step.OFFICIAL.name_in(folder.result(planned.name))
 
 
 def _check_target(config: Any, target: Path, done: list[PlannedStep], folder: RunFolder) -> dict[str, str]:
@@ -103,8 +103,8 @@ def _check_target(config: Any, target: Path, done: list[PlannedStep], folder: Ru
     except ArtifactError:
         known = {}
     for planned in done:
-        name = planned.step.OFFICIAL.name
-        place = target / _file(planned, folder)
+        name = _name(planned, folder)
+        place = target / name
         if not config.force and known.get(name) != planned.fingerprint and (
                 any(place.iterdir()) if place.is_dir() else place.exists()):
             raise ConfigError(f"{place} exists and was not written from these results. Set force=true to replace it, or choose "
@@ -130,7 +130,7 @@ def _export(config: Any, folder: RunFolder, target: Path, planned: PlannedStep, 
     official, source = planned.step.OFFICIAL, folder.result(planned.name)
     if planned.step.KIND == TRAINING:
         official.write(target, source)
-        return Finding(_file(planned, folder), 1, None, f"from {planned.name}")
+        return Finding(_name(planned, folder), 1, None, f"from {planned.name}")
     write, ids, written = official.writer(source, n_classes), planned.lists["ids"], 0
     for number, image_id in enumerate(ids, start=1):
         path = official.path(target, image_id)

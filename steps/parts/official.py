@@ -31,6 +31,7 @@ from wsss.palette import IGNORE
 
 BACKGROUND = "background"   # sub-folder of AMN's maps of the background, which only the official files need
 ONE_MAP = {"by": {}, "classes": [-1]}   # its facts in "added": one map, of no class
+STRETCHED = "stretched"   # the `merge` of MCTformer's maps (`wsss.cams.maps.rebuild`), whose official files are of another form
 _ENDS = 4096   # bytes at each end of a file that enter its digest
 
 
@@ -71,6 +72,10 @@ class _Files(ABC):
         """Why the finished step in `folder` has no official form; empty if it has."""
         return ""
 
+    def name_in(self, folder: Path) -> str:
+        """The name of the folder that the finished step in `folder` is exported to."""
+        return self.name
+
     def bytes_needed(self, folder: Path) -> float:
         """Bytes of the exported files, as far as they are large."""
         return 0.0
@@ -90,10 +95,14 @@ class OfficialMaps(_Files):
     def writer(self, folder: Path, n_classes: int) -> Callable[[Path, str], None]:
         """Return a function that writes the official file of an image to a path."""
         from wsss import official
+        from wsss.official_mctformer import write_class_maps
 
         maps = Maps(folder)
 
         def write(path: Path, image_id: str) -> None:
+            if maps.facts(image_id).get("merge") == STRETCHED and not self.lpcam:   # of MCTformer
+                write_class_maps(path, maps.classes(image_id), maps.at(image_id, "full").numpy())
+                return
             cam, high_res = (maps.at(image_id, size).numpy() for size in ("strided", "full"))
             classes = np.array(maps.classes(image_id), np.int64)
             official.write_maps(path, official.OfficialMaps(classes, cam, high_res), lpcam=self.lpcam)
@@ -107,11 +116,22 @@ class OfficialMaps(_Files):
         return self._stored(context, source, image_id)
 
     def _stored(self, context: StepContext, source: Path, image_id: str, background: bool = False) -> Made:
-        from wsss.official import read_maps
+        from wsss.official import official_maps, read_dictionary
+        from wsss.official_mctformer import class_maps, is_class_maps
 
-        size = context.dataset.working_size(image_id)
-        maps = read_maps(self.path(source, image_id), size, context.dataset.labels[image_id], background)
-        return stored_maps(image_id, size, maps, background)
+        size, classes = context.dataset.working_size(image_id), context.dataset.labels[image_id]
+        path = self.path(source, image_id)
+        found = read_dictionary(path)
+        if is_class_maps(found):
+            return stored_class_maps(image_id, size, class_maps(found, path, size, classes))
+        return stored_maps(image_id, size, official_maps(found, path, size, classes, background), background)
+
+
+def stored_class_maps(image_id: str, size: tuple[int, int], maps: np.ndarray) -> Made:
+    """What is stored of the maps (K, H, W) of MCTformer: they are at full size alone."""
+    packed = maps.reshape(len(maps), -1).astype(np.float16)
+    return {f"{image_id}.npy": encode_array(packed)}, {
+        "height": size[0], "width": size[1], "grids": [list(size)], "merge": STRETCHED, "range": [0, 1], "scales": [1.0]}
 
 
 def stored_maps(image_id: str, size: tuple[int, int], maps: Any, background: bool = False) -> Made:
@@ -211,8 +231,8 @@ class OfficialNetwork:
     layout: str
     backbone: Mapping[str, str] = field(default_factory=lambda: RESNET50)
 
-    def file(self, folder: Path) -> str:
-        """The name of the file of the finished step in `folder`."""
+    def name_in(self, folder: Path) -> str:
+        """The name of the file that the finished step in `folder` is exported as."""
         return (method.official_file if (method := _own_code(folder)) else "") or self.name
 
     def why_not(self, folder: Path) -> str:
@@ -236,7 +256,7 @@ class OfficialNetwork:
 
         state = read_tensors(folder / WEIGHTS)
         if method := _own_code(folder):
-            official.write_state(target / self.file(folder), method.official(state))
+            official.write_state(target / self.name_in(folder), method.official(state))
             return
         official.write_network(target / self.name, state, getattr(official, self.layout))
         if official.SECOND in state:   # of ReCAM

@@ -22,11 +22,13 @@ class Seen:
     """The logits of an image (H, W, 3) uint8, beside its maps.
 
     A method that computes the features of the image at scale 1.0 by `features_of`, once for each scale, leaves them here. Only
-    for others the image takes another forward pass.
+    for others the image takes another forward pass, by `logits_of`.
     """
 
-    def __init__(self, classifier: Classifier, features_of: Features, image: np.ndarray, device: torch.device):
-        self._classifier, self._features_of, self._image, self._device = classifier, features_of, image, device
+    def __init__(self, classifier: Classifier, features_of: Features, logits_of: Features, image: np.ndarray,
+                 device: torch.device):
+        self._classifier, self._features_of, self._logits_of = classifier, features_of, logits_of
+        self._image, self._device = image, device
         self._sizes: list[torch.Size] = []   # of the features that were computed
         self._features: Tensor | None = None
 
@@ -43,9 +45,9 @@ class Seen:
 
         with torch.inference_mode():
             features = self._features if len(self._sizes) == len(set(self._sizes)) else None   # else perhaps of a masked image
-            if features is None:
+            if features is None or not self._classifier.reads_features:
                 pair = next(image_pairs(self._image, [1.0], self._device, self._classifier.backbone.normalisation))
-                features = self._features_of(pair[:1])
+                return self._logits_of(pair[:1])[0].float()
             return self._classifier.head(features)[0].float()
 
 

@@ -7,7 +7,9 @@ from steps.runtime.artifacts import Labels
 from steps.runtime.context import StepContext
 from steps.runtime.networks import network_input
 from wsss.cams.cam import class_activation_maps
+from wsss.cams.method import CamMethod
 from wsss.classifiers.classifier import Classifier
+from wsss.errors import ConfigError
 from wsss.networks.irn import IRN
 from wsss.overlays import overlay_map, overlay_mask
 from wsss.resize import resize
@@ -16,24 +18,38 @@ SHOWN = 4   # images
 
 
 def cam_pictures(context: StepContext, classifier: Classifier) -> dict[str, np.ndarray]:
-    """By image id, from val if there is such a list: the image and the map of each class present, side by side: that of the
-    network itself, else CAM, else none.
+    """By image id, from val if there is such a list: the image and the CAM of each class present, side by side. Of a classifier
+    without CAM its maps by the method of the run, if that fits it, else the image alone.
 
     Leaves the classifier in evaluation mode.
     """
     classifier.eval()
-    found, weights = {}, classifier.class_weights()
+    found, weights, method = {}, classifier.class_weights(), _other_method(context, classifier)
     for image_id in (context.lists["log"] or context.ids)[:SHOWN]:
         image, classes = context.dataset.image(image_id), list(context.dataset.labels[image_id])
         with torch.inference_mode(), context.runtime.autocast():
-            features = classifier.features(network_input(context, classifier, image_id)).float()
-            own, shown = classifier.own_maps(features), torch.empty(0, 1, 1)
-            if own is not None:
-                shown = own[0, classes].float()
-            elif weights is not None:
-                shown = class_activation_maps(features, weights[classes])[0]   # (K, h, w)
-        found[image_id] = np.concatenate([image, *(overlay_map(image, _fit(values, image)) for values in shown)], axis=1)
+            if weights is not None:
+                features = classifier.features(network_input(context, classifier, image_id)).float()
+                maps = class_activation_maps(features, weights[classes])   # (1, K, h, w)
+            elif method is not None:
+                pair = network_input(context, classifier, image_id, flip=True)
+                maps = method.maps(classifier, classifier.features, pair, classes)[:1]
+            else:
+                maps = torch.zeros(1, 0, 1, 1)
+        found[image_id] = np.concatenate([image, *(overlay_map(image, _fit(values, image)) for values in maps[0])], axis=1)
     return found
+
+
+def _other_method(context: StepContext, classifier: Classifier) -> CamMethod | None:
+    """The method of the run's maps for a classifier without CAM; None: it has CAM, or the method does not fit it."""
+    method: CamMethod = context.methods["cam"]
+    try:
+        if classifier.class_weights() is None:
+            method.check(classifier)
+            return method
+    except ConfigError:
+        pass
+    return None
 
 
 def edge_pictures(context: StepContext, irn: IRN) -> dict[str, np.ndarray]:

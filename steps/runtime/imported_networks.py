@@ -46,13 +46,13 @@ def imported_classifier(file: str, where: str, methods: Mapping[str, Any], datas
     method = methods["classifier"]
     tensors = method.own(read_tensors(file), where)
     notes: list[str] = []
-    state = own_state(tensors, CAM, where)
-    if foreign := is_foreign(state, method.head):
+    state, (name, dimension) = own_state(tensors, CAM, where), method.head
+    if foreign := is_foreign(state, name):
         state, notes = classifier_state(tensors, methods["backbone"], len(dataset.classes),
                                         methods["backbone"].new().feature_channels, where)
-    head = state.get(method.head)
-    if head is not None and len(head) != len(dataset.classes):
-        raise WeightsError(f"{where} is a classifier of {len(head)} classes ({method.head} {tuple(head.shape)}); the data "
+    head = state.get(name)
+    if head is not None and head.shape[dimension] != len(dataset.classes):
+        raise WeightsError(f"{where} is a classifier of {head.shape[dimension]} classes ({name} {tuple(head.shape)}); the data "
                            f"set {dataset.name} in {dataset.root} has {len(dataset.classes)}. Use one that was trained on this "
                            "data set")
     classifier = method.new(backbone_of(state, methods), len(dataset.classes))

@@ -147,6 +147,14 @@ def feature_function(context: StepContext, classifier: Classifier) -> Callable[[
     return in_precision(context, classifier.features)
 
 
+def logit_function(context: StepContext, classifier: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:
+    """As `feature_function`, to logits (B, C)."""
+    if not classifier.reads_features:
+        return in_precision(context, classifier)
+    features_of = feature_function(context, classifier)
+    return lambda x: classifier.head(features_of(x))
+
+
 def in_precision(context: StepContext,
                  function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a function of a tensor that is computed in the run's precision, and its result in float32."""

@@ -6,6 +6,7 @@ torch's generators are seeded with them, and the global random state is left unc
 weights, the optimiser's tensors, the log and the number of the next step: `state.safetensors`, replaced as a whole at each save.
 """
 
+import math
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -268,6 +269,17 @@ def poly_lr(power: float, warmup: float = 0.0, interval: int = 1, start: float |
             return poly_factor(step - rising, total - rising, power)
         rise = min(1.0, (step + 1) / (warmup * total)) if warmup else 1.0
         return rise * poly_factor(step - step % interval, total, power)
+    return rate
+
+
+def cosine_lr(warmup: float = 0.0, start: float | None = None, least: float = 0.0) -> Callable[[int, int], float]:
+    """timm's cosine schedule (`CosineLRScheduler`): half a wave over all steps, from 1 down to `least`. In the first share
+    `warmup` of the steps the factor rises linearly to 1 instead, from `start`, or so that it would be 0 before the first step."""
+    def rate(step: int, total: int) -> float:
+        rising = round(warmup * total)
+        if step < rising:
+            return (step + 1) / rising if start is None else start + (1 - start) * step / rising
+        return least + (1 - least) * (1 + math.cos(math.pi * step / total)) / 2
     return rate
 
 

@@ -76,12 +76,12 @@ def test_the_labels_of_the_first_pass_count_for_the_maps_and_settings_of_the_sec
     found = works(amn("cam_to_ir_label.gt_prob=0.8", "amn_ir_label.gt_prob=0.7", "replace=true"))
     assert list(found) == ["cam_to_ir_label", *SECOND, *LAST]
     assert list(works(amn("amn_ir_label.conf_fg=0.6", "amn_ir_label.conf_bg=0.1", "replace=true"))) == ["amn_ir_label", *LAST]
-    assert list(works(amn("make_amn_lpcam.amn_taps=all"))) == ["make_amn_lpcam", "eval_amn"]
+    assert list(works(amn("make_amn_lpcam.taps=all"))) == ["make_amn_lpcam", "eval_amn"]
     assert works(amn("train_amn.smoothing=0.3", "replace=true"))["train_amn"] == "train_amn.smoothing: 0.4 -> 0.3"
 
 
 def test_lpcam_of_the_classifier_does_not_depend_on_the_taps(smoke):
-    assert works(smoke("make_lpcam.amn_taps=all")) == {}
+    assert works(smoke("make_lpcam.taps=all")) == {}
 
 
 def test_maps_of_the_background_can_be_added_and_left_out(amn):

@@ -139,5 +139,5 @@ def test_its_network_is_imported_from_a_run_and_from_the_names_of_the_official_c
     with pytest.raises(WeightsError, match=r"file is a network of EDAM, but trans_list.N.0.feed_forward.w_2.bias is not there for each of 8 classes"):
         method.own(lacking, "file")
     official = OfficialNetwork("res50_cam.pth", "CAM")
-    assert official.file(ours.parent) == "res38_edam.pth"
+    assert official.name_in(ours.parent) == "res38_edam.pth"
     assert official.why_not(ours.parent).startswith("is EDAM with other settings or on another backbone than the official network")

@@ -186,7 +186,7 @@ def test_wrong_arguments_are_refused():
         rebuild(packed, 30, 50, grids(30, 70, 16))
     with pytest.raises(ArgumentError, match="resolution is 'half', expected 'full' or 'strided'"):
         built(packed, 30, 50, "half")
-    with pytest.raises(ArgumentError, match="merge is 'mean', expected 'sum', 'resized' or 'stored'"):
+    with pytest.raises(ArgumentError, match="merge is 'mean', expected one of sum, stretched, resized, stored"):
         built(packed, 30, 50, merge="mean")
     with pytest.raises(ArgumentError, match="the same K"):
         pack([maps[0], maps[1][:1]])

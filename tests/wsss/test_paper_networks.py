@@ -342,7 +342,7 @@ def test_a_crop_is_placed_where_it_was_taken():
 def test_ten_crops_of_a_network(maker):
     net = head().new(tiny(), 3).eval().requires_grad_(False)
     found, = ten_crop_maps(maker, net, net.features, PHOTO, [1])
-    logits = ten_crop_logits(net, net.features, PHOTO)
+    logits = ten_crop_logits(net, PHOTO)
     assert found.shape == (1, 256, 256) and found.min() >= 0 and found.max() > 0 and not found.requires_grad
     torch.testing.assert_close(logits, torch.cat([net(pair) for pair in crop_pairs(PHOTO)]).mean(0))
     assert ten_crop_maps(maker, net, net.features, PHOTO, [])[0].shape == (0, 256, 256)

@@ -6,7 +6,7 @@ images (Krizhevsky et al., NeurIPS 2012, section 4.1; `caffe.io.oversample`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,10 +63,11 @@ def placed(maps: Iterable[Tensor]) -> Tensor:
     return total
 
 
-def ten_crop_logits(net: Classifier, features_of: Features, image: np.ndarray, device: torch.device | str = "cpu",
+def ten_crop_logits(logits_of: Callable[[Tensor], Tensor], image: np.ndarray, device: torch.device | str = "cpu",
                     normalisation: Normalisation = IMAGENET) -> Tensor:
-    """The mean of the logits of the ten crops, (C,) float32; arguments as `ten_crop_maps`."""
+    """The mean of the logits of the ten crops, (C,) float32. `logits_of`: images (B, 3, H, W) to logits (B, C); other arguments
+    as `ten_crop_maps`."""
     import torch
 
     with torch.inference_mode():
-        return torch.cat([net.head(features_of(pair)).float() for pair in crop_pairs(image, device, normalisation)]).mean(0)
+        return torch.cat([logits_of(pair).float() for pair in crop_pairs(image, device, normalisation)]).mean(0)

@@ -56,7 +56,9 @@ class LeGrad(CamMethod):
     def check(self, net: Classifier) -> None:
         """Raise ConfigError if the network has no attention between all cells, or not this block."""
         from wsss.cams.attention import number_of_blocks
+        from wsss.classifiers.classifier import require_head
 
+        require_head(net, "LeGrad")
         count = number_of_blocks(net, "LeGrad")
         if not -count <= self.first_block < count:
             raise ConfigError(f"cam.first_block={self.first_block} does not exist: {net.backbone.name} has {count} blocks, "

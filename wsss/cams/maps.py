@@ -20,6 +20,7 @@ from wsss.errors import ArgumentError
 from wsss.resize import resize, resize_matrix
 
 RESOLUTIONS = ("full", "strided")  # of the official maps, `high_res` and `cam`
+MERGES = ("sum", "stretched", "resized", "stored")
 
 
 def grids(height: int, width: int, stride: int, scales: Sequence[float] = SCALES) -> list[tuple[int, int]]:
@@ -104,10 +105,11 @@ def rebuild(
             (K, H, W).
         pad: the full map is computed at multiples of `pad`, and cropped at the top left: 16 in the official code, whose feature
             grid covers the image padded to multiples of its stride. 1: the grids cover the image exactly.
-        merge: "sum" of the resized grids, divided by its maximum; "resized": the sum as it is, of maps that are imported with
-            their range; "stored": nothing is computed, the first grid is the full map and the second one the map at stride 4.
-        eps: added to the maximum before dividing, a number or (K,), in units of the stored maps. The official make_cam
-            adds 1e-5 in units of the raw maps: `1e-5 / maxima`; make_lpcam adds nothing.
+        merge: "sum" of the resized grids, divided by its maximum; "stretched": the sum minus its least value, divided by its
+            range (MCTformer, `engine.py`); "resized": the sum as it is, of maps that are imported with their range; "stored":
+            nothing is computed, the first grid is the full map and the second one the map at stride 4.
+        eps: added to the maximum, or the range, before dividing, a number or (K,), in units of the stored maps. The official
+            make_cam adds 1e-5 in units of the raw maps: `1e-5 / maxima`; make_lpcam adds nothing.
 
     Returns:
         (K, h, w) float32 on the device of `packed`; after "sum" each class's maximum is 1 (slightly less with eps). An all-zero
@@ -118,8 +120,8 @@ def rebuild(
     """
     if resolution not in RESOLUTIONS:
         raise ArgumentError(f"rebuild: resolution is {resolution!r}, expected 'full' or 'strided'")
-    if merge not in ("sum", "resized", "stored"):
-        raise ArgumentError(f"rebuild: merge is {merge!r}, expected 'sum', 'resized' or 'stored'")
+    if merge not in MERGES:
+        raise ArgumentError(f"rebuild: merge is {merge!r}, expected one of {', '.join(MERGES)}")
     maps = unpack(packed, grids)  # per grid (K, h_s, w_s)
     if merge == "stored":
         return maps[RESOLUTIONS.index(resolution)]
@@ -135,6 +137,8 @@ def rebuild(
         total = torch.cat([r.T @ m for r, m in zip(rows, maps, strict=True)], dim=2) @ columns  # (K, h, w)
     if merge == "resized":
         return total
+    if merge == "stretched":
+        total -= total.amin(dim=(1, 2), keepdim=True)
     peak = total.amax(dim=(1, 2)) + torch.as_tensor(eps, dtype=total.dtype, device=total.device)
     return total.div_(_divisor(peak)[:, None, None])
 

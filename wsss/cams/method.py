@@ -33,6 +33,9 @@ class CamMethod(BaseMethod, ABC):
     exact_grids: ClassVar[bool] = False   # True: the grids of its maps cover the image exactly. False: they cover it padded to
     #                                       whole cells, as the features of a convolutional network (`wsss.cams.maps.rebuild`)
 
+    merge: ClassVar[str] = "sum"       # how the maps at all scales become that of the image (`wsss.cams.maps.rebuild`)
+    after_lpcam: ClassVar[bool] = False   # True: `refined` changes the maps of LPCAM
+
     @classmethod
     def titled(cls, preset: str) -> str:
         """The title of the maps with the settings of a file of `conf/cam/`, which is named if it is not the method's own."""
@@ -68,6 +71,20 @@ class CamMethod(BaseMethod, ABC):
     def scale_weight(self, pair: Tensor) -> float:
         """The factor of the maps of `pair` in the sum over the scales of an image."""
         return 1.0
+
+    def refined(self, net: Classifier, pair: Tensor, maps: Tensor, classes: Sequence[int]) -> Tensor:
+        """What becomes of the maps of LPCAM at one scale, by default what they are; a method that changes them says so by
+        `after_lpcam`.
+
+        Args:
+            net, pair: as for `maps`, but called without gradients in the precision of make_lpcam.
+            maps: (n, h, w) float32, of an image and its mirror image together, in the frame of the image.
+            classes: of each of the n maps; one may occur twice.
+
+        Returns:
+            (n, h, w) float32.
+        """
+        return maps
 
 
 @dataclass

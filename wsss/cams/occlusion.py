@@ -63,6 +63,12 @@ class Occlusion(CamMethod):
                               for image in pair])                       # (2, cells, K)
         return (whole[:, None] - logits).relu_().mT.unflatten(2, (rows, columns))
 
+    def check(self, net: Classifier) -> None:
+        """Raise ConfigError if the logits are not those of the features."""
+        from wsss.classifiers.classifier import require_head
+
+        require_head(net, "Occlusion")
+
     def scale_weight(self, pair: Tensor) -> float:
         # squares of one size cover a smaller part of a larger image, so the mean over its cells changes less
         return float(pair.shape[2] * pair.shape[3])

@@ -47,7 +47,9 @@ class AttentionRollout(CamMethod):
     def check(self, net: Classifier) -> None:
         """Raise ConfigError if the network has no attention between all cells."""
         from wsss.cams.attention import number_of_blocks
+        from wsss.classifiers.classifier import require_head
 
+        require_head(net, "Attention rollout")
         number_of_blocks(net, "Attention rollout")
 
     def scale_weight(self, pair: Tensor) -> float:

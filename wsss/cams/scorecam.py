@@ -70,6 +70,12 @@ class ScoreCAM(CamMethod):
         weights = scores / max(1, count)
         return torch.einsum("bdk,bdhw->bkhw", weights if fcam else weights.softmax(1), activations).relu_()
 
+    def check(self, net: Classifier) -> None:
+        """Raise ConfigError if the logits are not those of the features."""
+        from wsss.classifiers.classifier import require_head
+
+        require_head(net, self.title)
+
     # `scale_weight` is 1: the map is a mean of features, whose size does not depend on the number of cells
 
 

@@ -1,7 +1,7 @@
 """The interface of all classifiers, and the linear one (official `net/resnet50_cam.py`)."""
 
 from abc import abstractmethod
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ class Classifier(nn.Module):
     (`ClassifierMethod.new`)."""
 
     facts: dict[str, Any]
+    reads_features: ClassVar[bool] = True   # whether the logits are `head` of `features`; else only `forward` has them
 
     def __init__(self, backbone: Backbone):
         super().__init__()
@@ -38,8 +39,9 @@ class Classifier(nn.Module):
         """The weights (C, D) of activation maps (CAM): by default `class_weights`."""
         return self.class_weights()
 
-    def own_maps(self, features: Tensor) -> Tensor | None:
-        """Features (B, D, h, w) to maps (B, C, h, w) of the classes that are part of the network; None if it has none."""
+    def tap_weights(self) -> Tensor | None:
+        """The weights (C, D, k, k) of the classes if logits are the means over the cells of a convolution of the features; else
+        None. LPCAM takes sums of them where there are no `class_weights`."""
         return None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,6 +64,26 @@ def linear_weights(net: Classifier, user: str, of_maps: bool = False) -> Tensor:
         raise ConfigError(f"{user} needs a classifier that is linear in its features, {type(net).__name__} is not (class_weights "
                           "returns None). Choose one that is, such as classifier=plain; gradient methods (cam=gradcam) need none")
     return weights
+
+
+def prototype_weights(net: Classifier, user: str, taps: str) -> Tensor:
+    """The weights (C, D) by which LPCAM finds the classes of prototypes: `class_weights`, or of the taps of a convolution the
+    sum of "all", or the "centre". Raises ConfigError, which names the `user`, if there are neither."""
+    weights = None if net.class_weights() is not None else net.tap_weights()
+    if weights is None:
+        return linear_weights(net, user)
+    return weights.sum((2, 3)) if taps == "all" else weights[:, :, weights.shape[2] // 2, weights.shape[3] // 2]
+
+
+def require_head(net: Classifier, user: str) -> None:
+    """Raise ConfigError, which names the `user`, if the logits of a classifier are not those of its features."""
+    if not net.reads_features:
+        raise headless(net, user)
+
+
+def headless(net: Classifier, user: str) -> ConfigError:
+    return ConfigError(f"{user} needs logits of the features, those of {type(net).__name__} are of its class tokens. Choose "
+                       "another method for maps, such as cam=mctformer, or another classifier, such as classifier=plain")
 
 
 class LinearClassifier(Classifier):

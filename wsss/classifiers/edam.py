@@ -42,7 +42,7 @@ class EDAM(ClassifierMethod):
     side: int
 
     images_per_sample: ClassVar[int] = 2
-    head: ClassVar[str] = "outputs"
+    head: ClassVar[tuple[str, int]] = ("outputs", 0)
     official_file: ClassVar[str] = "res38_edam.pth"
 
     def __post_init__(self) -> None:
@@ -96,7 +96,7 @@ class EDAM(ClassifierMethod):
 
         return own_edam(tensors, where)
 
-    def official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def official(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
         from wsss.official_edam import official_edam
 
         return official_edam(state, self.side)

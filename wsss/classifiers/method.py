@@ -11,7 +11,7 @@ from wsss.families import BaseMethod
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from wsss.classifiers.classifier import Classifier
     from wsss.networks.backbones.backbone import Backbone
@@ -22,8 +22,14 @@ class ClassifierMethod(BaseMethod, ABC):
     """A kind of classifier and its training. Its settings are in the weights file, so that the network can be built again."""
 
     images_per_sample: ClassVar[int] = 1   # that go through the network for one id: `members` that `mix` does not join
-    head: ClassVar[str] = "classifier.weight"   # the parameter of the head, of C rows, by which a file of its network is known
+    head: ClassVar[tuple[str, int]] = ("classifier.weight", 0)   # a parameter by which a file of its network is known, and which
+    #                                        of its dimensions is that of the classes
     official_file: ClassVar[str] = ""      # of its own official code, if that has another network than IRN and LPCAM
+
+    @property
+    def has_taps(self) -> bool:
+        """Whether the network has `tap_weights` in place of `class_weights`."""
+        return False
 
     @abstractmethod
     def build(self, backbone: Backbone, n_classes: int) -> Classifier:
@@ -42,8 +48,9 @@ class ClassifierMethod(BaseMethod, ABC):
         """Logits (B, C) to the probabilities that an image shows the classes."""
         return logits.sigmoid()
 
-    def groups(self, net: Classifier, head_lr_mult: float) -> list[tuple[list[nn.Parameter], float]]:
-        """The groups of trained parameters and the factor of the learning rate of each. The first group has factor 1."""
+    def groups(self, net: Classifier, head_lr_mult: float) -> list[tuple]:
+        """The groups of trained parameters: a list of them, the factor of the learning rate, and as a third value False if their
+        weight does not decay. The first group has factor 1."""
         backbone, head = net.parameter_groups()
         return [(backbone, 1.0), (head, head_lr_mult)]
 
@@ -68,8 +75,8 @@ class ClassifierMethod(BaseMethod, ABC):
         the file in messages. Raises WeightsError if such a file is not complete."""
         return dict(tensors)
 
-    def official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict of its own official code (`official_file`) from that of its network."""
+    def official(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The content of `official_file` of its own official code, from the state dict of its network."""
         return dict(state)
 
     def no_official(self, backbone: Mapping[str, Any]) -> str:

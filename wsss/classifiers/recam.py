@@ -63,7 +63,7 @@ class ReCAM(ClassifierMethod):
         softmax = -((right * labels).sum(1) / labels.sum(1).clamp(min=1)).mean()
         return {"loss": multi_label + self.weight * softmax, "multi_label": multi_label, "softmax": softmax}
 
-    def groups(self, net: Classifier, head_lr_mult: float) -> list[tuple[list[nn.Parameter], float]]:
+    def groups(self, net: Classifier, head_lr_mult: float) -> list[tuple]:
         """`head_lr_mult` is the factor of the second classifier; all others have the learning rate of the backbone."""
         second = cast("nn.Parameter", cast("ReactivatedClassifier", net).second.weight)   # of `build`
         others = [parameter for group in net.parameter_groups() for parameter in group if parameter is not second]

@@ -14,6 +14,7 @@ from PIL import Image, ImageEnhance
 from torch.nn.functional import pad
 
 from wsss.data.images import IMAGENET, Normalisation, normalise, resize_image, resize_mask, scaled_size
+from wsss.data.strong import Strong, erased, rand_augmented, random_area
 from wsss.errors import ArgumentError
 from wsss.palette import IGNORE
 
@@ -23,12 +24,14 @@ _TRIES = 10        # mmsegmentation: RandomCrop
 
 def classifier_sample(image: np.ndarray, generator: np.random.Generator, crop_size: int,
                       resize_long: tuple[int, int] = (320, 640), color_jitter: float = 0.0,
-                      normalisation: Normalisation = IMAGENET, hue_jitter: float = 0.0) -> torch.Tensor:
+                      normalisation: Normalisation = IMAGENET, hue_jitter: float = 0.0,
+                      strong: Strong = Strong()) -> torch.Tensor:  # noqa: B008  (frozen)
     """`image` (H, W, 3) uint8 -> (3, crop_size, crop_size) float32, normalised, for training the classifier.
 
-    Draws: long side from `resize_long` (both ends included; bicubic); with `color_jitter` j > 0 factors of brightness, contrast
-    and saturation from 1 - j..1 + j (official: j = 0, no draw); with `hue_jitter` j > 0 a turn of the hue of -j..j, in turns; a
-    flip with probability 1/2; the crop (`random_window`).
+    Draws: long side from `resize_long` (both ends included; bicubic), or with `strong.area` a part of the image, which is resized
+    to the crop; with `color_jitter` j > 0 factors of brightness, contrast and saturation from 1 - j..1 + j (official: j = 0, no
+    draw); with `hue_jitter` j > 0 a turn of the hue of -j..j, in turns; a flip with probability 1/2; the crop (`random_window`);
+    `strong.rand_augment` and `strong.erase`, each if above 0.
     Raises ArgumentError for values out of range.
     """
     low, high = resize_long
@@ -38,8 +41,11 @@ def classifier_sample(image: np.ndarray, generator: np.random.Generator, crop_si
         raise ArgumentError(f"color_jitter is {color_jitter}; expected 0 <= color_jitter < 1")
     if not 0 <= hue_jitter <= 0.5:
         raise ArgumentError(f"hue_jitter is {hue_jitter}; expected 0 <= hue_jitter <= 0.5, in turns")
-    target = int(generator.integers(low, high + 1))
-    image = resize_image(image, scaled_size(image.shape[:2], target / max(image.shape[:2])))
+    if strong.area is not None:
+        image = resize_image(random_area(image, strong.area, generator), (crop_size, crop_size))
+    else:
+        target = int(generator.integers(low, high + 1))
+        image = resize_image(image, scaled_size(image.shape[:2], target / max(image.shape[:2])))
     if color_jitter:
         image = _jitter(image, generator.uniform(1 - color_jitter, 1 + color_jitter, size=3))
     if hue_jitter:
@@ -48,7 +54,9 @@ def classifier_sample(image: np.ndarray, generator: np.random.Generator, crop_si
     if generator.random() < 0.5:
         pixels = pixels.flip(-1)
     top, left = random_window(image.shape[:2], crop_size, generator)
-    return _crop_image(pixels, top, left, crop_size, normalisation)
+    changed = partial(rand_augmented, magnitude=strong.rand_augment, normalisation=normalisation, generator=generator)
+    sample = _crop_image(pixels, top, left, crop_size, normalisation, changed if strong.rand_augment else None)
+    return erased(sample, strong.erase, generator) if strong.erase else sample
 
 
 @dataclass(frozen=True)

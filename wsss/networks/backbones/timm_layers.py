@@ -1,9 +1,8 @@
 """timm's networks as backbones (`wsss.networks.backbones.timm_networks` builds them)."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
-from threading import get_ident
 from typing import Any, NamedTuple
 
 import torch
@@ -81,31 +80,21 @@ class TimmBackbone(Backbone):
         return self._cropped(map_of(output, sides, strides, self.layout.channels_last), size)
 
     def blocks(self, x: Tensor) -> tuple[Block, ...]:
-        blocks: list[Any] = list(getattr(self.net, "blocks", ()))
-        attentions: list[Any] = [getattr(block, "attn", None) for block in blocks]
-        if not blocks or not all(hasattr(each, "fused_attn") and hasattr(each, "attn_drop") for each in attentions):
+        if not has_attention(self.net):
             return ()
         found: list[Tensor] = []
         outputs: list[Tensor] = []
-        thread = get_ident()
 
-        def attend(attention: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor | None:
-            if get_ident() != thread:
-                return None   # the call of another thread that shares the network
-            probabilities, output = _unfused(attention, args, kwargs)
-            found.append(probabilities)
-            return output
-
-        def keep(block: nn.Module, args: tuple, output: Tensor) -> None:
-            if get_ident() == thread:
-                outputs.append(output)
-        handles = [*(attention.register_forward_hook(attend, with_kwargs=True) for attention in attentions),
-                   *(block.register_forward_hook(keep) for block in blocks)]
-        try:
-            self.net.forward_features(self._padded(x))
-        finally:
-            for handle in handles:
-                handle.remove()
+        def see(probabilities: Tensor) -> Tensor:
+            # with gradients enabled a leaf of the graph
+            found.append(probabilities.detach().requires_grad_() if torch.is_grad_enabled() else probabilities)
+            return found[-1]
+        blocks = with_attention(self.net, see)
+        for block in blocks:
+            block.register_forward_hook(lambda block, args, output: outputs.append(output))
+        net = copy(self.net)
+        net._modules = {**self.net._modules, "blocks": nn.Sequential(*blocks)}
+        net.forward_features(self._padded(x))
         features = [self.as_map(self._before_pooling(self.net.norm(output)), x.shape[2:]) for output in outputs]
         if any(probabilities.shape[-1] < features[0][0, 0].numel() for probabilities in found):
             return ()   # in windows
@@ -141,19 +130,30 @@ def map_of(output: Tensor, size: Sequence[int], strides: Sequence[int], channels
     return output.permute(0, 3, 1, 2) if channels_last else output
 
 
-def _unfused(attention: Any, args: tuple, kwargs: dict) -> tuple[Tensor, Tensor]:
-    """The attention after its softmax and the output, by timm's path that is not fused: of a copy, because other threads may use
-    the network. With gradients enabled the first is a leaf of the graph."""
-    found: list[Tensor] = []
-    unfused = copy(attention)   # with the same parameters
-    recorder = nn.Identity()
+def has_attention(net: Any) -> bool:
+    """Whether a network of timm has blocks whose attention `with_attention` can read."""
+    attentions = [getattr(block, "attn", None) for block in getattr(net, "blocks", ())]
+    return bool(attentions) and all(hasattr(each, "fused_attn") and hasattr(each, "attn_drop") for each in attentions)
 
-    def record(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        found.append(output.detach().requires_grad_() if torch.is_grad_enabled() else output)
-        return found[0]
-    recorder.register_forward_hook(record)
-    unfused._modules = {**attention._modules, "attn_drop": recorder}
-    unfused._forward_hooks = OrderedDict()
+
+def with_attention(net: Any, see: Callable[[Tensor], Tensor]) -> list[nn.Module]:
+    """Copies of the blocks of a transformer, with the same parameters, that compute their attention by timm's path that is not
+    fused: after its softmax, (B, heads, n, n), it is given to `see`, and the block goes on with what that returns. The network
+    itself is not changed, because other threads may use it."""
+    return [_with_modules(block, attn=_unfused(block.attn, see)) for block in net.blocks]
+
+
+def _unfused(attention: Any, see: Callable[[Tensor], Tensor]) -> Any:
+    dropout = _with_modules(attention.attn_drop)
+    dropout.register_forward_hook(lambda module, inputs, output: see(output))
+    unfused = _with_modules(attention, attn_drop=dropout)
     unfused.fused_attn = False
-    output = unfused(*args, **kwargs)
-    return found[0], output
+    return unfused
+
+
+def _with_modules(module: Any, **modules: nn.Module) -> Any:
+    """A copy of a module with the same parameters and hooks, but for some of its modules."""
+    other = copy(module)
+    other._modules = {**module._modules, **modules}
+    other._forward_hooks = OrderedDict(module._forward_hooks)
+    return other
