@@ -26,8 +26,8 @@ class Saliency(RefinerMethod):
     `iterations` the probability by a dense CRF. Two limits of the scores have priority over the saliency.
 
     The CRF starts from the maps and a background of 1 minus the highest of them. Differs from the official code with CRF
-    (`--out_crf_pred` with `--sal_path`): it changes an array that it then does not use, so there the saliency is ignored.
-    The background threshold is not used.
+    (`--out_crf_pred` with `--sal_path`): it changes an array that it then does not use, so there the saliency is ignored. Which
+    scores the limits are meant for is our reading: those of the CRF. The background threshold is not used.
 
     theta: grey level, 0 to 255, up to which the saliency is low.
     alpha: a class of a lower score is not chosen. beta: one of a higher score is chosen, also where the saliency is low.
