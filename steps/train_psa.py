@@ -124,7 +124,7 @@ def run(context: StepContext) -> dict[str, Any]:
     from steps.runtime.training import fit, make_optimizer, poly_lr
     from wsss.data.augment import Augmentation, segmenter_sample
     from wsss.refinement.affinity import pair_counts
-    from wsss.refinement.affinity_label import pooled_label
+    from wsss.refinement.psa_label import pooled_label
     from wsss.refinement.feature_affinity import feature_affinity_losses
 
     if context.settings.weights:

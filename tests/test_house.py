@@ -166,7 +166,7 @@ def test_no_template_knows_a_step_by_name(path):
     assert not NAME.findall(path.read_text())
 
 
-NOT_A_STEP = {"steps/runtime/datasets.py": {"train_amn", "train_cam", "train_irn", "train_recam", "train_seg", "train_seg_gt"}}   # the folder shapes-seed0-train200-val50
+NOT_A_STEP = {"steps/runtime/datasets.py": {"train_amn", "train_cam", "train_irn", "train_psa", "train_recam", "train_seg", "train_seg_gt"}}   # the folder shapes-seed0-train200-val50
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "steps").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))

@@ -13,7 +13,7 @@ from wsss.errors import ArgumentError
 from wsss.networks.affinitynet import AffinityNet
 from wsss.networks.backbones.resnet38_layers import ResNet38
 from wsss.refinement.affinity import pair_counts
-from wsss.refinement.affinity_label import affinity_label, background_scores, pooled_label
+from wsss.refinement.psa_label import background_scores, pooled_label, psa_label
 from wsss.refinement.crf import DenseCRF
 from wsss.refinement.feature_affinity import AT_ONCE, feature_affinity, feature_affinity_losses, pair_distances
 from wsss.refinement.walk import affinity_walk
@@ -196,7 +196,7 @@ def test_the_labels_are_two_crfs():
     image = np.clip(image + generator.integers(0, 20, image.shape), 0, 255).astype(np.uint8)
     maps = torch.zeros(2, 24, 24)
     maps[0, 5:13, 5:13], maps[1, 16:22, 16:22] = 0.9, 0.35
-    found = affinity_label(image, maps, [3, 6], low_alpha=1.0, high_alpha=12.0, iterations=10, kernels=KERNELS)
+    found = psa_label(image, maps, [3, 6], low_alpha=1.0, high_alpha=12.0, iterations=10, kernels=KERNELS)
     crf, labels = DenseCRF(image, **KERNELS), []
     for alpha in (1.0, 12.0):
         scores = torch.cat([((1 - maps.amax(0)) ** alpha)[None], maps])
@@ -205,11 +205,11 @@ def test_the_labels_are_two_crfs():
     expected = torch.tensor([255, 4, 7])[low]   # voc12/data.py: label[la == 0] = 255, then label[ha == 0] = 0
     expected[high == 0] = 0
     assert torch.equal(found.long(), expected) and {0, 4} <= set(found.unique().tolist())
-    none = affinity_label(image, maps[:0], [], low_alpha=1.0, high_alpha=12.0, iterations=1, kernels=KERNELS)
+    none = psa_label(image, maps[:0], [], low_alpha=1.0, high_alpha=12.0, iterations=1, kernels=KERNELS)
     assert none.shape == (24, 24) and not none.any()
     assert background_scores(torch.tensor([[[-0.5, 0.25]]]), 2.0).tolist() == [[1.0, 0.5625]]
-    with pytest.raises(ArgumentError, match="affinity_label: .* low_alpha=3, high_alpha=2; expected"):
-        affinity_label(image, maps, [3, 6], low_alpha=3, high_alpha=2, iterations=1, kernels=KERNELS)
+    with pytest.raises(ArgumentError, match="psa_label: .* low_alpha=3, high_alpha=2; expected"):
+        psa_label(image, maps, [3, 6], low_alpha=3, high_alpha=2, iterations=1, kernels=KERNELS)
 
 
 def test_a_cell_has_the_label_of_the_mean_of_both_sets():

@@ -25,7 +25,7 @@ class SeedImage:
     """
 
     def __init__(self, seeds: Callable[[], Tensor], edge: Callable[[int], Tensor], image: Callable[[], Tensor], id: str = "",
-                 features: Callable[[], Tensor] | None = None):
+                 features: Any = None):
         self._seeds, self._edge, self._image, self.id, self._features = seeds, edge, image, id, features
         self.edges: dict[int, Tensor] = {}   # the edge maps made so far, by `pad_to`
 
@@ -42,8 +42,8 @@ class SeedImage:
     @cached_property
     def features(self) -> Tensor:
         """The features (D, h, w) float32 of AffinityNet, at stride 8; only for a method that reads "affinity"."""
-        assert self._features is not None
-        return self._features()
+        made: Tensor = self._features()
+        return made
 
     def edge(self, pad_to: int | None = None) -> Tensor:
         """The edge map (h, w) float32 in [0, 1] of IRN, at stride 4; only for a method that reads "irn".
