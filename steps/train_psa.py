@@ -124,8 +124,8 @@ def run(context: StepContext) -> dict[str, Any]:
     from steps.runtime.training import fit, make_optimizer, poly_lr
     from wsss.data.augment import Augmentation, segmenter_sample
     from wsss.refinement.affinity import pair_counts
-    from wsss.refinement.psa_label import pooled_label
     from wsss.refinement.feature_affinity import feature_affinity_losses
+    from wsss.refinement.psa_label import pooled_label
 
     if context.settings.weights:
         return import_network(context, imported_affinitynet)

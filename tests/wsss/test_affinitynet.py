@@ -13,9 +13,9 @@ from wsss.errors import ArgumentError
 from wsss.networks.affinitynet import AffinityNet
 from wsss.networks.backbones.resnet38_layers import ResNet38
 from wsss.refinement.affinity import pair_counts
-from wsss.refinement.psa_label import background_scores, pooled_label, psa_label
 from wsss.refinement.crf import DenseCRF
 from wsss.refinement.feature_affinity import AT_ONCE, feature_affinity, feature_affinity_losses, pair_distances
+from wsss.refinement.psa_label import background_scores, pooled_label, psa_label
 from wsss.refinement.walk import affinity_walk
 from wsss.refiners.method import SeedImage
 from wsss.refiners.psa import PSA

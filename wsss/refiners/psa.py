@@ -53,9 +53,9 @@ class PSA(RefinerMethod):
         import torch
         from torch.nn.functional import avg_pool2d
 
-        from wsss.refinement.psa_label import background_scores
         from wsss.refinement.feature_affinity import feature_affinity
         from wsss.refinement.masks import walk_steps
+        from wsss.refinement.psa_label import background_scores
         from wsss.refinement.walk import affinity_walk
         from wsss.resize import resize
 
