@@ -73,8 +73,8 @@ def run(context: StepContext) -> dict[str, Any]:
             drawn = resize_mask(context.dataset.correction(image_id), image.shape[:2])
             return {f"{image_id}.png": encode_mask(drawn)}, {**size, "correction": context.dataset.digest_of_correction(image_id)}
         label = psa_label(image, maps.at(image_id, "full", context.runtime.device), maps.classes(image_id),
-                          low_alpha=settings.low_alpha, high_alpha=settings.high_alpha,
-                          iterations=settings.crf_iterations, kernels=kernels_of(settings))
+                          low_alpha=settings.low_alpha, high_alpha=settings.high_alpha, iterations=settings.crf_iterations,
+                          kernels=kernels_of(settings))
         return {f"{image_id}.png": encode_mask(label.cpu().numpy())}, size
 
     for_each_image(context, make, cpu_parallel=True)

@@ -34,13 +34,13 @@ _NAMES = {
     "metrics.instances": ["CocoPrecision", "InstancePrecision"],
     "metrics.semantic": ["Confusion", "ThresholdCounts", "average_precision"],
     "refinement.affinity": ["affinity_losses", "edge_to_affinity"],
-    "refinement.psa_label": ["psa_label"],
     "refinement.crf": ["DenseCRF", "crf_labels", "unary_from_labels", "unary_from_scores"],
     "refinement.feature_affinity": ["feature_affinity", "feature_affinity_losses"],
     "refinement.instances": ["Detections", "detect_instances", "group_pixels", "refine_centroids", "walk_instances"],
     "refinement.ir_label": ["ir_label"],
     "refinement.masks": ["mask_of", "walk_steps", "with_background"],
     "refinement.proposals": ["vote_of_proposals"],
+    "refinement.psa_label": ["psa_label"],
     "refinement.walk": ["affinity_walk", "random_walk"],
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -10,7 +10,8 @@ from pipeline.order import BY_NAME, STEPS, sources
 from steps.runtime.schedule import WEIGHTS
 from tests.conftest import SMOKE, actions, contents, interrupted, works
 from tests.pipeline.test_distributed import torchrun
-from wsss.errors import ConfigError
+from wsss.errors import ConfigError, WeightsError
+from wsss.official import CAM, SECOND, write_network, write_second
 
 FIRST = ("train_cam", "train_recam", "make_cam", "make_lpcam", "eval_cam")
 RECAM = (*SMOKE, f"steps=[{','.join(FIRST)}]", "name=recam", "train_recam.epochs=2", "train_recam.checkpoint_steps=1")
@@ -85,3 +86,21 @@ def test_what_reads_a_classifier_reads_the_last_one(smoke_outputs):
 def test_a_first_classifier_with_weights_that_would_be_lost_is_refused(smoke_outputs):
     with pytest.raises(ConfigError, match="train_recam goes on from the classifier of train_cam, but its own, recam, has no classifier.bias, which would be lost"):
         Pipeline.compose(*RECAM, f"outputs={smoke_outputs}", "name=biased", "classifier=gap").plan()
+
+
+def test_the_two_official_files_are_taken_instead_of_training_and_written(recam, tmp_path):
+    outputs = recam().folder.path.parent
+    state = load_file(outputs / "recam/train_recam" / WEIGHTS)
+    first, second = tmp_path / "res50_recam_4.pth", tmp_path / "recam_predictor_4.pth"
+    write_network(first, {name: value for name, value in state.items() if name != SECOND}, CAM)
+    write_second(first, state[SECOND])
+    keys = ("name=taken", f"reuse_from=[{outputs / 'recam'}]", f"train_recam.weights={first}", "to_step=train_recam")
+    recam(*keys).run()
+    taken = load_file(outputs / "taken/train_recam" / WEIGHTS)
+    assert taken.keys() == state.keys() and all((taken[name] == value).all() for name, value in state.items())
+    (tmp_path / "out").mkdir()
+    BY_NAME["train_recam"].OFFICIAL.write(tmp_path / "out", outputs / "taken/train_recam")
+    assert [path.read_bytes() for path in (tmp_path / "out" / first.name, tmp_path / "out" / second.name)] == [path.read_bytes() for path in (first, second)]
+    second.unlink()
+    with pytest.raises(WeightsError, match="has no second classifier of ReCAM"):
+        recam(*keys[:2], "name=lost", *keys[2:]).plan()

@@ -208,7 +208,7 @@ def test_the_labels_are_two_crfs():
     none = psa_label(image, maps[:0], [], low_alpha=1.0, high_alpha=12.0, iterations=1, kernels=KERNELS)
     assert none.shape == (24, 24) and not none.any()
     assert background_scores(torch.tensor([[[-0.5, 0.25]]]), 2.0).tolist() == [[1.0, 0.5625]]
-    with pytest.raises(ArgumentError, match="affinity_label: .* low_alpha=3, high_alpha=2; expected"):
+    with pytest.raises(ArgumentError, match="psa_label: .* low_alpha=3, high_alpha=2; expected"):
         psa_label(image, maps, [3, 6], low_alpha=3, high_alpha=2, iterations=1, kernels=KERNELS)
 
 

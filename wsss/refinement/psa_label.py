@@ -25,7 +25,7 @@ def background_scores(maps: Tensor, alpha: float) -> Tensor:
 
 
 def psa_label(image: np.ndarray | Tensor, maps: Tensor, classes: Sequence[int], *, low_alpha: float, high_alpha: float,
-                   iterations: int, kernels: Mapping[str, float]) -> Tensor:
+              iterations: int, kernels: Mapping[str, float]) -> Tensor:
     """The label of one image that AffinityNet is trained on.
 
     Each exponent gives the scores of the background, which with those of the maps are refined by a dense CRF. The classes at
@@ -46,7 +46,7 @@ def psa_label(image: np.ndarray | Tensor, maps: Tensor, classes: Sequence[int], 
     """
     image = as_tensor(image, maps.device)
     if maps.shape != (len(classes), *image.shape[:2]) or not 0 < low_alpha <= high_alpha:
-        raise ArgumentError(f"affinity_label: maps is {tuple(maps.shape)}, image {tuple(image.shape)}, with {len(classes)} "
+        raise ArgumentError(f"psa_label: maps is {tuple(maps.shape)}, image {tuple(image.shape)}, with {len(classes)} "
                             f"classes, low_alpha={low_alpha}, high_alpha={high_alpha}; expected (K, H, W), (H, W, 3), K, and "
                             "0 < low_alpha <= high_alpha: resize the maps to the image")
     if not len(maps):

@@ -42,7 +42,8 @@ class SeedImage:
     @cached_property
     def features(self) -> Tensor:
         """The features (D, h, w) float32 of AffinityNet, at stride 8; only for a method that reads "affinity"."""
-        assert self._features is not None
+        if self._features is None:
+            raise ArgumentError(f"there are no features of AffinityNet of {self.id!r}; expected `features` of SeedImage: pass them")
         return self._features()
 
     @cached_property
