@@ -43,14 +43,14 @@ class SeedImage:
     def features(self) -> Tensor:
         """The features (D, h, w) float32 of AffinityNet, at stride 8; only for a method that reads "affinity"."""
         if self._features is None:
-            raise ArgumentError(f"there are no features of AffinityNet of {self.id!r}; expected `features` of SeedImage: pass them")
+            raise ArgumentError(f"there are no features of AffinityNet of {self.id!r}: pass `features` to SeedImage")
         return self._features()
 
     @cached_property
     def saliency(self) -> Tensor:
         """The saliency map (H, W) uint8 in the size of the networks' input, of a data set that has them (`check`)."""
         if self._saliency is None:
-            raise ArgumentError(f"there is no saliency map of {self.id!r}; expected `saliency` of SeedImage: pass it")
+            raise ArgumentError(f"there is no saliency map of {self.id!r}: pass `saliency` to SeedImage")
         return self._saliency()
 
     def edge(self, pad_to: int | None = None) -> Tensor:
