@@ -58,7 +58,7 @@ class Settings(TrainingSettings):
         self.require(self.crop_size % 4 == 0, "crop_size", "a multiple of 4, the stride of the labels")
         self.require(len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1], "scale",
                      "two factors [lowest, highest] with 0 < lowest <= highest")
-        self.require(self.displacement_lr_mult > 0, "displacement_lr_mult", "above 0")
+        self.require_factor("displacement_lr_mult")
         self.require(self.radius >= 2, "radius", "at least 2")
         self.require(self.all_pairs or self.radius <= self.crop_size // 8, "radius",
                      f"at most an eighth of {self.step}.crop_size={self.crop_size}, or {self.step}.all_pairs=true")

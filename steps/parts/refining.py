@@ -19,6 +19,7 @@ from steps.runtime.networks import WEIGHTS, load_irn, network_input
 from steps.runtime.store import Store
 from wsss.cams.maps import at_size, from_stride_4
 from wsss.errors import ArgumentError, ArtifactError
+from wsss.finite import require_finite
 from wsss.metrics.semantic import Confusion
 from wsss.refinement.masks import mask_of, with_background
 from wsss.refiners.method import RefinerMethod, SeedImage
@@ -123,7 +124,8 @@ class Refining:
         with torch.inference_mode():
             batch = network_input(self.context, self.irn, image_id, flip=True)   # (2, 3, H, W)
             with self.context.runtime.autocast():
-                return self.irn.edge_map(batch, pad_to).float()[0]
+                edge = self.irn.edge_map(batch, pad_to).float()[0]
+            return require_finite(edge, f"the values of IRN's edge map of {image_id}")
 
     def _frame(self, image_id: str) -> tuple[int, int]:
         """(H, W) of the network input; smaller than the image with `data.max_side`."""

@@ -50,7 +50,7 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
     Stopped
         if asked to stop; the state is saved.
     WsssError
-        if the loss is not finite.
+        if the loss or, before they are saved or measured, the weights are not finite.
     """
     runtime, total, epoch_steps = context.runtime, schedule.steps, schedule.steps_per_epoch(len(context.ids))
     base_lrs = [group["lr"] for group in optimizer.param_groups]
@@ -70,6 +70,8 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
             if validates or saves:
                 log.read()
             runtime.progress(step, total, log.note(measured))
+            if validates or saves:
+                _require_finite(context, module, optimizer, step)
             if validates:
                 measured = validate()
                 log.add({"step": step, "epoch": epoch, **measured})
@@ -80,6 +82,8 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
             if runtime.pictures_due(step):   # in the process that has the logger
                 runtime.show(step, pictures())
                 module.train()
+            if stops and not saves:
+                _require_finite(context, module, optimizer, step)
             if runtime.group.is_main and (stops or saves):
                 _save_state(context, module, optimizer, step, log)
             if stops:
@@ -209,6 +213,28 @@ def _batches(context: StepContext, schedule: Schedule, sample: Callable, epoch: 
         raise WsssError(f"a loader process of workers={workers} died ({str(error).splitlines()[0]}), probably because "
                         "memory or shared memory (/dev/shm) ran out. Lower workers; the same command continues at the last saved "
                         "state") from error
+
+
+def _require_finite(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Raise WsssError if the weights or the optimiser's tensors are not finite after a number of steps. The losses, which are of
+    the weights before a step, do not show it."""
+    tensors = module.state_dict() | {f"the optimiser's {name} of parameter {index}": value
+                                     for index, values in optimizer.state_dict()["state"].items() for name, value in values.items()
+                                     if value is not None}
+    names = [name for name, value in tensors.items() if value.is_floating_point()]
+    finite = torch.stack([tensors[name].isfinite().all().to(context.runtime.device) for name in names])
+    if not finite.all():   # waits for a GPU once, not for each tensor
+        first = names[int(finite.int().argmin())]
+        raise WsssError(f"{first} is not finite after step {step - 1}, expected a finite training. Lower {context.name}.lr; the last "
+                        "saved state is untouched")
+
+
+def require_finite_output(context: StepContext, output: torch.Tensor, image_id: str) -> torch.Tensor:
+    """Return what the network computes for an image. Raises WsssError if it is not finite, as by finite but too large weights."""
+    if not output.isfinite().all():
+        raise WsssError(f"the network's output for {image_id} is not finite, expected finite numbers. Lower {context.name}.lr, or use "
+                        "another network")
+    return output
 
 
 def _save_state(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, step: int,

@@ -36,15 +36,18 @@ class EigenCAM(CamMethod):
 
 
 def _projected(features: Tensor) -> Tensor:
-    """The cells (B, D, n) on their first singular vector, (B, n), not negative, from the smaller of both matrices of products."""
+    """The cells (B, D, n) on their first singular vector, (B, n), not negative, from the smaller of both matrices of products. NaN
+    if these are not finite, so that the maps are refused like others."""
     import torch
 
     channels, cells = features.shape[1:]
+    products = features @ features.mT if channels <= cells else features.mT @ features
+    if not products.isfinite().all():   # there are no eigenvectors
+        return products.new_full((len(features), cells), torch.nan)
+    values, vectors = torch.linalg.eigh(products)
     if channels <= cells:
-        vector = torch.linalg.eigh(features @ features.mT).eigenvectors[..., -1]   # (B, D)
-        projected = torch.einsum("bd,bdn->bn", vector, features)
+        projected = torch.einsum("bd,bdn->bn", vectors[..., -1], features)
     else:
-        values, vectors = torch.linalg.eigh(features.mT @ features)
         projected = values[:, -1:].clamp(min=0).sqrt() * vectors[..., -1]          # the singular value times the left vector
     return torch.where(projected.sum(1, keepdim=True) < 0, -projected, projected).relu_()
 
