@@ -71,8 +71,8 @@ def seen_by(name: str, identity: dict[str, Any], reader: Setup) -> dict[str, Any
         return identity
     own = identity[name]
     if reader.seeds not in own["threshold"]:
-        raise ConfigError(f"{reader.name} reads the threshold of the maps of {reader.seeds}, but {name} scores {', '.join(own['threshold'])}. "
-                          "Choose one of these as seed_maps, or another order of steps")
+        raise ConfigError(f"{reader.name} reads the threshold of the maps of {reader.seeds}, but {name} scores those of "
+                          f"{', '.join(own['threshold'])}. Choose one of these as seed_maps, or other steps")
     return {"version": identity["version"], "reads": identity["reads"].get(reader.seeds),
             **{key: values[reader.seeds] for key, values in own.items() if key in ("threshold", "fallback")},
             **{key: value for key, value in identity["data"].items() if key.endswith(" of val")}}

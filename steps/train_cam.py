@@ -167,8 +167,7 @@ def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
     """
     import torch
 
-    from steps.runtime.networks import network_input
-    from steps.runtime.training import require_finite_output
+    from steps.runtime.networks import network_input, require_finite_output
 
     ids = context.lists["log"]
     if not ids:
@@ -190,8 +189,7 @@ def classify(context: StepContext, image_id: str) -> np.ndarray:
     """The probabilities (C,) of the classes in a whole image, by the finished classifier (role "classifier")."""
     import torch
 
-    from steps.runtime.networks import load_classifier, network_input
-    from steps.runtime.training import require_finite_output
+    from steps.runtime.networks import load_classifier, network_input, require_finite_output
 
     classifier = load_classifier(context)
     with torch.inference_mode(), context.runtime.autocast():

@@ -230,8 +230,7 @@ def validate(context: StepContext, network: Segmenter) -> dict[str, Any]:
     images at one scale."""
     import torch
 
-    from steps.runtime.networks import network_input
-    from steps.runtime.training import require_finite_output
+    from steps.runtime.networks import network_input, require_finite_output
     from wsss.refinement.masks import mask_of
     from wsss.resize import resize
 

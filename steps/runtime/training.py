@@ -216,25 +216,17 @@ def _batches(context: StepContext, schedule: Schedule, sample: Callable, epoch: 
 
 
 def _require_finite(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Raise WsssError if the weights or the optimiser's tensors are not finite after a number of steps. The losses, which are of
-    the weights before a step, do not show it."""
-    tensors = module.state_dict() | {f"the optimiser's {name} of parameter {index}": value
-                                     for index, values in optimizer.state_dict()["state"].items() for name, value in values.items()
-                                     if value is not None}
+    """Raise WsssError if the weights or the optimiser's tensors are not finite after a number of steps. The losses, which are
+    those before a step, do not show it."""
+    states = optimizer.state_dict()["state"]
+    tensors = module.state_dict() | {f"the optimiser's {name} of parameter {index}": value for index, values in states.items()
+                                     for name, value in values.items() if value is not None}
     names = [name for name, value in tensors.items() if value.is_floating_point()]
     finite = torch.stack([tensors[name].isfinite().all().to(context.runtime.device) for name in names])
     if not finite.all():   # waits for a GPU once, not for each tensor
         first = names[int(finite.int().argmin())]
-        raise WsssError(f"{first} is not finite after step {step - 1}, expected a finite training. Lower {context.name}.lr; the last "
-                        "saved state is untouched")
-
-
-def require_finite_output(context: StepContext, output: torch.Tensor, image_id: str) -> torch.Tensor:
-    """Return what the network computes for an image. Raises WsssError if it is not finite, as by finite but too large weights."""
-    if not output.isfinite().all():
-        raise WsssError(f"the network's output for {image_id} is not finite, expected finite numbers. Lower {context.name}.lr, or use "
-                        "another network")
-    return output
+        raise WsssError(f"{first} is not finite after step {step - 1}, expected finite weights. Lower {context.name}.lr; "
+                        "the last saved state is untouched")
 
 
 def _save_state(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, step: int,

@@ -272,7 +272,7 @@ def odd_maps(trial: Trial) -> int:
 def diverged(trial: Trial) -> int:
     """A training with a learning rate at which it diverges: at once, in the middle, or with its last step."""
     draws, base, number = trial.draws, finished(trial), _number(trial)
-    trained = ("train_cam", "train_amn", "train_irn", "train_seg", "train_recam")
+    trained = ("train_seg", "train_recam", "train_cam", "train_amn", "train_irn")
     step, optimizer = trained[number % len(trained)], str(draws.choice(["sgd", "adam", "adamw"]))
     lr = 10.0 ** (6 if number < len(trained) else draws.uniform(0, 6))
     factor = {"train_irn": "displacement_lr_mult=1e6"}.get(step, "head_lr_mult=1e6") if draws.random() < 0.7 else "power=1"

@@ -36,20 +36,19 @@ class EigenCAM(CamMethod):
 
 
 def _projected(features: Tensor) -> Tensor:
-    """The cells (B, D, n) on their first singular vector, (B, n), not negative, from the smaller of both matrices of products. NaN
-    if these are not finite, so that the maps are refused like others."""
+    """The cells (B, D, n) on their first singular vector, (B, n), not negative, from the smaller of both matrices of products.
+    NaN, which is refused later as other maps are, if these products are not finite: then they have no eigenvectors."""
     import torch
 
     channels, cells = features.shape[1:]
     products = features @ features.mT if channels <= cells else features.mT @ features
-    if not products.isfinite().all():   # there are no eigenvectors
-        return products.new_full((len(features), cells), torch.nan)
-    values, vectors = torch.linalg.eigh(products)
+    finite = products.isfinite().flatten(1).all(1)[:, None]
+    values, vectors = torch.linalg.eigh(products.where(finite[..., None], 0.0))
     if channels <= cells:
         projected = torch.einsum("bd,bdn->bn", vectors[..., -1], features)
     else:
         projected = values[:, -1:].clamp(min=0).sqrt() * vectors[..., -1]          # the singular value times the left vector
-    return torch.where(projected.sum(1, keepdim=True) < 0, -projected, projected).relu_()
+    return torch.where(projected.sum(1, keepdim=True) < 0, -projected, projected).relu_().where(finite, torch.nan)
 
 
 Method = EigenCAM
