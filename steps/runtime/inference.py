@@ -19,7 +19,6 @@ from wsss.data.dataset import Dataset
 from wsss.errors import ArtifactError, StorageError, WsssError
 
 FAILED = "failed.json"
-_GPU_HINT = ", or set gpu_fallback=cpu, which makes those on the CPU for which the GPU has too little memory"
 SHOWN = 3
 Made = tuple[Mapping[str, bytes], dict[str, Any]]   # the files of an image by name, and the facts for the index
 Done = tuple[str, Mapping[str, bytes], dict[str, Any]]   # the same after the digest of the image
@@ -109,14 +108,20 @@ def for_each_image(context: StepContext, make: Callable[[str], Made], cpu_parall
         journal.close()
         store.close()
     failed = {image_id: reason for part in context.runtime.group.all_gather(failed) for image_id, reason in part.items()}
-    path = _record(context, failed)
     lacking = sum(context.runtime.group.all_gather(lacking))
+    path = _record(context, failed)
     if failed:
-        some = "; ".join(f"{image_id}: {reason}" for image_id, reason in list(failed.items())[:SHOWN])
-        raise ImagesFailed(f"{len(failed)} of {len(context.shard_ids)} images failed, the others are done. {some}"
-                           f"{'; ...' if len(failed) > SHOWN else ''}. All reasons are in {path}. Repair or remove these "
-                           f"images{_GPU_HINT if lacking and device.type != 'cpu' else ''}; the same command then tries only "
-                           "them", lacking)
+        raise _failure(context, failed, path, lacking)
+
+
+def _failure(context: StepContext, failed: Mapping[str, str], path: Path, lacking: int) -> ImagesFailed:
+    """The error at the end of a step: `failed`, id -> reason, of which `lacking` by too little memory."""
+    some = "; ".join(f"{image_id}: {reason}" for image_id, reason in list(failed.items())[:SHOWN])
+    on_cpu = ", or set gpu_fallback=cpu, which makes those on the CPU for which the GPU has too little memory"
+    return ImagesFailed(f"{len(failed)} of {len(context.shard_ids)} images failed, the others are done. {some}"
+                        f"{'; ...' if len(failed) > SHOWN else ''}. All reasons are in {path}. Repair or remove these images"
+                        f"{on_cpu if lacking and context.runtime.device.type != 'cpu' else ''}; the same command then tries only "
+                        "them", lacking)
 
 
 def _completing(store: Store, pending: Mapping[str, str], added: Mapping[str, Any], make: Callable[[str], Made],

@@ -68,22 +68,18 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
             validates = step == total or step % (schedule.val_epochs * epoch_steps) == 0
             saves = step == total or step % schedule.checkpoint_steps == 0
             if validates or saves:
-                log.read()
+                _read(log, context, module, optimizer, step)
             runtime.progress(step, total, log.note(measured))
-            if validates or saves:
-                _require_finite(context, module, optimizer, step)
             if validates:
                 measured = validate()
                 log.add({"step": step, "epoch": epoch, **measured})
                 module.train()
             stops, shows = _any(context, runtime.stop(), runtime.pictures_due(step))
             if stops or shows:
-                log.read()
+                _read(log, context, module, optimizer, step)
             if runtime.pictures_due(step):   # in the process that has the logger
                 runtime.show(step, pictures())
                 module.train()
-            if stops and not saves:
-                _require_finite(context, module, optimizer, step)
             if runtime.group.is_main and (stops or saves):
                 _save_state(context, module, optimizer, step, log)
             if stops:
@@ -213,6 +209,12 @@ def _batches(context: StepContext, schedule: Schedule, sample: Callable, epoch: 
         raise WsssError(f"a loader process of workers={workers} died ({str(error).splitlines()[0]}), probably because "
                         "memory or shared memory (/dev/shm) ran out. Lower workers; the same command continues at the last saved "
                         "state") from error
+
+
+def _read(log: TrainingLog, context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Read the log, then check the weights: a loss that is not finite is the earlier and clearer message."""
+    log.read()
+    _require_finite(context, module, optimizer, step)
 
 
 def _require_finite(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
