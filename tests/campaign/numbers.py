@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pipeline import Pipeline
+from pipeline import Pipeline, actions
 from pipeline.config import compose, typed
 from steps.runtime.schedule import WEIGHTS
 from tests.campaign.row import Row, Trial
@@ -85,8 +85,9 @@ def write_folder(root: Path, pictures: Sequence[Picture], draws: np.random.Gener
         lines.append(f"{name},{';'.join(CLASSES[index] for index in picture.classes)}")
     (root / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
     (root / "labels.csv").write_text("\n".join(lines) + "\n")
-    (root / "val.txt").write_text("".join(f"{name}\n" for name in names[len(names) - n_val:]))
-    return f"data.root={root}", *SMALL
+    if n_val:
+        (root / "val.txt").write_text("".join(f"{name}\n" for name in names[-n_val:]))
+    return f"data.root={root}", *SMALL, f"data.val_fraction={0.2 if n_val else 0.0}"
 
 
 NORMAL = (*[Picture(32, 40, classes=(index,)) for index in (0, 1, 2, 0)], Picture(40, 32, classes=(0, 1)), Picture(32, 32))
@@ -192,7 +193,18 @@ def odd_data(trial: Trial) -> int:
     outcome = run(words, trial.folder / "out")
     check_masks(outcome.folder, pictures)
     require_named(outcome, "^(masks of|[a-z_]+[.:])")
+    if not outcome.error and number % 3 == 0:
+        predict(trial, words, f"{draws.integers(len(pictures)):02}")
     return len(pictures)
+
+
+def predict(trial: Trial, words: Sequence[str], number: str) -> None:
+    """The maps and the mask of one image of the data, and the masks of all by the trained network."""
+    images, threshold = trial.folder / "data/images", trial.draws.choice([0.0, 0.5, 0.99])
+    for more in ((f"image={images / f'i{number}.png'}", f"class_threshold={threshold}"), (f"images={images}", f"out={trial.folder / 'predicted'}")):
+        predicted = run((*words, "action=predict", *more), trial.folder / "out", actions.load("predict").run)
+        assert not predicted.error, predicted.error
+    check_files(trial.folder / "predicted")
 
 
 def finished(trial: Trial, precision: str = "float32") -> Path:
