@@ -162,6 +162,7 @@ def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
     """
     import torch
 
+    from steps.runtime.networks import require_finite_output
     from wsss.data.augment import top_left_crop
 
     irn.eval()
@@ -172,7 +173,7 @@ def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
         image = top_left_crop(context.dataset.image(image_id), context.settings.crop_size, irn.backbone.normalisation)
         with torch.inference_mode(), context.runtime.autocast():
             _, displacement = irn(image[None].to(context.runtime.device))
-        return displacement.double().mean(dim=(0, 2, 3)).cpu().numpy()
+        return require_finite_output(context, displacement, image_id).double().mean(dim=(0, 2, 3)).cpu().numpy()
     rows = context.runtime.part(range(len(context.ids)))
     at_once = max_concurrent(context.runtime.device)
     with closing(ordered_map(context, mean, context.runtime.part(context.ids), at_once)) as results:

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from pipeline import Pipeline
+from steps.runtime.context import StepContext
 from steps.runtime.networks import require_finite_output
 from steps.runtime.schedule import OptimizerName
+from steps.train_irn import displacement_mean
 from tests.networks import new_backbone, new_classifier
 from tests.steps.test_training import train
 from wsss.cams.amn import amn_maps
 from wsss.cams.eigencam import EigenCAM
 from wsss.cams.maps import pack
+from wsss.data.images import IMAGENET
 from wsss.errors import ArgumentError, ConfigError, DataError, WeightsError, WsssError
 from wsss.map_files.reading import Activation, Values
 from wsss.metrics.faithfulness import road_images
@@ -64,6 +67,18 @@ def test_outputs_that_are_not_finite_are_told_with_their_image():
     assert require_finite_output(context, torch.ones(2), "a").sum() == 2
     with pytest.raises(WsssError, match="the network's output for a is not finite, expected finite numbers. Lower train_seg.lr"):
         require_finite_output(context, torch.tensor([0, NAN]), "a")
+
+
+def test_a_displacement_that_is_not_finite_has_no_mean(tmp_path):
+    class Net(SimpleNamespace):
+        def __call__(self, x):
+            return None, torch.full((1, 2, 4, 4), self.values.pop(0))
+    dataset = SimpleNamespace(image=lambda image_id: np.zeros((40, 40, 3), np.uint8))
+    context = StepContext("train_irn", SimpleNamespace(crop_size=32), dataset, {"ids": ("a", "b")}, tmp_path)
+    net = {"eval": lambda: None, "set_displacement_mean": lambda mean: None, "backbone": SimpleNamespace(normalisation=IMAGENET)}
+    assert displacement_mean(context, Net(values=[1.0, 2.0], **net)).tolist() == [1.5, 1.5]
+    with pytest.raises(WsssError, match="the network's output for b is not finite, .*Lower train_irn.lr"):
+        displacement_mean(context, Net(values=[1.0, NAN], **net))
 
 
 @pytest.mark.parametrize(("words", "message"), [
