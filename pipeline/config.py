@@ -1,6 +1,7 @@
 """Compose the configuration from `conf/` with Hydra, check it, and rewrite Hydra's errors as one line."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -128,12 +129,23 @@ def typed(config: DictConfig) -> Any:
     _add_kinds(config, further)
     try:
         found: Any = OmegaConf.to_object(config)
+        _refuse_not_finite(found)
         found.further = further
         return found
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} has no value: set {error.full_key}=... on the command line") from error
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
+
+
+def _refuse_not_finite(values: Any, key: str = "") -> None:
+    """Raise ConfigError for a number of a configuration that is NaN or infinite."""
+    children = vars(values) if is_dataclass(values) else values if isinstance(values, dict) else \
+        dict(enumerate(values)) if isinstance(values, list) else {}
+    for name, value in children.items():
+        if isinstance(value, float):
+            require(math.isfinite(value), f"{key}{name}", value, "a finite number")
+        _refuse_not_finite(value, f"{key}{name}.")
 
 
 def _further_methods(config: DictConfig, row: Row) -> dict[str, Any]:

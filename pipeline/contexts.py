@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def make_runtime(config: Any, device: torch.device, group: Group, **more: Any) -> Runtime:
     """Where the steps of a run work; `more`: the callbacks `progress`, `warn`, ..."""
     return Runtime(device=device, precision=config.precision.value, group=group, layout=config.artifacts.layout,
+                   gpu_fallback=config.gpu_fallback.value == "cpu",
                    workers=loader_processes(config.workers, config.threads, device, group.here),
                    shard=config.part or (0, 1), prepared=config.part is not None, stop=lambda: group.asked is not None, **more)
 

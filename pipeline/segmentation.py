@@ -19,6 +19,7 @@ from wsss.data.dataset import Dataset
 from wsss.data.images import as_rgb
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 ROLE = "network"   # of the trained network, in a step that segments images
@@ -39,9 +40,15 @@ class SegmentationNetwork:
         from steps.runtime.networks import in_precision, load_segmenter
 
         self.context, self.classes, self.settings = context, context.dataset.classes, context.settings
-        self._prepared = partial(prepared_process, threads, context.runtime.device)
+        self._threads, self._prepared = threads, partial(prepared_process, threads, context.runtime.device)
         network = load_segmenter(context)
         self._logits, self._normalisation = in_precision(context, network), network.backbone.normalisation
+
+    def on(self, device: torch.device) -> SegmentationNetwork:
+        """This network on a device; itself if it is there."""
+        if device == self.context.runtime.device:
+            return self
+        return SegmentationNetwork(replace(self.context, runtime=replace(self.context.runtime, device=device)), self._threads)
 
     def __call__(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         """The mask (H, W) uint8 of an image, in its size: 0 background, i for `classes[i - 1]`.

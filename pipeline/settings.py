@@ -34,6 +34,11 @@ class Device(Enum):
     cuda = "cuda"
 
 
+class GpuFallback(Enum):
+    error = "error"
+    cpu = "cpu"
+
+
 class Precision(Enum):
     auto = "auto"        # bf16 if the device supports it natively, else float32; the run records the choice
     float32 = "float32"
@@ -87,6 +92,7 @@ class RunSettings:
     recipe_name: str
     seed: int
     device: Device
+    gpu_fallback: GpuFallback    # what becomes of an image for which the GPU has too little memory
     precision: Precision
     threads: int | None          # null: all cores this process may use
     workers: int | None          # loader processes of the training steps; null: as many as cores with a GPU, none without

@@ -23,6 +23,7 @@ from pipeline.tracking import tracked
 from steps.runtime.artifacts import quarantine
 from steps.runtime.context import Group, Runtime, StepContext, settings_of
 from steps.runtime.datasets import open_dataset
+from steps.runtime.inference import with_fallback
 from steps.runtime.journal import join_divisions, merge_journals, unfinished
 from steps.runtime.memory import release
 from steps.step import IMAGES, TRAINING
@@ -128,7 +129,7 @@ class Work:
             work = planned.step.prepare or (lambda context: None)
         try:
             with self._watched(planned, self._context(planned, folder)) as context:
-                result = work(context)
+                result = with_fallback(work, context)
         except WsssError as error:
             raise quarantined(error, planned.name) from error
         self.group.all_gather(None)

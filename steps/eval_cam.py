@@ -19,6 +19,7 @@ from steps.runtime.artifacts import check_keys, read_arrays, read_json, write_ar
 from steps.runtime.context import StepContext, require
 from steps.runtime.setup import val_with_masks
 from steps.step import AS_MAIN, PER_MAP, SCORE, Lists, Needs, Score, Setup, StepSettings, facts
+from wsss.errors import ConfigError
 from wsss.metrics.semantic import MEASURES, THRESHOLDS, ThresholdCounts
 
 VERSION = 1
@@ -69,6 +70,9 @@ def seen_by(name: str, identity: dict[str, Any], reader: Setup) -> dict[str, Any
     if "seeds" not in reader.sources:
         return identity
     own = identity[name]
+    if reader.seeds not in own["threshold"]:
+        raise ConfigError(f"{reader.name} reads the threshold of the maps of {reader.seeds}, but {name} scores those of "
+                          f"{', '.join(own['threshold'])}. Choose one of these as seed_maps, or other steps")
     return {"version": identity["version"], "reads": identity["reads"].get(reader.seeds),
             **{key: values[reader.seeds] for key, values in own.items() if key in ("threshold", "fallback")},
             **{key: value for key, value in identity["data"].items() if key.endswith(" of val")}}

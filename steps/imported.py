@@ -35,6 +35,7 @@ VERSION = 2
 KIND = IMAGES
 MAPS = {"": "imported maps"}
 SHOWN = 3                  # missing files; and dictionaries that are read before any work, because they have no header
+LARGEST = 1e38             # of the range: a float32
 reader = OfficialMaps("").reader
 
 
@@ -55,8 +56,8 @@ class Settings(StepSettings):
     def __post_init__(self) -> None:
         self.require(self.grid is None or len(self.grid) == 2 and min(self.grid) > 0, "grid", "null or [HEIGHT,WIDTH], above 0")
         self.require(self.patch is None or self.patch >= 1 and self.grid is None, "patch", "null, or at least 1 and then no grid")
-        self.require(self.range is None or len(self.range) == 2 and self.range[0] < self.range[1], "range",
-                     "null or [LEAST,GREATEST], the first below the second")
+        self.require(self.range is None or len(self.range) == 2 and -LARGEST < self.range[0] < self.range[1] < LARGEST, "range",
+                     f"null or [LEAST,GREATEST], the first below the second, both below {LARGEST:g}")
         self.require(self.normalise or self.range is not None or self.activation is not Activation.relu, "normalise",
                      "true, or a range, because there is no greatest value after activation=relu")
 

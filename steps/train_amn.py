@@ -48,7 +48,7 @@ class Settings(TrainingSettings):
                      "at least one dilation, each at least 1")
         self.require(0 <= self.dropout < 1, "dropout", "a share in [0, 1)")
         self.require(0 <= self.smoothing < 1, "smoothing", "in [0, 1)")
-        self.require(self.head_lr_mult > 0, "head_lr_mult", "above 0")
+        self.require_factor("head_lr_mult")
         self.require(0 <= self.warmup < 1, "warmup", "in [0, 1)")
 
 

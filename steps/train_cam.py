@@ -76,7 +76,7 @@ class Settings(TrainingSettings):
                      "two factors [lowest, highest] with 0 < lowest <= highest")
         self.require(0 <= self.color_jitter < 1, "color_jitter", "a strength in [0, 1)")
         self.require(0 <= self.hue_jitter <= 0.5, "hue_jitter", "turns in [0, 0.5]")
-        self.require(self.head_lr_mult > 0, "head_lr_mult", "above 0")
+        self.require_factor("head_lr_mult")
         self.require(self.max_val_images is None or self.max_val_images >= 1, "max_val_images", "null or at least 1")
         self.require(0 <= self.warmup < 1, "warmup", "in [0, 1)")
         self.require(self.warmup_start is None or 0 <= self.warmup_start <= 1, "warmup_start", "null or a share in [0, 1]")
@@ -206,7 +206,7 @@ def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
     """
     import torch
 
-    from steps.runtime.networks import network_input
+    from steps.runtime.networks import network_input, require_finite_output
 
     ids = context.lists["log"]
     if not ids:
@@ -217,7 +217,8 @@ def validate(context: StepContext, classifier: Classifier) -> dict[str, Any]:
     with torch.inference_mode(), context.runtime.autocast():
         for row in context.runtime.part(range(len(ids))):
             with memory_for(ids[row]):
-                scores[row] = classifier(network_input(context, classifier, ids[row])).float().cpu().numpy()[0]
+                logits = classifier(network_input(context, classifier, ids[row])).float()
+                scores[row] = require_finite_output(context, logits, ids[row]).cpu().numpy()[0]
             trim_heap()
     labels = np.stack([context.dataset.label_vector(image_id) for image_id in ids])
     return {"val_map": average_precision(context.runtime.reduce(scores), labels)[1]}
@@ -227,11 +228,11 @@ def classify(context: StepContext, image_id: str) -> np.ndarray:
     """The probabilities (C,) of the classes in a whole image, by the finished classifier (role "classifier")."""
     import torch
 
-    from steps.runtime.networks import load_classifier, network_input
+    from steps.runtime.networks import load_classifier, network_input, require_finite_output
 
     classifier = load_classifier(context)
     with torch.inference_mode(), context.runtime.autocast():
-        logits = classifier(network_input(context, classifier, image_id)).float()
+        logits = require_finite_output(context, classifier(network_input(context, classifier, image_id)).float(), image_id)
     return context.methods["classifier"].probabilities(logits)[0].cpu().numpy()
 
 

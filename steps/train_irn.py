@@ -58,7 +58,7 @@ class Settings(TrainingSettings):
         self.require(self.crop_size % 4 == 0, "crop_size", "a multiple of 4, the stride of the labels")
         self.require(len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1], "scale",
                      "two factors [lowest, highest] with 0 < lowest <= highest")
-        self.require(self.displacement_lr_mult > 0, "displacement_lr_mult", "above 0")
+        self.require_factor("displacement_lr_mult")
         self.require(self.radius >= 2, "radius", "at least 2")
         self.require(self.all_pairs or self.radius <= self.crop_size // 8, "radius",
                      f"at most an eighth of {self.step}.crop_size={self.crop_size}, or {self.step}.all_pairs=true")
@@ -162,6 +162,7 @@ def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
     """
     import torch
 
+    from steps.runtime.networks import require_finite_output
     from wsss.data.augment import top_left_crop
 
     irn.eval()
@@ -172,7 +173,7 @@ def displacement_mean(context: StepContext, irn: IRN) -> torch.Tensor:
         image = top_left_crop(context.dataset.image(image_id), context.settings.crop_size, irn.backbone.normalisation)
         with torch.inference_mode(), context.runtime.autocast():
             _, displacement = irn(image[None].to(context.runtime.device))
-        return displacement.double().mean(dim=(0, 2, 3)).cpu().numpy()
+        return require_finite_output(context, displacement, image_id).double().mean(dim=(0, 2, 3)).cpu().numpy()
     rows = context.runtime.part(range(len(context.ids)))
     at_once = max_concurrent(context.runtime.device)
     with closing(ordered_map(context, mean, context.runtime.part(context.ids), at_once)) as results:

@@ -70,7 +70,7 @@ class Settings(TrainingSettings):
         self.require(len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1], "scale",
                      "two factors [lowest, highest] with 0 < lowest <= highest")
         self.require(0 <= self.color_jitter < 1, "color_jitter", "a strength in [0, 1)")
-        self.require(self.head_lr_mult > 0, "head_lr_mult", "above 0")
+        self.require_factor("head_lr_mult")
         self.require(0 <= self.warmup < 1, "warmup", "in [0, 1)")
         self.require(self.lr_interval >= 1, "lr_interval", "at least 1")
         self.require(self.resize is None or len(self.resize) == 2 and 0 < self.resize[1] <= self.resize[0], "resize",
@@ -230,7 +230,7 @@ def validate(context: StepContext, network: Segmenter) -> dict[str, Any]:
     images at one scale."""
     import torch
 
-    from steps.runtime.networks import network_input
+    from steps.runtime.networks import network_input, require_finite_output
     from wsss.refinement.masks import mask_of
     from wsss.resize import resize
 
@@ -244,7 +244,7 @@ def validate(context: StepContext, network: Segmenter) -> dict[str, Any]:
         for image_id in context.runtime.part(ids):
             with memory_for(image_id):
                 truth = context.dataset.mask(image_id)
-                logits = network(network_input(context, network, image_id)).float()
+                logits = require_finite_output(context, network(network_input(context, network, image_id)).float(), image_id)
                 confusion.update(mask_of(resize(logits, truth.shape)[0], range(len(context.dataset.classes))), truth)
             trim_heap()
     confusion.counts = context.runtime.reduce(confusion.counts)

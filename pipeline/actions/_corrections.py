@@ -22,8 +22,9 @@ from wsss.annotations import UNSCORED
 from wsss.annotations.colours import label
 from wsss.annotations.label_studio import ID, IMAGE, decode_brush
 from wsss.data.dataset import Dataset
-from wsss.data.folder.classes import find_classes
-from wsss.data.folder.found import Shape, region
+from wsss.data.folder.classes import find_classes, is_ignored
+from wsss.data.folder.cvat_xml import read_cvat_labels
+from wsss.data.folder.found import Found, Shape, region
 from wsss.data.folder.json_files import read_json_labels
 from wsss.data.folder.layout import find_masks
 from wsss.data.folder.masks import LABELMAP, FileMasks, match_masks, read_colours
@@ -55,7 +56,7 @@ def read_pictures(root: Path, dataset: Dataset) -> Masks:
     folder, files = find_masks(root)
     if not folder:
         raise DataError(f"{root} has no folder SegmentationClass; expected an export of the format Segmentation mask 1.1 of "
-                        "CVAT, or PASCAL VOC's folders: export it again, or choose another import_format")
+                        "CVAT, CVAT's own XML, or PASCAL VOC's folders: export it again, or choose another import_format")
     classes, masks = dataset.classes, match_masks(files, root / folder, dataset.image_files)
     if (root / LABELMAP).exists():
         table = read_colours(root / LABELMAP)
@@ -76,6 +77,16 @@ def read_shapes(root: Path, dataset: Dataset) -> Masks:
     if found is None or not found.drawings:
         raise DataError(f"{root} has no JSON file of COCO or LabelMe with shapes; expected polygons or masks: export it again, "
                         "or choose another import_format")
+    return _of_shapes(found, dataset)
+
+
+def read_cvat(root: Path, dataset: Dataset) -> Masks:
+    """CVAT's "Segmentation mask 1.1", or its XML of "CVAT for images 1.1". An image with a box alone is left out."""
+    found = read_cvat_labels(root, (*dataset.classes, UNSCORED), dataset.image_files)
+    return _of_shapes(found, dataset) if found is not None and found.drawings else read_pictures(root, dataset)
+
+
+def _of_shapes(found: Found, dataset: Dataset) -> Masks:
     return {image_id: partial(_scored, drawing.mask, len(dataset.classes)) for image_id, drawing in found.drawings.items()}
 
 
@@ -133,7 +144,7 @@ def _wrong_results(image_id: str, results: Sequence[Mapping[str, Any]], classes:
             problems.append(f"{image_id} has a result of the type {result.get('type')!r}; expected brush masks or polygons: "
                             "draw it as one, or delete it")
         problems += [f"{image_id} has the class {name!r}{did_you_mean(name, classes)}; expected one of the data set: rename it"
-                     for name in names if name not in (*classes, UNSCORED)]
+                     for name in names if name not in (*classes, UNSCORED) and not is_ignored(name)]
     return problems
 
 
@@ -146,7 +157,7 @@ def _drawn(image_id: str, results: Sequence[Mapping[str, Any]], dataset: Dataset
     mask = np.zeros((height, width), np.uint8)
     for result in results:
         name, value = _labels(result)[0], result["value"]
-        number = IGNORE if name == UNSCORED else dataset.classes.index(name) + 1
+        number = IGNORE if name == UNSCORED or is_ignored(name) else dataset.classes.index(name) + 1
         if "rle" in value:
             mask[decode_brush(value["rle"], (height, width))] = number
         else:
@@ -156,6 +167,6 @@ def _drawn(image_id: str, results: Sequence[Mapping[str, Any]], dataset: Dataset
 
 
 READERS: Mapping[str, Callable[[Path, Dataset], Masks]] = {
-    "coco": read_shapes, "cvat": read_pictures, "label_studio": read_tasks, "labelme": read_shapes, "voc": read_pictures}
+    "coco": read_shapes, "cvat": read_cvat, "label_studio": read_tasks, "labelme": read_shapes, "voc": read_pictures}
 # What the tool was given, as if it had been exported without a change.
 GIVEN = {**READERS, "label_studio": partial(read_tasks, part="predictions")}

@@ -26,8 +26,8 @@ from pipeline.runfolder.claims import Claims
 from pipeline.runfolder.folder import RunFolder
 from pipeline.segmentation import ROLE, SegmentationNetwork
 from steps.runtime.artifacts import read_json, write_json
-from steps.runtime.context import settings_of
-from steps.runtime.inference import ImagesFailed, Made, failures, for_each_image
+from steps.runtime.context import StepContext, settings_of
+from steps.runtime.inference import ImagesFailed, Made, failures, for_each_image, with_fallback
 from steps.runtime.journal import Lines, file_sum, merge_journals, unfinished
 from steps.runtime.schedule import WEIGHTS
 from steps.runtime.store import Layout
@@ -161,8 +161,9 @@ def segment_folder(network: SegmentationNetwork, images: Path, files: dict[str, 
     runtime = replace(network.context.runtime, progress=progress, warn=warn, layout=Layout.files, shard=(0, 1), prepared=False)
     context = replace(network.context, dataset=dataset, lists={"ids": ids}, folder=out, runtime=runtime)
 
-    def make(image_id: str) -> Made:
-        return _made(image_id, dataset.full_image(image_id), network)
+    def work(context: StepContext) -> None:
+        of_device = network.on(context.runtime.device)
+        for_each_image(context, lambda image_id: _made(image_id, dataset.full_image(image_id), of_device))
 
     remove_changed(out)
     to_do = len(unfinished(out, ids, dataset))
@@ -170,7 +171,7 @@ def segment_folder(network: SegmentationNetwork, images: Path, files: dict[str, 
         (out / TABLE).unlink(missing_ok=True)   # if it is there, all is done
     failed: ImagesFailed | None = None
     try:
-        for_each_image(context, make)
+        with_fallback(work, context)
         merge_journals(out, ids)
     except ImagesFailed as error:
         failed = error

@@ -21,7 +21,7 @@ from pipeline.actions._finished import FinishedSteps
 from pipeline.order import BY_NAME, main_masks
 from steps.runtime.artifacts import Labels, Maps, write_array, write_json, write_label
 from steps.runtime.context import Runtime, StepContext
-from steps.runtime.inference import ImagesFailed, failures
+from steps.runtime.inference import ImagesFailed, failures, with_fallback
 from steps.step import IMAGES, TRAINING
 from wsss.data.dataset import Dataset
 from wsss.data.images import as_rgb
@@ -159,7 +159,7 @@ class _Work:
                 raise ArtifactError(f"{source} does not exist. Run the step {context.name} first")
             shutil.copyfile(source, context.folder / file)
         try:
-            return row.run(context)
+            return with_fallback(row.run, context)
         except ImagesFailed as error:
             raise WsssError(f"{self.image_file}: {context.name} failed ({failures(context.folder)[ID]}). Use a smaller image, or "
                             "fix the cause") from error

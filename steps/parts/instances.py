@@ -12,6 +12,7 @@ from steps.runtime.context import StepContext
 from steps.runtime.networks import load_irn, network_input
 from steps.runtime.store import Store
 from wsss.errors import ArtifactError
+from wsss.finite import require_finite
 from wsss.refinement.instances import (
     Detections,
     detect_instances,
@@ -37,6 +38,7 @@ class Instances:
             batch = network_input(context, self.irn, image_id, flip=True)   # (2, 3, H, W)
             with context.runtime.autocast():
                 edge, displacement = self.irn.edge_and_displacement(batch, settings.pad_to or 0)
+            require_finite(torch.cat([edge.flatten(), displacement.flatten()]), "the values of IRN's edge map and displacement")
             field = displacement.float().cpu().numpy()   # (2, h, w)
             groups = group_pixels(refine_centroids(field, settings.centroid_iterations), field, settings.group_threshold)
             seeds = self.maps.at(image_id, "strided", context.runtime.device)   # (C, h, w)

@@ -19,6 +19,7 @@ from steps.runtime.networks import network_input
 from wsss.cams.maps import at_size, from_stride_4
 from wsss.data.saliency import read_saliency
 from wsss.errors import ArgumentError, ArtifactError
+from wsss.finite import require_finite
 from wsss.metrics.semantic import Confusion
 from wsss.refinement.masks import mask_of, with_background
 from wsss.refiners.method import RefinerMethod, SeedImage
@@ -125,7 +126,8 @@ class Refining:
             raise ArgumentError(f"the refiner asks for what the network {role!r} computes, which is not loaded: expected "
                                 f"reads = {role!r} in its class")
         with torch.inference_mode(), self.context.runtime.autocast():
-            return compute(self.networks[role], network_input(self.context, self.networks[role], image_id, flip)).float()[0]
+            made = compute(self.networks[role], network_input(self.context, self.networks[role], image_id, flip)).float()[0]
+        return require_finite(made, f"the values that the network {role!r} computes of {image_id}")
 
     def _frame(self, image_id: str) -> tuple[int, int]:
         """(H, W) of the network input; smaller than the image with `data.max_side`."""

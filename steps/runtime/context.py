@@ -92,7 +92,7 @@ def _cpu() -> torch.device:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a step runs. Only `precision` changes results.
+    """Where a step runs. Only `precision` changes results, others only by rounding.
 
     `group`: the processes that run the step together. `shard` (i, n): this call makes the i-th of n interleaved parts of "ids".
     `prepared`: what all shards of the step need must exist already, because other shards run at the same time.
@@ -105,6 +105,8 @@ class Runtime:
     group: Group = Group()
     shard: tuple[int, int] = (0, 1)
     prepared: bool = False
+    gpu_fallback: bool = False    # an image for which the GPU has too little memory is made on the CPU (`with_fallback`),
+    fell_back: bool = False       # as now
     stop: Callable[[], bool] = field(default=lambda: False)
     progress: Callable[[int, int, str], None] = field(default=lambda done, total, note: None)
     warn: Callable[[str], None] = field(default=lambda message: None)

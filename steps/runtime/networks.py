@@ -19,7 +19,7 @@ from steps.step import Setup
 from wsss.classifiers.classifier import Classifier
 from wsss.data.dataset import Dataset
 from wsss.data.images import normalise
-from wsss.errors import ArtifactError, ConfigError, WeightsError
+from wsss.errors import ArtifactError, ConfigError, WeightsError, WsssError
 from wsss.families import from_facts
 from wsss.networks.affinitynet import AffinityNet
 from wsss.networks.amn import AMN
@@ -170,6 +170,14 @@ def network_input(context: StepContext, network: Classifier | IRN | Segmenter | 
     device."""
     image = normalise(context.dataset.image(image_id), context.runtime.device, network.backbone.normalisation)
     return torch.stack([image, image.flip(-1)] if flip else [image])
+
+
+def require_finite_output(context: StepContext, output: torch.Tensor, image_id: str) -> torch.Tensor:
+    """Return what the network computes for an image. Raises WsssError if it is not finite, as by finite but too large weights."""
+    if not output.isfinite().all():
+        raise WsssError(f"the network's output for {image_id} is not finite, expected finite numbers. Lower "
+                        f"{context.name}.lr, or use other weights")
+    return output
 
 
 def network_reader(folder: Path, n_classes: int) -> None:

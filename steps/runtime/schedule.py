@@ -15,6 +15,8 @@ WEIGHTS = "weights.safetensors"
 TRAINED_ON, PSEUDO_MASKS, GROUND_TRUTH = "trained_on", "pseudo masks", "ground truth"
 STATE, LOG, LOG_CSV = "state.safetensors", "log.jsonl", "log.csv"
 
+LARGEST_FACTOR = 1e6   # of a learning rate: a product of several is still a float32, as optimisers need
+
 
 class OptimizerName(Enum):
     sgd = "sgd"
@@ -53,10 +55,14 @@ class TrainingSettings(StepSettings):
         self.require(self.min_steps >= 0, "min_steps", "0 or more")
         self.require(self.parts is None or self.parts >= 1, "parts", "null or at least 1")
         self.require(self.crop_size >= 32, "crop_size", "at least 32")
-        self.require(self.lr > 0, "lr", "above 0")
+        self.require_factor("lr")
         for name in ("momentum", "weight_decay"):
             self.require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
         self.require(self.power >= 0, "power", "at least 0")
+
+    def require_factor(self, name: str) -> None:
+        """Check a factor of the learning rate: `lr` or one of a group of parameters."""
+        self.require(0 < getattr(self, name) <= LARGEST_FACTOR, name, f"above 0 and at most {LARGEST_FACTOR:g}")
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
     Stopped
         if asked to stop; the state is saved.
     WsssError
-        if the loss is not finite.
+        if the loss or, before they are saved or measured, the weights are not finite.
     """
     runtime, total, epoch_steps = context.runtime, schedule.steps, schedule.steps_per_epoch(len(context.ids))
     base_lrs = [group["lr"] for group in optimizer.param_groups]
@@ -69,7 +69,7 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
             validates = step == total or step % (schedule.val_epochs * epoch_steps) == 0
             saves = step == total or step % schedule.checkpoint_steps == 0
             if validates or saves:
-                log.read()
+                _read(log, context, module, optimizer, step)
             runtime.progress(step, total, log.note(measured))
             if validates:
                 measured = validate()
@@ -77,7 +77,7 @@ def fit(context: StepContext, schedule: Schedule, module: nn.Module, optimizer: 
                 module.train()
             stops, shows = _any(context, runtime.stop(), runtime.pictures_due(step))
             if stops or shows:
-                log.read()
+                _read(log, context, module, optimizer, step)
             if runtime.pictures_due(step):   # in the process that has the logger
                 runtime.show(step, pictures())
                 module.train()
@@ -210,6 +210,26 @@ def _batches(context: StepContext, schedule: Schedule, sample: Callable, epoch: 
         raise WsssError(f"a loader process of workers={workers} died ({str(error).splitlines()[0]}), probably because "
                         "memory or shared memory (/dev/shm) ran out. Lower workers; the same command continues at the last saved "
                         "state") from error
+
+
+def _read(log: TrainingLog, context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Read the log, then check the weights: a loss that is not finite is the earlier and clearer message."""
+    log.read()
+    _require_finite(context, module, optimizer, step)
+
+
+def _require_finite(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Raise WsssError if the weights or the optimiser's tensors are not finite after a number of steps. The losses, which are
+    those before a step, do not show it."""
+    states = optimizer.state_dict()["state"]
+    tensors = module.state_dict() | {f"the optimiser's {name} of parameter {index}": value for index, values in states.items()
+                                     for name, value in values.items() if value is not None}
+    names = [name for name, value in tensors.items() if value.is_floating_point()]
+    finite = torch.stack([tensors[name].isfinite().all().to(context.runtime.device) for name in names])
+    if not finite.all():   # waits for a GPU once, not for each tensor
+        first = names[int(finite.int().argmin())]
+        raise WsssError(f"{first} is not finite after step {step - 1}, expected finite weights. Lower {context.name}.lr; "
+                        "the last saved state is untouched")
 
 
 def _save_state(context: StepContext, module: nn.Module, optimizer: torch.optim.Optimizer, step: int,

@@ -72,6 +72,12 @@ def test_the_plan_shows_which_list_each_row_covers(amn):
         amn("cam_to_ir_label.split=train").plan()
 
 
+def test_seed_maps_that_the_second_scores_leave_out(amn):
+    steps = ",".join((*FIRST[:2], "make_lpcam", *FIRST[2:], *SECOND, *LAST))
+    with pytest.raises(ConfigError, match="amn_ir_label reads the threshold of the maps of make_lpcam, but eval_amn scores those of make_amn, make_amn_lpcam"):
+        amn(f"steps=[{steps}]", "seed_maps=make_lpcam").plan()
+
+
 def test_the_labels_of_the_first_pass_count_for_the_maps_and_settings_of_the_second_do_not(amn):
     found = works(amn("cam_to_ir_label.gt_prob=0.8", "amn_ir_label.gt_prob=0.7", "replace=true"))
     assert list(found) == ["cam_to_ir_label", *SECOND, *LAST]

@@ -8,13 +8,15 @@ import pytest
 from PIL import Image
 
 from pipeline import Pipeline
+from pipeline.actions._corrections import READERS
 from pipeline.commandline import act
 from tests.conftest import SMOKE, works
 from wsss import annotations
 from wsss.annotations import UNSCORED, Options, Sheet
-from wsss.data import drawing
+from wsss.data import drawing, open_folder
 from wsss.data.images import read_mask, write_mask
 from wsss.errors import ConfigError, DataError
+from wsss.overlays import write_picture
 from wsss.palette import IGNORE
 
 FORMS, CLASSES = annotations.names(), tuple(drawing.CLASSES)
@@ -202,3 +204,34 @@ def test_the_name_of_what_is_not_scored_is_no_class_of_the_readers():
     from wsss.data.folder.classes import is_class
 
     assert is_class(UNSCORED)   # else a reader would leave the region out, which would then be background
+
+
+@pytest.fixture
+def few(tmp_path):
+    """A data set of two images of 20 x 30 pixels, and the folder of an export."""
+    for name in "ab":
+        write_picture(tmp_path / f"data/images/{name}.jpg", np.zeros((20, 30, 3), np.uint8))
+    (tmp_path / "data/labels.csv").write_text("name,classes\na,cat\nb,dog\n")
+    (tmp_path / "data/classes.txt").write_text("cat\ndog\n")
+    (tmp_path / "export").mkdir()
+    return open_folder(tmp_path / "data"), tmp_path / "export"
+
+
+def test_cvats_own_xml(few):
+    data, export = few
+    (export / "annotations.xml").write_text('''<annotations><image name="a.jpg" width="30" height="20">
+        <polygon label="dog" points="0,0;10,0;10,10;0,10" z_order="0"/><polygon label="ignore region" points="20,0;30,0;30,20;20,20"/></image>
+        <image name="b.jpg" width="30" height="20"><box label="cat" xtl="0" ytl="0" xbr="5" ybr="5"/></image></annotations>''')
+    found = {name: draw() for name, draw in READERS["cvat"](export, data).items()}
+    assert found.keys() == {"a"} and (found["a"][:10, :10] == 2).all() and (found["a"][:, 20:] == IGNORE).all() and (found["a"] == 0).sum() == 300
+    (export / "annotations.xml").write_text((export / "annotations.xml").read_text().replace('"dog"', '"dgo"'))
+    with pytest.raises(DataError, match="class 'dgo' is not in the class list; did you mean 'dog'"):
+        READERS["cvat"](export, data)
+
+
+def test_a_region_of_label_studio_named_void_is_not_scored(few):
+    data, export = few
+    square = {"original_width": 30, "original_height": 20, "value": {"polygonlabels": ["Void"], "points": [[0, 0], [50, 0], [50, 50], [0, 50]]}}
+    (export / "tasks.json").write_text(json.dumps([{"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": [square]}]}]))
+    mask = READERS["label_studio"](export, data)["a"]()
+    assert (mask[:10, :15] == IGNORE).all() and (mask == 0).sum() == 450

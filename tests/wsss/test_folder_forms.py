@@ -14,6 +14,7 @@ from PIL import Image
 from tests.wsss.test_folder import build, write_image
 from wsss.data import open_folder
 from wsss.data.folder.found import Shape, region
+from wsss.data.folder.masks import read_colours
 from wsss.data.headers import pillow_limit, without_limit
 from wsss.data.images import read_image, write_mask
 from wsss.data.rle import runs_of
@@ -421,3 +422,82 @@ def test_reserved_names_are_no_classes(tmp_path, name):
     (folder(tmp_path, classes=(name, "cat", "dog")) / "labels.csv").write_text("name,classes\na,cat\nb,\nc,\n")
     with pytest.raises(DataError, match=f"line 1 is '{name}'; .* remove the line"):
         open_folder(tmp_path)
+
+
+def cvat(a="", b="", c="", root=""):
+    """CVAT's file of three images; the class list is not in alphabetical order."""
+    labels = "".join(f"<label><name>{name}</name><color>#ff0000</color><attributes><attribute><name>old</name></attribute></attributes></label>"
+                     for name in ("dog", "background", "cat", "void"))
+    images = "".join(f'<image id="{number}" name="some/{name}.jpg" width="30" height="20">{inside}</image>'
+                     for number, (name, inside) in enumerate({"a": a, "b": b, "c": c, "lost": ""}.items()))
+    return f'<?xml version="1.0"?>\n<annotations><version>1.1</version><meta><task><labels>{labels}</labels></task></meta>{images}{root}</annotations>'
+
+
+def test_xml_of_cvat(tmp_path, caplog):
+    folder(tmp_path, classes=())
+    square = "2.00,3.00;12.00,3.00;12.00,13.00;2.00,13.00"
+    small = f'<polygon label="dog" occluded="0" points="4,5;6,5;6,7;4,7" z_order="%d"><attribute name="old">no</attribute></polygon><polygon label="cat" points="{square}" z_order="1"/>'
+    rest = '<mask label="cat" rle="1, 2, 3" left="20" top="4" width="3" height="2" z_order="0"/><ellipse label="dog" cx="10" cy="10" rx="6" ry="3" rotation="90" z_order="0"/>'
+    void = '<polygon label="void" points="0,0;30,0;30,2;0,2"/><polyline label="dog" points="0,0;3,3"/><polyline label="cat" points="0,0;3,3"/><box label="void" xtl="0" ytl="0" xbr="9" ybr="9"/>'
+    (tmp_path / "annotations.xml").write_text(cvat(small % 2, rest, void))
+    data = open_folder(tmp_path)
+    assert data.classes == ("dog", "cat") and data.labels == {"a": (0, 1), "b": (0, 1), "c": ()}
+    a, b, c = map(data.mask, "abc")
+    assert (a == 1).sum() == 4 and (a == 2).sum() == 96 and (a[5:7, 4:6] == 1).all()
+    assert np.argwhere(b == 2).tolist() == [[4, 21], [4, 22]]   # rows of the box, from background
+    assert abs((b == 1).sum() - np.pi * 6 * 3) < 3 and (b[5:15, 9:11] == 1).all() and not (b[:, :6] == 1).any()
+    assert (c[:2] == 255).all() and not c[2:].any()
+    assert "1 images of CVAT's XML have no file and are left out, for example some/lost.jpg" in caplog.text
+    assert "shapes without an area are left out: 2 of the kind polyline; draw polygons or masks instead" in caplog.text
+    before = data.digest_of_masks(["a"])
+    (tmp_path / "annotations.xml").write_text(cvat(small % 0, rest, void))   # below the other
+    assert not (open_folder(tmp_path).mask("a") == 1).any() and open_folder(tmp_path).digest_of_masks(["a"]) != before
+    (tmp_path / "annotations.xml").write_text(cvat('<box label="cat" xtl="1" ytl="1" xbr="5" ybr="5"/>', '<tag label="dog"/>'))
+    data = open_folder(tmp_path)
+    assert data.labels == {"a": (1,), "b": (0,), "c": ()} and not data.mask_files   # labels alone
+
+
+@pytest.mark.parametrize(("inside", "message"), [
+    ('<polygon label="cat" points="1,1;2"/>', "image 'some/a.jpg', has an incomplete shape .ValueError"), ('<polygon points="1,1"/>', "KeyError: 'label'"),
+    ('<polygon label="cat" points="1,1;2,2"/>', "a polygon has 2 corners"), ('<mask label="cat" rle="1, 2" left="0" top="0" width="3" height="3"/>', "fill 3 pixels; expected 9"),
+    ('<mask label="cat" rle="9" left="28" top="0" width="3" height="3"/>', "its box of 3 x 3 pixels in the image"), ('<blob label="cat"/>', "it is a <blob>")])
+def test_xml_of_cvat_that_is_refused(tmp_path, inside, message):
+    folder(tmp_path, classes=())
+    (tmp_path / "annotations.xml").write_text(cvat(inside))
+    with pytest.raises(DataError, match=message):
+        open_folder(tmp_path)
+
+
+def test_a_video_of_cvat_is_refused(tmp_path):
+    folder(tmp_path, classes=())
+    (tmp_path / "annotations.xml").write_text(cvat(root='<track id="0" label="cat"/>'))
+    with pytest.raises(DataError, match="annotations.xml has tracks of a video; expected annotations of images"):
+        open_folder(tmp_path)
+
+
+def test_names_that_end_in_a_number_in_a_table_of_colours(tmp_path):
+    path = tmp_path / "labelmap.txt"
+    path.write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\nclass 3:128,0,0::\n7:0,0,9::\nrow 1,2:1,2,3:part:act\n")
+    assert read_colours(path).rows == (("background", (0, 0, 0)), ("class 3", (128, 0, 0)), ("7", (0, 0, 9)), ("row 1,2", (1, 2, 3)))
+    path.write_text("background 0\nclass 3 128\nclass 4:9\n")
+    assert read_colours(path).rows == (("background", 0), ("class 3", 128), ("class 4", 9))
+
+
+@pytest.mark.parametrize("name", ["ignore", "Void"])
+def test_shapes_that_are_not_scored(tmp_path, name):
+    """In LabelMe's and COCO's files, as in masks: 255 where no shape of a class covers it."""
+    folder(tmp_path, classes=CLASSES)
+    for image_id in "abc":
+        shapes = [{"label": "cat", "points": [[0, 0], [10, 0], [10, 10], [0, 10]]}, {"label": name, "points": [[5, 0], [15, 0], [15, 10], [5, 10]]}] * (image_id == "a")
+        (tmp_path / f"images/{image_id}.json").write_text(json.dumps({"imagePath": f"{image_id}.jpg", "imageHeight": 20, "imageWidth": 30, "shapes": shapes}))
+    expected = np.zeros((20, 30), np.uint8)
+    expected[:10, 5:15], expected[:10, :10] = 255, 1
+    assert np.array_equal(open_folder(tmp_path).mask("a"), expected) and open_folder(tmp_path).labels["a"] == (0,)
+    for path in (tmp_path / "images").glob("*.json"):
+        path.unlink()
+    content = coco()
+    content["categories"].append({"id": 99, "name": name})
+    content["annotations"].append({"id": 99, "image_id": content["annotations"][0]["image_id"], "category_id": 99, "segmentation": [[0, 0, 30, 0, 30, 2, 0, 2]]})
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    data = open_folder(tmp_path)
+    assert (data.mask("a")[:2] == 255).all() and (data.mask("a") == 1).sum() == 100 and data.labels == LABELS

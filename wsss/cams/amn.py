@@ -9,6 +9,7 @@ from torch import Tensor
 from wsss.cams.method import image_pairs
 from wsss.data.images import IMAGENET, Normalisation, resize_mask
 from wsss.errors import ArgumentError
+from wsss.finite import require_finite
 from wsss.resize import resize
 
 EPSILON = 1e-5   # added to the range of a map; official: step/make_amn_cam.py
@@ -39,7 +40,7 @@ def amn_maps(logits: Sequence[Tensor], classes: Sequence[int], label: np.ndarray
         (1 + K, h, w) float32 in [0, 1], the background first.
 
     Raises:
-        ArgumentError: no logits, or a class beyond them.
+        ArgumentError: no logits, or a class beyond them, or maps that are not finite.
     """
     if not logits or not all(0 <= index < len(logits[0]) - 1 for index in classes):
         raise ArgumentError(f"amn_maps: logits has {len(logits)} scales of {[tuple(each.shape) for each in logits]}, classes is "
@@ -49,6 +50,7 @@ def amn_maps(logits: Sequence[Tensor], classes: Sequence[int], label: np.ndarray
         total += resize(each.float(), size)
     maps = total.div_(len(logits)).softmax(0)[[0, *(index + 1 for index in classes)]]
     least, greatest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    require_finite(greatest, "amn_maps: the maps")
     stretched = (maps - least) / (greatest - least + EPSILON)
     background = torch.from_numpy(resize_mask(label, (size[0], size[1])) == 0).to(maps.device)
     return torch.where(background, maps, stretched)

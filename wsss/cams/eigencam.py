@@ -36,17 +36,19 @@ class EigenCAM(CamMethod):
 
 
 def _projected(features: Tensor) -> Tensor:
-    """The cells (B, D, n) on their first singular vector, (B, n), not negative, from the smaller of both matrices of products."""
+    """The cells (B, D, n) on their first singular vector, (B, n), not negative, from the smaller of both matrices of products.
+    NaN, which is refused later as other maps are, if these products are not finite: then they have no eigenvectors."""
     import torch
 
     channels, cells = features.shape[1:]
+    products = features @ features.mT if channels <= cells else features.mT @ features
+    finite = products.isfinite().flatten(1).all(1)[:, None]
+    values, vectors = torch.linalg.eigh(products.where(finite[..., None], 0.0))
     if channels <= cells:
-        vector = torch.linalg.eigh(features @ features.mT).eigenvectors[..., -1]   # (B, D)
-        projected = torch.einsum("bd,bdn->bn", vector, features)
+        projected = torch.einsum("bd,bdn->bn", vectors[..., -1], features)
     else:
-        values, vectors = torch.linalg.eigh(features.mT @ features)
         projected = values[:, -1:].clamp(min=0).sqrt() * vectors[..., -1]          # the singular value times the left vector
-    return torch.where(projected.sum(1, keepdim=True) < 0, -projected, projected).relu_()
+    return torch.where(projected.sum(1, keepdim=True) < 0, -projected, projected).relu_().where(finite, torch.nan)
 
 
 Method = EigenCAM

@@ -17,6 +17,7 @@ from torch import Tensor
 from wsss.cams import SCALES
 from wsss.data.images import scaled_size
 from wsss.errors import ArgumentError
+from wsss.finite import require_finite
 from wsss.resize import resize, resize_matrix
 
 RESOLUTIONS = ("full", "strided")  # of the official maps, `high_res` and `cam`
@@ -57,11 +58,7 @@ def pack(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         raise ArgumentError(f"pack: maps has shapes {[tuple(m.shape) for m in maps]}, expected per grid (K, h, w), the same K")
     flat = torch.cat([m.float().flatten(1) for m in maps], dim=1)  # (K, P)
     maxima = flat.abs().amax(dim=1)  # (K,); keeps a NaN
-    if not maxima.isfinite().all():
-        raise ArgumentError(
-            "pack: the activation maps hold NaN or infinite values, expected finite ones; "
-            "check that the classifier was trained to a finite loss, or compute them in float32"
-        )
+    require_finite(maxima, "pack: the activation maps")
     return (flat / _divisor(maxima)[:, None]).half(), maxima
 
 

@@ -40,7 +40,8 @@ class Values:
 
         Raises DataError for NaN, infinity, and numbers outside of the range.
         """
-        array: Any = np.asarray(values, np.float32)
+        with np.errstate(over="ignore"):   # what is too large for float32 is infinite, so refused
+            array: Any = np.asarray(values).astype(np.float32)
         if self.activation is not Activation.softmax and channels is not None:
             array = array[list(channels)]
         if not np.isfinite(array).all():

@@ -144,7 +144,7 @@ def road_images(image: np.ndarray, order: np.ndarray, shares: Sequence[float], n
     """The image (3, H, W) without the first shares of the pixels of an order, which are imputed: (n, 3, H, W) float32.
 
     With the order of `ranking` the most relevant pixels are removed first (MoRF), with its reverse the least relevant (LeRF).
-    The shares are above 0 and below 1; `noise` and `draws` are those of `imputed`.
+    The shares are above 0 and below 1, and at least one pixel stays; `noise` and `draws` are those of `imputed`.
 
     The measure is the mean probability over the shares. Rong et al. and Quantus count right predictions, which an image of
     several classes does not have; pytorch-grad-cam's ROADCombined is half the difference of LeRF and MoRF.
@@ -152,7 +152,7 @@ def road_images(image: np.ndarray, order: np.ndarray, shares: Sequence[float], n
     found = []
     for share in shares:
         missing = np.zeros(order.size, bool)
-        missing[order[:round(share * order.size)]] = True
+        missing[order[:min(round(share * order.size), order.size - 1)]] = True   # of a tiny image rounding could leave none
         found.append(imputed(image, missing.reshape(image.shape[1:]), noise, draws))
     return torch.from_numpy(np.stack(found))
 

@@ -112,7 +112,7 @@ def fetch_pretrained(network: str) -> dict[str, Tensor]:
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """Load a state dict into a module; `where` names its origin. Raises WeightsError, listing missing and unexpected names and
-    other shapes; the module is then unchanged."""
+    other shapes, or for a number that is not finite; the module is then unchanged."""
     own = module.state_dict()
     # Files made before 2018 have no num_batches_tracked; frozen statistics do not need it.
     missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
@@ -128,6 +128,8 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
         raise WeightsError(
             f"{where} does not fit the network. {'. '.join(lists)}. Use the backbone, norm and number of classes it was made with"
         )
+    if wrong := next((name for name in own if name in tensors and not tensors[name].isfinite().all()), None):
+        raise WeightsError(f"{where}: {wrong} holds numbers that are not finite. Use a checkpoint of a finite training")
     module.load_state_dict(tensors, strict=False)
 
 

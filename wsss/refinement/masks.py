@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wsss.errors import ArgumentError
+from wsss.finite import require_finite
 
 VOC_CELLS = 94 * 125  # of a VOC image (375 x 500) at stride 4, for which the official 2^8 steps were chosen
 
@@ -33,6 +34,16 @@ def with_background(maps: Tensor, threshold: float) -> Tensor:
 
 def mask_of(scores: Tensor, classes: Sequence[int]) -> np.ndarray:
     """The mask (H, W) uint8 of scores (K + 1, H, W), background first, of K `classes` (0-based): 0 background, class + 1. A tie
-    goes to the first, so to background."""
+    goes to the first, so to background. Raises ArgumentError for scores that are not finite."""
     values = torch.tensor([0] + [c + 1 for c in classes], device=scores.device)
-    return values[scores.max(dim=0).indices].byte().cpu().numpy()
+    return values[labels_of(scores, 0)].byte().cpu().numpy()
+
+
+def labels_of(scores: Tensor, dim: int) -> Tensor:
+    """The index of the greatest score along a dimension; a tie goes to the first.
+
+    Raises ArgumentError for scores that are not finite: NaN would be the greatest.
+    """
+    best = scores.max(dim)
+    require_finite(best.values, "mask: the scores of the labels")
+    return best.indices

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from wsss.cams.method import image_pairs
 from wsss.data.images import IMAGENET, Normalisation
+from wsss.finite import require_finite
 from wsss.refinement.crf import DenseCRF
+from wsss.refinement.masks import labels_of
 from wsss.refiners.crf import kernels_of
 from wsss.resize import resize
 from wsss.segmenters.crf_image import BEFORE_CRF, CrfImage, wrapped
@@ -75,6 +77,9 @@ def probabilities(logits: Logits, image: np.ndarray, scales: Sequence[float] = (
 
     Returns:
         (C + 1, H, W) float32, without a graph.
+
+    Raises:
+        ArgumentError: the logits are not finite.
     """
     return probabilities_of(logits, [image], scales, flip, device, normalisation)[0]
 
@@ -83,7 +88,7 @@ def probabilities_of(logits: Logits, images: Sequence[np.ndarray], scales: Seque
                      device: torch.device | str = "cpu", normalisation: Normalisation = IMAGENET) -> Tensor:
     """The `probabilities` (B, C + 1, H, W) of B images of the same size, which the network gets as one batch."""
     def at_scale(pairs: Sequence[Tensor]) -> Tensor:
-        found = logits(torch.cat([pair if flip else pair[:1] for pair in pairs]))
+        found = require_finite(logits(torch.cat([pair if flip else pair[:1] for pair in pairs])), "segment: the logits")
         soft = resize(found, images[0].shape[:2]).softmax(1).unflatten(0, (len(images), 1 + flip))
         return (soft[:, 0] + soft[:, 1].flip(-1)) / 2 if flip else soft[:, 0]
     with torch.inference_mode():
@@ -187,7 +192,7 @@ def _masks(found: Iterable[Tensor], shape: Sequence[int], size: Sequence[int]) -
 
 
 def _labels(band: Tensor) -> Tensor:
-    return band.max(-3).indices.byte().cpu()
+    return labels_of(band, -3).byte().cpu()
 
 
 def _resized(found: Iterable[Tensor], shape: Sequence[int], size: Sequence[int]) -> Iterator[Tensor]:

@@ -14,6 +14,7 @@ from wsss.data.checked import reading_wanted, remembered
 from wsss.data.dataset import MAX_CLASSES, Dataset, MaskSource
 from wsss.data.folder.annotations import read_class_folders, read_xml_labels, read_yolo_labels
 from wsss.data.folder.classes import find_classes
+from wsss.data.folder.cvat_xml import read_cvat_labels
 from wsss.data.folder.found import DrawnMasks, Found
 from wsss.data.folder.json_files import read_json_labels
 from wsss.data.folder.layout import LAYOUT, find_boxes, find_images, find_masks, find_objects, held_out, make_lists, scan_folder
@@ -37,8 +38,8 @@ def open_folder(root: str | Path, *, name: str = "folder", max_side: int | None 
                 levels: Levels | None = None, max_pixels: int | None = None) -> Dataset:
     """Open the data set in `root`, with the layout `LAYOUT` or as labelling tools write one. Nothing is written there.
 
-    Labels are those of the first of: labels.csv or the only csv file, COCO json, LabelMe json, VOC XML, YOLO txt, a folder per
-    class, and the masks themselves. `Dataset.read_from` says what was read.
+    Labels are those of the first of: labels.csv or the only csv file, COCO json, LabelMe json, CVAT's XML, VOC XML, YOLO txt, a
+    folder per class, and the masks themselves. `Dataset.read_from` says what was read.
 
     Lists: with one of train.txt and val.txt the other list is the rest; with both, an image in neither is only in "all". With
     neither, the folders train and val of the images, else `val_fraction` of the images (at least 1 of 5 or more; chosen by a
@@ -130,7 +131,7 @@ def _labels(root: Path, classes: tuple[str, ...] | None, images: Mapping[str, st
     path = root / "labels.csv" if (root / "labels.csv").exists() else tables[0] if len(tables) == 1 else None
     if path:
         return read_table(path, classes, images)
-    readers: tuple[Reader, ...] = (read_json_labels, read_xml_labels, read_yolo_labels, read_class_folders)
+    readers: tuple[Reader, ...] = (read_json_labels, read_cvat_labels, read_xml_labels, read_yolo_labels, read_class_folders)
     return next((found for read in readers if (found := read(root, classes, images)) is not None), None)
 
 

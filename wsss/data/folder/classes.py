@@ -62,6 +62,11 @@ def is_class(name: str) -> bool:
     return name.lower() not in BACKGROUND | IGNORED
 
 
+def is_ignored(name: str) -> bool:
+    """Whether it is a name of what is not scored: a region with it is 255 in a mask."""
+    return name.lower() in IGNORED
+
+
 def numbered(classes: tuple[str, ...] | None, names: Iterable[str], where: Path) -> tuple[str, ...]:
     """The class list: `classes`, of which all `names` must be, or without one the names in their order."""
     names = tuple(dict.fromkeys(names))

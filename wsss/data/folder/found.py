@@ -1,21 +1,25 @@
 """What the annotations of a folder say: classes, labels, and shapes that masks are drawn from."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
+from wsss.errors import DataError
 from wsss.palette import IGNORE
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A region of a class: polygons, each (N, 2) x and y of its corners in pixels, or run lengths `runs` of COCO's order."""
+    """A region of a class: polygons, each (N, 2) x and y of its corners in pixels, or run lengths `runs` of COCO's order. One
+    with a higher `order` covers others."""
 
     value: int   # in the mask: class + 1, or 255
     polygons: tuple[tuple[tuple[float, float], ...], ...] = ()
     runs: tuple[int, ...] | None = None
+    order: int = field(default=0, repr=False)
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,12 @@ class Drawing:
     shapes: tuple[Shape, ...]
 
     def mask(self) -> np.ndarray:
-        """(H, W) uint8: ignored regions first, then the shapes by area, so that a small object on a large one stays visible (as
-        `render` of COCO's `clean` masks)."""
-        regions = [(region(shape, self.size), shape.value) for shape in self.shapes]
+        """(H, W) uint8: ignored regions first, then the shapes by their order and by area, so that a small object on a large one
+        stays visible (as `render` of COCO's `clean` masks)."""
+        regions = [(region(shape, self.size), shape) for shape in self.shapes]
         mask = np.zeros(self.size, np.uint8)
-        for inside, value in sorted(regions, key=lambda drawn: (drawn[1] != IGNORE, -int(drawn[0].sum()))):
-            mask[inside] = value
+        for inside, shape in sorted(regions, key=lambda drawn: (drawn[1].value != IGNORE, drawn[1].order, -int(drawn[0].sum()))):
+            mask[inside] = shape.value
         return mask
 
 
@@ -57,7 +61,9 @@ class DrawnMasks:
         return self.drawings[image_id].mask()
 
     def digest(self, image_id: str) -> str:
-        return hashlib.blake2b(repr(self.drawings[image_id]).encode(), digest_size=16).hexdigest()
+        drawing = self.drawings[image_id]
+        orders = [shape.order for shape in drawing.shapes]   # apart, so that runs on data without any stay valid
+        return hashlib.blake2b(f"{drawing}{orders if any(orders) else ''}".encode(), digest_size=16).hexdigest()
 
 
 def region(shape: Shape, size: tuple[int, int]) -> np.ndarray:
@@ -82,3 +88,30 @@ def _filled(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
 
 
+def run_lengths(mask: np.ndarray) -> tuple[int, ...]:
+    """COCO's run lengths of a mask (H, W) bool: column by column, beginning with background."""
+    flat = mask.T.reshape(-1)
+    bounds = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1), flat.size]
+    return (*([0] if flat[0] else []), *(int(count) for count in np.diff(bounds)))
+
+
+def corners(points: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """The corners of a polygon. Raises DataError for fewer than three, or for coordinates that are not finite."""
+    if len(points) < 3 or not np.isfinite(points).all():
+        raise DataError(f"a polygon has {len(points)} corners; expected three or more, in pixels: correct or remove it")
+    return tuple((float(x), float(y)) for x, y in points)
+
+
+def found_shapes(classes: Sequence[str], labels: Mapping[str, set[str]], shapes: Mapping[str, list[tuple[str, Shape | None]]],
+                 sizes: Mapping[str, tuple[int, int]], origin: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of `Found` from the names and shapes of each image: drawings of the images all of whose objects have a shape."""
+    index = {name: i for i, name in enumerate(classes)}
+    drawings = {}
+    for image_id, drawn in shapes.items():
+        if all(shape is not None for _, shape in drawn):
+            drawings[image_id] = Drawing(sizes[image_id], tuple(replace(shape, value=shape.value or index[name] + 1)
+                                                                for name, shape in drawn if shape is not None))
+    if not any(drawing.shapes for drawing in drawings.values()):   # boxes or flags alone
+        drawings = {}
+    return {"labels": {image_id: tuple(sorted(index[name] for name in present)) for image_id, present in labels.items()},
+            "drawings": drawings, "files": {image_id: origin[image_id] for image_id in drawings}}

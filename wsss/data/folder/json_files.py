@@ -4,15 +4,15 @@ import base64
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from wsss.data.folder.classes import is_class, numbered
-from wsss.data.folder.found import Drawing, Found, Shape
+from wsss.data.folder.classes import is_class, is_ignored, numbered
+from wsss.data.folder.found import Found, Shape, corners, found_shapes, run_lengths
 from wsss.data.folder.layout import part_of
 from wsss.data.ids import Names
 from wsss.data.rle import runs_of
@@ -73,32 +73,32 @@ def _coco(root: Path, files: Mapping[Path, dict], classes: tuple[str, ...] | Non
                     if part := part_of(path.stem.replace("_", "/").replace("-", "/").replace(".", "/") + "/"):
                         parts[image_id] = part
             for item in content["annotations"]:
-                if (image_id := ids[item["image_id"]]) is not None and is_class(by_id[item["category_id"]]):
-                    labels[image_id].add(by_id[item["category_id"]])
-                    shapes[image_id].append((by_id[item["category_id"]], _coco_shape(item, sizes[image_id])))
+                image_id, name = ids[item["image_id"]], by_id[item["category_id"]]
+                if image_id is None or not is_class(name) and not is_ignored(name):
+                    continue
+                shape = _coco_shape(item, sizes[image_id], is_ignored(name))
+                if is_class(name):
+                    labels[image_id].add(name)
+                if is_class(name) or shape is not None:
+                    shapes[image_id].append((name, shape))
         except _SHAPE_ERRORS as error:
             raise DataError(f"{path} has an incomplete image, category or annotation ({type(error).__name__}: {error}); expected "
                             "COCO's object instances: export the file again") from error
     if lost:
         log.warning("%s: %d images of the COCO json have no file and are left out, for example %s", root, len(lost), lost[0])
     listed = numbered(classes, categories, next(iter(files)))
-    return Found(_named("COCO json", root, files), listed, **_indexed(listed, labels, shapes, sizes, origin), parts=parts)
+    return Found(_named("COCO json", root, files), listed, **found_shapes(listed, labels, shapes, sizes, origin), parts=parts)
 
 
-def _coco_shape(item: Mapping[str, Any], size: tuple[int, int]) -> Shape | None:
-    """The shape of an annotation, with value 255 for a crowd and else 0, to be replaced; None for a box alone."""
-    drawn, value = item.get("segmentation"), IGNORE if item.get("iscrowd") else 0
+def _coco_shape(item: Mapping[str, Any], size: tuple[int, int], ignored: bool) -> Shape | None:
+    """The shape of an annotation, with value 255 for a crowd or one that is not scored and else 0, to be replaced; None for a box
+    alone."""
+    drawn, value = item.get("segmentation"), IGNORE if item.get("iscrowd") or ignored else 0
     if not drawn:
         return None
     if isinstance(drawn, Mapping):
         return Shape(value, runs=tuple(runs_of(drawn["counts"], size).tolist()))
-    return Shape(value, tuple(_corners(np.asarray(polygon, np.float64).reshape(-1, 2)) for polygon in drawn))
-
-
-def _corners(points: np.ndarray) -> tuple[tuple[float, float], ...]:
-    if len(points) < 3 or not np.isfinite(points).all():
-        raise DataError(f"a polygon has {len(points)} corners; expected three or more, in pixels: correct or remove it")
-    return tuple((float(x), float(y)) for x, y in points)
+    return Shape(value, tuple(corners(np.asarray(polygon, np.float64).reshape(-1, 2)) for polygon in drawn))
 
 
 # LabelMe.
@@ -122,25 +122,24 @@ def _labelme(root: Path, files: Mapping[Path, dict], classes: tuple[str, ...] | 
                             "and shape_type: save the image again in LabelMe") from error
         flags = [name for name, is_set in (content.get("flags") or {}).items() if is_set]
         labels[image_id] = {name for name in (*flags, *(label for label, _ in drawn)) if is_class(name)}
-        shapes[image_id] = [pair for pair in drawn if is_class(pair[0])]
+        shapes[image_id] = [(name, shape) for name, shape in drawn if is_class(name) or is_ignored(name) and shape is not None]
         origin[image_id] = relative
     listed = numbered(classes, sorted(set().union(*labels.values())), root)
-    return Found(f"{len(files)} LabelMe json files", listed, **_indexed(listed, labels, shapes, sizes, origin))
+    return Found(f"{len(files)} LabelMe json files", listed, **found_shapes(listed, labels, shapes, sizes, origin))
 
 
 def _labelme_shape(item: Mapping[str, Any], size: tuple[int, int]) -> Shape | None:
-    points = np.asarray(item["points"], np.float64).reshape(-1, 2)
+    """The shape, with value 255 if it is not scored and else 0, to be replaced; None for others than polygons and masks."""
+    points, value = np.asarray(item["points"], np.float64).reshape(-1, 2), IGNORE if is_ignored(str(item["label"])) else 0
     if item.get("shape_type", "polygon") == "polygon":
-        return Shape(0, (_corners(points),))
+        return Shape(value, (corners(points),))
     if item["shape_type"] == "mask":   # a picture of the box from the first point to the second
         with Image.open(io.BytesIO(base64.b64decode(item["mask"]))) as image:
             drawn = np.asarray(image.convert("1"))
         left, top = points[0].astype(int)
         mask = np.zeros(size, bool)
         mask[top:top + drawn.shape[0], left:left + drawn.shape[1]] = drawn[:size[0] - top, :size[1] - left]
-        flat = mask.T.reshape(-1)
-        bounds = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1), flat.size]
-        return Shape(0, runs=(*([0] if flat[0] else []), *(int(count) for count in np.diff(bounds))))
+        return Shape(value, runs=run_lengths(mask))
     return None
 
 
@@ -148,18 +147,3 @@ def _labelme_shape(item: Mapping[str, Any], size: tuple[int, int]) -> Shape | No
 
 def _named(kind: str, root: Path, files: Mapping[Path, Any]) -> str:
     return f"{kind} {', '.join(path.relative_to(root).as_posix() for path in files)}"
-
-
-def _indexed(classes: Sequence[str], labels: Mapping[str, set[str]], shapes: Mapping[str, list[tuple[str, Shape | None]]],
-             sizes: Mapping[str, tuple[int, int]], origin: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of `Found`: drawings of the images all of whose objects have a shape."""
-    index = {name: i for i, name in enumerate(classes)}
-    drawings = {}
-    for image_id, drawn in shapes.items():
-        if all(shape is not None for _, shape in drawn):
-            drawings[image_id] = Drawing(sizes[image_id], tuple(Shape(shape.value or index[name] + 1, shape.polygons, shape.runs)
-                                                                for name, shape in drawn if shape is not None))
-    if not any(drawing.shapes for drawing in drawings.values()):   # boxes or flags alone
-        drawings = {}
-    return {"labels": {image_id: tuple(sorted(index[name] for name in present)) for image_id, present in labels.items()},
-            "drawings": drawings, "files": {image_id: origin[image_id] for image_id in drawings}}

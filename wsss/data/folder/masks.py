@@ -21,6 +21,8 @@ from wsss.palette import IGNORE
 log = logging.getLogger(__name__)
 
 LABELMAP = "labelmap.txt"   # CVAT's, taken without being named
+# A name, then a colour, after which CVAT's table has more columns, or a number. A name may end in a number: "class 3:128,0,0::".
+_ROW = re.compile(r"(.+?)[\s,;:]+(?:(#[0-9a-fA-F]{6}|\d+[\s,;]+\d+[\s,;]+\d+)(?::.*)?|(\d+))")
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,11 @@ def read_colours(path: Path) -> Colours:
     for number, line in enumerate(read_lines(path), start=1):
         if not line or line.startswith("#"):
             continue
-        match = re.fullmatch(r"(.+?)[\s,;:]+(#[0-9a-fA-F]{6}|\d+(?:[\s,;]+\d+[\s,;]+\d+)?)(?::.*)?", line)
+        match = _ROW.fullmatch(line)
         if not match:
             problems.append(f"line {number} is {line[:60]!r}; expected NAME,RED,GREEN,BLUE or NAME,NUMBER")
             continue
-        word = match[2]
+        word = match[2] or match[3]
         numbers = [int(part) for part in re.findall(r"\d+", word)] if word[0] != "#" else list(bytes.fromhex(word[1:]))
         if max(numbers) > (255 if len(numbers) == 3 else 65535):
             problems.append(f"line {number}: {word!r} is too large; expected colours of 0 to 255, or a number up to 65535")
