@@ -84,8 +84,9 @@ def run(context: StepContext) -> dict[str, Any]:
 
     from steps.runtime.amn import imported_amn, new_amn
     from steps.runtime.imported_networks import import_network
+    from steps.runtime.learning_rate import poly_lr
     from steps.runtime.networks import save_network
-    from steps.runtime.training import fit, make_optimizer, poly_lr
+    from steps.runtime.training import fit, make_optimizer
     from wsss.data.augment import Augmentation, segmenter_sample
     from wsss.networks.amn import balanced_loss, pixel_counts
 

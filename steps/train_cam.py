@@ -173,7 +173,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 def _lr_factor(settings: Settings) -> Callable[[int, int], float]:
-    from steps.runtime.training import cosine_lr, poly_lr
+    from steps.runtime.learning_rate import cosine_lr, poly_lr
 
     if settings.schedule is ScheduleName.cosine:
         return cosine_lr(settings.warmup, settings.warmup_start, settings.min_lr / settings.lr)

@@ -109,8 +109,9 @@ def needs(setup: Setup) -> Needs:
 def run(context: StepContext) -> dict[str, Any]:
     from steps.parts.training_pictures import edge_pictures
     from steps.runtime.imported_networks import import_network, imported_irn
+    from steps.runtime.learning_rate import poly_lr
     from steps.runtime.networks import new_irn, save_network
-    from steps.runtime.training import fit, make_optimizer, poly_lr
+    from steps.runtime.training import fit, make_optimizer
     from wsss.data.augment import irn_sample
     from wsss.refinement.affinity import affinity_losses, pair_counts
 

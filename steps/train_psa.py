@@ -58,7 +58,7 @@ class Settings(TrainingSettings):
         self.require(len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1], "scale",
                      "two factors [lowest, highest] with 0 < lowest <= highest")
         self.require(0 <= self.color_jitter < 1, "color_jitter", "a strength in [0, 1)")
-        self.require(self.head_lr_mult > 0, "head_lr_mult", "above 0")
+        self.require_factor("head_lr_mult")
         self.require(0 <= self.warmup < 1, "warmup", "in [0, 1)")
         self.require(self.radius >= 2, "radius", "at least 2")
         self.require(self.all_pairs or self.radius <= self.crop_size // (2 * STRIDE), "radius",
@@ -120,8 +120,9 @@ def needs(setup: Setup) -> Needs:
 def run(context: StepContext) -> dict[str, Any]:
     from steps.runtime.affinity import imported_affinitynet, new_affinitynet
     from steps.runtime.imported_networks import import_network
+    from steps.runtime.learning_rate import poly_lr
     from steps.runtime.networks import save_network
-    from steps.runtime.training import fit, make_optimizer, poly_lr
+    from steps.runtime.training import fit, make_optimizer
     from wsss.data.augment import Augmentation, segmenter_sample
     from wsss.refinement.affinity import pair_counts
     from wsss.refinement.feature_affinity import feature_affinity_losses

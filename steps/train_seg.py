@@ -177,8 +177,9 @@ def needs(setup: Setup) -> Needs:
 
 def run(context: StepContext) -> dict[str, Any]:
     from steps.runtime.imported_networks import import_network, imported_segmenter
+    from steps.runtime.learning_rate import poly_lr
     from steps.runtime.networks import new_segmenter, save_network
-    from steps.runtime.training import fit, make_optimizer, poly_lr
+    from steps.runtime.training import fit, make_optimizer
     from wsss.data.augment import Augmentation, segmenter_sample
 
     if context.settings.weights:

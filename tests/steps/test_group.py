@@ -22,8 +22,9 @@ from steps.runtime import training, training_log
 from steps.runtime.context import Group, Runtime, Source, StepContext, Stopped, methods_of
 from steps.runtime.datasets import open_dataset
 from steps.runtime.gradients import RunningStatistics
+from steps.runtime.learning_rate import poly_lr
 from steps.runtime.schedule import STATE, OptimizerName, Schedule
-from steps.runtime.training import fit, make_optimizer, poly_lr
+from steps.runtime.training import fit, make_optimizer
 from tests.conftest import SMOKE
 from wsss import seeding
 from wsss.families import from_facts

@@ -18,8 +18,9 @@ from steps.parts.outcome import Outcome
 from steps.runtime import networks, training_log
 from steps.runtime.context import Group, Runtime, StepContext, Stopped
 from steps.runtime.gradients import tree_sum
+from steps.runtime.learning_rate import poly_lr
 from steps.runtime.schedule import epochs_of, saved_step, total_steps
-from steps.runtime.training import OptimizerName, Schedule, fit, make_optimizer, poly_lr, train_step
+from steps.runtime.training import OptimizerName, Schedule, fit, make_optimizer, train_step
 from tests.conftest import SMOKE, contents, interrupted
 from wsss.classifiers.plain import Plain
 from wsss.errors import DataError, WsssError

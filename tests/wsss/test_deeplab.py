@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pipeline import config
+from steps.runtime.learning_rate import poly_lr
 from steps.runtime.schedule import OptimizerName
-from steps.runtime.training import make_optimizer, poly_lr
+from steps.runtime.training import make_optimizer
 from wsss.data.images import resize_mask
 from wsss.errors import ConfigError
 from wsss.families import from_facts

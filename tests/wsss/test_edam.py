@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, normalize
 
 from pipeline.config import compose, typed
-from steps.runtime.training import poly_lr
+from steps.runtime.learning_rate import poly_lr
 from tests.networks import new_backbone
 from wsss.cams.edam import EdamMasks
 from wsss.cams.maps import pack, rebuild

@@ -9,7 +9,7 @@ from PIL import Image
 from timm.data import create_transform
 from timm.scheduler import CosineLRScheduler
 
-from steps.runtime.training import cosine_lr
+from steps.runtime.learning_rate import cosine_lr
 from wsss.data.augment import classifier_sample
 from wsss.data.images import IMAGENET, normalise, resize_image
 from wsss.data.strong import RATIO, Strong, erased, rand_augmented, random_area

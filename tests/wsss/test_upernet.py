@@ -12,8 +12,9 @@ from timm.layers import DropPath
 from torch import nn
 
 from pipeline import config
+from steps.runtime.learning_rate import poly_lr
 from steps.runtime.schedule import OptimizerName
-from steps.runtime.training import make_optimizer, poly_lr
+from steps.runtime.training import make_optimizer
 from tests.networks import new_backbone
 from wsss.errors import ConfigError
 from wsss.families import from_facts
