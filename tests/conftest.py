@@ -1,6 +1,7 @@
 """A small finished run that many tests read or copy."""
 
 import fcntl
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,10 +14,11 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from pipeline import Pipeline, order
+from pipeline import Pipeline, config, order
 from pipeline.console import Console
 from pipeline.order import Row
 from steps.runtime.datasets import CACHE
+from tests.compositions import composed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,10 +33,13 @@ SMOKE = ("experiment=smoke", *TINY, "data.image_size=96", "data.n_train=24", "da
 
 @pytest.fixture(scope="session", autouse=True)
 def _process(tmp_path_factory):
-    """Fix the thread count, because tests compare bytes between processes, and do not write into the user's cache."""
+    """Fix the thread count, because tests compare bytes between processes, do not write into the user's cache, and save time."""
     torch.set_num_threads(1)
     os.environ[CACHE] = str(tmp_path_factory.getbasetemp() / "cache")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")   # as in a run; read when CUDA starts
+    gc.freeze()   # modules stay: no collection looks at them again
+    with patch.object(config, "_composed", composed):
+        yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
