@@ -96,7 +96,6 @@ def _server() -> socket.socket:
 def serve(server: socket.socket) -> list[str]:
     """Fork a process for each request, until the tests end. Returns in the forked processes only: the words to run."""
     import hydra  # noqa: F401
-    import torch._dynamo
     import torchvision  # noqa: F401
     gc.freeze()   # what is imported stays
     while True:

@@ -11,7 +11,7 @@ from pipeline.order import BY_NAME, sources
 from steps.runtime.artifacts import Maps
 from steps.runtime.schedule import WEIGHTS
 from tests.conftest import SMOKE, actions, contents, interrupted, works
-from tests.pipeline.test_distributed import torchrun
+from tests.pipeline.test_distributed import together
 from wsss.errors import ConfigError
 from wsss.networks.weights import read_tensors
 
@@ -117,8 +117,7 @@ def test_two_processes_leave_the_bits_of_one(amn):
     before = {name: contents(outputs / "amn" / name) for name in ("train_amn", "make_amn")}
     for name in before:
         shutil.rmtree(outputs / "amn" / name)
-    result = torchrun(outputs, *AMN[len(SMOKE):], "to_step=make_amn")
-    assert result.returncode == 0, result.stderr
+    together(outputs, *AMN[len(SMOKE):], "to_step=make_amn")
     assert {name: contents(outputs / "amn" / name) for name in before} == before
 
 
