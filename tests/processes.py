@@ -22,19 +22,20 @@ from pathlib import Path
 from threading import Timer
 
 ROOT = Path(__file__).resolve().parents[1]
-LARGEST = 2**17   # bytes of a request: words, folder and environment
 
 
 class Process:
     """A started process, with what the tests use of subprocess.Popen. `pid` is its own: signals reach it directly."""
 
     def __init__(self, words: tuple[str, ...], cwd: Path, env: Mapping[str, str] | None):
-        request = json.dumps({"words": words, "cwd": str(cwd), "env": dict(os.environ if env is None else env)}).encode()
-        assert len(request) < LARGEST
+        request, ask = os.pipe()
         pipes = [os.pipe() for _ in range(3)]
-        socket.send_fds(_server(), [request], [write for _, write in pipes])
-        for _, write in pipes:
-            os.close(write)
+        theirs = [request, *(write for _, write in pipes)]
+        socket.send_fds(_server(), [b"1"], theirs)
+        for descriptor in theirs:
+            os.close(descriptor)
+        with open(ask, "w") as file:
+            json.dump({"words": words, "cwd": str(cwd), "env": dict(os.environ if env is None else env)}, file)
         self.stdout, self.stderr, self._status = (open(read, encoding="utf-8") for read, _ in pipes)
         self.pid, self.returncode = int(self._status.readline()), None
 
@@ -81,7 +82,7 @@ def run(*words: str | Path, cwd: Path = ROOT, env: Mapping[str, str] | None = No
 @cache
 def _server() -> socket.socket:
     """The server of this test process, which ends with it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = socket.socketpair()
     server = subprocess.Popen([sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()],
                               env={**os.environ, "OMP_NUM_THREADS": "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     theirs.close()
@@ -99,7 +100,7 @@ def serve(server: socket.socket) -> list[str]:
     import torchvision  # noqa: F401
     gc.freeze()   # what is imported stays
     while True:
-        message, descriptors, _, _ = socket.recv_fds(server, LARGEST, 3)
+        message, descriptors, _, _ = socket.recv_fds(server, 1, 4)
         if not message:
             while True:   # their CPU time is then part of ours
                 try:
@@ -108,7 +109,7 @@ def serve(server: socket.socket) -> list[str]:
                     sys.exit()
         if os.fork() == 0:
             server.close()
-            return keep(json.loads(message), *descriptors)
+            return keep(*descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         while _reaped():
@@ -122,8 +123,10 @@ def _reaped() -> bool:
         return False
 
 
-def keep(request: dict, stdout: int, stderr: int, status: int) -> list[str]:
+def keep(ask: int, stdout: int, stderr: int, status: int) -> list[str]:
     """Fork the process itself, in which this returns; the one that keeps it tells its number and its exit status, and ends with it."""
+    with open(ask) as file:
+        request = json.load(file)
     if pid := os.fork():
         os.close(stdout), os.close(stderr)
         os.write(status, f"{pid}\n".encode())

@@ -282,11 +282,13 @@ def test_verify_names_what_is_broken_and_the_next_run_makes_only_that_again(smok
     assert "0 broken" in capsys.readouterr().out
 
 
-def test_the_example_of_the_readme(tmp_path, monkeypatch):
+def test_the_example_of_the_readme(smoke_outputs, tmp_path, monkeypatch):
+    """With the results of the finished run."""
     code = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "Pipeline.compose" in block)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(code.replace('"experiment=smoke"', ", ".join(map(repr, SMOKE))), names)
+    words = (*SMOKE, f"data.root={smoke_outputs / '.data'}", f"reuse_from=[{smoke_outputs / 'smoke'}]")
+    exec(code.replace('"experiment=smoke"', ", ".join(map(repr, words))), names)
     assert (tmp_path / "outputs/first/summary.json").exists()
     assert names["pipeline"].results()["scores"]["make_sem_seg_labels"]["miou"] == names["summary"]["scores"]["make_sem_seg_labels"]["miou"]
 
