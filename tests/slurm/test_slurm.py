@@ -44,7 +44,7 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(outputs, slurm):
+def cluster(slurm, outputs):   # nothing is run where there is none
     cluster = Cluster(outputs, slurm)
     yield cluster
     cluster.ask("scancel", "--user=root")
