@@ -10,7 +10,7 @@ from pipeline import Pipeline
 from pipeline.order import BY_NAME, sources
 from steps.runtime.artifacts import Maps
 from steps.runtime.schedule import WEIGHTS
-from tests.conftest import SMOKE, actions, contents, interrupted, works
+from tests.conftest import SMOKE, actions, contents, interrupted, quick_plan, works
 from tests.pipeline.test_distributed import together
 from wsss.errors import ConfigError
 from wsss.networks.weights import read_tensors
@@ -58,7 +58,7 @@ def test_each_step_reads_its_own_pass(amn):
 
 
 def test_the_plan_shows_which_list_each_row_covers(amn):
-    lists = {step.name: step.lists for step in amn().plan()}
+    lists = {step.name: step.lists for step in quick_plan(amn())}
     train, val = set(lists["train_cam"]["ids"]), set(lists["eval_amn"]["val"])
     both = train | val
     assert (len(train), len(val), len(both)) == (24, 8, 32)

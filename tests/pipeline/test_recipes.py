@@ -14,7 +14,7 @@ from pipeline.order import STEPS, titles
 from pipeline.report.published import Published, against
 from pipeline.runfolder.summary import score_table
 from steps.runtime.context import settings_of
-from tests.conftest import ROOT, SMOKE
+from tests.conftest import ROOT, SMOKE, works
 from wsss.errors import ConfigError
 from wsss.families import FAMILIES
 from wsss.metrics.semantic import MEASURES
@@ -133,8 +133,7 @@ def test_a_switch_makes_its_own_step_stale_and_no_step_before_it(smoke_outputs, 
         now = values(*SMOKE)[key]
         other = next(cell for cell in THREE[key] if cell not in (now, None))   # of another recipe
         overrides = [f"{key}={str(other).lower()}"]
-    plan = Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", *overrides, "replace=true").plan()
-    stale = {planned.name: planned.why for planned in plan if planned.works}
+    stale = works(Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", *overrides, "replace=true"))
     assert next(iter(stale)) == step
     for name in STEP_NAMES[:STEP_NAMES.index(step)]:
         assert name not in stale
