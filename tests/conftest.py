@@ -1,6 +1,7 @@
 """A small finished run that many tests read or copy."""
 
 import fcntl
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from pipeline import Pipeline, order
+from pipeline import Pipeline, config, order, runner
 from pipeline.console import Console
 from pipeline.order import Row
+from pipeline.plan.plan import PlannedStep
 from steps.runtime.datasets import CACHE
+from tests.compositions import composed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,10 +34,13 @@ SMOKE = ("experiment=smoke", *TINY, "data.image_size=96", "data.n_train=24", "da
 
 @pytest.fixture(scope="session", autouse=True)
 def _process(tmp_path_factory):
-    """Fix the thread count, because tests compare bytes between processes, and do not write into the user's cache."""
+    """Fix the thread count, because tests compare bytes between processes, do not write into the user's cache, and save time."""
     torch.set_num_threads(1)
     os.environ[CACHE] = str(tmp_path_factory.getbasetemp() / "cache")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")   # as in a run; read when CUDA starts
+    gc.freeze()   # modules stay: no collection looks at them again
+    with patch.object(config, "_composed", composed):
+        yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -101,13 +107,19 @@ def second_row(monkeypatch) -> Callable[[Pipeline, str], Row]:
     return add
 
 
+def quick_plan(pipeline: Pipeline) -> list[PlannedStep]:
+    """The plan without the expected disk, memory and time, which take longer than the rest of it."""
+    with patch.object(runner, "expect", return_value=None):
+        return pipeline.plan()
+
+
 def actions(pipeline: Pipeline) -> dict[str, str]:
-    return {planned.name: planned.action for planned in pipeline.plan()}
+    return {step.name: step.action for step in quick_plan(pipeline)}
 
 
 def works(pipeline: Pipeline) -> dict[str, str]:
     """The steps that would do something, and why."""
-    return {planned.name: planned.why for planned in pipeline.plan() if planned.works}
+    return {step.name: step.why for step in quick_plan(pipeline) if step.works}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

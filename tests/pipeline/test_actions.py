@@ -17,6 +17,7 @@ from pipeline import Pipeline, actions
 from pipeline.commandline import act
 from pipeline.console import plan_table
 from steps.runtime.journal import INDEX, file_sum
+from tests import processes
 from tests.conftest import ROOT, SMOKE, works
 from wsss.data.dataset import Dataset
 from wsss.data.drawing import CLASSES
@@ -214,8 +215,7 @@ def test_a_run_that_does_not_exist_is_refused(smoke, outputs, action):
 def test_status_says_who_works_and_verify_waits_for_nobody(smoke, outputs):
     shutil.rmtree(outputs / "smoke/train_cam")
     longer = "train_cam.epochs=1000"   # else it could be over before it is stopped
-    run = subprocess.Popen([sys.executable, "run_pipeline.py", *SMOKE, f"outputs={outputs}", longer, "train_cam_pass=true"], cwd=ROOT,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = processes.start("run_pipeline.py", *SMOKE, f"outputs={outputs}", longer, "train_cam_pass=true")
     for _ in range(600):
         found = {step.name: step for step in smoke(longer).status()}
         if found["train_cam"].state == "running" and found["train_cam"].done:
@@ -282,11 +282,13 @@ def test_verify_names_what_is_broken_and_the_next_run_makes_only_that_again(smok
     assert "0 broken" in capsys.readouterr().out
 
 
-def test_the_example_of_the_readme(tmp_path, monkeypatch):
+def test_the_example_of_the_readme(smoke_outputs, tmp_path, monkeypatch):
+    """With the results of the finished run."""
     code = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "Pipeline.compose" in block)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(code.replace('"experiment=smoke"', ", ".join(map(repr, SMOKE))), names)
+    words = (*SMOKE, f"data.root={smoke_outputs / '.data'}", f"reuse_from=[{smoke_outputs / 'smoke'}]")
+    exec(code.replace('"experiment=smoke"', ", ".join(map(repr, words))), names)
     assert (tmp_path / "outputs/first/summary.json").exists()
     assert names["pipeline"].results()["scores"]["make_sem_seg_labels"]["miou"] == names["summary"]["scores"]["make_sem_seg_labels"]["miou"]
 
@@ -313,7 +315,7 @@ def test_an_action_is_a_file(tmp_path):
     (tmp_path / "conf/config.yaml").write_text(config.replace("action: run", "count_list: null\naction: run"))
 
     def door(*words):
-        return subprocess.run([sys.executable, "run_pipeline.py", *words], cwd=tmp_path, capture_output=True, text=True)
+        return processes.run("run_pipeline.py", *words, cwd=tmp_path)
     assert "  count            Count the images of a list.\n" in door("--help").stdout
     assert door("action=count", "count_list=val", "data.n_val=3", "experiment=smoke").stdout == "3 images\n"
     assert "allowed: check_labels, compare, count, export, export_official" in door("action=cuont").stderr

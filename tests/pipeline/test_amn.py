@@ -10,8 +10,8 @@ from pipeline import Pipeline
 from pipeline.order import BY_NAME, sources
 from steps.runtime.artifacts import Maps
 from steps.runtime.schedule import WEIGHTS
-from tests.conftest import SMOKE, actions, contents, interrupted, works
-from tests.pipeline.test_distributed import torchrun
+from tests.conftest import SMOKE, actions, contents, interrupted, quick_plan, works
+from tests.pipeline.test_distributed import together
 from wsss.errors import ConfigError
 from wsss.networks.weights import read_tensors
 
@@ -58,7 +58,7 @@ def test_each_step_reads_its_own_pass(amn):
 
 
 def test_the_plan_shows_which_list_each_row_covers(amn):
-    lists = {step.name: step.lists for step in amn().plan()}
+    lists = {step.name: step.lists for step in quick_plan(amn())}
     train, val = set(lists["train_cam"]["ids"]), set(lists["eval_amn"]["val"])
     both = train | val
     assert (len(train), len(val), len(both)) == (24, 8, 32)
@@ -123,8 +123,7 @@ def test_two_processes_leave_the_bits_of_one(amn):
     before = {name: contents(outputs / "amn" / name) for name in ("train_amn", "make_amn")}
     for name in before:
         shutil.rmtree(outputs / "amn" / name)
-    result = torchrun(outputs, *AMN[len(SMOKE):], "to_step=make_amn")
-    assert result.returncode == 0, result.stderr
+    together(outputs, *AMN[len(SMOKE):], "to_step=make_amn")
     assert {name: contents(outputs / "amn" / name) for name in before} == before
 
 

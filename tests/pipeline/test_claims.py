@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.runfolder.claims import Claim, Claims, Owner
+from tests import processes
 from tests.conftest import ROOT, SMOKE
 from tests.pipeline.test_distributed import ONE_DIES
 from wsss.errors import BusyError
@@ -32,7 +33,7 @@ with claims.planning(), claims.hold([("make_cam", 0, 1), ("eval_cam", 0, 1)], ["
 @pytest.fixture
 def holder(tmp_path):
     """Another process that makes make_cam, then eval_cam, in `tmp_path`, and reads train_cam."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = processes.start("-c", HOLDS, tmp_path)
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
@@ -131,8 +132,7 @@ def test_a_damaged_claim_is_named(tmp_path):
 
 def test_planning_waits_for_planning(tmp_path):
     code = HOLDS.replace('with claims.planning(), claims.hold([("make_cam", 0, 1), ("eval_cam", 0, 1)], ["train_cam"])', "with claims.planning()")
-    other = subprocess.Popen([sys.executable, "-c", code.replace("sleep(100)", "sleep(3)"), str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE,
-                             text=True)
+    other = processes.start("-c", code.replace("sleep(100)", "sleep(3)"), tmp_path)
     other.stdout.readline()
     said, start = [], time.monotonic()
     with Claims(tmp_path).planning(said.append):
@@ -142,8 +142,7 @@ def test_planning_waits_for_planning(tmp_path):
 
 
 def call(outputs, *overrides, door=("run_pipeline.py",)):
-    return subprocess.Popen([sys.executable, *door, *SMOKE, f"outputs={outputs}", *overrides], cwd=ROOT, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+    return processes.start(*door, *SMOKE, f"outputs={outputs}", *overrides)
 
 
 @pytest.mark.slow

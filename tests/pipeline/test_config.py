@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import pytest
@@ -17,6 +17,7 @@ from pipeline.cluster import machine
 from pipeline.cluster.machine import MOST_LOADERS, choose_device, loader_processes
 from pipeline.helptext import help_text
 from pipeline.plan.selection import selected
+from tests import compositions
 from tests.conftest import ROOT
 from wsss.cams.cam import CAM
 from wsss.errors import ConfigError
@@ -37,6 +38,27 @@ def test_the_default_is_the_clean_recipe_on_the_embedded_data_from_installed_wei
     assert default.run_name == "shapes-clean" and typed("recipe=official").run_name == "shapes-official"
     assert typed("experiment=smoke").run_name == "smoke" and typed("name='sweep/beta=8'").run_name == "sweep/beta=8"
     assert default.train_cam.crop_size == default.data.image_size
+
+
+@pytest.mark.parametrize("overrides", [
+    (), ("experiment=smoke", "backbone=tiny", "data.n_train=3", "name=a", "name=b", "train_cam.lr=1e-3", "make_cam.scales=[1.0,0.5]"),
+    ("seed=3", "data=voc12", "data.root=x y", "cam=gradcam", "cam.stage=1", "eval_cam.threshold={make_cam: 0.2}", "+more.key=2", "~train_irn.radius"),
+    ("refiner=crf", "refiner.radius=1"), ("backbone.pretrained=null",), ("model.backbone=x",), ("train_cam.epochs=many",), ("name=a,b",),
+    ("data=shape", "sed=1"), ("seed=[",)], ids=" ".join)
+def test_the_compositions_of_tests_are_those_of_hydra(overrides, monkeypatch):
+    """In values, types and flags (not in the time of day that Hydra remembers), or in the words of the error; also the second time."""
+    def nodes(node):
+        return [(replace(node._metadata, resolver_cache={}), [(key, nodes(child)) for key, child in node._content.items()]
+                 if OmegaConf.is_dict(node) and not node._is_none() and not node._is_missing() else str(node))]
+
+    def result():
+        try:
+            return nodes(config.compose(overrides))
+        except ConfigError as error:
+            return str(error)
+    kept, again = result(), result()
+    monkeypatch.setattr(config, "_composed", compositions.by_hydra)
+    assert result() == kept == again
 
 
 @pytest.mark.parametrize(("overrides", "message"), [

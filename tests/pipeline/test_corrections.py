@@ -11,7 +11,7 @@ from pipeline.contexts import make_context
 from steps import eval_sem_seg
 from steps.runtime.context import Runtime
 from tests.conftest import SMOKE, contents, copied, works
-from tests.pipeline.test_segmentation import CHOSEN
+from tests.pipeline.conftest import CHOSEN
 from wsss.data import augment
 from wsss.data.images import read_mask, resize_mask, write_mask
 from wsss.errors import ConfigError, DataError
@@ -20,15 +20,6 @@ from wsss.networks.facts import read_metadata
 from wsss.palette import IGNORE
 
 READS = ["cam_to_ir_label", "train_irn", "train_seg", "eval_sem_seg"]   # and what follows them
-
-
-@pytest.fixture(scope="module")
-def trained(made_once, smoke_outputs):
-    """`outputs` with the run smoke and its segmentation network."""
-    def make(outputs):
-        copied(smoke_outputs, outputs)
-        Pipeline.compose(*CHOSEN, f"outputs={outputs}").run()
-    return made_once("trained", make)
 
 
 def dataset_of(outputs):

@@ -17,6 +17,7 @@ from pipeline.plan.plan import work_folder
 from pipeline.runfolder.folder import MANIFEST_KEYS
 from steps.runtime.artifacts import write_label
 from steps.runtime.journal import Journal, file_sum, merge_journals
+from tests.conftest import quick_plan
 from tests.wsss.test_voc import AUG, TRAIN, VAL, build
 from wsss.data import Dataset
 from wsss.data.drawing import CLASSES
@@ -167,7 +168,7 @@ def own(tmp_path):
 
 def pretend(pipeline, masks, step="make_sem_seg_labels"):
     """A finished step with masks, as a run leaves it; `masks`: id -> (H, W), or the one value of a mask in the size of the image."""
-    (planned,) = [planned for planned in pipeline.plan() if planned.name == step]
+    (planned,) = [planned for planned in quick_plan(pipeline) if planned.name == step]
     folder, data = work_folder(pipeline.folder, planned), pipeline.dataset
     pipeline.folder.open(pipeline.data_identity)
     pipeline.folder.begin(planned.name, folder, planned.identity, [])

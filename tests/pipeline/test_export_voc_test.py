@@ -11,6 +11,7 @@ from pipeline import Pipeline
 from pipeline.actions.export_voc import mask_step
 from pipeline.actions.export_voc_test import segmenting_step
 from pipeline.config import compose, typed
+from tests.conftest import quick_plan
 from tests.pipeline.test_export_voc import pretend
 from tests.wsss.test_voc import AUG, SIZE, TRAIN, VAL, build
 from wsss.errors import ArtifactError, ConfigError, DataError
@@ -35,17 +36,17 @@ def voc(tmp_path):
 
 
 def drawn(pipeline, ids, **changed):
-    pipeline.plan()   # opens the data set
+    quick_plan(pipeline)   # opens the data set
     return {image_id: np.random.default_rng(7).integers(0, 21, pipeline.dataset.size(image_id), dtype=np.uint8) for image_id in ids} | changed
 
 
 def test_the_plan_trains_on_all_pseudo_masks_scores_val_and_segments_the_test_images_besides(voc):
-    planned = {planned.name: planned.lists for planned in voc().plan()}
+    planned = {planned.name: planned.lists for planned in quick_plan(voc())}
     assert set(planned["train_seg"]["ids"]) == set(planned["make_sem_seg_labels"]["ids"]) == set(AUG)
     assert set(planned["eval_sem_seg"]["scored"]) == set(TRAIN) and planned["make_sem_seg_labels"]["val"] == ()   # none is chosen on val
     assert all(planned[name].get("val", ()) == () for name in planned)
     assert set(planned["eval_seg"]["scored"]) == set(planned["infer_seg"]["ids"]) == set(VAL)
-    planned = {planned.name: planned.lists for planned in voc("infer_seg.split=test").plan()}
+    planned = {planned.name: planned.lists for planned in quick_plan(voc("infer_seg.split=test"))}
     assert planned["infer_seg"]["ids"] == (*VAL, *TEST) and set(planned["eval_seg"]["scored"]) == set(VAL)
     assert all(not set(TEST) & set(ids) for name, lists in planned.items() if name != "infer_seg" for ids in lists.values())
 
@@ -53,7 +54,7 @@ def test_the_plan_trains_on_all_pseudo_masks_scores_val_and_segments_the_test_im
 def test_a_file_with_ids_works_too_and_no_other_step_may_have_images_without_labels(voc, tmp_path):
     (tmp_path / "mine.txt").write_text(f"{OTHER}\n{TEST[1]}\n")
     pipeline = voc(f"infer_seg.split={tmp_path / 'mine.txt'}", "steps=[train_seg,infer_seg]", "train_seg.labels=gt")
-    assert {planned.name: planned.lists["ids"] for planned in pipeline.plan()}["infer_seg"] == (OTHER, TEST[1])
+    assert {planned.name: planned.lists["ids"] for planned in quick_plan(pipeline)}["infer_seg"] == (OTHER, TEST[1])
     assert OTHER not in pipeline.dataset.lists["all"] and pipeline.dataset.unlabelled == {*TEST, OTHER}
     for step in ("train_cam", "make_cam", "eval_seg", "train_seg"):
         with pytest.raises(ConfigError, match=f"^{step}: 3 images of its list have no labels in .*, for example '2012_000001', but it reads "

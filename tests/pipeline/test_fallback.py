@@ -18,7 +18,7 @@ from steps.parts.thresholds import FALLBACK, RULE, Chosen, by_rule, choose, conf
 from steps.runtime.artifacts import Maps
 from steps.runtime.context import Source, StepContext, methods_of
 from steps.runtime.datasets import open_dataset
-from tests.conftest import SMOKE, TINY
+from tests.conftest import SMOKE, TINY, quick_plan
 from wsss.cams.separation import Separation
 from wsss.data.ids import smallest_hashes
 from wsss.errors import ArtifactError, ConfigError
@@ -46,7 +46,7 @@ def no_masks(no_val_masks) -> Path:
 def plan(root: Path, *overrides: str) -> dict[str, str]:
     """Step -> action; raises ConfigError if the run is refused."""
     call = ("data=folder", f"data.root={root}", f"outputs={root.parent / 'outputs'}", "data.image_size=96", "data.val_fraction=0", *TINY, "threads=1")
-    return {planned.name: planned.action for planned in Pipeline.compose(*call, *overrides).plan()}
+    return {planned.name: planned.action for planned in quick_plan(Pipeline.compose(*call, *overrides))}
 
 
 @pytest.mark.parametrize("recipe", ["clean", "official"])
@@ -114,7 +114,7 @@ def test_maps_that_separate_nothing_are_refused_with_the_setting(smoke_outputs, 
 def test_val_masks_make_fallbacks_unnecessary(smoke):
     keys = [f"{step}.fallback.make_lpcam={value}" for step, value in (
         ("eval_cam", 0.2), ("cam_to_ir_label", "{conf_fg:0.3,conf_bg:0.2}"), ("make_sem_seg_labels", 0.2))]
-    assert {planned.action for planned in smoke(*keys).plan()} == {"skip"}   # nor do the results depend on them
+    assert {planned.action for planned in quick_plan(smoke(*keys))} == {"skip"}   # nor do the results depend on them
 
 
 def test_a_threshold_is_configured_chosen_the_fallback_or_that_of_the_rule():

@@ -9,7 +9,7 @@ from PIL import Image
 from pipeline import Pipeline
 from pipeline.order import BY_NAME
 from steps.runtime.artifacts import Maps
-from tests.conftest import SMOKE, actions
+from tests.conftest import SMOKE, actions, quick_plan
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask, write_mask
 from wsss.errors import ConfigError, DataError
@@ -152,7 +152,7 @@ def test_each_proposal_has_one_class(smoke, outputs, tmp_path):
     prediction = smoke(*words).predict(data.dataset.image_path(image_id), classes=[next(iter(CLASSES))])
     assert prediction.mask is None and "make_lpcam" in prediction.maps   # there are no proposals of another image
     Image.fromarray(np.zeros_like(truth)).save(tmp_path / f"masks/{image_id}.png")
-    plan = {planned.name: planned.why for planned in smoke(*words).plan()}
+    plan = {planned.name: planned.why for planned in quick_plan(smoke(*words))}
     assert plan["make_sem_seg_labels"] == "refiner.masks changed"
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / f"masks/{image_id}.png")
     with pytest.raises(DataError, match=f"{image_id}.png has masks 5 high and 5 wide, but its image is"):

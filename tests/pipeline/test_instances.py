@@ -15,7 +15,7 @@ from pipeline.plan.lists import derive_lists
 from pipeline.plan.selection import selected
 from pipeline.runfolder.summary import score_table
 from steps.make_ins_seg_labels import reader
-from tests.conftest import TINY, contents, works
+from tests.conftest import TINY, contents, quick_plan, works
 from tests.wsss.test_voc import TRAIN
 from tests.wsss.test_voc import build as build_voc
 from wsss.data.images import write_mask
@@ -171,7 +171,7 @@ def test_what_makes_the_two_steps_stale(run):
 
 def test_without_objects_there_is_nothing_to_score(run):
     shutil.rmtree(run.photos / "instances")
-    plan = {planned.name: planned.state for planned in run().plan()}
+    plan = {planned.name: planned.state for planned in quick_plan(run())}
     assert plan["eval_ins_seg"] == "nothing to score" and plan["make_ins_seg_labels"] == "done"
     summary = run().run()
     assert summary["unscored"] == {"eval_ins_seg": "instances"} and "make_sem_seg_labels" in summary["scores"]
@@ -222,7 +222,7 @@ def test_voc_scores_its_train_list(tmp_path):
         shutil.copy(root / f"SegmentationClassAug/{image_id}.png", root / "SegmentationObject")
     pipeline = Pipeline.compose(*call)
     assert pipeline.config.make_ins_seg_labels.bg_threshold == 0.25
-    plan = {planned.name: planned for planned in pipeline.plan()}
+    plan = {planned.name: planned for planned in quick_plan(pipeline)}
     lists = derive_lists(pipeline.config, pipeline.dataset)
     assert set(lists["make_ins_seg_labels"]["ids"]) == set(lists["eval_ins_seg"]["scored"]) == set(TRAIN)
     assert plan["make_ins_seg_labels"].reads == ("make_cam", "train_irn") and plan["eval_ins_seg"].action == "run"

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.commandline import act
-from tests.conftest import TINY
+from tests.conftest import TINY, quick_plan
 from tests.wsss.test_boxes import with_xml
 from tests.wsss.test_wsol import TREES, build
 from wsss.errors import ConfigError
@@ -42,7 +42,7 @@ def test_maps_of_300_classes(compose, tmp_path):
 @pytest.mark.parametrize("kind", TREES)
 def test_every_list_can_be_named(compose, kind):
     pipeline = compose(kind, "steps=[train_cam,make_cam]", "train_cam.split=train_proxy", "make_cam.split=test")
-    ids = {planned.name: planned.lists["ids"] for planned in pipeline.plan()}
+    ids = {planned.name: planned.lists["ids"] for planned in quick_plan(pipeline)}
     assert ids == {"train_cam": pipeline.dataset.lists["train_proxy"], "make_cam": pipeline.dataset.lists["test"]}
 
 

@@ -2,8 +2,6 @@
 
 import csv
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from omegaconf import OmegaConf
 
 from pipeline import Pipeline
 from pipeline.multirun import Sweep
+from tests import processes
 from tests.conftest import ROOT, SMOKE
 from wsss.errors import ConfigError
 
@@ -58,8 +57,7 @@ def test_a_member_is_read_like_any_run(outputs, tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_over_the_walk_trains_nothing_again(outputs):
-    done = subprocess.run([sys.executable, "run_pipeline.py", "-m", *SMOKE, f"outputs={outputs}", "refiner.beta=4,8"], cwd=ROOT,
-                          capture_output=True, text=True)
+    done = processes.run("run_pipeline.py", "-m", *SMOKE, f"outputs={outputs}", "refiner.beta=4,8")
     assert done.returncode == 0, done.stderr
     for beta in (4, 8):
         member = outputs / f"smoke/refiner.beta={beta}"

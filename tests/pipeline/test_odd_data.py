@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline import Pipeline
 from pipeline.actions import prepare
-from tests.conftest import TINY
+from tests.conftest import TINY, quick_plan
 from wsss.data.images import read_image, read_mask, write_mask
 from wsss.errors import ConfigError, DataError
 
@@ -108,6 +108,6 @@ def test_a_range_of_values_makes_other_results(folder, tmp_path):
     with pytest.raises(DataError, match="plain1.png has 16 bits per channel"):
         Pipeline.compose(*compose).plan()
     Pipeline.compose(*compose, "data.range=[0,4095]").run()
-    assert {step.action for step in Pipeline.compose(*compose, "data.range=[0,4095]").plan()} == {"skip", "left out"}
+    assert {step.action for step in quick_plan(Pipeline.compose(*compose, "data.range=[0,4095]"))} == {"skip", "left out"}
     with pytest.raises(ConfigError, match=r"data.range: \[0.0, 4095.0\] -> \[0.0, 1000.0\]"):
         Pipeline.compose(*compose, "data.range=[0,1000]").plan()

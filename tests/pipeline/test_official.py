@@ -20,7 +20,7 @@ from pipeline.plan.plan import survey
 from steps.runtime.artifacts import Maps
 from steps.runtime.context import Stopped
 from steps.runtime.datasets import open_dataset
-from tests.conftest import SMOKE, TINY, actions
+from tests.conftest import SMOKE, TINY, actions, quick_plan
 from tests.networks import new_backbone
 from tests.wsss.official_networks import OfficialCam, OfficialIrn
 from wsss.data.drawing import CLASSES
@@ -83,7 +83,7 @@ def test_exported_and_imported_maps_and_labels_are_equal(smoke_outputs, exported
             assert np.array_equal(read_mask(file), read_mask(run / step / file.name))
     facts = manifest(other(), "make_cam")
     assert facts["result"] == {"imported_from": str(exported)} and facts["settings"] == {}
-    plan = {planned.name: (planned.action, planned.why) for planned in other().plan()}
+    plan = {planned.name: (planned.action, planned.why) for planned in quick_plan(other())}
     assert [action for action, _ in plan.values()] == ["left out", "skip", "skip", "run", "skip", "left out", "skip", "run"]
     assert plan["train_irn"][1] == "make_sem_seg_labels, which reads it, is imported"
 
@@ -92,7 +92,7 @@ def test_later_steps_work_from_imported_maps_and_provided_networks(smoke_outputs
     smoke = smoke_outputs / "smoke"
     keys = [f"train_cam.weights={smoke / 'train_cam/weights.safetensors'}", f"train_irn.weights={smoke / 'train_irn/weights.safetensors'}"]
     other("cam_to_ir_label_pass=false", "make_sem_seg_pass=false", "action=import_official", f"import_from={exported}").import_official()
-    plan = {planned.name: planned for planned in other(*keys).plan()}
+    plan = {planned.name: planned for planned in quick_plan(other(*keys))}
     assert [planned.action for planned in plan.values()] == ["left out", "skip", "skip", "run", "left out", "imported", "run", "run"]
     assert plan["make_cam"].why == "imported" and plan["train_irn"].why == f"from {smoke / 'train_irn/weights.safetensors'}"
     summary = other(*keys).run()
@@ -156,7 +156,7 @@ def test_the_maps_of_a_folder_are_scored_and_refined(smoke_outputs, files, from_
     before = json.loads((smoke / "summary.json").read_text())["scores"]["make_lpcam"]["miou"]
     assert summary["scores"]["imported"]["miou"] == pytest.approx(before, abs=0.01)
     assert summary["scores"]["make_sem_seg_labels"]["miou"] > 0 and summary["scores"]["make_sem_seg_labels"]["images"] == 24
-    plan = {planned.name: (planned.action, planned.why) for planned in from_files(call).plan()}
+    plan = {planned.name: (planned.action, planned.why) for planned in quick_plan(from_files(call))}
     assert plan["train_irn"] == ("left out", "no step reads it with refiner=crf")
     assert {action for action, _ in plan.values()} == {"skip", "left out"}
     assert all(step.ok for step in from_files(call).verify())
@@ -198,7 +198,7 @@ def test_an_imported_step_is_kept_until_other_files_are_imported(files, other):
     np.save(file, content)
     other(*call).import_official()
     assert manifest(other(), "make_cam")["fingerprint"] != first["fingerprint"]
-    plan = {planned.name: planned for planned in other("steps=[make_cam,eval_cam]", "seed_maps=make_cam").plan()}
+    plan = {planned.name: planned for planned in quick_plan(other("steps=[make_cam,eval_cam]", "seed_maps=make_cam"))}
     assert (plan["eval_cam"].action, plan["eval_cam"].why) == ("re-run", "make_cam changed")
 
 
@@ -472,7 +472,7 @@ def test_given_prototypes_are_not_clustered(smoke, smoke_outputs, outputs, few, 
     with np.load(given) as file:
         arrays = dict(file)
     np.savez(given, **{**arrays, "kept": ~arrays["kept"]})
-    assert {planned.name: planned.why for planned in smoke(*call).plan()}["make_lpcam"] == "make_lpcam.prototypes changed"
+    assert {planned.name: planned.why for planned in quick_plan(smoke(*call))}["make_lpcam"] == "make_lpcam.prototypes changed"
 
 
 def test_official_prototypes_are_taken(smoke, outputs, few, tmp_path):

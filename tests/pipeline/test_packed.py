@@ -3,14 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 
 import pytest
 
 from pipeline import Pipeline
-from tests.conftest import ROOT, SMOKE, actions, contents, copied, interrupted, remove
+from tests.conftest import SMOKE, actions, contents, copied, interrupted, remove
+from tests.pipeline.test_distributed import together
 from wsss.errors import WsssError
 
 PACKED, PACK = "artifacts.layout=packed", "packs/0-of-1.tar"
@@ -101,8 +100,7 @@ def test_several_processes(smoke, outputs):
     before = {step: images(outputs / "smoke" / step) for step in STEPS}
     for step in STEPS:
         shutil.rmtree(outputs / "smoke" / step)
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", ROOT / "run_pipeline.py", *SMOKE,
-                    f"outputs={outputs}", PACKED], cwd=ROOT, check=True, capture_output=True)
+    together(outputs, PACKED)
     assert {step: images(outputs / "smoke" / step) for step in STEPS} == before
     assert len(members(outputs / "smoke/make_cam/packs/1-of-2.tar")) == 16
 

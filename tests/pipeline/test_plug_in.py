@@ -4,8 +4,6 @@ file in its package and one in conf/. Nothing else knows of them."""
 import json
 import re
 import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from torch.nn.functional import avg_pool2d
 
 from steps.runtime.artifacts import Maps
+from tests import processes
 from tests.conftest import ROOT, SMOKE, copied
 
 STEP = '''
@@ -102,7 +101,7 @@ print(json.dumps([planned(words) for words in json.loads(sys.argv[1])]))
 
 def call(tree: Path, *words: str, chosen: tuple[str, ...] = (CHOSEN,)) -> str:
     """What run_pipeline.py of a tree prints."""
-    result = subprocess.run([sys.executable, "run_pipeline.py", *SMOKE, *chosen, *words], cwd=tree, capture_output=True, text=True)
+    result = processes.run("run_pipeline.py", *SMOKE, *chosen, *words, cwd=tree)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -119,7 +118,7 @@ for words in json.loads(sys.argv[1]):
 def acts(tree: Path, *calls: tuple[str, ...], chosen: tuple[str, ...] = (CHOSEN,)) -> str:
     """What `call` prints with each list of words; all by one process."""
     words = json.dumps([[*SMOKE, *chosen, *more] for more in calls])
-    result = subprocess.run([sys.executable, "-c", ACTS, words], cwd=tree, capture_output=True, text=True)
+    result = processes.run("-c", ACTS, words, cwd=tree)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -127,7 +126,7 @@ def acts(tree: Path, *calls: tuple[str, ...], chosen: tuple[str, ...] = (CHOSEN,
 def plans(tree: Path, *calls: tuple[str, ...], chosen: tuple[str, ...] = (CHOSEN,)) -> list:
     """For each list of words the plan, step -> [action, to do, why], or the error; all by one process."""
     words = json.dumps([[*SMOKE, *chosen, *more] for more in calls])
-    result = subprocess.run([sys.executable, "-c", PLANS, words], cwd=tree, capture_output=True, text=True)
+    result = processes.run("-c", PLANS, words, cwd=tree)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 

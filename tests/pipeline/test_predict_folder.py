@@ -19,22 +19,12 @@ from pipeline import Pipeline, load_network
 from pipeline.commandline import act
 from pipeline.runfolder.claims import Claims
 from tests.conftest import ROOT, contents, copied, interrupted
-from tests.pipeline.test_segmentation import CHOSEN
 from wsss.data.drawing import CLASSES
 from wsss.data.images import decode_mask, encode_mask, read_image, read_mask
 from wsss.errors import ArgumentError, ArtifactError, BusyError, ConfigError, DataError
 from wsss.overlays import overlay_mask
 
 ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
-
-
-@pytest.fixture(scope="module")
-def trained(made_once, smoke_outputs):
-    """`outputs` with the run smoke and its segmentation network."""
-    def make(outputs):
-        copied(smoke_outputs, outputs)
-        Pipeline.compose(*CHOSEN, f"outputs={outputs}").run()
-    return made_once("trained", make)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pipeline import Pipeline
 from pipeline.order import BY_NAME, STEPS, sources
 from steps.runtime.schedule import WEIGHTS
 from tests.conftest import SMOKE, actions, contents, interrupted, works
-from tests.pipeline.test_distributed import torchrun
+from tests.pipeline.test_distributed import together
 from wsss.errors import ConfigError, WeightsError
 from wsss.official import CAM, SECOND, write_network, write_second
 
@@ -68,8 +68,7 @@ def test_two_processes_leave_the_bits_of_one(recam):
     outputs = recam().folder.path.parent
     before = contents(outputs / "recam/train_recam")
     shutil.rmtree(outputs / "recam/train_recam")
-    result = torchrun(outputs, *RECAM[len(SMOKE):], "to_step=train_recam")
-    assert result.returncode == 0, result.stderr
+    together(outputs, *RECAM[len(SMOKE):], "to_step=train_recam")
     assert contents(outputs / "recam/train_recam") == before
 
 

@@ -16,7 +16,7 @@ from pipeline.plan.lists import derive_lists, unread_steps
 from steps.parts.refining import Refining
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.datasets import open_dataset
-from tests.conftest import SMOKE
+from tests.conftest import SMOKE, quick_plan
 from wsss.data.images import read_image
 from wsss.errors import ArgumentError, ConfigError
 from wsss.refinement.crf import DenseCRF, unary_from_labels, unary_from_scores
@@ -89,23 +89,23 @@ def test_a_configured_threshold_is_kept_by_every_refiner(smoke, outputs):
 
 def test_irn_and_its_labels_are_left_out_without_a_walk_alone(outputs, tmp_path):
     fresh = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", "refiner=crf")
-    plan = {planned.name: planned for planned in fresh.plan()}
+    plan = {planned.name: planned for planned in quick_plan(fresh)}
     for name in ("cam_to_ir_label", "train_irn"):
         assert (plan[name].action, plan[name].why) == ("left out", "no step reads it with refiner=crf")
     assert plan["make_sem_seg_labels"].reads == ("make_lpcam",) and plan["eval_cam"].action == "run"
     asked = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", "refiner=crf",
                              "cam_to_ir_label_pass=true", "eval_cam_pass=true", "make_lpcam_pass=true", "make_cam_pass=true", "train_cam_pass=true")
-    assert {p.name: p.action for p in asked.plan()}["cam_to_ir_label"] == "run"
+    assert {p.name: p.action for p in quick_plan(asked)}["cam_to_ir_label"] == "run"
 
     taken = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}",
                              f"train_irn.weights={outputs / 'smoke/train_irn/weights.safetensors'}")
-    plan = {planned.name: planned for planned in taken.plan()}
+    plan = {planned.name: planned for planned in quick_plan(taken)}
     assert plan["train_irn"].action == "imported" and plan["cam_to_ir_label"].action == "left out"
     assert plan["cam_to_ir_label"].why.startswith("no step reads it with train_irn.weights=")
 
     for refiner in ("walk", "walk_crf", "best_on_val"):
         fresh = Pipeline.compose(*SMOKE, f"outputs={tmp_path / 'new'}", f"data.root={outputs / '.data'}", f"refiner={refiner}")
-        assert all(planned.action == "run" for planned in fresh.plan()), refiner
+        assert all(planned.action == "run" for planned in quick_plan(fresh)), refiner
 
 
 IRN = "steps=[train_cam,make_cam,{}cam_to_ir_label,train_irn,make_sem_seg_labels,eval_sem_seg{}]"
@@ -131,9 +131,9 @@ def test_what_no_step_reads(smoke_outputs, words, unread):
 def test_maps_that_no_step_reads_are_left_out_unless_asked_for(smoke, outputs):
     shutil.rmtree(outputs / "smoke/make_lpcam")
     words = (IRN.format("make_lpcam,", ""), "seed_maps=make_cam", CUT)
-    plan = {planned.name: planned for planned in smoke(*words).plan()}
+    plan = {planned.name: planned for planned in quick_plan(smoke(*words))}
     assert (plan["make_lpcam"].action, plan["make_lpcam"].why) == ("left out", "no step reads it with seed_maps=make_cam")
-    assert {planned.name: planned.action for planned in smoke(*words, "make_lpcam_pass=true").plan()}["make_lpcam"] == "run"
+    assert {planned.name: planned.action for planned in quick_plan(smoke(*words, "make_lpcam_pass=true"))}["make_lpcam"] == "run"
 
 
 def test_impossible_settings_are_refused(smoke):

@@ -1,8 +1,6 @@
 """A step that was interrupted, by an exception or by SIGKILL of the real process, continues to identical bytes."""
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,8 @@ import torch
 from pipeline import Pipeline
 from pipeline.order import STEPS
 from steps.step import TRAINING
-from tests.conftest import ROOT, SMOKE, actions, contents, copied, interrupted, remove
+from tests import processes
+from tests.conftest import SMOKE, actions, contents, copied, interrupted, remove
 from wsss.refinement import ir_label as ir_labels
 
 FLAGS = {row.name: row.flag for row in STEPS if row.reads or row.KIND == TRAINING}   # not maps from files
@@ -96,8 +95,7 @@ Pipeline.compose(*sys.argv[2:]).run()
 @pytest.mark.parametrize("step", [step for step in FLAGS if step not in ELSEWHERE])
 def test_sigkill_in_the_middle(step, overrides, smoke, outputs):
     before = remove(outputs, step)
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(AFTER[step]), *SMOKE, f"outputs={outputs}", *overrides], cwd=ROOT,
-                            capture_output=True, text=True)
+    killed = processes.run("-c", KILLED, str(AFTER[step]), *SMOKE, f"outputs={outputs}", *overrides)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (outputs / "smoke" / step).exists()
     smoke(*overrides).run()
@@ -108,7 +106,7 @@ def test_sigkill_in_the_middle(step, overrides, smoke, outputs):
 def test_sigterm_saves_and_says_how_to_go_on(step, smoke, outputs):
     before = remove(outputs, step)
     code = KILLED.replace("SIGKILL", "SIGTERM").replace("Pipeline.compose(*sys.argv[2:]).run()", "from pipeline.commandline import act\nsys.exit(act(Pipeline.compose(*sys.argv[2:])))")
-    stopped = subprocess.run([sys.executable, "-c", code, "6", *SMOKE, f"outputs={outputs}"], cwd=ROOT, capture_output=True, text=True)
+    stopped = processes.run("-c", code, "6", *SMOKE, f"outputs={outputs}")
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
     assert "the same command continues" in stopped.stderr
     smoke().run()
@@ -121,8 +119,7 @@ def test_sigkill_in_the_middle_of_a_write(step, after, smoke, outputs):
     """The file is there under its temporary name when the process dies: after 3 writes make_lpcam still clusters."""
     before = remove(outputs, step)
     code = KILLED.replace("Console.progress = die", "os.fsync = die")
-    killed = subprocess.run([sys.executable, "-c", code, str(after), *SMOKE, f"outputs={outputs}"], cwd=ROOT, capture_output=True,
-                            text=True)
+    killed = processes.run("-c", code, str(after), *SMOKE, f"outputs={outputs}")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert list((outputs / "smoke").rglob("*.tmp"))
     smoke().run()

@@ -11,7 +11,7 @@ import torchvision
 from pipeline import Pipeline
 from steps.runtime.artifacts import Maps
 from tests.check_summary import check
-from tests.conftest import TINY, actions, works
+from tests.conftest import TINY, actions, quick_plan, works
 from wsss.data import folder
 from wsss.errors import ArtifactError, ConfigError, DataError, WeightsError
 from wsss.networks.weights import read_tensors
@@ -92,7 +92,7 @@ QUICK = (*TINY, "data.n_train=24", "data.n_val=8", "data.image_size=96", "train_
 
 def test_the_irn_baseline_in_bf16_with_soft_maps(outputs):
     pipeline = Pipeline.compose("experiment=irn", "precision=bf16", "make_sem_seg_labels.save_soft=true", *QUICK, f"outputs={outputs}")
-    plan = {planned.name: planned for planned in pipeline.plan()}
+    plan = {planned.name: planned for planned in quick_plan(pipeline)}
     assert "make_lpcam" not in plan
     assert plan["cam_to_ir_label"].reads == ("make_cam", "eval_cam")
     summary = pipeline.run()
@@ -131,7 +131,7 @@ def test_a_local_weights_file_freezes_batch_norm_and_counts_by_its_bytes(outputs
     for name in ("conv1.weight", "bn1.weight", "layer4.1.bn2.running_mean"):
         assert torch.equal(trained[f"backbone.{name}"], state[name])
     assert not torch.equal(trained["backbone.layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
-    plan = {planned.name: planned for planned in Pipeline.compose(*call).plan()}
+    plan = {planned.name: planned for planned in quick_plan(Pipeline.compose(*call))}
     assert plan["train_cam"].action == "skip" and plan["train_irn"].reads == ("cam_to_ir_label",)   # ImageNet's, as official
     state["layer1.0.conv1.weight"][0] += 1
     torch.save(state, tmp_path / "weights.pth")
@@ -168,13 +168,13 @@ def test_without_masks_the_rest_runs(outputs, tmp_path):
     shutil.rmtree(data / "masks")
     call = ("data=folder", f"data.root={data}", "name=bare", f"outputs={outputs}", "data.image_size=96", *TINY, "train_cam.epochs=1",
             "train_irn.epochs=1", "make_lpcam.n_clusters=3", "threads=1")
-    default = {planned.name: planned.action for planned in Pipeline.compose(*call).plan()}   # the CRF, which reads no labels and no IRN
+    default = {planned.name: planned.action for planned in quick_plan(Pipeline.compose(*call))}   # the CRF, which reads no labels and no IRN
     assert default == {"train_cam": "run", "make_cam": "run", "make_lpcam": "run", "eval_cam": "skip", "cam_to_ir_label": "left out",
                        "train_irn": "left out", "make_sem_seg_labels": "run", "eval_sem_seg": "skip"}
-    cams = {planned.name: planned.why for planned in Pipeline.compose(*call, "seed_maps=make_cam").plan() if planned.action == "left out"}
+    cams = {planned.name: planned.why for planned in quick_plan(Pipeline.compose(*call, "seed_maps=make_cam")) if planned.action == "left out"}
     assert cams["make_lpcam"] == "no step reads it with seed_maps=make_cam" and "make_cam" not in cams
     pipeline = Pipeline.compose(*call, "refiner=walk")
-    plan = {planned.name: planned.state for planned in pipeline.plan()}
+    plan = {planned.name: planned.state for planned in quick_plan(pipeline)}
     assert plan["eval_cam"] == plan["eval_sem_seg"] == "nothing to score"
     summary = pipeline.run()
     assert summary["scores"] == {} and summary["unscored"] == {"eval_cam": "masks", "eval_sem_seg": "masks"}

@@ -10,6 +10,7 @@ from pipeline import Pipeline
 from pipeline.config import compose, typed
 from steps.runtime import inference
 from tests.conftest import SMOKE, actions, contents, copied
+from tests.pipeline.conftest import CHOSEN, STEPS
 from wsss.data.dataset import Dataset
 from wsss.data.images import decode_mask, read_mask, resize_image, write_mask
 from wsss.errors import ConfigError
@@ -18,27 +19,13 @@ from wsss.metrics.semantic import Confusion
 from wsss.networks.facts import read_metadata
 from wsss.segmenters.inference import probabilities_of
 
-STEPS = ("train_cam", "make_cam", "make_lpcam", "eval_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels", "eval_sem_seg",
-         "train_seg", "infer_seg", "eval_seg")
-CHOSEN = (*SMOKE, f"steps=[{','.join(STEPS)}]", "train_seg.epochs=2", "train_seg.checkpoint_steps=2", "train_seg.parts=2", "train_seg.absent_classes=true",
-          "infer_seg.background_weight=1.0", "segmenter.width=16")
 
-
-@pytest.fixture(scope="module")
-def segmented(made_once, smoke_outputs):
-    """`outputs` with the finished run, continued to the scores of a segmentation network."""
-    def make(outputs):
-        copied(smoke_outputs, outputs)
-        Pipeline.compose(*CHOSEN, f"outputs={outputs}", "report.write=true").run()
-    return made_once("segmented", make)
-
-
-def test_the_network_is_trained_on_pseudo_masks_and_scored_on_val(segmented):
-    run = segmented / "smoke"
+def test_the_network_is_trained_on_pseudo_masks_and_scored_on_val(trained):
+    run = trained / "smoke"
     summary = json.loads((run / "summary.json").read_text())
     scores = {kind: summary["scores"][kind] for kind in ("infer_seg_before_crf", "infer_seg")}
     assert [score["title"] for score in scores.values()] == ["segmentations before the CRF", "segmentations"]
-    data = Pipeline.compose(*CHOSEN, f"outputs={segmented}")
+    data = Pipeline.compose(*CHOSEN, f"outputs={trained}")
     data.plan()
     for kind, score in scores.items():
         folder = run / "infer_seg" / ("before_crf" if kind.endswith("crf") else "")
@@ -57,16 +44,16 @@ def test_the_network_is_trained_on_pseudo_masks_and_scored_on_val(segmented):
     assert "segmentations before the CRF" in report and "boundary IoU" in report and "train_seg: mean IoU on val" in report and "Confusion matrix of the segmentations" in report
 
 
-def test_val_images_are_segmented_in_their_own_size_and_their_labels_are_not_read(segmented):
-    pipeline = Pipeline.compose(*CHOSEN, f"outputs={segmented}")
+def test_val_images_are_segmented_in_their_own_size_and_their_labels_are_not_read(trained):
+    pipeline = Pipeline.compose(*CHOSEN, f"outputs={trained}")
     assert set(actions(pipeline).values()) == {"skip"}
-    masks = {path.stem: read_mask(path) for path in (segmented / "smoke/infer_seg").glob("*.png")}
+    masks = {path.stem: read_mask(path) for path in (trained / "smoke/infer_seg").glob("*.png")}
     assert masks.keys() == set(pipeline.dataset.lists["val"])
     assert all(mask.shape == pipeline.dataset.size(image_id) and mask.max() <= 8 for image_id, mask in masks.items())
 
 
-def test_a_lost_mask_and_a_lost_training_come_back_with_the_same_bytes(segmented, tmp_path):
-    outputs = copied(segmented, tmp_path)
+def test_a_lost_mask_and_a_lost_training_come_back_with_the_same_bytes(trained, tmp_path):
+    outputs = copied(trained, tmp_path)
     lost, weights = min((outputs / "smoke/infer_seg").glob("*.png")), outputs / "smoke/train_seg/weights.safetensors"
     before = lost.read_bytes(), weights.read_bytes()
     lost.unlink(), weights.unlink()
@@ -76,8 +63,8 @@ def test_a_lost_mask_and_a_lost_training_come_back_with_the_same_bytes(segmented
     assert (lost.read_bytes(), weights.read_bytes()) == before
 
 
-def test_the_crf_and_the_mirror_image_change_the_masks_and_nothing_before(segmented, tmp_path):
-    outputs = copied(segmented, tmp_path)
+def test_the_crf_and_the_mirror_image_change_the_masks_and_nothing_before(trained, tmp_path):
+    outputs = copied(trained, tmp_path)
     before = contents(outputs / "smoke/infer_seg")
     pipeline = Pipeline.compose(*CHOSEN, f"outputs={outputs}", "infer_seg.crf=false", "infer_seg.flip=false")
     planned = {name: action for name, action in actions(pipeline).items() if action != "skip"}
@@ -89,8 +76,8 @@ def test_the_crf_and_the_mirror_image_change_the_masks_and_nothing_before(segmen
     assert "infer_seg_before_crf" not in json.loads((outputs / "smoke/summary.json").read_text())["scores"]
 
 
-def test_a_lost_mask_of_before_the_crf_comes_back_and_a_damaged_one_is_found(segmented, tmp_path):
-    outputs = copied(segmented, tmp_path)
+def test_a_lost_mask_of_before_the_crf_comes_back_and_a_damaged_one_is_found(trained, tmp_path):
+    outputs = copied(trained, tmp_path)
     lost, damaged = sorted((outputs / "smoke/infer_seg/before_crf").glob("*.png"))[:2]
     before = lost.read_bytes(), damaged.read_bytes()
     lost.unlink(), damaged.write_bytes(damaged.read_bytes()[:-8] + bytes(8))
@@ -101,9 +88,9 @@ def test_a_lost_mask_of_before_the_crf_comes_back_and_a_damaged_one_is_found(seg
     assert (lost.read_bytes(), damaged.read_bytes()) == before
 
 
-def test_a_large_image_is_segmented_in_windows(segmented, tmp_path):
+def test_a_large_image_is_segmented_in_windows(trained, tmp_path):
     """Of 96 px in windows of 48: of the size of the image and much like those of the whole."""
-    outputs = copied(segmented, tmp_path)
+    outputs = copied(trained, tmp_path)
     whole = contents(outputs / "smoke/infer_seg")
     pipeline = Pipeline.compose(*CHOSEN, f"outputs={outputs}", "infer_seg.window=48", "infer_seg.overlap=16")
     pipeline.run()
@@ -116,9 +103,9 @@ def test_a_large_image_is_segmented_in_windows(segmented, tmp_path):
     assert 0.5 < np.mean(shares) < 1
 
 
-def test_images_of_the_same_size_are_segmented_together_where_that_is_faster(segmented, tmp_path, monkeypatch):
+def test_images_of_the_same_size_are_segmented_together_where_that_is_faster(trained, tmp_path, monkeypatch):
     """As on a GPU: the same masks but for rounding, and the same bits if one mask of a group is missing. Images of one size here."""
-    outputs, sizes = copied(segmented, tmp_path), []
+    outputs, sizes = copied(trained, tmp_path), []
     monkeypatch.setattr(Dataset, "size", lambda self, image_id: (90, 96))
     monkeypatch.setattr(Dataset, "image", lambda self, image_id, image=Dataset.image: resize_image(image(self, image_id), (90, 96)))
     monkeypatch.setattr("wsss.segmenters.inference.probabilities_of", lambda logits, images, *more:
@@ -155,8 +142,8 @@ def test_on_the_ground_truth_no_pseudo_masks_are_needed(smoke_outputs, tmp_path)
     assert manifest["identity"].get("reads", {}) == {}
 
 
-def test_the_fully_supervised_bound_stands_beside(segmented, tmp_path):
-    outputs = copied(segmented, tmp_path)
+def test_the_fully_supervised_bound_stands_beside(trained, tmp_path):
+    outputs = copied(trained, tmp_path)
     pipeline = Pipeline.compose(*CHOSEN, f"steps=[{','.join(STEPS)},train_seg_gt,infer_seg_gt,eval_seg_gt]", f"outputs={outputs}", "report.write=true")
     assert {name for name, action in actions(pipeline).items() if action != "skip"} == {"train_seg_gt", "infer_seg_gt", "eval_seg_gt"}
     summary = pipeline.run()
@@ -176,8 +163,8 @@ def test_the_fully_supervised_bound_stands_beside(segmented, tmp_path):
     assert "of the fully supervised bound" in report and "segmentations (infer_seg_gt)" in report
 
 
-def test_a_class_that_no_label_shows_is_refused(segmented, tmp_path):
-    outputs, wanted = copied(segmented, tmp_path), ("train_seg.absent_classes=false", "steps=[train_seg,infer_seg,eval_seg]")
+def test_a_class_that_no_label_shows_is_refused(trained, tmp_path):
+    outputs, wanted = copied(trained, tmp_path), ("train_seg.absent_classes=false", "steps=[train_seg,infer_seg,eval_seg]")
     finished = Pipeline.compose(*CHOSEN, f"outputs={outputs}")
     finished.plan()
     dataset = finished.dataset
@@ -193,14 +180,14 @@ def test_a_class_that_no_label_shows_is_refused(segmented, tmp_path):
         Pipeline.compose(*CHOSEN, "train_seg.absent_classes=false", "train_seg.epochs=1", f"outputs={outputs}", "replace=true").run()
 
 
-def test_pseudo_masks_are_no_validation_masks(segmented, tmp_path):
-    source, root = next((segmented / ".data").glob("*")), tmp_path / "mine"
+def test_pseudo_masks_are_no_validation_masks(trained, tmp_path):
+    source, root = next((trained / ".data").glob("*")), tmp_path / "mine"
     for name in ("images", "classes.txt", "labels.csv", "train.txt", "val.txt"):
         copy = shutil.copytree if (source / name).is_dir() else shutil.copy
         (root.mkdir(exist_ok=True), copy(source / name, root / name))
     (root / "masks").mkdir()
     for image_id in (root / "val.txt").read_text().split():
-        (root / f"masks/{image_id}.png").symlink_to(segmented / f"smoke/infer_seg/{image_id}.png")
+        (root / f"masks/{image_id}.png").symlink_to(trained / f"smoke/infer_seg/{image_id}.png")
     words = [word for word in CHOSEN if not word.startswith(("experiment=", "data.n_", "steps="))]
     with pytest.raises(ConfigError, match="the masks of val in .*mine are pseudo masks: .*infer_seg/.*.png is in the folder of a run"):
         Pipeline.compose("experiment=folder_seg", *words, f"data.root={root}", f"outputs={tmp_path / 'runs'}").plan()
@@ -244,9 +231,9 @@ def test_a_training_on_the_ground_truth_is_stale_when_a_mask_changes(smoke_outpu
         composed().plan()
 
 
-def test_the_supervised_bound_is_trained_even_if_the_other_network_is_a_file(segmented, tmp_path):
-    weights = segmented / "smoke/train_seg/weights.safetensors"
-    pipeline = Pipeline.compose(*CHOSEN, f"outputs={copied(segmented, tmp_path)}", f"train_seg.weights={weights}", "name=both",
+def test_the_supervised_bound_is_trained_even_if_the_other_network_is_a_file(trained, tmp_path):
+    weights = trained / "smoke/train_seg/weights.safetensors"
+    pipeline = Pipeline.compose(*CHOSEN, f"outputs={copied(trained, tmp_path)}", f"train_seg.weights={weights}", "name=both",
                                 "steps=[train_seg,infer_seg,eval_seg,train_seg_gt,infer_seg_gt,eval_seg_gt]")
     planned = actions(pipeline)
     assert planned["train_seg"] == "imported" and planned["train_seg_gt"] == "run"
@@ -255,8 +242,8 @@ def test_the_supervised_bound_is_trained_even_if_the_other_network_is_a_file(seg
     assert pipeline.recorded(pipeline.folder.path).masks == "infer_seg"   # what the report shows of images
 
 
-def test_a_trained_network_can_be_taken_from_a_file(segmented, tmp_path):
-    outputs = copied(segmented, tmp_path)
+def test_a_trained_network_can_be_taken_from_a_file(trained, tmp_path):
+    outputs = copied(trained, tmp_path)
     weights = outputs / "mine.safetensors"
     shutil.copy(outputs / "smoke/train_seg/weights.safetensors", weights)
     pipeline = Pipeline.compose(*CHOSEN, f"outputs={outputs}", "name=taken", f"train_seg.weights={weights}",

@@ -5,6 +5,7 @@ import pytest
 from pipeline import Pipeline
 from pipeline.commandline import act
 from pipeline.plan.lists import derive_lists
+from tests.conftest import quick_plan
 from tests.wsss.test_download import packed
 from tests.wsss.test_voc import ALL, AUG, TRAIN, VAL, build
 from wsss.data import prepare_voc, voc_prepare
@@ -42,7 +43,7 @@ def test_the_settings_are_the_official_ones(root):
     (["recipe=official", "make_sem_seg_labels.split=train_aug"], AUG)])   # masks to hand over, scored on train
 def test_every_step_has_the_official_lists(compose, root, tmp_path, chosen, masks):
     pipeline = compose(*chosen)
-    assert [planned.name for planned in pipeline.plan()] == pipeline.config.steps and not (tmp_path / "out").exists()
+    assert [planned.name for planned in quick_plan(pipeline)] == pipeline.config.steps and not (tmp_path / "out").exists()
     train, aug, val = set(TRAIN), set(AUG), set(VAL)
     expected = {
         "train_cam": {"ids": aug, "log": val}, "make_cam": {"ids": aug}, "make_lpcam": {"ids": aug, "prototypes": train},
@@ -52,9 +53,9 @@ def test_every_step_has_the_official_lists(compose, root, tmp_path, chosen, mask
 
 
 def test_the_clean_recipe_chooses_on_val_and_other_lists_can_be_named(compose):
-    (pipeline := compose()).plan()
+    quick_plan(pipeline := compose())
     assert lists(pipeline)["make_cam"]["ids"] == set(ALL) and lists(pipeline)["eval_cam"]["val"] == set(VAL)
-    (pipeline := compose("make_sem_seg_labels.split=train_aug", "eval_sem_seg.split=train_aug")).plan()
+    quick_plan(pipeline := compose("make_sem_seg_labels.split=train_aug", "eval_sem_seg.split=train_aug"))
     assert lists(pipeline)["make_sem_seg_labels"]["ids"] == set(AUG)
     with pytest.raises((ConfigError, DataError), match="no list 'trainaug' .* expected one of train, train_aug, val, all"):
         compose("train_cam.split=trainaug").plan()

@@ -2,14 +2,14 @@
 
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from steps.runtime.journal import journal_lines
-from tests.conftest import ROOT, SMOKE, contents, remove
+from tests import processes
+from tests.conftest import SMOKE, contents, remove
 
 pytestmark = pytest.mark.slow
 JOB = ("submit.default.cpus=1", "submit.default.memory=1G", "submit.default.time=10")
@@ -23,8 +23,7 @@ class Cluster:
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
 
     def call(self, *overrides: str) -> str:
-        done = subprocess.run([sys.executable, "run_pipeline.py", *SMOKE, *JOB, f"outputs={self.outputs}", *overrides], cwd=ROOT,
-                              env=self.environment, capture_output=True, text=True)
+        done = processes.run("run_pipeline.py", *SMOKE, *JOB, f"outputs={self.outputs}", *overrides, env=self.environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -45,7 +44,7 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(outputs, slurm):
+def cluster(slurm, outputs):   # nothing is run where there is none
     cluster = Cluster(outputs, slurm)
     yield cluster
     cluster.ask("scancel", "--user=root")

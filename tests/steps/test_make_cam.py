@@ -97,9 +97,9 @@ def test_maps_of_ten_crops_cover_the_image(smoke, outputs, tmp_path):
     assert full[0, width // 2] == pytest.approx(0.4, abs=1e-3)
 
 
-def test_crops_are_part_of_the_identity_only_if_there_are_some(outputs):
+def test_crops_are_part_of_the_identity_only_if_there_are_some(smoke):
     def identity(*words):
-        pipeline = Pipeline.compose("experiment=smoke", "make_cam.scales=[1.0]", *words)
+        pipeline = smoke("to_step=make_cam", "make_cam.scales=[1.0]", "replace=true", *words)
         return next(step for step in pipeline.plan() if step.name == "make_cam").identity["make_cam"]
     assert "crops" not in identity() and identity("make_cam.crops=10")["crops"] == 10
 

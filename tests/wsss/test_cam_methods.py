@@ -36,7 +36,7 @@ from wsss.cams.xgradcam import XGradCAM
 from wsss.errors import ConfigError
 
 VIT = "vit_tiny_patch16_224"
-NETWORKS = [("resnet18", "group"), (LITE0, "frozen_batch"), (VIT, "frozen_batch")]
+NETWORKS = [("tiny", "group"), (LITE0, "frozen_batch"), ("test_vit", "frozen_batch")]   # a small ResNet and a small ViT
 EVERY = pytest.mark.parametrize(("name", "norm"), NETWORKS, ids=[name for name, _ in NETWORKS])
 CONVOLUTIONAL = pytest.mark.parametrize(("name", "norm"), NETWORKS[:2], ids=[name for name, _ in NETWORKS[:2]])
 METHODS = [GradCAMpp(-1), XGradCAM(-1), HiResCAM(-1), EigenCAM(), Backprop(), ScoreCAM("paper", 16), SSCAM("paper", 16, 2, 0.5),
@@ -191,12 +191,13 @@ def test_the_noise_depends_on_the_image_alone():
 
 
 @EVERY
-@pytest.mark.parametrize("size", [(33, 40), (520, 480)])
+@pytest.mark.parametrize("size", [(33, 40), (180, 190)])
 def test_eigen_cam_equals_a_singular_value_decomposition(name, norm, size):
     net, images = exact(name, norm, size)
     with torch.no_grad():
         features = net.features(images)
-        assert (features.shape[1] > features[0, 0].numel()) or size[0] > 500   # both matrices of products
+        if name != LITE0:   # which has 1280 channels
+            assert (features.shape[1] > features[0, 0].numel()) == (size == (33, 40))   # both matrices of products
         expected = []
         for feature in features.double():
             cells = feature.flatten(1).T   # (n, D)
@@ -428,12 +429,12 @@ def test_nothing_outlives_an_image(method):
 
 
 @ALL
-@pytest.mark.parametrize("name", ["tiny", VIT])
+@pytest.mark.parametrize("name", ["tiny", "test_vit"])
 def test_shapes_are_known_without_data(method, name):
     """As a plan asks for them."""
     with torch.device("meta"):
         planned = new_classifier(new_backbone(name), 5).eval().requires_grad_(False)
-    if name == VIT and method.method.startswith("guided") or name == "tiny" and network_for(method) is not network():
+    if name == "test_vit" and method.method.startswith("guided") or name == "tiny" and network_for(method) is not network():
         return
     method.check(planned)
     shape = method.maps(planned, planned.features, torch.empty(2, 3, *SIZE, device="meta"), CLASSES).shape
