@@ -19,7 +19,7 @@ from steps.runtime.imported_networks import imported_classifier
 from steps.runtime.networks import load_classifier
 from steps.runtime.schedule import WEIGHTS
 from tests.conftest import SMOKE, actions, contents, interrupted, works
-from tests.pipeline.test_distributed import torchrun
+from tests.pipeline.test_distributed import together
 from wsss.data.images import read_mask
 from wsss.data.saliency import read_saliency
 from wsss.errors import ConfigError, DataError, WeightsError
@@ -102,8 +102,7 @@ def test_two_processes_leave_the_bits_of_one(edam):
     outputs = edam().folder.path.parent
     before = contents(outputs / "edam/train_cam")
     shutil.rmtree(outputs / "edam/train_cam")
-    result = torchrun(outputs, *EDAM[len(SMOKE):], "to_step=train_cam")
-    assert result.returncode == 0, result.stderr
+    together(outputs, *EDAM[len(SMOKE):], "to_step=train_cam")
     assert contents(outputs / "edam/train_cam") == before
 
 

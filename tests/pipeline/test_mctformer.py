@@ -16,7 +16,7 @@ from steps.runtime.context import Runtime, StepContext
 from steps.runtime.schedule import WEIGHTS
 from tests.conftest import SMOKE, actions, contents, interrupted, works
 from tests.networks import new_backbone
-from tests.pipeline.test_distributed import torchrun
+from tests.pipeline.test_distributed import together
 from wsss.cams.cam import CAM
 from wsss.cams.mctformer import MCTformerMaps
 from wsss.classifiers.mctformer import MCTformer
@@ -96,8 +96,7 @@ def test_two_processes_leave_the_bits_of_one(mct):
     before = {name: contents(outputs / "mct" / name) for name in STEPS[:3]}
     for name in before:
         shutil.rmtree(outputs / "mct" / name)
-    result = torchrun(outputs, *MCT[len(MCT) - len(OWN):], "to_step=make_lpcam")
-    assert result.returncode == 0, result.stderr
+    together(outputs, *MCT[len(MCT) - len(OWN):], "to_step=make_lpcam")
     assert {name: contents(outputs / "mct" / name) for name in before} == before
 
 

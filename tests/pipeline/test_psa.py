@@ -10,7 +10,7 @@ from pipeline import Pipeline
 from pipeline.order import sources
 from steps.runtime.schedule import WEIGHTS
 from tests.conftest import SMOKE, actions, contents, interrupted, works
-from tests.pipeline.test_distributed import torchrun
+from tests.pipeline.test_distributed import together
 from wsss.errors import ConfigError
 from wsss.networks.weights import read_tensors
 
@@ -86,8 +86,7 @@ def test_two_processes_leave_the_bits_of_one(psa):
     before = {name: contents(outputs / "psa" / name) for name in ("affinity_label", "train_psa", "make_sem_seg_labels")}
     for name in before:
         shutil.rmtree(outputs / "psa" / name)
-    result = torchrun(outputs, *PSA[len(SMOKE):])
-    assert result.returncode == 0, result.stderr
+    together(outputs, *PSA[len(SMOKE):])
     assert {name: contents(outputs / "psa" / name) for name in before} == before
 
 
