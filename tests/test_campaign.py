@@ -11,6 +11,6 @@ def test_the_first_trials(row, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "campaign"
     for number in range(row.short):
         try:
-            attempt(row, number, folder)
+            attempt(row, number, folder, short=True)
         except Unavailable as reason:
             pytest.skip(str(reason))

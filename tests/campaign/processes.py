@@ -1,7 +1,8 @@
 """Real processes of the command line, which rows of the campaign start, watch and kill.
 
-A process is forked from a server that has imported the libraries and nothing of this repository, so its start takes a second less
-than that of `python run_pipeline.py`; its own code it reads and starts as that does. It is the leader of a process group of its own.
+`start` forks a process from a server that has imported the libraries and nothing of this repository, so its start takes a second
+less than that of `python run_pipeline.py`; its own code it reads and starts as that does. `plain` is the interpreter's own start,
+also inside another command such as unshare. Each process is the leader of a process group of its own.
 """
 
 import json
@@ -10,19 +11,22 @@ import os
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import ROOT
 
-LIBRARIES = ["torch", "torch.distributed", "safetensors.torch", "torchvision.transforms.v2.functional", "numpy", "scipy.ndimage", "PIL.Image", "hydra",
-             "omegaconf", "rich.progress", "yaml", "sklearn.cluster"]
+LIBRARIES = ["torch", "torch.distributed", "torchvision", "safetensors.torch", "numpy", "scipy.ndimage", "PIL.Image", "hydra", "omegaconf", "yaml",
+             "rich.progress"]
 IDLE = 60.0        # seconds without computing after which processes count as hanging
-TICK = 0.01        # seconds between two looks at a process
-START = None       # what a process does before it has claimed steps: start and plan
+LONGEST = 3600.0   # seconds after which they count as hanging also when they compute
+TICK = 0.01        # seconds between two looks at a process: as exact as the system counts its computing
+START = "start"    # what a run does before it works on a step: it starts and plans
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -30,8 +34,113 @@ class Hangs(Exception):
     """Processes live, and none of them computes."""
 
 
+class _Plain:
+    """A subprocess with the methods of a process of multiprocessing."""
+
+    def __init__(self, process: subprocess.Popen):
+        self._process, self.pid = process, process.pid
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.poll()
+
+    def is_alive(self) -> bool:
+        return self.exitcode is None
+
+    def join(self, seconds: float) -> None:
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass
+
+
+@dataclass
+class Running:
+    """The processes of one run, one for each rank. It works in `folder`: its results are in `outputs/RUN`, its output in `output`."""
+
+    folder: Path
+    run: str
+    output: Path
+    processes: list[Any]
+
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid for process in self.processes]
+
+    def said(self) -> str:
+        """What it has printed, and earlier calls with the same output."""
+        return self.output.read_text() if self.output.exists() else ""
+
+    def now(self) -> str:
+        """The step that it works on, or START, by the claim of the first process."""
+        for path in (self.folder / "outputs" / self.run / ".locks").glob(f"*-{self.pids[0]}-*.json"):
+            try:
+                return json.loads(path.read_text())["now"] or START
+            except (OSError, ValueError):   # just released
+                pass
+        return START
+
+    def alive(self) -> list[int]:
+        """The ranks that live."""
+        return [rank for rank, process in enumerate(self.processes) if process.is_alive()]
+
+    def send(self, number: int, ranks: Sequence[int] | None = None) -> None:
+        """Send a signal to the process groups of some ranks, by default of all."""
+        for rank in self.alive() if ranks is None else ranks:
+            for send in (os.killpg, os.kill):   # it may be about to get its own group
+                try:
+                    send(self.pids[rank], number)
+                    break
+                except ProcessLookupError:
+                    pass
+
+    def wait(self) -> list[int]:
+        """The exit codes. If the processes stop computing and do not end, kills them and raises Hangs."""
+        begin = since = time.monotonic()
+        known = -1.0
+        while alive := self.alive():
+            used, now = sum(cpu_seconds(self.pids[rank]) for rank in alive), time.monotonic()
+            if abs(used - known) > 0.02:
+                known, since = used, now
+            if now - since > IDLE or now - begin > LONGEST:
+                self.send(signal.SIGKILL)
+                raise Hangs(f"ranks {alive} of {len(self.processes)} did not end, at {self.now()}; see {self.output}")
+            self.processes[alive[0]].join(0.1)
+        return [process.exitcode for process in self.processes]
+
+
+def start(words: Sequence[str], folder: Path, run: str, ranks: int = 1, output: str = "output") -> Running:
+    """Start a run."""
+    _CONTEXT.set_forkserver_preload(LIBRARIES)
+    common = _environment(folder)
+    if ranks > 1:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            common |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1])}
+    running = Running(folder, run, folder / output, [])
+    for rank in range(ranks):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
+        process = _CONTEXT.Process(target=_door, args=(list(words), folder, common | own, folder / output))
+        process.start()
+        running.processes.append(process)
+    return running
+
+
+def plain(words: Sequence[str], folder: Path, run: str, inside: Sequence[str] = (), output: str = "output") -> Running:
+    """Start a run by `python run_pipeline.py`, as the argument of the command `inside`."""
+    command = [*inside, sys.executable, str(ROOT / "run_pipeline.py"), *words]
+    with open(folder / output, "a") as log:
+        process = subprocess.Popen(command, cwd=folder, env={**os.environ, **_environment(folder)}, stdout=log, stderr=log,
+                                   start_new_session=True)
+    return Running(folder, run, folder / output, [_Plain(process)])
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {"WSSS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+
+
 def _door(words: Sequence[str], folder: Path, environment: Mapping[str, str], output: Path) -> None:
-    """What `python run_pipeline.py WORDS` does in `folder`; output and errors are appended to `output`."""
+    """What `python run_pipeline.py WORDS` does in `folder`; what it prints is appended to `output`."""
     os.setsid()
     os.chdir(folder)
     os.environ.update(environment)
@@ -44,76 +153,6 @@ def _door(words: Sequence[str], folder: Path, environment: Mapping[str, str], ou
     except KeyboardInterrupt:   # as the interpreter does
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-
-
-@dataclass
-class Running:
-    """The processes of one run, which work in `folder`; one for each rank."""
-
-    folder: Path
-    run: str                      # the name of the run
-    processes: list = field(default_factory=list)
-
-    @property
-    def pids(self) -> list[int]:
-        return [process.pid for process in self.processes]
-
-    def claim(self) -> dict | None:
-        """The claim of the first process, as its file is now."""
-        for path in (self.folder / "outputs" / self.run / ".locks").glob(f"*-{self.pids[0]}-*.json"):
-            try:
-                return json.loads(path.read_text())
-            except (OSError, ValueError):   # just released
-                pass
-        return None
-
-    def now(self) -> str | None:
-        """The step that the run works on; START before the first one and after the last."""
-        return (self.claim() or {}).get("now", START)
-
-    def alive(self) -> list[int]:
-        """The ranks that live."""
-        return [rank for rank, process in enumerate(self.processes) if process.is_alive()]
-
-    def send(self, number: int, ranks: Sequence[int] | None = None) -> None:
-        """Send a signal to the process groups of some ranks, by default of all."""
-        for rank in range(len(self.processes)) if ranks is None else ranks:
-            for send in (os.killpg, os.kill):   # it may be about to get its own group
-                try:
-                    send(self.pids[rank], number)
-                    break
-                except ProcessLookupError:
-                    pass
-
-    def wait(self, seconds: float = 1800) -> list[int]:
-        """The exit codes. Raises Hangs if the processes stop computing and do not end; kills them."""
-        end, known, since = time.monotonic() + seconds, -1.0, time.monotonic()
-        while self.alive():
-            used = sum(cpu_seconds(self.pids[rank]) for rank in self.alive())
-            if abs(used - known) > 0.02:
-                known, since = used, time.monotonic()
-            if time.monotonic() - since > IDLE or time.monotonic() > end:
-                ranks = self.alive()
-                self.send(signal.SIGKILL)
-                raise Hangs(f"ranks {ranks} of {len(self.processes)} did not end, in {self.now() or 'the start'}; {self.folder / 'output'}")
-            self.processes[self.alive()[0] if self.alive() else 0].join(0.05)
-        return [process.exitcode for process in self.processes]
-
-
-def start(words: Sequence[str], folder: Path, run: str, ranks: int = 1) -> Running:
-    """Start a run in `folder`; its results are in `folder/outputs/RUN`, its output in `folder/output`."""
-    _CONTEXT.set_forkserver_preload(LIBRARIES)
-    common = {"WSSS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    if ranks > 1:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            common |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1])}
-    running = Running(folder, run)
-    for rank in range(ranks):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
-        running.processes.append(_CONTEXT.Process(target=_door, args=(list(words), folder, common | own, folder / "output")))
-        running.processes[-1].start()
-    return running
 
 
 def cpu_seconds(pid: int) -> float:
