@@ -21,6 +21,13 @@ CONTAINER = ["unshare", "--user", "--map-root-user", "--uts", "--pid", "--fork",
 HOUR = 3600
 
 
+def copied(expected: Path, folder: Path) -> None:
+    """Copy the outputs of a finished run into another folder."""
+    shutil.copytree(expected / "outputs", folder / "outputs")
+    file = folder / "outputs" / RUN / "run.json"   # names the folder of the data set
+    file.write_text(file.read_text().replace(str(expected.resolve()), str(folder.resolve())))
+
+
 def refused(running: Running) -> tuple[int, str, Path]:
     """Wait for a run that must be refused; returns the number, the host and the claim of the process that its message names."""
     codes = running.wait()
@@ -62,7 +69,7 @@ def sharing(trial: Trial) -> int:
     command, expected = uninterrupted(trial, chain)
     names, runs, leave = [f"copy{i}" for i in range(2 if trial.short else 8)], {}, OF_A_COPY
     if donor:
-        shutil.copytree(expected / "outputs", trial.folder / "outputs")
+        copied(expected, trial.folder)
         for step in CHAINS[chain].split()[-int(trial.draws.integers(3)) or len(CHAINS[chain]):]:   # it works on these itself
             shutil.rmtree(trial.folder / "outputs" / RUN / step)
         runs[RUN] = start(command, trial.folder, RUN, output=RUN)
@@ -148,11 +155,14 @@ def clocks(trial: Trial) -> int:
     until_it_works(first, str(trial.draws.choice(CHAINS[chain].split()[1:-1])))
     first.send(signal.SIGKILL)
     first.wait()
-    faked = shutil.which("faketime")
-    if not faked:
+    inside = ()
+    if faketime := shutil.which("faketime"):   # its own process would wait for the run
+        library = subprocess.run([faketime, "-m", "-f", "+0", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True).stdout.strip()
+        inside = ("env", f"LD_PRELOAD={library}", f"FAKETIME={hours:+}h")
+    else:
         for path in trial.folder.rglob("*"):
             os.utime(path, (time.time() - HOUR * hours,) * 2)
-    last = plain(command, trial.folder, RUN, [faked, "-f", f"{hours:+}h"] if faked else ())
+    last = plain(command, trial.folder, RUN, inside)
     try:
         until_it_works(last)
         refused(start(command, trial.folder, RUN, output="refused"))

@@ -97,11 +97,11 @@ class Running:
     def wait(self) -> list[int]:
         """The exit codes. If the processes stop computing and do not end, kills them and raises Hangs."""
         begin = since = time.monotonic()
-        known = -1.0
+        looked = known = -1.0
         while alive := self.alive():
-            used, now = sum(cpu_seconds(self.pids[rank]) for rank in alive), time.monotonic()
-            if abs(used - known) > 0.02:
-                known, since = used, now
+            if (now := time.monotonic()) - looked > 1:
+                looked, used = now, group_seconds(self.pids)
+                known, since = (known, since) if used == known else (used, now)
             if now - since > IDLE or now - begin > LONGEST:
                 self.send(signal.SIGKILL)
                 raise Hangs(f"ranks {alive} of {len(self.processes)} did not end, at {self.now()}; see {self.output}")
@@ -157,8 +157,22 @@ def _door(words: Sequence[str], folder: Path, environment: Mapping[str, str], ou
 
 def cpu_seconds(pid: int) -> float:
     """The seconds that a process has computed, in steps of 0.01; 0 if it is gone."""
+    return _computed(_stat(pid))
+
+
+def group_seconds(groups: Sequence[int]) -> float:
+    """The seconds that the living processes of some process groups have computed."""
+    found = (_stat(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return sum(_computed(fields) for fields in found if fields and int(fields[2]) in groups)
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on; none if the process is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return []
+
+
+def _computed(fields: list[str]) -> float:
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
