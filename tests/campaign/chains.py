@@ -58,7 +58,7 @@ def uninterrupted(trial: Trial, chain: str) -> tuple[tuple[str, ...], Path]:
 
     def make(folder: Path) -> None:
         running = plain(command, folder, RUN)
-        (folder / "times.json").write_text(json.dumps(_times(running)))
+        (folder / "times.json").write_text(json.dumps(times(running)))
         if running.wait() != [0]:
             raise RuntimeError(running.said())
     return command, trial.made_once(f"run-{chain}", make)
@@ -71,7 +71,7 @@ def _write_maps(folder: Path) -> None:
         np.save(folder / f"{name}.npy", draws.random((8, 8, 8), dtype=np.float32))
 
 
-def _times(running: Running) -> dict[str, float]:
+def times(running: Running) -> dict[str, float]:
     """The seconds that each step computes, of a run until it ends; of START the time before the first step."""
     found: dict[str, float] = {}
     begun, known = 0.0, START

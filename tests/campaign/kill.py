@@ -9,6 +9,8 @@ import json
 import signal
 import time
 from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -38,28 +40,46 @@ def moment(running: Running, draws: np.random.Generator, steps: list[str], lasts
     return None
 
 
+@dataclass(frozen=True)
+class Disturbed:
+    """A run that is interrupted. steps: of its chain; lasts: the seconds that each computes; numbers: of the signals."""
+
+    command: tuple[str, ...]
+    folder: Path
+    steps: list[str]
+    lasts: dict[str, float]
+    numbers: tuple[int, ...]
+    ranks: int = 1
+
+    def finish(self, draws: np.random.Generator, most: int) -> Counter[str]:
+        """Interrupt it up to `most` times and continue it each time, until it is finished. Returns the signals by step."""
+        sent, ended = Counter[str](), False
+        while not ended:
+            running, number, step = start(self.command, self.folder, RUN, self.ranks), int(draws.choice(self.numbers)), None
+            try:
+                if sent.total() < most:
+                    step = moment(running, draws, self.steps, self.lasts)
+                if step is not None:
+                    alone = [int(draws.integers(self.ranks))] if step != START and draws.random() < 0.5 else None
+                    running.send(number, alone)
+                    sent[step] += 1
+                codes = running.wait()
+            finally:
+                running.send(signal.SIGKILL)
+            ended = codes == [0] * self.ranks
+            allowed = {0} if step is None else {0, -number, 128 + number, *[1] * (self.ranks > 1)}   # 1: another process has ended
+            assert set(codes) <= allowed, f"exit codes {codes} after signal {number} in {step}: {running.said()[-3000:]}"
+        return sent
+
+
 def interrupted(trial: Trial, numbers: tuple[int, ...]) -> Counter[str]:
-    """Interrupt a run by signals and continue it each time; compare it. Returns the number of signals by step."""
+    """Interrupt a run by signals, and compare what it leaves in the end."""
     draws, chain = trial.draws, chosen(trial)
     ranks, layout, workers = int(draws.choice([1, 1, 2])), draws.choice(["files", "packed"]), draws.choice([0, 0, 1])
     command, expected = uninterrupted(trial, chain)
-    command = (*command, f"artifacts.layout={layout}", f"workers={workers}")
-    lasts, sent, ended = json.loads((expected / "times.json").read_text()), Counter[str](), False
-    while not ended:
-        running, number, step = start(command, trial.folder, RUN, ranks), int(draws.choice(numbers)), None
-        try:
-            if sent.total() < (2 if trial.short else MOST):
-                step = moment(running, draws, CHAINS[chain].split(), lasts)
-            if step is not None:
-                alone = [int(draws.integers(ranks))] if step != START and draws.random() < 0.5 else None
-                running.send(number, alone)
-                sent[step] += 1
-            codes = running.wait()
-        finally:
-            running.send(signal.SIGKILL)
-        ended = codes == [0] * ranks
-        allowed = {0} if step is None else {0, -number, 128 + number, *[1] * (ranks > 1)}   # 1: another process has ended
-        assert set(codes) <= allowed, f"exit codes {codes} after signal {number} in {step}: {running.said()[-3000:]}"
+    command, lasts = (*command, f"artifacts.layout={layout}", f"workers={workers}"), json.loads((expected / "times.json").read_text())
+    run = Disturbed(command, trial.folder, CHAINS[chain].split(), lasts, numbers, ranks)
+    sent = run.finish(draws, 1 if trial.short else MOST)
     compare(trial.folder / "outputs" / RUN, expected / "outputs" / RUN)
     return sent
 
