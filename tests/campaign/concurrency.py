@@ -3,6 +3,7 @@
 Nothing is lost, no one waits for ever, and who is refused is told which process on which host works since when.
 """
 
+import json
 import os
 import re
 import shutil
@@ -126,17 +127,18 @@ def containers(trial: Trial) -> int:
     inside = [*CONTAINER, "sh", "-c", 'hostname "$0" && exec "$@"', host]
     first = plain(command, trial.folder, RUN, inside, "first")
     try:
-        while first.alive() and not (claims := _claims(trial.folder)):
+        while first.alive() and not (claims := _working(trial.folder)):
             time.sleep(TICK)
         first.send(signal.SIGSTOP)
         assert claims, first.said()
         number, named, claim = refused(start(command, trial.folder, RUN, output="second"))
         assert (number, named) == (1, host) and claim == claims[0], (number, named, claim, claims)
-        both = plain(command, trial.folder, RUN, [*CONTAINER, "sh", "-c", 'hostname "$0" && exec "$@"', host], "third")
-        assert refused(both)[:2] == (1, host)   # it has the number 1 itself
+        if not trial.short:
+            assert refused(plain(command, trial.folder, RUN, inside, "third"))[:2] == (1, host)   # it has the number 1 itself
         first.send(signal.SIGKILL)
         first.wait()
-        assert refused(start(command, trial.folder, RUN, output="fourth")) == (number, named, claim)
+        if not trial.short:
+            assert refused(start(command, trial.folder, RUN, output="fourth")) == (number, named, claim)
     finally:
         _end(first)
     claim.unlink()
@@ -165,18 +167,20 @@ def clocks(trial: Trial) -> int:
     last = plain(command, trial.folder, RUN, inside)
     try:
         until_it_works(last)
+        last.send(signal.SIGSTOP)   # so that it still works when the other one plans
         refused(start(command, trial.folder, RUN, output="refused"))
+        last.send(signal.SIGCONT)
         assert last.wait() == [0], last.said()
     finally:
         _end(last)
     compare(trial.folder / "outputs" / RUN, expected / "outputs" / RUN)
-    again = start(command, trial.folder, RUN, output="again")
-    assert again.wait() == [0] and "done in" not in again.said(), again.said()
     return 3
 
 
-def _claims(folder: Path) -> list[Path]:
-    return sorted((folder / "outputs" / RUN / ".locks").glob("*.json"))
+def _working(folder: Path) -> list[Path]:
+    """The claims of runs that work on a step, whatever number their process has here."""
+    paths = sorted((folder / "outputs" / RUN / ".locks").glob("*.json"))
+    return [path for path in paths if json.loads(path.read_text())["now"]]
 
 
 def _end(*runs: Running) -> None:
