@@ -20,6 +20,7 @@ from tests.campaign.row import Row, Trial
 
 AHEAD = 3     # steps
 MOST = 12     # signals in a trial
+CHANGES = 150   # to files and folders, within which a process is killed; a chain has a thousand
 
 
 def moment(running: Running, draws: np.random.Generator, steps: list[str], lasts: dict[str, float]) -> str | None:
@@ -84,6 +85,26 @@ def interrupted(trial: Trial, numbers: tuple[int, ...]) -> Counter[str]:
     return sent
 
 
+def at_changes(trial: Trial) -> Counter[str]:
+    """Kill a process just before it changes a file or folder: opens it for writing, renames or removes it."""
+    draws, chain, sent = trial.draws, chosen(trial), Counter[str]()
+    ranks, layout = int(draws.choice([1, 1, 2])), draws.choice(["files", "packed"])
+    command, expected = uninterrupted(trial, chain)
+    while True:
+        number = int(draws.integers(1, CHANGES)) if sent.total() < (1 if trial.short else MOST) else 0
+        running = start((*command, f"artifacts.layout={layout}"), trial.folder, RUN, ranks, victim=int(draws.integers(ranks)), kill_at=number)
+        try:
+            codes = running.wait()
+        finally:
+            running.send(signal.SIGKILL)
+        if codes == [0] * ranks:
+            break
+        assert number and -signal.SIGKILL in codes and set(codes) <= {-signal.SIGKILL, 1}, f"exit codes {codes}: {running.said()[-3000:]}"
+        sent[running.now() if codes[0] == -signal.SIGKILL else "the second process"] += 1   # the claim says the step of the first
+    compare(trial.folder / "outputs" / RUN, expected / "outputs" / RUN)
+    return sent
+
+
 def kills(trial: Trial) -> Counter[str]:
     return interrupted(trial, (signal.SIGKILL,))
 
@@ -95,5 +116,7 @@ def stops(trial: Trial) -> Counter[str]:
 ROWS = [
     Row("kill", "SIGKILL at random moments of all steps, then the same command; one and two processes, files and packs", kills,
         wanted=30, inputs="kills"),
+    Row("kill-at-change", "SIGKILL just before a file or folder is opened for writing, renamed or removed, then the same command",
+        at_changes, wanted=20, inputs="kills"),
     Row("stop", "the same with SIGTERM and SIGINT", stops, wanted=10, inputs="signals"),
 ]

@@ -27,6 +27,7 @@ IDLE = 60.0        # seconds without computing after which processes count as ha
 LONGEST = 3600.0   # seconds after which they count as hanging also when they compute
 TICK = 0.01        # seconds between two looks at a process: as exact as the system counts its computing
 START = "start"    # what a run does before it works on a step: it starts and plans
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "shutil.rmtree"}   # events of the interpreter
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -109,8 +110,10 @@ class Running:
         return [process.exitcode for process in self.processes]
 
 
-def start(words: Sequence[str], folder: Path, run: str, ranks: int = 1, output: str = "output") -> Running:
-    """Start a run."""
+def start(words: Sequence[str], folder: Path, run: str, ranks: int = 1, output: str = "output", victim: int = 0,
+          kill_at: int = 0) -> Running:
+    """Start a run. `kill_at`: the process of rank `victim` kills itself by SIGKILL just before its change of this number to a file
+    or folder; 0: it does not."""
     _CONTEXT.set_forkserver_preload(LIBRARIES)
     common = _environment(folder)
     if ranks > 1:
@@ -120,7 +123,8 @@ def start(words: Sequence[str], folder: Path, run: str, ranks: int = 1, output: 
     running = Running(folder, run, folder / output, [])
     for rank in range(ranks):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
-        process = _CONTEXT.Process(target=_door, args=(list(words), folder, common | own, folder / output))
+        process = _CONTEXT.Process(target=_door, args=(list(words), folder, common | own, folder / output,
+                                                       kill_at if rank == victim else 0))
         process.start()
         running.processes.append(process)
     return running
@@ -139,7 +143,7 @@ def _environment(folder: Path) -> dict[str, str]:
     return {"WSSS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
 
 
-def _door(words: Sequence[str], folder: Path, environment: Mapping[str, str], output: Path) -> None:
+def _door(words: Sequence[str], folder: Path, environment: Mapping[str, str], output: Path, kill_at: int) -> None:
     """What `python run_pipeline.py WORDS` does in `folder`; what it prints is appended to `output`."""
     os.setsid()
     os.chdir(folder)
@@ -147,12 +151,29 @@ def _door(words: Sequence[str], folder: Path, environment: Mapping[str, str], ou
     log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(log, number)
+    if kill_at:
+        _kill_at(kill_at, str(folder))
     sys.argv, sys.path[0] = ["run_pipeline.py", *words], str(ROOT)
     try:
         runpy.run_path(str(ROOT / "run_pipeline.py"), run_name="__main__")
     except KeyboardInterrupt:   # as the interpreter does
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def _kill_at(number: int, folder: str) -> None:
+    """Let this process kill itself just before its change of this number to what is in `folder`."""
+    left = number
+
+    def hear(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event in CHANGES or event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            path = arguments[0]
+            if isinstance(path, (str, Path)) and (not os.path.isabs(path) or str(path).startswith(folder)):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hear)
 
 
 def cpu_seconds(pid: int) -> float:
