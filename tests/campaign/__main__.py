@@ -129,17 +129,16 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = [row for row in rows() if not chosen.rows or row.name.startswith(tuple(chosen.rows))]
     if not wanted:
         parser.error(f"no row begins with {', '.join(chosen.rows)}: expected {', '.join(row.name for row in rows())}")
-    if chosen.table:
-        print(table(wanted, read(chosen.folder)))
-        return 0
-    with alone(chosen.folder):
-        if chosen.only:
-            name, _, number = chosen.only.partition(":")
-            attempt(next(row for row in rows() if row.name == name), int(number), chosen.folder, chosen.seed)
-            return 0
-        counts, end = read(chosen.folder), time.monotonic() + 60 * chosen.minutes
-        while time.monotonic() < end and (row := following(wanted, counts)):
-            count(row, counts, chosen.folder, chosen.seed)
+    counts = read(chosen.folder)
+    if not chosen.table:
+        with alone(chosen.folder):
+            if chosen.only:
+                name, _, number = chosen.only.partition(":")
+                attempt(next(row for row in rows() if row.name == name), int(number), chosen.folder, chosen.seed)
+                return 0
+            counts, end = read(chosen.folder), time.monotonic() + 60 * chosen.minutes
+            while time.monotonic() < end and (row := following(wanted, counts)):
+                count(row, counts, chosen.folder, chosen.seed)
     print(table(wanted, counts))
     return int(any(counts.get(row.name, Count()).failed for row in wanted))
 

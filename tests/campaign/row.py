@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
@@ -31,13 +32,16 @@ class Trial:
     short: bool = False
 
     def made_once(self, name: str, make: Callable[[Path], object]) -> Path:
-        """The folder `name`, filled by `make(folder)` by the first trial that asks for it."""
+        """The folder `name`, filled by `make(folder)` by the first trial that asks for it; trials in other processes wait."""
         folder, done = self.shared / name, self.shared / f"{name}.done"
-        if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            make(folder)
-            done.touch()
+        self.shared.mkdir(parents=True, exist_ok=True)
+        with open(self.shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
         return folder
 
 
