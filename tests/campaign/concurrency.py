@@ -13,20 +13,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.campaign.chains import CHAINS, OF_A_COPY, RUN, chosen, compare, uninterrupted
+from tests.campaign.chains import CHAINS, OF_A_COPY, RUN, chosen, compare, copied, uninterrupted
 from tests.campaign.processes import START, TICK, Running, plain, start
 from tests.campaign.row import Row, Trial, Unavailable
 
 BUSY = r"error: .* is in use by process (\d+) on (\S+) since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\. Wait for it, stop it, or .*delete (\S+)\)"
 CONTAINER = ["unshare", "--user", "--map-root-user", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
 HOUR = 3600
-
-
-def copied(expected: Path, folder: Path) -> None:
-    """Copy the outputs of a finished run into another folder."""
-    shutil.copytree(expected / "outputs", folder / "outputs")
-    file = folder / "outputs" / RUN / "run.json"   # names the folder of the data set
-    file.write_text(file.read_text().replace(str(expected.resolve()), str(folder.resolve())))
 
 
 def refused(running: Running) -> tuple[int, str, Path]:
@@ -111,8 +104,7 @@ def readers(trial: Trial) -> Counter[str]:
         assert running.wait() == [0], running.said()
     finally:
         _end(running)
-    for written in (trial.folder / "outputs" / RUN / "report",):
-        shutil.rmtree(written, ignore_errors=True)
+    shutil.rmtree(trial.folder / "outputs" / RUN / "report", ignore_errors=True)
     compare(trial.folder / "outputs" / RUN, expected / "outputs" / RUN)
     return read
 

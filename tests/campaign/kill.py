@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.campaign.chains import CHAINS, RUN, chosen, compare, uninterrupted
+from tests.campaign.chains import CHAINS, RUN, SHORT, chosen, compare, copied, uninterrupted
 from tests.campaign.processes import START, TICK, Running, cpu_seconds, start
 from tests.campaign.row import Row, Trial
 
@@ -85,23 +85,41 @@ def interrupted(trial: Trial, numbers: tuple[int, ...]) -> Counter[str]:
     return sent
 
 
-def at_changes(trial: Trial) -> Counter[str]:
-    """Kill a process just before it changes a file or folder: opens it for writing, renames or removes it."""
-    draws, chain, sent = trial.draws, chosen(trial), Counter[str]()
-    ranks, layout = int(draws.choice([1, 1, 2])), draws.choice(["files", "packed"])
-    command, expected = uninterrupted(trial, chain)
+def killed_at_changes(trial: Trial, command: tuple[str, ...], ranks: int) -> Counter[str]:
+    """Finish a run of which a process is killed again and again, just before it changes a file or folder: opens it for writing,
+    renames or removes it."""
+    draws, sent = trial.draws, Counter[str]()
     while True:
         number = int(draws.integers(1, CHANGES)) if sent.total() < (1 if trial.short else MOST) else 0
-        running = start((*command, f"artifacts.layout={layout}"), trial.folder, RUN, ranks, victim=int(draws.integers(ranks)), kill_at=number)
+        running = start(command, trial.folder, RUN, ranks, victim=int(draws.integers(ranks)), kill_at=number)
         try:
             codes = running.wait()
         finally:
             running.send(signal.SIGKILL)
         if codes == [0] * ranks:
-            break
+            return sent
         assert number and -signal.SIGKILL in codes and set(codes) <= {-signal.SIGKILL, 1}, f"exit codes {codes}: {running.said()[-3000:]}"
         sent[running.now() if codes[0] == -signal.SIGKILL else "the second process"] += 1   # the claim says the step of the first
+
+
+def at_changes(trial: Trial) -> Counter[str]:
+    draws, chain = trial.draws, chosen(trial)
+    ranks, layout = int(draws.choice([1, 1, 2])), draws.choice(["files", "packed"])
+    command, expected = uninterrupted(trial, chain)
+    sent = killed_at_changes(trial, (*command, f"artifacts.layout={layout}"), ranks)
     compare(trial.folder / "outputs" / RUN, expected / "outputs" / RUN)
+    return sent
+
+
+def replacing(trial: Trial) -> Counter[str]:
+    """A finished run gets another setting, by which most of its steps are made again and replaced, and then its own one again."""
+    chain = SHORT if trial.short else str(trial.draws.choice(["lpcam", "amn"]))
+    command, expected = uninterrupted(trial, chain)
+    copied(expected, trial.folder)
+    ranks = int(trial.draws.choice([1, 1, 2]))
+    sent = killed_at_changes(trial, (*command, "replace=true", "make_cam.scales=[1.0]"), ranks)
+    sent += killed_at_changes(trial, (*command, "replace=true"), ranks)
+    compare(trial.folder / "outputs" / RUN, expected / "outputs" / RUN, leave=("replace",))
     return sent
 
 
@@ -118,5 +136,7 @@ ROWS = [
         wanted=30, inputs="kills"),
     Row("kill-at-change", "SIGKILL just before a file or folder is opened for writing, renamed or removed, then the same command",
         at_changes, wanted=20, inputs="kills"),
+    Row("kill-replacing", "the same in a finished run whose steps are made again with another setting, and again with the first one",
+        replacing, wanted=8, inputs="kills"),
     Row("stop", "the same with SIGTERM and SIGINT", stops, wanted=10, inputs="signals"),
 ]
