@@ -95,7 +95,7 @@ class Claims:
 
     @contextmanager
     def planning(self, say: Callable[[str], None] = lambda message: None) -> Iterator[None]:
-        """Hold the planning lock; wait if another run holds it.
+        """Hold the planning lock; wait if another run holds it, and say whose process it is.
 
         Raises BusyError if the other run still plans after ten minutes.
         """
@@ -108,13 +108,21 @@ class Claims:
             while not _locked(file.fileno(), say, self.run):
                 waited = time.monotonic() - start
                 if waited > 2 and not said:
-                    say(f"{self.run}: waiting for another run that is planning")
+                    say(f"{self.run}: waiting for another run that is planning: {_holder(path)}")
                     said = True
                 if waited > PATIENCE:
-                    raise BusyError(f"{self.run}: another run has been planning for over {PATIENCE / 60:.0f} minutes. Check "
-                                    "that run, or choose another run with name=NAME")
+                    raise BusyError(f"{self.run}: another run has been planning for over {PATIENCE / 60:.0f} minutes: "
+                                    f"{_holder(path)}. Stop it or let it go on, or choose another run with name=NAME")
                 time.sleep(0.1)
-            yield
+            with suppress(OSError):   # the text is only for messages
+                file.truncate(0)
+                file.write(json.dumps({"owner": asdict(Owner.me()), "since": _now()}))
+                file.flush()
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    file.truncate(0)
 
     @contextmanager
     def hold(self, makes: Iterable[tuple[str, int, int]], reads: Iterable[str]) -> Iterator[Callable[..., None]]:
@@ -122,8 +130,7 @@ class Claims:
 
         Raises BusyError if the claim collides with that of another run; names its owner and start time.
         """
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        claim = Claim(Owner.me(), since, tuple(makes), tuple(reads))
+        claim = Claim(Owner.me(), _now(), tuple(makes), tuple(reads))
         for other, path in self._living(clean=True):
             if step := claim.collides(other):
                 raise BusyError(f"{self.run}: {step} is in use by {other.owner} since {other.since}. Wait for it, stop it, or "
@@ -131,8 +138,7 @@ class Claims:
         path = self.folder / f"{claim.owner.host}-{claim.owner.pid}-{uuid.uuid4().hex[:8]}.json"
 
         def change(makes: Iterable[tuple[str, int, int]], reads: Iterable[str], now: str | None) -> None:
-            since = time.strftime("%Y-%m-%d %H:%M:%S")
-            write_text(path, json.dumps(asdict(Claim(claim.owner, since, tuple(makes), tuple(reads), now))))
+            write_text(path, json.dumps(asdict(Claim(claim.owner, _now(), tuple(makes), tuple(reads), now))))
         change(claim.makes, claim.reads, None)
         try:
             yield change
@@ -171,6 +177,19 @@ def _locked(descriptor: int, say: Callable[[str], None], run: Path) -> bool:
     except OSError as error:   # some network file systems have no locks
         say(f"{run}: no lock could be taken while planning ({error.strerror}): start one run on this folder at a time")
     return True
+
+
+def _holder(path: Path) -> str:
+    """Who holds the planning lock, for a message."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return f"{Owner(**held['owner'])} since {held['since']}"
+    except (OSError, ValueError, KeyError, TypeError):   # it could not write it, or has just begun
+        return "its process is not known"
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _start_ticks(pid: int) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,23 +23,25 @@ class Trial:
     """What a trial may use.
 
     draws: its random numbers; folder: its own, empty, removed if it succeeds; shared: of all trials of the campaign, for what is
-    made once (`made_once`).
+    made once (`made_once`); short: whether it must be done in a few seconds, because it is one of the short form.
     """
 
     draws: np.random.Generator
     folder: Path
     shared: Path
+    short: bool = False
 
     def made_once(self, name: str, make: Callable[[Path], object]) -> Path:
-        """The folder `name`, filled by `make(folder)` by the first trial that asks for it."""
+        """The folder `name`, filled by `make(folder)` by the first trial that asks for it; trials in other processes wait."""
         folder, done = self.shared / name, self.shared / f"{name}.done"
-        if not done.exists():
-            import shutil
-
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            make(folder)
-            done.touch()
+        self.shared.mkdir(parents=True, exist_ok=True)
+        with open(self.shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
         return folder
 
 
@@ -45,13 +49,13 @@ class Trial:
 class Row:
     """One row: what is tried, and how often the long form wants it.
 
-    trial: does one trial; returns the number of inputs that it tried, and raises any exception if something is wrong.
+    trial: does one trial; returns the number of inputs that it tried, also by kind, and raises any exception if something is wrong.
     wanted: trials of the long form. short: trials of the short form, in the test suite. inputs: what is counted, such as "kills".
     """
 
     name: str
     about: str
-    trial: Callable[[Trial], int]
+    trial: Callable[[Trial], int | Mapping[str, int]]
     wanted: int
     short: int = 1
     inputs: str = "inputs"

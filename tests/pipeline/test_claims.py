@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -137,8 +138,20 @@ def test_planning_waits_for_planning(tmp_path):
     said, start = [], time.monotonic()
     with Claims(tmp_path).planning(said.append):
         assert time.monotonic() - start > 1
-    assert len(said) == 1 and "waiting for another run" in said[0]
+    assert len(said) == 1
+    assert re.search(rf"waiting for another run that is planning: process {other.pid} on \S+ since 20\d\d-\d\d-\d\d", said[0])
     other.wait()
+    assert (tmp_path / ".locks/planning").read_text() == ""   # no one plans
+
+
+def test_who_plans_for_too_long_is_named(tmp_path, monkeypatch):
+    """Such as a process that was stopped. Without the text of the lock file the message has no process."""
+    monkeypatch.setattr("pipeline.runfolder.claims.PATIENCE", 0.2)
+    with Claims(tmp_path).planning():
+        for expected in (rf"has been planning for over \d+ minutes: process {os.getpid()} on \S+ since 20\d\d-", "its process is not known"):
+            with pytest.raises(BusyError, match=expected), Claims(tmp_path).planning():
+                pass
+            (tmp_path / ".locks/planning").write_text("{")
 
 
 def call(outputs, *overrides, door=("run_pipeline.py",)):
