@@ -353,7 +353,7 @@ def records(trial: Trial) -> int:
     place, claim = outputs / "smoke", Path(".locks/claim.json")
     manifests = {str(path): [path] for path in sorted(path.relative_to(place) for path in place.glob("*/manifest.json"))}
     found = manifests | {"run.json": [Path("run.json")], "config.yaml": [Path("config.yaml")], "claim.json": [claim]}
-    (place / claim).parent.mkdir()
+    (place / claim).parent.mkdir(exist_ok=True)
     (place / claim).write_text(CLAIM)
     number = int(trial.folder.name.rpartition("-")[2])
     names, draws = [(name, damage) for damage in DAMAGES for name in found], trial.draws

@@ -239,7 +239,7 @@ def power_cut(trial: Trial) -> int:
     image, steps = trial.folder / "image", STEPS[(first := STEPS.index(drawn_step(trial))):first + 2]
     with open(image, "wb") as file:
         file.truncate(48 * MIB)
-    command("mkfs.ext4", "-q", "-O", "^has_journal" if False else "has_journal", image)
+    command("mkfs.ext4", "-q", image)
     options = "loop,commit=600,noauto_da_alloc" + ",data=writeback" * int(trial.draws.integers(2))
     with mounted(trial.folder / "disk", "-o", options, image) as disk:
         outputs = on(trial, disk)
