@@ -5,7 +5,6 @@ A trial removes a step of a small finished run and makes it again on such a disk
 afterwards, with room, the same command ends with the same bytes.
 """
 
-import json
 import os
 import re
 import resource
@@ -20,7 +19,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 from pipeline.console import Console
-from tests.campaign.damage import SMALL, STEPS, compare, finished, small, tree
+from steps.runtime.journal import complete_lines, file_sum
+from tests.campaign.damage import SMALL, STEPS, compare, finished, lasting, small, tree
 from tests.campaign.row import Row, Trial, Unavailable
 from tests.conftest import ROOT
 from wsss.errors import StorageError
@@ -235,73 +235,89 @@ def same_twice(image: Path, target: Path) -> None:
 
 
 def power_cut(trial: Trial) -> int:
-    """The disk is an image with an ext4 that writes only what it is told to; it is copied while a step is made."""
-    image, steps = trial.folder / "image", STEPS[(first := STEPS.index(drawn_step(trial))):first + 2]
+    """The disk is an image with an ext4 that writes only what it is told to; it is copied while two steps are made."""
+    image, said = trial.folder / "image", trial.folder / "said"
+    steps = STEPS[(first := STEPS.index(drawn_step(trial))):first + 2]
     with open(image, "wb") as file:
         file.truncate(48 * MIB)
     command("mkfs.ext4", "-q", image)
-    options = "loop,commit=600,noauto_da_alloc" + ",data=writeback" * int(trial.draws.integers(2))
-    with mounted(trial.folder / "disk", "-o", options, image) as disk:
+    with mounted(trial.folder / "disk", "-o", "loop,commit=600,noauto_da_alloc" + ",data=writeback" * int(trial.draws.integers(2)), image) as disk:
         outputs = on(trial, disk)
         before = tree(outputs / "smoke")
         for step in steps:
             shutil.rmtree(outputs / "smoke" / step)
         os.sync()
-        child = os.fork()
-        if not child:   # without a new interpreter, which takes seconds
-            with suppress(BaseException):
-                small(outputs, f"to_step={steps[-1]}").run()
-                os._exit(0)
-            os._exit(1)
-        cuts, ended = [], False
-        try:
-            while not ended and len(cuts) < 6:
-                time.sleep(float(trial.draws.exponential(0.5)))
-                ended = os.waitpid(child, os.WNOHANG)[0] == child
-                if not ended:
-                    os.kill(child, signal.SIGSTOP)
-                cut = trial.folder / f"cut-{len(cuts)}"
-                done = {step for step in steps if (outputs / "smoke" / step / "manifest.json").exists()}
-                same_twice(image, cut)
-                cuts.append((cut, done))
-                if not ended:
-                    os.kill(child, signal.SIGCONT)
-        finally:
+        child, cuts = working(outputs, steps[-1], said), 0
+        for cut, done in copies(trial, child, image, said):
+            cuts += 1
+            with mounted(trial.folder / f"after-{cuts}", "-o", "loop", cut) as after:
+                nothing_lost(after / "outputs/smoke", before, [step for step in STEPS if step not in steps or step in done])
+                if trial.draws.integers(4) == 0:
+                    small(after / "outputs", f"to_step={steps[-1]}").run()
+                    compare(before, after / "outputs/smoke", {f"{step}/" for step in steps}, set())
+            cut.unlink()
+    assert steps[-1] in done, "the run in the child failed"
+    return cuts
+
+
+def working(outputs: Path, to_step: str, said: Path) -> int:
+    """A process that runs the steps; it writes what it calls done into `said` and waits there. Returns its number. It is a fork,
+    because a new interpreter takes seconds."""
+    if child := os.fork():
+        return child
+
+    def finish(console: Console, step: str, seconds: float) -> None:
+        with open(said, "a") as file:
+            file.write(f"{step}\n")
+        os.kill(os.getpid(), signal.SIGSTOP)
+    with suppress(BaseException), patch.object(Console, "finish", finish):
+        small(outputs, f"to_step={to_step}").run()
+    os._exit(0)
+
+
+def copies(trial: Trial, child: int, image: Path, said: Path) -> Iterator[tuple[Path, set[str]]]:
+    """Copies of the disk when a step was called done, at random moments and at the end, each with the steps that were done. The
+    process waits meanwhile."""
+    ended, number = False, 0
+    try:
+        while not ended:
+            end, stopped = time.monotonic() + float(trial.draws.exponential(2)), 0
+            while not stopped and time.monotonic() < end:
+                time.sleep(0.005)
+                stopped, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
+            if not stopped:
+                os.kill(child, signal.SIGSTOP)
+                _, status = os.waitpid(child, os.WUNTRACED)
+            ended = not os.WIFSTOPPED(status)
+            number += 1
+            same_twice(image, trial.folder / f"cut-{number}")
+            yield trial.folder / f"cut-{number}", set(said.read_text().split()) if said.exists() else set()
             if not ended:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-    for number, (cut, done) in enumerate(cuts):
-        with mounted(trial.folder / f"after-{number}", "-o", "loop", cut) as disk:
-            after_a_cut(disk / "outputs", done, before, steps if number in (0, len(cuts) - 1) else ())
-    return len(cuts)
+                os.kill(child, signal.SIGCONT)
+    finally:
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
-def after_a_cut(outputs: Path, done: set[str], before: dict[str, tuple[bytes, int]], steps: tuple[str, ...]) -> None:
-    """What was done is there; the journal lines that are there have their files; then the `steps` end as always."""
-    now = tree(outputs / "smoke")
-    for step in {name.split("/")[0] for name in before if "/" in name} - set(STEPS) | set(STEPS):
-        if step in done or step not in steps and steps:
-            for name in before:
-                if name.startswith(f"{step}/") and not name.endswith("manifest.json"):
-                    assert name in now and now[name][0] == before[name][0], f"{name} was done and is lost"
-    for step in done:
-        assert (outputs / "smoke" / step / "manifest.json").exists(), f"{step} was done and is lost"
-    for journal in (outputs / "smoke").glob("*/journals/*.jsonl"):
-        for text in journal.read_text(errors="replace").splitlines():
-            with suppress(ValueError):   # the last line may be incomplete
-                for name, (size, *_) in json.loads(text)["files"].items():
-                    path = journal.parents[1] / name
-                    assert not path.exists() or path.stat().st_size == size, f"{path} is not whole"
-    if steps:
-        small(outputs, f"to_step={steps[-1]}").run()
-        compare(before, outputs / "smoke", {f"{step}/" for step in steps}, set())
+def nothing_lost(run: Path, before: dict[str, tuple[bytes, int]], done: list[str]) -> None:
+    """What was called done is whole; what a journal names is there as a whole or counts as broken."""
+    now = tree(run)
+    for name, (content, _) in before.items():
+        if name.split("/")[0] in done:
+            assert name in now and lasting(name, now[name][0]) == lasting(name, content), f"{name} was done and is lost"
+    for journal in run.glob("*/journals/*.jsonl"):
+        for line in complete_lines(journal):
+            for name, (size, crc, *_) in line["files"].items():
+                path = journal.parents[1] / name
+                assert not path.exists() or path.stat().st_size != size or file_sum(path) == [size, crc], f"{path} is not what was written"
 
 
 ROWS = (
-    Row("full-disk", "a disk that is full at a random write of each step", full_disk, wanted=100, short=3, inputs="disks"),
-    Row("limited-files", "a limit (quota) in the middle of a file", limited_files, wanted=60, short=2, inputs="limits"),
-    Row("read-only", "a folder that cannot be written, from the start or from the middle", read_only, wanted=40, short=2, inputs="folders"),
-    Row("vanishing", "a run folder that is gone in the middle", vanishing, wanted=60, short=3, inputs="folders"),
+    Row("full-disk", "a disk that is full at a random write of each step", full_disk, wanted=100, short=2, inputs="disks"),
+    Row("limited-files", "a limit (quota) in the middle of a file", limited_files, wanted=60, inputs="limits"),
+    Row("read-only", "a folder that cannot be written, from the start or from the middle", read_only, wanted=40, inputs="folders"),
+    Row("vanishing", "a run folder that is gone in the middle", vanishing, wanted=60, inputs="folders"),
     Row("no-hard-links", "a disk without hard links, with a slow rename", no_hard_links, wanted=12, inputs="runs"),
-    Row("power-cut", "a copy of the disk (ext4) at a random moment", power_cut, wanted=60, short=1, inputs="copies"),
+    Row("power-cut", "a copy of the disk (ext4) at a random moment", power_cut, wanted=60, inputs="copies"),
 )
