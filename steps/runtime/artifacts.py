@@ -140,11 +140,12 @@ def quarantine(error: BaseException) -> Path | None:
     if path is None or cause is not None:
         return None
     try:
+        target = path.damaged_name if isinstance(path, Member) else path.with_name(path.name + DAMAGED)
         if isinstance(path, Member):
-            target = path.damaged_name
             write_bytes(target, path.raw())
-        elif not (target := set_aside(path)):
-            target = path.with_name(path.name + DAMAGED)
+        elif renamed := set_aside(path):
+            target = renamed
+        else:
             os.replace(path, target)
     except OSError:   # the file is missing or the disk is read-only
         return None

@@ -181,7 +181,7 @@ def test_without_objects_there_is_nothing_to_score(run):
 
 def test_half_a_list_is_refused(run):
     (run.photos / "instances/plain1.png").unlink()
-    with pytest.raises(ConfigError, match="eval_ins_seg scores 8 images, but only 7 have instances in .*photos. Add the others"):
+    with pytest.raises(ConfigError, match="eval_ins_seg scores 8 images, but only 7 have instances in .*photos .first missing: '.*'.. Add the others"):
         run().plan()
     (short := run.photos / "short.txt").write_text("wide\nempty\n")
     assert works(run(f"eval_ins_seg.split={short}")) == {"eval_ins_seg": "labels of scored changed; images of scored changed; instances of scored changed"}

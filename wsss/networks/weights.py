@@ -43,7 +43,7 @@ def checksum(tensors: Mapping[str, Tensor], facts: Any = None) -> int:
     found = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        found = zlib.crc32(content, zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), found))
+        found = zlib.crc32(content.data, zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), found))
     return found
 
 
