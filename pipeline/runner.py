@@ -29,13 +29,13 @@ from pipeline.runfolder.reuse import open_donors
 from pipeline.runfolder.summary import SUMMARY, Summary, build_summary
 from pipeline.settings import KEYS_OF_ACTIONS, Precision
 from pipeline.tracking import check_logger
-from pipeline.work import Work, quarantined
+from pipeline.work import Work, quarantined, saying_needs
 from steps.runtime.artifacts import read_json, write_json
 from steps.runtime.context import Group
 from steps.runtime.datasets import open_dataset
 from wsss.data.messages import did_you_mean
 from wsss.errors import ArtifactError, ConfigError
-from wsss.files import user_path, write_text
+from wsss.files import required, user_path, write_text
 
 LOG = "run.log"
 
@@ -98,8 +98,10 @@ class Pipeline(Work):
 
     def carry_out(self, plan_of: Callable[[], list[PlannedStep]]) -> dict[str, Any]:
         config = self.config
+        to_do: list[PlannedStep] = []
         with ExitStack() as held:
             held.enter_context(self.console.hear())
+            held.enter_context(saying_needs(to_do))
             self.dataset = open_dataset(config.data)
             self.folder.check_data(self.data_identity)
             early = config.part or not self.folder.path.exists()   # many shards plan at once; a refused run writes nothing
@@ -109,8 +111,9 @@ class Pipeline(Work):
                 if plan is None or self.folder.is_started() and not config.part:
                     plan = plan_of()
                 held.enter_context(self.signals())
-                to_do = [planned for planned in plan if planned.works]
+                to_do += [planned for planned in plan if planned.works]
                 claim = held.enter_context(self.folder.claims.hold(*_claimed(to_do, config.part)))
+            held.enter_context(required(self.folder.path))
             self.folder.open(self.data_identity)
             if config.shard is None:
                 write_text(self.folder.path / "config.yaml", OmegaConf.to_yaml(self.composed, resolve=True))
@@ -121,9 +124,10 @@ class Pipeline(Work):
             for remark in remarks(self.config, plan):
                 self.console.info(f"  {remark}")
             self.console.info(plan_table(self.folder.path, plan))
-            for number, planned in enumerate(to_do):
-                claim(*_claimed(to_do[number:], config.part), planned.name)
-                self._work(planned)
+            while to_do:
+                claim(*_claimed(to_do, config.part), to_do[0].name)
+                self._work(to_do[0])
+                del to_do[0]
             self.group.broadcast(lambda: None)   # the other processes stop following
             if config.shard is not None:
                 return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import time
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from steps.runtime.memory import release
 from steps.step import IMAGES, TRAINING
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError, StorageError, WsssError, prefixed
-from wsss.files import file_sizes
+from wsss.files import file_sizes, require_folder, required
 
 if TYPE_CHECKING:
     import torch
@@ -128,9 +129,10 @@ class Work:
         elif self.config.shard == "prepare":
             work = planned.step.prepare or (lambda context: None)
         try:
-            with self._watched(planned, self._context(planned, folder)) as context:
+            with required(folder), self._watched(planned, self._context(planned, folder)) as context:
                 result = with_fallback(work, context)
         except WsssError as error:
+            require_folder(folder)
             raise quarantined(error, planned.name) from error
         self.group.all_gather(None)
         release()
@@ -187,6 +189,22 @@ class Work:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def saying_needs(steps: list[PlannedStep]) -> Iterator[None]:
+    """If the disk is full inside the block, add to the error how much the `steps`, those that are left then, need on it."""
+    try:
+        yield
+    except StorageError as error:
+        cause: BaseException | None = error
+        while isinstance(cause, WsssError):
+            cause = cause.__cause__
+        sizes = [planned.expected.disk_mb for planned in steps if planned.expected and planned.expected.disk_mb]
+        if getattr(cause, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or not sizes:
+            raise
+        names = ", ".join(planned.name for planned in steps)
+        raise StorageError(f"{error}. What is left to do ({names}) needs about {sum(sizes):.1f} MiB there in all") from error
 
 
 def quarantined(error: WsssError, step: str) -> WsssError:

@@ -37,10 +37,12 @@ class Settings(StepSettings):
 def lists(setup: Setup) -> Lists:
     """The list to score; () if it is the default list and has no instances. Raises ConfigError if some are missing."""
     ids, split, dataset = setup.ids(setup.dataset.lists["train"]), setup.settings.split, setup.dataset
-    known = sum(map(dataset.has_instances, ids))
-    if known < len(ids) and (known or split is not None):
-        raise ConfigError(f"{setup.name} scores {len(ids)} images, but only {known} have instances in {dataset.root}. "
-                          f"Add the others, choose another {setup.name}.split, or take {setup.name} out of steps")
+    missing = [image_id for image_id in ids if not dataset.has_instances(image_id)]
+    known = len(ids) - len(missing)
+    if missing and (known or split is not None):
+        raise ConfigError(f"{setup.name} scores {len(ids)} images, but only {known} have instances in {dataset.root} (first "
+                          f"missing: {missing[0]!r}). Add the others, choose another {setup.name}.split, or take {setup.name} "
+                          "out of steps")
     return {"scored": ids if known else ()}
 
 

@@ -81,7 +81,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
     find = Instances(context)
     chosen = Chosen(context.settings.bg_threshold, f"{context.name}.bg_threshold in the configuration").as_dict()
-    if context.runtime.group.is_main:
+    if context.runtime.group.is_main and not (context.folder / THRESHOLD).exists():   # it depends on the fingerprint alone
         write_json(context.folder / THRESHOLD, chosen)
 
     def make(image_id: str) -> Made:

@@ -1,5 +1,6 @@
 """Files that are written completely or not at all."""
 
+import errno
 import os
 import shutil
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from wsss.errors import StorageError
 
 TEMPORARY_PREFIX = ".writing-"
+_required: list[Path] = []   # folders of `required`
 
 
 @contextmanager
@@ -23,6 +25,45 @@ def storage(path: Path | str) -> Iterator[None]:
         raise StorageError(f"{path} cannot be written ({error.strerror or error}; {free_bytes(path) / 2**20:.1f} MiB free). Make "
                            "room or make it writable, then the same command continues; or choose another place with "
                            "outputs=DIR") from error
+
+
+@contextmanager
+def required(folder: Path) -> Iterator[None]:
+    """Inside the block nothing is written below `folder` if it does not exist: a folder whose disk is gone is not made again.
+
+    Raises StorageError then, also at the end of the block.
+    """
+    _required.append(folder.absolute())
+    try:
+        yield
+        require_folder(folder)
+    finally:
+        _required.remove(folder.absolute())
+
+
+def require_folder(folder: Path) -> None:
+    """Raise StorageError if a folder that was there is gone."""
+    if not folder.is_dir():
+        raise StorageError(f"{folder} does not exist any more. Was its disk disconnected, or the folder moved or deleted? Bring "
+                           "it back, then the same command continues")
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder and in all folders below it to the disk. The contents of the files are not flushed."""
+    for place, _, _ in os.walk(folder):
+        sync_names(place)
+
+
+def sync_names(folder: Path | str) -> None:
+    """Flush the names in a folder to the disk, so that a new or renamed file is still there after a loss of power."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):   # some network disks cannot
+            raise
+    finally:
+        os.close(number)
 
 
 def free_bytes(path: Path | str) -> int:
@@ -49,6 +90,9 @@ def replacing(path: Path | str, flush: bool = True) -> Iterator[Path]:
     Raises StorageError when the disk is full or the folder cannot be written.
     """
     path = Path(path)
+    for folder in _required:
+        if path.absolute().is_relative_to(folder):
+            require_folder(folder)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{threading.get_ident()}-{path.name}"[:240] + ".tmp")
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +130,10 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def file_sizes(folder: Path | str) -> dict[str, int]:
-    """Size in bytes of every file below `folder` by its relative path with "/"; empty if there is no such folder."""
+    """Size in bytes of every file below `folder` by its relative path with "/"; empty if there is no such folder.
+
+    A link that leads to no file has the size -1.
+    """
     sizes: dict[str, int] = {}
     open_folders = [("", str(folder))] if os.path.isdir(folder) else []
     while open_folders:
@@ -96,7 +143,10 @@ def file_sizes(folder: Path | str) -> dict[str, int]:
                 if entry.is_dir(follow_symlinks=False):
                     open_folders.append((f"{prefix}{entry.name}/", entry.path))
                 else:
-                    sizes[prefix + entry.name] = entry.stat().st_size
+                    try:
+                        sizes[prefix + entry.name] = entry.stat().st_size
+                    except OSError:   # a link to itself or to nothing, or just removed
+                        sizes[prefix + entry.name] = -1
     return sizes
 
 

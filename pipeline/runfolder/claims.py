@@ -25,6 +25,7 @@ from wsss.files import storage, write_text
 LOCKS = ".locks"
 INITIAL = "pid:[4026531836]"   # the initial pid namespace of every Linux (PROC_PID_INIT_INO)
 PATIENCE = 600.0   # seconds to wait for the planning of another run
+_held: set[str] = set()   # the claims of this process; others that name it are left from a disk that was gone
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,12 @@ class Claims:
 
         def change(makes: Iterable[tuple[str, int, int]], reads: Iterable[str], now: str | None) -> None:
             write_text(path, json.dumps(asdict(Claim(claim.owner, _now(), tuple(makes), tuple(reads), now))))
-        change(claim.makes, claim.reads, None)
+        _held.add(path.name)
         try:
+            change(claim.makes, claim.reads, None)
             yield change
         finally:
+            _held.remove(path.name)
             with suppress(OSError):   # on a read-only disk the claim stays, with a dead owner
                 path.unlink(missing_ok=True)
 
@@ -151,7 +154,7 @@ class Claims:
         return [claim for claim, _ in self._living(clean=False)]
 
     def _living(self, clean: bool) -> list[tuple[Claim, Path]]:
-        found = []
+        found, me = [], Owner.me()
         for path in sorted(self.folder.glob("*.json")):
             try:
                 values = json.loads(path.read_text(encoding="utf-8"))
@@ -161,7 +164,7 @@ class Claims:
                 continue
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise BusyError(f"{path} is not a claim of a run ({error!r}). Delete it if no run works in {self.run}") from error
-            if claim.owner.is_alive():
+            if claim.owner.is_alive() and (claim.owner != me or path.name in _held):
                 found.append((claim, path))
             elif clean:
                 with storage(path):

@@ -4,8 +4,10 @@ A step that is made for the first time or made again works in `STEP.partial-FING
 complete. A step with some missing images works in `STEP`.
 """
 
+import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,14 @@ from pipeline.runfolder.claims import LOCKS, Claims, Owner
 from steps.runtime.artifacts import read_json, write_json
 from steps.runtime.inference import FAILED
 from steps.runtime.journal import INDEX, JOURNALS, file_sum, kept_in
-from steps.runtime.packs import DAMAGED
+from steps.runtime.packs import DAMAGED, discard, set_aside
 from steps.runtime.schedule import STATE
 from steps.step import IMAGES
 from wsss.errors import ArtifactError, ConfigError
-from wsss.files import are_plain_names, file_sizes, remove_temporary, storage
+from wsss.files import are_plain_names, file_sizes, remove_temporary, storage, sync_folder, sync_names
 
 MANIFEST = "manifest.json"
+CHECKSUM = "checksum"   # of a manifest or run.json: the CRC-32 of its other values, so that a changed digit changes no plan
 MANIFEST_KEYS = {"fingerprint", "identity", "sources",
                  "files", "result", "images", "made", "device", "seconds", "disk_mb", "peak_memory_mb"}
 WORK = "work.json"      # in a partial folder: the identity of the result
@@ -61,11 +64,15 @@ class RunFolder:
                 manifest, reason = read_json(path), "keys are missing"
             except ArtifactError as error:
                 reason = str(error.__cause__)
+        if isinstance(manifest, dict) and not _is_whole(manifest):
+            manifest, reason = None, "its checksum is not that of its values"
         valid = isinstance(manifest, dict) and MANIFEST_KEYS <= manifest.keys() and isinstance(manifest["files"], dict)
         valid = valid and isinstance(manifest["identity"], dict) and all(
             isinstance(state, list) and len(state) == 2 for state in manifest["files"].values())
         if valid and not are_plain_names(manifest["files"]):
             valid, reason = False, "its files are outside the folder"
+        if valid and manifest.get("step", step) != step:
+            valid, reason = False, f"it is that of {manifest['step']}"
         if not valid:
             raise ArtifactError(f"{path} is not a valid manifest ({reason}). Nothing was changed. Restore it, or move the folder "
                                 f"(mv {path.parent} {path.parent}.kept): the same command then makes the step again")
@@ -144,15 +151,16 @@ class RunFolder:
     def _data(self) -> dict[str, Any] | None:
         """The recorded data set; None if it is missing or invalid."""
         try:
-            data = read_json(self.path / RUN)["data"]
-        except (ArtifactError, KeyError, TypeError):
+            marker = read_json(self.path / RUN)
+            data = marker["data"] if _is_whole(marker) else None
+        except (ArtifactError, KeyError, TypeError, AttributeError):
             return None
         return data if isinstance(data, dict) and {"kind", "name", "root", "classes"} <= data.keys() else None
 
     def open(self, data: dict[str, Any]) -> None:
         """Mark the folder as a run folder of this data set."""
         if self._data() is None:
-            write_json(self.path / RUN, {"format": FORMAT, "data": data})
+            _write_whole(self.path / RUN, {"format": FORMAT, "data": data})
 
     def begin(self, step: str, folder: Path, identity: dict, damaged: Iterable[str]) -> None:
         """Prepare `folder` for work: create it and delete temporary and damaged files."""
@@ -161,7 +169,8 @@ class RunFolder:
             remove_temporary(folder)
             for name in damaged:
                 if name != INDEX:   # its readable lines are still used
-                    (folder / name).unlink(missing_ok=True)
+                    discard(folder / name)
+            set_aside(folder / WORK)
         if folder != self.result(step):
             write_json(folder / WORK, {"step": step, "identity": identity})
 
@@ -172,18 +181,23 @@ class RunFolder:
 
     def finish(self, step: str, folder: Path, manifest: dict) -> None:
         """Make `folder` the result of `step`; an older result is deleted only now."""
-        for name in [WORK, FAILED, *(name for name in file_sizes(folder) if name.endswith(DAMAGED))]:
-            (folder / name).unlink(missing_ok=True)
-        write_json(folder / MANIFEST, {**manifest, "files": _other_files(folder)})
-        result = self.result(step)
-        if folder == result:
-            return
-        replaced = self.path / f"{step}.replaced"
+        with storage(folder):
+            for name in [WORK, FAILED, *(name for name in file_sizes(folder) if name.endswith(DAMAGED))]:
+                discard(folder / name)
+        state = {"state": file_sum(folder / STATE)} if (folder / STATE).is_file() else {}
+        with storage(folder):
+            sync_folder(folder)
+        _write_whole(folder / MANIFEST, {**manifest, "step": step, "files": _other_files(folder), **state})
+        result, replaced = self.result(step), self.path / f"{step}.replaced"
         with storage(result):
+            sync_folder(folder)
+            if folder == result:
+                return
             shutil.rmtree(replaced, ignore_errors=True)
             if result.exists():
                 os.rename(result, replaced)
             os.rename(folder, result)
+            sync_names(self.path)   # an older result is deleted when the new one is on the disk
         shutil.rmtree(replaced, ignore_errors=True)
 
     def recover(self, steps: Iterable[str]) -> None:
@@ -200,8 +214,21 @@ class RunFolder:
                 shutil.rmtree(self.path / f"{step}.replaced", ignore_errors=True)
 
 
+def _write_whole(path: Path, values: dict) -> None:
+    write_json(path, {**values, CHECKSUM: _checksum(json.loads(json.dumps(values)))})
+
+
+def _checksum(values: dict) -> int:
+    return zlib.crc32(json.dumps({key: value for key, value in values.items() if key != CHECKSUM}, sort_keys=True).encode())
+
+
+def _is_whole(values: dict) -> bool:
+    """Whether no value has changed since it was written; older files have no checksum."""
+    return values.get(CHECKSUM, found := _checksum(values)) == found
+
+
 def _other_files(folder: Path) -> dict[str, list[int]]:
     """name -> [size, checksum] of every file that is neither in a journal line nor a pack."""
-    names = set(file_sizes(folder)) - {MANIFEST, STATE}
+    names = {name for name in file_sizes(folder) if DAMAGED not in name} - {MANIFEST, STATE}   # of what is not ours, neither
     names.difference_update(kept_in(folder))
     return {name: file_sum(folder / name) for name in sorted(names)}

@@ -22,7 +22,7 @@ from steps.runtime.journal import (
     pack_names,
     unfinished,
 )
-from steps.runtime.packs import free_name, remove_damaged
+from steps.runtime.packs import discard, free_name, remove_damaged
 from steps.runtime.schedule import STATE
 from steps.step import IMAGES
 from wsss.data.dataset import Dataset
@@ -123,8 +123,10 @@ def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dat
 
 def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
+    discard(target)
     try:
         os.link(source.resolve(), target)   # resolve: writing through a symbolic link would change another folder
     except OSError:
         shutil.copy2(source, target)
+        with open(target, "rb+") as file:
+            os.fsync(file.fileno())

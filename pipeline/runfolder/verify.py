@@ -1,5 +1,6 @@
 """`action=verify`: read every artifact of a run, check its checksum and content, and rename broken ones."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,12 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
             where, _, remedy = problem.rpartition(": ")
             result.broken[where] = remedy
         for file, recorded in manifest["files"].items():
-            if file != INDEX or not problems:   # a damaged index is not renamed: its readable lines are still used
-                _check(result, place / file, recorded)
+            if file == INDEX and problems:   # it is not renamed: its readable lines are still used
+                continue
+            if not _check(result, place / file, recorded) and file == INDEX:
+                lines = []   # they may be those of another step: no file is judged by them
+        if "state" in manifest and os.path.lexists(place / STATE):   # it may be deleted after the training
+            _check(result, place / STATE, manifest["state"])
         if IMPORTED in manifest["identity"] and lines:
             reader = row.OFFICIAL.reader
         read, packs = _reader(result, reader, place, len(dataset.classes)), OpenFiles(place)
@@ -89,7 +94,9 @@ def _check(result: Verified, path: File, recorded: list[int]) -> bool:
     try:
         found = file_sum(path)
     except OSError as error:
-        result.broken[str(path)] = f"cannot be read ({error.strerror})"
+        wrong = ArtifactError(f"{path} cannot be read ({error.strerror})", damaged=path)
+        wrong.__cause__ = error   # it says whether the file may be intact
+        _note(result, path, wrong)
         return False
     except ArtifactError as error:   # raised by a broken member of a pack
         _note(result, path, error)

@@ -6,6 +6,7 @@ artifact of an image is a `File`: a path, or a member of a pack (`steps.runtime.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from steps.runtime.packs import DAMAGED, Member
+from steps.runtime.packs import DAMAGED, Member, set_aside
 from steps.runtime.store import Store
 from wsss.data.images import decode_mask, write_mask
 from wsss.errors import ArtifactError, WsssError
@@ -130,19 +131,21 @@ def quarantine(error: BaseException) -> Path | None:
     """Rename the damaged artifact that an error names, so that the next run makes only it again.
 
     Returns its new path, or that of a copy if it is a member of a pack. Returns None if the error names no artifact, the
-    artifact is missing, or the operating system could not read it: then the file may be intact.
+    artifact is missing, or the operating system could not read it: then the file may be intact. What stands in the place of the
+    file but is none, a folder or a link to itself, is renamed too.
     """
     path, cause = getattr(error, "damaged", None), error.__cause__
-    while cause is not None and getattr(cause, "errno", None) is None:
+    while cause is not None and getattr(cause, "errno", None) in (None, errno.EISDIR, errno.ELOOP):
         cause = cause.__cause__
     if path is None or cause is not None:
         return None
     try:
+        target = path.damaged_name if isinstance(path, Member) else path.with_name(path.name + DAMAGED)
         if isinstance(path, Member):
-            target = path.damaged_name
             write_bytes(target, path.raw())
+        elif renamed := set_aside(path):
+            target = renamed
         else:
-            target = path.with_name(path.name + DAMAGED)
             os.replace(path, target)
     except OSError:   # the file is missing or the disk is read-only
         return None

@@ -3,7 +3,8 @@
 A restarted step reads its journal and continues with the ids that are not in it. When all are done, the journals of
 all shards are merged into `index.jsonl`, in the order of the step's list and without times, so that an interrupted
 and an uninterrupted run leave identical bytes. A line has [size, CRC-32] of each file; for files in a pack
-(`steps.runtime.packs`) also the byte at which the file begins, and the name of the pack.
+(`steps.runtime.packs`) also the byte at which the file begins, and the name of the pack. It ends with the CRC-32 of the rest of
+it, "crc", which lines of older versions do not have.
 
 A damaged line is skipped, so its image is made again; `problems` collects a message for each such line.
 """
@@ -12,20 +13,22 @@ import json
 import os
 import re
 import shutil
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from steps.runtime.packs import PACKS, OpenFiles, Sizes, close_pack, pack_end
+from steps.runtime.packs import PACKS, OpenFiles, Sizes, close_pack, discard, pack_end, set_aside
 from wsss.data.dataset import Dataset
-from wsss.files import are_plain_names, replacing, storage
+from wsss.files import are_plain_names, replacing, storage, sync_folder
 
 INDEX, JOURNALS = "index.jsonl", "journals"
 TAKEN = "taken"   # the journal of results reused from another run
 _TAIL = 2**16     # bytes
 _SECONDS, _PACK = re.compile(r', "seconds": [^,}]*'), re.compile(rb'"pack": "(packs/[^"\\/]+\.tar)"')
+_CRC, _LAST_NUMBER = ', "crc": ', re.compile(r', "[^"]*": \d+}\s*$')
 _DECODE = json.JSONDecoder().raw_decode
 WHOLE, MISSING, BROKEN, CHANGED, CORRECTED, LACKING = "whole", "missing", "broken", "changed", "corrected", "lacking"
 
@@ -37,6 +40,7 @@ class Journal:
         self.path = folder / JOURNALS / f"{name or f'{shard[0]}-of-{shard[1]}'}.jsonl"
         with storage(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            set_aside(self.path)
             _drop_torn_line(self.path)
             self._file = open(self.path, "a", encoding="utf-8")
 
@@ -46,8 +50,9 @@ class Journal:
 
     def append(self, line: dict) -> None:
         """Append a line. Raises StorageError if the disk is full; an incomplete line is skipped by readers."""
+        text = json.dumps({key: value for key, value in line.items() if key != "crc"}, ensure_ascii=False)
         with storage(self.path):
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.write(f"{text[:-1]}{_CRC}{_crc(text)}}}\n")
             self._file.flush()
 
     def close(self) -> None:
@@ -102,7 +107,8 @@ def _state(line: dict, folder: Path, packed: Sizes, dataset: Dataset, read_image
                 return BROKEN
         else:
             for name, (size, _) in line["files"].items():
-                if os.stat(f"{folder}/{name}").st_size != size:
+                found = os.stat(f"{folder}/{name}")
+                if found.st_size != size or not stat.S_ISREG(found.st_mode):
                     return BROKEN
     except OSError:
         return BROKEN
@@ -126,7 +132,7 @@ def journal_lines(folder: Path, problems: list[str] | None = None) -> Iterator[d
 def journal_files(folder: Path) -> list[Path]:
     """The index and the journals of a folder in order of increasing priority: results reused from other runs first."""
     journals = sorted(folder.glob(f"{JOURNALS}/*.jsonl"), key=lambda path: (path.stem != TAKEN, path.name))
-    return [path for path in (folder / INDEX, *journals) if path.exists()]
+    return [path for path in (folder / INDEX, *journals) if path.is_file()]
 
 
 class Lines(Mapping[str, dict]):
@@ -175,11 +181,13 @@ def merge_journals(folder: Path, ids: Iterable[str]) -> int:
         for image_id in chain(ids, [*lines]):
             if image_id in lines:
                 file.write(_SECONDS.sub("", lines.take(image_id), count=1))
+    with storage(folder):
+        sync_folder(folder)   # what the index names must be there before the journals are gone
     shutil.rmtree(folder / JOURNALS, ignore_errors=True)
     packs = pack_names([folder / INDEX])
     for path in folder.glob(f"{PACKS}/*.tar"):
         if f"{PACKS}/{path.name}" not in packs:
-            path.unlink()
+            discard(path)
     return number
 
 
@@ -212,13 +220,19 @@ def _placed_lines(path: Path, problems: list[str] | None = None) -> Iterator[tup
     offset = 0
     with open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
-            if not raw.endswith(b"\n"):
+            if not raw.endswith(b"\n"):   # of a journal the process was killed; an index was written as a whole
+                if problems is not None and path.name == INDEX:
+                    problems.append(_problem(path, number))
                 return
             if line := _parsed(raw):
                 yield line, offset, len(raw)
             elif problems is not None:
-                problems.append(f"{path}, line {number}, is not a journal line: the same command makes its image again")
+                problems.append(_problem(path, number))
             offset += len(raw)
+
+
+def _problem(path: Path, number: int) -> str:
+    return f"{path}, line {number}, is not a journal line: the same command makes its image again"
 
 
 def _parsed(raw: bytes) -> dict | None:
@@ -227,7 +241,7 @@ def _parsed(raw: bytes) -> dict | None:
         text = raw.decode("utf-8", "replace")
         line, end = _DECODE(text)
         files, pack = line["files"], [line["pack"]] if "pack" in line else []
-        valid = (not text[end:].strip() and are_plain_names([line["id"], *files, *pack])
+        valid = (not text[end:].strip() and _fits(text) and are_plain_names([line["id"], *files, *pack])
                  and pack == [name.decode() for name in _PACK.findall(raw)]
                  and isinstance(line["source"], str) and isinstance(line["classes"], list)
                  and all(isinstance(facts, dict) for facts in line.get("added", {}).values()))
@@ -236,6 +250,17 @@ def _parsed(raw: bytes) -> dict | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return line if valid else None
+
+
+def _fits(text: str) -> bool:
+    """Whether the rest of a line has the CRC-32 that it ends with. A line without one is of an older version."""
+    body, found, crc = text.rpartition(_CRC)
+    return int(crc.strip().removesuffix("}")) == _crc(body + "}") if found else not _LAST_NUMBER.search(text)
+
+
+def _crc(text: str) -> int:
+    """Of a line, as it will be in the index: without the time."""
+    return zlib.crc32(_SECONDS.sub("", text, count=1).encode())
 
 
 def kept_in(folder: Path) -> Iterator[str]:

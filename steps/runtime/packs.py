@@ -8,6 +8,7 @@ old bytes stay until the whole step is made again.
 
 import io
 import os
+import stat
 import tarfile
 import time
 import weakref
@@ -34,7 +35,7 @@ class Pack:
         with storage(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if not end:   # an existing file may be a hard link to a pack of another run
-                self._path.unlink(missing_ok=True)
+                discard(self._path)
             self._file = open(self._path, "r+b" if end else "xb", buffering=0)
             self._file.truncate(end)
         self._synced = time.monotonic()
@@ -73,13 +74,35 @@ def is_own(path: Path, end: int) -> bool:
         found = path.stat()
     except OSError:
         return False
-    return found.st_size >= end and found.st_nlink == 1
+    return stat.S_ISREG(found.st_mode) and found.st_size >= end and found.st_nlink == 1
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename what stands in the place of a file but is none: a folder, a link to itself or to nothing. It is never deleted.
+
+    Returns its new path; None if there is a file or nothing. Raises OSError.
+    """
+    if not os.path.lexists(path) or path.is_file():
+        return None
+    target, number = path.with_name(path.name + DAMAGED), 1
+    while os.path.lexists(target):
+        number += 1
+        target = path.with_name(f"{path.name}-{number}{DAMAGED}")
+    os.rename(path, target)
+    return target
+
+
+def discard(path: Path) -> None:
+    """Remove a file; what is none is set aside. Raises OSError."""
+    set_aside(path)
+    path.unlink(missing_ok=True)
 
 
 def remove_damaged(folder: Path, name: str) -> None:
     """Remove the damaged file of an image that was renamed, or copied from a pack."""
-    for place in (folder, folder / PACKS):
-        (place / (name + DAMAGED)).unlink(missing_ok=True)
+    for place in (folder / (name + DAMAGED), folder / PACKS / (name + DAMAGED)):
+        if place.is_file():
+            place.unlink()
 
 
 def free_name(name: str, used: Collection[str]) -> str:
@@ -126,7 +149,8 @@ class Sizes:
         pack, files = line["pack"], line["files"]
         for size, _, begin in files.values():
             if begin + size > self._ends.get(pack, -1):   # a new pack, or one that has grown
-                self._ends[pack] = os.stat(f"{self.folder}/{pack}").st_size
+                found = os.stat(f"{self.folder}/{pack}")
+                self._ends[pack] = found.st_size if stat.S_ISREG(found.st_mode) else -1
                 if begin + size > self._ends[pack]:
                     return False
         return not self._damaged or self._damaged.isdisjoint(files)

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from zlib import crc32
 
 from steps.runtime.journal import Lines, journal_files, last_packed, pack_names
-from steps.runtime.packs import PACKS, Member, OpenFiles, Pack, free_name, is_own, pack_end
+from steps.runtime.packs import PACKS, Member, OpenFiles, Pack, free_name, is_own, pack_end, set_aside
 from wsss.errors import ArtifactError
-from wsss.files import write_bytes
+from wsss.files import storage, write_bytes
 
 
 class Layout(Enum):
@@ -46,6 +46,8 @@ class FileWriter:
 
     def write(self, contents: Mapping[str, bytes]) -> dict[str, Any]:
         for name, content in contents.items():
+            with storage(self.folder / name):
+                set_aside(self.folder / name)
             write_bytes(self.folder / name, content)
         return {"files": {name: [len(content), crc32(content)] for name, content in contents.items()}}
 

@@ -9,6 +9,7 @@ weights, the optimiser's tensors, the log and the number of the next step: `stat
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from steps.runtime.schedule import STATE, OptimizerName, Schedule
 from steps.runtime.training_log import TrainingLog
 from wsss.errors import ArtifactError, WeightsError, WsssError, prefixed
 from wsss.networks.facts import read_metadata
-from wsss.networks.weights import read_tensors, save_tensors
+from wsss.networks.weights import checksum, read_tensors, save_tensors
 from wsss.seeding import derived_seed, generator, seeded
 
 
@@ -235,7 +236,8 @@ def _save_state(context: StepContext, module: nn.Module, optimizer: torch.optim.
     tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": value for name, value in values.items() if value is not None}
-    save_tensors(context.folder / STATE, tensors, {"step": step, "log": log.lines})
+    facts = {"step": step, "log": log.lines}
+    save_tensors(context.folder / STATE, tensors, {**facts, "checksum": checksum(tensors, facts)})
     log.write()
 
 
@@ -244,7 +246,7 @@ def _load_state(context: StepContext, module: nn.Module, optimizer: torch.optim.
     if not path.exists():
         return 0, []
     try:
-        tensors, facts = read_tensors(path), read_metadata(path)
+        tensors, facts = read_state(path)
     except WeightsError as error:
         raise ArtifactError(f"{path} is damaged ({error}). Without it the same command trains again from the start",
                             damaged=path) from error
@@ -264,6 +266,14 @@ def _load_state(context: StepContext, module: nn.Module, optimizer: torch.optim.
                             "start") from error
     context.runtime.progress(step, total, "continued")
     return step, log
+
+
+def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors and facts of a saved training. Raises WeightsError if it is damaged."""
+    tensors, facts = read_tensors(path), read_metadata(path)
+    if facts.pop("checksum", None) not in (None, checksum(tensors, facts)):   # None: of an older version
+        raise WeightsError(f"{path} is not what was written: its checksum differs")
+    return tensors, facts
 
 
 def _laid_out(state: dict[int, dict[str, torch.Tensor]], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, torch.Tensor]]:

@@ -181,3 +181,14 @@ def test_eight_runs_at_once_draw_the_embedded_data_together(tmp_path):
     assert len(weights) == 1
     assert [path.name for path in (tmp_path / ".data").iterdir()] == ["shapes-seed0-train24-val8"]
     assert json.loads((tmp_path / "run0/run.json").read_text())["data"]["name"] == "shapes"
+
+
+def test_a_claim_that_this_process_left_on_a_disk_that_was_gone_stops_nobody(tmp_path):
+    run, away = tmp_path / "run", tmp_path / "away"
+    run.mkdir()
+    with Claims(run).hold([("train_cam", 0, 1)], []):
+        run.rename(away)
+    away.rename(run)
+    assert list(run.glob(".locks/*.json"))
+    with Claims(run).hold([("train_cam", 0, 1)], []):
+        assert len(Claims(run).living()) == 1

@@ -13,7 +13,7 @@ from pipeline.actions._prediction import Prediction, write_prediction
 from pipeline.commandline import act
 from pipeline.plan.fingerprint import IMPORTED
 from steps.runtime.artifacts import Maps
-from tests.conftest import ROOT
+from tests.conftest import ROOT, rewritten
 from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask
 from wsss.errors import ArtifactError, ConfigError, DataError
@@ -95,7 +95,7 @@ def test_maps_of_one_name_get_the_name_of_their_step(outputs, image, second_row,
     path = outputs / "smoke/second/manifest.json"
     facts = json.loads(path.read_text())
     facts["identity"]["refiner"]["exp_times"] = 1
-    path.write_text(json.dumps(facts))
+    rewritten(path, identity=facts["identity"])
     prediction = pipeline.predict(image, [ONE])
     assert list(prediction.maps) == ["make_cam", "make_lpcam", "walk_make_sem_seg_labels", "walk_second"]
     assert not np.array_equal(prediction.maps["walk_make_sem_seg_labels"], prediction.maps["walk_second"])
@@ -110,6 +110,7 @@ def test_the_classes_come_from_the_classifier_that_the_maps_use(outputs, image, 
     second_row(pipeline, "train_cam")
     for path in run.glob("make_*/manifest.json"):
         path.write_text(path.read_text().replace('"train_cam"', '"second"'))
+        rewritten(path)
     (run / "train_cam/weights.safetensors").unlink()
     prediction = pipeline.predict(image)
     assert prediction.probabilities == before.probabilities and prediction.classes == before.classes
@@ -132,7 +133,7 @@ def test_imported_results_and_what_reads_them_are_left_out(outputs, image):
     def pretend(step: str) -> None:
         path = outputs / f"smoke/{step}/manifest.json"
         facts = json.loads(path.read_text())
-        path.write_text(json.dumps({**facts, "sources": {}, "settings": {}, "identity": {IMPORTED: "0" * 64, "data": facts["identity"]["data"]}}))
+        rewritten(path, sources={}, settings={}, identity={IMPORTED: "0" * 64, "data": facts["identity"]["data"]})
     pretend("make_lpcam")
     prediction = look(outputs).predict(image, [ONE])
     assert prediction.maps.keys() == {"make_cam"} and prediction.mask is None

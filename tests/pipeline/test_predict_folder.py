@@ -18,7 +18,7 @@ import pipeline.segmentation
 from pipeline import Pipeline, load_network
 from pipeline.commandline import act
 from pipeline.runfolder.claims import Claims
-from tests.conftest import ROOT, contents, copied, interrupted
+from tests.conftest import ROOT, contents, copied, interrupted, rewritten
 from wsss.data.drawing import CLASSES
 from wsss.data.images import decode_mask, encode_mask, read_image, read_mask
 from wsss.errors import ArgumentError, ArtifactError, BusyError, ConfigError, DataError
@@ -102,7 +102,7 @@ def test_of_several_networks_the_first_is_used(trained, photos, tmp_path, second
     second_row(one, "infer_seg")
     path = outputs / "smoke/second/manifest.json"
     facts = json.loads(path.read_text())
-    path.write_text(json.dumps({**facts, "settings": {**facts["settings"], "crf": False, "scales": [0.5]}}))
+    rewritten(path, settings={**facts["settings"], "crf": False, "scales": [0.5]})
     run(outputs, photos, tmp_path / "out")
     assert json.loads((tmp_path / "out/predictions.json").read_text())["infer_seg"]["crf"]
     photo = next(photos.glob("a.*"))
@@ -348,7 +348,7 @@ def test_images_of_all_formats_are_read_with_the_range_and_the_limit_of_the_run(
     for path in (outputs / "smoke").glob("*/manifest.json"):
         manifest = json.loads(path.read_text())
         manifest["identity"]["data"]["range"] = [0, 4095]
-        path.write_text(json.dumps(manifest))
+        rewritten(path, identity=manifest["identity"])
     config = OmegaConf.load(outputs / "smoke/config.yaml")
     config.data.max_pixels = 2000
     OmegaConf.save(config, outputs / "smoke/config.yaml")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline import Pipeline
 from pipeline.commandline import act
 from steps.runtime.artifacts import Maps
 from steps.runtime.inference import ImagesFailed
-from tests.conftest import SMOKE, contents, interrupted, remove
+from tests.conftest import SMOKE, contents, interrupted, remove, rewritten
 from wsss.cams import method
 from wsss.data.drawing import CLASSES
 from wsss.errors import ArtifactError, ConfigError
@@ -156,6 +157,7 @@ def test_a_full_disk(small_disk, call, smoke_outputs, step, room):
     code, _, errors = call(disk / "outputs", f"to_step={step}")
     assert code == 1
     assert "No space left on device" in errors and "MiB free" in errors and "the same command continues" in errors
+    assert re.search(rf"What is left to do \({step}\) needs about [\d.]+ MiB there in all", errors)
     assert not (disk / "outputs/smoke" / step).exists()
     small_disk("size=900m")
     assert call(disk / "outputs", f"to_step={step}")[0] == 0
@@ -186,7 +188,7 @@ def test_a_run_folder_of_another_data_set_is_refused(smoke, outputs, tmp_path):
     (data / "classes.txt").write_text((data / "classes.txt").read_text().replace(last, "tulip"))
     (data / "labels.csv").write_text((data / "labels.csv").read_text().replace(last, "tulip"))
     known = json.loads((outputs / "smoke/run.json").read_text())
-    (outputs / "smoke/run.json").write_text(json.dumps({**known, "data": {**known["data"], "kind": "folder", "name": "folder"}}))
+    rewritten(outputs / "smoke/run.json", data={**known["data"], "kind": "folder", "name": "folder"})
     with pytest.raises(ConfigError, match=f"was made from another data set, .*classes .*'{last}'.* there, .*'tulip'.* here"):
         Pipeline.compose("data=folder", f"data.root={data}", "name=smoke", f"outputs={outputs}").run()
 

@@ -1,6 +1,7 @@
 """Damaged files of a finished or interrupted step: an error that names the file and what to do, never a traceback."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from steps.parts.prototypes import Prototypes
 from steps.parts.thresholds import read_chosen
 from steps.runtime.context import StepContext
-from steps.runtime.training import STATE, _load_state
+from steps.runtime.training import STATE, _load_state, _save_state
 from tests.steps.test_maps import random_maps, stored
 from wsss.errors import ArtifactError
 from wsss.networks.weights import save_tensors
@@ -85,3 +86,18 @@ def test_a_state_of_something_else(tmp_path, tensors, facts):
     context = StepContext("train_cam", None, None, {}, tmp_path)
     with pytest.raises(ArtifactError, match="state.safetensors does not fit the network .*Delete it to train again from the start"):
         _load_state(context, module, torch.optim.SGD(module.parameters(), lr=1.0), total=2)
+
+
+def test_a_state_with_a_changed_bit_is_not_continued(tmp_path):
+    """Else the training would end with other weights."""
+    module = torch.nn.Linear(2, 3)
+    context = StepContext("train_cam", None, None, {}, tmp_path)
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    _save_state(context, module, optimizer, 1, SimpleNamespace(lines=[{"loss": 0.1}], write=lambda: None))
+    assert _load_state(context, module, optimizer, total=2) == (1, [{"loss": 0.1}])
+    whole = (tmp_path / STATE).read_bytes()
+    for place in (len(whole) - 1, whole.index(b"0.1") + 2):   # a weight, the log
+        (tmp_path / STATE).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
+        with pytest.raises(ArtifactError, match="its checksum differs.* the same command trains again from the start") as caught:
+            _load_state(context, module, optimizer, total=2)
+        assert caught.value.damaged == tmp_path / STATE

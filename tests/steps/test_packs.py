@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from steps.runtime.artifacts import Labels, encode_array, quarantine, read_array
-from steps.runtime.journal import INDEX, JOURNALS, Journal, kept_in, merge_journals, unfinished
+from steps.runtime.journal import INDEX, JOURNALS, Journal, journal_lines, kept_in, merge_journals, unfinished
 from steps.runtime.packs import Pack, free_name
 from steps.runtime.store import Layout, Store, writer
 from tests.conftest import contents
@@ -58,7 +58,7 @@ def test_any_tool_unpacks_it(tmp_path):
     assert Store(tmp_path).file("c", "more/c.bin").read_bytes() == b""
     make(tmp_path / "files", "a", Layout.files)   # a line of it has the sums alone
     line = json.loads((tmp_path / "files" / JOURNALS / "0-of-1.jsonl").read_text())
-    assert list(line) == ["id", "source", "classes", "seconds", "files"] and "pack" not in line
+    assert list(line) == ["id", "source", "classes", "seconds", "files", "crc"] and "pack" not in line
     assert line["files"] == {"a.bin": [700, zlib.crc32(b"a" * 700)], "more/a.bin": [0, 0]}
 
 
@@ -250,3 +250,66 @@ def test_many_packs_at_once(tmp_path, monkeypatch):
         assert isinstance(file, io.BytesIO)
     del store
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def placed(path):
+    """Something of the user in the place of a file."""
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    (path / "mine.txt").write_text("mine")
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_a_folder_or_a_link_to_itself_in_the_place_of_a_file(tmp_path, layout):
+    """It is renamed, with what is in it, and the images are made again."""
+    make(tmp_path, "abc", layout)
+    merge_journals(tmp_path, IDS)
+    places = ["packs/0-of-1.tar"] if layout is Layout.packed else ["a.bin", "more/b.bin"]
+    for name in places:
+        placed(tmp_path / name)
+    (tmp_path / "journals").mkdir()
+    (tmp_path / "journals/0-of-1.jsonl").symlink_to("0-of-1.jsonl")
+    left = unfinished(tmp_path, "abc", DATA, read_images=False)
+    assert left == dict.fromkeys("abc" if layout is Layout.packed else "ab", "broken")
+    make(tmp_path, [*left], layout)
+    assert merge_journals(tmp_path, IDS) == 3 and not unfinished(tmp_path, "abc", DATA, read_images=False)
+    assert [read(tmp_path, image_id)[:1] for image_id in "abc"] == [b"a", b"b", b"c"]
+    assert all((tmp_path / f"{name}.damaged/mine.txt").read_text() == "mine" for name in places)
+
+
+def test_a_folder_in_the_place_of_the_index(tmp_path):
+    make(tmp_path, "ab", Layout.files)
+    merge_journals(tmp_path, IDS)
+    placed(tmp_path / INDEX)
+    assert unfinished(tmp_path, "ab", DATA, read_images=False) == {"a": "missing", "b": "missing"}
+
+
+def test_every_changed_bit_of_a_line_is_found_and_costs_this_line_alone(tmp_path):
+    make(tmp_path, "abc", Layout.files)
+    merge_journals(tmp_path, IDS)
+    whole = (tmp_path / INDEX).read_bytes()
+    first, second = whole.index(b"\n") + 1, whole.index(b"\n", whole.index(b"\n") + 1)
+    for bit in range(8 * first, 8 * second):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        (tmp_path / INDEX).write_bytes(content)
+        problems = []
+        assert [line["id"] for line in journal_lines(tmp_path, problems)] == ["a", "c"], content[first:second]
+        assert problems[0].startswith(f"{tmp_path / INDEX}, line 2, is not a journal line")
+
+
+def test_a_line_of_an_older_version_has_no_checksum_and_counts(tmp_path):
+    make(tmp_path, "ab", Layout.files)
+    lines = [json.loads(line) for line in (tmp_path / "journals/0-of-1.jsonl").read_text().splitlines()]
+    (tmp_path / "journals/0-of-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines if line.pop("crc")))
+    assert merge_journals(tmp_path, IDS) == 2 and not unfinished(tmp_path, "ab", DATA, read_images=False)
+
+
+def test_an_index_that_ends_within_a_line_is_damaged_and_a_journal_is_not(tmp_path):
+    make(tmp_path, "ab", Layout.files)
+    journal = tmp_path / "journals/0-of-1.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-9])
+    problems = []
+    assert [line["id"] for line in journal_lines(tmp_path, problems)] == ["a"] and not problems
+    journal.rename(tmp_path / INDEX)
+    assert [line["id"] for line in journal_lines(tmp_path, problems)] == ["a"] and len(problems) == 1

@@ -4,6 +4,7 @@ import http.client
 import json
 import pickle
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,15 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict
     content = safetensors.torch.save(tensors, {"json": json.dumps(metadata or {}, sort_keys=True)})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def checksum(tensors: Mapping[str, Tensor], facts: Any = None) -> int:
+    """CRC-32 of named tensors and of JSON-able facts: safetensors files have none of their own."""
+    found = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        found = zlib.crc32(content.data, zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), found))
+    return found
 
 
 def load_weights(path: str | Path, module: nn.Module) -> dict:
