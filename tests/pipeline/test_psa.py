@@ -8,6 +8,7 @@ import torch
 
 from pipeline import Pipeline
 from pipeline.order import sources
+from steps.parts.thresholds import confident_pair, read_chosen
 from steps.runtime.schedule import WEIGHTS
 from tests.conftest import SMOKE, actions, contents, interrupted, works
 from tests.pipeline.test_distributed import together
@@ -37,7 +38,7 @@ def psa(psa_outputs, tmp_path):
 def test_the_masks_are_made_by_its_walk(psa):
     folder = psa().folder
     assert {name: folder.manifest(name)["sources"] for name in STEPS[3:6]} == {
-        "affinity_label": {"seeds": ["make_cam"]},
+        "affinity_label": {"seeds": ["make_cam"], "thresholds": ["eval_cam"]},
         "train_psa": {"labels": ["affinity_label"], "classifier": ["train_cam"]},
         "make_sem_seg_labels": {"seeds": ["make_cam"], "affinity": ["train_psa"]}}
     masks = folder.result("make_sem_seg_labels")
@@ -51,8 +52,17 @@ def test_the_masks_are_made_by_its_walk(psa):
     assert all(step.ok for step in psa().verify()) and works(psa()) == {}
 
 
+def test_without_exponents_they_follow_from_the_threshold_of_the_maps(psa):
+    folder = psa().folder
+    made = folder.manifest("affinity_label")["result"]
+    threshold = read_chosen(folder.result("eval_cam") / "scores.json", "make_cam")["threshold"]
+    for alpha, value in zip((made["low_alpha"], made["high_alpha"]), confident_pair(threshold)):
+        assert (1 - value) ** alpha == pytest.approx(value)   # there a map is equal to the background
+    assert works(psa("affinity_label.low_alpha=4", "affinity_label.high_alpha=32", "replace=true"))["affinity_label"].startswith("affinity_label.high_alpha: null -> 32")
+
+
 def test_settings_make_what_follows_stale(psa):
-    assert list(works(psa("affinity_label.low_alpha=2", "replace=true"))) == list(STEPS[3:])
+    assert list(works(psa("affinity_label.low_alpha=2", "affinity_label.high_alpha=9", "replace=true"))) == list(STEPS[3:])
     assert works(psa("train_psa.radius=4", "replace=true"))["train_psa"] == "train_psa.radius: 5 -> 4"
     assert list(works(psa("refiner.alpha=16"))) == list(STEPS[5:])
     assert list(works(psa("refiner=crf"))) == list(STEPS[5:])   # and affinity_label and train_psa are not read
@@ -107,7 +117,7 @@ def test_weights_are_taken_instead_of_training_and_a_backbone_of_its_own(psa):
 
 @pytest.mark.parametrize(("key", "value"), [
     ("train_psa.crop_size", "60"), ("train_psa.radius", "1"), ("train_psa.scale", "[1.5,0.5]"), ("train_psa.color_jitter", "1.0"),
-    ("train_psa.head_lr_mult", "0"), ("train_psa.warmup", "1.0"), ("affinity_label.low_alpha", "0"), ("affinity_label.high_alpha", "2"),
+    ("train_psa.head_lr_mult", "0"), ("train_psa.warmup", "1.0"), ("affinity_label.high_alpha", "2"),
     ("affinity_label.crf_iterations", "0"), ("affinity_label.bilateral_srgb", "0"), ("refiner.beta", "0"), ("refiner.exp_times", "17"),
     ("refiner.radius", "1"), ("refiner.alpha", "0")])
 def test_impossible_settings(key, value):
