@@ -53,6 +53,7 @@ CASES = (
     Case("killed 8 times and continued", "killed", kills=8),
     Case("2 threads", "threads2", ("threads=2",)),
     Case("bf16", "bf16", ("precision=bf16",)),
+    Case("another seed of the trainings, to compare with", "seed", ("seed=1", "data.seed=0")),
     Case("a GPU", "gpu", ("device=cuda",), gpu=True),
     Case("a GPU, bf16", "gpu-bf16", ("device=cuda", "precision=bf16"), gpu=True),
 )

@@ -20,7 +20,7 @@ from tests.campaign.row import Row, Trial
 
 AHEAD = 3     # steps
 MOST = 12     # signals in a trial
-CHANGES = 150   # to files and folders, within which a process is killed; a chain has a thousand
+CHANGES = 100   # to files and folders, within which a process is killed
 
 
 def moment(running: Running, draws: np.random.Generator, steps: list[str], lasts: dict[str, float]) -> str | None:
@@ -90,7 +90,7 @@ def killed_at_changes(trial: Trial, command: tuple[str, ...], ranks: int) -> Cou
     renames or removes it."""
     draws, sent = trial.draws, Counter[str]()
     while True:
-        number = int(draws.integers(1, CHANGES)) if sent.total() < (1 if trial.short else MOST) else 0
+        number = int(np.exp(draws.uniform(0, np.log(CHANGES)))) if sent.total() < (1 if trial.short else MOST) else 0
         running = start(command, trial.folder, RUN, ranks, victim=int(draws.integers(ranks)), kill_at=number)
         try:
             codes = running.wait()
