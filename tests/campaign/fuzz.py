@@ -1,0 +1,115 @@
+"""Files that are damaged or made up, for every parser: each must end in a result or an error of ours, in bounded time and memory.
+
+`fuzz_*` changes small valid files at random (`mutate`), in this process. `guided_*` lets atheris choose by the lines that are
+reached, in a process of its own, and keeps the files that reach more in the campaign's folder; it needs `pip install -e ".[fuzz]"`.
+"""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+
+from tests.campaign.mutate import mutate
+from tests.campaign.parsers import PARSERS, Parser
+from tests.campaign.row import Row, Trial, Unavailable
+from wsss.errors import WsssError
+
+SECONDS, STUCK, BYTES = 5.0, 60, 2**30   # of CPU, of a clock, of memory, for one input
+INPUTS, WANTED = 250, 400                # of a trial, and trials: 100,000 inputs
+GUIDED, GUIDED_WANTED = 20_000, 5
+
+
+class TooLong(BaseException):
+    """No parser may take this for an error of the file."""
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """A limit of the memory that is added in the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise TooLong
+
+
+def tried(read: Callable[[bytes], object], content: bytes) -> None:
+    """Read one content. Raises AssertionError unless it ends well."""
+    start = time.process_time()
+    signal.setitimer(signal.ITIMER_PROF, 2 * SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, STUCK)
+    try:
+        with limited():
+            read(content)
+    except WsssError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, MemoryError) or "not enough memory" in str(cause):
+                raise AssertionError("it takes over 1 GB") from error
+            cause = cause.__cause__ or cause.__context__
+    except TooLong as error:
+        raise AssertionError(f"it takes over {2 * SECONDS:g} s") from error
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    if (took := time.process_time() - start) > SECONDS:
+        raise AssertionError(f"it takes {took:.1f} s")
+
+
+def fuzz(trial: Trial, parser: Parser, inputs: int = INPUTS) -> int:
+    """Read changed files. What went wrong is in the trial's folder as `input`."""
+    draws, seeds = random.Random(int(trial.draws.integers(2**62))), parser.seeds()
+    place = trial.folder / "files"
+    place.mkdir()
+    read = parser.open(place)
+    for content in seeds:
+        read(content)   # valid files: else only the first check would be tried
+    handlers = [(number, signal.signal(number, _stop)) for number in (signal.SIGPROF, signal.SIGALRM)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(inputs):
+                content = mutate(draws.choice(seeds), parser.form, draws, seeds)
+                try:
+                    tried(read, content)
+                except BaseException:
+                    (trial.folder / "input").write_bytes(content)
+                    raise
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+    return inputs
+
+
+def guided(trial: Trial, parser: Parser) -> int:
+    """Read files that atheris chooses."""
+    if find_spec("atheris") is None:
+        raise Unavailable('needs atheris: pip install -e ".[fuzz]"')
+    corpus = trial.made_once(f"corpus-{parser.name}", lambda folder: [
+        (folder / f"seed-{number}").write_bytes(content) for number, content in enumerate(parser.seeds())])
+    done = subprocess.run([sys.executable, "-m", "tests.campaign.guided", parser.name, str(corpus), f"-runs={GUIDED}", f"-artifact_prefix={trial.folder}/",
+                           f"-timeout={SECONDS:g}", "-max_len=20000", f"-seed={int(trial.draws.integers(1, 2**31))}", "-print_final_stats=1",
+                           "-rss_limit_mb=0", "-verbosity=0"], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    if done.returncode:
+        raise AssertionError(f"atheris ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    return GUIDED
+
+
+ROWS = ([Row(f"fuzz_{parser.name}", f"changed files for the parser {parser.name}", partial(fuzz, parser=parser), WANTED) for parser in PARSERS]
+        + [Row(f"guided_{parser.name}", f"the same, guided by coverage: {parser.name}", partial(guided, parser=parser), GUIDED_WANTED, short=0) for parser in PARSERS])
