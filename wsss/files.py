@@ -1,6 +1,7 @@
 """Files that are written completely or not at all."""
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from wsss.errors import StorageError
 
 TEMPORARY_PREFIX = ".writing-"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @contextmanager
@@ -32,9 +34,10 @@ def free_bytes(path: Path | str) -> int:
 
 
 def are_plain_names(names: Iterable[str]) -> bool:
-    """Whether all names are relative paths with "/" inside their folder: not empty, no part "." or ".."."""
-    joined = "/".join(("", *names, ""))
-    return not ("//" in joined or "/./" in joined or "/../" in joined or "\0" in joined)   # no loop: may be a million names
+    """Whether all names are relative paths with "/" inside their folder: not empty, no part "." or "..", text that a file system
+    can hold."""
+    joined = "/".join(("", *names, ""))   # no loop: may be a million names
+    return not ("//" in joined or "/./" in joined or "/../" in joined or "\0" in joined or _SURROGATE.search(joined))
 
 
 @contextmanager

@@ -6,8 +6,9 @@ arrays and torch tensors: any other reference in a file is refused by name and n
 
 import io
 import pickle
+import pickletools
 import re
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from wsss.errors import DataError, WeightsError
 from wsss.files import replacing
+from wsss.networks.checkpoints import load
+from wsss.reading import open_regular
 
 _NEW_ARRAY: Any = np.zeros(0).__reduce__()[0]                # numpy._core.multiarray._reconstruct, numpy.core... before 2.0
 _SCALAR = np.float32(0).__reduce__()[0]
@@ -27,11 +30,11 @@ _KNOWN: dict[str, Any] = {
     "multiarray _reconstruct": lambda kind, shape, code: _NEW_ARRAY(np.ndarray, (0,), b"b"),
     "multiarray scalar": _SCALAR,
     "numpy ndarray": None,                              # only an argument of _reconstruct
-    "numpy dtype": np.dtype,
+    "numpy dtype": lambda *arguments: _numpy_dtype(*arguments),
     "_codecs encode": lambda text, code: text.encode("latin1"),
-    "collections OrderedDict": OrderedDict,
+    "collections OrderedDict": lambda: OrderedDict(),
     "torch._utils _rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
-    "torch.storage _load_from_bytes": lambda content: torch.load(io.BytesIO(content), map_location="cpu", weights_only=True),
+    "torch.storage _load_from_bytes": lambda content: load(io.BytesIO(content), "a tensor"),
 }
 PROTOTYPE_FILES = ("class_ceneters.pt", "class_context.pt")   # spelled as in step/make_lpcam.py
 
@@ -45,12 +48,17 @@ class OfficialMaps(NamedTuple):
     high_res: np.ndarray   # (K, H, W) float32
 
 
-class _Reader(pickle.Unpickler):
-    """Unpickles arrays and tensors only. It returns a new function each time, so that no file can modify a shared one."""
+class _Reader(pickle._Unpickler):
+    """Unpickles arrays and tensors only. It returns a new function each time, so that no file can modify a shared one. The slower
+    reader of Python, because that in C allocates what a file asks for, and looks at no key."""
 
-    def __init__(self, file: BinaryIO):
-        super().__init__(file)
-        self.path = file.name
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, file: BinaryIO, path: Path | str):
+        content = file.read()
+        deque(pickletools.genops(content), 0)   # refuses lengths that are not there
+        super().__init__(io.BytesIO(content))
+        self.path = path
 
     def find_class(self, module: str, name: str) -> Any:
         known = f"{re.sub(r'^numpy[.](_core|core)[.]', '', module)} {name}"
@@ -58,6 +66,33 @@ class _Reader(pickle.Unpickler):
             raise _stranger(self.path, f"{module}.{name}")
         call = _KNOWN[known]
         return call and (lambda *arguments: call(*arguments))
+
+
+    def _refuse_keys(self, keys: list[Any]) -> None:
+        """The hash of a tuple of tuples may take for ever."""
+        if wrong := [key for key in keys if not isinstance(key, (str, int, float, np.generic))]:
+            raise _stranger(self.path, f"a key that is a {type(wrong[0]).__name__}")
+
+    def load_setitem(self) -> None:
+        self._refuse_keys(self.stack[-2:-1])
+        super().load_setitem()
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self) -> None:
+        self._refuse_keys(self.stack[::2])
+        super().load_setitems()
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def load_dict(self) -> None:
+        self._refuse_keys(self.stack[::2])
+        super().load_dict()
+    dispatch[pickle.DICT[0]] = load_dict
+
+
+def _numpy_dtype(name: Any, *_: Any) -> np.dtype:
+    if not isinstance(name, str):   # the message of NumPy would show what it is, which may be without end
+        raise DataError(f"a type of numbers is a {type(name).__name__}; expected its name: recreate the file with the official code")
+    return np.dtype(name)
 
 
 class _Writer(pickle.Pickler):
@@ -82,10 +117,10 @@ def read_dictionary(path: Path | str) -> dict[Any, Any]:
     the message names the reference, which is not called.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             version = np.lib.format.read_magic(file)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            content = _Reader(file).load() if header(file)[2].hasobject else None
+            content = _Reader(file, path).load() if header(file)[2].hasobject else None
         value = content.item() if isinstance(content, np.ndarray) and content.shape == () else None
         if isinstance(value, dict):
             return {key: item.detach().cpu().numpy() if isinstance(item, Tensor) else item for key, item in value.items()}
@@ -182,7 +217,8 @@ def read_prototypes(folder: Path) -> dict[str, np.ndarray]:
     rows: list[tuple[int, bool, np.ndarray]] = []
     for name, is_background in zip(PROTOTYPE_FILES, (False, True), strict=True):
         try:
-            found = torch.load(folder / name, map_location="cpu", weights_only=True)
+            with open_regular(folder / name) as file:
+                found = load(file, folder / name)
             rows += [(int(index), is_background, centers.detach().float().numpy()) for index, centers in found.items()]
             center = np.concatenate([centers for _, _, centers in rows])   # refuses other dimensions
             _, _ = center.shape

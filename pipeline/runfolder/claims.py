@@ -11,6 +11,7 @@ valid only in its pid namespace, because two containers may have the same host n
 import fcntl
 import json
 import os
+import re
 import subprocess
 import time
 import uuid
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from wsss.errors import BusyError
 from wsss.files import storage, write_text
+from wsss.reading import parse_json
 
 LOCKS = ".locks"
 INITIAL = "pid:[4026531836]"   # the initial pid namespace of every Linux (PROC_PID_INIT_INO)
@@ -148,13 +150,13 @@ class Claims:
         found = []
         for path in sorted(self.folder.glob("*.json")):
             try:
-                values = json.loads(path.read_text(encoding="utf-8"))
-                makes = tuple((step, int(shard), int(shards)) for step, shard, shards in values["makes"])
-                claim = Claim(Owner(**values["owner"]), values["since"], makes, tuple(values["reads"]), values["now"])
+                claim = _claim(path)
             except FileNotFoundError:   # just released
                 continue
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
                 raise BusyError(f"{path} is not a claim of a run ({error!r}). Delete it if no run works in {self.run}") from error
+            if claim is None:
+                raise BusyError(f"{path} is not a claim of a run (its owner). Delete it if no run works in {self.run}")
             if claim.owner.is_alive():
                 found.append((claim, path))
             elif clean:
@@ -171,6 +173,18 @@ def _locked(descriptor: int, say: Callable[[str], None], run: Path) -> bool:
     except OSError as error:   # some network file systems have no locks
         say(f"{run}: no lock could be taken while planning ({error.strerror}): start one run on this folder at a time")
     return True
+
+
+def _claim(path: Path) -> Claim | None:
+    """A claim in a file; None if its owner, whose values go into paths and commands, is none. Raises almost anything for a file of
+    another form."""
+    values = parse_json(path.read_text(encoding="utf-8"))
+    owner, makes = Owner(**values["owner"]), tuple((str(step), int(shard), int(shards)) for step, shard, shards in values["makes"])
+    texts = (owner.host, owner.job or "", owner.boot, owner.namespace, owner.machine, values["since"], values["now"] or "")
+    numbers = (owner.pid, owner.started, owner.restarts)
+    valid = (all(isinstance(text, str) for text in texts) and re.fullmatch(r"[0-9_+.]*", owner.job or "") is not None
+             and all(type(number) is int and 0 <= number < 2**63 for number in numbers))
+    return Claim(owner, values["since"], makes, tuple(map(str, values["reads"])), values["now"]) if valid else None
 
 
 def _start_ticks(pid: int) -> int:

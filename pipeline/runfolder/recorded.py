@@ -25,6 +25,7 @@ from steps.step import SCORE
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
 from wsss.families import FAMILIES
+from wsss.reading import read_yaml
 
 CALL_KEYS = ("action", "device", "threads", "log_level", "report")   # keys that do not affect results
 
@@ -100,6 +101,7 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
     """
     path = run / CONFIG
     try:
+        read_yaml(path)   # refuses what would fill the memory
         stored = OmegaConf.load(path)
         _drop_steps(stored, current)
         schema = OmegaConf.structured(OmegaConf.get_type(current))
@@ -120,8 +122,8 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
                                  {"multirun": {"name": None, "over": []}}, place)
     except ConfigError:   # of the method
         raise
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        why = " ".join(str(error).split())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        why = " ".join(str(error).split())[:300]
         raise ConfigError(f"{path} does not hold the configuration of a run ({type(error).__name__}: {why}). Repeat the "
                           "command that made the run to write it again") from error
     if gone := [name for name in config.steps if name not in BY_NAME]:

@@ -21,10 +21,12 @@ from typing import Any
 from steps.runtime.packs import PACKS, OpenFiles, Sizes, close_pack, pack_end
 from wsss.data.dataset import Dataset
 from wsss.files import are_plain_names, replacing, storage
+from wsss.reading import parse_json
 
 INDEX, JOURNALS = "index.jsonl", "journals"
 TAKEN = "taken"   # the journal of results reused from another run
 _TAIL = 2**16     # bytes
+_MOST = 2**62     # size of a file
 _SECONDS, _PACK = re.compile(r', "seconds": [^,}]*'), re.compile(rb'"pack": "(packs/[^"\\/]+\.tar)"')
 _DECODE = json.JSONDecoder().raw_decode
 WHOLE, MISSING, BROKEN, CHANGED, CORRECTED, LACKING = "whole", "missing", "broken", "changed", "corrected", "lacking"
@@ -141,7 +143,7 @@ class Lines(Mapping[str, dict]):
                 self._places[line["id"]] = (index << 48 | offset) << 32 | length
 
     def __getitem__(self, image_id: str) -> dict:
-        return json.loads(self._text(self._places[image_id]))
+        return parse_json(self._text(self._places[image_id]))
 
     def take(self, image_id: str) -> str:
         """Remove an image and return its line as written in the file."""
@@ -232,7 +234,7 @@ def _parsed(raw: bytes) -> dict | None:
                  and isinstance(line["source"], str) and isinstance(line["classes"], list)
                  and all(isinstance(facts, dict) for facts in line.get("added", {}).values()))
         for place in files.values():   # size, checksum and, in a pack, where it begins
-            valid = valid and [*map(type, place)] == [int] * (2 + len(pack)) and min(place) >= 0
+            valid = valid and [*map(type, place)] == [int] * (2 + len(pack)) and 0 <= min(place) <= max(place) < _MOST
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return line if valid else None

@@ -4,6 +4,7 @@
 reached, in a process of its own, and keeps the files that reach more in the campaign's folder; it needs `pip install -e ".[fuzz]"`.
 """
 
+import logging
 import os
 import random
 import resource
@@ -19,18 +20,36 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
+from PIL import Image
+
 from tests.campaign.mutate import mutate
 from tests.campaign.parsers import PARSERS, Parser
 from tests.campaign.row import Row, Trial, Unavailable
 from wsss.errors import WsssError
 
 SECONDS, STUCK, BYTES = 5.0, 60, 2**30   # of CPU, of a clock, of memory, for one input
+PIXELS = 500_000
 INPUTS, WANTED = 250, 400                # of a trial, and trials: 100,000 inputs
 GUIDED, GUIDED_WANTED = 20_000, 5
 
 
 class TooLong(BaseException):
     """No parser may take this for an error of the file."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Fewer pixels than Pillow's limit, whose decoding takes 0.5 GB; no warnings and log lines of the files."""
+    limit, level = Image.MAX_IMAGE_PIXELS, logging.root.manager.disable
+    Image.MAX_IMAGE_PIXELS = PIXELS
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+        logging.disable(level)
 
 
 @contextmanager
@@ -82,8 +101,7 @@ def fuzz(trial: Trial, parser: Parser, inputs: int = INPUTS) -> int:
         read(content)   # valid files: else only the first check would be tried
     handlers = [(number, signal.signal(number, _stop)) for number in (signal.SIGPROF, signal.SIGALRM)]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             for _ in range(inputs):
                 content = mutate(draws.choice(seeds), parser.form, draws, seeds)
                 try:

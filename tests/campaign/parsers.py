@@ -9,6 +9,7 @@ import json
 import pickle
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -113,6 +114,7 @@ def into(name: str, read: Callable[[Path, Path], object], prepare: Callable[[Pat
         path.parent.mkdir(parents=True, exist_ok=True)
 
         def call(content: bytes) -> object:
+            path.parent.mkdir(exist_ok=True)   # a reader may have removed it
             path.write_bytes(content)
             return read(folder, path)
         return call
@@ -243,12 +245,12 @@ def an_image(folder: Path, path: Path) -> None:
     from wsss.data.images import check_image, image_size, is_upright_jpeg, read_image, read_mask, read_numbers
     from wsss.errors import DataError
 
-    for read in (image_size, check_image, is_upright_jpeg, read_image, read_mask, read_numbers, lambda path: read_image(path, (0, 9)),
-                 lambda path: read_numbers(path, True), lambda path: _grey(path, None, None)):
-        try:
-            read(path)
-        except DataError:
-            pass
+    reads = (image_size, check_image, is_upright_jpeg, read_image, read_mask, read_numbers, lambda path: read_image(path, (0, 9)),
+                 lambda path: read_numbers(path, True), lambda path: _grey(path, None, None))
+    try:
+        reads[zlib.crc32(path.read_bytes()) % len(reads)](path)   # one of them, the same for one content
+    except DataError:
+        pass
 
 
 def image_seeds() -> list[bytes]:
@@ -257,8 +259,16 @@ def image_seeds() -> list[bytes]:
             encoded(grey > 9), encoded(grey, "GIF"), picture("JPEG", progressive=True), encoded(grey.astype(np.float32), "TIFF"), encoded(np.dstack([grey] * 4), "PNG")]
 
 
-def png_seeds() -> list[bytes]:
-    return [picture(), numbers(), numbers("L"), numbers("I;16"), encoded(np.eye(6, 8) > 0)]
+def colour_seeds() -> list[bytes]:
+    return [picture(), numbers(), numbers("L"), picture("JPEG"), picture("WEBP"), picture("TIFF"), encoded(np.eye(6, 8) > 0)]
+
+
+def number_seeds() -> list[bytes]:
+    return [numbers(), numbers("L"), numbers("I;16"), encoded(np.eye(6, 8) > 0)]
+
+
+def mask_seeds() -> list[bytes]:
+    return [numbers(), numbers("L")]
 
 
 def _rle(content: bytes) -> None:
@@ -719,7 +729,7 @@ PARSERS = (   # the quick ones first
     Parser("checked", "json", remembered_seeds, into("m.values", remembered), ("wsss.data.checked",)),
     Parser("words", "lines", texts("data.root=~/写 (1)", "steps=[make_cam,'a,b']", "+a.b={c: 1, d: [2, 3]}", "x=\"a\\\"b\"", "~a"), words, ("pipeline.words",)),
     Parser("proposals_json", "json", jsons([{"segmentation": {"size": [6, 8], "counts": [10, 5, 33]}}], {"annotations": [{"segmentation": {"size": [6, 8], "counts": ":5Q1"}}]}), into("a.json", proposals), ("wsss.data.proposals",)),
-    Parser("proposals_png", "png", png_seeds, into("a.png", proposals), ("wsss.data.proposals",)),
+    Parser("proposals_png", "png", number_seeds, into("a.png", proposals), ("wsss.data.proposals",)),
     Parser("map_names", "yaml", texts("- cat\n- dog\n", "0: cat\nhund: dog\nbg: background\nx: null\n"), into("names.yaml", map_names), ("wsss.map_files.layout",)),
     Parser("journal", "lines of json", journal_seeds, into("step/index.jsonl", journal, a_step), ("steps.runtime.journal", "steps.runtime.store", "steps.runtime.packs", "steps.runtime.artifacts")),
     Parser("merged_journal", "lines of json", journal_seeds, into("step/journals/0-of-1.jsonl", journal_merged, a_step), ("steps.runtime.journal", "steps.runtime.packs")),
@@ -734,13 +744,13 @@ PARSERS = (   # the quick ones first
     Parser("doubts", "csv", texts("image,list,labels,doubt,not_seen,seen\na,train,cat,0.9,cat 0.10,dog 0.90\n"), into("run/check_labels/labels.csv", doubts), ("pipeline.report.doubted", "pipeline.actions._labels")),
     Parser("report_state", "lines", texts('<!doctype html><meta name="state" content="0123abc">'), into("report.html", report_state), ("pipeline.report.page",)),
     Parser("image", "png", image_seeds, into("x.png", an_image), ("wsss.data.images", "wsss.data.headers", "wsss.data.duplicates")),
-    Parser("label", "png", png_seeds, into("step/a.png", a_label), ("steps.runtime.artifacts", "wsss.data.images")),
-    Parser("folder_image", "png", image_seeds, into("images/a.png", a_folder, with_masks), ("wsss.data.folder", "wsss.data.folder.layout", "wsss.data.dataset")),
-    Parser("folder_mask", "png", png_seeds, into("masks/a.png", a_folder, with_masks), ("wsss.data.folder", "wsss.data.folder.masks", "wsss.data.instances")),
-    Parser("folder_objects", "png", png_seeds, into("instances/a.png", a_folder, with_masks), ("wsss.data.instances",)),
+    Parser("label", "png", mask_seeds, into("step/a.png", a_label), ("steps.runtime.artifacts", "wsss.data.images")),
+    Parser("folder_image", "png", colour_seeds, into("images/a.png", a_folder, with_masks), ("wsss.data.folder", "wsss.data.folder.layout", "wsss.data.dataset")),
+    Parser("folder_mask", "png", mask_seeds, into("masks/a.png", a_folder, with_masks), ("wsss.data.folder", "wsss.data.folder.masks", "wsss.data.instances")),
+    Parser("folder_objects", "png", mask_seeds, into("instances/a.png", a_folder, with_masks), ("wsss.data.instances",)),
     Parser("folder_json", "json", jsons(COCO), into("annotations/x.json", a_folder), ("wsss.data.folder", "wsss.data.folder.layout")),
     Parser("folder_labels", "csv", texts("name,classes\na,cat\nb,dog;cat\nc,\n"), into("labels.csv", a_folder, with_masks), ("wsss.data.folder",)),
-    Parser("corrections", "png", png_seeds, into("corrected/a.png", corrections), ("wsss.data.corrections",)),
+    Parser("corrections", "png", mask_seeds, into("corrected/a.png", corrections), ("wsss.data.corrections",)),
     Parser("wsol_ids", "lines", texts(WSOL["image_ids.txt"]), wsol("cub", "CUB", "image_ids.txt"), ("wsss.data.wsol",)),
     Parser("wsol_labels", "lines", texts(WSOL["class_labels.txt"]), wsol("cub", "CUB", "class_labels.txt"), ("wsss.data.wsol",)),
     Parser("wsol_sizes", "lines", texts(WSOL["image_sizes.txt"]), wsol("cub", "CUB", "image_sizes.txt"), ("wsss.data.wsol",)),

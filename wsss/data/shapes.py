@@ -14,6 +14,7 @@ from PIL import Image
 from wsss.data.drawing import CLASSES, VERSION, draw_picture
 from wsss.data.images import encode_mask
 from wsss.errors import DataError, StorageError
+from wsss.reading import parse_json
 from wsss.seeding import generator
 
 
@@ -53,7 +54,7 @@ def _draw_folder(root, wanted):
 
 def _check_marker(root, wanted):
     try:
-        found = json.loads((root / "shapes.json").read_text())
+        found = parse_json((root / "shapes.json").read_text())
     except (OSError, ValueError):
         raise DataError(f"{root} is not an embedded data set (no shapes.json in it); name another folder or remove it") from None
     if found != wanted:

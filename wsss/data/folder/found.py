@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from wsss.errors import DataError
 from wsss.palette import IGNORE
+
+_EDGES = 4096   # of a polygon that are drawn at once
+_LIMIT = 1e7    # of a coordinate, in pixels
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,28 @@ def region(shape: Shape, size: tuple[int, int]) -> np.ndarray:
     return inside
 
 
+def corners_of(points: object) -> tuple[tuple[float, float], ...]:
+    """The corners x and y of a polygon, in pixels. Raises DataError for fewer than three, and for no numbers, or too large ones."""
+    try:
+        array = np.asarray(points, np.float64).reshape(-1, 2)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"a polygon is {str(points)[:60]}; expected pairs of numbers: correct or remove it") from error
+    if len(array) < 3 or not (np.abs(array) < _LIMIT).all():
+        raise DataError(f"a polygon has {len(array)} corners; expected three or more, in pixels: correct or remove it")
+    return tuple(map(tuple, array.tolist()))
+
+
 def _filled(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     (x, y), (next_x, next_y) = corners.T, np.roll(corners, -1, axis=0).T
     rows = np.arange(size[0])[:, None] + 0.5
-    row, edge = np.nonzero((y <= rows) != (next_y <= rows))   # the edges that the centre line of a row crosses
-    share = (row + 0.5 - y[edge]) / (next_y[edge] - y[edge])
-    at = np.ceil(x[edge] + share * (next_x[edge] - x[edge]) - 0.5)   # the first pixel whose centre is behind the crossing
     crossings = np.zeros((size[0], size[1] + 1), np.int32)
-    np.add.at(crossings, (row, np.clip(at, 0, size[1]).astype(int)), 1)
+    for first in range(0, len(x), _EDGES):   # of a polygon with a million corners not all at once
+        part = slice(first, first + _EDGES)
+        row, edge = np.nonzero((y[part] <= rows) != (next_y[part] <= rows))   # the edges that the centre line of a row crosses
+        edge += first
+        share = (row + 0.5 - y[edge]) / (next_y[edge] - y[edge])
+        at = np.ceil(x[edge] + share * (next_x[edge] - x[edge]) - 0.5)   # the first pixel whose centre is behind the crossing
+        np.add.at(crossings, (row, np.clip(at, 0, size[1]).astype(int)), 1)
     return np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,17 +11,21 @@ import numpy as np
 from PIL import Image
 
 from wsss.data.folder.classes import is_class, numbered
-from wsss.data.folder.found import Drawing, Found, Shape
+from wsss.data.folder.found import Drawing, Found, Shape, corners_of
 from wsss.data.folder.layout import part_of
+from wsss.data.headers import DAMAGE
 from wsss.data.ids import Names
+from wsss.data.messages import format_size
 from wsss.data.rle import runs_of
 from wsss.errors import DataError
 from wsss.palette import IGNORE
+from wsss.reading import parse_json, read_whole
 
 log = logging.getLogger(__name__)
 
+_MOST_SIDE = 2**20   # pixels
 _COCO_KEYS = {"images", "annotations", "categories"}
-_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError, DataError)
+_SHAPE_ERRORS = (KeyError, *DAMAGE)   # also of a picture in the file
 
 
 def read_json_labels(root: Path, classes: tuple[str, ...] | None, images: Mapping[str, str]) -> Found | None:
@@ -42,8 +45,8 @@ def read_json_labels(root: Path, classes: tuple[str, ...] | None, images: Mappin
 def _json_files(root: Path) -> Iterator[tuple[Path, Any]]:
     for path in sorted(root.rglob("*.json")):
         try:
-            yield path, json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            yield path, parse_json(read_whole(path))
+        except (OSError, ValueError) as error:
             raise DataError(f"{path} is not a complete JSON file ({error}); export it again, or move it out of the data "
                             "set") from error
 
@@ -66,7 +69,7 @@ def _coco(root: Path, files: Mapping[Path, dict], classes: tuple[str, ...] | Non
             categories |= dict.fromkeys(name for name in by_id.values() if is_class(name))
             for item in content["images"]:
                 if (image_id := ids[item["id"]]) is not None:
-                    sizes[image_id] = (int(item["height"]), int(item["width"]))
+                    sizes[image_id] = _size(item["height"], item["width"])
                     labels.setdefault(image_id, set())
                     shapes.setdefault(image_id, [])
                     origin[image_id] = path.relative_to(root).as_posix()
@@ -92,13 +95,15 @@ def _coco_shape(item: Mapping[str, Any], size: tuple[int, int]) -> Shape | None:
         return None
     if isinstance(drawn, Mapping):
         return Shape(value, runs=tuple(runs_of(drawn["counts"], size).tolist()))
-    return Shape(value, tuple(_corners(np.asarray(polygon, np.float64).reshape(-1, 2)) for polygon in drawn))
+    return Shape(value, tuple(map(corners_of, drawn)))
 
 
-def _corners(points: np.ndarray) -> tuple[tuple[float, float], ...]:
-    if len(points) < 3 or not np.isfinite(points).all():
-        raise DataError(f"a polygon has {len(points)} corners; expected three or more, in pixels: correct or remove it")
-    return tuple((float(x), float(y)) for x, y in points)
+def _size(height: Any, width: Any) -> tuple[int, int]:
+    """(H, W) as whole numbers above 0. Raises DataError for others."""
+    size = int(height), int(width)
+    if not 1 <= min(size) <= max(size) <= _MOST_SIDE:
+        raise DataError(f"an image is {str(height)[:20]} high and {str(width)[:20]} wide; expected numbers of pixels above 0")
+    return size
 
 
 # LabelMe.
@@ -115,12 +120,12 @@ def _labelme(root: Path, files: Mapping[Path, dict], classes: tuple[str, ...] | 
             log.warning("%s has no image and is left out: expected one of its name, or %r", path, content.get("imagePath"))
             continue
         try:
-            sizes[image_id] = (int(content["imageHeight"]), int(content["imageWidth"]))
+            sizes[image_id] = _size(content["imageHeight"], content["imageWidth"])
             drawn = [(str(item["label"]), _labelme_shape(item, sizes[image_id])) for item in content["shapes"]]
+            flags = [name for name, is_set in (content.get("flags") or {}).items() if is_set]
         except _SHAPE_ERRORS as error:
             raise DataError(f"{path} has an incomplete shape ({type(error).__name__}: {error}); expected LabelMe's label, points "
                             "and shape_type: save the image again in LabelMe") from error
-        flags = [name for name, is_set in (content.get("flags") or {}).items() if is_set]
         labels[image_id] = {name for name in (*flags, *(label for label, _ in drawn)) if is_class(name)}
         shapes[image_id] = [pair for pair in drawn if is_class(pair[0])]
         origin[image_id] = relative
@@ -129,19 +134,30 @@ def _labelme(root: Path, files: Mapping[Path, dict], classes: tuple[str, ...] | 
 
 
 def _labelme_shape(item: Mapping[str, Any], size: tuple[int, int]) -> Shape | None:
-    points = np.asarray(item["points"], np.float64).reshape(-1, 2)
     if item.get("shape_type", "polygon") == "polygon":
-        return Shape(0, (_corners(points),))
+        return Shape(0, (corners_of(item["points"]),))
     if item["shape_type"] == "mask":   # a picture of the box from the first point to the second
-        with Image.open(io.BytesIO(base64.b64decode(item["mask"]))) as image:
+        with Image.open(io.BytesIO(base64.b64decode(item["mask"])), formats=["PNG"]) as image:
             drawn = np.asarray(image.convert("1"))
-        left, top = points[0].astype(int)
-        mask = np.zeros(size, bool)
-        mask[top:top + drawn.shape[0], left:left + drawn.shape[1]] = drawn[:size[0] - top, :size[1] - left]
-        flat = mask.T.reshape(-1)
-        bounds = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1), flat.size]
-        return Shape(0, runs=(*([0] if flat[0] else []), *(int(count) for count in np.diff(bounds))))
+        left, top = map(int, item["points"][0])
+        if not (0 <= left < size[1] and 0 <= top < size[0]):
+            raise DataError(f"a mask begins at x={left}, y={top}, but its image is {format_size(size)}; expected it inside: draw it "
+                            "again")
+        return Shape(0, runs=_runs(drawn[:size[0] - top, :size[1] - left], left, top, size))
     return None
+
+
+def _runs(drawn: np.ndarray, left: int, top: int, size: tuple[int, int]) -> tuple[int, ...]:
+    """The run lengths of an image of `size` (H, W) that is `drawn` (h, w) bool from (left, top): only this part is looked at."""
+    columns, rows = np.nonzero(np.diff(drawn.T.astype(np.int8), axis=1, prepend=0, append=0))
+    bounds = ((columns + left) * size[0] + rows + top).tolist()   # where drawn and undrawn pixels change, column by column
+    places: list[int] = []
+    for place in bounds if bounds[-1:] != [size[0] * size[1]] else bounds[:-1]:   # a run that goes on in the next column is one
+        if places and places[-1] == place:
+            places.pop()
+        else:
+            places.append(place)
+    return tuple(second - first for first, second in zip([0, *places], [*places, size[0] * size[1]]))
 
 
 # Both.
