@@ -48,11 +48,13 @@ class OfficialMaps(NamedTuple):
     high_res: np.ndarray   # (K, H, W) float32
 
 
-class _Reader(pickle._Unpickler):
-    """Unpickles arrays and tensors only. It returns a new function each time, so that no file can modify a shared one. The slower
-    reader of Python, because that in C allocates what a file asks for, and looks at no key."""
+_Slow: Any = pickle._Unpickler   # that in C allocates what a file asks for, and looks at no key
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+
+class _Reader(_Slow):
+    """Unpickles arrays and tensors only. It returns a new function each time, so that no file can modify a shared one."""
+
+    dispatch = dict(_Slow.dispatch)
 
     def __init__(self, file: BinaryIO, path: Path | str):
         content = file.read()
@@ -91,7 +93,8 @@ class _Reader(pickle._Unpickler):
 
 def _numpy_dtype(name: Any, *_: Any) -> np.dtype:
     if not isinstance(name, str):   # the message of NumPy would show what it is, which may be without end
-        raise DataError(f"a type of numbers is a {type(name).__name__}; expected its name: recreate the file with the official code")
+        raise DataError(f"a type of numbers is a {type(name).__name__}; expected its name: recreate the file with the official "
+                        "code")
     return np.dtype(name)
 
 

@@ -21,12 +21,12 @@ MOST_ARRAYS = 2**32   # bytes of the arrays of an .npz
 
 
 def open_regular(path: Path | str) -> BinaryIO:
-    """Open a regular file to read. Raises DataError for a device or a pipe, which may have no end, and for a folder."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)   # else opening a pipe would wait for its writer
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise DataError(f"{path} is a folder, a pipe or a device; expected a file: remove it, or correct the name")
-    return open(descriptor, "rb")
+    """Open a regular file to read. Raises DataError for a device or a pipe, which may have no end."""
+    file = open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))   # a pipe would wait for its writer
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise DataError(f"{path} is a pipe or a device; expected a file: remove it, or correct the name")
+    return file
 
 
 def read_whole(path: Path | str, most: int | None = None) -> bytes:

@@ -176,10 +176,11 @@ def _locked(descriptor: int, say: Callable[[str], None], run: Path) -> bool:
 
 
 def _claim(path: Path) -> Claim | None:
-    """A claim in a file; None if its owner, whose values go into paths and commands, is none. Raises almost anything for a file of
-    another form."""
+    """A claim in a file; None if its owner is none, whose values go into paths and commands. Raises almost anything for a file
+    of another form."""
     values = parse_json(path.read_text(encoding="utf-8"))
-    owner, makes = Owner(**values["owner"]), tuple((str(step), int(shard), int(shards)) for step, shard, shards in values["makes"])
+    owner = Owner(**values["owner"])
+    makes = tuple((str(step), int(shard), int(shards)) for step, shard, shards in values["makes"])
     texts = (owner.host, owner.job or "", owner.boot, owner.namespace, owner.machine, values["since"], values["now"] or "")
     numbers = (owner.pid, owner.started, owner.restarts)
     valid = (all(isinstance(text, str) for text in texts) and re.fullmatch(r"[0-9_+.]*", owner.job or "") is not None

@@ -122,7 +122,8 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
                                  {"multirun": {"name": None, "over": []}}, place)
     except ConfigError:   # of the method
         raise
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError, yaml.YAMLError,
+            OmegaConfBaseException) as error:
         why = " ".join(str(error).split())[:300]
         raise ConfigError(f"{path} does not hold the configuration of a run ({type(error).__name__}: {why}). Repeat the "
                           "command that made the run to write it again") from error

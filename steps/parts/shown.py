@@ -30,7 +30,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         reason: object = "a line is no object"
     except (OSError, ValueError) as error:
         reason = error
-    raise ArtifactError(f"{path} is damaged ({reason}). The results are not read from it: move it away, then its curves are missing")
+    raise ArtifactError(f"{path} is damaged ({reason}). No result is read from it: move it away, then its curves are missing")
 
 
 def loss_curves(context: StepContext, log: Sequence[Mapping[str, Any]], losses: Mapping[str, str]) -> Iterator[Curve]:

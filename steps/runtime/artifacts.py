@@ -263,7 +263,9 @@ class Labels:
 
     def __call__(self, image_id: str, size: Sequence[int] = ()) -> np.ndarray:
         """Read and check the label of an image (`read_label`). `size` (H, W) defaults to the recorded one."""
-        size = size or [self.index[image_id].get(side) for side in ("height", "width")]
+        if not size:
+            line = self.index[image_id]
+            size = [line.get("height", 0), line.get("width", 0)]
         return read_label(self.store.file(image_id, self._name(image_id)), size, self._n_classes, self.step)
 
     def __contains__(self, image_id: str) -> bool:

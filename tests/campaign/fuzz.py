@@ -4,6 +4,7 @@
 reached, in a process of its own, and keeps the files that reach more in the campaign's folder; it needs `pip install -e ".[fuzz]"`.
 """
 
+import importlib
 import logging
 import os
 import random
@@ -91,9 +92,10 @@ def tried(read: Callable[[bytes], object], content: bytes) -> None:
         raise AssertionError(f"it takes {took:.1f} s")
 
 
-def fuzz(trial: Trial, parser: Parser, inputs: int = INPUTS) -> int:
+def fuzz(trial: Trial, parser: Parser) -> int:
     """Read changed files. What went wrong is in the trial's folder as `input`."""
-    draws, seeds = random.Random(int(trial.draws.integers(2**62))), parser.seeds()
+    importlib.import_module("wsss.official")   # with torch, whose libraries need more than the limit
+    draws, seeds, inputs = random.Random(int(trial.draws.integers(2**62))), parser.seeds(), INPUTS // parser.slow
     place = trial.folder / "files"
     place.mkdir()
     read = parser.open(place)
@@ -121,12 +123,12 @@ def guided(trial: Trial, parser: Parser) -> int:
         raise Unavailable('needs atheris: pip install -e ".[fuzz]"')
     corpus = trial.made_once(f"corpus-{parser.name}", lambda folder: [
         (folder / f"seed-{number}").write_bytes(content) for number, content in enumerate(parser.seeds())])
-    done = subprocess.run([sys.executable, "-m", "tests.campaign.guided", parser.name, str(corpus), f"-runs={GUIDED}", f"-artifact_prefix={trial.folder}/",
+    done = subprocess.run([sys.executable, "-m", "tests.campaign.guided", parser.name, str(corpus), f"-runs={GUIDED // parser.slow}", f"-artifact_prefix={trial.folder}/",
                            f"-timeout={SECONDS:g}", "-max_len=20000", f"-seed={int(trial.draws.integers(1, 2**31))}", "-print_final_stats=1",
                            "-rss_limit_mb=0", "-verbosity=0"], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     if done.returncode:
         raise AssertionError(f"atheris ended with {done.returncode}:\n{done.stderr[-3000:]}")
-    return GUIDED
+    return GUIDED // parser.slow
 
 
 ROWS = ([Row(f"fuzz_{parser.name}", f"changed files for the parser {parser.name}", partial(fuzz, parser=parser), WANTED) for parser in PARSERS]

@@ -62,8 +62,8 @@ def unpack(path: Path, into: Path, inside: str = "", only: Sequence[str] = (), p
         differing = tuple(name for name in wanted if name not in missing and not _has_size(into / name, wanted[name].size))
         size, packed = sum(member.size for member in missing.values()), path.stat().st_size
         if size > max(_ALWAYS, _MOST_TIMES * packed):
-            raise DataError(f"{path} has {packed:,} bytes and would unpack to {size:,}; expected at most {_MOST_TIMES} times as many: "
-                            "it is made to fill the disk, so nothing was unpacked. Remove it")
+            raise DataError(f"{path} has {packed:,} bytes and would unpack to {size:,}; expected at most {_MOST_TIMES} times as "
+                            "many: it is made to fill the disk, so nothing was unpacked. Remove it")
         require_room(into, size, f"unpack {path.name}")
         for number, (name, member) in enumerate(missing.items(), start=1):
             with member.open() as source, replacing(into / name, flush=False) as temporary, open(temporary, "wb") as target:

@@ -102,8 +102,8 @@ def pycocotools_mask() -> Any:
 
 def draw(annotation: Mapping[str, Any], size: tuple[int, int], rle: Any) -> np.ndarray:
     """The mask (H, W) bool of an annotation of polygons or run lengths; `rle` is `pycocotools.mask`. DataError for others."""
-    shape = annotation["segmentation"]
     try:
+        shape = annotation["segmentation"]
         if isinstance(shape, list):
             _check_polygons(shape)
             return rle.decode(rle.merge(rle.frPyObjects(shape, *size))).astype(bool) if shape else np.zeros(size, bool)
@@ -123,5 +123,6 @@ def _check_polygons(polygons: Sequence[Sequence[float]]) -> None:
 
 
 def _check_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> None:
-    if tuple(shape["size"]) != size:
+    counts = shape["counts"]
+    if tuple(shape["size"]) != size or (isinstance(counts, list) and sum(counts) != size[0] * size[1]):
         raise DataError(f"its run lengths are for {tuple(shape['size'])} pixels, the image is {size}")

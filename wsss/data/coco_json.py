@@ -95,8 +95,6 @@ def _take_annotations(path: Path, found: Part, annotations: Sequence[dict]) -> N
             problems.append(f"annotation {annotation['id']} is of image {annotation['image_id']}, which is not in images")
         elif annotation["category_id"] not in CLASS_INDEX:
             problems.append(f"annotation {annotation['id']} has category {annotation['category_id']}, which is not in COCO's 80")
-        elif not isinstance(annotation["segmentation"], (list, dict)):
-            problems.append(f"annotation {annotation['id']} has no list or dictionary as its segmentation; restore it")
         else:
             found.annotations[annotation["image_id"]].append(annotation)
     refuse(f"annotations {path}", problems)

@@ -89,16 +89,17 @@ def headers(files: tuple[MapFile, ...], names: ClassNames) -> Contents | None:
                 shape, pickled = _npy_header(file)
             return None if pickled else Contents({None: shape})
         with open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
-            shapes = {}
+            shapes: dict[Any, tuple[int, ...]] = {}
             for name in archive.namelist():
                 with archive.open(name) as member:
                     shapes[name.removesuffix(".npy")], pickled = _npy_header(member)
                     if pickled:
                         raise DataError(f"its array {name} is pickled; expected plain numbers: save it without objects")
-            if (shape := shapes.pop(KEYS, None)) is None:
+            if KEYS not in shapes:
                 return contents_of(shapes, None, names)
-            if math.prod(shape) > _MOST_KEYS:
-                raise DataError(f"its array {KEYS} has {math.prod(shape):,} numbers; expected one for each class: write the file again")
+            if (number := math.prod(shapes.pop(KEYS))) > _MOST_KEYS:
+                raise DataError(f"its array {KEYS} has {number:,} numbers; expected one for each class: write the file "
+                                "again")
             with archive.open(f"{KEYS}.npy") as member:
                 return contents_of(shapes, np.lib.format.read_array(member, allow_pickle=False), names)
     except DataError:

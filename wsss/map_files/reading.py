@@ -42,6 +42,8 @@ class Values:
 
         Raises DataError for NaN, infinity, and numbers outside of the range.
         """
+        if np.asarray(values).dtype.kind not in "fiub":
+            raise DataError(f"it holds {np.asarray(values).dtype}; expected numbers: compute these maps again")
         array: Any = np.asarray(values, np.float32)
         if self.activation is not Activation.softmax and channels is not None:
             array = array[list(channels)]

@@ -2,7 +2,7 @@
 
 import pickletools
 import zipfile
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
@@ -14,8 +14,8 @@ _PICKLES = 5   # at the beginning of a file of the form before torch 1.6
 def load(file: BinaryIO, where: object) -> Any:
     """`torch.load` of an open file, on the CPU, with `weights_only`.
 
-    Raises WeightsError, which calls the file `where`, if it has compressed parts, which torch never writes, or arrays of more bytes
-    than the file, and what torch raises for other damage.
+    Raises WeightsError, which calls the file `where`, if it has compressed parts, which torch never writes, or arrays of more
+    bytes than the file, and what torch raises for other damage.
     """
     size = file.seek(0, 2)
     file.seek(0)
@@ -23,9 +23,9 @@ def load(file: BinaryIO, where: object) -> Any:
         _check_zip(file, where, size)
     else:
         file.seek(0)
+        bounded = _Bounded(file, size)
         for _ in range(_PICKLES):
-            if not _check_pickle(file, where, size):
-                break
+            _check_pickle(bounded, where, size)
     file.seek(0)
     return torch.load(file, map_location="cpu", weights_only=True)
 
@@ -42,19 +42,25 @@ def _check_zip(file: BinaryIO, where: object, size: int) -> None:
                     _check_pickle(member, where, size)
 
 
-def _check_pickle(file: IO[bytes], path: object, size: int) -> bool:
-    """Check the numbers of elements in a pickle; false if it is none."""
+class _Bounded:
+    """A file that allocates no more than it has."""
+
+    def __init__(self, file: BinaryIO, size: int):
+        self.file, self.size, self.readline, self.tell = file, size, file.readline, file.tell
+
+    def read(self, number: int) -> bytes:
+        return self.file.read(min(number, self.size))
+
+
+def _check_pickle(file: Any, where: object, size: int) -> None:
+    """Raise WeightsError if a pickle has an array of more numbers than the file has bytes, ValueError if it is none."""
     last = 0
-    try:
-        for operation, value, _ in pickletools.genops(file):
-            if operation.name == "BINPERSID" and last > size:   # a storage: its type, key, device and number of elements
-                raise WeightsError(f"{path} has an array of {last:,} numbers, but {size:,} bytes; expected a complete "
-                                   "file: copy it again")
-            if isinstance(value, int) and operation.name not in _MEMO:
-                last = value
-    except (ValueError, LookupError):
-        return False
-    return True
+    for operation, value, _ in pickletools.genops(file):
+        if "PERSID" in operation.name and last > size:   # a storage: its type, key, device and number of elements
+            raise WeightsError(f"{where} has an array of {last:,} numbers, but {size:,} bytes; expected a complete file: copy it "
+                               "again")
+        if isinstance(value, int) and operation.name not in _MEMO:
+            last = value
 
 
 _MEMO = {"PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET", "PROTO", "FRAME"}

@@ -76,14 +76,14 @@ def region(shape: Shape, size: tuple[int, int]) -> np.ndarray:
 
 
 def corners_of(points: object) -> tuple[tuple[float, float], ...]:
-    """The corners x and y of a polygon, in pixels. Raises DataError for fewer than three, and for no numbers, or too large ones."""
+    """The corners x and y of a polygon. Raises DataError for fewer than three, and for no numbers, or too large ones."""
     try:
         array = np.asarray(points, np.float64).reshape(-1, 2)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"a polygon is {str(points)[:60]}; expected pairs of numbers: correct or remove it") from error
     if len(array) < 3 or not (np.abs(array) < _LIMIT).all():
         raise DataError(f"a polygon has {len(array)} corners; expected three or more, in pixels: correct or remove it")
-    return tuple(map(tuple, array.tolist()))
+    return tuple((x, y) for x, y in array.tolist())
 
 
 def _filled(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:

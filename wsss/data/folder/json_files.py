@@ -141,8 +141,8 @@ def _labelme_shape(item: Mapping[str, Any], size: tuple[int, int]) -> Shape | No
             drawn = np.asarray(image.convert("1"))
         left, top = map(int, item["points"][0])
         if not (0 <= left < size[1] and 0 <= top < size[0]):
-            raise DataError(f"a mask begins at x={left}, y={top}, but its image is {format_size(size)}; expected it inside: draw it "
-                            "again")
+            raise DataError(f"a mask begins at x={left}, y={top}, but its image is {format_size(size)}; expected it inside: draw "
+                            "it again")
         return Shape(0, runs=_runs(drawn[:size[0] - top, :size[1] - left], left, top, size))
     return None
 

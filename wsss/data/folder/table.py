@@ -69,8 +69,8 @@ def read_table(path: Path, classes: tuple[str, ...] | None, images: Mapping[str,
         rows = rows[1:]
     name_column = next((i for i, word in enumerate(words) if word in _NAME), None)
     if name_column is None or len(words) < 2:
-        raise DataError(f"{path} starts with {','.join(header)[:_SHOWN]!r}; expected the line 'name,classes', or 'name' and a column of 0 "
-                        "and 1 for each class: add this line")
+        raise DataError(f"{path} starts with {','.join(header)[:_SHOWN]!r}; expected the line 'name,classes', or 'name' and a "
+                        "column of 0 and 1 for each class: add this line")
     class_column = next((i for i, word in enumerate(words) if word in _CLASSES and i != name_column), None)
     if class_column is None:
         return _one_hot(path, rows, header, name_column, classes, names)
@@ -100,8 +100,8 @@ def _join(path: Path, rows: Sequence[tuple[int, str, set[int]]], names: Names, p
 def _one_hot(path: Path, rows: Sequence[Row], header: Sequence[str], name_column: int, classes: tuple[str, ...] | None,
              names: Names) -> Found:
     if len(header) > _MOST_COLUMNS:
-        raise DataError(f"{path} has {len(header):,} columns; expected at most {_MOST_COLUMNS:,}, one for each class: is it the file "
-                        "that was meant?")
+        raise DataError(f"{path} has {len(header):,} columns; expected at most {_MOST_COLUMNS:,}, one for each class: is it the "
+                        "file that was meant?")
     columns = [i for i in range(len(header)) if i != name_column]
     listed = classes or tuple(header[i] for i in columns)
     problems = [f"column {header[i]!r} is no class of the class list{did_you_mean(header[i], listed)}"
@@ -123,7 +123,8 @@ def _listed(path: Path, rows: Sequence[Row], at: tuple[int, int, int], classes: 
     cells, problems = [], []
     for line, row in rows:
         if len(row) <= max(name_column, class_column):
-            problems.append(f"line {line}, {','.join(row)[:_SHOWN]!r}, has {len(row)} fields; expected NAME,cat;dog (no class: NAME,)")
+            problems.append(f"line {line}, {','.join(row)[:_SHOWN]!r}, has {len(row)} fields; expected NAME,cat;dog (no class: "
+                            "NAME,)")
             continue
         further = row[width:] if class_column == width - 1 else []   # classes that are separated as the columns are
         cells.append((line, row[name_column], [cell for cell in (row[class_column], *further) if cell]))
