@@ -65,6 +65,24 @@ def replacing(path: Path | str, flush: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def without_links(path: str, flags: int) -> int:
+    """An `opener` of `open`, for files that are changed in place: a link is not followed, which raises OSError."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def refuse_links(folder: Path | str) -> None:
+    """Raise StorageError if the folder of a step has a link to a folder, or one among its journals and packs: the step would
+    write through it. Other links are replaced, never written through."""
+    folder = str(folder)
+    places = [folder, *(place for name in ("journals", "packs") if os.path.isdir(place := os.path.join(folder, name)))]
+    for place in places:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_symlink() and (place != folder or entry.is_dir()):
+                    raise StorageError(f"{entry.path} is a link, through which a step would write into another folder. Replace it "
+                                       "by what it refers to, then the same command continues")
+
+
 def user_path(path: Path | str) -> Path:
     """`path` with a leading `~` or `~user` expanded; an unknown user is left as written, so that later errors name it."""
     return Path(os.path.expanduser(path))

@@ -22,10 +22,25 @@ MOST_ARRAYS = 2**32   # bytes of the arrays of an .npz
 
 def open_regular(path: Path | str) -> BinaryIO:
     """Open a regular file to read. Raises DataError for a device or a pipe, which may have no end."""
-    file = open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))   # a pipe would wait for its writer
+    file = open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))   # a pipe waits for its writer
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise DataError(f"{path} is a pipe or a device; expected a file: remove it, or correct the name")
+    return file
+
+
+def open_inside(folder: Path, name: str) -> BinaryIO:
+    """Open a file below a folder to read. What was opened is looked at, so a link that is exchanged meanwhile leads nowhere else.
+
+    Raises DataError if a link leads out of the folder (the folder itself may be one), OSError if there is no such file.
+    """
+    file = open_regular(folder / name)
+    opened = f"/proc/self/fd/{file.fileno()}"
+    place = os.path.realpath(opened if os.path.exists(opened) else folder / name)   # without /proc: as it is now
+    if not Path(place).is_relative_to(os.path.realpath(folder)):
+        file.close()
+        raise DataError(f"{folder / name} is a link out of {folder}; expected a file of its own: replace the link by what it refers "
+                        "to")
     return file
 
 

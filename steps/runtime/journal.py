@@ -20,7 +20,7 @@ from typing import Any
 
 from steps.runtime.packs import PACKS, OpenFiles, Sizes, close_pack, pack_end
 from wsss.data.dataset import Dataset
-from wsss.files import are_plain_names, replacing, storage
+from wsss.files import are_plain_names, replacing, storage, without_links
 from wsss.reading import parse_json
 
 INDEX, JOURNALS = "index.jsonl", "journals"
@@ -40,7 +40,7 @@ class Journal:
         with storage(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _drop_torn_line(self.path)
-            self._file = open(self.path, "a", encoding="utf-8")
+            self._file = open(self.path, "a", encoding="utf-8", opener=without_links)
 
     def add(self, image_id: str, placed: dict[str, Any], seconds: float, **facts: Any) -> None:
         """Record that the artifacts of `image_id` are complete; `placed`: their place, from `Writer.write`."""
@@ -179,7 +179,7 @@ def merge_journals(folder: Path, ids: Iterable[str]) -> int:
                 file.write(_SECONDS.sub("", lines.take(image_id), count=1))
     shutil.rmtree(folder / JOURNALS, ignore_errors=True)
     packs = pack_names([folder / INDEX])
-    for path in folder.glob(f"{PACKS}/*.tar"):
+    for path in folder.glob(f"{PACKS}/*.tar") if not (folder / PACKS).is_symlink() else ():
         if f"{PACKS}/{path.name}" not in packs:
             path.unlink()
     return number
@@ -262,7 +262,7 @@ def last_packed(path: Path) -> dict | None:
 def _drop_torn_line(path: Path) -> None:
     if not path.exists():
         return
-    with open(path, "r+b") as file:
+    with open(path, "r+b", opener=without_links) as file:
         end = size = file.seek(0, os.SEEK_END)
         while end:
             start = max(0, end - _TAIL)

@@ -65,6 +65,17 @@ def limited() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+@contextmanager
+def limits() -> Iterator[None]:
+    """The signals that end an input that takes too long."""
+    handlers = [(number, signal.signal(number, _stop)) for number in (signal.SIGPROF, signal.SIGALRM)]
+    try:
+        yield
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     raise TooLong
 
@@ -101,19 +112,14 @@ def fuzz(trial: Trial, parser: Parser) -> int:
     read = parser.open(place)
     for content in seeds:
         read(content)   # valid files: else only the first check would be tried
-    handlers = [(number, signal.signal(number, _stop)) for number in (signal.SIGPROF, signal.SIGALRM)]
-    try:
-        with quiet():
-            for _ in range(inputs):
-                content = mutate(draws.choice(seeds), parser.form, draws, seeds)
-                try:
-                    tried(read, content)
-                except BaseException:
-                    (trial.folder / "input").write_bytes(content)
-                    raise
-    finally:
-        for number, handler in handlers:
-            signal.signal(number, handler)
+    with limits(), quiet():
+        for _ in range(inputs):
+            content = mutate(draws.choice(seeds), parser.form, draws, seeds)
+            try:
+                tried(read, content)
+            except BaseException:
+                (trial.folder / "input").write_bytes(content)
+                raise
     return inputs
 
 

@@ -106,5 +106,5 @@ def decode_brush(packed: Sequence[int], size: tuple[int, int]) -> np.ndarray:
 
 
 def _damaged(why: object, size: tuple[int, int]) -> DataError:
-    return DataError(f"a brush mask cannot be read ({why}); expected the run lengths of a picture of {size[1]} x {size[0]} pixels "
-                     "in four channels: export the project again as JSON")
+    return DataError(f"a brush mask cannot be read ({why}); expected the run lengths of a picture of {size[1]} x {size[0]} "
+                     "pixels in four channels: export the project again as JSON")
