@@ -79,8 +79,8 @@ def refuse_links(folder: Path | str) -> None:
         with os.scandir(place) as entries:
             for entry in entries:
                 if entry.is_symlink() and (place != folder or entry.is_dir()):
-                    raise StorageError(f"{entry.path} is a link, through which a step would write into another folder. Replace it "
-                                       "by what it refers to, then the same command continues")
+                    raise StorageError(f"{entry.path} is a link, through which a step would write into another folder. Replace "
+                                       "it by what it refers to, then the same command continues")
 
 
 def user_path(path: Path | str) -> Path:

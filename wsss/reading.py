@@ -39,8 +39,8 @@ def open_inside(folder: Path, name: str) -> BinaryIO:
     place = os.path.realpath(opened if os.path.exists(opened) else folder / name)   # without /proc: as it is now
     if not Path(place).is_relative_to(os.path.realpath(folder)):
         file.close()
-        raise DataError(f"{folder / name} is a link out of {folder}; expected a file of its own: replace the link by what it refers "
-                        "to")
+        raise DataError(f"{folder / name} is a link out of {folder}; expected a file of its own: replace the link by what it "
+                        "refers to")
     return file
 
 
