@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from wsss.errors import StorageError
 
 TEMPORARY_PREFIX = ".writing-"
 _required: list[Path] = []   # folders of `required`
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @contextmanager
@@ -73,9 +75,10 @@ def free_bytes(path: Path | str) -> int:
 
 
 def are_plain_names(names: Iterable[str]) -> bool:
-    """Whether all names are relative paths with "/" inside their folder: not empty, no part "." or ".."."""
-    joined = "/".join(("", *names, ""))
-    return not ("//" in joined or "/./" in joined or "/../" in joined or "\0" in joined)   # no loop: may be a million names
+    """Whether all names are relative paths with "/" inside their folder: not empty, no part "." or "..", text that a file system
+    can hold."""
+    joined = "/".join(("", *names, ""))   # no loop: may be a million names
+    return not ("//" in joined or "/./" in joined or "/../" in joined or "\0" in joined or _SURROGATE.search(joined))
 
 
 @contextmanager
@@ -104,6 +107,24 @@ def replacing(path: Path | str, flush: bool = True) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def without_links(path: str, flags: int) -> int:
+    """An `opener` of `open`, for files that are changed in place: a link is not followed, which raises OSError."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def refuse_links(folder: Path | str) -> None:
+    """Raise StorageError if the folder of a step has a link to a folder, or one among its journals and packs: the step would
+    write through it. Other links are replaced, never written through."""
+    folder = str(folder)
+    places = [folder, *(place for name in ("journals", "packs") if os.path.isdir(place := os.path.join(folder, name)))]
+    for place in places:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_symlink() and (place != folder or entry.is_dir()):
+                    raise StorageError(f"{entry.path} is a link, through which a step would write into another folder. Replace "
+                                       "it by what it refers to, then the same command continues")
 
 
 def user_path(path: Path | str) -> Path:

@@ -6,8 +6,9 @@ arrays and torch tensors: any other reference in a file is refused by name and n
 
 import io
 import pickle
+import pickletools
 import re
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -17,9 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wsss.errors import DataError, WeightsError
-from wsss.files import replacing, user_path
-from wsss.networks.weights import read_tensors
+from wsss.errors import DataError
+from wsss.files import replacing
+from wsss.networks.checkpoints import load
+from wsss.reading import open_regular
 
 _NEW_ARRAY: Any = np.zeros(0).__reduce__()[0]                # numpy._core.multiarray._reconstruct, numpy.core... before 2.0
 _SCALAR = np.float32(0).__reduce__()[0]
@@ -28,11 +30,11 @@ _KNOWN: dict[str, Any] = {
     "multiarray _reconstruct": lambda kind, shape, code: _NEW_ARRAY(np.ndarray, (0,), b"b"),
     "multiarray scalar": _SCALAR,
     "numpy ndarray": None,                              # only an argument of _reconstruct
-    "numpy dtype": np.dtype,
+    "numpy dtype": lambda *arguments: _numpy_dtype(*arguments),
     "_codecs encode": lambda text, code: text.encode("latin1"),
-    "collections OrderedDict": OrderedDict,
+    "collections OrderedDict": lambda: OrderedDict(),
     "torch._utils _rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
-    "torch.storage _load_from_bytes": lambda content: torch.load(io.BytesIO(content), map_location="cpu", weights_only=True),
+    "torch.storage _load_from_bytes": lambda content: load(io.BytesIO(content), "a tensor"),
 }
 PROTOTYPE_FILES = ("class_ceneters.pt", "class_context.pt")   # spelled as in step/make_lpcam.py
 
@@ -46,12 +48,19 @@ class OfficialMaps(NamedTuple):
     high_res: np.ndarray   # (K, H, W) float32
 
 
-class _Reader(pickle.Unpickler):
+_Slow: Any = pickle._Unpickler   # that in C allocates what a file asks for, and looks at no key
+
+
+class _Reader(_Slow):
     """Unpickles arrays and tensors only. It returns a new function each time, so that no file can modify a shared one."""
 
-    def __init__(self, file: BinaryIO):
-        super().__init__(file)
-        self.path = file.name
+    dispatch = dict(_Slow.dispatch)
+
+    def __init__(self, file: BinaryIO, path: Path | str):
+        content = file.read()
+        deque(pickletools.genops(content), 0)   # refuses lengths that are not there
+        super().__init__(io.BytesIO(content))
+        self.path = path
 
     def find_class(self, module: str, name: str) -> Any:
         known = f"{re.sub(r'^numpy[.](_core|core)[.]', '', module)} {name}"
@@ -59,6 +68,34 @@ class _Reader(pickle.Unpickler):
             raise _stranger(self.path, f"{module}.{name}")
         call = _KNOWN[known]
         return call and (lambda *arguments: call(*arguments))
+
+
+    def _refuse_keys(self, keys: list[Any]) -> None:
+        """The hash of a tuple of tuples may take for ever."""
+        if wrong := [key for key in keys if not isinstance(key, (str, int, float, np.generic))]:
+            raise _stranger(self.path, f"a key that is a {type(wrong[0]).__name__}")
+
+    def load_setitem(self) -> None:
+        self._refuse_keys(self.stack[-2:-1])
+        super().load_setitem()
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self) -> None:
+        self._refuse_keys(self.stack[::2])
+        super().load_setitems()
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def load_dict(self) -> None:
+        self._refuse_keys(self.stack[::2])
+        super().load_dict()
+    dispatch[pickle.DICT[0]] = load_dict
+
+
+def _numpy_dtype(name: Any, *_: Any) -> np.dtype:
+    if not isinstance(name, str):   # the message of NumPy would show what it is, which may be without end
+        raise DataError(f"a type of numbers is a {type(name).__name__}; expected its name: recreate the file with the official "
+                        "code")
+    return np.dtype(name)
 
 
 class _Writer(pickle.Pickler):
@@ -83,10 +120,10 @@ def read_dictionary(path: Path | str) -> dict[Any, Any]:
     the message names the reference, which is not called.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             version = np.lib.format.read_magic(file)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            content = _Reader(file).load() if header(file)[2].hasobject else None
+            content = _Reader(file, path).load() if header(file)[2].hasobject else None
         value = content.item() if isinstance(content, np.ndarray) and content.shape == () else None
         if isinstance(value, dict):
             return {key: item.detach().cpu().numpy() if isinstance(item, Tensor) else item for key, item in value.items()}
@@ -188,7 +225,8 @@ def read_prototypes(folder: Path) -> dict[str, np.ndarray]:
     rows: list[tuple[int, bool, np.ndarray]] = []
     for name, is_background in zip(PROTOTYPE_FILES, (False, True), strict=True):
         try:
-            found = torch.load(folder / name, map_location="cpu", weights_only=True)
+            with open_regular(folder / name) as file:
+                found = load(file, folder / name)
             rows += [(int(index), is_background, centers.detach().float().numpy()) for index, centers in found.items()]
             center = np.concatenate([centers for _, _, centers in rows])   # refuses other dimensions
             _, _ = center.shape
@@ -201,97 +239,3 @@ def read_prototypes(folder: Path) -> dict[str, np.ndarray]:
     return {"center": center, "class_index": np.repeat([index for index, _, _ in rows], counts),
             "is_background": np.repeat([is_background for _, is_background, _ in rows], counts),
             "kept": np.ones(len(center), bool)}
-
-
-# Prefix of official names -> prefix of our names. The official networks register most layers several times
-# (`self.resnet50`, `self.stage2`, `self.backbone`), and so do their state dicts.
-def _layout(first_stage: int, heads: Mapping[str, str]) -> dict[str, str]:
-    """`first_stage`: the number of the stage that holds layer1; it is 1 in resnet50_cam.py, 2 in resnet50_irn.py."""
-    stages = {"stage1.0.": "backbone.conv1.", "stage1.1.": "backbone.bn1."}
-    stages |= {f"stage{first_stage + i}.{4 if first_stage + i == 1 else 0}.": f"backbone.layer{i + 1}." for i in range(4)}
-    again = {f"backbone.{int(name[5]) - 1}{name[6:]}": own for name, own in stages.items()}
-    return {"resnet50.": "backbone.", **stages, **again, **heads}
-
-
-CAM = _layout(1, {"classifier.": "classifier.", "newly_added.0.": "classifier."})
-AMN = _layout(1, {"label_enc.": "label_embedding.", "newly_added.1.": "label_embedding."}
-              | {f"{place}.1.c{i}.": f"pyramid.{i}." for place in ("classifier", "newly_added.0") for i in range(4)})
-IRN = _layout(2, {name: own for branch, count in (("edge", 6), ("dp", 7)) for i in range(1, count + 1)
-                  for name, own in ((f"fc_{branch}{i}.", f"fc_{branch}{i}."), (f"{branch}_layers.{i - 1}.", f"fc_{branch}{i}."))}
-              | dict.fromkeys(("mean_shift.", "fc_dp7.4.", "dp_layers.6.4."), "mean_shift."))
-# Its state dict has the backbone without a prefix, and each parameter once (network/resnet38_aff.py).
-PSA = {"": "backbone.", **{f"{name}.": f"{name}." for name in ("f8_3", "f8_4", "f8_5", "f9")}}
-# Constants of the training loss, which res50_irn.pth also holds; MeanShift is a batch norm in later versions of IRN.
-_IGNORED = re.compile(r"path_indices\d+|disp_target|(fc_dp7|dp_layers\.6)\.4\.(running_var|num_batches_tracked)")
-
-
-def own_state(tensors: Mapping[str, Tensor], layout: Mapping[str, str], where: str) -> dict[str, Tensor]:
-    """Rename a state dict of the official network (`layout`: CAM, AMN, IRN or PSA) to our names; our own names are kept.
-
-    A leading `module.` (torch's DataParallel) is dropped; unknown names are kept for the caller to refuse.
-    Raises WeightsError if two copies of one parameter differ or a number is not finite.
-    """
-    prefixes = sorted([*layout.items(), ("backbone.", "backbone.")], key=lambda item: -len(item[0]))
-    state: dict[str, Tensor] = {}
-    sources: dict[str, str] = {}
-    for full_name, value in tensors.items():
-        name = full_name.removeprefix("module.")
-        if layout is IRN and _IGNORED.fullmatch(name):
-            continue
-        own = next((ours + name.removeprefix(prefix) for prefix, ours in prefixes if name.startswith(prefix)), name)
-        if own in state and not torch.equal(state[own], value):
-            raise WeightsError(f"{where}: {sources[own]} and {full_name} are one parameter of the official network, but differ. "
-                               "Use a file with the complete network")
-        if value.is_floating_point() and not value.isfinite().all():
-            raise WeightsError(f"{where}: {full_name} holds numbers that are not finite. Use a checkpoint of a finite training")
-        state[own], sources[own] = value, full_name
-    return state
-
-
-def write_network(path: Path | str, state: Mapping[str, Tensor], layout: Mapping[str, str]) -> None:
-    """Write one of our state dicts in the layout of the official network, completely or not at all."""
-    write_state(path, official_state(state, layout))
-
-
-def write_state(path: Path | str, state: Mapping[str, Tensor]) -> None:
-    """Write a state dict as it is, as a `.pth` file, completely or not at all."""
-    with replacing(path) as temporary:
-        torch.save(dict(state), temporary)
-
-
-def official_state(state: Mapping[str, Tensor], layout: Mapping[str, str]) -> dict[str, Tensor]:
-    """Rename one of our state dicts to all names of the official network, which loads it with `strict=True`."""
-    return {prefix + name.removeprefix(ours): value for prefix, ours in layout.items()
-            for name, value in state.items() if name.startswith(ours)}
-
-
-# ReCAM stores its second classifier in a file beside that of the network (step/train_recam.py): its name begins with the second
-# of these where the other has the first. In our state dict it is SECOND.
-RECAM_FILES, SECOND = ("res50_recam", "recam_predictor"), "second.weight"
-
-
-def _beside(path: Path | str) -> Path:
-    path = user_path(path)
-    return path.with_name(path.name.replace(*RECAM_FILES))
-
-
-def read_second(path: Path | str, where: str) -> Tensor:
-    """The weights (C, D, 1, 1) of ReCAM's second classifier in the file beside that of the network, `path`.
-
-    `where` names the file of the network in messages. Raises WeightsError if there is no such file or it has other content.
-    """
-    beside = _beside(path)
-    if beside == user_path(path) or not beside.is_file():
-        raise WeightsError(f"{where} has no second classifier of ReCAM ({SECOND}). The official code stores it in another file: "
-                           f"keep its names, as {RECAM_FILES[0]}_4.pth and {RECAM_FILES[1]}_4.pth, in one folder")
-    tensors = read_tensors(beside)
-    if tensors.keys() != {"classifier.weight"}:
-        raise WeightsError(f"{beside} holds {', '.join(tensors) or 'nothing'}; expected classifier.weight alone, as the official "
-                           "code of ReCAM writes it. Use the file that was written beside the network")
-    return tensors["classifier.weight"]
-
-
-def write_second(path: Path | str, weight: Tensor) -> None:
-    """Write ReCAM's second classifier beside the file of the network, `path`, completely or not at all."""
-    with replacing(_beside(path)) as temporary:
-        torch.save({"classifier.weight": weight}, temporary)

@@ -24,6 +24,7 @@ def safe_names(names: Iterable[str]) -> list[str]:
     taken: set[str] = set()
     for name in names:
         encoded = "".join(character if character.isalnum() else quote(character, safe="") for character in name)
+        encoded = encoded if encoded.strip(".") else encoded.replace(".", "%2E")   # not the folder, nor that above
         safe, number = encoded.encode()[:LONGEST_NAME].decode(errors="ignore"), 1
         short = safe
         while (key := unicodedata.normalize("NFKC", safe).casefold()) in taken:
@@ -35,21 +36,28 @@ def safe_names(names: Iterable[str]) -> list[str]:
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as the text of a csv file to look at. A spreadsheet computes cells that begin with = + - or @: text that does, such as
-    the name of a class, gets an apostrophe before it; numbers stay."""
+    """Rows as the text of a csv file to look at. A spreadsheet computes cells that begin with = + - or @, also of full width:
+    text that does, such as the name of a class, gets an apostrophe before it; numbers stay. So does each part of a cell between
+    ";", which separates cells in some languages."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([_as_text(cell) for cell in row] for row in rows)
     return text.getvalue()
 
 
 def _as_text(cell: object) -> object:
-    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+    if not isinstance(cell, str):
         return cell
+    return ";".join(map(_part_as_text, cell.split(";"))).replace("\r", " ")   # the writer does not quote it
+
+
+def _part_as_text(part: str) -> str:
+    if not unicodedata.normalize("NFKC", part[:1]).startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
+        return part
     try:
-        float(cell)
+        float(part)
     except ValueError:
-        return f"'{cell}"
-    return cell
+        return f"'{part}"
+    return part
 
 
 def duration(seconds: float | None) -> str:

@@ -5,7 +5,6 @@ its mask (H, W) uint8. It raises DataError for what it cannot read, and for a cl
 without an image are left out with a warning.
 """
 
-import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,10 +20,11 @@ import numpy as np
 from wsss.annotations import UNSCORED
 from wsss.annotations.colours import label
 from wsss.annotations.label_studio import ID, IMAGE, decode_brush
+from wsss.data.archives import unpack
 from wsss.data.dataset import Dataset
 from wsss.data.folder.classes import find_classes, is_ignored
 from wsss.data.folder.cvat_xml import read_cvat_labels
-from wsss.data.folder.found import Found, Shape, region
+from wsss.data.folder.found import Found, Shape, corners_of, region
 from wsss.data.folder.json_files import read_json_labels
 from wsss.data.folder.layout import find_masks
 from wsss.data.folder.masks import LABELMAP, FileMasks, match_masks, read_colours
@@ -32,6 +32,7 @@ from wsss.data.ids import Names
 from wsss.data.messages import did_you_mean, refuse
 from wsss.errors import ConfigError, DataError
 from wsss.palette import IGNORE
+from wsss.reading import parse_json, read_whole
 
 Masks = Mapping[str, Callable[[], np.ndarray]]
 _UPLOADED = re.compile("^[0-9a-f]{8}-")   # before the name of a file that was uploaded to Label Studio
@@ -46,8 +47,8 @@ def opened(path: Path) -> Iterator[Path]:
     if not zipfile.is_zipfile(path):
         raise ConfigError(f"import_from={path} is neither a folder nor a zip file. Set it to what the annotation tool "
                           "has exported")
-    with TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
-        archive.extractall(folder)
+    with TemporaryDirectory() as folder:
+        unpack(path, Path(folder))
         yield Path(folder)
 
 
@@ -103,7 +104,7 @@ def read_tasks(root: Path, dataset: Dataset, part: str = "annotations") -> Masks
     names, found, problems = Names(dataset.image_files), {}, []
     tasks = [task for path in sorted(root.glob("*.json")) for task in _tasks(path)]
     for task in tasks:
-        done = [each for each in task.get(part) or () if not each.get("was_cancelled")]
+        done = [each for each in _dictionaries(task.get(part)) if not each.get("was_cancelled")]
         if not done:
             continue
         known, address = str(task["data"].get(ID, "")), unquote(str(task["data"].get(IMAGE, ""))).rpartition("/")[2]
@@ -111,8 +112,9 @@ def read_tasks(root: Path, dataset: Dataset, part: str = "annotations") -> Masks
         if image_id is None:
             problems.append(f"task {task.get('id')} is of {address or known!r}, which is no image; leave it out of the export")
         else:
-            found[image_id] = partial(_drawn, image_id, done[-1]["result"], dataset)
-            problems += _wrong_results(image_id, done[-1]["result"], dataset.classes)
+            results = _dictionaries(done[-1].get("result"))
+            found[image_id] = partial(_drawn, image_id, results, dataset)
+            problems += _wrong_results(image_id, results, dataset.classes)
     refuse(f"tasks of {root}", problems)
     if not found:
         raise DataError(f"{root} has no task with an annotation; expected Label Studio's JSON with submitted annotations (not "
@@ -122,19 +124,25 @@ def read_tasks(root: Path, dataset: Dataset, part: str = "annotations") -> Masks
 
 def _tasks(path: Path) -> list[dict[str, Any]]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(read_whole(path))
         if isinstance(content, list) and all(isinstance(task["data"], dict) for task in content):
             return content
         reason = "it is no list of tasks"
-    except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         reason = f"{type(error).__name__}: {error}"
     raise DataError(f"{path} cannot be read as tasks of Label Studio ({reason}); expected its export as JSON: export the project "
                     "again, or remove the file")
 
 
+def _dictionaries(values: Any) -> list[dict[str, Any]]:
+    """Those of a list; anything else has none."""
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
+
+
 def _labels(result: Mapping[str, Any]) -> list[str]:
-    value = result.get("value", {})
-    return value.get("brushlabels") or value.get("polygonlabels") or []
+    value = result.get("value") if isinstance(result.get("value"), dict) else {}
+    names = value.get("brushlabels") or value.get("polygonlabels") or []
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _wrong_results(image_id: str, results: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> list[str]:
@@ -150,10 +158,11 @@ def _wrong_results(image_id: str, results: Sequence[Mapping[str, Any]], classes:
 
 def _drawn(image_id: str, results: Sequence[Mapping[str, Any]], dataset: Dataset) -> np.ndarray:
     """The mask of an annotation, in which a later region covers those before it; without a region it is background."""
-    sizes = {(int(result["original_height"]), int(result["original_width"])) for result in results} or {dataset.size(image_id)}
-    if len(sizes) > 1:
-        raise DataError(f"{image_id} has regions of images of several sizes, {sorted(sizes)}; expected one: annotate it again")
-    (height, width), = sizes
+    height, width = dataset.size(image_id)
+    if sizes := {(str(result.get("original_height")), str(result.get("original_width"))) for result in results} - {
+            (str(height), str(width))}:
+        raise DataError(f"{image_id} has regions of an image of another size, {min(sizes)}; expected {(height, width)} as shown: "
+                        "annotate the image as it is")
     mask = np.zeros((height, width), np.uint8)
     for result in results:
         name, value = _labels(result)[0], result["value"]
@@ -161,7 +170,7 @@ def _drawn(image_id: str, results: Sequence[Mapping[str, Any]], dataset: Dataset
         if "rle" in value:
             mask[decode_brush(value["rle"], (height, width))] = number
         else:
-            corners = tuple((x * width / 100, y * height / 100) for x, y in value["points"])
+            corners = tuple((x * width / 100, y * height / 100) for x, y in corners_of(value.get("points")))
             mask[region(Shape(number, (corners,)), (height, width))] = number
     return mask
 

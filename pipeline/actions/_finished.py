@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from pipeline.contexts import make_context
 from pipeline.order import sources
 from pipeline.runfolder.folder import RunFolder
-from pipeline.runfolder.reading import CONFIG
+from pipeline.runfolder.reading import CONFIG, read_config
 from steps.runtime.context import Runtime, StepContext, methods_of, own_methods
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
@@ -42,8 +42,9 @@ class FinishedSteps:
     def max_pixels(self) -> int | None:
         """The most pixels of an image of the run's data set, `data.max_pixels`. No manifest has it: no result depends on it."""
         path = self.folder.path / CONFIG
-        data = OmegaConf.load(path).get("data") if path.exists() else None
-        return data.get("max_pixels") if data else None
+        data = read_config(path).get("data") if path.exists() else None
+        found = data.get("max_pixels") if isinstance(data, DictConfig) else None
+        return found if type(found) is int and found > 0 else None
 
     def place(self, name: str) -> Path | None:
         """The folder of a finished step; None if it is not finished."""

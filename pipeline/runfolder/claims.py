@@ -11,6 +11,7 @@ valid only in its pid namespace, because two containers may have the same host n
 import fcntl
 import json
 import os
+import re
 import subprocess
 import time
 import uuid
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from wsss.errors import BusyError
 from wsss.files import storage, write_text
+from wsss.reading import parse_json
 
 LOCKS = ".locks"
 INITIAL = "pid:[4026531836]"   # the initial pid namespace of every Linux (PROC_PID_INIT_INO)
@@ -157,13 +159,13 @@ class Claims:
         found, me = [], Owner.me()
         for path in sorted(self.folder.glob("*.json")):
             try:
-                values = json.loads(path.read_text(encoding="utf-8"))
-                makes = tuple((step, int(shard), int(shards)) for step, shard, shards in values["makes"])
-                claim = Claim(Owner(**values["owner"]), values["since"], makes, tuple(values["reads"]), values["now"])
+                claim = _claim(path)
             except FileNotFoundError:   # just released
                 continue
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
                 raise BusyError(f"{path} is not a claim of a run ({error!r}). Delete it if no run works in {self.run}") from error
+            if claim is None:
+                raise BusyError(f"{path} is not a claim of a run (its owner). Delete it if no run works in {self.run}")
             if claim.owner.is_alive() and (claim.owner != me or path.name in _held):
                 found.append((claim, path))
             elif clean:
@@ -185,7 +187,7 @@ def _locked(descriptor: int, say: Callable[[str], None], run: Path) -> bool:
 def _holder(path: Path) -> str:
     """Who holds the planning lock, for a message."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = parse_json(path.read_text(encoding="utf-8"))
         return f"{Owner(**held['owner'])} since {held['since']}"
     except (OSError, ValueError, KeyError, TypeError):   # it could not write it, or has just begun
         return "its process is not known"
@@ -193,6 +195,19 @@ def _holder(path: Path) -> str:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _claim(path: Path) -> Claim | None:
+    """A claim in a file; None if its owner is none, whose values go into paths and commands. Raises almost anything for a file
+    of another form."""
+    values = parse_json(path.read_text(encoding="utf-8"))
+    owner = Owner(**values["owner"])
+    makes = tuple((str(step), int(shard), int(shards)) for step, shard, shards in values["makes"])
+    texts = (owner.host, owner.job or "", owner.boot, owner.namespace, owner.machine, values["since"], values["now"] or "")
+    numbers = (owner.pid, owner.started, owner.restarts)
+    valid = (all(isinstance(text, str) for text in texts) and re.fullmatch(r"[0-9_+.]*", owner.job or "") is not None
+             and all(type(number) is int and 0 <= number < 2**63 for number in numbers))
+    return Claim(owner, values["since"], makes, tuple(map(str, values["reads"])), values["now"]) if valid else None
 
 
 def _start_ticks(pid: int) -> int:

@@ -22,7 +22,7 @@ from steps.runtime.packs import DAMAGED, discard, set_aside
 from steps.runtime.schedule import STATE
 from steps.step import IMAGES
 from wsss.errors import ArtifactError, ConfigError
-from wsss.files import are_plain_names, file_sizes, remove_temporary, storage, sync_folder, sync_names
+from wsss.files import are_plain_names, file_sizes, refuse_links, remove_temporary, storage, sync_folder, sync_names
 
 MANIFEST = "manifest.json"
 CHECKSUM = "checksum"   # of a manifest or run.json: the CRC-32 of its other values, so that a changed digit changes no plan
@@ -166,6 +166,7 @@ class RunFolder:
         """Prepare `folder` for work: create it and delete temporary and damaged files."""
         with storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            refuse_links(folder)
             remove_temporary(folder)
             for name in damaged:
                 if name != INDEX:   # its readable lines are still used
@@ -176,6 +177,7 @@ class RunFolder:
 
     def share(self, step: str, folder: Path, identity: dict) -> None:
         """Prepare `folder` for one shard while other processes work in it."""
+        refuse_links(folder)
         if folder != self.result(step) and self.begun(folder) != identity:
             write_json(folder / WORK, {"step": step, "identity": identity})
 

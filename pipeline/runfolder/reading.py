@@ -4,12 +4,34 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from pipeline.runfolder.folder import MANIFEST, RunFolder
 from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError, StorageError
 from wsss.files import user_path
+from wsss.reading import read_yaml
 
 CONFIG = "config.yaml"
+
+
+def read_config(path: Path) -> DictConfig:
+    """The configuration in a run folder, as it is there. Raises ConfigError for a file that is damaged or too large."""
+    try:
+        if isinstance(read_yaml(path), dict):
+            return OmegaConf.load(path)   # reads numbers as the run wrote them
+        reason: Exception = TypeError("it has no keys")
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = error
+    raise not_of_a_run(path, reason)
+
+
+def not_of_a_run(path: Path, reason: Exception) -> ConfigError:
+    why = " ".join(str(reason).split())[:300]
+    return ConfigError(f"{path} does not hold the configuration of a run ({type(reason).__name__}: {why}). Repeat the command "
+                       "that made the run to write it again")
 
 
 def find_run(key: str, run: str, outputs: str, finished: bool = False) -> Path:

@@ -18,7 +18,7 @@ from pipeline.order import BY_NAME, STEPS, Row, main_masks, sources
 from pipeline.plan.plan import DONE, PARTIAL, PlannedStep
 from pipeline.presets import CONF as PRESETS
 from pipeline.runfolder.folder import RunFolder
-from pipeline.runfolder.reading import CONFIG
+from pipeline.runfolder.reading import CONFIG, not_of_a_run, read_config
 from steps.runtime.context import Runtime, StepContext, own_methods
 from steps.runtime.datasets import KINDS
 from steps.step import SCORE
@@ -100,7 +100,7 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
     """
     path = run / CONFIG
     try:
-        stored = OmegaConf.load(path)
+        stored = read_config(path)
         _drop_steps(stored, current)
         schema = OmegaConf.structured(OmegaConf.get_type(current))
         schema.data = OmegaConf.merge(OmegaConf.structured(KINDS[stored.data.kind].settings), _data_defaults(stored.data.kind))
@@ -120,10 +120,8 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
                                  {"multirun": {"name": None, "over": []}}, place)
     except ConfigError:   # of the method
         raise
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        why = " ".join(str(error).split())
-        raise ConfigError(f"{path} does not hold the configuration of a run ({type(error).__name__}: {why}). Repeat the "
-                          "command that made the run to write it again") from error
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OmegaConfBaseException) as error:
+        raise not_of_a_run(path, error) from error
     if gone := [name for name in config.steps if name not in BY_NAME]:
         raise ConfigError(f"{path}: the run has the steps {', '.join(config.steps)}, but this version of the program has no step "
                           f"{', '.join(gone)}. Use the version that made the run, or make a new run without it, name=NAME")

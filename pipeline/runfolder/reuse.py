@@ -28,6 +28,7 @@ from steps.step import IMAGES
 from wsss.data.dataset import Dataset
 from wsss.errors import ConfigError
 from wsss.files import storage
+from wsss.reading import open_inside
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dat
     names = [name for name in manifest["files"] if name != INDEX] + [STATE] * (source / STATE).exists()
     with storage(into):
         for name in names:
-            _link(source / name, into / name)
+            _link(source, name, into / name)
         if BY_NAME[step].KIND == IMAGES:
             merge_journals(into, ids)
             missing, incomplete = unfinished(into, ids, dataset), unfinished(source, ids, dataset)
@@ -108,11 +109,11 @@ def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dat
                     if pack not in packs:
                         packs[pack] = free_name(pack, used)
                         used.add(packs[pack])
-                        _link(source / pack, into / packs[pack])
+                        _link(source, pack, into / packs[pack])
                     line["pack"] = packs[pack]
                 else:
                     for name in line["files"]:
-                        _link(source / name, into / name)
+                        _link(source, name, into / name)
                 journal.append(line)
                 if missing[line["id"]] == BROKEN:
                     for name in line["files"]:
@@ -121,12 +122,14 @@ def take_over(donor: RunFolder, step: str, into: Path, ids: tuple[str, ...], dat
     return manifest
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(folder: Path, name: str, target: Path) -> None:
+    """Link or copy the file `name` of a folder. Raises DataError if it is a link out of the folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     discard(target)
-    try:
-        os.link(source.resolve(), target)   # resolve: writing through a symbolic link would change another folder
-    except OSError:
-        shutil.copy2(source, target)
-        with open(target, "rb+") as file:
-            os.fsync(file.fileno())
+    with open_inside(folder, name) as file:
+        try:
+            os.link(f"/proc/self/fd/{file.fileno()}", target, follow_symlinks=True)   # what was opened, whatever has its name now
+        except OSError:
+            with open(target, "xb") as copy:
+                shutil.copyfileobj(file, copy)
+                os.fsync(copy.fileno())

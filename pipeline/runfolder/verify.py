@@ -15,7 +15,8 @@ from steps.runtime.packs import OpenFiles
 from steps.runtime.schedule import STATE
 from steps.step import IMAGES, TRAINING
 from wsss.data.dataset import Dataset
-from wsss.errors import ArtifactError, WsssError
+from wsss.errors import ArtifactError, StorageError, WsssError
+from wsss.files import refuse_links
 
 NOT_FINISHED = "not finished"
 
@@ -51,6 +52,7 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
         if manifest is None:
             return Verified(name, 0, {}, NOT_FINISHED)
         place, reader = folder.result(name), row.reader
+        refuse_links(place)   # what is broken is renamed
         problems: list[str] = []
         lines = list(journal_lines(place, problems)) if row.KIND == IMAGES else []
         for problem in problems:
@@ -71,6 +73,8 @@ def verify_step(folder: RunFolder, name: str, dataset: Dataset, tick: Callable[[
             if read and all(ok):
                 _try(result, place, lambda image_id=line["id"]: read(image_id))
             tick(number, len(lines))
+    except StorageError as error:
+        return Verified(name, 0, {}, str(error))
     except ArtifactError as error:
         result.note = str(error)
         quarantine(error)

@@ -9,6 +9,7 @@ import numpy as np
 from wsss.errors import DataError, WeightsError
 from wsss.files import user_path
 from wsss.networks.facts import file_sha256
+from wsss.reading import read_npz
 
 FILE = "prototypes.npz"   # in the folder of the step
 NEEDED = ("center", "class_index", "is_background", "kept")   # the arrays of a prototypes.npz that the maps need
@@ -43,8 +44,7 @@ def read_imported(source: str, where: str, n_classes: int, dimension: int) -> di
     paths = _files(source)
     if len(paths) == 1:
         try:
-            with np.load(paths[0], allow_pickle=False) as file:
-                arrays = dict(file)
+            arrays = read_npz(paths[0])
             center, class_index, is_background, kept = (arrays[name] for name in NEEDED)
             good = (center.ndim == 2 and center.dtype.kind == "f" and class_index.dtype.kind in "iu"
                     and is_background.dtype == kept.dtype == bool

@@ -223,8 +223,8 @@ RESNET38 = {"method": "resnet38", "norm": "frozen_batch"}
 
 @dataclass(frozen=True)
 class OfficialNetwork:
-    """The weights file of a training; the setting `weights` of the step reads it. `layout`: its names in `wsss.official`.
-    `backbone`: the facts of its backbone. A classifier may have an official code, and so a file, of its own
+    """The weights file of a training; the setting `weights` of the step reads it. `layout`: its names in
+    `wsss.official_networks`. `backbone`: the facts of its backbone. A classifier may have an official code, and so a file, of its own
     (`ClassifierMethod.official_file`)."""
 
     name: str
@@ -251,7 +251,7 @@ class OfficialNetwork:
 
     def write(self, target: Path, folder: Path) -> None:
         """Write the official file of the finished step in `folder` into the folder `target`."""
-        from wsss import official
+        from wsss import official_networks as official
         from wsss.networks.weights import read_tensors
 
         state = read_tensors(folder / WEIGHTS)

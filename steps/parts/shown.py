@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,14 +14,23 @@ from steps.parts.thresholds import THRESHOLD
 from steps.runtime.artifacts import Labels, Maps, read_arrays, read_json
 from steps.runtime.context import StepContext
 from steps.runtime.schedule import LOG
+from wsss.errors import ArtifactError
+from wsss.reading import parse_json
 
 ON_SCORED, ON_VAL = "On the scored images", "On the val images, which chose"
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of the log of a training; [] if it has none yet."""
+    """The lines of the log of a training; [] if it has none yet. Raises ArtifactError for a damaged one."""
     path = folder / LOG
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    try:
+        lines = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        if all(isinstance(line, dict) for line in lines):
+            return lines
+        reason: object = "a line is no object"
+    except (OSError, ValueError) as error:
+        reason = error
+    raise ArtifactError(f"{path} is damaged ({reason}). No result is read from it: move it away, then its curves are missing")
 
 
 def loss_curves(context: StepContext, log: Sequence[Mapping[str, Any]], losses: Mapping[str, str]) -> Iterator[Curve]:

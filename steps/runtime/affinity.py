@@ -15,8 +15,8 @@ from wsss.networks.affinitynet import AffinityNet
 from wsss.networks.backbones.method import rebuilt
 from wsss.networks.irn import IRN
 from wsss.networks.weights import read_tensors
-from wsss.official import PSA as OFFICIAL
-from wsss.official import own_state
+from wsss.official_networks import PSA as OFFICIAL
+from wsss.official_networks import own_state
 from wsss.refiners.method import RefinerMethod
 from wsss.seeding import derived_seed
 

@@ -24,8 +24,8 @@ from wsss.data.dataset import Dataset
 from wsss.networks.amn import AMN
 from wsss.networks.backbones.method import rebuilt
 from wsss.networks.weights import read_tensors
-from wsss.official import AMN as OFFICIAL
-from wsss.official import own_state
+from wsss.official_networks import AMN as OFFICIAL
+from wsss.official_networks import own_state
 from wsss.seeding import derived_seed
 
 

@@ -22,11 +22,13 @@ from steps.runtime.store import Store
 from wsss.data.images import decode_mask, write_mask
 from wsss.errors import ArtifactError, WsssError
 from wsss.files import replacing, write_bytes, write_text
+from wsss.reading import parse_json, read_npy, read_npz
 
 if TYPE_CHECKING:
     import torch
 
 File = Path | Member
+_MOST_SIDE = 2**20    # of an image or a grid
 FG_ONLY = "fg_only"   # sub-folder of make_lpcam with the maps without the background term
 
 
@@ -50,12 +52,12 @@ def read_array(path: File, step: str) -> np.ndarray:
     """
     try:
         with path.open("rb") as file:
-            array = np.load(file, allow_pickle=False)
+            array = read_npy(file)
     except (MemoryError, ArtifactError):
         raise
     except Exception as error:   # a damaged header raises almost anything
         raise ArtifactError(f"{path} cannot be read ({error}). {_repair(path, step)}", damaged=path) from error
-    if not np.isfinite(array).all():
+    if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
         raise ArtifactError(f"{path} holds numbers that are not finite. {_repair(path, step)}", damaged=path)
     return array
 
@@ -92,7 +94,7 @@ def read_json(path: Path) -> Any:
     """
     step = path.parent.name.split(".")[0]
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist. Run the step {step} first") from error
     except (OSError, ValueError) as error:
@@ -112,8 +114,8 @@ def read_arrays(path: File, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     Raises ArtifactError if it is missing or damaged, lacks an array, or a float array is not finite.
     """
     try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            arrays = dict(file)
+        with path.open("rb") as file:
+            arrays = read_npz(file)
         wrong = [f"no array {name!r}" for name in names if name not in arrays]
         wrong += [f"{name} is not finite" for name, array in arrays.items()
                   if array.dtype.kind == "f" and not np.isfinite(array).all()]
@@ -190,7 +192,11 @@ class Maps:
             raise ArtifactError(f"{self.folder} has no maps of {image_id!r} ({len(self.index)} images are there). "
                                 f"Run {self.step} again")
         line = self.index[image_id]
-        return {**line, **line.get("added", {}).get(self.kind, {})}
+        facts = {**line, **line.get("added", {}).get(self.kind, {})}
+        if not _describe_maps(facts):
+            raise ArtifactError(f"the index of {self.folder} does not describe the maps of {image_id!r}. Run {self.step} again",
+                                damaged=self._store.file(image_id, self._name(image_id)))
+        return facts
 
     def classes(self, image_id: str) -> list[int]:
         return self.facts(image_id)["classes"]
@@ -235,6 +241,20 @@ class Maps:
         return "/".join(filter(None, (self.kind, f"{image_id}.npy")))
 
 
+def _describe_maps(facts: dict[str, Any]) -> bool:
+    """Whether the facts of an image are as in `Maps`: the run may be another user's."""
+    def is_number(value: Any) -> bool:
+        return type(value) in (int, float)
+    sizes = [[facts.get("height"), facts.get("width")], *(facts["grids"] if isinstance(facts.get("grids"), list) else [None])]
+    span = facts.get("range", (-1, 1))
+    return (all(isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side < _MOST_SIDE for side in size)
+                for size in sizes)
+            and isinstance(span, (list, tuple)) and len(span) == 2 and all(end is None or is_number(end) for end in span)
+            and isinstance(facts["classes"], list) and isinstance(facts.get("merge", ""), str)
+            and is_number(facts.get("pad", 0)) and is_number(facts.get("epsilon", 0))
+            and isinstance(facts.get("maxima", []), list) and all(map(is_number, facts.get("maxima", []))))
+
+
 class Labels:
     """The labels of a finished step: one `ID.png` per image, facts in the index. `kind` is as for `Maps`."""
 
@@ -245,7 +265,7 @@ class Labels:
 
     def __call__(self, image_id: str, size: Sequence[int] = ()) -> np.ndarray:
         """Read and check the label of an image (`read_label`). `size` (H, W) defaults to the recorded one."""
-        size = size or [self.index[image_id][side] for side in ("height", "width")]
+        size = size or [self.index[image_id].get(side, 0) for side in ("height", "width")]
         return read_label(self.store.file(image_id, self._name(image_id)), size, self._n_classes, self.step)
 
     def __contains__(self, image_id: str) -> bool:

@@ -18,8 +18,8 @@ from wsss.networks.backbones.backbone import Backbone
 from wsss.networks.foreign import HEAD_BIAS, classifier_state, is_foreign, without_bias
 from wsss.networks.irn import IRN
 from wsss.networks.weights import fill, read_tensors
-from wsss.official import CAM, SECOND, own_state, read_second
-from wsss.official import IRN as OFFICIAL_IRN
+from wsss.official_networks import CAM, SECOND, own_state, read_second
+from wsss.official_networks import IRN as OFFICIAL_IRN
 from wsss.segmenters.segmenter import Segmenter
 
 # (file, its name in messages, methods, data set) -> the network, and what is dropped of it

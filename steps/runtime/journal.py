@@ -22,11 +22,13 @@ from typing import Any
 
 from steps.runtime.packs import PACKS, OpenFiles, Sizes, close_pack, discard, pack_end, set_aside
 from wsss.data.dataset import Dataset
-from wsss.files import are_plain_names, replacing, storage, sync_folder
+from wsss.files import are_plain_names, replacing, storage, sync_folder, without_links
+from wsss.reading import parse_json
 
 INDEX, JOURNALS = "index.jsonl", "journals"
 TAKEN = "taken"   # the journal of results reused from another run
 _TAIL = 2**16     # bytes
+_MOST = 2**62     # size of a file
 _SECONDS, _PACK = re.compile(r', "seconds": [^,}]*'), re.compile(rb'"pack": "(packs/[^"\\/]+\.tar)"')
 _CRC, _LAST_NUMBER = ', "crc": ', re.compile(r', "[^"]*": \d+}\s*$')
 _DECODE = json.JSONDecoder().raw_decode
@@ -42,7 +44,7 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             set_aside(self.path)
             _drop_torn_line(self.path)
-            self._file = open(self.path, "a", encoding="utf-8")
+            self._file = open(self.path, "a", encoding="utf-8", opener=without_links)
 
     def add(self, image_id: str, placed: dict[str, Any], seconds: float, **facts: Any) -> None:
         """Record that the artifacts of `image_id` are complete; `placed`: their place, from `Writer.write`."""
@@ -147,7 +149,7 @@ class Lines(Mapping[str, dict]):
                 self._places[line["id"]] = (index << 48 | offset) << 32 | length
 
     def __getitem__(self, image_id: str) -> dict:
-        return json.loads(self._text(self._places[image_id]))
+        return parse_json(self._text(self._places[image_id]))
 
     def take(self, image_id: str) -> str:
         """Remove an image and return its line as written in the file."""
@@ -185,7 +187,7 @@ def merge_journals(folder: Path, ids: Iterable[str]) -> int:
         sync_folder(folder)   # what the index names must be there before the journals are gone
     shutil.rmtree(folder / JOURNALS, ignore_errors=True)
     packs = pack_names([folder / INDEX])
-    for path in folder.glob(f"{PACKS}/*.tar"):
+    for path in folder.glob(f"{PACKS}/*.tar") if not (folder / PACKS).is_symlink() else ():
         if f"{PACKS}/{path.name}" not in packs:
             discard(path)
     return number
@@ -246,7 +248,7 @@ def _parsed(raw: bytes) -> dict | None:
                  and isinstance(line["source"], str) and isinstance(line["classes"], list)
                  and all(isinstance(facts, dict) for facts in line.get("added", {}).values()))
         for place in files.values():   # size, checksum and, in a pack, where it begins
-            valid = valid and [*map(type, place)] == [int] * (2 + len(pack)) and min(place) >= 0
+            valid = valid and [*map(type, place)] == [int] * (2 + len(pack)) and 0 <= min(place) <= max(place) < _MOST
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return line if valid else None
@@ -285,7 +287,7 @@ def last_packed(path: Path) -> dict | None:
 def _drop_torn_line(path: Path) -> None:
     if not path.exists():
         return
-    with open(path, "r+b") as file:
+    with open(path, "r+b", opener=without_links) as file:
         end = size = file.seek(0, os.SEEK_END)
         while end:
             start = max(0, end - _TAIL)

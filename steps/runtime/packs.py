@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsss.errors import ArtifactError
-from wsss.files import file_sizes, storage
+from wsss.files import file_sizes, storage, without_links
 
 PACKS = "packs"
 DAMAGED = ".damaged"   # suffix of a file that was renamed because it is damaged
@@ -36,7 +36,7 @@ class Pack:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if not end:   # an existing file may be a hard link to a pack of another run
                 discard(self._path)
-            self._file = open(self._path, "r+b" if end else "xb", buffering=0)
+            self._file = open(self._path, "r+b" if end else "xb", buffering=0, opener=without_links)
             self._file.truncate(end)
         self._synced = time.monotonic()
 
@@ -64,14 +64,14 @@ class Pack:
 def close_pack(path: Path, end: int) -> None:
     """Complete a tar whose process was killed: truncate it after its last file. A pack shared with other runs is not changed."""
     if is_own(path, end) and path.stat().st_size != end + len(_END):
-        with storage(path), open(path, "r+b", buffering=0) as file:
+        with storage(path), open(path, "r+b", buffering=0, opener=without_links) as file:
             _finish(file, end)
 
 
 def is_own(path: Path, end: int) -> bool:
     """Whether a pack may be appended to: it has the `end` bytes of the journal, and no other run has a hard link to it."""
     try:
-        found = path.stat()
+        found = path.lstat()
     except OSError:
         return False
     return stat.S_ISREG(found.st_mode) and found.st_size >= end and found.st_nlink == 1

@@ -23,7 +23,7 @@ from tests.pipeline.test_distributed import together
 from wsss.data.images import read_mask
 from wsss.data.saliency import read_saliency
 from wsss.errors import ConfigError, DataError, WeightsError
-from wsss.official import write_state
+from wsss.official_networks import write_state
 
 STEPS = ("train_cam", "make_cam", "eval_cam", "make_sem_seg_labels", "eval_sem_seg")
 EDAM = (*SMOKE, f"steps=[{','.join(STEPS)}]", "name=edam", "seed_maps=make_cam", "classifier=edam", "classifier.hidden=8",

@@ -27,8 +27,9 @@ from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask
 from wsss.errors import ConfigError, DataError, WeightsError
 from wsss.networks.irn import IRN
-from wsss.official import IRN as OFFICIAL_IRN
-from wsss.official import PROTOTYPE_FILES, read_maps, write_label, write_network
+from wsss.official import PROTOTYPE_FILES, read_maps, write_label
+from wsss.official_networks import IRN as OFFICIAL_IRN
+from wsss.official_networks import write_network
 
 RESNET = "backbone=resnet18"
 

@@ -11,7 +11,7 @@ from steps.runtime.schedule import WEIGHTS
 from tests.conftest import SMOKE, actions, contents, interrupted, works
 from tests.pipeline.test_distributed import together
 from wsss.errors import ConfigError, WeightsError
-from wsss.official import CAM, SECOND, write_network, write_second
+from wsss.official_networks import CAM, SECOND, write_network, write_second
 
 FIRST = ("train_cam", "train_recam", "make_cam", "make_lpcam", "eval_cam")
 RECAM = (*SMOKE, f"steps=[{','.join(FIRST)}]", "name=recam", "train_recam.epochs=2", "train_recam.checkpoint_steps=1")

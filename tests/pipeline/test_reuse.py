@@ -10,7 +10,7 @@ from pipeline.runfolder.folder import MANIFEST
 from pipeline.runfolder.reuse import _link
 from steps.runtime.journal import INDEX, file_sum
 from tests.conftest import SMOKE, actions, rewritten
-from wsss.errors import ConfigError
+from wsss.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -68,8 +68,13 @@ def test_a_symbolic_link_is_taken_as_the_file(tmp_path):
     """Else what is written behind it would leave the folder."""
     (tmp_path / "file").write_text("content")
     (tmp_path / "link").symlink_to(tmp_path / "file")
-    _link(tmp_path / "link", tmp_path / "into/taken")
+    _link(tmp_path, "link", tmp_path / "into/taken")
     assert not (tmp_path / "into/taken").is_symlink() and (tmp_path / "into/taken").read_text() == "content"
+    (tmp_path / "donor").mkdir()
+    (tmp_path / "donor/link").symlink_to(tmp_path / "file")
+    with pytest.raises(DataError, match="donor/link is a link out of .*donor; expected a file of its own"):
+        _link(tmp_path / "donor", "link", tmp_path / "into/other")
+    assert not (tmp_path / "into/other").exists()
 
 
 @pytest.mark.parametrize(("override", "message"), [

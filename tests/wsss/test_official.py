@@ -19,25 +19,9 @@ from wsss.networks.amn import AMN as OurAmn
 from wsss.networks.backbones.resnet38_layers import ResNet38
 from wsss.networks.irn import IRN as OurIrn
 from wsss.networks.weights import fill, read_tensors
-from wsss.official import (
-    AMN,
-    CAM,
-    IRN,
-    PROTOTYPE_FILES,
-    PSA,
-    OfficialMaps,
-    official_state,
-    own_state,
-    read_dictionary,
-    read_maps,
-    read_prototypes,
-    read_second,
-    write_label,
-    write_maps,
-    write_network,
-    write_second,
-)
+from wsss.official import PROTOTYPE_FILES, OfficialMaps, read_dictionary, read_maps, read_prototypes, write_label, write_maps
 from wsss.official_edam import official_edam
+from wsss.official_networks import AMN, CAM, IRN, PSA, official_state, own_state, read_second, write_network, write_second
 
 IMAGE = torch.randn(2, 3, 61, 90, generator=torch.Generator().manual_seed(0))
 

@@ -9,7 +9,7 @@ from wsss.classifiers.mctformer import MCTformer
 from wsss.errors import DataError, WeightsError
 from wsss.networks.foreign import is_foreign
 from wsss.networks.weights import fill, read_tensors
-from wsss.official import CAM, own_state, read_dictionary, write_state
+from wsss.official import read_dictionary
 from wsss.official_mctformer import (
     class_maps,
     is_class_maps,
@@ -18,6 +18,7 @@ from wsss.official_mctformer import (
     own_names,
     write_class_maps,
 )
+from wsss.official_networks import CAM, own_state, write_state
 
 # models.py and vision_transformer.py, as registered: D features, C classes, N cells and H hidden features of each of the blocks
 SHAPES = {"cls_token": "1CD", "pos_embed": "1TD", "patch_embed.proj.weight": "D3PP", "patch_embed.proj.bias": "D"}

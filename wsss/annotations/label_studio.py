@@ -85,6 +85,8 @@ def decode_brush(packed: Sequence[int], size: tuple[int, int]) -> np.ndarray:
         bits = np.unpackbits(np.array(packed, np.uint8))
         text = "".join(map(str, bits.tolist()))
         total, word = int(text[:32], 2), int(text[32:37], 2) + 1
+        if total != size[0] * size[1] * CHANNELS:
+            raise _damaged(f"it has {total} values", size)
         lengths = [int(text[at:at + 4], 2) + 1 for at in range(37, 53, 4)]
         values, place, done = np.zeros(total, np.uint32), 53, 0
         while done < total:
@@ -96,7 +98,13 @@ def decode_brush(packed: Sequence[int], size: tuple[int, int]) -> np.ndarray:
             values[done:done + run] = coded @ (1 << np.arange(word)[::-1])
             place, done = place + number * word, done + run
         alpha = values.reshape(*size, CHANNELS)[:, :, -1]
+    except DataError:
+        raise
     except (ValueError, OverflowError, IndexError, TypeError) as error:
-        raise DataError(f"a brush mask cannot be read ({error}); expected the run lengths of a picture of {size[1]} x {size[0]} "
-                        "pixels in four channels: export the project again as JSON") from error
+        raise _damaged(error, size) from error
     return alpha >= 1 << (word - 1)
+
+
+def _damaged(why: object, size: tuple[int, int]) -> DataError:
+    return DataError(f"a brush mask cannot be read ({why}); expected the run lengths of a picture of {size[1]} x {size[0]} "
+                     "pixels in four channels: export the project again as JSON")

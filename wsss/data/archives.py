@@ -1,8 +1,10 @@
 """Unpacking of untrusted zip and tar archives: no file is written outside its folder, and none is replaced."""
 
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -13,10 +15,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, NamedTuple
 
 from wsss.data.messages import refuse
-from wsss.errors import DataError, StorageError
-from wsss.files import free_bytes, replacing, storage
+from wsss.errors import DataError, StorageError, WsssError
+from wsss.files import are_plain_names, free_bytes, replacing, storage
 
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, RuntimeError)   # RuntimeError: an encrypted zip
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, RuntimeError, ValueError, LookupError,
+           OSError, OverflowError, struct.error)   # RuntimeError: an encrypted zip, or a compression that is not known
+_MOST_TIMES, _ALWAYS = 200, 2**30   # the files may have so many times the bytes of the archive, and always so many
 
 Progress = Callable[[str, int, int, str], None]   # name, done, total, unit
 
@@ -56,7 +60,11 @@ def unpack(path: Path, into: Path, inside: str = "", only: Sequence[str] = (), p
                             "fetch it again")
         missing = {name: member for name, member in wanted.items() if not os.path.lexists(into / name)}
         differing = tuple(name for name in wanted if name not in missing and not _has_size(into / name, wanted[name].size))
-        require_room(into, sum(member.size for member in missing.values()), f"unpack {path.name}")
+        size, packed = sum(member.size for member in missing.values()), path.stat().st_size
+        if size > max(_ALWAYS, _MOST_TIMES * packed):
+            raise DataError(f"{path} has {packed:,} bytes and would unpack to {size:,}; expected at most {_MOST_TIMES} times as "
+                            "many: it is made to fill the disk, so nothing was unpacked. Remove it")
+        require_room(into, size, f"unpack {path.name}")
         for number, (name, member) in enumerate(missing.items(), start=1):
             with member.open() as source, replacing(into / name, flush=False) as temporary, open(temporary, "wb") as target:
                 shutil.copyfileobj(source, target)
@@ -88,6 +96,8 @@ def _opened(path: Path) -> Iterator[list[Member]]:
             with zipfile.ZipFile(path) as archive:
                 yield [Member(info.filename, info.file_size, stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG),
                               partial(archive.open, info)) for info in archive.infolist() if not info.is_dir()]
+    except WsssError:
+        raise
     except _DAMAGE as error:
         raise DataError(f"{path} is damaged or not an archive ({error}); remove it and run the same command again") from error
 
@@ -96,7 +106,7 @@ def _refuse_dangerous(path: Path, members: Sequence[Member]) -> None:
     problems = []
     for member in members:
         path_anywhere = PureWindowsPath(member.name)   # splits POSIX paths too
-        if path_anywhere.anchor or ".." in path_anywhere.parts or "\\" in member.name:
+        if path_anywhere.anchor or "\\" in member.name or not are_plain_names([str(PurePosixPath(member.name))]):
             problems.append(f"{member.name!r} would be written outside its folder")
         elif not member.is_plain:
             problems.append(f"{member.name!r} is a link or a device; expected a plain file")

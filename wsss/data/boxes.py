@@ -4,7 +4,6 @@ Both readers are mappings, id -> boxes as in `Dataset.box_lists`. A file is read
 which nothing reads boxes opens none of them.
 """
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,9 @@ from xml.etree import ElementTree
 
 from wsss.data.dataset import Box
 from wsss.data.images import image_size
-from wsss.data.messages import did_you_mean, format_size, refuse
+from wsss.data.messages import MAX_REPORTED, did_you_mean, format_size, refuse
 from wsss.errors import DataError
+from wsss.reading import parse_json, read_whole
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class _NoDoctype(ElementTree.TreeBuilder):
 def read_xml(path: Path) -> ElementTree.Element:
     """The root element of an XML file. Raises DataError, naming the file, if it cannot be read or declares a document type."""
     try:
-        return ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctype(path)))
+        return ElementTree.fromstring(read_whole(path), ElementTree.XMLParser(target=_NoDoctype(path)))
     except DataError:
         raise
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
@@ -197,7 +197,7 @@ def _number(text: Any) -> float:
     """A coordinate; not a number, which no check passes, for anything else."""
     try:
         return float("nan" if text is None or isinstance(text, bool) else text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return float("nan")
 
 
@@ -219,23 +219,24 @@ def _box(path: Path, index: int, corners: Sequence[float], size: tuple[int, int]
 def has_boxes(path: Path) -> bool:
     """Whether a JSON file is of COCO's form and each of its annotations has a box."""
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(read_whole(path))
         return {"images", "categories"} <= data.keys() and all("bbox" in item for item in data["annotations"])
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
 def _coco_boxes(path: Path, root: Path, images: Mapping[str, str], classes: tuple[str, ...]) -> dict[str, tuple[Box, ...]]:
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(read_whole(path))
         stems = {image["id"]: Path(image["file_name"]).stem for image in data["images"]}
         names = {category["id"]: category["name"].strip() for category in data["categories"]}
         sides = {image["id"]: (image.get("height"), image.get("width")) for image in data["images"]}
-        found = [(item["image_id"], item["category_id"], item["bbox"])
+        found = [(item["image_id"], names.get(item["category_id"]), item["bbox"])
                  for item in data["annotations"] if not item.get("iscrowd")]
+        hash(tuple(number for number, _, _ in found))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; expected a COCO json: check its permissions") from error
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not a COCO json with boxes ({type(error).__name__}: {error}); expected images with id and "
                         "file_name, categories with id and name, annotations with image_id, category_id and bbox") from error
     if unused := [stem for stem in stems.values() if stem not in images]:
@@ -248,13 +249,13 @@ def _coco_boxes(path: Path, root: Path, images: Mapping[str, str], classes: tupl
     boxes: dict[str, list[Box]] = {stems[i]: [] for i in sizes}
     if len(boxes) < len(sizes):
         problems.append("two of its images have the same file name without the suffix; keep one entry for an image")
-    for number, category, bbox in found:
-        name = names.get(category)
+    for number, name, bbox in found:
         if number not in stems:
             problems.append(f"an annotation is of image {number}, which is not in its images; remove it")
         elif number in sizes and name not in classes:
+            nearest = did_you_mean(str(name), classes) if len(problems) < MAX_REPORTED else ""
             problems.append(f"image {stems[number]} has a box of the unknown class {name!r}"
-                            f"{did_you_mean(str(name), classes) or '; expected one of the classes of the data set'}")
+                            f"{nearest or '; expected one of the classes of the data set'}")
         elif number in sizes:
             try:
                 boxes[stems[number]].append(coco_box(path, classes.index(str(name)), bbox, sizes[number], stems[number]))

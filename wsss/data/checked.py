@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsss.files import write_text
+from wsss.reading import parse_json
 
 _VERSION = 1   # increased when the checks of a data set become stricter
 
@@ -43,9 +44,10 @@ def remembered(check: bool | Path, root: Path, files: Mapping[str, str], setting
         return read()
     digest = _digest(root, ({image_id: file for image_id, file in files.items() if file},))
     path, state = check.with_name(f"{check.name}.{kind}"), f"{digest} {settings}"
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(path.read_text())
-        if kept["state"] == state and digest is not None and kept["values"].keys() == files.keys():
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        kept = parse_json(path.read_text())
+        if kept["state"] == state and digest is not None and kept["values"].keys() == files.keys() and all(
+                isinstance(found, list) and all(type(value) is int for value in found) for found in kept["values"].values()):
             return kept["values"]
     values = read()
     if digest is not None:

@@ -8,7 +8,6 @@ the same folder:
 """
 
 import hashlib
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +30,7 @@ from wsss.data.coco_layout import (
 from wsss.data.dataset import Dataset
 from wsss.data.folder import check_files
 from wsss.errors import DataError
+from wsss.reading import parse_json
 
 
 def open_coco(root: str | Path, *, name: str = "coco14", masks: str = "official", max_side: int | None = None,
@@ -91,7 +91,7 @@ def _read_labels(root: Path, policy: str) -> tuple[dict[str, Any], dict[str, tup
     labels: dict[str, tuple[int, ...]] = {}
     try:
         first, _, *rows = (root / LABELS).read_text(encoding="utf-8").splitlines()
-        made = json.loads(first.removeprefix("#"))
+        made = parse_json(first.removeprefix("#"))
         for row in rows:
             image_id, names = row.split(",")
             present = tuple(index[name] for name in names.split(";") if name)
@@ -102,7 +102,7 @@ def _read_labels(root: Path, policy: str) -> tuple[dict[str, Any], dict[str, tup
         return made["sources"], labels
     except FileNotFoundError:
         raise unprepared(root, policy, f"there is no {LABELS}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         raise unprepared(root, policy, f"{LABELS} is damaged") from error

@@ -1,7 +1,6 @@
 """Reading of COCO's object instances; files of another year, part or task and inconsistent files are refused."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from wsss.data.coco_layout import CATEGORY_IDS, CLASS_INDEX, COCO_CLASSES
 from wsss.data.messages import refuse
 from wsss.errors import DataError
+from wsss.reading import parse_json, read_whole
 
 _OTHER_TASKS = {"caption": "captions", "keypoints": "person keypoints", "segments_info": "panoptic segments"}
 
@@ -28,18 +28,18 @@ class Part:
 def read_instances(path: Path, part: str) -> Part:
     """Read the annotations of a part (train2014 or val2014). Raises DataError for anything but that part's object instances."""
     try:
-        content = path.read_bytes()
-        data = json.loads(content)
+        content = read_whole(path)
+        data = parse_json(content)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; expected the annotations of COCO: check its "
                         "permissions") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError) as error:
         raise DataError(f"{path} is not a complete JSON file ({error}); unpack annotations_trainval2014.zip again") from error
     source = {"bytes": len(content), "digest": hashlib.sha256(content).hexdigest()}
     del content
-    _check_task(path, data)
-    _check_categories(path, data["categories"])
     try:
+        _check_task(path, data)
+        _check_categories(path, data["categories"])
         found = _take_images(path, part, data["images"])
         _take_annotations(path, found, data["annotations"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

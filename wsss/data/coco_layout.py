@@ -1,12 +1,12 @@
 """Shared by the modules of COCO 2014: its classes, the layout of its files, and the marker of a preparation."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from wsss.data.messages import contents
 from wsss.errors import DataError
+from wsss.reading import parse_json
 
 #: The 80 classes in the order of their official ids; class i is mask value i + 1.
 COCO_CLASSES = (
@@ -59,7 +59,7 @@ def folder_of(policy: str) -> str:
 def read_marker(root: Path, policy: str) -> dict[str, Any]:
     """The marker of `prepare_coco` in the folder of masks; empty if missing, damaged, or of another policy or version."""
     try:
-        marker = json.loads((root / folder_of(policy) / MARKER).read_text(encoding="utf-8"))
+        marker = parse_json((root / folder_of(policy) / MARKER).read_text(encoding="utf-8"))
         fits = (marker["policy"], marker["version"]) == (policy, VERSION) and {"sources", "complete"} <= marker.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -8,17 +8,19 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from wsss.errors import DataError
+from wsss.reading import open_regular
 
 # What Pillow raises on damaged files.
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, EOFError,
+          struct.error, zlib.error, Image.DecompressionBombError)
 #: The formats that are read, and the bytes at the end of a complete file; empty: only decoding tells.
 PIXEL_END = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "WEBP": b"", "TIFF": b"", "BMP": b""}
 FORMATS = "JPEG, PNG, WebP, TIFF or BMP"
@@ -57,20 +59,26 @@ def pillow_limit() -> int:
 def read_header(source: Path | io.BytesIO, path: object) -> Header:
     """The header of `source`, which errors call `path`. A size above Pillow's limit is not refused here."""
     try:
-        with without_limit():
-            opened = Image.open(source)
-        with opened as image:
-            kind = "JPEG" if image.format == "MPO" else str(image.format)  # a phone's JPEG with additional pictures
-            mode, (width, height) = image.mode, image.size
-            orientation = exif_orientation(image)
-            bits = _bits(image, kind)
+        with nullcontext(source) if isinstance(source, io.BytesIO) else open_regular(source) as file:
+            header = _header(file)
     except FileNotFoundError as error:
         raise DataError(f"no image at {path}; expected a {FORMATS} file: restore it, or remove its id") from error
     except DAMAGE as error:
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"   # it names an object in memory
         raise DataError(f"{path} is damaged or not a {FORMATS} image{why}; restore or remove it") from error
-    if kind not in PIXEL_END:
-        raise DataError(f"{path} is a {kind} file; expected {FORMATS}: convert it")
+    if header.format not in PIXEL_END:
+        raise DataError(f"{path} is a {header.format} file; expected {FORMATS}: convert it")
+    return header
+
+
+def _header(file: IO[bytes]) -> Header:
+    with without_limit():
+        opened = Image.open(file)
+    with opened as image:
+        kind = "JPEG" if image.format == "MPO" else str(image.format)  # a phone's JPEG with additional pictures
+        mode, (width, height) = image.mode, image.size
+        orientation = exif_orientation(image)
+        bits = _bits(image, kind)
     return Header(kind, mode, (width, height) if orientation >= 5 else (height, width), bits, orientation)
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from wsss.data.headers import SUFFIXES
 from wsss.data.messages import refuse
 from wsss.errors import DataError
+from wsss.reading import read_whole
 
 _MAX_ID_BYTES = 200  # file systems allow 255 for a name; artifacts add a suffix
+_MOST_BYTES, _MOST_LINES = 2**28, 10_000_000   # of a text file, which is read into memory
 
 
 def check_id(image_id: str) -> str:
@@ -39,9 +41,11 @@ def check_id(image_id: str) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file in UTF-8, or in UTF-16 with its byte order mark, as Excel writes it; in Unicode normal form C,
-    without that mark, CRLF and blanks at the ends."""
+    without that mark, CRLF and blanks at the ends. Raises DataError for another file, and over 256 MiB or ten million lines."""
     try:
-        content = path.read_bytes()
+        content = read_whole(path, _MOST_BYTES)
+        if (lines := content.count(b"\n")) > _MOST_LINES:
+            raise DataError(f"{path} has {lines:,} lines; expected at most {_MOST_LINES:,}: is it the file that was meant?")
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; expected a text file: check its name and "

@@ -23,6 +23,7 @@ from wsss.data.messages import MAX_REPORTED
 from wsss.errors import ArgumentError, DataError
 from wsss.files import write_bytes
 from wsss.palette import IGNORE, VOC_PALETTE
+from wsss.reading import open_regular, read_whole
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +49,7 @@ _TAIL = 64  # bytes searched for the end marker, because some cameras and editor
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_whole(path)
     except OSError as error:
         raise DataError(f"cannot read the image {path}: {error.strerror or error}; restore it, or remove its id") from error
 
@@ -57,9 +58,10 @@ def _decode(content: bytes, path: object, mode_of: Callable[[Header], str], max_
     """Pixels in the mode `mode_of(header)` with EXIF orientation applied (imageio's `rotate` is wrong for grey read as RGB)."""
     header = read_header(io.BytesIO(content), path)
     _refuse_huge(header, path, max_pixels)
+    mode = mode_of(header)
     try:
         with without_limit() if header.size[0] * header.size[1] > pillow_limit() else nullcontext():
-            array = iio.imread(content, plugin="pillow", index=0, mode=mode_of(header))
+            array = iio.imread(content, plugin="pillow", index=0, mode=mode)
     except DAMAGE as error:
         raise DataError(f"{path} is truncated or damaged ({error}); restore or remove it") from error
     return np.ascontiguousarray(turn(array, header.orientation))
@@ -196,7 +198,7 @@ def check_image(path: str | Path, levels: Levels | None = None, max_pixels: int 
     header = read_header(path, path)
     _refuse_deep(header, path, levels)
     _refuse_huge(header, path, max_pixels)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
         end = PIXEL_END[header.format]
         complete = bool(end) and end in file.read()

@@ -3,16 +3,20 @@
 import difflib
 import os
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from wsss.errors import DataError
 
 MAX_REPORTED = 10
+_COMPARED, _LONGEST = 20_000, 200   # names that are looked at for a suggestion, and characters of one: a second at most
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` with the nearest of `known`, or an empty string."""
-    nearest = difflib.get_close_matches(name, known, n=1)
+    if len(name) > _LONGEST:
+        return ""
+    nearest = difflib.get_close_matches(name, (other for other in islice(known, _COMPARED) if len(other) <= _LONGEST), n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 

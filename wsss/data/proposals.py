@@ -11,19 +11,21 @@ in the size of the image. Masks may overlap and leave pixels uncovered.
 """
 
 import hashlib
-import json
+import io
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from wsss.data.dataset import Dataset
+from wsss.data.headers import DAMAGE
 from wsss.data.messages import format_size, refuse
-from wsss.data.rle import decode_rle
+from wsss.data.rle import decode_rle, rle_size
 from wsss.errors import DataError, prefixed
+from wsss.reading import parse_json, read_whole
 
 _ENDS = 4096   # bytes at each end of a file that are read before any work
 _SIZE = re.compile(rb'"size"\s*:\s*\[\s*(\d+)\s*,\s*(\d+)\s*\]')
@@ -100,11 +102,12 @@ def _sizes(path: Path) -> list[tuple[int, int]]:
     if path.suffix == ".json":
         found = [(int(h), int(w)) for end in _ends(path) for h, w in _SIZE.findall(end)]
         return found[:1] + found[-1:]
-    sizes = []
-    for file in [path] if path.is_file() else _pngs(path)[:1]:
-        with _opened(file) as image:
-            sizes.append((image.height, image.width))
-    return sizes
+    return [_png_size(file) for file in ([path] if path.is_file() else _pngs(path)[:1])]
+
+
+def _png_size(path: Path) -> tuple[int, int]:
+    with _opened(path) as image:
+        return image.height, image.width
 
 
 def _pngs(folder: Path) -> list[Path]:
@@ -113,8 +116,8 @@ def _pngs(folder: Path) -> list[Path]:
 
 def _opened(path: Path) -> Image.Image:
     try:
-        return Image.open(path)
-    except (OSError, UnidentifiedImageError) as error:
+        return Image.open(io.BytesIO(read_whole(path)), formats=["PNG"])
+    except DAMAGE as error:
         raise DataError(f"{path.name} is damaged or no PNG; write it again, or remove it") from error
 
 
@@ -126,32 +129,32 @@ def _grey(path: Path) -> np.ndarray:
                             "save it as grey")
         try:
             return np.asarray(image).astype(np.int64)
-        except (OSError, SyntaxError, ValueError) as error:
+        except DAMAGE as error:
             raise DataError(f"{path.name} is truncated ({error}); write it again, or remove it") from error
 
 
 def _in_folder(path: Path) -> Iterator[np.ndarray]:
-    masks = [_grey(file) > 0 for file in _pngs(path)]
-    return _alike(masks)
+    _refuse_unlike({_png_size(file) for file in _pngs(path)})
+    return (_grey(file) > 0 for file in _pngs(path))
 
 
 def _in_json(path: Path) -> Iterator[np.ndarray]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(read_whole(path))
     except (OSError, ValueError) as error:
         raise DataError(f"it is no JSON file ({error}); write it again") from error
     items = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(items, list) or not all(isinstance(item, dict) and "segmentation" in item for item in items):
         raise DataError("it holds no list of masks; expected [{\"segmentation\": {\"size\": ..., \"counts\": ...}}, ...], as "
                         "Segment Anything writes with output_mode=coco_rle")
-    return _alike([decode_rle(item["segmentation"]) for item in items])
+    _refuse_unlike({rle_size(item["segmentation"]) for item in items})
+    return (decode_rle(item["segmentation"]) for item in items)
 
 
-def _alike(masks: list[np.ndarray]) -> Iterator[np.ndarray]:
-    if len(sizes := {mask.shape for mask in masks}) > 1:
+def _refuse_unlike(sizes: set[tuple[int, int]]) -> None:
+    if len(sizes) > 1:
         raise DataError(f"its masks have several sizes ({', '.join(map(format_size, sorted(sizes)))}); expected that of the "
                         "image: write them again")
-    return iter(masks)
 
 
 def _regions(labels: np.ndarray, frame: tuple[int, int]) -> Iterator[np.ndarray]:

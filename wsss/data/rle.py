@@ -5,7 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from wsss.data.headers import pillow_limit
 from wsss.errors import DataError
+
+_MOST = 2**40   # pixels of a run
 
 
 def decode_rle(coded: Any) -> np.ndarray:
@@ -21,7 +24,7 @@ def decode_rle(coded: Any) -> np.ndarray:
 
 def runs_of(counts: Any, size: tuple[int, int]) -> np.ndarray:
     """The run lengths, int64, of counts: a list, or COCO's compressed text (str or bytes). Raises DataError as `decode_rle`."""
-    if isinstance(counts, list) and all(isinstance(count, int) for count in counts):
+    if isinstance(counts, list) and all(isinstance(count, int) and abs(count) < _MOST for count in counts):
         runs = np.array(counts, np.int64)
     else:
         runs = _from_text(counts if isinstance(counts, bytes) else str(counts).encode())
@@ -37,6 +40,8 @@ def rle_size(coded: Any) -> tuple[int, int]:
     if not isinstance(size, Sequence) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise DataError(f"a mask is {str(coded)[:60]!r}; expected run lengths {{\"size\": [height, width], \"counts\": ...}}: "
                         "write the file again")
+    if (pixels := size[0] * size[1]) > pillow_limit():
+        raise DataError(f"a mask has {pixels:,} pixels; expected at most {pillow_limit():,}: write the file again")
     return size[0], size[1]
 
 

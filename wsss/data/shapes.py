@@ -15,6 +15,7 @@ from wsss.data.dataset import Dataset
 from wsss.data.drawing import CLASSES, VERSION, draw_picture
 from wsss.data.images import encode_mask
 from wsss.errors import DataError, StorageError
+from wsss.reading import parse_json
 from wsss.seeding import generator
 
 _BLUR = 3   # pixels, standard deviation; of saliency maps
@@ -77,7 +78,7 @@ def _draw_folder(root, write):
 
 def _check_marker(root, wanted):
     try:
-        found = json.loads((root / "shapes.json").read_text())
+        found = parse_json((root / "shapes.json").read_text())
     except (OSError, ValueError):
         raise DataError(f"{root} is not an embedded data set (no shapes.json in it); name another folder or remove it") from None
     if found != wanted:

@@ -26,6 +26,8 @@ from wsss.palette import IGNORE
 
 log = logging.getLogger(__name__)
 
+_DIGITS = 16   # of a number
+
 #: Name of a data set in a configuration -> that of its folders.
 WSOL = {"cub": "CUB", "openimages": "OpenImages", "ilsvrc": "ILSVRC"}
 SPLITS = ("train", "val", "test")   # train-weaksup, train-fullsup and test of the paper
@@ -162,6 +164,8 @@ def _read_split(folder: Path, n_classes: int) -> _Split:
         ids[line] = image_id
     if not are_plain_names(ids) or len(set(ids.values())) < len(ids):
         problems.append("two paths have the same id (without suffix, '__' for '/'), or one leads out of its folder; rename them")
+    if not ids:
+        problems.append("it is empty; expected the PATH of an image on each line: restore it, or remove the folder of the list")
     refuse(f"list {path}", problems)
     labels = {image_id: value for image_id, (value,) in _numbers(folder / "class_labels.txt", ids, 1)}
     if wrong := [image_id for image_id, value in labels.items() if not value < n_classes]:
@@ -186,7 +190,7 @@ def _rows(path: Path, ids: Mapping[str, str], columns: int) -> Iterator[tuple[st
 def _numbers(path: Path, ids: Mapping[str, str], columns: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     for image_id, values in _rows(path, ids, columns):
         try:
-            numbers = tuple(map(int, values))
+            numbers = tuple(map(int, values)) if max(map(len, values)) < _DIGITS else (-1,)
         except ValueError:
             numbers = (-1,)
         if min(numbers) < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
@@ -12,12 +13,15 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from wsss.data.headers import DAMAGE
 from wsss.errors import DataError
 from wsss.files import file_sizes
 from wsss.map_files.layout import ClassNames, Contents, Token
+from wsss.reading import open_regular
 
 SUFFIXES = (".npy", ".npz", ".png")
 ENDS = 4096   # bytes at each end of a file that enter its digest
+_MOST_KEYS = 100_000
 KEYS = "keys"  # the array of the classes of the other arrays
 _GREY = ("1", "L", "I;16", "I;16B", "I")
 
@@ -81,20 +85,23 @@ def headers(files: tuple[MapFile, ...], names: ClassNames) -> Contents | None:
         return contents_of({file.token: png_shape(file.path) for file in files}, None, names)
     try:
         if path.suffix == ".npy":
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 shape, pickled = _npy_header(file)
             return None if pickled else Contents({None: shape})
-        with zipfile.ZipFile(path) as archive:
-            shapes = {}
+        with open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
+            shapes: dict[Any, tuple[int, ...]] = {}
             for name in archive.namelist():
                 with archive.open(name) as member:
                     shapes[name.removesuffix(".npy")], pickled = _npy_header(member)
                     if pickled:
                         raise DataError(f"its array {name} is pickled; expected plain numbers: save it without objects")
-        if shapes.pop(KEYS, None) is None:
-            return contents_of(shapes, None, names)
-        with np.load(path, allow_pickle=False) as arrays:
-            return contents_of(shapes, arrays[KEYS], names)
+            if KEYS not in shapes:
+                return contents_of(shapes, None, names)
+            if (number := math.prod(shapes.pop(KEYS))) > _MOST_KEYS:
+                raise DataError(f"its array {KEYS} has {number:,} numbers; expected one for each class: write the file "
+                                "again")
+            with archive.open(f"{KEYS}.npy") as member:
+                return contents_of(shapes, np.lib.format.read_array(member, allow_pickle=False), names)
     except DataError:
         raise
     except Exception as error:   # a damaged archive or header raises almost anything
@@ -120,10 +127,12 @@ def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool]:
 def png_shape(path: Path) -> tuple[int, int]:
     """(H, W) of a grey PNG. Raises DataError for another image."""
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file, formats=["PNG"]) as image:
             if image.mode not in _GREY:
                 raise DataError(f"{path.name} has the channels {image.mode}; expected a grey PNG of 8 or 16 bits, not a picture "
                                 "in colours: write the maps themselves")
             return image.height, image.width
-    except OSError as error:
+    except DataError:
+        raise
+    except DAMAGE as error:
         raise DataError(f"{path.name} is damaged or no PNG ({error}); write it again, or remove it") from error

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from wsss.data.messages import did_you_mean, format_size
 from wsss.errors import ConfigError, DataError
+from wsss.reading import read_yaml
 from wsss.text import safe_names
 
 Token = int | str   # what a file calls a class: a number or a name
@@ -54,8 +53,8 @@ def class_names(classes: Sequence[str], path: Path | None, where: str) -> ClassN
     if path is None:
         return ClassNames(dict(enumerate(range(len(classes)))), words)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{where} cannot be read ({' '.join(str(error).split())[:200]}); expected a YAML file with a list of "
                           "class names, or lines NAME: CLASS") from error
     if isinstance(content, list):

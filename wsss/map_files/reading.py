@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from wsss.data.headers import DAMAGE
 from wsss.errors import DataError
 from wsss.map_files.files import KEYS, MapFile, contents_of, headers, png_shape
 from wsss.map_files.layout import Layout, Picks, pick, squeezed
+from wsss.reading import read_npz
 
 _TOLERANCE = 1e-3   # beyond the range, relative to its width; float16 rounds by half of it
 
@@ -40,6 +42,8 @@ class Values:
 
         Raises DataError for NaN, infinity, and numbers outside of the range.
         """
+        if np.asarray(values).dtype.kind not in "fiub":
+            raise DataError(f"it holds {np.asarray(values).dtype}; expected numbers: compute these maps again")
         with np.errstate(over="ignore"):   # what is too large for float32 is infinite, so refused
             array: Any = np.asarray(values).astype(np.float32)
         if self.activation is not Activation.softmax and channels is not None:
@@ -91,7 +95,9 @@ def read_arrays(files: tuple[MapFile, ...]) -> dict[Any, np.ndarray]:
     if path.suffix == ".png":
         return {file.token: _read_png(file) for file in files}
     try:
-        found = np.load(path, allow_pickle=False, mmap_mode="r")
+        if path.suffix == ".npz":
+            return dict(read_npz(path))
+        return {None: np.lib.format.open_memmap(path, mode="r")}
     except MemoryError:
         raise
     except Exception as error:   # a damaged file raises almost anything; a pickled one ValueError
@@ -101,18 +107,14 @@ def read_arrays(files: tuple[MapFile, ...]) -> dict[Any, np.ndarray]:
 
         return {int(name) if isinstance(name, np.integer) else name: value for name, value in read_dictionary(path).items()
                 if isinstance(value, np.ndarray) and value.dtype.kind in "fiubSU"}
-    if isinstance(found, np.ndarray):
-        return {None: found}
-    with found:
-        return dict(found)
 
 
 def _read_png(file: MapFile) -> np.ndarray:
     png_shape(file.path)   # checks its kind
     try:
-        with Image.open(file.path) as image:
+        with Image.open(file.path, formats=["PNG"]) as image:
             return np.asarray(image).astype(np.float32) / {"1": 1, "L": 255}.get(image.mode, 65535)
-    except (OSError, SyntaxError, ValueError) as error:
+    except DAMAGE as error:
         raise DataError(f"{file.path.name} is truncated ({error}); write it again, or remove it") from error
 
 

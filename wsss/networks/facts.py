@@ -1,12 +1,12 @@
 """Facts about a weights file that need no torch: its SHA-256 and its metadata."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import safetensors
 
 from wsss.errors import WeightsError
+from wsss.reading import parse_json
 
 # The names of torchvision's V1 files, as `wsss.networks.weights.pretrained_name` returns; importing torchvision takes seconds.
 PRETRAINED = {"resnet18": "resnet18-f37072fd.pth", "resnet34": "resnet34-b627a593.pth", "resnet50": "resnet50-0676ba61.pth",
@@ -19,7 +19,7 @@ def read_metadata(path: str | Path) -> dict:
     """The JSON metadata of a file of `save_weights`. Raises WeightsError if it is missing or damaged."""
     try:
         with safetensors.safe_open(path, "np") as file:
-            metadata = json.loads((file.metadata() or {}).get("json", "{}"))
+            metadata = parse_json((file.metadata() or {}).get("json", "{}"))
     except (OSError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{path} is missing or damaged ({type(error).__name__}: {error}): make it again") from error
     if not isinstance(metadata, dict):

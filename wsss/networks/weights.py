@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from wsss.errors import WeightsError
 from wsss.files import replacing, user_path
+from wsss.networks.checkpoints import load
 from wsss.networks.facts import file_sha256, read_metadata
+from wsss.reading import open_regular
 
 DAMAGED = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError)
 CHECKPOINTS = ("state_dict", "model_state_dict", "model_state", "model")   # where a checkpoint has the parameters
@@ -71,7 +73,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             tensors: Any = safetensors.torch.load_file(path)
         else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            with open_regular(path) as file:
+                tensors = load(file, path)
+    except WeightsError:
+        raise
     except Exception as error:  # a damaged pickle can raise anything
         if python := re.search(r"Unsupported (?:global|class|operand)[^\n]*?(\w+(?:\.\w+)+)", str(error)):
             raise WeightsError(f"{path} holds a whole pickled model or other Python objects ({python[1]}), which run code when "

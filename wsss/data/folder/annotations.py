@@ -15,6 +15,7 @@ from wsss.errors import DataError
 
 log = logging.getLogger(__name__)
 
+_LIMIT = 1000.0   # of a share of the image's side
 _NO_CLASS = ("none", "negative", "negatives", "no_class", "empty")
 
 
@@ -90,7 +91,8 @@ def _yolo_objects(path: Path, n_classes: int, problems: list[str]) -> list[tuple
             kind, values = int(words[0]), [float(word) for word in words[1:]]
         except ValueError:
             kind, values = -1, []
-        if 0 <= kind < n_classes and (len(values) == 4 or len(values) >= 6 and len(values) % 2 == 0):
+        fits = len(values) == 4 or len(values) >= 6 and len(values) % 2 == 0
+        if fits and 0 <= kind < n_classes and all(abs(value) < _LIMIT for value in values):
             objects.append((kind, values))
         else:
             problems.append(f"{path.name}, line {number}, is {line[:60]!r}; expected a class from 0 to {n_classes - 1}, then x, "

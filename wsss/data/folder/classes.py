@@ -3,16 +3,16 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import yaml
-
 from wsss.data.ids import read_lines
 from wsss.data.messages import did_you_mean, refuse
 from wsss.errors import DataError
+from wsss.reading import read_yaml
 
 BACKGROUND = frozenset({"background", "_background_", "bg"})
 IGNORED = frozenset({"ignore", "__ignore__", "ignored", "void", "unlabeled", "unlabelled"})
 _FILES = ("classes.txt", "labels.txt", "obj.names", "labels/classes.txt", "obj_train_data/classes.txt",
           "data.yaml", "dataset.yaml")
+_MOST = 100_000   # classes; a file with more is something else
 
 
 def find_classes(root: Path) -> tuple[tuple[str, ...] | None, str]:
@@ -29,17 +29,20 @@ def find_classes(root: Path) -> tuple[tuple[str, ...] | None, str]:
 
 def _yaml_names(path: Path) -> list[str]:
     try:
-        names = yaml.safe_load(path.read_text(encoding="utf-8"))["names"]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise DataError(f"{path} has no class list ({type(error).__name__}); expected the key names with a list, as YOLO writes: "
-                        "add it, or write classes.txt") from error
-    items = [names[key] for key in sorted(names)] if isinstance(names, Mapping) else list(names or [])
+        names = read_yaml(path)["names"]
+        items = [names[key] for key in sorted(names)] if isinstance(names, Mapping) else list(names or [])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} has no class list ({type(error).__name__}: {str(error)[:200]}); expected the key names with a "
+                        "list, as YOLO writes: add it, or write classes.txt") from error
     return [str(name) for name in items]
 
 
 def check_classes(names: Iterable[str], path: Path) -> tuple[str, ...]:
     """`names` in the order of mask values. Raises DataError for empty, repeated and reserved names."""
     names, problems = tuple(names), []
+    if len(names) > _MOST:
+        problems, names = [f"it has {len(names):,} lines; expected a class name on each, of at most {_MOST:,}"], ()
+    first: dict[str, int] = {}
     for i, name in enumerate(names, start=1):
         if not name:
             problems.append(f"line {i} is empty; it would shift the mask values of the classes below it: remove or fill it")
@@ -49,9 +52,9 @@ def check_classes(names: Iterable[str], path: Path) -> tuple[str, ...]:
             problems.append(f"line {i} is {name!r}; what is not scored is mask value 255 and is no class: remove the line")
         elif ";" in name:
             problems.append(f"line {i}, {name!r}, holds ';', which separates classes in labels.csv: rename the class")
-        elif names.index(name) < i - 1:
-            problems.append(f"line {i} repeats {name!r} of line {names.index(name) + 1}; rename one class")
-    if not names:
+        elif first.setdefault(name, i) < i:
+            problems.append(f"line {i} repeats {name!r} of line {first[name]}; rename one class")
+    if not names and not problems:
         problems.append("it is empty; expected a class name on each line")
     refuse(f"classes {path}", problems)
     return names

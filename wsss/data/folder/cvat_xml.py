@@ -10,7 +10,7 @@ import numpy as np
 
 from wsss.data.boxes import read_xml
 from wsss.data.folder.classes import is_class, is_ignored, numbered
-from wsss.data.folder.found import Found, Shape, corners, found_shapes, run_lengths
+from wsss.data.folder.found import Found, Shape, corners_of, found_shapes, run_lengths
 from wsss.data.folder.layout import part_of
 from wsss.data.ids import Names
 from wsss.errors import DataError
@@ -120,9 +120,9 @@ def _shape(item: Element, size: tuple[int, int]) -> Shape | None:
         return None
     if item.tag == "polygon":
         points = [[float(number) for number in pair.split(",")] for pair in item.attrib["points"].split(";")]
-        return Shape(value, (corners(np.array(points).reshape(-1, 2)),), order=order)
+        return Shape(value, (corners_of(points),), order=order)
     if item.tag == "ellipse":
-        return Shape(value, (corners(_ellipse(item)),), order=order)
+        return Shape(value, (corners_of(_ellipse(item)),), order=order)
     if item.tag == "mask":
         return Shape(value, runs=_runs(item, size), order=order)
     raise DataError(f"it is a <{item.tag}>; expected a polygon, an ellipse, a mask or a box")

@@ -10,6 +10,9 @@ import numpy as np
 from wsss.errors import DataError
 from wsss.palette import IGNORE
 
+_EDGES = 4096   # of a polygon that are drawn at once
+_LIMIT = 1e7    # of a coordinate, in pixels
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -77,14 +80,28 @@ def region(shape: Shape, size: tuple[int, int]) -> np.ndarray:
     return inside
 
 
+def corners_of(points: object) -> tuple[tuple[float, float], ...]:
+    """The corners x and y of a polygon. Raises DataError for fewer than three, and for no numbers, or too large ones."""
+    try:
+        array = np.asarray(points, np.float64).reshape(-1, 2)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"a polygon is {str(points)[:60]}; expected pairs of numbers: correct or remove it") from error
+    if len(array) < 3 or not (np.abs(array) < _LIMIT).all():
+        raise DataError(f"a polygon has {len(array)} corners; expected three or more, in pixels: correct or remove it")
+    return tuple((x, y) for x, y in array.tolist())
+
+
 def _filled(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     (x, y), (next_x, next_y) = corners.T, np.roll(corners, -1, axis=0).T
     rows = np.arange(size[0])[:, None] + 0.5
-    row, edge = np.nonzero((y <= rows) != (next_y <= rows))   # the edges that the centre line of a row crosses
-    share = (row + 0.5 - y[edge]) / (next_y[edge] - y[edge])
-    at = np.ceil(x[edge] + share * (next_x[edge] - x[edge]) - 0.5)   # the first pixel whose centre is behind the crossing
     crossings = np.zeros((size[0], size[1] + 1), np.int32)
-    np.add.at(crossings, (row, np.clip(at, 0, size[1]).astype(int)), 1)
+    for first in range(0, len(x), _EDGES):   # of a polygon with a million corners not all at once
+        part = slice(first, first + _EDGES)
+        row, edge = np.nonzero((y[part] <= rows) != (next_y[part] <= rows))   # the edges that the centre line of a row crosses
+        edge += first
+        share = (row + 0.5 - y[edge]) / (next_y[edge] - y[edge])
+        at = np.ceil(x[edge] + share * (next_x[edge] - x[edge]) - 0.5)   # the first pixel whose centre is behind the crossing
+        np.add.at(crossings, (row, np.clip(at, 0, size[1]).astype(int)), 1)
     return np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
 
 
@@ -93,13 +110,6 @@ def run_lengths(mask: np.ndarray) -> tuple[int, ...]:
     flat = mask.T.reshape(-1)
     bounds = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1), flat.size]
     return (*([0] if flat[0] else []), *(int(count) for count in np.diff(bounds)))
-
-
-def corners(points: np.ndarray) -> tuple[tuple[float, float], ...]:
-    """The corners of a polygon. Raises DataError for fewer than three, or for coordinates that are not finite."""
-    if len(points) < 3 or not np.isfinite(points).all():
-        raise DataError(f"a polygon has {len(points)} corners; expected three or more, in pixels: correct or remove it")
-    return tuple((float(x), float(y)) for x, y in points)
 
 
 def found_shapes(classes: Sequence[str], labels: Mapping[str, set[str]], shapes: Mapping[str, list[tuple[str, Shape | None]]],

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,17 +11,21 @@ import numpy as np
 from PIL import Image
 
 from wsss.data.folder.classes import is_class, is_ignored, numbered
-from wsss.data.folder.found import Found, Shape, corners, found_shapes, run_lengths
+from wsss.data.folder.found import Found, Shape, corners_of, found_shapes
 from wsss.data.folder.layout import part_of
+from wsss.data.headers import DAMAGE
 from wsss.data.ids import Names
+from wsss.data.messages import format_size
 from wsss.data.rle import runs_of
 from wsss.errors import DataError
 from wsss.palette import IGNORE
+from wsss.reading import parse_json, read_whole
 
 log = logging.getLogger(__name__)
 
+_MOST_SIDE = 2**20   # pixels
 _COCO_KEYS = {"images", "annotations", "categories"}
-_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError, DataError)
+_SHAPE_ERRORS = (KeyError, *DAMAGE)   # also of a picture in the file
 
 
 def read_json_labels(root: Path, classes: tuple[str, ...] | None, images: Mapping[str, str]) -> Found | None:
@@ -42,8 +45,8 @@ def read_json_labels(root: Path, classes: tuple[str, ...] | None, images: Mappin
 def _json_files(root: Path) -> Iterator[tuple[Path, Any]]:
     for path in sorted(root.rglob("*.json")):
         try:
-            yield path, json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            yield path, parse_json(read_whole(path))
+        except (OSError, ValueError) as error:
             raise DataError(f"{path} is not a complete JSON file ({error}); export it again, or move it out of the data "
                             "set") from error
 
@@ -66,7 +69,7 @@ def _coco(root: Path, files: Mapping[Path, dict], classes: tuple[str, ...] | Non
             categories |= dict.fromkeys(name for name in by_id.values() if is_class(name))
             for item in content["images"]:
                 if (image_id := ids[item["id"]]) is not None:
-                    sizes[image_id] = (int(item["height"]), int(item["width"]))
+                    sizes[image_id] = _size(item["height"], item["width"])
                     labels.setdefault(image_id, set())
                     shapes.setdefault(image_id, [])
                     origin[image_id] = path.relative_to(root).as_posix()
@@ -98,7 +101,15 @@ def _coco_shape(item: Mapping[str, Any], size: tuple[int, int], ignored: bool) -
         return None
     if isinstance(drawn, Mapping):
         return Shape(value, runs=tuple(runs_of(drawn["counts"], size).tolist()))
-    return Shape(value, tuple(corners(np.asarray(polygon, np.float64).reshape(-1, 2)) for polygon in drawn))
+    return Shape(value, tuple(map(corners_of, drawn)))
+
+
+def _size(height: Any, width: Any) -> tuple[int, int]:
+    """(H, W) as whole numbers above 0. Raises DataError for others."""
+    size = int(height), int(width)
+    if not 1 <= min(size) <= max(size) <= _MOST_SIDE:
+        raise DataError(f"an image is {str(height)[:20]} high and {str(width)[:20]} wide; expected numbers of pixels above 0")
+    return size
 
 
 # LabelMe.
@@ -115,12 +126,12 @@ def _labelme(root: Path, files: Mapping[Path, dict], classes: tuple[str, ...] | 
             log.warning("%s has no image and is left out: expected one of its name, or %r", path, content.get("imagePath"))
             continue
         try:
-            sizes[image_id] = (int(content["imageHeight"]), int(content["imageWidth"]))
+            sizes[image_id] = _size(content["imageHeight"], content["imageWidth"])
             drawn = [(str(item["label"]), _labelme_shape(item, sizes[image_id])) for item in content["shapes"]]
+            flags = [name for name, is_set in (content.get("flags") or {}).items() if is_set]
         except _SHAPE_ERRORS as error:
             raise DataError(f"{path} has an incomplete shape ({type(error).__name__}: {error}); expected LabelMe's label, points "
                             "and shape_type: save the image again in LabelMe") from error
-        flags = [name for name, is_set in (content.get("flags") or {}).items() if is_set]
         labels[image_id] = {name for name in (*flags, *(label for label, _ in drawn)) if is_class(name)}
         shapes[image_id] = [(name, shape) for name, shape in drawn if is_class(name) or is_ignored(name) and shape is not None]
         origin[image_id] = relative
@@ -130,17 +141,31 @@ def _labelme(root: Path, files: Mapping[Path, dict], classes: tuple[str, ...] | 
 
 def _labelme_shape(item: Mapping[str, Any], size: tuple[int, int]) -> Shape | None:
     """The shape, with value 255 if it is not scored and else 0, to be replaced; None for others than polygons and masks."""
-    points, value = np.asarray(item["points"], np.float64).reshape(-1, 2), IGNORE if is_ignored(str(item["label"])) else 0
+    value = IGNORE if is_ignored(str(item["label"])) else 0
     if item.get("shape_type", "polygon") == "polygon":
-        return Shape(value, (corners(points),))
+        return Shape(value, (corners_of(item["points"]),))
     if item["shape_type"] == "mask":   # a picture of the box from the first point to the second
-        with Image.open(io.BytesIO(base64.b64decode(item["mask"]))) as image:
+        with Image.open(io.BytesIO(base64.b64decode(item["mask"])), formats=["PNG"]) as image:
             drawn = np.asarray(image.convert("1"))
-        left, top = points[0].astype(int)
-        mask = np.zeros(size, bool)
-        mask[top:top + drawn.shape[0], left:left + drawn.shape[1]] = drawn[:size[0] - top, :size[1] - left]
-        return Shape(value, runs=run_lengths(mask))
+        left, top = map(int, item["points"][0])
+        if not (0 <= left < size[1] and 0 <= top < size[0]):
+            raise DataError(f"a mask begins at x={left}, y={top}, but its image is {format_size(size)}; expected it inside: draw "
+                            "it again")
+        return Shape(value, runs=_runs(drawn[:size[0] - top, :size[1] - left], left, top, size))
     return None
+
+
+def _runs(drawn: np.ndarray, left: int, top: int, size: tuple[int, int]) -> tuple[int, ...]:
+    """The run lengths of an image of `size` (H, W) that is `drawn` (h, w) bool from (left, top): only this part is looked at."""
+    columns, rows = np.nonzero(np.diff(drawn.T.astype(np.int8), axis=1, prepend=0, append=0))
+    bounds = ((columns + left) * size[0] + rows + top).tolist()   # where drawn and undrawn pixels change, column by column
+    places: list[int] = []
+    for place in bounds if bounds[-1:] != [size[0] * size[1]] else bounds[:-1]:   # a run that goes on in the next column is one
+        if places and places[-1] == place:
+            places.pop()
+        else:
+            places.append(place)
+    return tuple(second - first for first, second in zip([0, *places], [*places, size[0] * size[1]]))
 
 
 # Both.

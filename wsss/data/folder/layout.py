@@ -82,8 +82,12 @@ def scan_tree(root: Path, folder: str, suffixes: tuple[str, ...], skip: Collecti
     of all files are their paths, with `__` for `/`."""
     found, others = [], []
     _names(root / folder, suffixes)   # a readable message if it is not a folder
+    above = {str(root / folder): {os.path.realpath(root / folder)}}   # folder -> where it and those above it really are
     for path, folders, names in os.walk(root / folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")) and name not in skip)
+        real = {name: os.path.realpath(os.path.join(path, name)) for name in folders}
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")) and name not in skip
+                            and real[name] not in above[path])   # a link to a folder above would go on for ever
+        above |= {os.path.join(path, name): above[path] | {real[name]} for name in folders}
         below = os.path.relpath(path, root / folder).replace(os.sep, "/")
         names = sorted(name for name in names if not name.startswith("."))
         images = {os.path.splitext(name)[0] for name in names if name.lower().endswith(suffixes)}

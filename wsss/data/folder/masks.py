@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 LABELMAP = "labelmap.txt"   # CVAT's, taken without being named
 # A name, then a colour, after which CVAT's table has more columns, or a number. A name may end in a number: "class 3:128,0,0::".
-_ROW = re.compile(r"(.+?)[\s,;:]+(?:(#[0-9a-fA-F]{6}|\d+[\s,;]+\d+[\s,;]+\d+)(?::.*)?|(\d+))")
+_ROW = re.compile(r"(.+?)[\s,;:]+(?:(#[0-9a-fA-F]{6}|[0-9]{1,9}[\s,;]+[0-9]{1,9}[\s,;]+[0-9]{1,9})(?::.*)?|([0-9]{1,9}))")
+_MOST = 1000   # characters of a line of a table
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,12 @@ def read_colours(path: Path) -> Colours:
     for number, line in enumerate(read_lines(path), start=1):
         if not line or line.startswith("#"):
             continue
-        match = _ROW.fullmatch(line)
+        match = _ROW.fullmatch(line) if len(line) <= _MOST else None   # the time for a line grows with its square
         if not match:
             problems.append(f"line {number} is {line[:60]!r}; expected NAME,RED,GREEN,BLUE or NAME,NUMBER")
             continue
         word = match[2] or match[3]
-        numbers = [int(part) for part in re.findall(r"\d+", word)] if word[0] != "#" else list(bytes.fromhex(word[1:]))
+        numbers = [int(part) for part in re.findall(r"[0-9]+", word)] if word[0] != "#" else list(bytes.fromhex(word[1:]))
         if max(numbers) > (255 if len(numbers) == 3 else 65535):
             problems.append(f"line {number}: {word!r} is too large; expected colours of 0 to 255, or a number up to 65535")
         rows.append((match[1].strip(), (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else numbers[0]))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsss.data.folder.found import Found
 from wsss.data.ids import Names, read_lines, without_image
-from wsss.data.messages import did_you_mean, refuse
+from wsss.data.messages import MAX_REPORTED, did_you_mean, refuse
 from wsss.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -18,6 +18,10 @@ _NAME = ("name", "names", "filename", "file_name", "file", "image", "image_name"
 _CLASSES = ("classes", "class", "class_name", "label", "labels", "category", "categories", "tag", "tags")
 _FLAGS = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "": False, "false": False, "no": False}
 _SEPARATORS = ("|", ",", " ")   # besides the semicolon
+_DIGITS = 10                    # of the number of a class
+_MOST_COLUMNS = 10_000
+
+_SHOWN = 200   # characters of a cell in a message
 
 Row = tuple[int, list[str]]   # line number, cells
 
@@ -43,7 +47,7 @@ def read_rows(path: Path) -> list[Row]:
     rows = _parse(path)
     header = rows[0][1] if rows else []
     if header != ["name", "classes"]:
-        raise DataError(f"{path} starts with {','.join(header)!r}; expected the line 'name,classes'")
+        raise DataError(f"{path} starts with {','.join(header)[:_SHOWN]!r}; expected the line 'name,classes'")
     return rows[1:]
 
 
@@ -65,8 +69,8 @@ def read_table(path: Path, classes: tuple[str, ...] | None, images: Mapping[str,
         rows = rows[1:]
     name_column = next((i for i, word in enumerate(words) if word in _NAME), None)
     if name_column is None or len(words) < 2:
-        raise DataError(f"{path} starts with {','.join(header)!r}; expected the line 'name,classes', or 'name' and a column of 0 "
-                        "and 1 for each class: add this line")
+        raise DataError(f"{path} starts with {','.join(header)[:_SHOWN]!r}; expected the line 'name,classes', or 'name' and a "
+                        "column of 0 and 1 for each class: add this line")
     class_column = next((i for i, word in enumerate(words) if word in _CLASSES and i != name_column), None)
     if class_column is None:
         return _one_hot(path, rows, header, name_column, classes, names)
@@ -95,6 +99,9 @@ def _join(path: Path, rows: Sequence[tuple[int, str, set[int]]], names: Names, p
 
 def _one_hot(path: Path, rows: Sequence[Row], header: Sequence[str], name_column: int, classes: tuple[str, ...] | None,
              names: Names) -> Found:
+    if len(header) > _MOST_COLUMNS:
+        raise DataError(f"{path} has {len(header):,} columns; expected at most {_MOST_COLUMNS:,}, one for each class: is it the "
+                        "file that was meant?")
     columns = [i for i in range(len(header)) if i != name_column]
     listed = classes or tuple(header[i] for i in columns)
     problems = [f"column {header[i]!r} is no class of the class list{did_you_mean(header[i], listed)}"
@@ -116,7 +123,8 @@ def _listed(path: Path, rows: Sequence[Row], at: tuple[int, int, int], classes: 
     cells, problems = [], []
     for line, row in rows:
         if len(row) <= max(name_column, class_column):
-            problems.append(f"line {line}, {','.join(row)!r}, has {len(row)} fields; expected NAME,cat;dog (no class: NAME,)")
+            problems.append(f"line {line}, {','.join(row)[:_SHOWN]!r}, has {len(row)} fields; expected NAME,cat;dog (no class: "
+                            "NAME,)")
             continue
         further = row[width:] if class_column == width - 1 else []   # classes that are separated as the columns are
         cells.append((line, row[name_column], [cell for cell in (row[class_column], *further) if cell]))
@@ -149,8 +157,9 @@ class _Words:
         for word in (word for cell in cells for word in self._split(cell)):
             number = self._class(word)
             if number is None:
-                hint = did_you_mean(word, self.index) or "; expected one of the class list, separated by ';'"
-                problems.append(f"line {line}: unknown class {word!r}{hint}")
+                nearest = did_you_mean(word, self.index) if len(problems) < MAX_REPORTED else ""
+                hint = nearest or "; expected one of the class list, separated by ';'"
+                problems.append(f"line {line}: unknown class {word[:_SHOWN]!r}{hint}")
             else:
                 found.add(number)
         return found
@@ -170,7 +179,7 @@ class _Words:
     def _class(self, word: str) -> int | None:
         if word in self.index:
             return self.index[word]
-        if word.isdecimal() and 1 <= int(word) <= len(self.index):
+        if word.isdecimal() and len(word) < _DIGITS and 1 <= int(word) <= len(self.index):
             self.warn("numbers are read as the lines of the class list, which are the values in masks: 1 is "
                       f"{self.classes_[0]!r}", kind="number")
             return int(word) - 1

@@ -1,5 +1,6 @@
 """Weights of timm's networks: their names, where they are, and files of them."""
 
+import re
 import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from torch import Tensor
 from wsss.errors import WeightsError
 from wsss.networks.backbones.packaged import FILE, NAME, PACKAGE
 from wsss.networks.backbones.timm_networks import without_head
+from wsss.networks.facts import file_sha256
 from wsss.seeding import seeded
 
 _FILES = ("model.safetensors", "pytorch_model.bin")   # of a model at Hugging Face, as timm looks for them
@@ -51,7 +53,9 @@ def fetch(network: str) -> dict[str, Tensor]:
         if not is_cached(network):
             _reach(network)
         with seeded(0):   # the random weights that they replace
-            return timm.create_model(network, pretrained=True).state_dict()
+            tensors = timm.create_model(network, pretrained=True).state_dict()
+        _check_download(network)
+        return tensors
     except Exception as error:   # of Hugging Face's client, of the file, or of timm
         weights: Any = timm.get_pretrained_cfg(network)
         file = f"{weights.hf_hub_filename or _FILES[0]} of https://huggingface.co/{weights.hf_hub_id}" if weights.hf_hub_id \
@@ -62,6 +66,24 @@ def fetch(network: str) -> dict[str, Tensor]:
             f"machine with internet access download {file}, copy it to this one and set backbone.weights=FILE; or use the "
             f"network there once and copy what is then new in {HF_HUB_CACHE} to the same place here; or use backbone={NAME}, "
             "whose ImageNet weights are installed with this project") from error
+
+
+def _check_download(network: str) -> None:
+    """Compare the SHA-256 of the downloaded file with that in its name: Hugging Face's cache names a file so, and its client
+    compares the size alone. Raises WeightsError if they differ."""
+    weights: Any = timm.get_pretrained_cfg(network)
+    if weights.hf_hub_id:
+        repository, _, revision = weights.hf_hub_id.partition("@")
+        names = [weights.hf_hub_filename] if weights.hf_hub_filename else _FILES
+        found = (huggingface_hub.try_to_load_from_cache(repository, name, revision=revision or None) for name in names)
+        paths = [Path(path).resolve() for path in found if isinstance(path, str)]
+    else:
+        paths = [Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name]
+    for path in paths:
+        named = re.fullmatch(r"([0-9a-f]{64})|.*-([0-9a-f]{8,64})\.\w+", path.name)
+        if named and not file_sha256(path).startswith(expected := named[1] or named[2]):
+            raise WeightsError(f"{path} is damaged: its SHA-256 is not {expected}. Remove it, and the same command downloads it "
+                               "again")
 
 
 def _reach(network: str) -> None:
