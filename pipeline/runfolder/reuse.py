@@ -128,7 +128,8 @@ def _link(folder: Path, name: str, target: Path) -> None:
     discard(target)
     with open_inside(folder, name) as file:
         try:
-            os.link(f"/proc/self/fd/{file.fileno()}", target, follow_symlinks=True)   # what was opened, whatever has its name now
+            # what was opened, whatever has its name now; Python follows a symbolic link only where a descriptor is passed, too
+            os.link(f"/proc/self/fd/{file.fileno()}", target, src_dir_fd=file.fileno(), follow_symlinks=True)
         except OSError:
             with open(target, "xb") as copy:
                 shutil.copyfileobj(file, copy)

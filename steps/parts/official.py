@@ -224,8 +224,8 @@ RESNET38 = {"method": "resnet38", "norm": "frozen_batch"}
 @dataclass(frozen=True)
 class OfficialNetwork:
     """The weights file of a training; the setting `weights` of the step reads it. `layout`: its names in
-    `wsss.official_networks`. `backbone`: the facts of its backbone. A classifier may have an official code, and so a file, of its own
-    (`ClassifierMethod.official_file`)."""
+    `wsss.official_networks`. `backbone`: the facts of its backbone. A classifier may have an official code, and so a file, of its
+    own (`ClassifierMethod.official_file`)."""
 
     name: str
     layout: str

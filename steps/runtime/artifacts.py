@@ -192,8 +192,7 @@ class Maps:
             raise ArtifactError(f"{self.folder} has no maps of {image_id!r} ({len(self.index)} images are there). "
                                 f"Run {self.step} again")
         line = self.index[image_id]
-        facts = {**line, **line.get("added", {}).get(self.kind, {})}
-        if not _describe_maps(facts):
+        if not _describe_maps(facts := {**line, **line.get("added", {}).get(self.kind, {})}):
             raise ArtifactError(f"the index of {self.folder} does not describe the maps of {image_id!r}. Run {self.step} again",
                                 damaged=self._store.file(image_id, self._name(image_id)))
         return facts
@@ -245,6 +244,7 @@ def _describe_maps(facts: dict[str, Any]) -> bool:
     """Whether the facts of an image are as in `Maps`: the run may be another user's."""
     def is_number(value: Any) -> bool:
         return type(value) in (int, float)
+
     sizes = [[facts.get("height"), facts.get("width")], *(facts["grids"] if isinstance(facts.get("grids"), list) else [None])]
     span = facts.get("range", (-1, 1))
     return (all(isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side < _MOST_SIDE for side in size)

@@ -178,6 +178,9 @@ LABELME = {"imagePath": "a.png", "imageHeight": 6, "imageWidth": 8, "flags": {"c
     {"label": "cat", "shape_type": "mask", "points": [[1, 1], [4, 3]], "mask": base64.b64encode(encoded(np.ones((3, 4), bool))).decode()}]}
 VOC = """<annotation><filename>a.png</filename><size><width>8</width><height>6</height><depth>3</depth></size><object><name>cat</name><difficult>0</difficult>
 <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>4</xmax><ymax>3</ymax></bndbox></object><object><name>dog</name><difficult>1</difficult><bndbox><xmin>2.5</xmin><ymin>1</ymin><xmax>8</xmax><ymax>6</ymax></bndbox></object></annotation>"""
+CVAT = """<annotations><meta><task><labels><label><name>cat</name><type>any</type></label><label><name>dog</name></label></labels></task></meta>
+<image id="0" name="some/a.png" width="8" height="6"><polygon label="cat" points="1,1;6,1;6,5" z_order="1"/><mask label="dog" rle="1, 2, 1" left="2" top="2" width="2" height="2"/>
+<ellipse label="cat" cx="4" cy="3" rx="2" ry="1" rotation="30"/><box label="dog" xtl="1" ytl="1" xbr="4" ybr="4"/><tag label="cat"/><polyline label="cat" points="1,1;2,2"/></image></annotations>"""
 TASKS = [{"id": 1, "data": {"image": "/data/upload/1/12345678-a.png", "image_id": "a"}, "annotations": [{"was_cancelled": False, "result": [
     {"type": "polygonlabels", "original_width": 8, "original_height": 6, "value": {"points": [[10, 10], [60, 10], [60, 70]], "closed": True, "polygonlabels": ["cat"]}}]}]}]
 
@@ -186,6 +189,13 @@ def of_json(folder: Path, path: Path) -> None:
     from wsss.data.folder.json_files import read_json_labels
 
     drawn(read_json_labels(folder, CLASSES, FILES))
+
+
+def of_cvat_xml(folder: Path, path: Path) -> None:
+    from wsss.data.folder.cvat_xml import read_cvat_labels
+
+    if found := read_cvat_labels(folder, None, FILES):
+        drawn(found)
 
 
 def of_voc_xml(folder: Path, path: Path) -> None:
@@ -717,6 +727,7 @@ PARSERS = (   # the quick ones first
     Parser("colours", "lines", texts("# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0::\ndog:0,128,0::\n", "cat #800000\nbackground #000000\n", "cat,1\ndog,2\nignore,255\n"), into("t.txt", of_colours), ("wsss.data.folder.masks",)),
     Parser("labels_of_voc", "csv", texts("name,classes\na,cat;person\nb,\n"), into("image_labels.csv", kept_labels), ("wsss.data.voc",)),
     Parser("yolo", "lines", texts("0 0.5 0.5 0.2 0.2\n1 0.1 0.1 0.2 0.2\n", "1 0.1 0.1 0.8 0.1 0.5 0.9\n"), into("labels/a.txt", of_yolo), ("wsss.data.folder.annotations",)),
+    Parser("cvat_xml", "xml", texts(CVAT), into("annotations.xml", of_cvat_xml), ("wsss.data.folder.cvat_xml",)),
     Parser("voc_xml", "xml", texts(VOC), into("annotations/a.xml", of_voc_xml), ("wsss.data.boxes", "wsss.data.folder.annotations", "wsss.data.voc")),
     Parser("coco_json", "json", jsons(COCO), into("x.json", of_json), ("wsss.data.folder.json_files", "wsss.data.rle")),
     Parser("labelme_json", "json", jsons(LABELME), into("a.json", of_json), ("wsss.data.folder.json_files",)),

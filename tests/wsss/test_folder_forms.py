@@ -458,7 +458,7 @@ def test_xml_of_cvat(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(("inside", "message"), [
-    ('<polygon label="cat" points="1,1;2"/>', "image 'some/a.jpg', has an incomplete shape .ValueError"), ('<polygon points="1,1"/>', "KeyError: 'label'"),
+    ('<polygon label="cat" points="1,1;2"/>', "image 'some/a.jpg', has an incomplete shape .DataError: a polygon is .*; expected pairs"), ('<polygon points="1,1"/>', "KeyError: 'label'"),
     ('<polygon label="cat" points="1,1;2,2"/>', "a polygon has 2 corners"), ('<mask label="cat" rle="1, 2" left="0" top="0" width="3" height="3"/>', "fill 3 pixels; expected 9"),
     ('<mask label="cat" rle="9" left="28" top="0" width="3" height="3"/>', "its box of 3 x 3 pixels in the image"), ('<blob label="cat"/>', "it is a <blob>")])
 def test_xml_of_cvat_that_is_refused(tmp_path, inside, message):

@@ -10,7 +10,7 @@ import numpy as np
 
 from wsss.data.boxes import read_xml
 from wsss.data.folder.classes import is_class, is_ignored, numbered
-from wsss.data.folder.found import Found, Shape, corners_of, found_shapes, run_lengths
+from wsss.data.folder.found import Found, Shape, corners_of, found_shapes, run_lengths, size_of
 from wsss.data.folder.layout import part_of
 from wsss.data.ids import Names
 from wsss.errors import DataError
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 LABELS_ALONE = ("box", "tag")                                     # no shape of an object, but its class is in the image
 LEFT_OUT = ("polyline", "points", "cuboid", "skeleton")           # of lines and points: neither
 ROUND = 90                                                        # corners of an ellipse
-_ERRORS = (KeyError, ValueError, DataError)
+_ERRORS = (KeyError, ValueError, OverflowError, DataError)
 
 
 def read_cvat_labels(root: Path, classes: tuple[str, ...] | None, images: Mapping[str, str]) -> Found | None:
@@ -88,7 +88,7 @@ class _Reading:
         if image_id is None:
             self.lost.append(name)
             return
-        size = self.sizes[image_id] = int(image.attrib["height"]), int(image.attrib["width"])
+        size = self.sizes[image_id] = size_of(image.attrib["height"], image.attrib["width"])
         self.origin[image_id] = path.relative_to(self.root).as_posix()
         if part := part_of(f"{image.get('subset', '')}/{name}"):
             self.parts[image_id] = part

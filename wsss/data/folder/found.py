@@ -12,6 +12,7 @@ from wsss.palette import IGNORE
 
 _EDGES = 4096   # of a polygon that are drawn at once
 _LIMIT = 1e7    # of a coordinate, in pixels
+_MOST_SIDE = 2**20   # of an image, in pixels
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,14 @@ def region(shape: Shape, size: tuple[int, int]) -> np.ndarray:
     for polygon in shape.polygons:
         inside |= _filled(np.array(polygon, np.float64), size)
     return inside
+
+
+def size_of(height: Any, width: Any) -> tuple[int, int]:
+    """(H, W) as whole numbers above 0. Raises DataError for others."""
+    size = int(height), int(width)
+    if not 1 <= min(size) <= max(size) <= _MOST_SIDE:
+        raise DataError(f"an image is {str(height)[:20]} high and {str(width)[:20]} wide; expected numbers of pixels above 0")
+    return size
 
 
 def corners_of(points: object) -> tuple[tuple[float, float], ...]:

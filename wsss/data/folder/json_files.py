@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from wsss.data.folder.classes import is_class, is_ignored, numbered
-from wsss.data.folder.found import Found, Shape, corners_of, found_shapes
+from wsss.data.folder.found import Found, Shape, corners_of, found_shapes, size_of
 from wsss.data.folder.layout import part_of
 from wsss.data.headers import DAMAGE
 from wsss.data.ids import Names
@@ -23,7 +23,6 @@ from wsss.reading import parse_json, read_whole
 
 log = logging.getLogger(__name__)
 
-_MOST_SIDE = 2**20   # pixels
 _COCO_KEYS = {"images", "annotations", "categories"}
 _SHAPE_ERRORS = (KeyError, *DAMAGE)   # also of a picture in the file
 
@@ -69,7 +68,7 @@ def _coco(root: Path, files: Mapping[Path, dict], classes: tuple[str, ...] | Non
             categories |= dict.fromkeys(name for name in by_id.values() if is_class(name))
             for item in content["images"]:
                 if (image_id := ids[item["id"]]) is not None:
-                    sizes[image_id] = _size(item["height"], item["width"])
+                    sizes[image_id] = size_of(item["height"], item["width"])
                     labels.setdefault(image_id, set())
                     shapes.setdefault(image_id, [])
                     origin[image_id] = path.relative_to(root).as_posix()
@@ -104,14 +103,6 @@ def _coco_shape(item: Mapping[str, Any], size: tuple[int, int], ignored: bool) -
     return Shape(value, tuple(map(corners_of, drawn)))
 
 
-def _size(height: Any, width: Any) -> tuple[int, int]:
-    """(H, W) as whole numbers above 0. Raises DataError for others."""
-    size = int(height), int(width)
-    if not 1 <= min(size) <= max(size) <= _MOST_SIDE:
-        raise DataError(f"an image is {str(height)[:20]} high and {str(width)[:20]} wide; expected numbers of pixels above 0")
-    return size
-
-
 # LabelMe.
 
 def _labelme(root: Path, files: Mapping[Path, dict], classes: tuple[str, ...] | None, names: Names) -> Found:
@@ -126,7 +117,7 @@ def _labelme(root: Path, files: Mapping[Path, dict], classes: tuple[str, ...] | 
             log.warning("%s has no image and is left out: expected one of its name, or %r", path, content.get("imagePath"))
             continue
         try:
-            sizes[image_id] = _size(content["imageHeight"], content["imageWidth"])
+            sizes[image_id] = size_of(content["imageHeight"], content["imageWidth"])
             drawn = [(str(item["label"]), _labelme_shape(item, sizes[image_id])) for item in content["shapes"]]
             flags = [name for name, is_set in (content.get("flags") or {}).items() if is_set]
         except _SHAPE_ERRORS as error:
