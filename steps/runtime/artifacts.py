@@ -244,7 +244,6 @@ def _describe_maps(facts: dict[str, Any]) -> bool:
     """Whether the facts of an image are as in `Maps`: the run may be another user's."""
     def is_number(value: Any) -> bool:
         return type(value) in (int, float)
-
     sizes = [[facts.get("height"), facts.get("width")], *(facts["grids"] if isinstance(facts.get("grids"), list) else [None])]
     span = facts.get("range", (-1, 1))
     return (all(isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side < _MOST_SIDE for side in size)

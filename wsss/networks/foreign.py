@@ -36,8 +36,8 @@ _KINDS = {   # a parameter that only this kind of network has
 
 
 def is_foreign(state: Mapping[str, Tensor], head: str = HEAD_WEIGHT) -> bool:
-    """Whether a state dict, as `wsss.official_networks.own_state` returns it, is neither of this project nor of the official code.
-    `head`: a parameter of the head."""
+    """Whether a state dict, as `wsss.official_networks.own_state` returns it, is neither of this project nor of the official
+    code. `head`: a parameter of the head."""
     return head not in state or not any(name.startswith("backbone.") for name in state)
 
 
