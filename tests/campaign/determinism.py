@@ -114,7 +114,7 @@ def of_masks(run: Path, first: Path) -> str:
         return 100 * sum(int((a != b).sum()) for a, b in pairs) / sum(a.size for a, _ in pairs)
     if _differences(run, first, MASKS, ".png", lambda one, two: 1.0) is None:
         return SAME
-    return ", ".join(f"{step} {share(step):.2g} %" for step in MASKS)
+    return ", ".join(f"{step} {share(step):.3g} %" for step in MASKS)
 
 
 def of_scores(run: Path, first: Path) -> str:
