@@ -11,6 +11,7 @@ from pathlib import Path
 from wsss.errors import StorageError
 
 TEMPORARY_PREFIX = ".writing-"
+TEMPORARY = f"{TEMPORARY_PREFIX}*.tmp"   # the names of files that are being written
 _required: list[Path] = []   # folders of `required`
 
 
