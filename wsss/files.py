@@ -12,6 +12,7 @@ from pathlib import Path
 from wsss.errors import StorageError
 
 TEMPORARY_PREFIX = ".writing-"
+TEMPORARY = f"{TEMPORARY_PREFIX}*.tmp"   # the names of files that are being written
 _required: list[Path] = []   # folders of `required`
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

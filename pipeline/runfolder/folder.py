@@ -22,7 +22,7 @@ from steps.runtime.packs import DAMAGED, discard, set_aside
 from steps.runtime.schedule import STATE
 from steps.step import IMAGES
 from wsss.errors import ArtifactError, ConfigError
-from wsss.files import are_plain_names, file_sizes, refuse_links, remove_temporary, storage, sync_folder, sync_names
+from wsss.files import TEMPORARY, are_plain_names, file_sizes, refuse_links, remove_temporary, storage, sync_folder, sync_names
 
 MANIFEST = "manifest.json"
 CHECKSUM = "checksum"   # of a manifest or run.json: the CRC-32 of its other values, so that a changed digit changes no plan
@@ -203,8 +203,16 @@ class RunFolder:
         shutil.rmtree(replaced, ignore_errors=True)
 
     def recover(self, steps: Iterable[str]) -> None:
-        """Complete every `finish` that was interrupted between its two renames, except of steps that other processes make now."""
-        busy = {step for claim in self.claims.living() if claim.owner != Owner.me() for step, _, _ in claim.makes}
+        """Complete every `finish` that was interrupted between its two renames, except of steps that other processes make now.
+
+        Call it while planning.
+        """
+        others = [claim for claim in self.claims.living() if claim.owner != Owner.me()]
+        busy = {step for claim in others for step, _, _ in claim.makes}
+        if not others:   # nobody else writes beside the steps; what a killed write left there is of no use
+            with storage(self.path):
+                for path in [*self.path.glob(TEMPORARY), *self.claims.folder.glob(TEMPORARY)]:
+                    path.unlink(missing_ok=True)
         for step in steps:
             if step in busy:
                 continue

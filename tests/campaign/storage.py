@@ -41,16 +41,24 @@ def command(*words: str | Path) -> None:
 @contextmanager
 def mounted(folder: Path, *words: str | Path) -> Iterator[Path]:
     """A file system, mounted on `folder` by `mount WORDS`."""
-    folder.mkdir()
+    if folder.is_mount():   # of a trial that was killed
+        subprocess.run(["umount", "-l", folder], capture_output=True)
+    folder.mkdir(parents=True, exist_ok=True)
     command("mount", *words, folder)
     try:
         yield folder
     finally:
         subprocess.run(["umount", "-l", folder], capture_output=True)
+        folder.rmdir()
+
+
+def place(trial: Trial, name: str) -> Path:
+    """Where to mount: outside the folder of the trial, which must be removable after a kill."""
+    return trial.shared / "mounts" / f"{trial.folder.name}-{name}"
 
 
 def memory_disk(trial: Trial) -> Iterator[Path]:
-    return mounted(trial.folder / "disk", "-t", "tmpfs", "-o", "size=200m", "tmpfs")
+    return mounted(place(trial, "disk"), "-t", "tmpfs", "-o", "size=200m", "tmpfs")
 
 
 def resize(disk: Path, options: str) -> None:
@@ -241,7 +249,7 @@ def power_cut(trial: Trial) -> int:
     with open(image, "wb") as file:
         file.truncate(48 * MIB)
     command("mkfs.ext4", "-q", image)
-    with mounted(trial.folder / "disk", "-o", "loop,commit=600,noauto_da_alloc" + ",data=writeback" * int(trial.draws.integers(2)), image) as disk:
+    with mounted(place(trial, "disk"), "-o", "loop,commit=600,noauto_da_alloc" + ",data=writeback" * int(trial.draws.integers(2)), image) as disk:
         outputs = on(trial, disk)
         before = tree(outputs / "smoke")
         for step in steps:
@@ -250,9 +258,11 @@ def power_cut(trial: Trial) -> int:
         child, cuts = working(outputs, steps[-1], said), 0
         for cut, done in copies(trial, child, image, said):
             cuts += 1
-            with mounted(trial.folder / f"after-{cuts}", "-o", "loop", cut) as after:
+            with mounted(place(trial, f"after-{cuts}"), "-o", "loop", cut) as after:
                 nothing_lost(after / "outputs/smoke", before, [step for step in STEPS if step not in steps or step in done])
                 if trial.draws.integers(4) == 0:
+                    for claim in (after / "outputs/smoke/.locks").glob("*.json"):
+                        claim.unlink()   # of the process that waits; after a loss of power the boot id would be another
                     small(after / "outputs", f"to_step={steps[-1]}").run()
                     compare(before, after / "outputs/smoke", {f"{step}/" for step in steps}, set())
             cut.unlink()

@@ -65,3 +65,18 @@ def test_what_was_in_the_place_of_a_file_is_no_file_of_the_step(folder):
     folder.finish("make_cam", place, FACTS)
     assert [*folder.manifest("make_cam")["files"]] == ["scores.json"] and (place / "scores.json.damaged/mine.txt").exists()
     assert json.loads((place / "manifest.json").read_text())["step"] == "make_cam"
+
+
+def test_what_a_killed_write_left_beside_the_steps_is_removed_unless_others_work(folder):
+    left = [folder.path / ".writing-1-1-summary.json.tmp", folder.path / ".locks/.writing-1-1-claim.json.tmp"]
+    left[1].parent.mkdir(exist_ok=True)
+    for path in left:
+        path.write_text("{")
+    other = folder.path / ".locks/other.json"
+    other.write_text(json.dumps({"owner": {"host": "elsewhere", "pid": 1, "started": 1, "job": None}, "since": "today", "now": None,
+                                 "makes": [["train_cam", 0, 1]], "reads": []}))
+    folder.recover(["make_cam", "eval_cam"])
+    assert all(path.exists() for path in left)
+    other.unlink()
+    folder.recover(["make_cam", "eval_cam"])
+    assert not any(path.exists() for path in left) and folder.manifest("make_cam")
