@@ -10,8 +10,8 @@ from steps.runtime.artifacts import Maps
 from wsss.networks.facts import read_metadata
 from wsss.networks.weights import read_tensors
 
-SMALL = ("experiment=smoke", "backbone.pretrained=false", "data.image_size=60", "data.n_train=6", "data.n_val=2", "train_cam.epochs=1",
-         "train_cam.batch_size=3", "make_cam.scales=[1.0,0.5]", "train_irn.epochs=1", "train_irn.batch_size=3", "make_lpcam.n_clusters=2",
+SMALL = ("experiment=smoke", "backbone.pretrained=false", "data.image_size=60", "data.n_train=4", "data.n_val=1", "train_cam.epochs=1",
+         "train_cam.batch_size=2", "make_cam.scales=[1.0,0.5]", "train_irn.epochs=1", "train_irn.batch_size=2", "make_lpcam.n_clusters=2",
          "make_lpcam.cam_threshold=0.3", "refiner=walk", "threads=1", "report.write=false")
 STRIDES = {"resnet18": (16, 5), "tf_efficientnet_lite0": (16, 4), "vgg16": (16, 3), "vgg16_28": (8, 3), "googlenet_gap classifier=gap": (16, 4),
            "timm backbone.network=deit_tiny_patch16_224": (16, 4), "timm backbone.network=convnext_femto": (16, 4)}   # stride, stages

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("layout", "numbers", "files"), [("files", (20_000,), 20_002), ("packed", (50_000, 300_000), 5)])
+@pytest.mark.parametrize(("layout", "numbers", "files"), [("files", (10_000,), 10_002), ("packed", (50_000, 200_000), 5)])
 def test_a_million_images(layout, numbers, files):
     """Status, plan and the call that ends an interrupted step; the numbers are printed, see docs/scaling.md. From the growth of the
     memory follows that of a million images: 0.4, 0.3 and 0.5 GB more than without any."""

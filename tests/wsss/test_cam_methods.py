@@ -239,9 +239,9 @@ def test_guided_grad_cam_is_a_product(name, norm, stage):
     close(maps_of(GuidedGradCAM(stage), net, images), maps_of(GuidedBackprop(), net, images) * large)
 
 
-@pytest.mark.parametrize(("name", "norm"), [NETWORKS[0], pytest.param(*NETWORKS[1], marks=pytest.mark.slow), NETWORKS[2]],
-                         ids=[name for name, _ in NETWORKS])   # the second has 1280 channels
-@pytest.mark.parametrize("kind", ["ScoreCAM", "SSCAM", "ISCAM"])
+@pytest.mark.parametrize(("kind", "name", "norm"), [
+    *((kind, *network) for kind in ("ScoreCAM", "SSCAM", "ISCAM") for network in (NETWORKS[0], NETWORKS[2])),
+    pytest.param("ScoreCAM", *NETWORKS[1], marks=pytest.mark.slow)])   # it has 1280 channels; the variants differ in the masks alone
 def test_score_cam_and_its_variants_equal_torchcam(name, norm, kind, monkeypatch):
     methods = pytest.importorskip("torchcam.methods", reason='pip install -e ".[test]"')
     method, options, seen = {"ScoreCAM": (ScoreCAM("paper", 64), {}), "SSCAM": (SSCAM("paper", 64, 2, 0.5), {"num_samples": 2, "std": 0.5}),
