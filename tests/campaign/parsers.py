@@ -11,7 +11,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -421,9 +421,17 @@ def corrections(folder: Path, path: Path) -> None:
     from wsss.data.corrections import find_corrections
 
     dataset = dataset_of(folder)
-    dataset = type(dataset)(**{**{name: getattr(dataset, name) for name in ("name", "root", "classes", "lists", "labels", "image_files")},
-                               "corrections": find_corrections(folder / "corrected", dataset)})
+    dataset = replace(dataset, corrections=find_corrections(folder / "corrected", dataset))
     dataset.correction("a")
+
+
+def saliency(folder: Path, path: Path) -> None:
+    from wsss.data.saliency import check_saliency, find_saliency, read_saliency
+
+    dataset = dataset_of(folder)
+    dataset = replace(dataset, saliency=find_saliency(folder / "saliency", dataset))
+    check_saliency(dataset, ["a"])
+    read_saliency(dataset, "a", SIZE)
 
 
 def archive(folder: Path, path: Path) -> None:
@@ -763,6 +771,7 @@ PARSERS = (   # the quick ones first
     Parser("folder_json", "json", jsons(COCO), into("annotations/x.json", a_folder), ("wsss.data.folder", "wsss.data.folder.layout")),
     Parser("folder_labels", "csv", texts("name,classes\na,cat\nb,dog;cat\nc,\n"), into("labels.csv", a_folder, with_masks), ("wsss.data.folder",)),
     Parser("corrections", "png", mask_seeds, into("corrected/a.png", corrections), ("wsss.data.corrections",)),
+    Parser("saliency", "png", lambda: [numbers("L")], into("saliency/a.png", saliency), ("wsss.data.saliency",)),
     Parser("wsol_ids", "lines", texts(WSOL["image_ids.txt"]), wsol("cub", "CUB", "image_ids.txt"), ("wsss.data.wsol",)),
     Parser("wsol_labels", "lines", texts(WSOL["class_labels.txt"]), wsol("cub", "CUB", "class_labels.txt"), ("wsss.data.wsol",)),
     Parser("wsol_sizes", "lines", texts(WSOL["image_sizes.txt"]), wsol("cub", "CUB", "image_sizes.txt"), ("wsss.data.wsol",)),

@@ -16,6 +16,7 @@ from wsss.data.headers import DAMAGE, read_header
 from wsss.data.messages import format_size, refuse
 from wsss.errors import DataError
 from wsss.map_files.files import ends_of
+from wsss.reading import open_regular
 
 _SUFFIX = ".png"
 
@@ -65,7 +66,7 @@ def read_saliency(dataset: Dataset, image_id: str, size: tuple[int, int]) -> np.
     """The map of an image at a size (H, W), bilinear, as uint8. Raises DataError if it cannot be read."""
     path = Path(dataset.saliency[image_id])
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file, formats=["PNG"]) as image:
             return np.array(image.convert("L").resize(size[::-1], Image.Resampling.BILINEAR))
     except DAMAGE as error:
         raise DataError(f"saliency map {path} is truncated or damaged ({error}); restore it") from error
