@@ -18,7 +18,7 @@ CONFIG = "config.yaml"
 
 
 def read_config(path: Path) -> DictConfig:
-    """The configuration in a run folder, as it is there. Raises ConfigError for a file that is damaged or made to fill the memory."""
+    """The configuration in a run folder, as it is there. Raises ConfigError for a file that is damaged or has no plain values."""
     try:
         if isinstance(read_yaml(path), dict):
             return OmegaConf.load(path)   # reads numbers as the run wrote them
@@ -30,8 +30,8 @@ def read_config(path: Path) -> DictConfig:
 
 def not_of_a_run(path: Path, reason: Exception) -> ConfigError:
     why = " ".join(str(reason).split())[:300]
-    return ConfigError(f"{path} does not hold the configuration of a run ({type(reason).__name__}: {why}). Repeat the command that "
-                       "made the run to write it again")
+    return ConfigError(f"{path} does not hold the configuration of a run ({type(reason).__name__}: {why}). Repeat the command "
+                       "that made the run to write it again")
 
 
 def find_run(key: str, run: str, outputs: str, finished: bool = False) -> Path:
