@@ -96,7 +96,11 @@ def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], int]:
     """The shape and the bytes of the array whose header is read from `file`."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    try:
+        shape, _, dtype = read(file)
+    except (MemoryError, RecursionError) as error:   # of Python's parser; a header has at most 10,000 characters
+        raise DataError("the header of an array has brackets that are nested too deeply; expected it as NumPy writes "
+                        "it") from error
     if dtype.hasobject:
         raise DataError("an array is pickled; expected plain numbers: save it without objects")
     if min(shape, default=0) < 0 or dtype.itemsize == 0:

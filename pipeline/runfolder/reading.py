@@ -18,7 +18,7 @@ CONFIG = "config.yaml"
 
 
 def read_config(path: Path) -> DictConfig:
-    """The configuration in a run folder, as it is there. Raises ConfigError for a file that is damaged or too large."""
+    """The configuration in a run folder, as it is there. Raises ConfigError for a file that is damaged or has no plain values."""
     try:
         if isinstance(read_yaml(path), dict):
             return OmegaConf.load(path)   # reads numbers as the run wrote them

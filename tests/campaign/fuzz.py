@@ -30,7 +30,7 @@ from wsss.errors import WsssError
 
 SECONDS, STUCK, BYTES = 5.0, 60, 2**30   # of CPU, of a clock, of memory, for one input
 PIXELS = 500_000
-INPUTS, WANTED = 250, 400                # of a trial, and trials: 100,000 inputs
+INPUTS, WANTED = 50, 2000                # of a trial, and trials: 100,000 inputs
 GUIDED, GUIDED_WANTED = 20_000, 5
 
 

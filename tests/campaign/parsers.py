@@ -794,5 +794,5 @@ PARSERS = (   # the quick ones first
     Parser("official_prototypes", "zip", prototype_seeds, into("class_ceneters.pt", prototypes), ("wsss.official",)),
     Parser("weights_pth", "zip", state_seeds, into("w.pth", weights), ("wsss.networks.weights", "wsss.networks.facts")),
     Parser("safetensors", "safetensors", safetensors_seeds, into("w.safetensors", weights), ("wsss.networks.weights", "wsss.networks.facts")),
-    Parser("config", "yaml", config_seeds, into("run/config.yaml", a_config), ("pipeline.runfolder.recorded", "pipeline.runfolder.reading"), slow=50),
+    Parser("config", "yaml", config_seeds, into("run/config.yaml", a_config), ("pipeline.runfolder.recorded", "pipeline.runfolder.reading"), slow=25),
 )
