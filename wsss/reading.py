@@ -3,6 +3,7 @@
 All raise OSError if a file cannot be read, and a ValueError, of which DataError is one, if it does not hold what it should.
 """
 
+import io
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from wsss.errors import DataError
 
 MOST_YAML = 2**19     # bytes; PyYAML reads 0.2 MB in a second
 MOST_ARRAYS = 2**32   # bytes of the arrays of an .npz
+MOST_HEADER = 10_000  # bytes of the header of an array; NumPy: max_header_size
 
 
 def open_regular(path: Path | str) -> BinaryIO:
@@ -96,9 +98,12 @@ def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], int]:
     """The shape and the bytes of the array whose header is read from `file`."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    field = file.read(2 if version == (1, 0) else 4)
+    if (length := int.from_bytes(field, "little")) > MOST_HEADER:   # NumPy would make room for it before it reads
+        raise DataError(f"the header of an array has {length:,} bytes; expected at most {MOST_HEADER:,}")
     try:
-        shape, _, dtype = read(file)
-    except (MemoryError, RecursionError) as error:   # of Python's parser; a header has at most 10,000 characters
+        shape, _, dtype = read(io.BytesIO(field + file.read(length)))
+    except (MemoryError, RecursionError) as error:   # of Python's parser
         raise DataError("the header of an array has brackets that are nested too deeply; expected it as NumPy writes "
                         "it") from error
     if dtype.hasobject:
