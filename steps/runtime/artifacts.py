@@ -263,9 +263,7 @@ class Labels:
 
     def __call__(self, image_id: str, size: Sequence[int] = ()) -> np.ndarray:
         """Read and check the label of an image (`read_label`). `size` (H, W) defaults to the recorded one."""
-        if not size:
-            line = self.index[image_id]
-            size = [line.get("height", 0), line.get("width", 0)]
+        size = size or [self.index[image_id].get(side, 0) for side in ("height", "width")]
         return read_label(self.store.file(image_id, self._name(image_id)), size, self._n_classes, self.step)
 
     def __contains__(self, image_id: str) -> bool:
