@@ -98,9 +98,9 @@ def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], int]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         shape, _, dtype = read(file)
-    except (MemoryError, RecursionError) as error:   # of Python's parser; a header has at most 10,000 characters
+    except (MemoryError, RecursionError):   # of Python's parser; a header has at most 10,000 characters
         raise DataError("the header of an array has brackets that are nested too deeply; expected it as NumPy writes "
-                        "it") from error
+                        "it") from None
     if dtype.hasobject:
         raise DataError("an array is pickled; expected plain numbers: save it without objects")
     if min(shape, default=0) < 0 or dtype.itemsize == 0:
