@@ -103,9 +103,9 @@ def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], int]:
         raise DataError(f"the header of an array has {length:,} bytes; expected at most {MOST_HEADER:,}")
     try:
         shape, _, dtype = read(io.BytesIO(field + file.read(length)))
-    except (MemoryError, RecursionError) as error:   # of Python's parser
+    except (MemoryError, RecursionError):   # of Python's parser
         raise DataError("the header of an array has brackets that are nested too deeply; expected it as NumPy writes "
-                        "it") from error
+                        "it") from None
     if dtype.hasobject:
         raise DataError("an array is pickled; expected plain numbers: save it without objects")
     if min(shape, default=0) < 0 or dtype.itemsize == 0:

@@ -93,7 +93,7 @@ def tried(read: Callable[[bytes], object], content: bytes) -> None:
         while cause is not None:
             if isinstance(cause, MemoryError) or "not enough memory" in str(cause):
                 raise AssertionError("it takes over 1 GB") from error
-            cause = cause.__cause__ or cause.__context__
+            cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     except TooLong as error:
         raise AssertionError(f"it takes over {2 * SECONDS:g} s") from error
     finally:
