@@ -52,7 +52,7 @@ def test_a_checkpoint_is_read_and_written(tmp_path, cell_head):
     state = own_state(own_names(tensors, "file"), CAM, "file")   # as imported_classifier
     assert not is_foreign(state, "tokens")
     net = MCTformer(cell_head).new(new_backbone("test_vit"), 3).eval()
-    assert not is_mctformer(net.state_dict()) and not is_foreign(net.state_dict())
+    assert not is_mctformer(net.state_dict()) and not is_foreign(net.state_dict(), "tokens")
     fill(net, state, "file")
     assert torch.equal(net.tokens, official["cls_token"]) and torch.equal(net.backbone.net.pos_embed[:, 1:], official["pos_embed"][:, 3:])
     write_state(tmp_path / "again.pth", {"model": official_names(net.state_dict())})

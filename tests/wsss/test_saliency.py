@@ -33,7 +33,7 @@ def case(seed=0, classes=2):
     saliency[:2] = torch.tensor([20, 21], dtype=torch.uint8)[:, None]
     saliency[5, 5] = 0
     image = torch.randint(0, 256, (*SIZE, 3), generator=draw).to(torch.uint8)
-    return SeedImage(lambda: maps[0], None, lambda: image, "a", lambda: saliency), torch.cat([torch.full((1, 1, *SIZE), 0.3), maps], 1)
+    return SeedImage(lambda: maps[0], None, lambda: image, "a", saliency=lambda: saliency), torch.cat([torch.full((1, 1, *SIZE), 0.3), maps], 1)
 
 
 def plain(saliency, found, theta=0.2, alpha=1e-6, beta=0.99999):
@@ -64,7 +64,7 @@ def test_with_the_crf_the_saliency_counts_and_the_crf_is_the_official_one():
     mask = method(iterations=3).scores(image, scores)[0].argmax(0)
     assert np.array_equal(mask, plain(image.saliency.numpy(), probabilities))
     assert not np.array_equal(mask, probabilities.argmax(0))    # the official result, in which the saliency is ignored
-    other = SeedImage(lambda: maps, None, lambda: image.image, "a", lambda: 255 - image.saliency)
+    other = SeedImage(lambda: maps, None, lambda: image.image, "a", saliency=lambda: 255 - image.saliency)
     assert not np.array_equal(mask, method(iterations=3).scores(other, scores)[0].argmax(0))
 
 

@@ -169,7 +169,7 @@ def test_the_crf_on_soft_maps_is_that_of_full_kernels(which):
     assert np.abs(found.reshape(3, -1).numpy() - q).max() < 1e-4
     settings = how(crf=True, crf_image=which)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in IMAGENET)
-    masks = segment(lambda x: soft.log()[None] + 0 * (x * std + mean)[:, :1], image, (12, 12), settings)
+    masks = segment(lambda x: soft.clamp(min=1e-30).log()[None] + 0 * (x * std + mean)[:, :1], image, (12, 12), settings)
     assert np.array_equal(masks[BEFORE_CRF], soft.max(0).indices.numpy()) and np.array_equal(masks[""], q.argmax(0).reshape(12, 12))
     assert (masks[BEFORE_CRF] != masks[""]).any()
 
