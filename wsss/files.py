@@ -117,13 +117,13 @@ def without_links(path: str, flags: int) -> int:
 
 def refuse_links(folder: Path | str) -> None:
     """Raise StorageError if the folder of a step has a link to a folder, or one among its journals and packs: the step would
-    write through it. Other links are replaced, never written through."""
+    write through it. Other links, also those to nothing, are replaced, never written through."""
     folder = str(folder)
     places = [folder, *(place for name in ("journals", "packs") if os.path.isdir(place := os.path.join(folder, name)))]
     for place in places:
         with os.scandir(place) as entries:
             for entry in entries:
-                if entry.is_symlink() and (place != folder or entry.is_dir()):
+                if entry.is_symlink() and (os.path.exists if place != folder else os.path.isdir)(entry.path):
                     raise StorageError(f"{entry.path} is a link, through which a step would write into another folder. Replace "
                                        "it by what it refers to, then the same command continues")
 

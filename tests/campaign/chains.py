@@ -36,7 +36,7 @@ CHAINS = {
 }
 SEEDS = {"lpcam": "make_lpcam", "amn": "make_amn", "imported": "imported", SHORT: "make_cam"}
 # What two runs need not have alike: times and memory, how the work was divided among calls and processes, where it was stored
-MANIFEST = ("started", "finished", "seconds", "peak_memory_mb", "disk_mb", "continued", "made", "processes")
+MANIFEST = ("started", "finished", "seconds", "peak_memory_mb", "disk_mb", "continued", "made", "processes", "checksum")
 SUMMARY = ("seconds", "peak_memory_mb", "disk_mb")
 CONFIG = ("artifacts", "workers")
 LEFT_OUT = ("run.log", ".locks/planning")
@@ -108,7 +108,7 @@ def contents(run: Path, leave: tuple[str, ...] = ()) -> dict[str, bytes]:
             summary["steps"] = {step: _without(facts, SUMMARY).decode() for step, facts in summary["steps"].items()}
             content = _without(summary, leave)
         elif name == "run.json":   # the only path that is absolute
-            content = content.replace(str(run.parent.resolve()).encode(), b"outputs")
+            content = _without(json.loads(content.replace(str(run.parent.resolve()).encode(), b"outputs")), ("checksum",))
         elif name == "config.yaml":
             content = _without(yaml.safe_load(content), CONFIG + leave)
         found[name] = content
