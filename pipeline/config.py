@@ -28,7 +28,7 @@ from wsss.data.messages import did_you_mean
 from wsss.errors import ConfigError
 from wsss.families import FAMILIES, load_method, method_files
 
-MOST_ELSEWHERE = 3   # suggested keys of other groups
+MOST_ELSEWHERE = 5   # suggested keys of other groups
 SET_BY_FILES = ("experiment_name", "recipe_name")   # in conf/, not by users
 
 

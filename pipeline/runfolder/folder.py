@@ -177,7 +177,8 @@ class RunFolder:
 
     def share(self, step: str, folder: Path, identity: dict) -> None:
         """Prepare `folder` for one shard while other processes work in it."""
-        refuse_links(folder)
+        if folder.exists():
+            refuse_links(folder)
         if folder != self.result(step) and self.begun(folder) != identity:
             write_json(folder / WORK, {"step": step, "identity": identity})
 

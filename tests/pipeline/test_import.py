@@ -152,7 +152,7 @@ def test_tasks_of_label_studio(take, changed, outputs, tmp_path):
      "train_0001 has a result of the type 'rectanglelabels'; expected brush masks or polygons: draw it as one, or delete it"),
     (lambda tasks: tasks[1]["annotations"][0]["result"][0]["value"].update(brushlabels=["kio"]), r"train_0001 has the class 'kio'; did you mean 'koi'\?; expected one of the data set"),
     (lambda tasks: tasks[1].update(data={"image": "http://x/other.jpg"}), "task 2 is of 'other.jpg', which is no image; leave it out of the export"),
-    (lambda tasks: tasks[1]["annotations"][0]["result"][0].update(original_width=7), "train_0001 has regions of images of several sizes|a brush mask cannot be read"),
+    (lambda tasks: tasks[1]["annotations"][0]["result"][0].update(original_width=7), "train_0001 has regions of an image of another size|a brush mask cannot be read"),
     (lambda tasks: [task.update(annotations=[]) for task in tasks], "has no task with an annotation; expected Label Studio's JSON with submitted annotations"),
     (lambda tasks: tasks[0].pop("data"), r"cannot be read as tasks of Label Studio \(KeyError: 'data'\); expected its export as JSON")])
 def test_tasks_that_cannot_be_used_are_refused(take, changed, tmp_path, outputs, change, message):

@@ -318,7 +318,7 @@ def test_the_keys_of_a_method_and_their_misspellings(tree):
     words = ("cam=gray", ("cam=grey", "cam.gian=1"), ("cam=grey", "cam.gain=much"), "cam=cam cam.gain=1".split(), ("cam=grey", "cam.method=cam"),
              "cam=broken", "cam=nameless", "cam=cam")
     name, key, value, other, method, broken, nameless, cam = plans(tree, *((each,) if isinstance(each, str) else tuple(each) for each in words))
-    assert name == "cam=gray: there is no such option; did you mean 'grey'? (allowed: backprop, broken, cam, eigencam, gradcam, gradcam_pp, grey, grey_again, guided_backprop, guided_gradcam, hirescam, iscam, iscam_fcam, layercam, legrad, loud, nameless, occlusion, rollout, scorecam, scorecam_fcam, signed_cam, smooth_gradcam_pp, smooth_gradcam_pp_fcam, sscam, sscam_fcam, xgradcam)"
+    assert name == "cam=gray: there is no such option; did you mean 'grey'? (allowed: backprop, broken, cam, edam, eigencam, gradcam, gradcam_pp, grey, grey_again, guided_backprop, guided_gradcam, hirescam, iscam, iscam_fcam, layercam, legrad, loud, mctformer, nameless, occlusion, rollout, scorecam, scorecam_fcam, signed_cam, smooth_gradcam_pp, smooth_gradcam_pp_fcam, sscam, sscam_fcam, xgradcam)"
     assert key == "cam.gian: there is no such key; did you mean 'gain'? (allowed here: gain)"
     assert value == "cam.gain: Value 'much' of type 'str' could not be converted to Float"
     assert other == "cam.gain: there is no such key (allowed here: none)"
@@ -405,7 +405,7 @@ def test_the_keys_of_a_refiner_and_their_misspellings(refiners):
     words = (("refiner=blurr",), ("refiner=blur", "refiner.windw=3"), ("refiner=blur", "refiner.window=wide"), ("refiner.window=3",),
              ("refiner=torn",), ("refiner=walk",))
     name, key, value, other, torn, walk = plans(refiners, *words, chosen=(USUAL,))
-    assert name == ("refiner=blurr: there is no such option; did you mean 'blur'? (allowed: best_on_val, blur, blur_again, crf, none, proposals, saliency, "
+    assert name == ("refiner=blurr: there is no such option; did you mean 'blur'? (allowed: best_on_val, blur, blur_again, crf, none, proposals, psa, psa_mctformer, psa_official, saliency, "
                     "saliency_crf, torn, walk, walk_crf, walk_irn, walk_official, walk_power, wide)")
     assert key == "refiner.windw: there is no such key; did you mean 'window'? (allowed here: window)"
     assert value == "refiner.window: Value 'wide' of type 'str' could not be converted to Integer"

@@ -59,7 +59,7 @@ def test_without_exponents_they_follow_from_the_threshold_of_the_maps(psa):
     for alpha, value in zip((made["low_alpha"], made["high_alpha"]), confident_pair(threshold)):
         value = min(max(value, 0.01), 0.99)
         assert (1 - value) ** alpha == pytest.approx(value)   # there a map is equal to the background
-    assert works(psa("affinity_label.low_alpha=4", "affinity_label.high_alpha=32", "replace=true"))["affinity_label"].startswith("affinity_label.high_alpha: null -> 32")
+    assert works(psa("affinity_label.low_alpha=4", "affinity_label.high_alpha=32", "replace=true"))["affinity_label"].startswith("affinity_label.low_alpha: null -> 4.0; affinity_label.high_alpha: null -> 32.0")
 
 
 def test_settings_make_what_follows_stale(psa):

@@ -77,7 +77,7 @@ def test_what_reads_a_classifier_reads_the_last_one(smoke_outputs):
     assert sources(config, "make_cam") == {"classifier": ("train_cam",)}
     config.steps = ["train_cam", "train_recam", "make_cam"]
     readers = [row.name for row in STEPS if sources(config, row.name).get("classifier") == ("train_recam",)]
-    assert readers == ["make_cam", "make_lpcam", "eval_faithfulness", "train_irn"] and BY_NAME["train_recam"].flag == "train_recam_pass"
+    assert readers == ["make_cam", "make_lpcam", "eval_faithfulness", "train_irn", "train_psa"] and BY_NAME["train_recam"].flag == "train_recam_pass"
     with pytest.raises(ConfigError, match="train_recam reads train_cam, which is not among the steps of this experiment"):
         Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}", "name=no", "steps=[train_recam,make_cam]").plan()
 
