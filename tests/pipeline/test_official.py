@@ -27,7 +27,7 @@ from wsss.data.drawing import CLASSES
 from wsss.data.images import read_mask
 from wsss.errors import ConfigError, DataError, WeightsError
 from wsss.networks.irn import IRN
-from wsss.official import PROTOTYPE_FILES, read_maps, write_label
+from wsss.official import PROTOTYPE_FILES, read_dictionary, write_label
 from wsss.official_networks import IRN as OFFICIAL_IRN
 from wsss.official_networks import write_network
 
@@ -259,12 +259,12 @@ def test_an_interrupted_import_continues(exported, other, monkeypatch):
     call, read = ("action=import_official", f"import_from={exported}", "make_cam_pass=true"), []
     pipeline = other(*call)
 
-    def stop_after_three(path, *arguments):
+    def stop_after_three(path):
         read.append(path)
         if len(read) == 3:
             pipeline.group.asked = signal.SIGTERM
-        return read_maps(path, *arguments)
-    monkeypatch.setattr("wsss.official.read_maps", stop_after_three)
+        return read_dictionary(path)
+    monkeypatch.setattr("wsss.official.read_dictionary", stop_after_three)
     with pytest.raises(Stopped):
         pipeline.import_official()
     other(*call).import_official()
