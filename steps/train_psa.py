@@ -54,13 +54,16 @@ class Settings(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.crop_size % STRIDE == 0, "crop_size", f"a multiple of {STRIDE}, the stride of the labels")
         self.require(len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1], "scale",
                      "two factors [lowest, highest] with 0 < lowest <= highest")
         self.require(0 <= self.color_jitter < 1, "color_jitter", "a strength in [0, 1)")
         self.require_factor("head_lr_mult")
         self.require(0 <= self.warmup < 1, "warmup", "in [0, 1)")
         self.require(self.radius >= 2, "radius", "at least 2")
+
+    def require_crop(self) -> None:
+        """Check the crop, which is by default that of the data set, so that runs without this step need not fit."""
+        self.require(self.crop_size % STRIDE == 0, "crop_size", f"a multiple of {STRIDE}, the stride of the labels")
         self.require(self.all_pairs or self.radius <= self.crop_size // (2 * STRIDE), "radius",
                      f"at most a {2 * STRIDE}th of {self.step}.crop_size={self.crop_size}, or {self.step}.all_pairs=true")
 
@@ -96,6 +99,8 @@ def check(setup: Setup) -> None:
     from steps.runtime.affinity import imported_affinitynet
     from steps.runtime.imported_networks import check_training
 
+    if not setup.settings.weights:
+        setup.settings.require_crop()
     from_classifier = init_of(setup) is Init.classifier
     if from_classifier and setup.settings.backbone is not None:
         raise ConfigError(f"{setup.name}.init=classifier, but it has a backbone of its own, {setup.settings.backbone.name}. Set "

@@ -117,7 +117,7 @@ def test_weights_are_taken_instead_of_training_and_a_backbone_of_its_own(psa):
 
 
 @pytest.mark.parametrize(("key", "value"), [
-    ("train_psa.crop_size", "60"), ("train_psa.radius", "1"), ("train_psa.scale", "[1.5,0.5]"), ("train_psa.color_jitter", "1.0"),
+    ("train_psa.radius", "1"), ("train_psa.scale", "[1.5,0.5]"), ("train_psa.color_jitter", "1.0"),
     ("train_psa.head_lr_mult", "0"), ("train_psa.warmup", "1.0"), ("affinity_label.high_alpha", "2"),
     ("affinity_label.crf_iterations", "0"), ("affinity_label.bilateral_srgb", "0"), ("refiner.beta", "0"), ("refiner.exp_times", "17"),
     ("refiner.radius", "1"), ("refiner.alpha", "0")])
@@ -129,3 +129,11 @@ def test_impossible_settings(key, value):
 def test_roles_without_it_are_as_before(smoke_outputs):
     config = Pipeline.compose(*SMOKE, f"outputs={smoke_outputs}").config
     assert sources(config, "train_psa") == {"labels": ("affinity_label",), "classifier": ("train_cam",)}
+
+
+@pytest.mark.parametrize(("word", "message"), [("train_psa.crop_size=60", "train_psa.crop_size=60 is not possible: expected a multiple of 8"),
+                                               ("train_psa.radius=9", "train_psa.radius=9 is not possible: expected at most a 16th of train_psa.crop_size=64")])
+def test_a_crop_that_does_not_fit_is_refused_if_the_step_is_in_the_run(psa, smoke, word, message):
+    with pytest.raises(ConfigError, match=message):
+        psa(word, "train_psa.all_pairs=false", "replace=true").plan()
+    assert smoke(word, "train_psa.all_pairs=false").plan()   # does not use it

@@ -14,7 +14,7 @@ from tests.conftest import SMOKE, actions, contents, copied, interrupted, remove
 from wsss.refinement import ir_label as ir_labels
 
 FLAGS = {row.name: row.flag for row in STEPS if row.reads or row.KIND == TRAINING}   # not maps from files
-ELSEWHERE = ("eval_faithfulness", "eval_loc", "train_recam", "train_amn", "make_amn", "make_amn_lpcam", "eval_amn", "amn_ir_label", "train_seg", "infer_seg", "eval_seg", "train_seg_gt", "infer_seg_gt", "eval_seg_gt")
+ELSEWHERE = ("eval_faithfulness", "eval_loc", "train_recam", "train_amn", "make_amn", "make_amn_lpcam", "eval_amn", "amn_ir_label", "affinity_label", "train_psa", "train_seg", "infer_seg", "eval_seg", "train_seg_gt", "infer_seg_gt", "eval_seg_gt")
 # After this many reports of progress the step is interrupted: in the middle of its work.
 AFTER = {"train_cam": 25, "make_cam": 9, "make_lpcam": 15, "eval_cam": 9, "cam_to_ir_label": 9, "train_irn": 3,
          "make_sem_seg_labels": 12, "eval_sem_seg": 9, "make_ins_seg_labels": 9, "eval_ins_seg": 9}
