@@ -131,6 +131,7 @@ def _of_index(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
         with tarfile.open(pack) as opened:
             opened.getmembers()
     for image_id, line in store.index.items():
+        line = {key: value for key, value in line.items() if key != "crc"}   # of the line itself, with the places
         lines.append(json.dumps({**line, "files": {file: place[:2] for file, place in line["files"].items()}, "pack": None}))
         if "pack" in line:
             yield from ((f"{Path(name).parent}/{file}", store.checked(image_id, file)) for file in line["files"])

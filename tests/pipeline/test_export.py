@@ -13,7 +13,6 @@ from pipeline.actions import names
 from pipeline.commandline import act
 from pipeline.config import compose, typed
 from tests.conftest import SMOKE
-from tests.pipeline.test_corrections import trained  # noqa: F401  # a fixture
 from tests.pipeline.test_segmentation import CHOSEN
 from wsss import annotations
 from wsss.annotations import coco

@@ -23,7 +23,7 @@ from wsss.families import from_facts
 from wsss.networks.backbones.backbone import StagedBackbone
 from wsss.networks.backbones.timm_networks import measured
 from wsss.networks.backbones.timm_weights import converted
-from wsss.networks.irn import IRN, _resized
+from wsss.networks.irn import IRN, resized
 from wsss.networks.weights import save_tensors
 
 SIZES = [(20, 33), (75, 61), (64, 96)]
@@ -457,7 +457,7 @@ def test_a_resize_by_the_stride_itself(factor):
     """A cell (i) of the result lies at (i + 0.5) / factor - 0.5, whatever the number of cells."""
     h, w = 3, 5
     cells = torch.arange(float(w)).expand(1, 1, h, w)
-    out = _resized(cells, factor)
+    out = resized(cells, factor)
     assert out.shape == (1, 1, math.ceil(factor * h), math.ceil(factor * w))
     expected = ((torch.arange(out.shape[3]) + 0.5) / float(factor) - 0.5).clamp(0, w - 1)
     torch.testing.assert_close(out[0, 0], expected.expand_as(out[0, 0]))
