@@ -90,6 +90,16 @@ class RecordedRun:
         return make_context(self.config, self.dataset, step, planned.lists, folder, planned.sources, self.place, self.runtime)
 
 
+RENAMED = {"amn_taps": "taps"}   # keys of steps in the configurations of older runs -> their names now
+
+
+def _renamed(stored: DictConfig) -> DictConfig:
+    for section in stored.values():
+        for old in RENAMED.keys() & (section.keys() if OmegaConf.is_dict(section) else ()):
+            section[RENAMED[old]] = section.pop(old)
+    return stored
+
+
 def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], moved: bool = False) -> DictConfig:
     """The configuration of the last call on a run folder; keys that it does not have are taken from `current`.
 
@@ -100,7 +110,7 @@ def recorded_config(run: Path, current: DictConfig, call_keys: Iterable[str], mo
     """
     path = run / CONFIG
     try:
-        stored = read_config(path)
+        stored = _renamed(read_config(path))
         _drop_steps(stored, current)
         schema = OmegaConf.structured(OmegaConf.get_type(current))
         schema.data = OmegaConf.merge(OmegaConf.structured(KINDS[stored.data.kind].settings), _data_defaults(stored.data.kind))

@@ -1,6 +1,7 @@
 """Manifests and run.json: a changed value is not believed."""
 
 import json
+from contextlib import ExitStack
 
 import pytest
 
@@ -80,3 +81,12 @@ def test_what_a_killed_write_left_beside_the_steps_is_removed_unless_others_work
     other.unlink()
     folder.recover(["make_cam", "eval_cam"])
     assert not any(path.exists() for path in left) and folder.manifest("make_cam")
+
+
+def test_a_configuration_with_the_older_name_of_a_key_is_read(smoke, outputs):
+    path = outputs / "smoke" / "config.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("  taps: ", "  amn_taps: "))
+    with ExitStack() as held:
+        recorded = smoke().recorded(outputs / "smoke", held)
+    assert "  taps: all" in text and "amn_taps" in path.read_text() and recorded.config.make_lpcam.taps.value == "all"
