@@ -143,7 +143,7 @@ def test_a_lost_training_is_continued_from_its_last_state_with_the_same_bits(tre
 
 @pytest.mark.parametrize(("family", "package", "near", "names", "keys"), [
     ("backbone", "wsss/networks/backbones", "pyramid", ".*broken, .*pyramid, resnet101, .*", "pretrained, weights, width"),
-    ("classifier", "wsss/classifiers", "mixed", "broken, edam, gap, gap_softmax, gap_softmax_dropout, gmp, mctformer_v1, mctformer_v2, mixed, plain, recam, recam_coco", "loss, hidden")])
+    ("classifier", "wsss/classifiers", "mixed", "broken, edam, gap, gap_softmax, gap_softmax_dropout, gmp, mctformer_v1, mctformer_v2, mixed, plain, recam, recam_coco, recam_first", "loss, hidden")])
 def test_misspellings_and_a_file_that_does_not_import(tree, family, package, near, names, keys):
     wrong = near[:-1]
     name, key, broken, method, whole = plans(tree, (f"{family}={wrong}",), (f"{family}={near}", f"{family}.colour=1"), (f"{family}=broken",),

@@ -66,8 +66,8 @@ def test_crf_alone_needs_no_irn_to_choose_its_threshold(smoke, outputs):
 
 
 def test_val_masks_choose_among_all_four_and_what_they_tried_is_recorded(smoke, outputs, monkeypatch):
-    of_the_walk, walked, call = chosen(outputs), [], Refining._edge   # that the finished run chose by the same masks
-    monkeypatch.setattr(Refining, "_edge", lambda refining, image_id, pad_to: walked.append(image_id) or call(refining, image_id, pad_to))
+    of_the_walk, walked, call = chosen(outputs), [], Refining._computed   # that the finished run chose by the same masks
+    monkeypatch.setattr(Refining, "_computed", lambda refining, image_id, *more, **how: walked.append(image_id) or call(refining, image_id, *more, **how))
     summary = smoke(*REFINE, "refiner=best_on_val").run()
     record, val = chosen(outputs), [image_id for image_id in walked if image_id.startswith("val")]
     assert len(val) == len(set(val)) == 8   # each is walked once for both refiners that have a walk
