@@ -50,7 +50,7 @@ def test_every_command_runs(page, tmp_path):
     """The blocks of a page, one after the other in an empty folder; one that cannot be run here is marked so, with the reason."""
     for text in RUN[page]:
         script = text.replace("python run_pipeline.py", f"{sys.executable} {ROOT / 'run_pipeline.py'}")
-        result = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        result = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=900)
         assert result.returncode == 0, text + result.stdout[-2000:] + result.stderr[-2000:]
     for summary in tmp_path.glob("outputs/*/summary.json"):
         if "eval_sem_seg" in json.loads(summary.read_text())["steps"]:   # `check` is for runs of the eight steps

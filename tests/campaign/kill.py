@@ -68,7 +68,8 @@ class Disturbed:
             finally:
                 running.send(signal.SIGKILL)
             ended = codes == [0] * self.ranks
-            allowed = {0} if step is None else {0, -number, 128 + number, *[1] * (self.ranks > 1)}   # 1: another process has ended
+            others = [1, 128 + signal.SIGTERM] * (self.ranks > 1)   # another process has ended, or was told to
+            allowed = {0} if step is None else {0, -number, 128 + number, *others}
             assert set(codes) <= allowed, f"exit codes {codes} after signal {number} in {step}: {running.said()[-3000:]}"
         return sent
 
