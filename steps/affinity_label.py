@@ -7,17 +7,17 @@ in the size of the network input. A mask corrected by hand takes the place of th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import log
 from typing import Any
 
+from steps.parts.confident_labels import make_labels
 from steps.parts.pieces import Column
 from steps.parts.shown import label_column
 from steps.parts.thresholds import SCORES, by_rule, confident_pair, read_chosen
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext
-from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, Needs, Setup, StepSettings
-from wsss.data.images import encode_mask, resize_mask
 from wsss.refiners.crf import check_kernels, kernels_of
 
 VERSION = 1
@@ -75,19 +75,8 @@ def run(context: StepContext) -> dict[str, Any]:
 
     settings, maps = context.settings, Maps(context.input("seeds"))
     (low_alpha, high_alpha), source = exponents(context, maps)
-
-    def make(image_id: str) -> Made:
-        image = context.dataset.image(image_id)
-        size = {"height": image.shape[0], "width": image.shape[1]}
-        if image_id in context.dataset.corrections:
-            drawn = resize_mask(context.dataset.correction(image_id), image.shape[:2])
-            return {f"{image_id}.png": encode_mask(drawn)}, {**size, "correction": context.dataset.digest_of_correction(image_id)}
-        label = psa_label(image, maps.at(image_id, "full", context.runtime.device), maps.classes(image_id),
-                          low_alpha=low_alpha, high_alpha=high_alpha, iterations=settings.crf_iterations,
-                          kernels=kernels_of(settings))
-        return {f"{image_id}.png": encode_mask(label.cpu().numpy())}, size
-
-    for_each_image(context, make, cpu_parallel=True)
+    make_labels(context, maps, partial(psa_label, low_alpha=low_alpha, high_alpha=high_alpha, iterations=settings.crf_iterations,
+                                       kernels=kernels_of(settings)))
     return {"low_alpha": low_alpha, "high_alpha": high_alpha, "threshold_source": source}
 
 

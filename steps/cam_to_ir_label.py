@@ -8,8 +8,10 @@ of the network input. A mask corrected by hand takes the place of the label of i
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 
+from steps.parts.confident_labels import make_labels
 from steps.parts.official import OfficialLabels
 from steps.parts.pieces import Adjustable, Column
 from steps.parts.shown import adjustable_maps, label_column
@@ -17,9 +19,7 @@ from steps.parts.thresholds import FALLBACK, SCORES, by_rule, confident_pair, re
 from steps.parts.tuning import Tuned, Tuning, confident, confident_lines
 from steps.runtime.artifacts import Labels, Maps
 from steps.runtime.context import StepContext, require, require_package
-from steps.runtime.inference import Made, for_each_image
 from steps.step import IMAGES, PER_MAP, Needs, Setup, StepSettings, facts
-from wsss.data.images import encode_mask, resize_mask
 
 VERSION = 1
 KIND = IMAGES
@@ -108,19 +108,8 @@ def run(context: StepContext) -> dict[str, Any]:
 
     settings, maps = context.settings, Maps(context.input("seeds"))
     (conf_fg, conf_bg), source = confident_thresholds(context)
-
-    def make(image_id: str) -> Made:
-        image = context.dataset.image(image_id)
-        size = {"height": image.shape[0], "width": image.shape[1]}
-        if image_id in context.dataset.corrections:
-            drawn = resize_mask(context.dataset.correction(image_id), image.shape[:2])
-            return {f"{image_id}.png": encode_mask(drawn)}, {**size, "correction": context.dataset.digest_of_correction(image_id)}
-        label = ir_label(image, maps.at(image_id, "full", context.runtime.device), maps.classes(image_id), conf_fg=conf_fg,
-                         conf_bg=conf_bg, iterations=settings.crf_iterations, gt_prob=settings.gt_prob,
-                         backend=settings.crf_backend.value)
-        return {f"{image_id}.png": encode_mask(label.cpu().numpy())}, size
-
-    for_each_image(context, make, cpu_parallel=True)
+    make_labels(context, maps, partial(ir_label, conf_fg=conf_fg, conf_bg=conf_bg, iterations=settings.crf_iterations,
+                                       gt_prob=settings.gt_prob, backend=settings.crf_backend.value))
     return {"conf_fg": conf_fg, "conf_bg": conf_bg, "threshold_source": source}
 
 
