@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wsss.refiners.method import Advice, RefinerMethod, SeedImage
+from wsss.refiners.walk import Walk, check_steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,9 +43,7 @@ class PSA(RefinerMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.beta > 0, "beta", "above 0")
-        self.require(0 <= self.exp_times <= 16, "exp_times", "from 0 to 16")
-        self.require(self.radius >= 2, "radius", "at least 2")
+        check_steps(self)
         self.require(self.alpha is None or self.alpha > 0, "alpha", "null or above 0")
 
     def maps(self, image: SeedImage) -> Tensor:
@@ -83,12 +82,7 @@ class PSA(RefinerMethod):
 
     @classmethod
     def advice(cls, cause: str | None, setting: Callable[..., Any]) -> list[Advice]:
-        beta, exp_times = setting("refiner.beta"), setting("refiner.exp_times", 0)
-        found: list[Advice] = [("refiner", "crf", "a dense CRF on the seeds, no walk")]
-        if cause == "shrink":
-            return [*found, *([("refiner.beta", beta / 2, "a walk that crosses weak edges more easily")] if beta else [])]
-        return [*found, *([("refiner.exp_times", max(exp_times - 3, 1), "a shorter walk")] if exp_times > 1 else []),
-                *([("refiner.beta", 2 * beta, "a walk that keeps to the inside of edges")] if beta else [])]
+        return Walk.advice(cause, setting)
 
 
 Method = PSA

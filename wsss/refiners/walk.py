@@ -67,11 +67,16 @@ class Walk(RefinerMethod):
         return [("refiner.exp_times", max(exp_times - 3, 1), "a shorter walk")] if exp_times > 1 else []
 
 
-def check_walk(settings: Any) -> None:
-    """Check settings with beta, exp_times, radius and pad_to by their function `require`, which raises ConfigError."""
+def check_steps(settings: Any) -> None:
+    """Check settings with beta, exp_times and radius by their function `require`, which raises ConfigError."""
     settings.require(settings.beta > 0, "beta", "above 0")
     settings.require(0 <= settings.exp_times <= 16, "exp_times", "from 0 to 16")
     settings.require(settings.radius >= 2, "radius", "at least 2")
+
+
+def check_walk(settings: Any) -> None:
+    """As `check_steps`, and pad_to."""
+    check_steps(settings)
     settings.require(settings.pad_to is None or settings.pad_to >= 1, "pad_to", "null or at least 1")
 
 
